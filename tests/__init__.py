@@ -1,0 +1,1 @@
+"""Tests of vtokens; the folder mirrors the package."""

@@ -1,0 +1,112 @@
+"""Tiny genuine models and processors of the supported families, and batches for them.
+
+model, processor = build("qwen2_5_vl")
+batch = inputs(processor, ["Is there a <image> cat?", "hi"], [[image(84, 112, seed=0)], []])
+model.generate(**batch)
+"""
+
+import difflib
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig
+
+from .configs import BASE, configuration
+from .processors import processor, tokenizer
+
+__all__ = ["FAMILIES", "MARK", "build", "image", "inputs"]
+
+FAMILIES: tuple[str, ...] = tuple(BASE)
+TOWER_QK_GAIN = 1.6
+MARK = "<image>"  # where an image goes in a prompt, whatever the family calls its own placeholder
+
+
+def _known(family: str) -> str:
+    """`family` itself; ValueError naming the nearest one if it is not in FAMILIES."""
+    if family in FAMILIES:
+        return family
+    near = difflib.get_close_matches(family, FAMILIES, n=1)
+    raise ValueError(f"family={family!r} is not one of {FAMILIES}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **config_overrides: Any) -> tuple[Any, Any]:
+    """A tiny genuine model of `family` (float32, evaluation mode, CPU) with random weights, and its processor.
+
+    The same `seed` gives the same weights; the global random state is left alone. `config_overrides` go to
+    `configs.configuration` (`text_config=` and `vision_config=` are merged), and the processor follows them.
+    Raises ValueError for an unknown family.
+    """
+    tok = tokenizer(_known(family))
+    config = configuration(family, tok, **config_overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(
+            config, attn_implementation=attn_implementation, dtype=torch.float32
+        )
+        for name, weight in model.named_parameters():
+            # Biases start at 0 and norm scales at 1: move them, or code that forgets one of them would pass every test.
+            if weight.ndim == 1:
+                weight.data.add_(0.1 * torch.randn_like(weight))
+            # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
+            elif "vision_tower" in name and ("q_proj" in name or "k_proj" in name):
+                weight.data.mul_(TOWER_QK_GAIN)
+    ids = {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    model.generation_config = GenerationConfig(**ids)
+    return model.eval(), processor(family, config, tok)
+
+
+@lru_cache(maxsize=len(FAMILIES))
+def _processor(family: str) -> Any:
+    """The default processor of `family`, kept between calls."""
+    tok = tokenizer(_known(family))
+    return processor(family, configuration(family, tok), tok)
+
+
+def image(width: int, height: int, seed: int) -> Image.Image:
+    """An RGB image of `width` x `height` pixels: three soft waves per channel, a bright box, and some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    pixels = np.full((height, width, 3), 128.0)
+    for channel in range(3):
+        for _ in range(3):
+            fx, fy, phase = rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(0, 2 * np.pi)
+            pixels[..., channel] += 60 * np.sin(2 * np.pi * (fx * x + fy * y) + phase)
+    top, left = rng.integers(0, height // 2 + 1), rng.integers(0, width // 2 + 1)
+    pixels[top : top + height // 3 + 1, left : left + width // 3 + 1] = rng.uniform(0, 255, 3)
+    pixels += rng.normal(0, 20, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def inputs(
+    family_or_processor: Any,
+    prompts: list[str],
+    images: list[list[Image.Image]] | None = None,
+    padding_side: Literal["left", "right"] = "left",
+) -> BatchFeature:
+    """A padded batch of tensors for `model(**batch)` or `model.generate(**batch)`.
+
+    The first argument is a family's name, or the processor that `build` gave with a model of changed configuration.
+    `images[i]` are the 0 or more images of `prompts[i]`, in order. Each "<image>" in a prompt takes one of them; those
+    left over go in front of the text. Every placeholder is written as the family writes it (`<image>`, or
+    `<|vision_start|><|image_pad|><|vision_end|>`).
+    Raises ValueError where the lists differ in length or a prompt has more marks than images.
+    """
+    proc = _processor(family_or_processor) if isinstance(family_or_processor, str) else family_or_processor
+    groups = images if images is not None else [[] for _ in prompts]
+    if len(groups) != len(prompts):
+        raise ValueError(f"images has {len(groups)} lists for {len(prompts)} prompts; give one list, maybe empty, each")
+    token = proc.image_token
+    slot = token if token == MARK else f"<|vision_start|>{token}<|vision_end|>"
+    lead = f"{slot}\n" if token == MARK else slot
+    texts = []
+    for prompt, group in zip(prompts, groups, strict=True):
+        spare = len(group) - prompt.count(MARK)
+        if spare < 0:
+            raise ValueError(f"prompt {prompt!r} has {prompt.count(MARK)} {MARK} marks for {len(group)} images")
+        texts.append(lead * spare + prompt.replace(MARK, slot))
+    # Nested, because LLaVA-OneVision cuts crops only for samples of a single image; empty lists it would index into.
+    given = [group for group in groups if group] or None
+    return proc(images=given, text=texts, padding=True, padding_side=padding_side, return_tensors="pt")

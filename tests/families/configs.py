@@ -1,0 +1,107 @@
+"""Tiny configurations of the five model families: every mechanism of the full-size models, none of their width.
+
+Decoders: 4 layers, width 64, 4 heads of 16. Towers: 4 layers, width 32, 4 heads, patches of 14 pixels.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+# (height, width) choices of AnyRes: strips of two and three crops and a square of four, as the full-size models have.
+PINPOINTS = [[56, 112], [112, 56], [112, 112], [56, 168], [168, 56]]
+
+# Wide enough that attention rows are far from uniform; at the usual 0.02 every pruning strategy would see ties.
+TEXT: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+CLIP = {**TOWER, "model_type": "clip_vision_model", "initializer_factor": 2.5, "projection_dim": 32}
+SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False}
+LLAMA = {**TEXT, "model_type": "llama", "num_key_value_heads": 4}
+# 2 + 3 + 3 rotary frequencies for time, height and width: half of the head width of 16.
+MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+QWEN_TOWER: dict[str, Any] = {
+    "depth": 4,
+    "num_heads": 4,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "initializer_range": 0.2,
+}
+
+BASE: dict[str, dict[str, Any]] = {
+    "llava": {
+        "text_config": LLAMA,
+        "vision_config": CLIP,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": 16,
+    },
+    "llava_next": {
+        "text_config": LLAMA,
+        "vision_config": CLIP,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": 16,
+        "image_grid_pinpoints": PINPOINTS,
+    },
+    "llava_onevision": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": SIGLIP,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "image_grid_pinpoints": PINPOINTS,
+    },
+    "qwen2_vl": {
+        "text_config": {**TEXT, "rope_parameters": MROPE},
+        "vision_config": {**QWEN_TOWER, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+    },
+    "qwen2_5_vl": {
+        "text_config": {**TEXT, "rope_parameters": MROPE},
+        "vision_config": {
+            **QWEN_TOWER,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            # Windows of 2 x 2 merged tokens, so that the tower really permutes any image wider than that.
+            "window_size": 56,
+            "fullatt_block_indexes": [1, 3],
+        },
+    },
+}
+
+
+def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedConfig:
+    """The tiny genuine configuration of `family`, with the token ids of `tokenizer`.
+
+    `overrides` replace top-level fields; the dicts `text_config` and `vision_config` are merged into the defaults
+    instead of replacing them. A field the genuine class does not know is stored by it as an extra attribute.
+    """
+    fields = deepcopy(BASE[family])
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    fields["text_config"] |= {"vocab_size": len(tokenizer), **{f"{name}_token_id": ids[name] for name in ids}}
+    if family.startswith("qwen"):
+        names = ("image", "video", "vision_start", "vision_end")
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    else:
+        fields["image_token_index"] = tokenizer.image_token_id
+        if family == "llava_onevision":
+            fields["video_token_index"] = tokenizer.video_token_id
+    for key, value in overrides.items():
+        fields[key] = fields[key] | value if key in ("text_config", "vision_config") else value
+    return AutoConfig.for_model(family, **fields)

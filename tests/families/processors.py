@@ -1,0 +1,128 @@
+"""Genuine processors of the five families, built in-process: no download, no torchvision."""
+
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLProcessor,
+    Qwen2VLProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+VOCABULARY = 320
+CORPUS = [
+    "Is there a red square in the image? Please answer yes or no.",
+    "Describe the picture in detail: what is on the left, and what is to the right of it?",
+    "How many blue circles are there? There are two of them, one above the other.",
+]
+LLAMA_TOKENS = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
+ONEVISION_TOKENS = {"eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<image>", "video": "<video>"}
+QWEN_TOKENS = {
+    "eos": "<|im_end|>",
+    "pad": "<|endoftext|>",
+    "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+    "image": "<|image_pad|>",
+    "video": "<|video_pad|>",
+}
+TOKENS = {
+    "llava": LLAMA_TOKENS,
+    "llava_next": LLAMA_TOKENS,
+    "llava_onevision": ONEVISION_TOKENS,
+    "qwen2_vl": QWEN_TOKENS,
+    "qwen2_5_vl": QWEN_TOKENS,
+}
+
+
+def tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 320 entries with the special tokens of `family`; the Llama kinds prepend <s>.
+
+    Ids are those of the special tokens first, then 256 bytes, then merges; the same on every call.
+    """
+    special = TOKENS[family]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(special.values()),
+    )
+    core.train_from_iterator(CORPUS, trainer)
+    if "bos" in special:
+        first = special["bos"]
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A", special_tokens=[(first, core.token_to_id(first))]
+        )
+    common = {f"{name}_token": special[name] for name in ("bos", "eos", "pad") if name in special}
+    extra = {f"{name}_token": text for name, text in special.items() if f"{name}_token" not in common}
+    return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=extra, **common)
+
+
+class OnevisionImages(LlavaOnevisionProcessor):
+    """The genuine LLaVA-OneVision processor without its video slot, which nothing can fill where torchvision is absent.
+
+    Processors read their parts off the signature of `__init__`; the parent's check of an empty video slot would import
+    the video classes, so the slot has to be missing, not empty.
+    """
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
+        """Take what the parent takes, but for `video_processor`."""
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+
+class Qwen2Images(Qwen2VLProcessor):
+    """The genuine Qwen2-VL processor without its video slot (see `OnevisionImages`)."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
+        """Take what the parent takes, but for `video_processor`."""
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+
+class Qwen25Images(Qwen2_5_VLProcessor):
+    """The genuine Qwen2.5-VL processor without its video slot (see `OnevisionImages`)."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
+        """Take what the parent takes, but for `video_processor`."""
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+
+
+def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
+    """The genuine processor of `family` with its PIL image processor, in agreement with the model's `config`."""
+    vision = config.vision_config
+    if family.startswith("qwen"):
+        merged = (vision.patch_size * vision.spatial_merge_size) ** 2
+        patches = Qwen2VLImageProcessorPil(
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            size={"shortest_edge": 4 * merged, "longest_edge": 48 * merged},
+        )
+        return (Qwen2Images if family == "qwen2_vl" else Qwen25Images)(patches, tok)
+    square = {"height": vision.image_size, "width": vision.image_size}
+    if family == "llava_onevision":
+        return OnevisionImages(
+            LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=config.image_grid_pinpoints),
+            tok,
+            num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            vision_aspect_ratio=config.vision_aspect_ratio,
+        )
+    resizing: dict[str, Any] = {"size": {"shortest_edge": vision.image_size}, "crop_size": square}
+    settings: dict[str, Any] = {
+        "patch_size": vision.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": 1,
+    }
+    if family == "llava_next":
+        crops = LlavaNextImageProcessorPil(image_grid_pinpoints=config.image_grid_pinpoints, **resizing)
+        return LlavaNextProcessor(crops, tok, **settings)
+    return LlavaProcessor(CLIPImageProcessorPil(**resizing), tok, **settings)
