@@ -1,9 +1,11 @@
 """The tiny models of tests.families are genuine, non-degenerate, and batch as transformers itself promises."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 from transformers.vision_utils import get_vision_window_index
 
 from tests.families import FAMILIES, build, image, inputs
@@ -169,6 +171,19 @@ def test_overrides_reach_model_and_processor() -> None:
     assert (batch["input_ids"] == processor.image_token_id).sum() == 25
     assert len(model.model.language_model.layers) == 2
     assert model(**batch).logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_saved_pair_loads_again(pair: Pair, tmp_path: Path) -> None:
+    """A model and its processor written to a folder come back the same: same tokens, same logits."""
+    model, processor = pair
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    batch = inputs(processor, PROMPTS, pictures())
+    reread = inputs(type(processor).from_pretrained(tmp_path), PROMPTS, pictures())
+    assert set(batch) == set(reread) and all(torch.equal(batch[key], reread[key]) for key in batch)
+    assert torch.equal(model(**batch).logits, again(**reread).logits)
 
 
 def test_errors_name_the_value() -> None:

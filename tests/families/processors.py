@@ -74,9 +74,24 @@ class OnevisionImages(LlavaOnevisionProcessor):
     the video classes, so the slot has to be missing, not empty.
     """
 
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
-        """Take what the parent takes, but for `video_processor`."""
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        num_image_tokens: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: str | None = None,
+        vision_aspect_ratio: str = "anyres_max_9",
+    ) -> None:
+        """Take what the parent takes, but for `video_processor`; only what is named here is saved with it."""
+        super().__init__(
+            image_processor,
+            tokenizer,
+            num_image_tokens=num_image_tokens,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            chat_template=chat_template,
+            vision_aspect_ratio=vision_aspect_ratio,
+        )
 
 
 class Qwen2Images(Qwen2VLProcessor):
