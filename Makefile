@@ -1,0 +1,60 @@
+# Everything runs from one virtual environment, .venv, which the first target that needs it builds and later ones reuse.
+
+PYTHON ?= python3
+# Options for pytest, e.g. make test ARGS="-k fastv -x"
+ARGS ?=
+# Test processes; 0 runs the tests in one process, which is what a debugger needs.
+WORKERS ?= 2
+# How many examples `make fuzz` draws for each property.
+FUZZ_EXAMPLES ?= 2000
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+# Keeps pre-commit's own files inside the tree's environment.
+export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench fuzz clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The environment is rebuilt only when what it is made of changes. The stamp is written last, so an interrupted
+# installation is taken up again by the next call.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("the pinned environment needs Python 3.11 or newer, $(PYTHON) is %d.%d; choose another with: make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## Build the environment and do nothing else
+
+demo: $(STAMP)  ## Compare the strategies on the embedded model: a table and a picture
+	$(BIN)/vtokens demo
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pre-commit run house-rules --files $$(find vtokens -name '*.py')
+
+format: $(STAMP)  ## Reformat the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## Time the prefill of every strategy
+	$(BIN)/python benchmarks/prefill.py
+
+fuzz: $(STAMP)  ## Run the property tests on many random cases
+	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(WORKERS) -m fuzz $(ARGS)
+
+clean:  ## Remove caches and build products, but not the environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,111 @@
+"""Settings that every test shares: no network, fixed seeds, deprecations as errors, and the profiles of hypothesis.
+
+Environment variables read here: ``HYPOTHESIS_PROFILE`` (``ci`` or ``fuzz``), ``FUZZ_EXAMPLES`` (examples a property,
+under ``fuzz``) and ``HF_HUB_OFFLINE`` (``0`` lets the tests marked ``hub`` run).
+"""
+
+import os
+
+# Read by transformers and tokenizers when they are imported, hence before anything else here.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import logging
+import random
+import re
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# The models of the tests are so small that threads would spend their time waiting for one another; `pytest -n` is what
+# makes use of more cores.
+torch.set_num_threads(1)
+
+
+class DeprecationLogged(AssertionError):
+    """transformers logged that something we call is deprecated."""
+
+
+class RaiseOnDeprecation(logging.Handler):
+    """Turn a logged deprecation into an error, raised where the deprecated thing is called.
+
+    transformers announces some deprecations with ``logger.warning_once`` instead of a warning. Raising from the handler
+    also keeps ``warning_once`` from remembering the message, so a second test meets it again.
+    """
+
+    pattern = re.compile(r"deprecat|will be removed", re.IGNORECASE)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raise `DeprecationLogged` if the message of ``record`` speaks of a deprecation."""
+        message = record.getMessage()
+        if self.pattern.search(message):
+            raise DeprecationLogged(f"{record.name}: {message}")
+
+
+class TorchRandom:
+    """torch's generator in the shape that hypothesis asks of one.
+
+    Hypothesis then puts torch in the same state before every example: a failure repeats, and noise that is to differ
+    between examples needs a drawn seed.
+    """
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()  # hypothesis keeps a weak reference only
+hypothesis.register_random(TORCH_RANDOM)
+
+# A test leaves `max_examples` to the profile unless one case is costly: what it sets itself holds under both.
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "2000")),
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--slow``."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen to the log of transformers from before the first test module is imported."""
+    logging.getLogger("transformers").addHandler(RaiseOnDeprecation(level=logging.WARNING))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine or this call cannot run, with the reason."""
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs a CUDA device"
+    if os.environ["HF_HUB_OFFLINE"].upper() in {"1", "ON", "YES", "TRUE"}:
+        reasons["hub"] = "needs the network: set HF_HUB_OFFLINE=0"
+    if not config.getoption("--slow"):
+        reasons["slow"] = "takes long: give --slow"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Seed every generator a test can draw from, so that a test does not depend on which ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
