@@ -1,0 +1,44 @@
+"""Visual-token pruning for vision-language models on Hugging Face transformers: a strategy is a name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> the module that defines it; imported on first use, so that `import vtokens` stays light.
+_EXPORTS = {
+    "attach": "vtokens.engine",
+    "attachment": "vtokens.engine",
+    "describe": "vtokens.strategies",
+    "detach": "vtokens.engine",
+    "from_pretrained": "vtokens.saved",
+    "load": "vtokens.api",
+    "models": "vtokens.adapters",
+    "save_pretrained": "vtokens.saved",
+    "Handle": "vtokens.engine",
+    "Report": "vtokens.engine",
+    "Strategy": "vtokens.strategies",
+    "register": "vtokens.strategies",
+}
+__all__ = sorted([*_EXPORTS, "__version__", "strategies"])
+
+if TYPE_CHECKING:
+    from vtokens.adapters import models
+    from vtokens.api import load
+    from vtokens.engine import Handle, Report, attach, attachment, detach
+    from vtokens.saved import from_pretrained, save_pretrained
+    from vtokens.strategies import Strategy, describe, register
+
+
+def __getattr__(name: str) -> Any:
+    if name == "strategies":  # the subpackage, which lists names when called
+        return importlib.import_module("vtokens.strategies")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vtokens' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

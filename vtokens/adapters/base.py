@@ -1,0 +1,161 @@
+"""What the library knows about a model family: where its parts are and how its layout is read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vtokens._errors import unknown
+from vtokens.layout import Picture
+from vtokens.strategies.base import Facts
+
+_adapters: dict[str, type[Adapter]] = {}
+A = TypeVar("A", bound="type[Adapter]")
+
+
+class Adapter(ABC):
+    """One model family. Subclasses fill in the properties below; none of them knows any strategy.
+
+    Attributes:
+        model: the model as the user holds it.
+        multimodal: the module whose forward takes pixels and token ids and calls the language model.
+    """
+
+    model_type: ClassVar[str]
+    examples: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.multimodal: Any = next(
+            m for m in model.modules() if hasattr(m, "language_model") and hasattr(m, "get_image_features")
+            and not hasattr(m, "lm_head")
+        )  # fmt: skip
+        self.config: Any = self.multimodal.config
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder: embeddings in, hidden states out."""
+        return self.multimodal.language_model
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The decoder layers, in order; each has `self_attn`."""
+        return self.language_model.layers
+
+    @property
+    @abstractmethod
+    def tower_attentions(self) -> Sequence[Any]:
+        """The attention modules of the vision tower's blocks, in order."""
+
+    @property
+    @abstractmethod
+    def has_cls(self) -> bool:
+        """Whether the tower puts a class token at position 0."""
+
+    @property
+    @abstractmethod
+    def feature_block(self) -> int:
+        """The tower block (0-based) whose output becomes the features."""
+
+    @property
+    def placeholder_ids(self) -> dict[str, int]:
+        """modality -> the token id the model scatters its features into, images first."""
+        ids = {
+            "image": getattr(self.config, "image_token_id", None),
+            "video": getattr(self.config, "video_token_id", None),
+        }
+        return {modality: token for modality, token in ids.items() if token is not None}
+
+    @abstractmethod
+    def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
+        """The images or videos of a call, in the order of their features.
+
+        Args:
+            modality: "image" or "video".
+            inputs: the arguments of `multimodal.get_image_features` or `get_video_features`.
+        """
+
+    @abstractmethod
+    def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """Bring tower scores into the order of the features.
+
+        Args:
+            modality: "image" or "video".
+            scores: float32 (patches of all pictures,), without class tokens, in the order the tower worked.
+            inputs: as in `pictures`.
+
+        Returns:
+            float32 (sum of the pictures' lengths,); 0 where a position holds no feature.
+        """
+
+    @property
+    def facts(self) -> Facts:
+        """What strategies may know."""
+        return Facts(self.model_type, len(self.layers), len(self.tower_attentions), self.has_cls)
+
+    def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """modality -> bool (B, N), the positions that the model scatters its features into.
+
+        Read from `input_ids`; from `inputs_embeds` (the embedding of the placeholder token) where there are none,
+        as the models themselves do.
+        """
+        ids: Any = inputs.get("input_ids")
+        embeds: Any = inputs.get("inputs_embeds")
+        if ids is not None:
+            return {modality: ids == token for modality, token in self.placeholder_ids.items()}
+        table = self.multimodal.get_input_embeddings()
+        out = {}
+        for modality, token in self.placeholder_ids.items():
+            vector = table(torch.full((), token, dtype=torch.long, device=embeds.device))
+            out[modality] = (embeds == vector).all(-1)
+        return out
+
+
+def register_adapter(model_type: str) -> Callable[[A], A]:
+    """Class decorator: `model_type` is transformers' `config.model_type`."""
+
+    def add(cls: A) -> A:
+        cls.model_type = model_type
+        _adapters[model_type] = cls
+        return cls
+
+    return add
+
+
+def models() -> list[str]:
+    """The supported model families, by transformers' `config.model_type`."""
+    return sorted(_adapters)
+
+
+def adapter_class(model_type: str) -> type[Adapter]:
+    """The adapter of a family.
+
+    Raises:
+        ValueError: there is none; names the supported ones.
+    """
+    if model_type not in _adapters:
+        raise unknown("model family (no adapter for config.model_type)", model_type, _adapters)
+    return _adapters[model_type]
+
+
+def adapter_for(model: object) -> Adapter:
+    """The adapter of a live model.
+
+    Raises:
+        TypeError: not a transformers model.
+        ValueError: its class has no adapter; names the supported ones.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
+    model_type = model.config.model_type
+    if model_type not in _adapters:
+        error = unknown("model family", model_type, _adapters)
+        raise ValueError(f"{type(model).__name__} has no adapter: {error}")
+    if not any(isinstance(m, nn.Module) and hasattr(m, "language_model") for m in model.modules()):
+        raise ValueError(f"{type(model).__name__} has no language model inside: pass the ...ForConditionalGeneration")
+    return _adapters[model_type](model)

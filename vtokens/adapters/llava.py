@@ -1,0 +1,63 @@
+"""LLaVA 1.5 and its relatives: one square picture of patches each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters.base import Adapter, register_adapter
+from vtokens.layout import Picture
+
+
+class LlavaTower(Adapter):
+    """What the LLaVA families share: a CLIP- or SigLIP-like tower that transformers loads on its own."""
+
+    @property
+    def _tower(self) -> Any:
+        tower = self.multimodal.vision_tower
+        return getattr(tower, "vision_model", tower)
+
+    @property
+    def tower_attentions(self) -> Sequence[Any]:
+        return [block.self_attn for block in self._tower.encoder.layers]
+
+    @property
+    def has_cls(self) -> bool:
+        return hasattr(self._tower.embeddings, "class_embedding")
+
+    @property
+    def feature_block(self) -> int:
+        # hidden_states has one entry more than there are blocks: entry -2 is the output of block depth - 2.
+        layer = self.config.vision_feature_layer
+        layer = layer if isinstance(layer, int) else layer[-1]
+        return layer % (len(self.tower_attentions) + 1) - 1
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a tower input."""
+        return self.config.vision_config.image_size // self.config.vision_config.patch_size
+
+    def keeps_cls(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the class token itself is handed to the language model (select strategy "full")."""
+        strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
+        return self.has_cls and strategy == "full"
+
+
+@register_adapter("llava")
+class Llava(LlavaTower):
+    """LLaVA 1.5: `side * side` tokens a picture."""
+
+    examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+
+    def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
+        pixels, patch = inputs["pixel_values"], self.config.vision_config.patch_size
+        grid = (1, pixels.shape[-2] // patch, pixels.shape[-1] // patch)
+        return [Picture.of([grid], [False]).padded(before=int(self.keeps_cls(inputs)))] * pixels.shape[0]
+
+    def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        if not self.keeps_cls(inputs):
+            return scores
+        return torch.nn.functional.pad(scores.view(inputs["pixel_values"].shape[0], -1), (1, 0)).flatten()

@@ -1,0 +1,48 @@
+"""Qwen2-VL: dynamic resolution, a 2x2 merger after the tower, M-RoPE positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from vtokens.adapters.base import Adapter, register_adapter
+from vtokens.layout import Picture
+
+
+@register_adapter("qwen2_vl")
+class Qwen2VL(Adapter):
+    """Qwen2-VL. Scores of the four patches that the merger joins are averaged."""
+
+    examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
+
+    @property
+    def tower_attentions(self) -> Sequence[Any]:
+        return [block.attn for block in self.multimodal.visual.blocks]
+
+    @property
+    def has_cls(self) -> bool:
+        return False
+
+    @property
+    def feature_block(self) -> int:
+        return len(self.tower_attentions) - 1
+
+    @property
+    def _merge(self) -> int:
+        return self.multimodal.visual.spatial_merge_size
+
+    def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
+        merge = self._merge
+        return [
+            Picture.of([(t, h // merge, w // merge)], [False], modality)
+            for t, h, w in inputs[f"{modality}_grid_thw"].tolist()
+        ]
+
+    def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        return self.restore(scores.view(-1, self._merge**2).mean(1), inputs[f"{modality}_grid_thw"])
+
+    def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
+        """Undo the order in which the tower worked: (tokens,) -> (tokens,), one call of the tower."""
+        return merged

@@ -1,0 +1,94 @@
+"""`vtokens.load`: a model and its processor, with strategies attached, in one call."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from vtokens._errors import unknown
+from vtokens.adapters import adapter_class
+from vtokens.budget import Keep
+from vtokens.engine import attach
+from vtokens.saved import read
+from vtokens.strategies import Spec, parse
+
+_log = logging.getLogger("vtokens")
+_HUB_OPTIONS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+
+
+def load(
+    name_or_path: str | Path,
+    strategy: Spec | None = None,
+    keep: Keep | None = None,
+    **from_pretrained_kwargs: Any,
+) -> tuple[PreTrainedModel, Any]:
+    """Load a vision-language model and its processor, with a strategy attached.
+
+    Args:
+        name_or_path: an embedded model ("scenes-llava"), a local folder or a hub id.
+        strategy: as in `vtokens.attach`. None takes the strategy saved beside the model, if there is one;
+            "none" attaches nothing.
+        keep: the `keep` of the strategy that takes it.
+        from_pretrained_kwargs: passed to transformers: `dtype`, `device_map`, `attn_implementation`, ...
+
+    Returns:
+        (model, processor): the genuine transformers classes. `vtokens.attachment(model)` gives the handle,
+        `vtokens.detach(model)` takes the strategy off.
+
+    Raises:
+        TypeError, ValueError: an unknown strategy or family, a setting out of range.
+        OSError: no such folder or hub id.
+    """
+    drafted = None if strategy is None else parse(strategy, keep)  # before anything is downloaded
+    source, hub = _locate(name_or_path), {k: v for k, v in from_pretrained_kwargs.items() if k in _HUB_OPTIONS}
+    config = AutoConfig.from_pretrained(source, **hub)
+    adapter_class(config.model_type)
+    saved = read(source, **hub) if strategy is None else None
+    strategies = drafted if drafted is not None else parse(saved, keep)
+    model = AutoModelForImageTextToText.from_pretrained(source, **from_pretrained_kwargs)
+    processor = _processor(source, hub)
+    if strategies:
+        attach(model, strategies)
+    return model, processor
+
+
+def _processor(source: str, hub: dict[str, Any]) -> Any:
+    """The genuine processor; where a video part cannot be built without torchvision, an error says so."""
+    try:
+        processor = AutoProcessor.from_pretrained(source, **hub)
+    except (ImportError, OSError, AttributeError) as error:
+        if "video" in str(error).lower():
+            raise ImportError(
+                f"the processor of {source!r} has a video part, which transformers builds with torchvision only: "
+                "pip install 'vtokens[video]'"
+            ) from error
+        raise
+    if isinstance(processor, PreTrainedTokenizerBase):  # transformers' silent answer to a processor it cannot build
+        raise ImportError(
+            f"the processor of {source!r} came back as a bare tokenizer: a part of it could not be built. "
+            "If it handles video, transformers needs torchvision for it: pip install 'vtokens[video]'"
+        )
+    return processor
+
+
+def _locate(name_or_path: str | Path) -> str:
+    from vtokens.scenes import embedded_models, embedded_path
+
+    name = str(name_or_path)
+    if name in embedded_models():
+        return str(embedded_path(name))
+    if Path(name).exists() or "/" in name:
+        return name
+    raise unknown("model (no embedded model or local folder; hub ids look like 'owner/name'):", name, embedded_models())

@@ -1,0 +1,52 @@
+"""How many visual tokens survive: one pure function of (token count, keep), shared by every strategy."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+Keep = float | int
+"""A float in (0, 1] is a share of the visual tokens, an int >= 1 is a count per image."""
+
+_ALLOWED = "a float in (0, 1] is a share of the visual tokens, an int >= 1 is a count per image"
+
+
+def check_keep(keep: object) -> Keep:
+    """Return `keep` as a plain float or int.
+
+    Raises:
+        TypeError: not a real number (bools count as such).
+        ValueError: zero, negative, a float above 1, NaN or infinite.
+    """
+    if isinstance(keep, bool) or not isinstance(keep, Real):
+        raise TypeError(f"keep={keep!r} is not a number: {_ALLOWED}")
+    if isinstance(keep, Integral):
+        if keep < 1:
+            raise ValueError(f"keep={int(keep)} keeps nothing: {_ALLOWED}")
+        return int(keep)
+    share = float(keep)
+    if math.isnan(share) or not 0.0 < share <= 1.0:
+        hint = f" (did you mean keep={int(share)}?)" if share > 1 and share == int(share) else ""
+        raise ValueError(f"keep={share!r} is out of range: {_ALLOWED}{hint}")
+    return share
+
+
+def budget(count: int, keep: Keep) -> int:
+    """The number of tokens kept out of `count`.
+
+    A share is rounded half up (576 at 0.1 gives 58, as FastV's `round` does) and never falls below one token;
+    an image without tokens keeps none.
+
+    Raises:
+        ValueError: `keep` is a count larger than `count`.
+    """
+    if count == 0:
+        return 0
+    if isinstance(keep, int):
+        if keep > count:
+            raise ValueError(
+                f"keep={keep} asks for more than the {count} visual tokens there are: "
+                f"an int from 1 to {count} is allowed, or a share in (0, 1]"
+            )
+        return keep
+    return min(count, max(1, math.floor(count * keep + 0.5)))

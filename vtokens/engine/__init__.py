@@ -1,0 +1,14 @@
+"""The engine: the only code that touches a live model."""
+
+from vtokens.engine.attach import Handle, attach, attachment, detach
+from vtokens.engine.report import KeptPicture, Report, SampleReport
+
+__all__ = [
+    "Handle",
+    "KeptPicture",
+    "Report",
+    "SampleReport",
+    "attach",
+    "attachment",
+    "detach",
+]

@@ -1,0 +1,116 @@
+"""Attaching strategies to a live model, and taking them off again."""
+
+from __future__ import annotations
+
+import weakref
+from types import TracebackType
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from vtokens.adapters import adapter_for
+from vtokens.budget import Keep
+from vtokens.engine.hooks import Engine
+from vtokens.engine.report import Report, make_report
+from vtokens.strategies import Spec, Strategy, format_spec, parse
+
+_attached: weakref.WeakKeyDictionary[Any, Handle] = weakref.WeakKeyDictionary()
+
+
+class Handle:
+    """An attachment. As a context manager it detaches on leaving.
+
+    Attributes:
+        strategies: what runs, in order.
+    """
+
+    def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...]) -> None:
+        self.strategies = strategies
+        self._adapter = adapter_for(model)
+        taken = _attached.get(self._adapter.multimodal)
+        if taken is not None:
+            raise ValueError(
+                f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
+                f"or attach both as one, {taken.strategy + '+' + self.strategy!r}"
+            )
+        cache = getattr(getattr(model, "generation_config", None), "cache_implementation", None)
+        if strategies and cache not in (None, "dynamic"):
+            raise ValueError(
+                f"generation_config.cache_implementation={cache!r} cannot hold pruned sequences, whose length differs "
+                "from layer to layer: set it to None (the default DynamicCache)"
+            )
+        self._engine = Engine(self._adapter, strategies)
+        self._engine.install()
+        _attached[self._adapter.multimodal] = self
+
+    @property
+    def strategy(self) -> str:
+        """The strategies as text; `parse` turns it back."""
+        return format_spec(self.strategies)
+
+    @property
+    def attached(self) -> bool:
+        """False after `detach()`."""
+        return _attached.get(self._adapter.multimodal) is self
+
+    def detach(self) -> None:
+        """Leave the model as if it had never been touched. Calling it twice does no harm."""
+        if self.attached:
+            del _attached[self._adapter.multimodal]
+        self._engine.remove()
+
+    def report(self) -> Report:
+        """What the last prefill with pictures did.
+
+        Raises:
+            RuntimeError: there was none yet.
+        """
+        if self._engine.last_record is None:
+            raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
+        return make_report(self.strategy, self._engine.last_record, self._adapter.language_model.config)
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached to" if self.attached else "detached from"
+        return f"<vtokens {self.strategy!r} {state} a {type(self._adapter.model).__name__}>"
+
+
+def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **options: Any) -> Handle:
+    """Attach strategies to a loaded model.
+
+    Args:
+        model: a transformers vision-language model of a supported family (`vtokens.models()`).
+        strategy: `"fastv(keep=0.25, layer=2)"`, `"cls+fastv"`, a `Strategy`, a dict, or a list of these; None or
+            "none" only measures.
+        keep: the `keep` of the strategy that takes it.
+        options: further fields of a single strategy.
+
+    Returns:
+        A handle with `detach()` and `report()`; use it as a context manager to detach on leaving.
+
+    Raises:
+        TypeError, ValueError: what is wrong and what is allowed; the model is left untouched.
+    """
+    return Handle(model, parse(strategy, keep, **options))
+
+
+def attachment(model: PreTrainedModel) -> Handle | None:
+    """The handle of what is attached to `model`, or None."""
+    return _attached.get(adapter_for(model).multimodal)
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Detach whatever is attached to `model`; nothing happens if nothing is."""
+    handle = attachment(model)
+    if handle is not None:
+        handle.detach()

@@ -1,0 +1,155 @@
+"""The KV cache of a pruned layer: it stores what the layer saw and answers for what the caller fed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The part of a cache layer in which stored and fed positions differ; after it they run in step.
+
+    Attributes:
+        stored: positions really cached.
+        fed: positions the caller fed, dropped ones included.
+        valid: bool (B, stored), False on padding; None if there is none.
+        tail: trailing positions that are one to one and may be cropped again (speculative decoding).
+        group: equal for layers that were reduced together and so share masks.
+    """
+
+    stored: int
+    fed: int
+    valid: Tensor | None
+    tail: int
+    group: int
+
+
+class ReducedLayer(DynamicLayer):
+    """A dynamic cache layer that holds fewer positions than it was fed.
+
+    `get_seq_length` keeps counting fed positions, so that `generate`, position ids, cropping and multi-turn chat go
+    on as without us; keys and values really are short. Beam reordering moves the padding along.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    @classmethod
+    def adopt(cls, layer: DynamicLayer, prefix: Prefix) -> ReducedLayer:
+        """Take over the keys and values of `layer`."""
+        new = cls(prefix)
+        new.__dict__.update({k: v for k, v in layer.__dict__.items() if k != "prefix"})
+        return new
+
+    @property
+    def stored(self) -> int:
+        """Positions really cached."""
+        return super().get_seq_length()
+
+    def get_seq_length(self) -> int:
+        """Positions fed so far, as the caller counts them."""
+        stored = super().get_seq_length()
+        return stored + self.prefix.fed - self.prefix.stored if stored else 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove `-tokens_to_remove` positions from the end; a positive number is the length to crop to.
+
+        Raises:
+            ValueError: that would cut into the pruned part.
+        """
+        if tokens_to_remove > 0:
+            tokens_to_remove = min(0, tokens_to_remove - self.get_seq_length())
+        prefix, remove = self.prefix, -tokens_to_remove
+        into = remove - (self.stored - prefix.stored)
+        if into > prefix.tail:
+            raise ValueError(
+                f"cannot crop {remove} positions: only the last {self.stored - prefix.stored + prefix.tail} come after "
+                "the pruned visual tokens. Start again with an empty cache, or detach() the strategy first"
+            )
+        super().crop(tokens_to_remove)
+        if into > 0:
+            valid = None if prefix.valid is None else prefix.valid[:, :-into]
+            self.prefix = Prefix(
+                prefix.stored - into,
+                prefix.fed - into,
+                valid,
+                prefix.tail - into,
+                hash((prefix.group, into)),
+            )
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._map_valid(lambda valid: valid.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._map_valid(lambda valid: valid[indices.to(valid.device)])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._map_valid(lambda valid: valid.index_select(0, beam_idx.to(valid.device)))
+
+    def reset(self) -> None:
+        super().reset()
+        self.prefix = Prefix(0, 0, None, 0, self.prefix.group)
+
+    def _map_valid(self, change: Callable[[Tensor], Tensor]) -> None:
+        prefix = self.prefix
+        if prefix.valid is not None:
+            self.prefix = Prefix(
+                prefix.stored,
+                prefix.fed,
+                change(prefix.valid),
+                prefix.tail,
+                prefix.group,
+            )
+
+    def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
+        """bool (B, stored): which stored positions may be attended to; None if all may.
+
+        Args:
+            fed_mask: (B, >= upto) padding mask over fed positions, or None.
+            upto: fed positions cached before the current call.
+        """
+        prefix = self.prefix
+        tail = upto - prefix.fed
+        if tail == 0:
+            return prefix.valid
+        if fed_mask is None:
+            if prefix.valid is None:
+                return None
+            after = torch.ones(len(prefix.valid), tail, dtype=torch.bool, device=prefix.valid.device)
+        else:
+            after = fed_mask[:, prefix.fed : upto].bool()
+        before = prefix.valid
+        if before is None:
+            before = torch.ones(len(after), prefix.stored, dtype=torch.bool, device=after.device)
+        return torch.cat([before.to(after.device), after], dim=1)
+
+
+def stored_length(cache: Cache | None, layer: int) -> int:
+    """Positions that layer `layer` of `cache` really holds."""
+    if cache is None or layer >= len(cache.layers):
+        return 0
+    held: Any = cache.layers[layer]
+    return held.stored if isinstance(held, ReducedLayer) else held.get_seq_length()
+
+
+def check_cache(cache: Cache | None) -> None:
+    """Raise `ValueError` if `cache` cannot hold layers of different lengths."""
+    if cache is None:
+        return
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, ReducedLayer):
+            raise ValueError(
+                f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length differs "
+                "from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or quantised "
+                "cache, no sliding window), or detach() the strategy"
+            )

@@ -1,0 +1,161 @@
+"""The state of one forward pass. It is created when the pass starts and dropped when it ends, whatever happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.reduction import View
+from vtokens.engine.tower import Seen
+from vtokens.kernels import attention_colmean
+from vtokens.layout import Layout
+from vtokens.strategies.base import Rows
+
+_active = threading.local()
+
+
+@dataclass
+class Record:
+    """What a pass with pictures did, kept for `handle.report()`; tensors stay where they are until it is asked."""
+
+    layout: Layout
+    length: int
+    depth: int
+    itemsize: int
+    views: dict[int, View] = field(default_factory=dict)
+    spans: list[Any] = field(default_factory=list)
+
+    @contextmanager
+    def selecting(self, device: torch.device) -> Iterator[None]:
+        """Time a selection: by the clock on a CPU, by events (no synchronisation) on a GPU."""
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self.spans.append((start, end))
+        else:
+            begin = time.perf_counter()
+            yield
+            self.spans.append(time.perf_counter() - begin)
+
+    def seconds(self) -> float:
+        """Time spent selecting."""
+        total = 0.0
+        for span in self.spans:
+            if isinstance(span, float):
+                total += span
+            else:
+                span[1].synchronize()
+                total += span[0].elapsed_time(span[1]) / 1e3
+        return total
+
+
+@dataclass
+class Call:
+    """One forward pass of one attached model.
+
+    Attributes:
+        inputs: keyword arguments of the multimodal forward.
+        seen: what the tower saw of this pass's pictures, images before videos.
+        layout: the layout of what the current layer sees; None if the pass brings no pictures.
+        view: how that relates to what was fed; None while they are the same.
+        entry: the view the language model was given at its input.
+        rows: gathered rows since `entry`, to cut per-position tensors the language model made at its input.
+        fed_mask: bool (B, past + N) padding mask over fed positions; None if there is no padding.
+        past: fed positions cached before this pass.
+        asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
+    """
+
+    adapter: Adapter
+    inputs: Mapping[str, Any]
+    layout: Layout | None = None
+    view: View | None = None
+    entry: View | None = None
+    rows: Tensor | None = None
+    fed_mask: Tensor | None = None
+    past: int = 0
+    length: int = 0
+    asked: int = 1
+    record: Record | None = None
+    seen: list[Seen] = field(default_factory=list)
+    direct: bool = False
+    received: dict[tuple[int, Rows], Tensor] = field(default_factory=dict)
+    by_layer: dict[int, View] = field(default_factory=dict)
+    scratch: dict[Any, Any] = field(default_factory=dict)
+    fed_layout: Layout | None = None
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+        """float32 (B, W): tower scores at the positions seen now, 0 where there is no visual token."""
+        key = ("saliency", blocks)
+        if key not in self.scratch:
+            layout = self.fed_layout
+            assert layout is not None
+            flat = torch.cat([seen.saliency(blocks).to(layout.image.device) for seen in self.seen])
+            lengths = [len(picture) for seen in self.seen for picture in seen.pictures]
+            starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(flat.device)
+            at = starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
+            self.scratch[key] = torch.where(layout.visual, flat[at], 0.0)
+        full = self.scratch[key]
+        return full if self.view is None else full.gather(1, self.view.index)
+
+    def attention(self, layer: int, rows: Rows) -> Tensor:
+        """float32 (B, W): what keys received in a decoder layer; the positions seen there and now are the same."""
+        return self.received[layer, rows]
+
+    def observe_decoder(self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Record what the keys of decoder layer `layer` receive from the query rows asked for."""
+        assert self.layout is not None
+        query, key = query.detach(), key.detach()
+        layout, length = self.layout, query.shape[2]
+        past = key.shape[2] - length
+        place = torch.arange(length, device=query.device)
+        valid = layout.valid.to(query.device)
+        # Right padding and speculative candidates come after the last prompt position.
+        last = (valid * (place + 1)).amax(1) - self.asked
+        # Padding among the cached keys is rare (a second picture in a ragged chat) and only shifts the mass.
+        allowed = torch.nn.functional.pad(valid, (past, 0), value=True)
+        if rows == "last":
+            where = last.clamp(min=0)[:, None]
+            query = query.gather(
+                2,
+                where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]),
+            )
+            mean = attention_colmean(query, key, scaling, None, where + past, allowed)
+        else:
+            visual = layout.visual.to(query.device)
+            text = valid & ~visual & (visual.cumsum(1) > 0) & (place <= last[:, None])
+            # A prompt that ends with its picture has no text after it: its last position speaks for it.
+            text = torch.where(text.any(1, keepdim=True), text, place == last[:, None])
+            chosen = text if rows == "text" else visual
+            mean = attention_colmean(query, key, scaling, chosen, (place + past).expand_as(valid), allowed)
+        self.received[layer, rows] = mean[:, past:]
+
+
+def current(owner: int) -> Call | None:
+    """The pass under way in this thread for an attachment."""
+    return _calls().get(owner)
+
+
+def start(owner: int, call: Call) -> None:
+    """Make `call` the pass under way; one left over from an interrupted pass is dropped."""
+    _calls()[owner] = call
+
+
+def finish(owner: int) -> None:
+    """Forget the pass under way."""
+    _calls().pop(owner, None)
+
+
+def _calls() -> dict[int, Call]:
+    if not hasattr(_active, "calls"):
+        _active.calls = {}
+    return _active.calls

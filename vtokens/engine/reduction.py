@@ -1,0 +1,102 @@
+"""Reductions as tensors: which rows stay, how they are gathered, and how outputs are brought back to full length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.layout import Layout
+
+_groups = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class View:
+    """What the decoder layers see of the sequence that was fed, from some layer on.
+
+    Attributes:
+        index: int64 (B, W), fed position of each row, ascending; arbitrary where not `real`.
+        real: bool (B, W), False on the left padding that evens out the samples; None if there is none.
+        layout: the layout of what is seen.
+        group: a number shared by all layers that see this.
+    """
+
+    index: Tensor
+    real: Tensor | None
+    layout: Layout
+    group: int
+
+    def mask(self, fed: Tensor | None) -> Tensor | None:
+        """bool (B, W): which rows may be attended to, from the padding mask (B, N) over fed positions."""
+        seen = None if fed is None else fed.gather(1, self.index.to(fed.device))
+        if seen is None or self.real is None:
+            return self.real if seen is None else seen
+        return seen & self.real.to(seen.device)
+
+
+def reduce(layout: Layout, stay: Tensor, counts: Sequence[int], view: View | None) -> tuple[View, Tensor] | None:
+    """Drop the visual tokens outside `stay`.
+
+    Args:
+        layout: what is seen now.
+        stay: bool (B, W), True on visual tokens that stay; other positions always stay.
+        counts: visual tokens that stay of each picture, on the host.
+        view: how `layout` relates to the fed sequence; None if they are the same.
+
+    Returns:
+        The new view, and the rows (B, W') to gather from what is seen now; None if nothing is dropped.
+    """
+    if tuple(counts) == layout.counts:
+        return None
+    width = stay.shape[1]
+    kept = [
+        width - lead - before + after
+        for lead, before, after in zip(layout.lead, layout.per_sample(), layout.per_sample(counts), strict=True)
+    ]
+    longest = max(kept)
+    place = torch.arange(width, device=stay.device).expand_as(stay)
+    # Left padding goes too: what remains is padded anew, on the left, so that the last position stays last.
+    seen = (stay | ~layout.visual) & (place >= _column(layout.lead, stay))
+    rows = torch.where(seen, place, -1).sort(1).values[:, width - longest :]
+    lead = [longest - k for k in kept]
+    real = rows >= 0 if any(lead) else None
+    rows = rows.clamp(min=0)
+    index = rows if view is None else view.index.gather(1, rows)
+    return View(index, real, layout.take(rows, real, counts, lead), next(_groups)), rows
+
+
+def gather(values: Tensor, rows: Tensor, dim: int) -> Tensor:
+    """Gather rows (B, W) of `values` along `dim`, whose batch dimension (size B or 1) comes right before `dim`."""
+    rows = rows.to(values.device)
+    if len(rows) == 1 and values.shape[dim - 1] == 1:
+        return values.index_select(dim, rows[0])
+    # A size-1 batch dimension is shared by all samples, so each of them reads its entry 0.
+    batch = (
+        torch.arange(len(rows), device=rows.device)[:, None] if values.shape[dim - 1] > 1 else torch.zeros_like(rows)
+    )
+    index: tuple[Any, ...] = (*[slice(None)] * (dim - 1), batch, rows)
+    return values[index]
+
+
+def expand(hidden: Tensor, view: View, length: int) -> Tensor:
+    """(B, W, D) back to (B, length, D): dropped positions repeat the row of the last one kept before them.
+
+    So logits stay aligned with the tokens the caller fed, and a label right after a dropped token is predicted from
+    what the model really saw before it.
+    """
+    index = view.index.to(hidden.device)
+    rank = torch.arange(index.shape[1], device=hidden.device).expand_as(index)
+    if view.real is not None:
+        rank = rank * view.real.to(hidden.device)
+    last = torch.zeros(index.shape[0], length, dtype=torch.long, device=hidden.device)
+    last = last.scatter_reduce(1, index, rank, "amax").cummax(1).values
+    return gather(hidden, last, 1)
+
+
+def _column(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.long).to(like.device)[:, None]

@@ -1,0 +1,120 @@
+"""What a pruned call did: tokens per layer, positions kept, FLOPs, KV bytes and the time selection took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vtokens.costs import kv_bytes, prefill_flops
+from vtokens.engine.call import Record
+from vtokens.layout import Picture
+
+
+@dataclass(frozen=True)
+class KeptPicture:
+    """One image or video of a sample.
+
+    Attributes:
+        picture: its views and grids.
+        kept: for each decoder layer, int64 (n,): the positions inside the picture that the layer saw, ascending,
+            newline positions left out; index `picture.view/t/y/x` with them.
+    """
+
+    picture: Picture
+    kept: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One row of the batch.
+
+    Attributes:
+        visual_tokens: visual tokens seen by each decoder layer.
+        positions: for each decoder layer, int64 (n,): the fed positions it saw, padding left out.
+        pictures: the row's pictures.
+    """
+
+    visual_tokens: tuple[int, ...]
+    positions: tuple[np.ndarray, ...]
+    pictures: tuple[KeptPicture, ...]
+
+    @property
+    def average_tokens(self) -> float:
+        """Visual tokens averaged over the decoder layers."""
+        return sum(self.visual_tokens) / len(self.visual_tokens)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The last prefill of an attached model.
+
+    Attributes:
+        strategy: the strategies, as text.
+        samples: one entry per row of the batch (beams count as rows).
+        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.costs.prefill_flops`).
+        kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
+        select_seconds: time spent scoring and selecting.
+    """
+
+    strategy: str
+    samples: tuple[SampleReport, ...]
+    flops: int
+    flops_full: int
+    kv_bytes: int
+    kv_bytes_full: int
+    select_seconds: float
+
+    @property
+    def kv_bytes_saved(self) -> int:
+        """Bytes of keys and values that were never cached."""
+        return self.kv_bytes_full - self.kv_bytes
+
+    def __str__(self) -> str:
+        tokens = [sample.average_tokens for sample in self.samples]
+        full = [sum(kept.picture.tokens for kept in sample.pictures) for sample in self.samples]
+        return (
+            f"{self.strategy}: {sum(tokens):.1f} of {sum(full)} visual tokens per layer on average "
+            f"in {len(self.samples)} sample(s); prefill {self.flops / 1e9:.3g} of {self.flops_full / 1e9:.3g} GFLOPs, "
+            f"KV cache {self.kv_bytes / 1e6:.3g} of {self.kv_bytes_full / 1e6:.3g} MB, "
+            f"{1e3 * self.select_seconds:.2f} ms selecting"
+        )
+
+
+def make_report(strategy: str, record: Record, config: Any) -> Report:
+    """Read a record off the device; `config` is the decoder's."""
+    layout, batch = record.layout, record.layout.visual.shape[0]
+    valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
+    everything = [np.flatnonzero(valid[row]) for row in range(batch)]
+    states: dict[int, list[np.ndarray]] = {0: everything}
+    groups, widths = [], []
+    for index in range(record.depth):
+        view = record.views.get(index)
+        groups.append(0 if view is None else view.group)
+        widths.append(record.length if view is None else view.index.shape[1])
+        if view is not None and view.group not in states:
+            at = view.index.cpu().numpy()
+            real = np.ones_like(at, dtype=bool) if view.real is None else view.real.cpu().numpy()
+            states[view.group] = [at[row][real[row] & valid[row][at[row]]] for row in range(batch)]
+    samples = []
+    for row in range(batch):
+        seen = {group: positions[row] for group, positions in states.items()}
+        pictures = []
+        for number in (n for n, owner in enumerate(layout.owner) if owner == row):
+            cells = {g: cell[row][p[(image[row][p] == number) & visual[row][p]]] for g, p in seen.items()}
+            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[g] for g in groups)))
+        tokens = {group: int(visual[row][positions].sum()) for group, positions in seen.items()}
+        samples.append(
+            SampleReport(tuple(tokens[g] for g in groups), tuple(seen[g] for g in groups), tuple(pictures))
+        )  # fmt: skip
+    full = [record.length] * record.depth
+    return Report(
+        strategy,
+        tuple(samples),
+        batch * prefill_flops(config, widths),
+        batch * prefill_flops(config, full),
+        batch * kv_bytes(config, widths, record.itemsize),
+        batch * kv_bytes(config, full, record.itemsize),
+        record.seconds(),
+    )

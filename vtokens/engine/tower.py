@@ -1,0 +1,140 @@
+"""Watching the vision tower: what it saw and how it attended travels with the features it returns."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention import Watch
+from vtokens.kernels import attention_colmean
+from vtokens.layout import Picture
+
+MODALITIES = ("image", "video")
+_MARK = "_vtokens_seen"
+_running = threading.local()
+
+
+@dataclass
+class Seen:
+    """One run of the tower.
+
+    Attributes:
+        modality: "image" or "video".
+        pictures: what it was given, in the order of the features.
+        inputs: the arguments of the feature call.
+        scores: tower block -> float32 score chunks, in the order the tower worked.
+    """
+
+    adapter: Adapter
+    modality: str
+    inputs: Mapping[str, Any]
+    scores: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def pictures(self) -> list[Picture]:
+        return self.adapter.pictures(self.modality, self.inputs)
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+        """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
+        depth = len(self.adapter.tower_attentions)
+        numbers = [self.adapter.feature_block] if blocks is None else [block % depth for block in blocks]
+        total = torch.stack([torch.cat(self.scores[number]) for number in numbers]).sum(0)
+        return self.adapter.to_tokens(self.modality, total, self.inputs)
+
+
+def seen_in(modality: str, output: Any) -> Seen:
+    """What the tower saw when it made `output`.
+
+    Raises:
+        ValueError: it was made while no strategy was attached.
+    """
+    seen = getattr(output, _MARK, None)
+    if seen is None:
+        raise ValueError(
+            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, so its layout is unknown: "
+            f"call model.get_{modality}_features(...) again, or pass pixel_values"
+        )
+    return seen
+
+
+class TowerWatch:
+    """Watches a model's feature calls until `remove()`.
+
+    `generate` calls `get_image_features` before the forward pass, and only that call knows the image sizes, so a
+    module hook would come too late: the method is wrapped on this one instance, and unwrapped again.
+    """
+
+    def __init__(self, adapter: Adapter, blocks: Sequence[int], report: Callable[[Seen], None]) -> None:
+        self._adapter, self._report = adapter, report
+        self._watches = [Watch(adapter.tower_attentions[b], functools.partial(self._on_block, b)) for b in blocks]
+        self._wrapped: list[str] = []
+        for modality in MODALITIES:
+            name = f"get_{modality}_features"
+            if hasattr(adapter.multimodal, name):
+                self._wrap(modality, name)
+
+    def _wrap(self, modality: str, name: str) -> None:
+        original = getattr(self._adapter.multimodal, name)
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def features(*args: Any, **kwargs: Any) -> Any:
+            seen = Seen(
+                self._adapter,
+                modality,
+                dict(signature.bind_partial(*args, **kwargs).arguments),
+            )
+            before, _running.seen = getattr(_running, "seen", None), seen
+            try:
+                output = original(*args, **kwargs)
+            finally:
+                _running.seen = before
+            if not isinstance(output, tuple):
+                setattr(output, _MARK, seen)
+            self._report(seen)
+            return output
+
+        # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
+        self._adapter.multimodal.__dict__[name] = features
+        self._wrapped.append(name)
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for name in self._wrapped:
+            self._adapter.multimodal.__dict__.pop(name, None)
+        for watch in self._watches:
+            watch.remove()
+
+    def _on_block(
+        self,
+        block: int,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        seen: Seen | None = getattr(_running, "seen", None)
+        if seen is None or seen.adapter is not self._adapter:
+            return
+        query, key, bounds = query.detach(), key.detach(), kwargs.get("cu_seq_lens_q")
+        parts = [(query, key)]
+        if bounds is not None:  # flash attention gets all images of a packed tower in one row
+            sizes = bounds.diff().tolist()
+            parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
+        for q, k in parts:
+            # The class token asks for the patches' scores; without one, every patch has a vote.
+            scores = (
+                attention_colmean(q[:, :, :1], k, scaling)[:, 1:]
+                if self._adapter.has_cls
+                else attention_colmean(q, k, scaling)
+            )
+            seen.scores.setdefault(block, []).append(scores.flatten())

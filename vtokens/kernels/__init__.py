@@ -1,0 +1,6 @@
+"""Operations on plain tensors; they know nothing of models."""
+
+from vtokens.kernels.attention_rows import attention_colmean, attention_rows
+from vtokens.kernels.farthest_point import farthest_point
+
+__all__ = ["attention_colmean", "attention_rows", "farthest_point"]

@@ -1,0 +1,76 @@
+"""A few rows of an attention matrix, beside whatever attention implementation computes the output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 24
+"""Most probabilities held at once, in elements (64 MiB in float32)."""
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    position: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Attention probabilities of chosen query rows: softmax(q k^T * scaling) in float32.
+
+    Args:
+        query: (B, H, R, D), the chosen rows only, rotary embedding applied.
+        key: (B, H_kv, N, D); H is a multiple of H_kv (grouped-query attention).
+        scaling: the factor on the products, usually 1 / sqrt(D).
+        position: int64 (B, R) key index of each row; keys after it are masked (causal). None: all keys are seen.
+        valid: bool (B, N), False on keys nobody may attend to.
+
+    Returns:
+        float32 (B, H, R, N); rows sum to 1, rows without any key are zero.
+    """
+    batch, heads, rows, dim = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim)
+    # Products in the model's own precision, as a fused kernel makes them; the softmax in float32.
+    scores = (grouped @ key.transpose(-1, -2)).float().view(batch, heads, rows, keys) * scaling
+    seen = None
+    if position is not None:
+        seen = torch.arange(keys, device=key.device) <= position[:, None, :, None]
+    if valid is not None:
+        seen = valid[:, None, None] if seen is None else seen & valid[:, None, None]
+    if seen is None:
+        return scores.softmax(-1)
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0)
+
+
+def attention_colmean(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    rows: Tensor | None = None,
+    position: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """The attention each key receives, averaged over heads and chosen rows, without an N x N matrix.
+
+    Args:
+        query: (B, H, M, D), all query rows.
+        key: (B, H_kv, N, D).
+        scaling: the factor on the products.
+        rows: bool (B, M), which rows count; None counts all. A sample without rows gets zeros.
+        position: int64 (B, M), as in `attention_rows`.
+        valid: bool (B, N), as in `attention_rows`.
+
+    Returns:
+        float32 (B, N), each row summing to 1.
+    """
+    batch, heads, total, _ = query.shape
+    chunk = max(1, _CHUNK // max(1, batch * heads * key.shape[2]))
+    received = torch.zeros(batch, key.shape[2], device=query.device)
+    weight = torch.ones(batch, total, device=query.device) if rows is None else rows.to(torch.float32)
+    for first in range(0, total, chunk):
+        part = slice(first, first + chunk)
+        where = None if position is None else position[:, part]
+        probability = attention_rows(query[:, :, part], key, scaling, where, valid)
+        received += torch.einsum("bhrn,br->bn", probability, weight[:, part])
+    return received / (heads * weight.sum(1, keepdim=True)).clamp(min=1)

@@ -1,0 +1,276 @@
+"""Where the visual tokens of a batch sit, and the per-image view of them that strategies work on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Grouping = Literal["image", "sample"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image or video as the decoder sees it, on the host.
+
+    Attributes:
+        modality: "image" or "video".
+        grids: (t, h, w) of each view, in sequence order (AnyRes has a thumbnail and a tiled view).
+        view, t, y, x: int64 arrays (n,) with the view and the grid cell of each placeholder position;
+            -1 marks positions that hold no feature of the picture (newline or class tokens).
+    """
+
+    modality: str
+    grids: tuple[tuple[int, int, int], ...]
+    view: np.ndarray
+    t: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens, without newline and class tokens."""
+        return int((self.view >= 0).sum())
+
+    @staticmethod
+    def of(
+        grids: Sequence[tuple[int, int, int]],
+        newline: Sequence[bool],
+        modality: str = "image",
+    ) -> Picture:
+        """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
+        parts = []
+        for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
+            cell = np.stack(
+                np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"),
+                -1,
+            )
+            cell = cell.reshape(-1, 3)
+            plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
+            plane[cell[:, 2] >= w] = -1
+            parts.append(plane)
+        planes = np.concatenate(parts).astype(np.int64)
+        return Picture(modality, tuple(grids), *planes.T)
+
+    def padded(self, before: int = 0, after: int = 0) -> Picture:
+        """The same picture with `before`/`after` featureless positions around it."""
+        planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
+        return Picture(self.modality, self.grids, *planes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the visual tokens of one batch sit.
+
+    Attributes:
+        visual: bool (B, N), True where a position holds an image or video feature.
+        image: int64 (B, N), index of the picture over the whole batch, -1 elsewhere.
+        cell: int64 (B, N), index of the position inside its picture (newlines included), -1 elsewhere.
+        valid: bool (B, N), False on padding.
+        pictures: the pictures of the batch, in the order of `image`.
+        source: for each of them, which one the tower saw: beams and returned sequences repeat pictures.
+        owner: the batch row of each picture.
+        counts: visual tokens left of each picture, on the host.
+        lead: padding positions at the start of each row, on the host.
+        tail: positions after the last placeholder, the least of any row, on the host.
+        padded: whether any position is padding, on the host.
+    """
+
+    visual: Tensor
+    image: Tensor
+    cell: Tensor
+    valid: Tensor
+    pictures: tuple[Picture, ...]
+    source: tuple[int, ...]
+    owner: tuple[int, ...]
+    counts: tuple[int, ...]
+    lead: tuple[int, ...]
+    tail: int
+    padded: bool
+
+    @staticmethod
+    def build(
+        placeholders: dict[str, Tensor],
+        pictures: Mapping[str, Sequence[Picture]],
+        valid: Tensor,
+    ) -> Layout:
+        """Read a layout.
+
+        Args:
+            placeholders: modality -> bool (B, N), the positions the model scatters its features into.
+            pictures: modality -> the pictures the tower saw, in the order of their features. Where the batch was
+                expanded after the tower (beams), each row's pictures are taken again for each of its copies.
+            valid: bool (B, N), the padding mask.
+
+        Raises:
+            ValueError: placeholder positions and pictures do not add up.
+        """
+        length = valid.shape[1]
+        anywhere = torch.stack(list(placeholders.values())).any(0)
+        last = (anywhere * torch.arange(1, length + 1, device=valid.device)).amax(1)
+        # The one host read of a prefill: which rows the pictures fall into, and where padding ends.
+        sums = [*placeholders.values(), valid.cumsum(1) == 0, ~valid]
+        *host, lead, padding, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
+        image = torch.full_like(valid, -1, dtype=torch.long)
+        cell, visual = image.clone(), torch.zeros_like(valid)
+        ordered: list[Picture] = []
+        source: list[int] = []
+        owner: list[int] = []
+        seen = 0
+        for per_row, (modality, mask) in zip(host, placeholders.items(), strict=True):
+            given = list(pictures.get(modality, ()))
+            which = _expand(modality, per_row, [len(p) for p in given])
+            part = [given[i] for i in which]
+            sizes = [len(p) for p in part]
+            owner += _owners(per_row, sizes)
+            if part:
+                rank = (mask.flatten().cumsum(0) - 1).clamp(min=0).view_as(mask)
+                flat = [
+                    np.repeat(np.arange(len(ordered), len(ordered) + len(part)), sizes),
+                    np.concatenate([np.arange(size) for size in sizes]),
+                    np.concatenate([p.view >= 0 for p in part]),
+                ]
+                number, inside, real = (torch.from_numpy(f).to(mask.device) for f in flat)
+                image = torch.where(mask, number[rank], image)
+                cell = torch.where(mask, inside[rank], cell)
+                visual = torch.where(mask, real[rank], visual)
+            ordered += part
+            source += [seen + i for i in which]
+            seen += len(given)
+        counts = tuple(p.tokens for p in ordered)
+        return Layout(
+            visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, tuple(lead),
+            length - max(ends), any(padding),
+        )  # fmt: skip
+
+    def take(
+        self,
+        index: Tensor,
+        valid: Tensor | None,
+        counts: Sequence[int],
+        lead: Sequence[int],
+    ) -> Layout:
+        """The layout after the rows `index` (B, W) were gathered; `valid` (B, W) is False on new padding."""
+        real = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
+        return dataclasses.replace(
+            self,
+            visual=self.visual.gather(1, index) & real,
+            image=self.image.gather(1, index).masked_fill(~real, -1),
+            cell=self.cell.gather(1, index).masked_fill(~real, -1),
+            valid=self.valid.gather(1, index) & real,
+            counts=tuple(counts),
+            lead=tuple(lead),
+        )
+
+    def to(self, device: torch.device) -> Layout:
+        """The layout on another device."""
+        if self.visual.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("visual", "image", "cell", "valid")}
+        return dataclasses.replace(self, **moved)
+
+    def count(self, stay: Tensor) -> tuple[int, ...]:
+        """Tokens of each picture where `stay` (B, W) is True; reads the device."""
+        image = self.image.masked_fill(~(stay & self.visual), len(self.pictures)).flatten()
+        return tuple(torch.bincount(image, minlength=len(self.pictures) + 1)[:-1].tolist())
+
+    def per_sample(self, counts: Sequence[int] | None = None) -> list[int]:
+        """Sums of per-picture `counts` (default: the tokens left) for each batch row."""
+        totals = [0] * self.visual.shape[0]
+        for row, count in zip(self.owner, self.counts if counts is None else counts, strict=True):
+            totals[row] += count
+        return totals
+
+    @cached_property
+    def by_image(self) -> Groups:
+        """One group per picture."""
+        return Groups.of(self.image.masked_fill(~self.visual, -1), self.counts)
+
+    @cached_property
+    def by_sample(self) -> Groups:
+        """One group per batch row: all its visual tokens together."""
+        rows = torch.arange(self.visual.shape[0], device=self.visual.device)[:, None].expand_as(self.image)
+        return Groups.of(rows.masked_fill(~self.visual, -1), self.per_sample())
+
+    def groups(self, grouping: Grouping) -> Groups:
+        """`by_image` or `by_sample`."""
+        return self.by_image if grouping == "image" else self.by_sample
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Visual tokens gathered into padded groups.
+
+    Attributes:
+        index: int64 (G, M), flat positions in (B, N); arbitrary where not `valid`.
+        valid: bool (G, M).
+        counts: tokens of each group, on the host.
+    """
+
+    index: Tensor
+    valid: Tensor
+    counts: tuple[int, ...]
+
+    @staticmethod
+    def of(group: Tensor, counts: Sequence[int]) -> Groups:
+        """Groups from group ids (B, N), -1 for positions in none; ids count up in sequence order per row."""
+        flat = group.flatten()
+        size, most = len(counts), max(counts, default=0)
+        order = torch.argsort(torch.where(flat < 0, size, flat), stable=True)
+        start = torch.tensor([0, *np.cumsum(counts)[:-1]] if counts else [], dtype=torch.long)
+        step = torch.arange(most, device=flat.device)
+        number = torch.tensor(counts, dtype=torch.long).to(flat.device)
+        slot = (start.to(flat.device)[:, None] + step).clamp(max=flat.numel() - 1)
+        return Groups(order[slot], step < number[:, None], tuple(counts))
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(B, N, ...) -> (G, M, ...)."""
+        return values.flatten(0, 1)[self.index]
+
+    def scatter(self, keep: Tensor, like: Tensor) -> Tensor:
+        """bool (G, M) -> bool (B, N): True where a valid slot is kept; `like` gives the shape."""
+        out = torch.zeros(like.numel(), dtype=torch.bool, device=keep.device)
+        # Padding slots share flat positions with real ones, so they must be added, never assigned.
+        hits = torch.zeros(like.numel(), dtype=torch.int32, device=keep.device)
+        hits.index_add_(0, self.index.flatten(), (keep & self.valid).flatten().to(torch.int32))
+        return torch.logical_or(out, hits > 0).view_as(like)
+
+
+def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Which picture stands where: 0..n-1, or each row's pictures once per copy of the row."""
+    placeholders, features = sum(per_row), sum(sizes)
+    copies = placeholders // features if features else 1
+    if placeholders != copies * features or (copies > 1 and len(per_row) % copies):
+        raise ValueError(
+            f"the prompt holds {placeholders} {modality} placeholder positions, "
+            f"but its {len(sizes)} {modality}(s) need {features}"
+        )
+    if copies <= 1:
+        return list(range(len(sizes)))
+    groups: list[list[int]] = [[] for _ in per_row[::copies]]
+    for number, row in enumerate(_owners(per_row[::copies], sizes)):
+        groups[row].append(number)
+    return [number for group in groups for _ in range(copies) for number in group]
+
+
+def _owners(per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """The batch row of each picture, given placeholder counts per row and the pictures' sizes."""
+    owners, row, room = [], 0, list(per_row)
+    for number, size in enumerate(sizes):
+        while row < len(room) and room[row] == 0:
+            row += 1
+        if row == len(room) or room[row] < size:
+            left = room[row] if row < len(room) else 0
+            raise ValueError(f"picture {number} needs {size} placeholder positions, but its sample has {left} left")
+        room[row] -= size
+        owners.append(row)
+    return owners

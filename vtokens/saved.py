@@ -1,0 +1,59 @@
+"""A strategy kept beside the model it was tuned for, as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from vtokens.strategies import Spec, Strategy, parse, to_dict
+
+FILE = "vtokens.json"
+_VERSION = 1
+
+
+def save_pretrained(strategy: Spec, folder: str | Path) -> Path:
+    """Write a strategy to `folder/vtokens.json`, where `vtokens.load(folder)` finds it.
+
+    Returns:
+        The file written.
+    """
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"version": _VERSION, "strategies": [to_dict(s) for s in parse(strategy)]}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def from_pretrained(name_or_path: str | Path, **hub: Any) -> tuple[Strategy, ...]:
+    """The strategies saved beside a model, in a folder or on the hub.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: the file is not ours, of a later version, or names something unknown.
+    """
+    found = read(str(name_or_path), **hub)
+    if found is None:
+        raise FileNotFoundError(
+            f"{name_or_path} holds no {FILE}: save one with vtokens.save_pretrained(strategy, folder)"
+        )
+    return parse(found)
+
+
+def read(source: str, **hub: Any) -> list[dict[str, Any]] | None:
+    """The content of `vtokens.json` as a spec, or None where there is no such file."""
+    path = cached_file(
+        source, FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False, **hub
+    )
+    if path is None:
+        return None
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        version, strategies = content["version"], content["strategies"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a strategy saved by vtokens: {error}") from error
+    if version != _VERSION:
+        raise ValueError(f"{path} has version {version!r}; this vtokens reads version {_VERSION}")
+    return strategies

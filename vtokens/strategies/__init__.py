@@ -1,0 +1,52 @@
+"""Strategies: one file an algorithm, found by name. Called, the module lists names: `vtokens.strategies("fast*")`."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from vtokens.strategies.base import (
+    Attention,
+    Facts,
+    Saliency,
+    Selection,
+    Strategy,
+    Visuals,
+    check_layer,
+)
+from vtokens.strategies.registry import (
+    Description,
+    describe,
+    get,
+    list_strategies,
+    register,
+)
+from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+
+__all__ = [
+    "Attention",
+    "Description",
+    "Facts",
+    "Saliency",
+    "Selection",
+    "Spec",
+    "Strategy",
+    "Visuals",
+    "check_layer",
+    "describe",
+    "format_spec",
+    "get",
+    "list_strategies",
+    "parse",
+    "register",
+    "to_dict",
+]
+
+
+class _Listing(ModuleType):
+    """Lets `vtokens.strategies` be both this package and the function that lists names."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
+        return list_strategies(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Listing

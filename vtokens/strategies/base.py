@@ -1,0 +1,212 @@
+"""What a strategy is: a frozen dataclass whose fields are its hyperparameters and whose methods are its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vtokens.budget import Keep, budget, check_keep
+from vtokens.layout import Grouping, Layout
+
+STAGES = ("prompt", "layer")
+"""Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
+
+Rows = Literal["last", "text", "visual"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a strategy may know about a model when it is attached.
+
+    Attributes:
+        family: transformers' `model_type`.
+        depth: decoder layers.
+        tower_depth: blocks of the vision tower.
+        has_cls: the tower has a class token, so that saliency is its attention row.
+    """
+
+    family: str
+    depth: int
+    tower_depth: int
+    has_cls: bool
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Asks for the vision tower's opinion of each token.
+
+    Attributes:
+        blocks: tower blocks (0-based, negative from the end) whose scores are summed; None is the block that
+            made the features.
+    """
+
+    blocks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Asks for the attention that keys receive in one decoder layer, averaged over heads and query rows.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+        rows: "last" is the last prompt position, "text" all text from the first visual token on,
+            "visual" all visual tokens.
+    """
+
+    layer: int
+    rows: Rows = "last"
+
+
+Signal = Saliency | Attention
+
+
+class Observed(Protocol):
+    """Where a view finds the signals its strategy asked for."""
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
+
+    def attention(self, layer: int, rows: Rows) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which visual tokens stay: bool (G, M), and how many in each group (None: only the device knows)."""
+
+    keep: Tensor
+    counts: tuple[int, ...] | None = None
+
+
+@dataclass
+class Visuals:
+    """The visual tokens of one batch as padded groups: G groups (pictures or samples) of up to M tokens.
+
+    Attributes:
+        hidden: (B, W, D) hidden states of the whole sequence at this stage.
+        layout: where the visual tokens sit in it.
+        grouping: "image" or "sample".
+        observed: the signals the strategy asked for.
+    """
+
+    hidden: Tensor
+    layout: Layout
+    grouping: Grouping
+    observed: Observed
+
+    def __post_init__(self) -> None:
+        self._groups = self.layout.groups(self.grouping)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of each group, on the host."""
+        return self._groups.counts
+
+    @property
+    def valid(self) -> Tensor:
+        """bool (G, M), False on the padding of shorter groups."""
+        return self._groups.valid
+
+    @property
+    def tokens(self) -> Tensor:
+        """(G, M, D) hidden states of the visual tokens."""
+        return self._groups.gather(self.hidden)
+
+    @property
+    def cells(self) -> Tensor:
+        """int64 (G, M), the position of each token inside its picture."""
+        return self._groups.gather(self.layout.cell)
+
+    def budgets(self, keep: Keep) -> tuple[int, ...]:
+        """Tokens to keep of each group; a sample's budget is the sum of its pictures' budgets."""
+        per_picture = [budget(count, keep) for count in self.layout.counts]
+        return tuple(per_picture if self.grouping == "image" else self.layout.per_sample(per_picture))
+
+    def saliency(self, blocks: tuple[int, ...] | None = None) -> Tensor:
+        """float32 (G, M): how much the vision tower attends to each token."""
+        return self._groups.gather(self.observed.saliency(blocks).to(self.hidden.device))
+
+    def attention(self, layer: int, rows: Rows = "last") -> Tensor:
+        """float32 (G, M): the attention each token receives in a decoder layer."""
+        return self._groups.gather(self.received(layer, rows))
+
+    def received(self, layer: int, rows: Rows = "last") -> Tensor:
+        """float32 (B, W): the attention every position receives in a decoder layer, text included."""
+        return self.observed.attention(layer, rows).to(self.hidden.device)
+
+    def top(self, scores: Tensor, keep: Keep) -> Selection:
+        """Keep the highest scores (G, M) of each group, as many as its budget allows; ties go to the earlier token."""
+        counts = self.budgets(keep)
+        order = scores.masked_fill(~self.valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        rank = torch.empty_like(order)
+        rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        limit = torch.tensor(counts, dtype=torch.long).to(order.device)
+        return Selection((rank < limit[:, None]) & self.valid, counts)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Base of all strategies. Subclasses override the stages they take part in.
+
+    `at_prompt` acts before decoder layer 0, `at_layer` before each decoder layer that `acts_before` names, both at
+    prefill only. A stage returns the tokens that stay, or None to leave everything.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    grouping: ClassVar[Grouping] = "image"
+
+    @classmethod
+    def stages(cls) -> tuple[str, ...]:
+        """The stages this strategy takes part in."""
+        return tuple(stage for stage in STAGES if getattr(cls, f"at_{stage}") is not getattr(Strategy, f"at_{stage}"))
+
+    def __post_init__(self) -> None:
+        keep = getattr(self, "keep", None)
+        if keep is not None:
+            object.__setattr__(self, "keep", check_keep(keep))
+
+    @property
+    def keeps_all(self) -> bool:
+        """True if the settings ask for nothing to be dropped: `keep=1.0`."""
+        keep = getattr(self, "keep", None)
+        return isinstance(keep, float) and keep == 1.0
+
+    def check(self, facts: Facts) -> None:
+        """Raise `ValueError` if this strategy cannot run on the model described by `facts`."""
+
+    def signals(self, facts: Facts) -> Sequence[Signal]:
+        """What must be observed before the stages run."""
+        return ()
+
+    def acts_before(self, facts: Facts) -> Sequence[int]:
+        """The decoder layers before which `at_layer` is called."""
+        return ()
+
+    def at_prompt(self, visuals: Visuals) -> Selection | None:
+        """Select before the decoder; `visuals.hidden` holds the projected features."""
+        raise NotImplementedError
+
+    def at_layer(self, visuals: Visuals, index: int) -> Selection | None:
+        """Select before decoder layer `index`; `visuals.hidden` holds the states entering it."""
+        raise NotImplementedError
+
+
+def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:
+    """Return `value` as a layer index.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: outside first..depth-1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what}={value!r} is not a layer number: an int from {first} to {depth - 1} is allowed")
+    if not first <= value < depth:
+        nearest = min(max(value, first), depth - 1)
+        raise ValueError(
+            f"{what}={value} is out of range for a model with {depth} layers: "
+            f"{first} to {depth - 1} is allowed, the nearest is {nearest}"
+        )
+    return value

@@ -1,0 +1,129 @@
+"""Strategies by name: the registry, wildcard listing and descriptions."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib
+import logging
+import pkgutil
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from vtokens._errors import unknown
+from vtokens.strategies.base import Strategy
+
+ENTRY_POINTS = "vtokens.strategies"
+_log = logging.getLogger("vtokens")
+_strategies: dict[str, type[Strategy]] = {}
+_loaded = False
+S = TypeVar("S", bound=type[Strategy])
+
+
+def register(name: str, *, paper: str = "") -> Callable[[S], S]:
+    """Class decorator that makes a strategy available by name.
+
+    Args:
+        name: lower case, letters, digits and underscores.
+        paper: where it comes from, as a reader would cite it.
+
+    Raises:
+        ValueError: the name is taken by another class, or not a valid one.
+    """
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(f"strategy name {name!r} is not a lower-case identifier such as 'fastv'")
+
+    def add(cls: S) -> S:
+        taken = _strategies.get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise ValueError(f"strategy {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+        cls.name, cls.paper = name, paper
+        _strategies[name] = cls
+        return cls
+
+    return add
+
+
+def _load() -> None:
+    """Import every strategy module of the package, then the plugins' entry points."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    package = importlib.import_module("vtokens.strategies")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"vtokens.strategies.{module.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:  # a broken plugin must not take the library down, nor vanish silently
+            _log.warning(
+                "strategy plugin %r (%s) could not be loaded: %s",
+                entry.name,
+                entry.value,
+                error,
+            )
+
+
+def get(name: str) -> type[Strategy]:
+    """The strategy class called `name`.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
+    _load()
+    if name not in _strategies:
+        raise unknown("strategy", name, _strategies)
+    return _strategies[name]
+
+
+def list_strategies(pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
+    """Names of the registered strategies, sorted, optionally those matching wildcards or acting at a stage.
+
+    >>> list_strategies("fast*")
+    ['fastv']
+    """
+    _load()
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    return sorted(
+        name
+        for name, cls in _strategies.items()
+        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and (stage is None or stage in cls.stages())
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What `describe` returns; printing it gives a readable card."""
+
+    name: str
+    summary: str
+    stages: tuple[str, ...]
+    paper: str
+    fields: dict[str, tuple[str, Any]]
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.fields), default=0)
+        lines = [f"{self.name}: {self.summary}", f"  stage: {', '.join(self.stages)}"]
+        if self.paper:
+            lines.append(f"  paper: {self.paper}")
+        lines += [
+            f"  {name:<{width}} = {default!r}  ({annotation})" for name, (annotation, default) in self.fields.items()
+        ]
+        return "\n".join(lines)
+
+
+def describe(name: str) -> Description:
+    """Summary, stages, paper and fields (annotation, default) of a strategy.
+
+    Raises:
+        ValueError: unknown name; names the nearest.
+    """
+    cls = get(name)
+    summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
+    fields = {f.name: (str(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
+    return Description(cls.name, summary, cls.stages(), cls.paper, fields)

@@ -1,0 +1,131 @@
+"""Strategies as text and data: `"cls(keep=0.25)+fastv(layer=3)"`, dicts and JSON, each way."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vtokens._errors import unknown
+from vtokens.budget import Keep
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.registry import get
+
+Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
+"""Anything that names one or several strategies; None and "none" name no strategy at all."""
+
+_EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fastv(keep=0.5)'"
+
+
+def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strategy, ...]:
+    """The strategies that `spec` names, in the written order.
+
+    Args:
+        spec: a string, a strategy, a dict `{"name": ..., **fields}`, or a sequence of these.
+        keep: sets the `keep` of the one strategy that takes it and was not given one.
+        options: further fields, for a single strategy.
+
+    Raises:
+        TypeError: a value of another kind.
+        ValueError: unknown names or fields, bad syntax, a `keep` that nobody or more than one could take.
+    """
+    drafts = _drafts(spec)
+    if options:
+        if len(drafts) != 1:
+            raise ValueError(f"options {sorted(options)} need a single strategy, got {len(drafts)}: {_EXAMPLE}")
+        drafts[0][1].update(options)
+    if keep is not None:
+        takers = [(cls, fields) for cls, fields in drafts if "keep" in _names(cls) and "keep" not in fields]
+        if len(takers) != 1:
+            names = ", ".join(cls.name for cls, _ in takers) or "none of the strategies"
+            raise ValueError(f"keep={keep!r} is ambiguous: {names} would take it; {_EXAMPLE}")
+        takers[0][1]["keep"] = keep
+    return tuple(_build(cls, fields) for cls, fields in drafts)
+
+
+def format_spec(strategies: Sequence[Strategy]) -> str:
+    """The string that `parse` turns back into `strategies`; only fields that differ from their defaults appear."""
+    return "+".join(_format(strategy) for strategy in strategies) or "none"
+
+
+def to_dict(strategy: Strategy) -> dict[str, Any]:
+    """`{"name": ..., **fields}` with every field, JSON-ready (tuples become lists)."""
+    fields = {f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy) if f.init}
+    return {"name": strategy.name, **json.loads(json.dumps(fields))}
+
+
+def _format(strategy: Strategy) -> str:
+    changed = [
+        f"{f.name}={getattr(strategy, f.name)!r}"
+        for f in dataclasses.fields(strategy)
+        if f.init and getattr(strategy, f.name) != f.default
+    ]
+    return f"{strategy.name}({', '.join(changed)})" if changed else strategy.name
+
+
+def _drafts(spec: Any) -> list[tuple[type[Strategy], dict[str, Any]]]:
+    if spec is None or spec == "none":
+        return []
+    if isinstance(spec, Strategy):
+        return [
+            (
+                type(spec),
+                {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init},
+            )
+        ]
+    if isinstance(spec, str):
+        return _parse_string(spec)
+    if isinstance(spec, Mapping):
+        if "name" not in spec:
+            raise ValueError(f"a strategy as a dict needs a 'name', got the keys {sorted(map(str, spec))}")
+        return [(get(spec["name"]), {k: v for k, v in spec.items() if k != "name"})]
+    if isinstance(spec, Sequence):
+        return [draft for part in spec for draft in _drafts(part)]
+    raise TypeError(f"{spec!r} does not name a strategy: a string, a Strategy, a dict or a list is allowed; {_EXAMPLE}")
+
+
+def _parse_string(text: str) -> list[tuple[type[Strategy], dict[str, Any]]]:
+    # Python's own grammar reads 'a(x=1)+b', so quoting and nesting are right without a parser of our own.
+    try:
+        node: ast.expr = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
+    parts: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts.insert(0, node.right)
+        node = node.left
+    return [_parse_term(part, text) for part in [node, *parts]]
+
+
+def _parse_term(node: ast.expr, text: str) -> tuple[type[Strategy], dict[str, Any]]:
+    name = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(name, ast.Name) or (isinstance(node, ast.Call) and node.args):
+        raise ValueError(f"cannot read the strategy {text!r}: fields are given by name; {_EXAMPLE}")
+    fields: dict[str, Any] = {}
+    for keyword in node.keywords if isinstance(node, ast.Call) else []:
+        if keyword.arg is None:
+            raise ValueError(f"cannot read the strategy {text!r}: '**' is not allowed; {_EXAMPLE}")
+        fields[keyword.arg] = _literal(keyword.value, text)
+    return get(name.id), fields
+
+
+def _literal(node: ast.expr, text: str) -> Any:
+    if isinstance(node, ast.Name):  # objective=maxsum reads as well as objective='maxsum'
+        return float("nan") if node.id == "nan" else {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"cannot read the value {ast.unparse(node)!r} in the strategy {text!r}: {_EXAMPLE}") from error
+
+
+def _names(cls: type[Strategy]) -> list[str]:
+    return [f.name for f in dataclasses.fields(cls) if f.init]
+
+
+def _build(cls: type[Strategy], fields: Mapping[str, Any]) -> Strategy:
+    for field in fields:
+        if field not in _names(cls):
+            raise unknown(f"field of strategy {cls.name!r}:", field, _names(cls))
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
