@@ -25,11 +25,18 @@ _EXPORTS = {
 __all__ = sorted([*_EXPORTS, "__version__", "strategies"])
 
 if TYPE_CHECKING:
-    from vtokens.adapters import models
-    from vtokens.api import load
-    from vtokens.engine import Handle, Report, attach, attachment, detach
-    from vtokens.saved import from_pretrained, save_pretrained
-    from vtokens.strategies import Strategy, describe, register
+    from vtokens.adapters import models as models
+    from vtokens.api import load as load
+    from vtokens.engine import Handle as Handle
+    from vtokens.engine import Report as Report
+    from vtokens.engine import attach as attach
+    from vtokens.engine import attachment as attachment
+    from vtokens.engine import detach as detach
+    from vtokens.saved import from_pretrained as from_pretrained
+    from vtokens.saved import save_pretrained as save_pretrained
+    from vtokens.strategies import Strategy as Strategy
+    from vtokens.strategies import describe as describe
+    from vtokens.strategies import register as register
 
 
 def __getattr__(name: str) -> Any:

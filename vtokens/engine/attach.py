@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ from vtokens.engine.hooks import Engine
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 
-_attached: weakref.WeakKeyDictionary[Any, Handle] = weakref.WeakKeyDictionary()
+_HANDLE = "_vtokens_handle"
 
 
 class Handle:
@@ -27,7 +26,7 @@ class Handle:
     def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...]) -> None:
         self.strategies = strategies
         self._adapter = adapter_for(model)
-        taken = _attached.get(self._adapter.multimodal)
+        taken = _held(self._adapter.multimodal)
         if taken is not None:
             raise ValueError(
                 f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
@@ -41,7 +40,8 @@ class Handle:
             )
         self._engine = Engine(self._adapter, strategies)
         self._engine.install()
-        _attached[self._adapter.multimodal] = self
+        # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
+        self._adapter.multimodal.__dict__[_HANDLE] = self
 
     @property
     def strategy(self) -> str:
@@ -51,12 +51,12 @@ class Handle:
     @property
     def attached(self) -> bool:
         """False after `detach()`."""
-        return _attached.get(self._adapter.multimodal) is self
+        return _held(self._adapter.multimodal) is self
 
     def detach(self) -> None:
         """Leave the model as if it had never been touched. Calling it twice does no harm."""
         if self.attached:
-            del _attached[self._adapter.multimodal]
+            del self._adapter.multimodal.__dict__[_HANDLE]
         self._engine.remove()
 
     def report(self) -> Report:
@@ -106,7 +106,11 @@ def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **o
 
 def attachment(model: PreTrainedModel) -> Handle | None:
     """The handle of what is attached to `model`, or None."""
-    return _attached.get(adapter_for(model).multimodal)
+    return _held(adapter_for(model).multimodal)
+
+
+def _held(multimodal: Any) -> Handle | None:
+    return multimodal.__dict__.get(_HANDLE)
 
 
 def detach(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _PREFIX = "vtokens_"
 Watcher = Callable[[nn.Module, Tensor, Tensor, float, dict[str, Any]], None]
-_watchers: dict[int, Watcher] = {}
+_WATCHER = "_vtokens_watcher"
 
 
 class _AsChosen:
@@ -40,13 +40,13 @@ class Watch:
         AttentionInterface.register(name, _watched)
         config = copy.copy(self._config)
         config._attn_implementation_internal = name
-        _watchers[id(module)] = watcher
+        # On the copy, so that it lives and dies, and is deep-copied, with the module.
+        setattr(config, _WATCHER, watcher)
         module.config = config
 
     def remove(self) -> None:
         """Put the module's own config back."""
         self._module.config = self._config
-        _watchers.pop(id(self._module), None)
 
 
 def _watched(
@@ -58,9 +58,8 @@ def _watched(
     **kwargs: Any,
 ) -> Any:
     chosen = module.config._attn_implementation.removeprefix(_PREFIX)
-    watcher = _watchers.get(id(module))
-    if watcher is not None:
-        watcher(module, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs)
+    watcher: Watcher = getattr(module.config, _WATCHER)
+    watcher(module, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
     if chosen not in (

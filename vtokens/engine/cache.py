@@ -92,7 +92,7 @@ class ReducedLayer(DynamicLayer):
         super().batch_select_indices(indices)
         self._map_valid(lambda valid: valid[indices.to(valid.device)])
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._map_valid(lambda valid: valid.index_select(0, beam_idx.to(valid.device)))
 
@@ -149,7 +149,7 @@ def check_cache(cache: Cache | None) -> None:
     for layer in cache.layers:
         if type(layer) not in (DynamicLayer, ReducedLayer):
             raise ValueError(
-                f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length differs "
-                "from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or quantised "
+                f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
+                "differs from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or quantised "
                 "cache, no sliding window), or detach() the strategy"
             )

@@ -59,10 +59,32 @@ def seen_in(modality: str, output: Any) -> Seen:
     seen = getattr(output, _MARK, None)
     if seen is None:
         raise ValueError(
-            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, so its layout is unknown: "
-            f"call model.get_{modality}_features(...) again, or pass pixel_values"
+            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, so its layout is "
+            f"unknown: call model.get_{modality}_features(...) again, or pass pixel_values"
         )
     return seen
+
+
+class _Features:
+    """Stands in for `get_image_features` on one instance; an object, so that a deep copy belongs to the copy."""
+
+    def __init__(self, adapter: Adapter, modality: str, name: str, report: Callable[[Seen], None]) -> None:
+        self._adapter, self._modality, self.__name__, self._report = adapter, modality, name, report
+        # generate() reads the parameters off the signature.
+        self.__signature__ = inspect.signature(getattr(adapter.multimodal, name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        seen = Seen(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
+        before, _running.seen = getattr(_running, "seen", None), seen
+        try:
+            multimodal = self._adapter.multimodal
+            output = getattr(type(multimodal), self.__name__)(multimodal, *args, **kwargs)
+        finally:
+            _running.seen = before
+        if not isinstance(output, tuple):
+            setattr(output, _MARK, seen)
+        self._report(seen)
+        return output
 
 
 class TowerWatch:
@@ -73,38 +95,15 @@ class TowerWatch:
     """
 
     def __init__(self, adapter: Adapter, blocks: Sequence[int], report: Callable[[Seen], None]) -> None:
-        self._adapter, self._report = adapter, report
+        self._adapter = adapter
         self._watches = [Watch(adapter.tower_attentions[b], functools.partial(self._on_block, b)) for b in blocks]
         self._wrapped: list[str] = []
         for modality in MODALITIES:
             name = f"get_{modality}_features"
             if hasattr(adapter.multimodal, name):
-                self._wrap(modality, name)
-
-    def _wrap(self, modality: str, name: str) -> None:
-        original = getattr(self._adapter.multimodal, name)
-        signature = inspect.signature(original)
-
-        @functools.wraps(original)
-        def features(*args: Any, **kwargs: Any) -> Any:
-            seen = Seen(
-                self._adapter,
-                modality,
-                dict(signature.bind_partial(*args, **kwargs).arguments),
-            )
-            before, _running.seen = getattr(_running, "seen", None), seen
-            try:
-                output = original(*args, **kwargs)
-            finally:
-                _running.seen = before
-            if not isinstance(output, tuple):
-                setattr(output, _MARK, seen)
-            self._report(seen)
-            return output
-
-        # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
-        self._adapter.multimodal.__dict__[name] = features
-        self._wrapped.append(name)
+                # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
+                adapter.multimodal.__dict__[name] = _Features(adapter, modality, name, report)
+                self._wrapped.append(name)
 
     def remove(self) -> None:
         """Stop watching."""

@@ -49,7 +49,7 @@ class Todre(Strategy):
         super().__post_init__()
         if self.objective not in ("maxsum", "kcenter"):
             raise unknown("objective", self.objective, ("maxsum", "kcenter"))
-        if self.exit_threshold is not None and not 0 <= self.exit_threshold:
+        if self.exit_threshold is not None and not self.exit_threshold >= 0:
             raise ValueError(f"exit_threshold={self.exit_threshold!r} is not a share of attention: 0 or more, or None")
         if not 0 < self.exit_depth < 1:
             raise ValueError(f"exit_depth={self.exit_depth!r} is out of range: a share of the depth in (0, 1)")

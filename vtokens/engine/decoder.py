@@ -1,0 +1,78 @@
+"""Decoder layers that see less than was fed: their masks, their positions, and what their cache stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vtokens.engine.cache import Prefix, ReducedLayer, stored_length
+from vtokens.engine.call import Call
+from vtokens.engine.masks import join, layer_mask
+from vtokens.engine.reduction import gather
+
+
+def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
+    cache = kwargs.get("past_key_values")
+    held = cache.layers[index] if cache is not None and index < len(cache.layers) else None
+    reduced = held if isinstance(held, ReducedLayer) else None
+    if call.view is None and reduced is None:
+        return None
+    kwargs = dict(kwargs)
+    if call.view is not None:
+        call.by_layer[index] = call.view
+        # Only packed-sequence detection reads them here, and gaps in them look like packing.
+        kwargs["position_ids"] = None
+    if call.rows is not None:
+        kwargs["position_embeddings"] = _position_embeddings(call, kwargs["position_embeddings"])
+    if call.view is not call.entry or call.past or reduced is not None:
+        kwargs["attention_mask"] = _mask(call, index, cache, reduced, hidden)
+    return kwargs
+
+
+def account(call: Call, cache: Any) -> None:
+    """Tell the cache layers that stored less than was fed."""
+    assert call.fed_layout is not None
+    for index, view in call.by_layer.items():
+        layer = cache.layers[index]
+        new = view.index.shape[1]
+        stored = stored_length(cache, index)
+        before = _padding(call, layer if isinstance(layer, ReducedLayer) else None)
+        valid = join(before, view.mask(_chunk(call)), stored - new, new)
+        prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, view.group)
+        cache.layers[index] = ReducedLayer.adopt(layer, prefix)
+
+
+def _position_embeddings(call: Call, embeddings: Any) -> Any:
+    """(cos, sin) of the rows still seen, from those the language model made at its input."""
+    assert call.view is not None
+    assert call.rows is not None
+    key = ("positions", call.view.group)
+    if key not in call.scratch:
+        call.scratch[key] = tuple(gather(part, call.rows, part.dim() - 2) for part in embeddings)
+    return call.scratch[key]
+
+
+def _mask(call: Call, index: int, cache: Any, reduced: ReducedLayer | None, hidden: Tensor) -> Any:
+    past = stored_length(cache, index)
+    # Layers that were reduced together share one mask.
+    key = ("mask", past, reduced.prefix.group if reduced else 0, call.view.group if call.view else 0)
+    if key not in call.scratch:
+        after = _chunk(call) if call.view is None else call.view.mask(_chunk(call))
+        allowed = join(_padding(call, reduced), after, past, hidden.shape[1])
+        allowed = None if allowed is None else allowed.to(hidden.device)
+        call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed)
+    return call.scratch[key]
+
+
+def _padding(call: Call, reduced: ReducedLayer | None) -> Tensor | None:
+    """The padding mask over what a layer has cached."""
+    if reduced is not None:
+        return reduced.padding(call.fed_mask, call.past)
+    return None if call.fed_mask is None else call.fed_mask[:, : call.past]
+
+
+def _chunk(call: Call) -> Tensor | None:
+    """The padding mask over what this pass feeds."""
+    return None if call.fed_mask is None else call.fed_mask[:, call.past :]

@@ -1,0 +1,104 @@
+"""The passes that bring pictures: reading their layout, letting strategies act, cutting the decoder's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.cache import check_cache
+from vtokens.engine.call import Call, Record
+from vtokens.engine.masks import join
+from vtokens.engine.reduction import gather, reduce
+from vtokens.layout import Layout
+from vtokens.strategies.base import Selection, Strategy, Visuals
+
+
+def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
+    """Find the visual tokens of a pass; None if it brings no pictures.
+
+    Args:
+        call: the pass.
+        kwargs: what the language model is about to get.
+
+    Raises:
+        ValueError: the pass cannot be pruned; says why and the way out.
+    """
+    if not call.seen:
+        if call.inputs.get("inputs_embeds") is not None and call.past == 0:
+            raise ValueError(
+                "inputs_embeds without pixel_values do not tell where their visual tokens are: pass input_ids and "
+                "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
+            )
+        return None
+    language_model = call.adapter.language_model
+    if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
+        raise ValueError(
+            "output_attentions=True cannot be met while tokens are dropped: layers see different lengths. "
+            "Use handle.report() for what was kept, or detach() the strategy first"
+        )
+    if language_model.training and getattr(language_model, "gradient_checkpointing", False):
+        raise ValueError(
+            "gradient checkpointing runs layers a second time, without the tokens' layout: "
+            "call model.gradient_checkpointing_disable(), or detach() the strategy for training"
+        )
+    mask = kwargs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        raise ValueError(
+            "only a 2-D attention_mask (batch, length) can be cut to the tokens kept: pass the padding mask, "
+            "not a prepared one, or detach() the strategy"
+        )
+    check_cache(kwargs.get("past_key_values"))
+    placeholders = call.adapter.placeholders(call.inputs)
+    some = next(iter(placeholders.values()))
+    valid = torch.ones_like(some) if mask is None else mask[:, -some.shape[1] :].to(some.device).bool()
+    return Layout.build(placeholders, {seen.modality: seen.pictures for seen in call.seen}, valid)
+
+
+def enter(call: Call, layout: Layout, strategies: Sequence[Strategy], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Let the `prompt` strategies act; returns the language model's cut inputs, None if nothing was dropped."""
+    hidden = kwargs["inputs_embeds"]
+    call.layout = call.fed_layout = layout
+    call.length = hidden.shape[1]
+    if call.past == 0 and not layout.padded:
+        call.fed_mask = None  # a mask of ones: knowing so keeps the attention's fast path
+    call.record = Record(layout, call.length, len(call.adapter.layers), hidden.element_size())
+    for strategy in strategies:
+        hidden = select(call, strategy, strategy.at_prompt, hidden)
+    call.entry, call.rows = call.view, None
+    if call.view is None:
+        return None
+    before = None if call.fed_mask is None else call.fed_mask[:, : call.past]
+    after = call.view.mask(None if call.fed_mask is None else call.fed_mask[:, call.past :])
+    allowed = join(before, after, call.past, hidden.shape[1])
+    if allowed is None:  # said out loud, since gaps in position_ids without a mask look like packed sequences
+        allowed = torch.ones(len(hidden), call.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
+    position_ids = kwargs.get("position_ids")
+    if position_ids is None:
+        position_ids = torch.arange(call.past, call.past + call.length, device=hidden.device)[None]
+    position_ids = gather(position_ids, call.view.index, position_ids.dim() - 1)
+    return dict(kwargs, inputs_embeds=hidden, attention_mask=allowed, position_ids=position_ids)
+
+
+def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection | None], hidden: Tensor) -> Tensor:
+    """Let one strategy act on the states (B, W, D); returns those that go on."""
+    assert call.layout is not None
+    assert call.record is not None
+    layout = call.layout = call.layout.to(hidden.device)
+    if not any(layout.counts):
+        return hidden
+    with call.record.selecting(hidden.device):
+        selection = stage(Visuals(hidden, layout, strategy.grouping, call))
+        if selection is None:
+            return hidden
+        stay = layout.groups(strategy.grouping).scatter(selection.keep, layout.visual)
+        counts = selection.counts if strategy.grouping == "image" else None
+        reduced = reduce(layout, stay, layout.count(stay) if counts is None else counts, call.view)
+        if reduced is None:
+            return hidden
+        call.view, rows = reduced
+        call.layout = call.view.layout
+        call.rows = rows if call.rows is None else call.rows.to(rows.device).gather(1, rows)
+        return gather(hidden, rows, 1)
