@@ -1,0 +1,65 @@
+"""Scenes: the embedded testbed, pictures with exact ground truth, and the tiny trained models shipped with it.
+
+    from vtokens import scenes
+    sample = scenes.examples("test", n=110)
+    folder = scenes.embedded_path("scenes-llava")      # load it like any other checkpoint
+    scenes.evaluate(model, processor, sample)["overall"]
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .embedded import embedded_models, embedded_path
+    from .evaluation import Accuracy, accuracy, answer, evaluate
+    from .questions import ALL_KINDS, KINDS, POPE
+    from .sampling import Example, examples, prompt, score
+    from .world import CLASSES, COLOURS, PAIRS, SHAPES, SPLITS, Pair, Scene, Thing, draw_scene
+
+_HOME = {
+    "embedded": ("embedded_models", "embedded_path"),
+    "evaluation": ("Accuracy", "accuracy", "answer", "evaluate"),
+    "sampling": ("Example", "examples", "prompt", "score"),
+    "questions": ("ALL_KINDS", "KINDS", "POPE"),
+    "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing", "draw_scene"),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "ALL_KINDS",
+    "CLASSES",
+    "COLOURS",
+    "KINDS",
+    "PAIRS",
+    "POPE",
+    "SHAPES",
+    "SPLITS",
+    "Accuracy",
+    "Example",
+    "Pair",
+    "Scene",
+    "Thing",
+    "accuracy",
+    "answer",
+    "draw_scene",
+    "embedded_models",
+    "embedded_path",
+    "evaluate",
+    "examples",
+    "prompt",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,22 @@
+"""The models that ship with the package, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .._errors import unknown
+
+_FOLDER = Path(__file__).parent / "weights"
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship with the package, sorted."""
+    return sorted(p.parent.name for p in _FOLDER.glob("*/config.json"))
+
+
+def embedded_path(name: str) -> Path:
+    """Folder of the embedded model `name`, a Hugging Face checkpoint; ValueError if there is none."""
+    names = embedded_models()
+    if name not in names:
+        raise unknown("embedded model", name, names)
+    return _FOLDER / name

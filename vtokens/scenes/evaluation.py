@@ -1,0 +1,80 @@
+"""Asking a model all questions of a list of examples, and counting what it gets right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .sampling import Example, prompt, score
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`correct` of `n` answers were right: `share`, with its 95% Wilson interval from `low` to `high` (all 0-1)."""
+
+    n: int
+    correct: int
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.n})"
+
+
+def accuracy(correct: int, n: int) -> Accuracy:
+    """The share of `correct` in `n` with its Wilson score interval (Wilson, 1927).
+
+    Raises ValueError unless 0 <= correct <= n and n >= 1.
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"need 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    return Accuracy(n, correct, correct / n, float(interval.low), float(interval.high))
+
+
+def answer(
+    model: Any,
+    processor: Any,
+    examples: Sequence[Example],
+    batch_size: int = 32,
+    max_new_tokens: int | None = None,
+) -> list[str]:
+    """The model's greedy answers, in the order of `examples`: the processor, model.generate, nothing else.
+
+    max_new_tokens: None for the model's own limit. Raises ValueError for batch_size < 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    found = [""] * len(examples)
+    # Captions last: a batch runs until its longest answer ends.
+    order = sorted(range(len(examples)), key=lambda i: examples[i].kind == "caption")
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        inputs = processor(
+            images=[examples[i].image for i in part],
+            text=[prompt(processor, examples[i].question) for i in part],
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
+        tokens = model.generate(**inputs, do_sample=False, **limit)
+        texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for i, text in zip(part, texts, strict=True):
+            found[i] = text.strip()
+    return found
+
+
+def evaluate(model: Any, processor: Any, examples: Sequence[Example], batch_size: int = 32) -> dict[str, Accuracy]:
+    """Accuracy per kind, and over all examples under 'overall'. Raises ValueError for an empty list."""
+    if not examples:
+        raise ValueError("examples is empty; vtokens.scenes.examples() draws some")
+    right: dict[str, list[bool]] = defaultdict(list)
+    for example, text in zip(examples, answer(model, processor, examples, batch_size), strict=True):
+        for key in (example.kind, "overall"):
+            right[key].append(score(text, example))
+    return {kind: accuracy(sum(hits), len(hits)) for kind, hits in right.items()}

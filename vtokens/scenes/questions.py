@@ -1,0 +1,216 @@
+"""The questions asked about scenes, each with the one right answer.
+
+`ask` draws a question of a kind about a scene; the answer follows from the scene's visible contents alone (in training
+it can follow from the annotation instead, which also names invisible partners: see `vtokens.scenes.world.Pair`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._errors import unknown
+from .world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, POPULAR, ROWS, SHAPES, Scene, Thing
+
+#: The kinds that `examples` balances over when it is not told which.
+KINDS = (
+    "exist",
+    "where",
+    "at",
+    "colour_at",
+    "colour_of",
+    "shape_of",
+    "count_all",
+    "count_colour",
+    "count_shape",
+    "digit",
+    "caption",
+)
+#: POPE's three settings: half yes; the negatives random, among the frequent classes, or the missing partner.
+POPE = ("pope_random", "pope_popular", "pope_adversarial")
+ALL_KINDS = KINDS + POPE
+
+Asked = tuple[str, str]
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise ValueError with the nearest name if one of `kinds` is none of KINDS and POPE, or if there is none."""
+    if isinstance(kinds, str):
+        raise TypeError(f"kinds must be a sequence of names such as ['exist', 'where'], not the string {kinds!r}")
+    if not kinds:
+        raise ValueError("kinds is empty; pass None for all of " + ", ".join(KINDS))
+    for kind in kinds:
+        if kind not in ALL_KINDS:
+            raise unknown("kind", kind, ALL_KINDS)
+
+
+def ask(scene: Scene, kind: str, rng: np.random.Generator, annotated: bool = False) -> Asked | None:
+    """Draw a question of `kind` about `scene`: (question, answer), or None if the scene cannot carry this kind.
+
+    `annotated` takes the annotation for the truth in existence questions and captions, invisible partners included.
+    Raises ValueError for an unknown kind.
+    """
+    if kind not in _ASK:
+        check_kinds([kind])
+    seen = scene.objects if annotated and kind in ("exist", "caption") else scene.visible
+    return _ASK[kind](scene, seen, rng)
+
+
+def exist_question(number: int) -> str:
+    """The existence question about class `number`, worded as POPE words it."""
+    return f"Is there a {CLASSES[number]} in the image?"
+
+
+def caption_of(things: Sequence[Thing]) -> str:
+    """The caption that names these things in raster order, such as 'red circle, blue square'."""
+    return ", ".join(t.name for t in sorted(things, key=lambda t: t.cell))
+
+
+def missing_partners(scene: Scene) -> list[int]:
+    """The classes that usually come with something visible in the scene but are not annotated in it."""
+    here = {t.number for t in scene.visible}
+    there = {t.number for t in scene.objects}
+    return [p.partner for p in PAIRS if p.trigger in here and p.partner not in there]
+
+
+def _pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
+    return items[int(rng.integers(len(items)))]
+
+
+def _exist(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    here = {t.number for t in seen}
+    if rng.random() < 0.5:
+        return exist_question(_pick(rng, sorted(here))), "yes"
+    partners = [k for k in missing_partners(scene) if k not in here]
+    if scene.split == "train" and partners and rng.random() < 0.2:
+        return exist_question(_pick(rng, partners)), "no"
+    absent = [k for k in range(len(CLASSES)) if k not in here and k not in partners]
+    if rng.random() < 0.5:
+        # Half of the negatives share a colour or a shape with something in the picture.
+        rows, columns = {k // len(SHAPES) for k in here}, {k % len(SHAPES) for k in here}
+        near = [k for k in absent if k // len(SHAPES) in rows or k % len(SHAPES) in columns]
+        absent = near or absent
+    return exist_question(_pick(rng, absent)), "no"
+
+
+def _pope(choose: Callable[[Scene, set[int]], list[int]]) -> Callable[..., Asked | None]:
+    def asked(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+        here = {t.number for t in seen}
+        # Both answers need a scene that could carry the negative, so that 'yes' and 'no' come from the same scenes.
+        negatives = choose(scene, here)
+        if not negatives or not here:
+            return None
+        if rng.random() < 0.5:
+            return exist_question(_pick(rng, sorted(here))), "yes"
+        return exist_question(_pick(rng, negatives)), "no"
+
+    return asked
+
+
+def _random(scene: Scene, here: set[int]) -> list[int]:
+    gone = missing_partners(scene)
+    return [k for k in range(len(CLASSES)) if k not in here and k not in gone]
+
+
+def _popular(scene: Scene, here: set[int]) -> list[int]:
+    frequent = (*POPULAR, *(p.trigger for p in PAIRS))
+    return [k for k in _random(scene, here) if k in frequent]
+
+
+def _adversarial(scene: Scene, here: set[int]) -> list[int]:
+    return missing_partners(scene)
+
+
+def _where(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    thing: Thing = _pick(rng, seen)
+    return f"Where is the {thing.name}?", _place(thing.row, thing.column)
+
+
+def _at(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    taken = {t.cell: t.name for t in seen}
+    printed = {t.cell for t in (*scene.digits, *scene.objects)}
+    empty = [c for c in range(GRID * GRID) if c not in taken and c not in printed]
+    cell: int = _pick(rng, empty if empty and rng.random() < 0.25 else sorted(taken))
+    return f"What is at {_place(cell // GRID, cell % GRID)}?", taken.get(cell, "nothing")
+
+
+def _colour_at(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    thing: Thing = _pick(rng, seen)
+    return f"What colour is at {_place(thing.row, thing.column)}?", thing.colour
+
+
+def _colour_of(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    shapes = [t.shape for t in seen]
+    single = [t for t in seen if shapes.count(t.shape) == 1]
+    if not single:
+        return None
+    thing: Thing = _pick(rng, single)
+    return f"What colour is the {thing.shape}?", thing.colour
+
+
+def _shape_of(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    colours = [t.colour for t in seen]
+    single = [t for t in seen if colours.count(t.colour) == 1]
+    if not single:
+        return None
+    thing: Thing = _pick(rng, single)
+    return f"What shape is {thing.colour}?", thing.shape
+
+
+def _count(seen: Sequence[Thing], what: str) -> str:
+    return NUMBERS[sum(what in (t.shape, t.colour) for t in seen)]
+
+
+def _count_all(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    return "How many objects are there?", NUMBERS[len(seen)]
+
+
+def _one(rng: np.random.Generator, present: list[str], every: Sequence[str]) -> str:
+    # Three in four about something present; drawing with repeats favours what is there more than once.
+    return _pick(rng, present if rng.random() < 0.75 else every)
+
+
+def _count_colour(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    colour = _one(rng, [t.colour for t in seen], COLOURS)
+    return f"How many {colour} objects are there?", _count(seen, colour)
+
+
+def _count_shape(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    shape = _one(rng, [t.shape for t in seen], SHAPES)
+    plural = "crosses" if shape == "cross" else shape + "s"
+    return f"How many {plural} are there?", _count(seen, shape)
+
+
+def _digit(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    if not scene.digits:
+        return None
+    thing: Thing = _pick(rng, scene.digits)
+    return f"What digit is at {_place(thing.row, thing.column)}?", NUMBERS[thing.digit or 0]
+
+
+def _caption(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
+    return "Describe the image.", caption_of(seen)
+
+
+def _place(row: int, column: int) -> str:
+    return f"{ROWS[row]} {COLUMNS[column]}"
+
+
+_ASK: dict[str, Callable[..., Asked | None]] = {
+    "exist": _exist,
+    "where": _where,
+    "at": _at,
+    "colour_at": _colour_at,
+    "colour_of": _colour_of,
+    "shape_of": _shape_of,
+    "count_all": _count_all,
+    "count_colour": _count_colour,
+    "count_shape": _count_shape,
+    "digit": _digit,
+    "caption": _caption,
+    "pope_random": _pope(_random),
+    "pope_popular": _pope(_popular),
+    "pope_adversarial": _pope(_adversarial),
+}

@@ -1,0 +1,31 @@
+"""Command line of the recipe: `python -m vtokens.scenes.train --out DIR --seed 0`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from .stages import MINUTES, STAGES, compile_layers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vtokens.scenes.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the stages' weights and the final model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stage", choices=list(STAGES), action="append", help="run only this stage (may be repeated)")
+    parser.add_argument("--minutes-scale", type=float, default=1.0, help="multiplies every stage's minutes")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the layers")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not args.no_compile:
+        compile_layers()
+    for name in args.stage or STAGES:
+        torch.manual_seed(args.seed)
+        STAGES[name](args.out, args.seed, MINUTES[name] * args.minutes_scale, device)
+
+
+if __name__ == "__main__":
+    main()
