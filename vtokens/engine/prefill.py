@@ -17,14 +17,22 @@ from vtokens.strategies.base import Selection, Strategy, Visuals
 
 
 def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
-    """Find the visual tokens of a pass; None if it brings no pictures.
+    """Find the visual tokens of a pass, from what the language model is about to get; None if it brings no pictures."""
+    if not call.seen:
+        return None
+    placeholders = call.adapter.placeholders(call.inputs)
+    some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
+    two = isinstance(mask, Tensor) and mask.dim() == 2
+    valid = mask[:, -some.shape[1] :].to(some.device).bool() if two else torch.ones_like(some)
+    return Layout.build(placeholders, {seen.modality: seen.pictures for seen in call.seen}, valid)
+
+
+def refuse(call: Call, kwargs: dict[str, Any]) -> None:
+    """Raise `ValueError` if a pass cannot be pruned; says why and the way out.
 
     Args:
         call: the pass.
         kwargs: what the language model is about to get.
-
-    Raises:
-        ValueError: the pass cannot be pruned; says why and the way out.
     """
     if not call.seen:
         if call.inputs.get("inputs_embeds") is not None and call.past == 0:
@@ -32,7 +40,7 @@ def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
                 "inputs_embeds without pixel_values do not tell where their visual tokens are: pass input_ids and "
                 "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
             )
-        return None
+        return
     language_model = call.adapter.language_model
     if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
         raise ValueError(
@@ -51,10 +59,6 @@ def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
             "not a prepared one, or detach() the strategy"
         )
     check_cache(kwargs.get("past_key_values"))
-    placeholders = call.adapter.placeholders(call.inputs)
-    some = next(iter(placeholders.values()))
-    valid = torch.ones_like(some) if mask is None else mask[:, -some.shape[1] :].to(some.device).bool()
-    return Layout.build(placeholders, {seen.modality: seen.pictures for seen in call.seen}, valid)
 
 
 def enter(call: Call, layout: Layout, strategies: Sequence[Strategy], kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -101,4 +105,6 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         call.view, rows = reduced
         call.layout = call.view.layout
         call.rows = rows if call.rows is None else call.rows.to(rows.device).gather(1, rows)
+        # What was observed before goes along, for the next strategy that reads it.
+        call.received = {key: part.gather(1, rows.to(part.device)) for key, part in call.received.items()}
         return gather(hidden, rows, 1)
