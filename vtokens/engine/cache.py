@@ -150,6 +150,6 @@ def check_cache(cache: Cache | None) -> None:
         if type(layer) not in (DynamicLayer, ReducedLayer):
             raise ValueError(
                 f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
-                "differs from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or quantised "
-                "cache, no sliding window), or detach() the strategy"
+                "differs from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or "
+                "quantised cache, no sliding window), or detach() the strategy"
             )

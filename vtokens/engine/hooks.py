@@ -14,7 +14,7 @@ from vtokens.engine.attention import Watch
 from vtokens.engine.call import Call, Record
 from vtokens.engine.decoder import account, adjust
 from vtokens.engine.plan import Plan
-from vtokens.engine.prefill import enter, read_layout, select
+from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.reduction import expand
 from vtokens.engine.tower import MODALITIES, Seen, TowerWatch, seen_in
 from vtokens.strategies.base import Strategy
@@ -71,8 +71,8 @@ class Engine:
         calls.start(id(self), call)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
         given = inputs.get("mm_encoder_outputs") or {}
-        if self.plan:
-            call.seen = [seen_in(m, given[m]) for m in MODALITIES if given.get(m) is not None]
+        seen = [seen_in(m, given[m], bool(self.plan)) for m in MODALITIES if given.get(m) is not None]
+        call.seen = [s for s in seen if s is not None]
 
     def _on_features(self, seen: Seen) -> None:
         call = calls.current(id(self))
@@ -88,7 +88,9 @@ class Engine:
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         call.past = 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        layout = read_layout(call, kwargs) if self.plan and not call.direct else None
+        if self.plan and not call.direct:
+            refuse(call, kwargs)
+        layout = None if call.direct else read_layout(call, kwargs)
         if layout is None:
             return None
         changed = enter(call, layout, self.plan.at_prompt, kwargs)

@@ -22,8 +22,9 @@ def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
         return None
     placeholders = call.adapter.placeholders(call.inputs)
     some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
-    two = isinstance(mask, Tensor) and mask.dim() == 2
-    valid = mask[:, -some.shape[1] :].to(some.device).bool() if two else torch.ones_like(some)
+    valid = torch.ones_like(some)
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        valid = mask[:, -some.shape[1] :].to(some.device).bool()
     return Layout.build(placeholders, {seen.modality: seen.pictures for seen in call.seen}, valid)
 
 

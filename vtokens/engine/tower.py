@@ -50,14 +50,14 @@ class Seen:
         return self.adapter.to_tokens(self.modality, total, self.inputs)
 
 
-def seen_in(modality: str, output: Any) -> Seen:
+def seen_in(modality: str, output: Any, needed: bool) -> Seen | None:
     """What the tower saw when it made `output`.
 
     Raises:
-        ValueError: it was made while no strategy was attached.
+        ValueError: it was made while nothing was attached, though what it saw is `needed`.
     """
     seen = getattr(output, _MARK, None)
-    if seen is None:
+    if seen is None and needed:
         raise ValueError(
             f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, so its layout is "
             f"unknown: call model.get_{modality}_features(...) again, or pass pixel_values"

@@ -1,0 +1,64 @@
+"""The command line: `vtokens run`, `strategies`, `models` and `demo`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from vtokens import __version__
+from vtokens.cli import demo, listing, run
+
+_EXAMPLES = """examples:
+  vtokens demo
+  vtokens run photo.jpg "What is on the table?" --model llava-hf/llava-1.5-7b-hf --strategy todre --keep 0.1
+  vtokens run scene.png "how many objects are there?" --strategy "fastv(keep=0.25, layer=2)" --overlay kept.png
+  vtokens strategies "fast*"
+  vtokens models
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with usage errors on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see {self.prog} --help)")
+
+
+def fail(message: object) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    print(f"vtokens: error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = Parser(
+        prog="vtokens",
+        description="Visual-token pruning for vision-language models.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vtokens {__version__}")
+    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    for module in (run, listing, demo):
+        module.add_to(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `vtokens`. Errors are one line on stderr with exit code 2, never a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        fail("interrupted")
+    except BrokenPipeError:  # `vtokens strategies | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("VTOKENS_DEBUG"):
+            raise
+        fail(error or type(error).__name__)

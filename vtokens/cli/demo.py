@@ -1,0 +1,184 @@
+"""`vtokens demo`: every strategy on the embedded model, one table and one picture."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SPECS = ("random", "uniform", "cls", "fastv", "todre")
+_KEEPS = (0.5, 0.25, 0.1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; times are medians of paired ratios to the unpruned model."""
+
+    strategy: str
+    keep: float
+    tokens: float
+    accuracy: Any
+    gflops: float
+    kv_bytes: float
+    prefill: float
+    total: float
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "demo",
+        help="compare the strategies on the embedded model",
+        description="Answer questions about held-out scenes at full length and under each strategy, print what each "
+        "costs and how often it is right, and draw which patches each kept.",
+        epilog="examples:\n  vtokens demo\n  vtokens demo --questions 1100 --out runs/demo\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--model", default="scenes-llava", help="an embedded model (%(default)s)")
+    command.add_argument("--questions", type=int, default=330, metavar="N", help="held-out questions (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
+    command.add_argument("--batch-size", type=int, default=32, metavar="B", help="(%(default)s)")
+    command.add_argument("--out", default="demo", metavar="DIR", help="where the picture goes (%(default)s)")
+    command.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    import vtokens
+    from vtokens import scenes
+
+    if options.batch_size < 1:
+        raise ValueError(f"--batch-size {options.batch_size} is not allowed: an int of at least 1")
+    picture = Path(options.out) / "kept.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    model, processor = vtokens.load(options.model, strategy="none")
+    model.eval()
+    questions = scenes.examples("test", n=options.questions, seed=options.seed)
+    batch = _batch(processor, questions[: options.batch_size])
+    cells = [("none", 1.0), *((spec, keep) for spec in _SPECS for keep in _KEEPS)]
+    rows = [
+        _row(model, processor, questions, batch, *cell, options.batch_size)
+        for cell in track(cells, description="asking", transient=True, console=Console(stderr=True))
+    ]
+    Console(width=112).print(_table(rows, options.model, len(questions), options.batch_size))
+    kept_picture(model, processor, questions[0], _SPECS, _KEEPS).save(picture)
+    print(f"which patches each strategy kept: {picture}")
+
+
+def _batch(processor: Any, questions: Sequence[Any]) -> Any:
+    from vtokens import scenes
+
+    text = [scenes.prompt(processor, q.question) for q in questions]
+    return processor(images=[q.image for q in questions], text=text, padding=True, return_tensors="pt")
+
+
+def _row(
+    model: Any, processor: Any, questions: Sequence[Any], batch: Any, spec: str, keep: float, batch_size: int
+) -> Row:  # fmt: skip
+    import vtokens
+    from vtokens import scenes
+
+    with vtokens.attach(model, spec, None if spec == "none" else keep) as handle:
+        accuracy = scenes.evaluate(model, processor, questions, batch_size)["overall"]
+        _generate(model, batch, 1)
+        report = handle.report()
+    tokens = statistics.fmean(sample.average_tokens for sample in report.samples)
+    prefill = _paired(model, batch, spec, keep, 1)
+    total = _paired(model, batch, spec, keep, 24)
+    samples = len(report.samples)
+    return Row(spec, keep, tokens, accuracy, report.flops / samples / 1e9, report.kv_bytes / samples, prefill, total)
+
+
+def _paired(model: Any, batch: Any, spec: str, keep: float, new_tokens: int, rounds: int = 5) -> float:
+    """Median over rounds of (time with the strategy) / (time without), measured back to back."""
+    import vtokens
+
+    if spec == "none":
+        return 1.0
+    ratios = []
+    for _ in range(rounds + 1):
+        plain = _generate(model, batch, new_tokens)
+        with vtokens.attach(model, spec, keep):
+            ratios.append(_generate(model, batch, new_tokens) / plain)
+    return statistics.median(ratios[1:])  # the first round warms up
+
+
+def _generate(model: Any, batch: Any, new_tokens: int) -> float:
+    start = time.perf_counter()
+    # A fixed number of tokens, so that a shorter answer does not pass for speed.
+    model.generate(**batch, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+    return time.perf_counter() - start
+
+
+def _table(rows: Sequence[Row], model: str, questions: int, batch_size: int) -> Any:
+    from rich.table import Table
+
+    title = f"{model}: {questions} held-out questions, batches of {batch_size}; times as a share of the unpruned model"
+    table = Table(title=title, title_justify="left")
+    table.add_column("strategy")
+    for name in (
+        "keep",
+        "tokens/layer",
+        "accuracy [95% interval]",
+        "prefill GFLOPs",
+        "KV kB",
+        "prefill time",
+        "total time",
+    ):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(rows):
+        a = row.accuracy
+        last = number + 1 == len(rows) or rows[number + 1].strategy != row.strategy
+        table.add_row(
+            row.strategy,
+            f"{row.keep:g}",
+            f"{row.tokens:.1f}",
+            f"{a.share:.3f} [{a.low:.3f}, {a.high:.3f}]",
+            f"{row.gflops:.3f}",
+            f"{row.kv_bytes / 1e3:.0f}",
+            f"{row.prefill:.2f}",
+            f"{row.total:.2f}",
+            end_section=last,
+        )
+    return table
+
+
+def kept_picture(model: Any, processor: Any, question: Any, specs: Sequence[str], keeps: Sequence[float]) -> Any:
+    """One scene, a row per keep and a column per strategy: dropped patches dark (a PIL image)."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    import vtokens
+    from vtokens.overlay import overlay, seen_image
+
+    figure = Figure(figsize=(2.1 * (len(specs) + 1), 2.35 * len(keeps) + 0.7), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(keeps), len(specs) + 1, squeeze=False)
+    seen, batch = seen_image(processor, question.image), _batch(processor, [question])
+    for line, keep in zip(axes, keeps, strict=True):
+        line[0].imshow(seen.resize((480, 480), Image.Resampling.NEAREST))
+        line[0].set_title("what the model sees" if keep == keeps[0] else "", fontsize=9)
+        for axis, spec in zip(line[1:], specs, strict=True):
+            with vtokens.attach(model, spec, keep) as handle:
+                tokens = model.generate(**batch, do_sample=False)
+                sample = handle.report().samples[0]
+            answer = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+            axis.imshow(overlay(seen, sample.pictures[0]))
+            axis.set_title(
+                f"{spec}, keep {keep:g}\n{sample.average_tokens:.0f} tokens/layer: {answer.strip()!r}", fontsize=8
+            )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(f"{question.question!r}: the right answer is {question.answer!r}", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,71 @@
+"""Pictures of what was kept: dropped patches are dimmed, by the share of decoder layers that never saw them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vtokens.engine import KeptPicture
+
+_DIM = np.array([24.0, 24.0, 32.0])
+_LEAST = 0.14
+"""How bright a patch stays that no layer saw, so that the scene can still be made out."""
+
+
+def seen_image(processor: Any, image: Image.Image) -> Image.Image:
+    """The part of `image` that the model is given, in the shape its patch grid covers.
+
+    A processor that crops (LLaVA 1.5 cuts the centre square) is followed; others see the whole picture.
+    """
+    image = image.convert("RGB")
+    settings = getattr(processor, "image_processor", processor)
+    if not getattr(settings, "do_center_crop", False):
+        return image
+    size, crop = settings.size, settings.crop_size
+    edge = size.get("shortest_edge") if hasattr(size, "get") else size["shortest_edge"]
+    if edge:
+        scale = edge / min(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    width, height = crop["width"], crop["height"]
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def brightness(kept: KeptPicture, view: int = -1) -> np.ndarray:
+    """float (t, h, w) in 0..1: the share of decoder layers that saw each patch of a view (negative from the last)."""
+    picture = kept.picture
+    view %= len(picture.grids)
+    share = np.zeros(len(picture))
+    for positions in kept.kept:
+        share[positions] += 1 / len(kept.kept)
+    out = np.zeros(picture.grids[view])
+    inside = picture.view == view
+    out[picture.t[inside], picture.y[inside], picture.x[inside]] = share[inside]
+    return out
+
+
+def overlay(
+    image: Image.Image, kept: KeptPicture, view: int = -1, frame: int = 0, scale: int | None = None
+) -> Image.Image:
+    """Draw which patches of `image` were kept.
+
+    Args:
+        image: the picture as the model saw it (`seen_image`).
+        kept: from `handle.report().samples[row].pictures[number]`.
+        view: which view of an AnyRes picture; the last one is the detailed one.
+        frame: of a video.
+        scale: enlarge by this factor; default so that the longer side has about 480 pixels.
+
+    Returns:
+        An RGB image: patches that every layer saw as they are, others dimmer the fewer layers saw them.
+    """
+    grid = brightness(kept, view)[frame]
+    scale = max(1, 480 // max(image.size)) if scale is None else scale
+    size = (image.width * scale, image.height * scale)
+    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), dtype=float)
+    row = np.arange(size[1]) * grid.shape[0] // size[1]
+    column = np.arange(size[0]) * grid.shape[1] // size[0]
+    light = (_LEAST + (1 - _LEAST) * grid)[row][:, column, None]
+    return Image.fromarray((pixels * light + _DIM * (1 - light)).round().astype(np.uint8))
