@@ -1,0 +1,1 @@
+"""Tests of the engine: pruned equals masked, generation, life cycle, errors."""

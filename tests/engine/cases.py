@@ -1,0 +1,116 @@
+"""Drawn cases for the property tests, and the models they run on, built once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.families import build, image, inputs
+
+SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
+TEXTS = (
+    "",
+    "a",
+    "Is there a red square?",
+    "<image> is what?",
+    "Describe the picture in detail, then answer: <image>",
+    "On the left <image> and on the right, how many blue circles are there in all of it?",
+)
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "beam": {"do_sample": False, "num_beams": 3},
+    "sample": {"do_sample": True, "top_k": 0, "temperature": 1.3},
+}
+
+
+@lru_cache(maxsize=None)
+def model(family: str, role: str, attention: str = "sdpa") -> Any:
+    """A tiny model; the same weights for every `role` ("pruned" ones get strategies attached, "plain" ones never)."""
+    return build(family, attn_implementation=attention)[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one example of the property test runs.
+
+    Attributes:
+        spec: the strategies.
+        prompts, sizes: one prompt, and the (width, height) of its images, for each row.
+        side: padding side.
+        mode: a key of `MODES`.
+        seed: of the images and of sampling.
+        attention: of the pruned model and of the reference.
+    """
+
+    spec: str
+    prompts: tuple[str, ...]
+    sizes: tuple[tuple[tuple[int, int], ...], ...]
+    side: str
+    mode: str
+    seed: int
+    attention: tuple[str, str]
+
+    def batch(self, family: str) -> dict[str, Any]:
+        """The batch as the family's own processor makes it."""
+        pictures = [
+            [image(*size, seed=self.seed + 10 * row + number) for number, size in enumerate(group)]
+            for row, group in enumerate(self.sizes)
+        ]
+        return dict(inputs(family, list(self.prompts), pictures, self.side))  # type: ignore[arg-type]
+
+
+SHARES = st.one_of(st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.floats(0.02, 0.99))
+COUNTS = st.integers(1, 4)  # no family makes fewer than 4 tokens of an image
+BLOCKS = st.lists(st.integers(-4, 3), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+@st.composite
+def terms(draw: st.DrawFn, counts: bool = True) -> str:
+    """One strategy with drawn settings; `counts` allows `keep` to be a number of tokens."""
+    keep = draw(st.one_of(SHARES, COUNTS) if counts else SHARES)
+    name = draw(st.sampled_from(["random", "uniform", "cls", "fastv", "todre"]))
+    fields: dict[str, Any] = {"keep": keep}
+    if name == "random":
+        fields["seed"] = draw(st.integers(0, 3))
+    elif name == "cls":
+        fields["layers"] = draw(st.one_of(st.none(), BLOCKS))
+    elif name == "fastv":
+        fields["layer"] = draw(st.integers(1, 3))
+        fields["query_scope"] = draw(st.sampled_from(["last", "all_text"]))
+        fields["pool"] = draw(st.sampled_from(["image", "sample"]))
+    elif name == "todre":
+        fields["objective"] = draw(st.sampled_from(["maxsum", "kcenter"]))
+        fields["exit_threshold"] = draw(st.sampled_from([None, 0.1, 0.5, 2.0]))  # nothing exceeds 2: a forced exit
+        fields["exit_depth"] = draw(st.sampled_from([0.25, 0.5, 0.875]))
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> str:
+    """One strategy, or now and then two or three composed; a later one may not count on tokens already gone."""
+    more = draw(st.sampled_from([0, 0, 0, 1, 1, 2]))
+    return "+".join([draw(terms(counts=more == 0)), *(draw(terms(counts=False)) for _ in range(more))])
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """A whole case: at least one image in the batch, 0 to 2 in each row of a ragged one."""
+    rows = draw(st.sampled_from([1, 3]))
+    groups = st.lists(st.sampled_from(SIZES), min_size=int(rows == 1), max_size=2).map(tuple)
+    sizes = draw(st.tuples(*[groups] * rows).filter(any))
+    prompts = []
+    for group in sizes:
+        text = draw(st.sampled_from(TEXTS))
+        prompts.append(text if group else text.replace("<image>", "it") or "hello")
+    return Case(
+        spec=draw(specs()),
+        prompts=tuple(prompts),
+        sizes=sizes,
+        side=draw(st.sampled_from(["left", "right"])),
+        mode=draw(st.sampled_from(sorted(MODES))),
+        seed=draw(st.integers(0, 99)),
+        attention=draw(st.sampled_from([("sdpa", "eager"), ("eager", "eager"), ("sdpa", "sdpa"), ("eager", "sdpa")])),
+    )

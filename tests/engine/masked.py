@@ -1,0 +1,91 @@
+"""The oracle of all pruning: an untouched model at full length in which dropped keys are masked, layer by layer.
+
+Nothing of the engine takes part. transformers makes the causal and padding mask of the full-length sequence; forward
+pre-hooks on the decoder layers close the columns of those keys that the pruned model's layer never saw. Every layer of
+the reference computes and caches all positions, so keys, positions and cache lengths are those of the plain model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtokens import Report
+
+
+def decoder_layers(model: Any) -> Sequence[nn.Module]:
+    """The decoder layers of a model of any family, read off the model itself."""
+    return model.model.language_model.layers
+
+
+def dropped_keys(report: Report, valid: Tensor) -> list[Tensor]:
+    """For each decoder layer bool (B, N): fed positions it did not see, padding left out.
+
+    Args:
+        report: of the pruned call.
+        valid: (B, N) attention mask of the fed positions; B rows as the report has them (beams count).
+    """
+    dropped = []
+    for layer in range(len(report.samples[0].positions)):
+        missing = valid.bool().clone()
+        for row, sample in enumerate(report.samples):
+            missing[row, torch.from_numpy(sample.positions[layer])] = False
+        dropped.append(missing)
+    return dropped
+
+
+@contextmanager
+def masking(model: Any, dropped: Sequence[Tensor]) -> Iterator[Any]:
+    """Let each decoder layer of `model` ignore its `dropped` keys, bool (B, N) over the first N positions it caches.
+
+    Positions after N stay visible. Holds for prefill and for every later step, with and without a cache. Outputs at
+    positions that the last layer lost repeat the survivor before them, which is what a prompt that ends with its
+    picture goes on from.
+    """
+    hooks = [
+        layer.register_forward_pre_hook(partial(_close_columns, index, keys), with_kwargs=True)
+        for index, (layer, keys) in enumerate(zip(decoder_layers(model), dropped, strict=True))
+    ]
+    decoder = model.model.language_model
+    hooks.append(decoder.register_forward_hook(partial(_repeat_survivors, dropped[-1]), with_kwargs=True))
+    try:
+        yield model
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _close_columns(
+    index: int, dropped: Tensor, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    hidden = args[0] if args else kwargs["hidden_states"]
+    cache = kwargs.get("past_key_values")
+    past = 0 if cache is None else cache.get_seq_length(index)
+    queries, keys = hidden.shape[1], past + hidden.shape[1]
+    closed = nn.functional.pad(dropped, (0, max(0, keys - dropped.shape[1])))[:, None, None, :keys]
+    mask = kwargs.get("attention_mask")
+    if mask is None:  # SDPA leaves a plain causal mask to its kernel
+        mask = torch.ones(1, 1, queries, keys, dtype=torch.bool).tril(past)
+    if mask.dtype == torch.bool:
+        mask = mask & ~closed
+    else:  # filled, not added: twice the smallest number is minus infinity, and a row of those gives NaN
+        mask = mask.expand(len(hidden), -1, -1, -1).masked_fill(closed, torch.finfo(mask.dtype).min)
+    return args, dict(kwargs, attention_mask=mask)
+
+
+def _repeat_survivors(dropped: Tensor, decoder: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    hidden, cache = output.last_hidden_state, kwargs.get("past_key_values")
+    length = hidden.shape[1]
+    past = 0 if cache is None else cache.get_seq_length() - length  # the cache holds this pass already
+    rows = hidden.clone()
+    for row, lost in enumerate(dropped[:, past : past + length].tolist()):
+        for place in range(1, len(lost)):
+            if lost[place]:
+                rows[row, place] = rows[row, place - 1]
+    output.last_hidden_state = rows
+    return output

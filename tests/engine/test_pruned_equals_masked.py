@@ -1,0 +1,120 @@
+"""Pruned equals masked, drawn: every strategy x family x batch x padding x images x decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import given, settings
+
+import vtokens
+from tests.engine.cases import MODES, Case, cases, model
+from tests.engine.masked import decoder_layers, dropped_keys, masking
+from tests.families import FAMILIES
+
+TOLERANCE = 1e-4
+NEW = 3
+
+
+def generate(target: Any, batch: dict[str, Any], case: Case) -> Any:
+    """`NEW` tokens under the case's mode, with the scores they were chosen by."""
+    torch.manual_seed(case.seed)
+    return target.generate(
+        **batch, **MODES[case.mode], max_new_tokens=NEW, min_new_tokens=NEW,
+        return_dict_in_generate=True, output_logits=True, output_scores=True,
+    )  # fmt: skip
+
+
+def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str) -> vtokens.Report:
+    """Logits equal the masked model's, dropped positions repeating survivors, and each cache layer holds what its layer saw."""
+    with vtokens.attach(pruned, spec) as handle:
+        output = pruned(**batch, use_cache=True)
+        report = handle.report()
+    valid = batch["attention_mask"]
+    dropped = dropped_keys(report, valid)
+    with masking(reference, dropped):
+        expected = reference(**batch).logits
+    assert output.logits.shape == expected.shape
+    for row, sample in enumerate(report.samples):
+        fed = valid[row].bool().clone()
+        fed[: sample.positions[-1][0]] = False  # pictures lost from the very start have no survivor before them
+        torch.testing.assert_close(output.logits[row, fed], expected[row, fed], rtol=0, atol=TOLERANCE)
+    places = torch.arange(valid.shape[1])
+    behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
+    for index, layer in enumerate(output.past_key_values.layers):
+        seen = torch.tensor([len(sample.positions[index]) for sample in report.samples])
+        longest = int((seen + behind).max()) if dropped[index].any() else valid.shape[1]
+        assert layer.keys.shape[-2] == layer.values.shape[-2] == longest
+        assert layer.get_seq_length() == valid.shape[1]
+    return report
+
+
+def check_tokens(got: Any, expected: Any, new: int) -> None:
+    """Step by step the same logits and tokens, up to a tie that either choice may win."""
+    if "beam_indices" in expected:
+        torch.testing.assert_close(got.sequences_scores, expected.sequences_scores, rtol=0, atol=TOLERANCE)
+        if torch.equal(got.sequences, expected.sequences):
+            return
+    rows = torch.ones(len(expected.logits[0]), dtype=torch.bool)
+    for step in range(new):
+        mine, theirs = got.logits[step], expected.logits[step]
+        torch.testing.assert_close(mine[rows], theirs[rows], rtol=0, atol=TOLERANCE)
+        if "beam_indices" in expected:
+            continue
+        chosen, other = (out.sequences[:, step - new] for out in (got, expected))
+        for row in ((chosen != other) & rows).nonzero()[:, 0].tolist():
+            gap = theirs[row, chosen[row]] - theirs[row, other[row]]
+            assert abs(gap) < TOLERANCE, f"row {row}, step {step}: {chosen[row]} instead of {other[row]}"
+            rows[row] = False  # from here on the two go different ways
+
+
+def check_generate(batch: dict[str, Any], pruned: Any, reference: Any, case: Case, report: vtokens.Report) -> None:
+    """Generated tokens equal the masked model's, and `generate` selects as a plain call does."""
+    with vtokens.attach(pruned, case.spec) as handle:
+        got = generate(pruned, batch, case)
+        again = handle.report()
+    copies = len(again.samples) // len(report.samples)
+    assert copies == MODES[case.mode].get("num_beams", 1)
+    for row, sample in enumerate(again.samples):
+        for mine, plain in zip(sample.positions, report.samples[row // copies].positions, strict=True):
+            assert mine.tolist() == plain.tolist()
+    valid = batch["attention_mask"].repeat_interleave(copies, dim=0)
+    with masking(reference, dropped_keys(again, valid)):
+        expected = generate(reference, batch, case)
+    check_tokens(got, expected, NEW)
+
+
+def check_keep_all(batch: dict[str, Any], pruned: Any, plain: Any, case: Case) -> None:
+    """With `keep=1.0` everywhere nothing changes, to the last bit."""
+    strategies = [{**vtokens.strategies.to_dict(s), "keep": 1.0} for s in vtokens.strategies.parse(case.spec)]
+    with vtokens.attach(pruned, strategies):
+        got = pruned(**batch)
+        tokens = generate(pruned, batch, case)
+    expected = generate(plain, batch, case)
+    assert torch.equal(got.logits, plain(**batch).logits)
+    assert torch.equal(tokens.sequences, expected.sequences)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(tokens.logits, expected.logits, strict=True))
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_equals_masked(family: str) -> None:
+    """Logits, generated tokens and cache lengths are those of the masked model; `keep=1.0` changes no bit."""
+
+    @settings(max_examples=-(-settings.default.max_examples // len(FAMILIES)))
+    @given(cases())
+    @torch.no_grad()
+    def holds(case: Case) -> None:
+        pruned = model(family, "pruned", case.attention[0])
+        reference = model(family, "plain", case.attention[1])
+        batch = case.batch(family)
+        report = check_forward(batch, pruned, reference, case.spec)
+        check_generate(batch, pruned, reference, case, report)
+        check_keep_all(batch, pruned, model(family, "plain", case.attention[0]), case)
+        assert not any(layer._forward_pre_hooks for layer in decoder_layers(pruned))
+
+    if settings.default.derandomize:  # or every family would draw the same cases
+        holds = hypothesis.seed(FAMILIES.index(family))(holds)
+    holds()
