@@ -26,7 +26,7 @@ def check_keep(keep: object) -> Keep:
         return int(keep)
     share = float(keep)
     if math.isnan(share) or not 0.0 < share <= 1.0:
-        hint = f" (did you mean keep={int(share)}?)" if share > 1 and share == int(share) else ""
+        hint = f" (did you mean keep={int(share)}?)" if share > 1 and share.is_integer() else ""
         raise ValueError(f"keep={share!r} is out of range: {_ALLOWED}{hint}")
     return share
 
