@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
 from transformers.utils import cached_file
 
 from vtokens.strategies import Spec, Strategy, parse, to_dict
@@ -19,10 +20,13 @@ def save_pretrained(strategy: Spec, folder: str | Path) -> Path:
 
     Returns:
         The file written.
+
+    Raises:
+        TypeError, ValueError: what names no strategy; nothing is written.
     """
+    content = {"version": _VERSION, "strategies": [to_dict(s) for s in parse(strategy)]}
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"version": _VERSION, "strategies": [to_dict(s) for s in parse(strategy)]}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
 
@@ -44,14 +48,20 @@ def from_pretrained(name_or_path: str | Path, **hub: Any) -> tuple[Strategy, ...
 
 def read(source: str, **hub: Any) -> list[dict[str, Any]] | None:
     """The content of `vtokens.json` as a spec, or None where there is no such file."""
-    path = cached_file(
-        source, FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False, **hub
-    )
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        path = cached_file(source, FILE, **quiet, **hub)
+    except OSError as error:
+        if not isinstance(error.__cause__, HFValidationError):  # neither a folder nor anything like a hub id
+            raise
+        return None
     if path is None:
         return None
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         version, strategies = content["version"], content["strategies"]
+        if not isinstance(strategies, list) or not all(isinstance(s, dict) for s in strategies):
+            raise TypeError("'strategies' is no list of objects")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a strategy saved by vtokens: {error}") from error
     if version != _VERSION:
