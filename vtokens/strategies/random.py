@@ -24,6 +24,13 @@ class Random(Strategy):
     keep: Keep = 0.25
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed={self.seed!r} is not a seed: an int from 0 to 2**63 - 1 is allowed")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed!r} is out of range: an int from 0 to 2**63 - 1 is allowed")
+
     def at_prompt(self, visuals: Visuals) -> Selection:
         # Drawn on the CPU for each picture size, so that neither device nor batch changes what is kept.
         scores = torch.full(visuals.valid.shape, -1.0)

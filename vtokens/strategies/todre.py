@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -49,7 +51,10 @@ class Todre(Strategy):
         super().__post_init__()
         if self.objective not in ("maxsum", "kcenter"):
             raise unknown("objective", self.objective, ("maxsum", "kcenter"))
-        if self.exit_threshold is not None and not self.exit_threshold >= 0:
+        if self.exit_threshold is not None:
+            _check_number("exit_threshold", self.exit_threshold)
+        _check_number("exit_depth", self.exit_depth)
+        if self.exit_threshold is not None and not 0 <= self.exit_threshold < math.inf:
             raise ValueError(f"exit_threshold={self.exit_threshold!r} is not a share of attention: 0 or more, or None")
         if not 0 < self.exit_depth < 1:
             raise ValueError(f"exit_depth={self.exit_depth!r} is out of range: a share of the depth in (0, 1)")
@@ -82,6 +87,11 @@ class Todre(Strategy):
         leave = (to_visual < threshold) & (to_text < threshold)
         owner = torch.tensor(layout.owner, dtype=torch.long).to(leave.device)
         return Selection(visuals.valid & ~leave[owner][:, None])
+
+
+def _check_number(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{field}={value!r} is not a number")
 
 
 def _mass(received: Tensor, keys: Tensor) -> Tensor:
