@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib
+import keyword
 import logging
 import pkgutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from vtokens._errors import unknown
 from vtokens.strategies.base import Strategy
@@ -31,7 +32,8 @@ def register(name: str, *, paper: str = "") -> Callable[[S], S]:
     Raises:
         ValueError: the name is taken by another class, or not a valid one.
     """
-    if not name.isidentifier() or name != name.lower():
+    # Specs are read with Python's grammar, where keywords are no names; "none" names no strategy at all.
+    if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name) or name == "none":
         raise ValueError(f"strategy name {name!r} is not a lower-case identifier such as 'fastv'")
 
     def add(cls: S) -> S:
@@ -73,9 +75,12 @@ def get(name: str) -> type[Strategy]:
     """The strategy class called `name`.
 
     Raises:
+        TypeError: `name` is no string.
         ValueError: there is none; names the nearest.
     """
     _load()
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not the name of a strategy: a string such as 'fastv' is allowed")
     if name not in _strategies:
         raise unknown("strategy", name, _strategies)
     return _strategies[name]
@@ -125,5 +130,10 @@ def describe(name: str) -> Description:
     """
     cls = get(name)
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
-    fields = {f.name: (str(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
+    fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
     return Description(cls.name, summary, cls.stages(), cls.paper, fields)
+
+
+def _annotation(kind: Any) -> str:
+    # A string where the module defers annotations, the type itself where it does not.
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)

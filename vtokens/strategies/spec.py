@@ -60,9 +60,14 @@ def _format(strategy: Strategy) -> str:
     changed = [
         f"{f.name}={getattr(strategy, f.name)!r}"
         for f in dataclasses.fields(strategy)
-        if f.init and getattr(strategy, f.name) != f.default
+        if f.init and not _same(getattr(strategy, f.name), f.default)
     ]
     return f"{strategy.name}({', '.join(changed)})" if changed else strategy.name
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Equal and of one type: keep=1 is a count, keep=1.0 a share."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def _drafts(spec: Any) -> list[tuple[type[Strategy], dict[str, Any]]]:
@@ -90,7 +95,7 @@ def _parse_string(text: str) -> list[tuple[type[Strategy], dict[str, Any]]]:
     # Python's own grammar reads 'a(x=1)+b', so quoting and nesting are right without a parser of our own.
     try:
         node: ast.expr = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deep
         raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
     parts: list[ast.expr] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -107,16 +112,20 @@ def _parse_term(node: ast.expr, text: str) -> tuple[type[Strategy], dict[str, An
     for keyword in node.keywords if isinstance(node, ast.Call) else []:
         if keyword.arg is None:
             raise ValueError(f"cannot read the strategy {text!r}: '**' is not allowed; {_EXAMPLE}")
+        if keyword.arg in fields:
+            raise ValueError(f"cannot read the strategy {text!r}: {keyword.arg!r} is given twice")
         fields[keyword.arg] = _literal(keyword.value, text)
     return get(name.id), fields
 
 
 def _literal(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):  # objective=maxsum reads as well as objective='maxsum'
-        return float("nan") if node.id == "nan" else {"true": True, "false": False, "none": None}.get(node.id, node.id)
+        if node.id in ("nan", "inf"):
+            return float(node.id)
+        return {"true": True, "false": False, "none": None}.get(node.id, node.id)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"cannot read the value {ast.unparse(node)!r} in the strategy {text!r}: {_EXAMPLE}") from error
 
 
