@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(family: str, role: str, attention: str = "sdpa") -> Any:
     """A tiny model; the same weights for every `role` ("pruned" ones get strategies attached, "plain" ones never)."""
     return build(family, attn_implementation=attention)[0]

@@ -28,7 +28,7 @@ def generate(target: Any, batch: dict[str, Any], case: Case) -> Any:
 
 
 def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str) -> vtokens.Report:
-    """Logits equal the masked model's, dropped positions repeating survivors, and each cache layer holds what its layer saw."""
+    """Logits equal the masked model's, and each cache layer holds what its layer saw."""
     with vtokens.attach(pruned, spec) as handle:
         output = pruned(**batch, use_cache=True)
         report = handle.report()
