@@ -248,13 +248,13 @@ class Groups:
 def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
     """Which picture stands where: 0..n-1, or each row's pictures once per copy of the row."""
     placeholders, features = sum(per_row), sum(sizes)
-    copies = placeholders // features if features else 1
+    copies = max(1, placeholders // features) if features else 1
     if placeholders != copies * features or (copies > 1 and len(per_row) % copies):
         raise ValueError(
             f"the prompt holds {placeholders} {modality} placeholder positions, "
             f"but its {len(sizes)} {modality}(s) need {features}"
         )
-    if copies <= 1:
+    if copies == 1:
         return list(range(len(sizes)))
     groups: list[list[int]] = [[] for _ in per_row[::copies]]
     for number, row in enumerate(_owners(per_row[::copies], sizes)):
