@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.engine.masks import join
 from vtokens.engine.reduction import View
 from vtokens.engine.tower import Seen
 from vtokens.kernels import attention_colmean
@@ -72,6 +73,7 @@ class Call:
         rows: gathered rows since `entry`, to cut per-position tensors the language model made at its input.
         fed_mask: bool (B, past + N) padding mask over fed positions; None if there is no padding.
         past: fed positions cached before this pass.
+        cache: what the pass appends to.
         asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
     """
 
@@ -82,6 +84,7 @@ class Call:
     entry: View | None = None
     rows: Tensor | None = None
     fed_mask: Tensor | None = None
+    cache: Any = None
     past: int = 0
     length: int = 0
     asked: int = 1
@@ -111,8 +114,18 @@ class Call:
         """float32 (B, W): what keys received in a decoder layer; the positions seen there and now are the same."""
         return self.received[layer, rows]
 
-    def observe_decoder(self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Record what the keys of decoder layer `layer` receive from the query rows asked for."""
+    def observe_decoder(
+        self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float, cached: Tensor | None
+    ) -> None:
+        """Record what the keys of decoder layer `layer` receive from the query rows asked for.
+
+        Args:
+            layer: decoder layer.
+            rows: which query rows.
+            query, key: (B, H, W, D) and (B, H_kv, past + W, D), rotary embedding applied.
+            scaling: the factor on their products.
+            cached: bool (B, past), False on padding among the cached keys; None if there is none.
+        """
         assert self.layout is not None
         query, key = query.detach(), key.detach()
         layout, length = self.layout, query.shape[2]
@@ -121,8 +134,7 @@ class Call:
         valid = layout.valid.to(query.device)
         # Right padding and speculative candidates come after the last prompt position.
         last = (valid * (place + 1)).amax(1) - self.asked
-        # Padding among the cached keys is rare (a second picture in a ragged chat) and only shifts the mass.
-        allowed = torch.nn.functional.pad(valid, (past, 0), value=True)
+        allowed = join(cached, valid, past, length)
         if rows == "last":
             where = last.clamp(min=0)[:, None]
             query = query.gather(
@@ -132,7 +144,8 @@ class Call:
             mean = attention_colmean(query, key, scaling, None, where + past, allowed)
         else:
             visual = layout.visual.to(query.device)
-            text = valid & ~visual & (visual.cumsum(1) > 0) & (place <= last[:, None])
+            # Newline tokens are no features, but they are the picture's, not text.
+            text = valid & (layout.image.to(query.device) < 0) & (visual.cumsum(1) > 0) & (place <= last[:, None])
             # A prompt that ends with its picture has no text after it: its last position speaks for it.
             text = torch.where(text.any(1, keepdim=True), text, place == last[:, None])
             chosen = text if rows == "text" else visual
