@@ -24,10 +24,13 @@ class Adapter(ABC):
     Attributes:
         model: the model as the user holds it.
         multimodal: the module whose forward takes pixels and token ids and calls the language model.
+        examples: hub ids of well-known checkpoints.
+        saliency: where the tower's scores come from, in two words for tables.
     """
 
     model_type: ClassVar[str]
     examples: ClassVar[tuple[str, ...]] = ()
+    saliency: ClassVar[str] = "mean attention"
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

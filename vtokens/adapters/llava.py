@@ -15,6 +15,8 @@ from vtokens.layout import Picture
 class LlavaTower(Adapter):
     """What the LLaVA families share: a CLIP- or SigLIP-like tower that transformers loads on its own."""
 
+    saliency = "[CLS]"
+
     @property
     def _tower(self) -> Any:
         tower = self.multimodal.vision_tower
@@ -22,6 +24,11 @@ class LlavaTower(Adapter):
 
     @property
     def tower_attentions(self) -> Sequence[Any]:
+        if not hasattr(self._tower, "encoder"):
+            raise ValueError(
+                f"the {self.model_type} adapter does not know a {type(self._tower).__name__} as vision tower: "
+                "CLIP and SigLIP towers are supported"
+            )
         return [block.self_attn for block in self._tower.encoder.layers]
 
     @property

@@ -22,6 +22,7 @@ from vtokens.layout import Picture
 class LlavaOnevision(LlavaTower):
     """LLaVA-OneVision. The model's own packing and pooling arrange scores as they arrange features."""
 
+    saliency = "mean attention"
     examples = (
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",

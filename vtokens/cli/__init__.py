@@ -48,11 +48,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _quiet() -> None:
+    """Keep transformers' progress bars and advice off the terminal."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `vtokens`. Errors are one line on stderr with exit code 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = parser().parse_args(arguments)
     try:
+        _quiet()
         options.run(options)
     except KeyboardInterrupt:
         fail("interrupted")

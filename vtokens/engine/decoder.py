@@ -15,8 +15,7 @@ from vtokens.engine.reduction import gather
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
     cache = kwargs.get("past_key_values")
-    held = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-    reduced = held if isinstance(held, ReducedLayer) else None
+    reduced = _reduced(cache, index)
     if call.view is None and reduced is None:
         return None
     kwargs = dict(kwargs)
@@ -27,7 +26,7 @@ def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> di
     if call.rows is not None:
         kwargs["position_embeddings"] = _position_embeddings(call, kwargs["position_embeddings"])
     if call.view is not call.entry or call.past or reduced is not None:
-        kwargs["attention_mask"] = _mask(call, index, cache, reduced, hidden)
+        kwargs["attention_mask"] = _mask(call, index, cache, hidden)
     return kwargs
 
 
@@ -38,8 +37,7 @@ def account(call: Call, cache: Any) -> None:
         layer = cache.layers[index]
         new = view.index.shape[1]
         stored = stored_length(cache, index)
-        before = _padding(call, layer if isinstance(layer, ReducedLayer) else None)
-        valid = join(before, view.mask(_chunk(call)), stored - new, new)
+        valid = join(cached_padding(call, index, cache), view.mask(_chunk(call)), stored - new, new)
         prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, view.group)
         cache.layers[index] = ReducedLayer.adopt(layer, prefix)
 
@@ -54,23 +52,30 @@ def _position_embeddings(call: Call, embeddings: Any) -> Any:
     return call.scratch[key]
 
 
-def _mask(call: Call, index: int, cache: Any, reduced: ReducedLayer | None, hidden: Tensor) -> Any:
+def _mask(call: Call, index: int, cache: Any, hidden: Tensor) -> Any:
+    reduced = _reduced(cache, index)
     past = stored_length(cache, index)
     # Layers that were reduced together share one mask.
     key = ("mask", past, reduced.prefix.group if reduced else 0, call.view.group if call.view else 0)
     if key not in call.scratch:
         after = _chunk(call) if call.view is None else call.view.mask(_chunk(call))
-        allowed = join(_padding(call, reduced), after, past, hidden.shape[1])
+        allowed = join(cached_padding(call, index, cache), after, past, hidden.shape[1])
         allowed = None if allowed is None else allowed.to(hidden.device)
         call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed)
     return call.scratch[key]
 
 
-def _padding(call: Call, reduced: ReducedLayer | None) -> Tensor | None:
-    """The padding mask over what a layer has cached."""
+def cached_padding(call: Call, index: int, cache: Any = None) -> Tensor | None:
+    """bool (B, past), the padding mask over what layer `index` had cached before this pass; None if there is none."""
+    reduced = _reduced(call.cache if cache is None else cache, index)
     if reduced is not None:
         return reduced.padding(call.fed_mask, call.past)
     return None if call.fed_mask is None else call.fed_mask[:, : call.past]
+
+
+def _reduced(cache: Any, index: int) -> ReducedLayer | None:
+    held = cache.layers[index] if cache is not None and index < len(cache.layers) else None
+    return held if isinstance(held, ReducedLayer) else None
 
 
 def _chunk(call: Call) -> Tensor | None:

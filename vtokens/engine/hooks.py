@@ -12,7 +12,7 @@ from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
 from vtokens.engine.attention import Watch
 from vtokens.engine.call import Call, Record
-from vtokens.engine.decoder import account, adjust
+from vtokens.engine.decoder import account, adjust, cached_padding
 from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.reduction import expand
@@ -86,7 +86,7 @@ class Engine:
             call = Call(self.adapter, {}, direct=True)
             calls.start(id(self), call)
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        call.past = 0 if cache is None else cache.get_seq_length()
+        call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
         if self.plan and not call.direct:
             refuse(call, kwargs)
@@ -137,7 +137,7 @@ class Engine:
         if call is not None and call.layout is not None and call.record is not None and any(call.layout.counts):
             with call.record.selecting(query.device):
                 for signal in self.plan.rows[index]:
-                    call.observe_decoder(index, signal.rows, query, key, scaling)
+                    call.observe_decoder(index, signal.rows, query, key, scaling, cached_padding(call, index))
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         calls.finish(id(self))

@@ -1,0 +1,22 @@
+"""The README's generated parts are fresh, and the files it links to exist."""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import support_table  # noqa: E402
+
+
+def test_the_support_table_is_fresh():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == support_table.updated(text), "run: python tools/support_table.py"
+
+
+def test_links_between_documents_hold():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
