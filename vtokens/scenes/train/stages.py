@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -52,6 +53,15 @@ class Clock:
             means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self.sums.items())
             print(f"{self.name} {self.spent * self.total / 60:.1f} min, step {self.steps}: {means}", flush=True)
             self.sums = {}
+
+    def record(self, out: Path) -> None:
+        """Leave minutes and steps beside the stage's weights, for the model card."""
+        facts = {
+            "minutes": round(self.spent * self.total / 60, 1),
+            "steps": self.steps,
+            "threads": torch.get_num_threads(),
+        }
+        (out / f"{self.name}.json").write_text(json.dumps(facts) + "\n")
 
 
 def compile_layers() -> None:
@@ -135,6 +145,7 @@ def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> 
             blank=hit[~shape & ~digit].float().mean().item(),
             cls=sure.float().mean().item(),
         )
+    clock.record(out)
     save_file({k: v.cpu().contiguous() for k, v in seer.state_dict().items()}, out / "vision.safetensors")
 
 
@@ -163,6 +174,7 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
         loss, figures = language_loss(work, visual, where, end, batch)
         masters.step(loss, clock.rate())
         clock.note(**figures)
+    clock.record(out)
     wanted = {k: v for k, v in model.state_dict().items() if any(k.startswith(t) for t in (*TEXT, "model.blank"))}
     save_file({k: v.cpu().contiguous() for k, v in wanted.items()}, out / "symbols.safetensors")
 
@@ -201,6 +213,7 @@ def train_regression(out: Path, seed: int, minutes: float, device: torch.device)
         loss = (miss * (1 + 4 * thing)).mean()
         masters.step(loss * 10, clock.rate())
         clock.note(object=miss[thing].mean().item(), background=miss[~thing].mean().item(), scale=target.var().item())
+    clock.record(out)
     save_model(model, out / "regression.safetensors")
 
 
@@ -241,6 +254,7 @@ def _end_to_end(
         clock.note(**figures)
         if clock.steps % 500 == 0:
             save_model(model, out / f"{name}-partial.safetensors")
+    clock.record(out)
     save_model(model, out / f"{name}.safetensors")
 
 
