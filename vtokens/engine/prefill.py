@@ -53,13 +53,13 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
             "gradient checkpointing runs layers a second time, without the tokens' layout: "
             "call model.gradient_checkpointing_disable(), or detach() the strategy for training"
         )
+    check_cache(kwargs.get("past_key_values"))  # first, since transformers prepares the mask for a static cache itself
     mask = kwargs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise ValueError(
             "only a 2-D attention_mask (batch, length) can be cut to the tokens kept: pass the padding mask, "
             "not a prepared one, or detach() the strategy"
         )
-    check_cache(kwargs.get("past_key_values"))
 
 
 def enter(call: Call, layout: Layout, strategies: Sequence[Strategy], kwargs: dict[str, Any]) -> dict[str, Any] | None:
