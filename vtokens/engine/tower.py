@@ -59,8 +59,9 @@ def seen_in(modality: str, output: Any, needed: bool) -> Seen | None:
     seen = getattr(output, _MARK, None)
     if seen is None and needed:
         raise ValueError(
-            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, so its layout is "
-            f"unknown: call model.get_{modality}_features(...) again, or pass pixel_values"
+            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, or cut by "
+            f"prefill_chunk_size, so its layout is unknown: call model.get_{modality}_features(...) again, pass "
+            "pixel_values, or leave prefill_chunk_size out"
         )
     return seen
 
@@ -130,10 +131,11 @@ class TowerWatch:
             sizes = bounds.diff().tolist()
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
         for q, k in parts:
-            # The class token asks for the patches' scores; without one, every patch has a vote.
+            # The class token asks for the patches' scores; without one, every patch has a vote. Votes are counted, not
+            # averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
             scores = (
                 attention_colmean(q[:, :, :1], k, scaling)[:, 1:]
                 if self._adapter.has_cls
-                else attention_colmean(q, k, scaling)
+                else attention_colmean(q, k, scaling) * q.shape[2]
             )
             seen.scores.setdefault(block, []).append(scores.flatten())
