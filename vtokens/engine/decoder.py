@@ -9,7 +9,7 @@ from torch import Tensor
 from vtokens.engine.cache import Prefix, ReducedLayer, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.masks import join, layer_mask
-from vtokens.engine.reduction import gather
+from vtokens.engine.reduction import expand, gather
 
 
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -40,6 +40,25 @@ def account(call: Call, cache: Any) -> None:
         valid = join(cached_padding(call, index, cache), view.mask(_chunk(call)), stored - new, new)
         prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, view.group)
         cache.layers[index] = ReducedLayer.adopt(layer, prefix)
+
+
+def restore(call: Call, output: Any) -> Any:
+    """The language model's output with all hidden states at the length that was fed."""
+    assert call.view is not None
+    last = expand(output[0], call.view, call.length)
+    views = [call.entry, *(call.by_layer.get(index) for index in range(len(call.adapter.layers)))]
+
+    def full(states: Any) -> Any:
+        """Entry 0 is the input of the first layer, entry i the output of layer i - 1."""
+        pairs = zip(states, views, strict=True)
+        return tuple(state if view is None else expand(state, view, call.length) for state, view in pairs)
+
+    if isinstance(output, tuple):  # return_dict=False; nothing but hidden states comes as a tuple
+        return (last, *(full(part) if isinstance(part, tuple) else part for part in output[1:]))
+    output.last_hidden_state = last
+    if output.get("hidden_states") is not None:
+        output.hidden_states = full(output.hidden_states)
+    return output
 
 
 def _position_embeddings(call: Call, embeddings: Any) -> Any:

@@ -12,10 +12,9 @@ from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
 from vtokens.engine.attention import Watch
 from vtokens.engine.call import Call, Record
-from vtokens.engine.decoder import account, adjust, cached_padding
+from vtokens.engine.decoder import account, adjust, cached_padding, restore
 from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
-from vtokens.engine.reduction import expand
 from vtokens.engine.tower import MODALITIES, Seen, TowerWatch, seen_in
 from vtokens.strategies.base import Strategy
 
@@ -124,11 +123,7 @@ class Engine:
         cache = output.get("past_key_values") if hasattr(output, "get") else kwargs.get("past_key_values")
         if cache is not None:
             account(call, cache)
-        hidden = expand(output[0], call.view, call.length)
-        if isinstance(output, tuple):
-            return (hidden, *output[1:])
-        output.last_hidden_state = hidden
-        return output
+        return restore(call, output)
 
     def _on_attention(
         self, index: int, module: nn.Module, query: Tensor, key: Tensor, scaling: float, kwargs: Any
