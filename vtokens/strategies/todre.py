@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,8 @@ from vtokens.strategies.registry import register
 class Todre(Strategy):
     """Keeps a diverse subset grown from the most salient token, then drops all visual tokens at 7/8 depth.
 
-    Stage 1 starts from the token with the highest saliency and adds the one least similar (cosine) to those chosen.
+    Stage 1 starts from the token with the highest saliency (of the thumbnail, where a picture has one) and adds the one
+    least similar (cosine) to those chosen.
     Stage 2 measures one late layer: where neither text attends to visual tokens nor they to text, by more than
     `exit_threshold` of the mass, the layers after it run without them. `keep=1.0` switches both stages off.
 
@@ -74,7 +76,8 @@ class Todre(Strategy):
         return () if layer is None else (layer,)
 
     def at_prompt(self, visuals: Visuals) -> Selection:
-        start = visuals.saliency().masked_fill(~visuals.valid, -torch.inf).argmax(1)
+        candidates = visuals.valid & _in_thumbnail(visuals)
+        start = visuals.saliency().masked_fill(~candidates, -torch.inf).argmax(1)
         counts = visuals.budgets(self.keep)
         keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
         return Selection(keep, counts)
@@ -92,6 +95,17 @@ class Todre(Strategy):
 def _check_number(field: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{field}={value!r} is not a number")
+
+
+def _in_thumbnail(visuals: Visuals) -> Tensor:
+    """bool (G, M): tokens of the picture's first view; all of them where an earlier strategy left none of it."""
+    pictures = visuals.layout.pictures
+    views = np.zeros((len(pictures), max(map(len, pictures))), dtype=bool)
+    for row, picture in enumerate(pictures):
+        views[row, : len(picture)] = picture.view == 0
+    cells = visuals.cells.clamp(min=0)
+    first = torch.from_numpy(views).to(cells.device).gather(1, cells) & visuals.valid
+    return first | ~first.any(1, keepdim=True)
 
 
 def _mass(received: Tensor, keys: Tensor) -> Tensor:
