@@ -160,6 +160,6 @@ def qwen_scores(model: Any, batch: Any, block: int) -> list[Tensor]:
 
 def three_rows(family: str) -> Any:
     """A left-padded batch of one, two and no images, all of different shapes."""
-    pictures = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
+    pictures = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(84, 84, seed=2)], []]
     prompts = ["Is there a cat?", "Compare <image> with <image> please, and say which one is red", "hello there"]
     return inputs(pair(family)[1], prompts, pictures)
