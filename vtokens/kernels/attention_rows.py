@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 24
-"""Most probabilities held at once, in elements (64 MiB in float32)."""
+_CHUNK = {"cpu": 1 << 20}
+"""Most probabilities held at once, in elements, by device type: on a CPU 4 MiB, which its caches hold."""
+_CHUNK_ELSEWHERE = 1 << 22
+"""On an accelerator 16 MiB: few launches, and less than the activations of the layer that is watched."""
 
 
 def attention_rows(
@@ -32,7 +34,7 @@ def attention_rows(
     kv_heads, keys = key.shape[1], key.shape[2]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim)
     # Products in the model's own precision, as a fused kernel makes them; the softmax in float32.
-    scores = (grouped @ key.transpose(-1, -2)).float().view(batch, heads, rows, keys) * scaling
+    scores = (grouped @ key.transpose(-1, -2)).float().view(batch, heads, rows, keys).mul_(scaling)
     seen = None
     if position is not None:
         seen = torch.arange(keys, device=key.device) <= position[:, None, :, None]
@@ -65,12 +67,14 @@ def attention_colmean(
         float32 (B, N), each row summing to 1.
     """
     batch, heads, total, _ = query.shape
-    chunk = max(1, _CHUNK // max(1, batch * heads * key.shape[2]))
-    received = torch.zeros(batch, key.shape[2], device=query.device)
+    keys, most = key.shape[2], _CHUNK.get(key.device.type, _CHUNK_ELSEWHERE)
+    chunk = max(1, most // max(1, batch * heads * keys))
+    received = torch.zeros(batch, keys, device=query.device)
     weight = torch.ones(batch, total, device=query.device) if rows is None else rows.to(torch.float32)
     for first in range(0, total, chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
-        probability = attention_rows(query[:, :, part], key, scaling, where, valid)
-        received += torch.einsum("bhrn,br->bn", probability, weight[:, part])
+        probability = attention_rows(query[:, :, part], key, scaling, where, valid).view(batch, -1, keys)
+        # One product over heads and rows together; an einsum would transpose all the probabilities first.
+        received += (weight[:, None, part].expand(-1, heads, -1).reshape(batch, 1, -1) @ probability)[:, 0]
     return received / (heads * weight.sum(1, keepdim=True)).clamp(min=1)
