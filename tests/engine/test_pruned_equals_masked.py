@@ -11,10 +11,10 @@ from hypothesis import given, settings
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, model
+from tests.engine.compare import TOLERANCE, check_tokens
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES
 
-TOLERANCE = 1e-4
 NEW = 3
 
 
@@ -49,25 +49,6 @@ def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str)
         assert layer.keys.shape[-2] == layer.values.shape[-2] == longest
         assert layer.get_seq_length() == valid.shape[1]
     return report
-
-
-def check_tokens(got: Any, expected: Any, new: int) -> None:
-    """Step by step the same logits and tokens, up to a tie that either choice may win."""
-    if "beam_indices" in expected:
-        torch.testing.assert_close(got.sequences_scores, expected.sequences_scores, rtol=0, atol=TOLERANCE)
-        if torch.equal(got.sequences, expected.sequences):
-            return
-    rows = torch.ones(len(expected.logits[0]), dtype=torch.bool)
-    for step in range(new):
-        mine, theirs = got.logits[step], expected.logits[step]
-        torch.testing.assert_close(mine[rows], theirs[rows], rtol=0, atol=TOLERANCE)
-        if "beam_indices" in expected:
-            continue
-        chosen, other = (out.sequences[:, step - new] for out in (got, expected))
-        for row in ((chosen != other) & rows).nonzero()[:, 0].tolist():
-            gap = theirs[row, chosen[row]] - theirs[row, other[row]]
-            assert abs(gap) < TOLERANCE, f"row {row}, step {step}: {chosen[row]} instead of {other[row]}"
-            rows[row] = False  # from here on the two go different ways
 
 
 def check_generate(batch: dict[str, Any], pruned: Any, reference: Any, case: Case, report: vtokens.Report) -> None:

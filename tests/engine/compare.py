@@ -1,0 +1,61 @@
+"""Batches, and the comparison of generated tokens with the masked model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.masked import dropped_keys, masking
+from tests.families import image, inputs
+
+TOLERANCE = 1e-4
+SPEC = "cls(keep=0.5)+fastv(keep=0.5, layer=2)"
+PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5}
+DETAILS = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
+
+
+def one(family: str) -> dict[str, Any]:
+    """A single sample."""
+    return dict(inputs(family, ["Look: <image> what is this?"], [[image(100, 60, seed=3)]]))
+
+
+def ragged(family: str) -> dict[str, Any]:
+    """Three left-padded samples of one, two and no images."""
+    groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
+    return dict(inputs(family, PROMPTS, groups))
+
+
+def both(family: str, batch: dict[str, Any], spec: str = SPEC, **options: Any) -> tuple[Any, Any, vtokens.Report]:
+    """Details of the same call on the pruned and on the masked model."""
+    pruned, reference = model(family, "pruned"), model(family, "plain", "eager")
+    with vtokens.attach(pruned, spec) as handle:
+        torch.manual_seed(0)
+        got = pruned.generate(**batch, **options, **DETAILS)
+        report = handle.report()
+    valid = batch["attention_mask"].repeat_interleave(len(report.samples) // len(batch["attention_mask"]), dim=0)
+    with masking(reference, dropped_keys(report, valid)):
+        torch.manual_seed(0)
+        return got, reference.generate(**batch, **options, **DETAILS), report
+
+
+def check_tokens(got: Any, expected: Any, new: int) -> None:
+    """Step by step the same logits and tokens, up to a tie that either choice may win."""
+    if "beam_indices" in expected:
+        torch.testing.assert_close(got.sequences_scores, expected.sequences_scores, rtol=0, atol=TOLERANCE)
+        if torch.equal(got.sequences, expected.sequences):
+            return
+    rows = torch.ones(len(expected.logits[0]), dtype=torch.bool)
+    for step in range(new):
+        mine, theirs = got.logits[step], expected.logits[step]
+        torch.testing.assert_close(mine[rows], theirs[rows], rtol=0, atol=TOLERANCE)
+        if "beam_indices" in expected:
+            continue
+        chosen, other = (out.sequences[:, step - new] for out in (got, expected))
+        for row in ((chosen != other) & rows).nonzero()[:, 0].tolist():
+            gap = theirs[row, chosen[row]] - theirs[row, other[row]]
+            assert abs(gap) < TOLERANCE, f"row {row}, step {step}: {chosen[row]} instead of {other[row]}"
+            rows[row] = False  # from here on the two go different ways
