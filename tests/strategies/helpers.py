@@ -1,5 +1,7 @@
 """What the tests of single strategies share: a probe that reads signals, reference scores, and readings of a report."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -15,10 +17,22 @@ from transformers.vision_utils import get_vision_window_index
 import vtokens
 from tests.families import build, image, inputs
 from tests.families.configs import PINPOINTS
-from vtokens.strategies import Facts, Saliency, Selection, Strategy, Visuals
+from vtokens.strategies import Facts, Saliency, Selection, Strategy, Visuals, list_strategies, registry
 
 SIDE = 4  # patches along one side of a tower input of the LLaVA families
 pair = cache(build)  # models and processors are only read by these tests
+
+
+@contextmanager
+def registry_restored() -> Iterator[None]:
+    """What is registered inside is forgotten afterwards, so that no other test draws or lists it."""
+    list_strategies()  # or the built-in ones would be loaded, and then forgotten, inside
+    before = dict(registry._strategies)
+    try:
+        yield
+    finally:
+        registry._strategies.clear()
+        registry._strategies.update(before)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,24 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import vtokens
+from tests.strategies.helpers import registry_restored
 from vtokens.strategies import Selection, Strategy, Visuals, describe, get, list_strategies, parse, register
 from vtokens.strategies.base import STAGES
 
 FIRST = {"random", "uniform", "cls", "fastv", "todre"}
 
 
-def fresh_name() -> str:
-    """A name no other test has registered: the registry outlives a test."""
-    return f"test_{uuid.uuid4().hex}"
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """Names registered by a test are gone after it."""
+    with registry_restored():
+        yield
 
 
 def test_listing_with_wildcards_and_stages() -> None:
@@ -64,7 +67,7 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 def test_registering_makes_a_strategy_usable_by_name() -> None:
     """A dataclass under `register` parses, lists and describes like those of the package."""
-    name = fresh_name()
+    name = "mine"
 
     @register(name, paper="A paper")
     @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,7 @@ def test_registering_makes_a_strategy_usable_by_name() -> None:
             return None
 
     assert parse(f"{name}(share=0.25)") == (Mine(share=0.25),)
-    assert list_strategies("test_*", stage="prompt").count(name) == 1
+    assert list_strategies("min*", stage="prompt") == [name]
     assert name not in list_strategies(stage="layer")
     card = describe(name)
     assert (card.summary, card.paper, card.stages) == ("Keeps what it is told.", "A paper", ("prompt",))
@@ -86,7 +89,7 @@ def test_registering_makes_a_strategy_usable_by_name() -> None:
 
 def test_a_name_belongs_to_one_class() -> None:
     """A second class is refused and told who holds the name; the same class again, as on a reload, is not."""
-    name = fresh_name()
+    name = "mine"
 
     def define() -> type[Strategy]:
         @register(name)
