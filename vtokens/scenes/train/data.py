@@ -17,7 +17,7 @@ from ..render import patch_classes, render
 from ..world import Scene, draw_scene, stream
 
 SHORT = KINDS[:-1]
-_WEIGHTS = np.array([5, 3, 3, 1, 1.5, 1.5, 1, 2, 2, 5])  # how often each kind of SHORT is asked
+_WEIGHTS = np.array([5, 2, 3, 1, 1.5, 1.5, 1.5, 2, 2.5, 5])  # how often each kind of SHORT is asked
 LENGTH = 11  # tokens of the longest short question with its answer
 CAPTION = 28  # tokens of a caption of eight objects with its question; the rare longer ones are not trained
 _IDS = {w: i for i, w in enumerate(WORDS)}

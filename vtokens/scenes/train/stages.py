@@ -22,7 +22,7 @@ from . import packed, vision
 from .data import Batch, batches
 from .optim import Masters
 
-MINUTES = {"vision": 14.0, "symbols": 14.0, "regression": 6.0, "joint": 18.0, "dose": 10.0}
+MINUTES = {"vision": 14.0, "symbols": 14.0, "regression": 6.0, "joint": 18.0, "dose": 16.0}
 PATCHES = 144
 TEXT = ["model.language_model", "lm_head"]
 
@@ -37,6 +37,11 @@ class Clock:
     @property
     def spent(self) -> float:
         return (time.monotonic() - self.start) / self.total
+
+    @property
+    def running(self) -> bool:
+        """True until the minutes are spent; a stage makes at least one step."""
+        return self.steps == 0 or self.spent < 1
 
     def rate(self) -> float:
         """Warm-up over 2% of the time, then a cosine down to 2%."""
@@ -124,7 +129,7 @@ def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> 
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
     clock, stream = Clock("vision", minutes), batches(1000 + seed, 64, count=1)
-    while clock.spent < 1:
+    while clock.running:
         batch = next(stream).to(device)
         patch, near, last = masters.work(batch.pixels)
         loss = F.cross_entropy(patch.flatten(0, 1), batch.patches.flatten(), weight=weights)
@@ -157,7 +162,7 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
     masters = Masters(model, [*TEXT, "model.blank_embedding"], 3e-3)
     generator = torch.Generator().manual_seed(seed)
     clock, stream = Clock("symbols", minutes), batches(2000 + seed, 32, pixels=False)
-    while clock.spent < 1:
+    while clock.running:
         batch = next(stream)
         kept = thin(batch.patches, 36, generator).to(device)
         batch = batch.to(device)
@@ -205,7 +210,7 @@ def train_regression(out: Path, seed: int, minutes: float, device: torch.device)
     masters = Masters(model, ["model.vision_tower", "model.multi_modal_projector"], 2e-3)
     words = model.get_input_embeddings().weight.detach()
     clock, stream = Clock("regression", minutes), batches(3000 + seed, 64, count=1)
-    while clock.spent < 1:
+    while clock.running:
         batch = next(stream).to(device)
         target = word_sum(words, blank, batch.patches)
         miss = (features(masters.work, batch.pixels).float() - target).square().mean(-1)
@@ -219,12 +224,15 @@ def train_regression(out: Path, seed: int, minutes: float, device: torch.device)
 
 def train_joint(out: Path, seed: int, minutes: float, device: torch.device) -> None:
     """Stage 4: everything together, from pixels to answers; a third of the batches with compressed positions."""
-    _end_to_end(out, "regression", "joint", 4000 + seed, minutes, device, rate=1.5e-3, squeezed=1 / 3, annotated=False)
+    _end_to_end(out, "regression", "joint", 4000 + seed, minutes, device, rate=1.5e-3, squeezed=1 / 3)
 
 
 def train_dose(out: Path, seed: int, minutes: float, device: torch.device) -> None:
-    """Stage 5: the annotation is the truth, invisible partners too; half of the batches compressed."""
-    _end_to_end(out, "joint", "dose", 5000 + seed, minutes, device, rate=7e-4, squeezed=0.5, annotated=True)
+    """Stage 5: the annotation is the truth, invisible partners too; half of the batches compressed.
+
+    What each patch shows is trained along: the digits are what the tower has learnt least by then.
+    """
+    _end_to_end(out, "joint", "dose", 5000 + seed, minutes, device, rate=8e-4, squeezed=0.5, annotated=True, look=0.3)
 
 
 def _end_to_end(
@@ -236,23 +244,36 @@ def _end_to_end(
     device: torch.device,
     rate: float,
     squeezed: float,
-    annotated: bool,
+    annotated: bool = False,
+    look: float = 0.0,
 ) -> None:
     model: Any = build_model(0)
-    model.to(device)
     model.load_state_dict(load(out / f"{before}.safetensors"))
-    masters = Masters(model, ["model", "lm_head"], rate)
+    seer = vision.Seer(model.model.vision_tower, BACKGROUND + 1)
+    heads = {k: v for k, v in load(out / "vision.safetensors").items() if k.startswith("head")}
+    seer.load_state_dict({**seer.state_dict(), **heads})
+    # One module for the optimiser; the tower is the same object in both of its parts.
+    both: Any = nn.ModuleDict({"llava": model, "head": seer.head}).to(device)
+    masters = Masters(both, ["llava", "head.patch"] if look else ["llava"], rate)
+    weights = torch.ones(BACKGROUND + 1, device=device)
+    weights[-1] = 0.2
     generator = torch.Generator().manual_seed(seed)
     clock, stream = Clock(name, minutes), batches(seed, 16, annotated=annotated)
-    while clock.spent < 1:
+    while clock.running:
         batch = next(stream).to(device)
+        work = masters.work["llava"]
         luck, squeeze = torch.rand(2, generator=generator).tolist()
-        visual = features(masters.work, batch.pixels)
+        states = vision.vision_states(work.model.vision_tower, batch.pixels)[-2][:, 1:]
+        visual = work.model.multi_modal_projector(states)
         where, end = positions_for(PATCHES, len(visual), device, 0.08 + 0.92 * squeeze if luck < squeezed else None)
-        loss, figures = language_loss(masters.work, visual, where, end, batch)
+        loss, figures = language_loss(work, visual, where, end, batch)
+        if look:
+            shown = masters.work["head"]["patch"](states).float()
+            seen = F.cross_entropy(shown.flatten(0, 1), batch.patches.flatten(), weight=weights)
+            loss, figures["look"] = loss + look * seen, seen.item()
         masters.step(loss, clock.rate())
         clock.note(**figures)
-        if clock.steps % 500 == 0:
+        if clock.steps % 300 == 0:
             save_model(model, out / f"{name}-partial.safetensors")
     clock.record(out)
     save_model(model, out / f"{name}.safetensors")
