@@ -95,6 +95,8 @@ def expand(hidden: Tensor, view: View, length: int) -> Tensor:
         rank = rank * view.real.to(hidden.device)
     last = torch.zeros(index.shape[0], length, dtype=torch.long, device=hidden.device)
     last = last.scatter_reduce(1, index, rank, "amax").cummax(1).values
+    if view.real is not None:  # pictures lost from the very start: the first kept position, never padding
+        last = last.maximum((~view.real).sum(1, keepdim=True).to(last.device))
     return gather(hidden, last, 1)
 
 

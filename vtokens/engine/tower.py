@@ -83,7 +83,7 @@ class _Features:
         finally:
             _running.seen = before
         if not isinstance(output, tuple):
-            setattr(output, _MARK, seen)
+            output[_MARK] = seen  # an entry, since accelerate copies entries, not attributes, between devices
         self._report(seen)
         return output
 
