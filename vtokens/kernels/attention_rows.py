@@ -68,7 +68,8 @@ def attention_colmean(
     """
     batch, heads, total, _ = query.shape
     keys, most = key.shape[2], _CHUNK.get(key.device.type, _CHUNK_ELSEWHERE)
-    chunk = max(1, most // max(1, batch * heads * keys))
+    # Nor more than the queries themselves: a narrow tower's whole peak is only a few times that.
+    chunk = max(1, min(most, query.numel()) // max(1, batch * heads * keys))
     received = torch.zeros(batch, keys, device=query.device)
     weight = torch.ones(batch, total, device=query.device) if rows is None else rows.to(torch.float32)
     for first in range(0, total, chunk):
