@@ -196,3 +196,11 @@ def test_blocks_out_of_range_are_refused(spec: str, error: type[Exception], mess
     with pytest.raises(error, match=message):
         vtokens.attach(model, spec)
     assert vtokens.attachment(model) is None
+
+
+@pytest.mark.parametrize(("layer", "block"), [(1, 0), (3, 2), (4, 3), (-1, 3), (-4, 0)])
+def test_feature_layers_count_from_the_embeddings(layer: int, block: int) -> None:
+    """Entry 0 of a tower's hidden states is its input, so entry 3, or -2 of five, is the output of block 2."""
+    model, processor = build("llava", vision_feature_layer=layer)
+    batch = inputs(processor, ["x"], [[image(60, 60, seed=0)]])
+    close(probe(model, batch, Saliency())[Saliency()], llava_scores("llava", batch, block))

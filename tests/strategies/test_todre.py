@@ -144,3 +144,21 @@ def test_keep_everything_switches_both_stages_off() -> None:
         plain = model(**batch).logits
         with vtokens.attach(model, "todre(keep=1.0, exit_threshold=1.5)"):
             assert torch.equal(model(**batch).logits, plain)
+
+
+@torch.no_grad()
+def test_newline_tokens_are_no_text() -> None:
+    """Without text between pictures the visual rows' share is zero, however much they attend to newline tokens."""
+    # Tiles of 2 x 2 tokens in one column: every third token of the canvas is a newline.
+    strip = {"vision_config": {"image_size": 28}, "image_grid_pinpoints": [[84, 28], [28, 84]]}
+    (model, processor), (eager, _) = (build("llava_next", attn_implementation=a, **strip) for a in ("sdpa", "eager"))
+    batch = inputs(processor, ["yes or no, " * 60], [[image(28, 84, seed=1)]])
+    attention = eager(**batch, output_attentions=True).attentions[2][0].mean(0)
+    run = (batch["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
+    real = torch.tensor([True] * 4 + [True, True, False] * 6)
+    visual, newlines, text = run[real], run[~real], slice(int(run[-1]) + 1, None)
+    to_newlines = float(attention[visual][:, newlines].sum(1).mean())
+    to_visual = float(attention[text, visual].sum(1).mean())
+    assert to_newlines > 1.05 * to_visual
+    sample = report(model, batch, f"todre(keep=0.999, exit_threshold={(to_newlines + to_visual) / 2})").samples[0]
+    assert sample.visual_tokens == (16, 16, 16, 0)
