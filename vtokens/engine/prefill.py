@@ -50,8 +50,9 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
         )
     if language_model.training and getattr(language_model, "gradient_checkpointing", False):
         raise ValueError(
-            "gradient checkpointing runs layers a second time, without the tokens' layout: "
-            "call model.gradient_checkpointing_disable(), or detach() the strategy for training"
+            "gradient checkpointing runs layers a second time, without the tokens' layout: call "
+            "model.activation_checkpointing_disable() (in older releases of transformers "
+            "gradient_checkpointing_disable()), or detach() the strategy for training"
         )
     check_cache(kwargs.get("past_key_values"))  # first, since transformers prepares the mask for a static cache itself
     mask = kwargs.get("attention_mask")
