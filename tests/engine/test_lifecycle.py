@@ -1,0 +1,132 @@
+"""Attaching and detaching leave nothing behind, and handles know what they are attached to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.compare import GREEDY, SPEC, one
+from tests.engine.state import snapshot
+from tests.families import FAMILIES, build
+from vtokens.strategies import Attention, Facts, Strategy
+
+ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@dataclass(frozen=True)
+class Astray(Strategy):
+    """Asks for the attention of a layer that no model has, which shows only while hooks are being installed."""
+
+    name = "astray"
+
+    def signals(self, facts: Facts) -> Sequence[Attention]:
+        return (Attention(99),)
+
+    def acts_before(self, facts: Facts) -> Sequence[int]:
+        return (1,)
+
+    def at_layer(self, visuals: Any, index: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_thousand_times(family: str) -> None:
+    """Attach and detach 1,000 times: the same bits, no hook, no attribute, the same configs."""
+    target, batch = build(family)[0], one(family)
+    logits, tokens = target(**batch).logits, target.generate(**batch, **GREEDY)  # transformers' own hooks come now
+    before = snapshot(target)
+    for turn in range(1000):
+        with vtokens.attach(target, ALL):
+            if turn % 200 == 0:
+                assert not torch.equal(target(**batch).logits, logits)
+                target.generate(**batch, **GREEDY)
+    assert snapshot(target) == before
+    assert torch.equal(target(**batch).logits, logits)
+    assert torch.equal(target.generate(**batch, **GREEDY), tokens)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_attached_model_differs_from_a_detached_one(family: str) -> None:
+    """The snapshot of the test above really sees what attaching does."""
+    target = build(family)[0]
+    before = snapshot(target)
+    with vtokens.attach(target, SPEC):
+        during = snapshot(target)
+    changed = {key for name in before for key in before[name] if before[name][key] != during[name][key]}
+    assert changed == {"attributes", "hooks", "methods", "config"}
+    assert snapshot(target) == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("fastv(layer=4)", r"layer=4 is out of range for a model with 4 layers: 1 to 3 is allowed, the nearest is 3"),
+        ("cls+fastv(layer=-1)", r"layer=-1 is out of range .* the nearest is 1"),
+        ("cls(layers=(9,))", r"layers=9 is out of range .* -4 to 3 is allowed"),
+        (Astray(), "list index out of range|index 99"),
+    ],
+    ids=["layer", "second layer", "tower block", "while installing"],
+)
+def test_a_failed_attach_leaves_nothing(spec: Any, reason: str) -> None:
+    target = build("llava")[0]
+    before = snapshot(target)
+    with pytest.raises((ValueError, IndexError), match=reason):
+        vtokens.attach(target, spec)
+    assert snapshot(target) == before
+    assert vtokens.attachment(target) is None
+    with vtokens.attach(target, SPEC) as handle:
+        assert vtokens.attachment(target) is handle
+
+
+def test_a_second_attachment_is_refused() -> None:
+    """Through whichever part of the model it comes, with the name of the first and the way out."""
+    target = model("llava", "pruned")
+    with vtokens.attach(target, "cls", keep=0.5) as handle:
+        for part in (target, target.model):
+            with pytest.raises(
+                ValueError, match=r"already has 'cls\(keep=0.5\)' attached: detach\(\) it first"
+            ) as error:
+                vtokens.attach(part, "fastv")
+            assert "'cls(keep=0.5)+fastv'" in str(error.value)
+        assert handle.attached
+        assert vtokens.attachment(target.model) is handle
+
+
+def test_handles() -> None:
+    """`attachment`, `detach`, detaching twice, an old handle beside a new one, leaving by an exception."""
+    target = model("qwen2_vl", "pruned")
+    assert vtokens.attachment(target) is None
+    vtokens.detach(target)  # nothing there: no harm
+    first = vtokens.attach(target, "fastv", keep=0.5, layer=1)
+    assert vtokens.attachment(target) is first
+    assert (first.attached, first.strategy) == (True, "fastv(layer=1)")
+    assert "attached to a Qwen2VLForConditionalGeneration" in repr(first)
+    with pytest.raises(RuntimeError, match="call it first"):
+        first.report()
+    target(**one("qwen2_vl"))
+    vtokens.detach(target)
+    assert (first.attached, vtokens.attachment(target)) == (False, None)
+    assert "detached from" in repr(first)
+    assert first.report().samples[0].visual_tokens[0] > first.report().samples[0].visual_tokens[1]
+    second = vtokens.attach(target, "cls", keep=0.5)
+    first.detach()  # its time is over
+    assert second.attached
+    assert target(**one("qwen2_vl"), use_cache=True).past_key_values.get_seq_length() > 0
+    assert second.report().samples[0].visual_tokens[0] < first.report().samples[0].visual_tokens[0]
+    second.detach()
+    second.detach()
+    with pytest.raises(ZeroDivisionError), vtokens.attach(target, "cls"):
+        raise ZeroDivisionError
+    assert vtokens.attachment(target) is None
