@@ -40,7 +40,7 @@ def load(
         name_or_path: an embedded model ("scenes-llava"), a local folder or a hub id.
         strategy: as in `vtokens.attach`. None takes the strategy saved beside the model, if there is one;
             "none" attaches nothing.
-        keep: the `keep` of the strategy that takes it.
+        keep: the `keep` of the strategy that takes it; goes before a saved one.
         from_pretrained_kwargs: passed to transformers: `dtype`, `device_map`, `attn_implementation`, ...
 
     Returns:
@@ -56,6 +56,8 @@ def load(
     config = AutoConfig.from_pretrained(source, **hub)
     adapter_class(config.model_type)
     saved = read(source, **hub) if strategy is None else None
+    if saved is not None and keep is not None:  # what is asked for now goes before what was saved
+        saved = [{field: value for field, value in entry.items() if field != "keep"} for entry in saved]
     strategies = drafted if drafted is not None else parse(saved, keep)
     model = AutoModelForImageTextToText.from_pretrained(source, **from_pretrained_kwargs)
     processor = _processor(source, hub)

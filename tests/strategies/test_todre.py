@@ -33,7 +33,7 @@ def features(model: Any, batch: Any) -> list[Tensor]:
 def test_stage_one_is_the_greedy_loop(family: str, objective: str, keep: int) -> None:
     """From the most salient token on (of the thumbnail where there is one), the least similar is added each time."""
     model, batch = pair(family)[0], three_rows(family)
-    saliency = probe(model, batch, Saliency())[Saliency()]
+    saliency = probe(model, batch, Saliency((-1,)))[Saliency((-1,))]
     samples = report(model, batch, "random(keep=1)").samples
     pictures = [part.picture for sample in samples for part in sample.pictures]
     expected = []
@@ -50,7 +50,7 @@ def test_the_pivot_comes_from_the_thumbnail() -> None:
     elsewhere = 0
     for seed in range(12):
         batch = inputs(processor, ["x"], [[image(112, 112, seed=seed)]])
-        (scores,) = probe(model, batch, Saliency())[Saliency()]
+        (scores,) = probe(model, batch, Saliency((-1,)))[Saliency((-1,))]
         ((only,),) = kept(model, batch, f"todre(keep=1, {OFF})")
         assert only == int(scores[:16].argmax())
         elsewhere += int(scores.argmax()) >= 16
@@ -63,7 +63,7 @@ def test_stage_one_after_another_strategy(family: str) -> None:
     model, batch = pair(family)[0], three_rows(family)
     left = kept(model, batch, "random(keep=8)")
     both = kept(model, batch, f"random(keep=8)+todre(keep=3, {OFF})")
-    saliency = probe(model, batch, Saliency())[Saliency()]
+    saliency = probe(model, batch, Saliency((-1,)))[Saliency((-1,))]
     for survivors, ranks, scores, tokens in zip(left, both, saliency, features(model, batch), strict=True):
         thumbnail = [i for i, rank in enumerate(survivors) if rank < 16] or list(range(len(survivors)))
         start = max(thumbnail, key=lambda i: float(scores[survivors[i]]))

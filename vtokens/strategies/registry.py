@@ -8,6 +8,7 @@ import importlib
 import keyword
 import logging
 import pkgutil
+import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_args
@@ -19,6 +20,7 @@ ENTRY_POINTS = "vtokens.strategies"
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
 _loaded = False
+_lock = threading.RLock()
 S = TypeVar("S", bound=type[Strategy])
 
 
@@ -53,9 +55,13 @@ def register(name: str, *, paper: str = "") -> Callable[[S], S]:
 def _load() -> None:
     """Import every strategy module of the package, then the plugins' entry points."""
     global _loaded
-    if _loaded:
-        return
-    _loaded = True
+    with _lock:
+        if not _loaded:
+            _load_all()
+            _loaded = True
+
+
+def _load_all() -> None:
     package = importlib.import_module("vtokens.strategies")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"vtokens.strategies.{module.name}")

@@ -26,6 +26,9 @@ from vtokens.strategies.base import (
 )
 from vtokens.strategies.registry import register
 
+_PIVOT = (-1,)
+"""The pivot is the token that the last tower block attends to most, as in the paper; not the feature block."""
+
 
 @register("todre", paper="ToDRE, arXiv:2505.18757v2")
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Todre(Strategy):
     def signals(self, facts: Facts) -> Sequence[Signal]:
         layer = self._exit_layer(facts)
         late = () if layer is None else (Attention(layer - 1, "text"), Attention(layer - 1, "visual"))
-        return (Saliency(), *late)
+        return (Saliency(_PIVOT), *late)
 
     def acts_before(self, facts: Facts) -> Sequence[int]:
         layer = self._exit_layer(facts)
@@ -77,7 +80,7 @@ class Todre(Strategy):
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)
-        start = visuals.saliency().masked_fill(~candidates, -torch.inf).argmax(1)
+        start = visuals.saliency(_PIVOT).masked_fill(~candidates, -torch.inf).argmax(1)
         counts = visuals.budgets(self.keep)
         keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
         return Selection(keep, counts)

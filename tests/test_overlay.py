@@ -1,0 +1,53 @@
+"""Pictures of kept patches: brightness is the share of layers that saw a patch, geometry follows the processor."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vtokens
+from tests.families import build, image, inputs
+from vtokens.overlay import brightness, overlay, seen_image
+
+
+def report(family, spec, picture):
+    model, processor = build(family)
+    with vtokens.attach(model, spec) as handle:
+        model.generate(**inputs(processor, ["Is there a cat?"], [[picture]]), max_new_tokens=1)
+        return handle.report().samples[0].pictures[0], processor
+
+
+def test_brightness_is_the_share_of_layers_that_saw_a_patch():
+    kept, _ = report("llava", "fastv(keep=4, layer=3)", image(56, 56, seed=0))
+    light = brightness(kept)
+    assert light.shape == (1, 4, 4)
+    assert sorted(set(light.ravel().round(6))) == [0.75, 1.0]  # 3 of 4 layers see everything
+    assert (light == 1).sum() == 4
+
+
+def test_dropped_patches_are_darker_where_they_are():
+    white = Image.new("RGB", (56, 56), "white")
+    kept, processor = report("llava", "uniform(keep=4)", white)
+    drawn = np.asarray(overlay(seen_image(processor, white), kept, scale=1)).mean(-1)
+    blocks = drawn.reshape(4, 14, 4, 14)
+    assert (blocks == blocks[:, :1, :, :1]).all()  # one brightness a patch
+    stays = brightness(kept)[0] == 1
+    assert (blocks[:, 0, :, 0][stays] == 255).all()
+    assert (blocks[:, 0, :, 0][~stays] < 80).all()
+
+
+@pytest.mark.parametrize(("family", "views"), [("llava_next", 2), ("qwen2_5_vl", 1)])
+def test_every_view_has_its_grid(family, views):
+    kept, _ = report(family, "uniform(keep=0.5)", image(112, 56, seed=1))
+    assert len(kept.picture.grids) == views
+    total = sum(int((brightness(kept, view) == 1).sum()) for view in range(views))
+    assert total == len(kept.kept[0])
+
+
+def test_the_centre_square_is_shown_where_the_processor_crops_it():
+    _, processor = build("llava")
+    wide = Image.fromarray(np.repeat(np.linspace(0, 255, 200, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2))
+    seen = seen_image(processor, wide)
+    assert seen.size == (56, 56)
+    pixels = np.asarray(seen)[28, :, 0]
+    assert 55 < pixels[0] < 75  # the left quarter of the gradient is cut away
+    assert 180 < pixels[-1] < 200
