@@ -52,7 +52,8 @@ def test_left_padded_rows_equal_single_runs(pair: Pair) -> None:
     model, processor = pair
     groups = pictures()
     batch = inputs(processor, PROMPTS, groups)
-    assert not batch["attention_mask"][:, 0].all() and batch["attention_mask"][:, -1].all()
+    assert not batch["attention_mask"][:, 0].all()
+    assert batch["attention_mask"][:, -1].all()
     tokens, logits = greedy(model, batch)
     for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True)):
         alone, alone_logits = greedy(model, inputs(processor, [prompt], [group]))
@@ -69,7 +70,8 @@ def test_right_padded_rows_equal_single_runs_in_one_forward(pair: Pair) -> None:
     model, processor = pair
     groups = pictures()
     batch = inputs(processor, PROMPTS, groups, padding_side="right")
-    assert batch["attention_mask"][:, 0].all() and not batch["attention_mask"][:, -1].all()
+    assert batch["attention_mask"][:, 0].all()
+    assert not batch["attention_mask"][:, -1].all()
     logits = model(**batch).logits
     for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True)):
         alone = model(**inputs(processor, [prompt], [group])).logits[0]
@@ -122,7 +124,8 @@ def test_seed_decides_the_weights_and_nothing_else(pair: Pair) -> None:
     first = pair[0].state_dict()
     assert all(torch.equal(first[name], weight) for name, weight in again.state_dict().items())
     assert not torch.equal(first["lm_head.weight"], other.state_dict()["lm_head.weight"])
-    assert {weight.dtype for weight in first.values()} == {torch.float32} and not pair[0].training
+    assert {weight.dtype for weight in first.values()} == {torch.float32}
+    assert not pair[0].training
 
 
 @torch.no_grad()
@@ -161,7 +164,8 @@ def test_anyres_crops_unpadding_and_newlines(family: str) -> None:
     assert features.shape == (16 + 4 * 9, 64)
     rows = features[16:].view(4, 9, 64)
     newline = model.model.image_newline.expand(4, -1)
-    assert torch.equal(rows[:, -1], newline) and not torch.equal(rows[:, -2], newline)
+    assert torch.equal(rows[:, -1], newline)
+    assert not torch.equal(rows[:, -2], newline)
 
 
 def test_overrides_reach_model_and_processor() -> None:
@@ -182,7 +186,8 @@ def test_saved_pair_loads_again(pair: Pair, tmp_path: Path) -> None:
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
     batch = inputs(processor, PROMPTS, pictures())
     reread = inputs(type(processor).from_pretrained(tmp_path), PROMPTS, pictures())
-    assert set(batch) == set(reread) and all(torch.equal(batch[key], reread[key]) for key in batch)
+    assert set(batch) == set(reread)
+    assert all(torch.equal(batch[key], reread[key]) for key in batch)
     assert torch.equal(model(**batch).logits, again(**reread).logits)
 
 
