@@ -106,6 +106,23 @@ def test_fastv_ranks_by_the_attention_the_model_pays(family: str, scope: str) ->
     assert (first + kept.kept[2]).tolist() == best.tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_strategies_of_one_layer_act_in_the_written_order(family: str) -> None:
+    """Ranking what a ranking left is ranking at once; what was measured shrinks along with the sequence."""
+    batch, pruned = one(family), model(family, "pruned")
+    kept = {}
+    leave = "todre(keep=0.99, exit_threshold=2.0, exit_depth=0.5)"
+    for spec in ("fastv(keep=2)", "fastv(keep=4)+fastv(keep=2)", f"fastv(keep=4)+{leave}", f"{leave}+fastv(keep=4)"):
+        with vtokens.attach(pruned, spec) as handle:
+            assert pruned(**batch).logits.isfinite().all()
+            kept[spec] = [cells.tolist() for cells in handle.report().samples[0].pictures[0].kept]
+    first, second, *left = kept.values()
+    assert first == second
+    assert len(first[2]) == 2
+    assert all(layers[2] == layers[3] == [] for layers in left)
+
+
 def test_v_shares_are_rounded_half_up() -> None:
     """10% of 576 is 58 as FastV rounds; a reference that cuts off says 57."""
     assert budget(576, 1 - 0.9) == budget(576, 0.1) == 58

@@ -1,0 +1,86 @@
+"""A pruned cache under what callers do to caches: rows reordered, selected, repeated; the end cropped; all reset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.compare import SPEC, one, ragged
+from tests.engine.masked import dropped_keys, masking
+from tests.families import FAMILIES
+
+pytestmark = pytest.mark.parametrize("family", FAMILIES)
+ROWS = {
+    "reorder": ([2, 0, 1], lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1]))),
+    "select": ([1, 1], lambda cache: cache.batch_select_indices(torch.tensor([1, 1]))),
+    "repeat": ([0, 0, 1, 1, 2, 2], lambda cache: cache.batch_repeat_interleave(2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def step(family: str, valid: torch.Tensor, count: int = 1) -> dict[str, Any]:
+    """The next `count` tokens after sequences whose cached positions are `valid` (B, N)."""
+    ids = 65 + torch.arange(len(valid) * count).view(len(valid), count)
+    places = valid.sum(1, keepdim=True) + torch.arange(count)
+    if family.startswith("qwen"):  # any numbering will do, if both models get the same
+        places = places.expand(3, -1, -1)
+    mask = torch.nn.functional.pad(valid, (0, count), value=1)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": places, "use_cache": True}
+
+
+@pytest.mark.parametrize("how", ROWS)
+def test_rows_move_with_their_padding(family: str, how: str) -> None:
+    """Rows of different lengths, so that each brings the padding of its own layers along."""
+    pruned, reference, batch = model(family, "pruned"), model(family, "plain", "eager"), ragged(family)
+    order, change = ROWS[how]
+    with vtokens.attach(pruned, SPEC) as handle:
+        mine = pruned(**batch, use_cache=True).past_key_values
+        dropped = dropped_keys(handle.report(), batch["attention_mask"])
+        change(mine)
+        then = step(family, batch["attention_mask"][order])
+        got = pruned(**then, past_key_values=mine).logits
+    with masking(reference, dropped):
+        theirs = reference(**batch, use_cache=True).past_key_values
+        change(theirs)
+    with masking(reference, [keys[order] for keys in dropped]):
+        expected = reference(**then, past_key_values=theirs).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def test_the_end_can_be_cropped(family: str) -> None:
+    """Tokens after the pictures go and come again; the pictures themselves cannot be cut into."""
+    pruned, batch = model(family, "pruned"), one(family)
+    length = batch["attention_mask"].shape[1]
+    with vtokens.attach(pruned, SPEC):
+        cache = pruned(**batch, use_cache=True).past_key_values
+        stored = [layer.keys.shape[2] for layer in cache.layers]
+        first = pruned(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+        cache.crop(-4)
+        assert [layer.keys.shape[2] for layer in cache.layers] == stored
+        again = pruned(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+        assert torch.equal(again, first)
+        cache.crop(-5)
+        assert [layer.keys.shape[2] for layer in cache.layers] == [count - 1 for count in stored]
+        assert {layer.get_seq_length() for layer in cache.layers} == {length - 1}
+        with pytest.raises(ValueError, match=r"cannot crop 30 positions: only .* come after the pruned visual tokens"):
+            cache.crop(-30)
+
+
+def test_a_reset_cache_serves_another_prompt(family: str) -> None:
+    """As good as a new one, for a batch of another size too."""
+    pruned, batch = model(family, "pruned"), ragged(family)
+    with vtokens.attach(pruned, SPEC):
+        cache = pruned(**one(family), use_cache=True).past_key_values
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        assert torch.equal(pruned(**batch, past_key_values=cache).logits, pruned(**batch).logits)
+        assert {layer.get_seq_length() for layer in cache.layers} == {batch["input_ids"].shape[1]}
