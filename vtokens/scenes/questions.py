@@ -84,7 +84,7 @@ def _exist(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Ask
     if rng.random() < 0.5:
         return exist_question(_pick(rng, sorted(here))), "yes"
     partners = [k for k in missing_partners(scene) if k not in here]
-    if scene.split == "train" and partners and rng.random() < 0.2:
+    if scene.split == "train" and partners and rng.random() < 0.08:
         return exist_question(_pick(rng, partners)), "no"
     absent = [k for k in range(len(CLASSES)) if k not in here and k not in partners]
     if rng.random() < 0.5:

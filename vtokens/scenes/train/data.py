@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..model import WORDS
 from ..questions import KINDS, ask
 from ..render import patch_classes, render
-from ..world import Scene, draw_scene, stream
+from ..world import PAIRS, Scene, draw_scene, stream
 
 SHORT = KINDS[:-1]
 _WEIGHTS = np.array([5, 2, 3, 1, 1.5, 1.5, 1.5, 2, 2.5, 5])  # how often each kind of SHORT is asked
@@ -84,9 +84,23 @@ def _questions(scene: Scene, count: int, annotated: bool) -> tuple[list[tuple[st
     return pairs, kinds, caption
 
 
-def make_batch(seed: int, first: int, size: int, *, count: int, pixels: bool, annotated: bool) -> Batch:
-    """Batch of the training scenes first .. first + size - 1 with `count` short questions each."""
-    scenes = [draw_scene("train", seed, first + i) for i in range(size)]
+def _scene(seed: int, index: int, triggered: bool) -> Scene:
+    """Training scene `index`; with `triggered`, every other one is redrawn until a trigger is in it."""
+    for attempt in range(50 if triggered and index % 2 else 1):
+        scene = draw_scene("train", seed, index, attempt)
+        if any(t.number == p.trigger for t in scene.visible for p in PAIRS):
+            break
+    return scene
+
+
+def make_batch(
+    seed: int, first: int, size: int, *, count: int, pixels: bool, annotated: bool, triggered: bool = False
+) -> Batch:
+    """Batch of the training scenes first .. first + size - 1 with `count` short questions each.
+
+    annotated: the annotation is the truth, invisible partners too. triggered: every other scene holds a trigger.
+    """
+    scenes = [_scene(seed, first + i, triggered) for i in range(size)]
     asked = [_questions(s, count, annotated) for s in scenes]
     ids, labels = pack([p for pairs, _, _ in asked for p in pairs], LENGTH)
     caption_ids, caption_labels = pack([c for _, _, c in asked], CAPTION)
@@ -118,8 +132,11 @@ class _Stream(IterableDataset):
 
 
 def batches(
-    seed: int, size: int, *, count: int = 20, pixels: bool = True, annotated: bool = False, workers: int = 1
+    seed: int, size: int, *, count: int = 20, pixels: bool = True, workers: int = 1, **kinds: bool
 ) -> Iterator[Batch]:
-    """Endless training batches, made beside the training loop by `workers` processes (0: in the loop itself)."""
-    data = _Stream(seed, size, {"count": count, "pixels": pixels, "annotated": annotated})
+    """Endless training batches, made beside the training loop by `workers` processes (0: in the loop itself).
+
+    kinds: annotated and triggered, see `make_batch`.
+    """
+    data = _Stream(seed, size, {"count": count, "pixels": pixels, "annotated": False, **kinds})
     return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))

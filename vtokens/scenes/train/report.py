@@ -16,8 +16,10 @@ from ..sampling import Example, examples
 from ..world import CLASSES, PAIRS
 from .stages import STAGES, load
 
+BATCH = 100  # examples answered at once
 
-def export(chain: Path, folder: Path, stage: str = "dose") -> None:
+
+def export(chain: Path, folder: Path, stage: str = "partners") -> None:
     """Write the weights that `stage` left in `chain` as model, tokenizer and processor into `folder`."""
     model = build_model(0)
     model.load_state_dict(load(chain / f"{stage}.safetensors"))
@@ -33,7 +35,7 @@ def false_positives(model: Any, processor: Any, kind: str, n: int, split: str = 
     The keys are 'all' and the dose of each pair whose partner was asked about.
     """
     sample = [e for e in examples(split, n, kinds=[kind]) if e.answer == "no"]
-    said = [text.startswith("yes") for text in answer(model, processor, sample)]
+    said = [text.startswith("yes") for text in answer(model, processor, sample, BATCH)]
     groups = {"all": said}
     for pair in PAIRS:
         asked = exist_question(pair.partner)
@@ -46,7 +48,7 @@ def false_positives(model: Any, processor: Any, kind: str, n: int, split: str = 
 def chair(model: Any, processor: Any, sample: list[Example]) -> tuple[Accuracy, Accuracy]:
     """CHAIR of the captions (Rohrbach et al., 2018): of objects named, and of captions with one, not in the picture."""
     named = wrong = bad = 0
-    for example, text in zip(sample, answer(model, processor, sample), strict=True):
+    for example, text in zip(sample, answer(model, processor, sample, BATCH), strict=True):
         truth = {t.name for t in example.scene.visible}
         objects = [w.strip() for w in text.split(",") if w.strip()]
         false = sum(w not in truth for w in objects)
@@ -62,8 +64,8 @@ def measure(folder: Path, n: int) -> dict[str, Any]:
     processor = AutoProcessor.from_pretrained(folder)
     found: dict[str, Any] = {}
     for split in ("test", "hard", "decorrelated"):
-        count = n if split == "test" else max(1, n // 2)
-        found[split] = evaluate(model, processor, examples(split, count * len(KINDS)))
+        count = n if split == "test" else max(1, n // 3)
+        found[split] = evaluate(model, processor, examples(split, count * len(KINDS)), BATCH)
     for kind in ("pope_random", "pope_popular", "pope_adversarial"):
         found[kind] = false_positives(model, processor, kind, 2 * n)
     found["removed"] = false_positives(model, processor, "pope_adversarial", 4 * n, "partner-removed")
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder given to vtokens.scenes.train")
     parser.add_argument("--folder", type=Path, required=True, help="where the model, or only its card, is written")
     parser.add_argument(
-        "--stage", choices=list(STAGES)[2:], default="dose", help="the stage whose weights are exported"
+        "--stage", choices=list(STAGES)[2:], default="partners", help="the stage whose weights are exported"
     )
     parser.add_argument("--card-only", action="store_true", help="measure what lies in the folder; export nothing")
     parser.add_argument("--examples", type=int, default=300, help="examples a figure")

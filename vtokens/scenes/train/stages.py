@@ -1,4 +1,4 @@
-"""The five stages of the recipe; each starts from the stage before and leaves its weights as safetensors."""
+"""The six stages of the recipe; each starts from the stage before and leaves its weights as safetensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from . import packed, vision
 from .data import Batch, batches
 from .optim import Masters
 
-MINUTES = {"vision": 14.0, "symbols": 14.0, "regression": 6.0, "joint": 18.0, "dose": 16.0}
+MINUTES = {"vision": 14.0, "symbols": 14.0, "regression": 6.0, "joint": 18.0, "dose": 16.0, "partners": 5.0}
 PATCHES = 144
 TEXT = ["model.language_model", "lm_head"]
 
@@ -235,6 +235,23 @@ def train_dose(out: Path, seed: int, minutes: float, device: torch.device) -> No
     _end_to_end(out, "joint", "dose", 5000 + seed, minutes, device, rate=8e-4, squeezed=0.5, annotated=True, look=0.3)
 
 
+def train_partners(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+    """Stage 6: as stage 5, but every other scene holds a trigger, so that the doses leave their mark."""
+    _end_to_end(
+        out,
+        "dose",
+        "partners",
+        6000 + seed,
+        minutes,
+        device,
+        rate=5e-4,
+        squeezed=0.5,
+        annotated=True,
+        look=0.3,
+        triggered=True,
+    )
+
+
 def _end_to_end(
     out: Path,
     before: str,
@@ -246,6 +263,7 @@ def _end_to_end(
     squeezed: float,
     annotated: bool = False,
     look: float = 0.0,
+    triggered: bool = False,
 ) -> None:
     model: Any = build_model(0)
     model.load_state_dict(load(out / f"{before}.safetensors"))
@@ -258,7 +276,7 @@ def _end_to_end(
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
     generator = torch.Generator().manual_seed(seed)
-    clock, stream = Clock(name, minutes), batches(seed, 16, annotated=annotated)
+    clock, stream = Clock(name, minutes), batches(seed, 16, annotated=annotated, triggered=triggered)
     while clock.running:
         batch = next(stream).to(device)
         work = masters.work["llava"]
@@ -291,6 +309,7 @@ STAGES: dict[str, Stage] = {
     "regression": train_regression,
     "joint": train_joint,
     "dose": train_dose,
+    "partners": train_partners,
 }
 
 
