@@ -272,7 +272,7 @@ def _end_to_end(
     seer.load_state_dict({**seer.state_dict(), **heads})
     # One module for the optimiser; the tower is the same object in both of its parts.
     both: Any = nn.ModuleDict({"llava": model, "head": seer.head}).to(device)
-    masters = Masters(both, ["llava", "head.patch"] if look else ["llava"], rate)
+    masters = Masters(both, ["llava", "head"] if look else ["llava"], rate)
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
     generator = torch.Generator().manual_seed(seed)
@@ -281,14 +281,21 @@ def _end_to_end(
         batch = next(stream).to(device)
         work = masters.work["llava"]
         luck, squeeze = torch.rand(2, generator=generator).tolist()
-        states = vision.vision_states(work.model.vision_tower, batch.pixels)[-2][:, 1:]
-        visual = work.model.multi_modal_projector(states)
+        states = vision.vision_states(work.model.vision_tower, batch.pixels)
+        visual = work.model.multi_modal_projector(states[-2][:, 1:])
         where, end = positions_for(PATCHES, len(visual), device, 0.08 + 0.92 * squeeze if luck < squeezed else None)
         loss, figures = language_loss(work, visual, where, end, batch)
         if look:
-            shown = masters.work["head"]["patch"](states).float()
+            heads = masters.work["head"]
+            shown = heads["patch"](states[-2][:, 1:]).float()
             seen = F.cross_entropy(shown.flatten(0, 1), batch.patches.flatten(), weight=weights)
-            loss, figures["look"] = loss + look * seen, seen.item()
+            # The language model never reads [CLS]: without a task of its own it would forget what the picture holds.
+            cls = sum(
+                F.binary_cross_entropy_with_logits(heads[name](state[:, 0]).float(), batch.presence)
+                for name, state in (("near", states[-2]), ("last", states[-1]))
+            )
+            loss = loss + look * (seen + cls)
+            figures |= {"look": seen.item(), "cls": float(cls)}
         masters.step(loss, clock.rate())
         clock.note(**figures)
         if clock.steps % 300 == 0:
