@@ -1,5 +1,6 @@
 """The model that ships with the package: it answers, through the ordinary calls, as well as its card says."""
 
+import dataclasses
 import json
 
 import pytest
@@ -81,8 +82,6 @@ def test_it_needs_the_picture(shipped):
     """Without the right picture the answers fall to chance: the figures are not won by guessing."""
     model, processor = shipped
     sample = examples("test", 60, seed=14, kinds=["where", "at", "colour_at"])
-    import dataclasses
-
     swapped = [dataclasses.replace(e, image=sample[i - 7].image) for i, e in enumerate(sample)]
     assert evaluate(model, processor, swapped)["overall"].share < 0.5
 

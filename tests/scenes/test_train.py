@@ -5,12 +5,13 @@ import torch
 
 from vtokens.scenes.model import build_model, build_tokenizer
 from vtokens.scenes.questions import KINDS, exist_question
-from vtokens.scenes.render import BACKGROUND
+from vtokens.scenes.render import BACKGROUND, render
 from vtokens.scenes.train import packed
 from vtokens.scenes.train.data import LENGTH, make_batch, pack, tokens
 from vtokens.scenes.train.optim import Masters
 from vtokens.scenes.train.stages import STAGES, features, load, positions_for, thin, word_sum
 from vtokens.scenes.train.vision import normalised, vision_states
+from vtokens.scenes.world import draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,6 @@ def test_masters_learn_and_leave_the_rest(batch):
 
 def test_training_and_evaluation_scenes_never_meet():
     mine = make_batch(7, 0, 8, count=1, pixels=True, annotated=False).pixels
-    from vtokens.scenes.render import render
-    from vtokens.scenes.world import draw_scene
-
     for split in ("test", "calibration"):
         theirs = torch.from_numpy(render([draw_scene(split, 7, i) for i in range(8)]))
         assert not (mine[:, None] == theirs[None]).flatten(2).all(-1).any()
@@ -128,7 +126,7 @@ def test_chain_runs_stage_by_stage(tmp_path, capsys):
         stage(tmp_path, 0, 0.002, torch.device("cpu"))
         assert (tmp_path / f"{name}.safetensors").exists()
         assert name in capsys.readouterr().out
-    build_model(0).load_state_dict(load(tmp_path / "dose.safetensors"))
+    build_model(0).load_state_dict(load(tmp_path / "partners.safetensors"))
 
 
 def test_a_missing_stage_is_named(tmp_path):

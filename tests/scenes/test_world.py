@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from vtokens.scenes import PAIRS, SPLITS, draw_scene, examples
+from vtokens.scenes import ALL_KINDS, PAIRS, SPLITS, draw_scene, examples
 from vtokens.scenes.glyphs import pool
 from vtokens.scenes.render import BACKGROUND, patch_classes, render
 from vtokens.scenes.world import CELL, CLASSES, GRID, PATCH
@@ -24,8 +24,6 @@ HASHES = {
 
 def digest(split, seed=0, n=28):
     """Hash of the pixels and texts of the first examples of a split, all kinds."""
-    from vtokens.scenes import ALL_KINDS
-
     found = hashlib.sha256()
     for e in examples(split, n, seed, ALL_KINDS):
         found.update(np.asarray(e.image).tobytes() + f"{e.question}|{e.answer}".encode())
