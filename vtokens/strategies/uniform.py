@@ -45,20 +45,23 @@ def even_grid(picture: Picture, keep: int) -> np.ndarray:
 
 
 def _even_frame(height: int, width: int, keep: int) -> np.ndarray:
-    """bool (height, width) with `keep` cells: about sqrt(keep * height / width) rows, evenly filled."""
+    """bool (height, width) with `keep` cells: a square grid, or a staggered one where a square one has no room."""
     out = np.zeros((height, width), dtype=bool)
     if keep == 0:
         return out
+    # Above one cell in four a square grid must drop whole rows and columns next to whole ones that stay. Twice as many
+    # rows, every other one shifted by half a step (a checkerboard at one half), leaves no such gaps.
+    staggered = 4 * keep > height * width
     fewest = math.ceil(keep / width)
-    rows = min(height, max(fewest, round(math.sqrt(keep * height / width))))
+    rows = min(height, max(fewest, round(math.sqrt((1 + staggered) * keep * height / width))))
     for number, row in enumerate(np.flatnonzero(_even(height, rows))):
         share = (number + 1) * keep // rows - number * keep // rows
-        out[row] = _even(width, share)
+        out[row] = _even(width, share, (0.25 + 0.5 * (number % 2)) if staggered else 0.5)
     return out
 
 
-def _even(count: int, keep: int) -> np.ndarray:
-    """bool (count,): `keep` of `count` positions, evenly spaced and centred."""
+def _even(count: int, keep: int, phase: float = 0.5) -> np.ndarray:
+    """bool (count,): `keep` of `count` positions, evenly spaced, the first one `phase` of a step in."""
     out = np.zeros(count, dtype=bool)
-    out[((np.arange(keep) + 0.5) * count / max(keep, 1)).astype(int)] = True
+    out[((np.arange(keep) + phase) * count / max(keep, 1)).astype(int)] = True
     return out
