@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+import vtokens
 from tests.families import build, image, inputs
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
@@ -71,8 +72,8 @@ BLOCKS = st.lists(st.integers(-4, 3), min_size=1, max_size=3, unique=True).map(t
 def terms(draw: st.DrawFn, counts: bool = True) -> str:
     """One strategy with drawn settings; `counts` allows `keep` to be a number of tokens."""
     keep = draw(st.one_of(SHARES, COUNTS) if counts else SHARES)
-    name = draw(st.sampled_from(["random", "uniform", "cls", "fastv", "todre"]))
-    fields: dict[str, Any] = {"keep": keep}
+    name = draw(st.sampled_from(vtokens.strategies()))  # whatever is registered, with drawn settings where we know them
+    fields: dict[str, Any] = {"keep": keep} if "keep" in vtokens.describe(name).fields else {}
     if name == "random":
         fields["seed"] = draw(st.integers(0, 3))
     elif name == "cls":

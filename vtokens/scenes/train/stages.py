@@ -290,12 +290,11 @@ def _end_to_end(
             shown = heads["patch"](states[-2][:, 1:]).float()
             seen = F.cross_entropy(shown.flatten(0, 1), batch.patches.flatten(), weight=weights)
             # The language model never reads [CLS]: without a task of its own it would forget what the picture holds.
-            cls = sum(
-                F.binary_cross_entropy_with_logits(heads[name](state[:, 0]).float(), batch.presence)
-                for name, state in (("near", states[-2]), ("last", states[-1]))
-            )
+            near, last = heads["near"](states[-2][:, 0]).float(), heads["last"](states[-1][:, 0]).float()
+            cls = F.binary_cross_entropy_with_logits(near, batch.presence)
+            cls = cls + F.binary_cross_entropy_with_logits(last, batch.presence)
             loss = loss + look * (seen + cls)
-            figures |= {"look": seen.item(), "cls": float(cls)}
+            figures |= {"look": seen.item(), "cls": cls.item()}
         masters.step(loss, clock.rate())
         clock.note(**figures)
         if clock.steps % 300 == 0:

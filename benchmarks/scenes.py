@@ -1,0 +1,92 @@
+"""Accuracy of every strategy on the embedded model's held-out scenes: `python benchmarks/scenes.py`.
+
+Writes `benchmarks/results/scenes-llava.json` and, with `--card`, the table of the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Clock, conditions, write
+from rich.progress import track
+
+import vtokens
+from vtokens import scenes
+from vtokens.scenes.evaluation import Accuracy, accuracy
+
+SPECS = ("random", "uniform", "cls", "fastv", "todre")
+KEEPS = (0.5, 0.25, 0.1, 0.05)
+RESULT = Path(__file__).parent / "results" / "scenes-llava.json"
+START, END = "<!-- pruning table: python benchmarks/scenes.py --card -->\n", "<!-- end of the pruning table -->\n"
+
+
+def cell(model: Any, processor: Any, spec: str, keep: float, questions: dict[int, list[Any]]) -> dict[str, Any]:
+    """Accuracy of one strategy at one keep, per kind and over all, pooled over the seeds of the questions.
+
+    `random` draws its patches with the seed of the questions, so that its luck is averaged too.
+    """
+    right: dict[str, list[Accuracy]] = {}
+    for seed, examples in questions.items():
+        options = {"seed": seed} if spec == "random" else {}
+        with vtokens.attach(model, spec, None if spec == "none" else keep, **options) as handle:
+            for kind, part in scenes.evaluate(model, processor, examples).items():
+                right.setdefault(kind, []).append(part)
+            tokens = handle.report().samples[0].average_tokens
+    pooled = {kind: accuracy(sum(p.correct for p in parts), sum(p.n for p in parts)) for kind, parts in right.items()}
+    return {
+        "strategy": spec,
+        "keep": keep,
+        "tokens_per_layer": tokens,
+        "by_seed": [part.share for part in right["overall"]],
+        "accuracy": {kind: vars(part) for kind, part in pooled.items()},
+    }
+
+
+def card_table(rows: list[dict[str, Any]]) -> str:
+    """The overall accuracies as Markdown, a row per strategy and a column per keep."""
+    full = next(row for row in rows if row["strategy"] == "none")["accuracy"]["overall"]
+    lines = [
+        f"No pruning: {_show(full)} (n={full['n']}).",
+        "",
+        "| strategy | " + " | ".join(f"keep {keep:g}" for keep in KEEPS) + " |",
+        "|---|" + "---|" * len(KEEPS),
+    ]
+    for spec in SPECS:
+        shares = [_show(row["accuracy"]["overall"]) for row in rows if row["strategy"] == spec]
+        lines.append(f"| `{spec}` | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _show(part: dict[str, float]) -> str:
+    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes-llava")
+    parser.add_argument("--questions", type=int, default=330, help="per seed (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--card", action="store_true", help="also rewrite the table of the model card")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, processor = vtokens.load(options.model, strategy="none")
+    model.eval()  # type: ignore[no-untyped-call]
+    questions = {seed: scenes.examples("test", n=options.questions, seed=seed) for seed in range(options.seeds)}
+    cells = [("none", 1.0), *((spec, keep) for spec in SPECS for keep in KEEPS)]
+    rows = [cell(model, processor, *each, questions) for each in track(cells, description="asking")]
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, questions_per_seed=options.questions)
+    write(options.output, {"conditions": about, "rows": rows})
+    print(card_table(rows))
+    if options.card:
+        card = scenes.embedded_path(options.model) / "README.md"
+        head, rest = card.read_text(encoding="utf-8").split(START)
+        card.write_text(head + START + card_table(rows) + END + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
