@@ -53,7 +53,10 @@ def load(
     """
     drafted = None if strategy is None else parse(strategy, keep)  # before anything is downloaded
     source, hub = _locate(name_or_path), {k: v for k, v in from_pretrained_kwargs.items() if k in _HUB_OPTIONS}
-    config = AutoConfig.from_pretrained(source, **hub)
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+    except OSError as error:  # offline, transformers does not say which model it looked for
+        raise OSError(f"cannot load the model {source!r}: {error}") from error
     adapter_class(config.model_type)
     saved = read(source, **hub) if strategy is None else None
     if saved is not None and keep is not None:  # what is asked for now goes before what was saved
