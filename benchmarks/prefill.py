@@ -42,7 +42,7 @@ def main() -> None:
     for shape in options.shape:
         model = build(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         results.append(measure(model, shape, clock, options))
-        Console(width=150).print(*tables(results[-1]))
+        Console(width=170).print(*tables(results[-1]))
         del model
     result = {"shapes": results} if len(results) > 1 else results[0]
     if options.output:
@@ -81,7 +81,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     heads = ("strategy", "tokens", "unpruned", "ideal", "pruned", "selecting", "speed-up", "ideal's", "of the ideal's",
              "peak memory", "targets")  # fmt: skip
     first = Table(*heads, title=title)
-    first.columns[0].no_wrap = True
+    first.columns[0].no_wrap = first.columns[8].no_wrap = first.columns[9].no_wrap = True
     for batch in ("batch_1", "ragged_batch_of_3"):
         for cell in result[batch]:
             first.add_row(*_first_row(cell, batch), end_section=cell is result[batch][-1])
