@@ -15,7 +15,8 @@ from rich.progress import track
 
 import vtokens
 from vtokens import scenes
-from vtokens.scenes.evaluation import Accuracy, accuracy
+from vtokens.scenes.evaluation import accuracy
+from vtokens.scenes.world import NUMBERS
 
 SPECS = ("random", "uniform", "cls", "fastv", "todre")
 KEEPS = (0.5, 0.25, 0.1, 0.05)
@@ -28,20 +29,28 @@ def cell(model: Any, processor: Any, spec: str, keep: float, questions: dict[int
 
     `random` draws its patches with the seed of the questions, so that its luck is averaged too.
     """
-    right: dict[str, list[Accuracy]] = {}
+    right: dict[str, list[list[bool]]] = {}
+    counted = {"more": 0, "right": 0, "fewer": 0}
     for seed, examples in questions.items():
         options = {"seed": seed} if spec == "random" else {}
         with vtokens.attach(model, spec, None if spec == "none" else keep, **options) as handle:
-            for kind, part in scenes.evaluate(model, processor, examples).items():
-                right.setdefault(kind, []).append(part)
+            answers = scenes.answer(model, processor, examples)
             tokens = handle.report().samples[0].average_tokens
-    pooled = {kind: accuracy(sum(p.correct for p in parts), sum(p.n for p in parts)) for kind, parts in right.items()}
+        for part in right.values():
+            part.append([])
+        for example, text in zip(examples, answers, strict=True):
+            for kind in (example.kind, "overall"):
+                right.setdefault(kind, [[]])[-1].append(scenes.score(text, example))
+            if example.kind == "count_all" and text in NUMBERS:
+                off = NUMBERS.index(text) - NUMBERS.index(example.answer)
+                counted["more" if off > 0 else "fewer" if off < 0 else "right"] += 1
     return {
         "strategy": spec,
         "keep": keep,
         "tokens_per_layer": tokens,
-        "by_seed": [part.share for part in right["overall"]],
-        "accuracy": {kind: vars(part) for kind, part in pooled.items()},
+        "by_seed": [sum(part) / len(part) for part in right["overall"]],
+        "count_all_says": counted,
+        "accuracy": {k: vars(accuracy(sum(map(sum, parts)), sum(map(len, parts)))) for k, parts in right.items()},
     }
 
 
