@@ -7,12 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import support_table  # noqa: E402
+import readme  # noqa: E402
 
 
-def test_the_support_table_is_fresh():
+def test_the_tables_of_the_readme_are_fresh():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == support_table.updated(text), "run: python tools/support_table.py"
+    assert text == readme.updated(text), "run: python tools/readme.py"
 
 
 def test_links_between_documents_hold():

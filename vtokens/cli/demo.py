@@ -69,9 +69,15 @@ def _demo(options: argparse.Namespace) -> None:
         _row(model, processor, questions, batch, *cell, options.batch_size)
         for cell in track(cells, description="asking", transient=True, console=Console(stderr=True))
     ]
-    Console(width=112).print(_table(rows, options.model, len(questions), options.batch_size))
-    kept_picture(model, processor, questions[0], _SPECS, _KEEPS).save(picture)
+    Console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
+    kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS).save(picture)
     print(f"which patches each strategy kept: {picture}")
+
+
+def _busy(questions: Sequence[Any]) -> Any:
+    """The first question that has a short answer and a scene with enough in it to look at."""
+    short = [q for q in questions if q.kind in ("where", "at", "colour_at", "colour_of", "shape_of")] or questions
+    return max(short, key=lambda q: min(len(q.scene.visible), 5))
 
 
 def _batch(processor: Any, questions: Sequence[Any]) -> Any:
@@ -130,7 +136,7 @@ def _table(rows: Sequence[Row], model: str, questions: int, batch_size: int) -> 
     for name in (
         "keep",
         "tokens/layer",
-        "accuracy [95% interval]",
+        r"accuracy \[95% CI]",
         "prefill GFLOPs",
         "KV kB",
         "prefill time",

@@ -1,0 +1,81 @@
+"""Writes the README's tables from the registries and the recorded results: `python tools/readme.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vtokens.adapters import adapter_class, models
+from vtokens.strategies import Facts, Saliency, describe, get, list_strategies
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+KEEPS = (0.5, 0.25, 0.1)
+
+
+def support() -> str:
+    """The strategy x model table, from the registries."""
+    families = models()
+    lines = [
+        f"| strategy | acts at | {' | '.join(f'`{family}`' for family in families)} |",
+        f"|---|---|{'---|' * len(families)}",
+    ]
+    for name in list_strategies():
+        cells = [_cell(name, family) for family in families]
+        lines.append(f"| `{name}` | {', '.join(describe(name).stages)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(name: str, family: str) -> str:
+    signals = get(name)().signals(Facts(family, depth=32, tower_depth=24, has_cls=True))
+    asks_tower = any(isinstance(signal, Saliency) for signal in signals)
+    return f"yes ({adapter_class(family).saliency})" if asks_tower else "yes"
+
+
+def results() -> str:
+    """Speed beside accuracy, from the recorded benchmarks."""
+    speed = {row["strategy"]: row for row in _read("prefill-cpu.json")["batch_1"]}
+    scenes = {(row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in _read("scenes-llava.json")["rows"]}
+    lines = [
+        "| strategy | keep | first token | of the ideal | peak memory | KV cache | accuracy on scenes |",
+        "|---|---|---|---|---|---|---|",
+        f"| none | 1 | 1.00x | | 1.00 | 1.00 | {_share(scenes['none', 1.0])} |",
+    ]
+    for name in list_strategies():
+        for keep in KEEPS:
+            row = speed[f"{name}(keep={keep})"]
+            cells = [
+                f"{row['speed_up']['median']:.2f}x",
+                f"{row['of_ideal']['median']:.0%}",
+                f"{row['peak_bytes']['pruned'] / row['peak_bytes']['unpruned']:.2f}",
+                f"{row['kv_ratio']:.2f}",
+                _share(scenes[name, keep]),
+            ]
+            lines.append(f"| `{name}` | {keep} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def _share(part: dict[str, float]) -> str:
+    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+
+
+SECTIONS = {"support": support, "results": results}
+
+
+def updated(text: str) -> str:
+    """`text` with fresh tables between their markers."""
+    for name, table in SECTIONS.items():
+        start, end = f"<!-- {name}: python tools/readme.py -->\n", f"<!-- end of {name} -->\n"
+        head, rest = text.split(start)
+        text = head + start + table() + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
