@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vtokens.layout import Groups, Layout, Picture
+from vtokens.groups import Groups
+from vtokens.layout import Layout
+from vtokens.picture import Picture
 
 IMAGE, VIDEO, PAD, TEXT = "i", "v", "_", "t"
 

@@ -12,59 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtokens.groups import Groups
+from vtokens.picture import Picture
+
 Grouping = Literal["image", "sample"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image or video as the decoder sees it, on the host.
-
-    Attributes:
-        modality: "image" or "video".
-        grids: (t, h, w) of each view, in sequence order (AnyRes has a thumbnail and a tiled view).
-        view, t, y, x: int64 arrays (n,) with the view and the grid cell of each placeholder position;
-            -1 marks positions that hold no feature of the picture (newline or class tokens).
-    """
-
-    modality: str
-    grids: tuple[tuple[int, int, int], ...]
-    view: np.ndarray
-    t: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    @property
-    def tokens(self) -> int:
-        """Visual tokens, without newline and class tokens."""
-        return int((self.view >= 0).sum())
-
-    @staticmethod
-    def of(
-        grids: Sequence[tuple[int, int, int]],
-        newline: Sequence[bool],
-        modality: str = "image",
-    ) -> Picture:
-        """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
-        parts = []
-        for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
-            cell = np.stack(
-                np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"),
-                -1,
-            )
-            cell = cell.reshape(-1, 3)
-            plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
-            plane[cell[:, 2] >= w] = -1
-            parts.append(plane)
-        planes = np.concatenate(parts).astype(np.int64)
-        return Picture(modality, tuple(grids), *planes.T)
-
-    def padded(self, before: int = 0, after: int = 0) -> Picture:
-        """The same picture with `before`/`after` featureless positions around it."""
-        planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
-        return Picture(self.modality, self.grids, *planes)
 
 
 @dataclass(frozen=True)
@@ -204,45 +155,6 @@ class Layout:
     def groups(self, grouping: Grouping) -> Groups:
         """`by_image` or `by_sample`."""
         return self.by_image if grouping == "image" else self.by_sample
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Visual tokens gathered into padded groups.
-
-    Attributes:
-        index: int64 (G, M), flat positions in (B, N); arbitrary where not `valid`.
-        valid: bool (G, M).
-        counts: tokens of each group, on the host.
-    """
-
-    index: Tensor
-    valid: Tensor
-    counts: tuple[int, ...]
-
-    @staticmethod
-    def of(group: Tensor, counts: Sequence[int]) -> Groups:
-        """Groups from group ids (B, N), -1 for positions in none; ids count up in sequence order per row."""
-        flat = group.flatten()
-        size, most = len(counts), max(counts, default=0)
-        order = torch.argsort(torch.where(flat < 0, size, flat), stable=True)
-        start = torch.tensor([0, *np.cumsum(counts)[:-1]] if counts else [], dtype=torch.long)
-        step = torch.arange(most, device=flat.device)
-        number = torch.tensor(counts, dtype=torch.long).to(flat.device)
-        slot = (start.to(flat.device)[:, None] + step).clamp(max=flat.numel() - 1)
-        return Groups(order[slot], step < number[:, None], tuple(counts))
-
-    def gather(self, values: Tensor) -> Tensor:
-        """(B, N, ...) -> (G, M, ...)."""
-        return values.flatten(0, 1)[self.index]
-
-    def scatter(self, keep: Tensor, like: Tensor) -> Tensor:
-        """bool (G, M) -> bool (B, N): True where a valid slot is kept; `like` gives the shape."""
-        out = torch.zeros(like.numel(), dtype=torch.bool, device=keep.device)
-        # Padding slots share flat positions with real ones, so they must be added, never assigned.
-        hits = torch.zeros(like.numel(), dtype=torch.int32, device=keep.device)
-        hits.index_add_(0, self.index.flatten(), (keep & self.valid).flatten().to(torch.int32))
-        return torch.logical_or(out, hits > 0).view_as(like)
 
 
 def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:

@@ -16,7 +16,8 @@ from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.budget import budget
 from vtokens.costs import prefill_flops
-from vtokens.layout import Layout, Picture
+from vtokens.layout import Layout
+from vtokens.picture import Picture
 from vtokens.strategies import Visuals
 
 FASTV = "fastv(keep=0.25, layer=2)"

@@ -7,7 +7,8 @@ from torch import Tensor
 import vtokens
 from tests.families import FAMILIES, image, inputs
 from tests.strategies.helpers import kept, pair, probe, report, three_rows, top
-from vtokens.layout import Layout, Picture
+from vtokens.layout import Layout
+from vtokens.picture import Picture
 from vtokens.strategies import Attention, Visuals
 
 PROMPTS = ["Is there a cat?", "Compare <image> with <image> please, and say which one is red", "hello there"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens._errors import unknown
-from vtokens.layout import Picture
-from vtokens.strategies.base import Facts
+from vtokens.picture import Picture
+from vtokens.strategies.signals import Facts
 
 _adapters: dict[str, type[Adapter]] = {}
 A = TypeVar("A", bound="type[Adapter]")

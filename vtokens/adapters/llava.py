@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 
 
 class LlavaTower(Adapter):

@@ -15,7 +15,7 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 from vtokens.adapters.base import register_adapter
 from vtokens.adapters.llava import LlavaTower
 from vtokens.adapters.llava_next import anyres_picture
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 
 
 @register_adapter("llava_onevision")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 
 
 @register_adapter("qwen2_vl")

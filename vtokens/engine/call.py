@@ -18,7 +18,7 @@ from vtokens.engine.reduction import View
 from vtokens.engine.tower import Seen
 from vtokens.kernels import attention_colmean
 from vtokens.layout import Layout
-from vtokens.strategies.base import Rows
+from vtokens.strategies.signals import Rows
 
 _active = threading.local()
 
@@ -133,23 +133,25 @@ class Call:
         place = torch.arange(length, device=query.device)
         valid = layout.valid.to(query.device)
         # Right padding and speculative candidates come after the last prompt position.
-        last = (valid * (place + 1)).amax(1) - self.asked
-        allowed = join(cached, valid, past, length)
+        last = ((valid * (place + 1)).amax(1, keepdim=True) - self.asked).clamp(min=0)
+        weight = None
         if rows == "last":
-            where = last.clamp(min=0)[:, None]
-            query = query.gather(
-                2,
-                where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]),
-            )
-            mean = attention_colmean(query, key, scaling, None, where + past, allowed)
+            where = last
         else:
-            visual = layout.visual.to(query.device)
+            visual, counts = layout.visual.to(query.device), layout.per_sample()
             # Newline tokens are no features, but they are the picture's, not text.
-            text = valid & (layout.image.to(query.device) < 0) & (visual.cumsum(1) > 0) & (place <= last[:, None])
+            text = valid & (layout.image.to(query.device) < 0) & (visual.cumsum(1) > 0) & (place <= last)
             # A prompt that ends with its picture has no text after it: its last position speaks for it.
-            text = torch.where(text.any(1, keepdim=True), text, place == last[:, None])
+            text = torch.where(text.any(1, keepdim=True), text, place == last)
             chosen = text if rows == "text" else visual
-            mean = attention_colmean(query, key, scaling, chosen, (place + past).expand_as(valid), allowed)
+            # At most this many rows count, known on the host; the others are not computed.
+            rest = [length - lead - count for lead, count in zip(layout.lead, counts, strict=True)]
+            most = max(1, *(rest if rows == "text" else counts))
+            where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
+            weight, where = where >= 0, where.clamp(min=0)
+        index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+        allowed = join(cached, valid, past, length)
+        mean = attention_colmean(query.gather(2, index), key, scaling, weight, where + past, allowed)
         self.received[layer, rows] = mean[:, past:]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vtokens.adapters import Adapter
-from vtokens.strategies.base import Attention, Saliency, Strategy
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.signals import Attention, Saliency
 
 
 class Plan:

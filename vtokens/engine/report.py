@@ -9,7 +9,7 @@ import numpy as np
 
 from vtokens.costs import kv_bytes, prefill_flops
 from vtokens.engine.call import Record
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vtokens.adapters import Adapter
 from vtokens.engine.attention import Watch
 from vtokens.kernels import attention_colmean
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 
 MODALITIES = ("image", "video")
 _MARK = "_vtokens_seen"

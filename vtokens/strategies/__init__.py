@@ -4,15 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vtokens.strategies.base import (
-    Attention,
-    Facts,
-    Saliency,
-    Selection,
-    Strategy,
-    Visuals,
-    check_layer,
-)
+from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
 from vtokens.strategies.registry import (
     Description,
     describe,
@@ -20,6 +12,7 @@ from vtokens.strategies.registry import (
     list_strategies,
     register,
 )
+from vtokens.strategies.signals import Attention, Facts, Saliency
 from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
 
 __all__ = [

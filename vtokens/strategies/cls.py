@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtokens.budget import Keep
-from vtokens.strategies.base import (
-    Facts,
-    Saliency,
-    Selection,
-    Strategy,
-    Visuals,
-    check_layer,
-)
+from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
 from vtokens.strategies.registry import register
+from vtokens.strategies.signals import Facts, Saliency
 
 
 @register("cls", paper="FasterVLM, arXiv:2412.01818v1; VTC-CLS, arXiv:2412.05819")

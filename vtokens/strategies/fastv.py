@@ -8,15 +8,9 @@ from typing import Literal
 
 from vtokens._errors import unknown
 from vtokens.budget import Keep
-from vtokens.strategies.base import (
-    Attention,
-    Facts,
-    Selection,
-    Strategy,
-    Visuals,
-    check_layer,
-)
+from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
 from vtokens.strategies.registry import register
+from vtokens.strategies.signals import Attention, Facts
 
 _SCOPES = {"last": "last", "all_text": "text"}
 

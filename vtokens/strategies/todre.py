@@ -15,16 +15,9 @@ from torch import Tensor
 from vtokens._errors import unknown
 from vtokens.budget import Keep
 from vtokens.kernels import farthest_point
-from vtokens.strategies.base import (
-    Attention,
-    Facts,
-    Saliency,
-    Selection,
-    Signal,
-    Strategy,
-    Visuals,
-)
+from vtokens.strategies.base import Selection, Strategy, Visuals
 from vtokens.strategies.registry import register
+from vtokens.strategies.signals import Attention, Facts, Saliency, Signal
 
 _PIVOT = (-1,)
 """The pivot is the token that the last tower block attends to most, as in the paper; not the feature block."""

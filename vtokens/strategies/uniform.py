@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vtokens.budget import Keep
-from vtokens.layout import Picture
+from vtokens.picture import Picture
 from vtokens.strategies.base import Selection, Strategy, Visuals
 from vtokens.strategies.registry import register
 

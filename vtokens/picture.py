@@ -1,0 +1,60 @@
+"""One image or video as the decoder sees it: its views, and the grid cell of each of its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image or video as the decoder sees it, on the host.
+
+    Attributes:
+        modality: "image" or "video".
+        grids: (t, h, w) of each view, in sequence order (AnyRes has a thumbnail and a tiled view).
+        view, t, y, x: int64 arrays (n,) with the view and the grid cell of each placeholder position;
+            -1 marks positions that hold no feature of the picture (newline or class tokens).
+    """
+
+    modality: str
+    grids: tuple[tuple[int, int, int], ...]
+    view: np.ndarray
+    t: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens, without newline and class tokens."""
+        return int((self.view >= 0).sum())
+
+    @staticmethod
+    def of(
+        grids: Sequence[tuple[int, int, int]],
+        newline: Sequence[bool],
+        modality: str = "image",
+    ) -> Picture:
+        """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
+        parts = []
+        for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
+            cell = np.stack(
+                np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"),
+                -1,
+            )
+            cell = cell.reshape(-1, 3)
+            plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
+            plane[cell[:, 2] >= w] = -1
+            parts.append(plane)
+        planes = np.concatenate(parts).astype(np.int64)
+        return Picture(modality, tuple(grids), *planes.T)
+
+    def padded(self, before: int = 0, after: int = 0) -> Picture:
+        """The same picture with `before`/`after` featureless positions around it."""
+        planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
+        return Picture(self.modality, self.grids, *planes)

@@ -1,0 +1,64 @@
+"""What a strategy may know of a model, and the signals it may ask to be observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+Rows = Literal["last", "text", "visual"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a strategy may know about a model when it is attached.
+
+    Attributes:
+        family: transformers' `model_type`.
+        depth: decoder layers.
+        tower_depth: blocks of the vision tower.
+        has_cls: the tower has a class token, so that saliency is its attention row.
+    """
+
+    family: str
+    depth: int
+    tower_depth: int
+    has_cls: bool
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Asks for the vision tower's opinion of each token.
+
+    Attributes:
+        blocks: tower blocks (0-based, negative from the end) whose scores are summed; None is the block that
+            made the features.
+    """
+
+    blocks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Asks for the attention that keys receive in one decoder layer, averaged over heads and query rows.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+        rows: "last" is the last prompt position, "text" all text from the first visual token on,
+            "visual" all visual tokens.
+    """
+
+    layer: int
+    rows: Rows = "last"
+
+
+Signal = Saliency | Attention
+
+
+class Observed(Protocol):
+    """Where a view finds the signals its strategy asked for."""
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
+
+    def attention(self, layer: int, rows: Rows) -> Tensor: ...
