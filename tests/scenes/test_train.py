@@ -7,9 +7,12 @@ from vtokens.scenes.model import build_model, build_tokenizer
 from vtokens.scenes.questions import KINDS, exist_question
 from vtokens.scenes.render import BACKGROUND, render
 from vtokens.scenes.train import packed
+from vtokens.scenes.train.clock import load
 from vtokens.scenes.train.data import LENGTH, make_batch, pack, tokens
+from vtokens.scenes.train.losses import positions_for, word_sum
 from vtokens.scenes.train.optim import Masters
-from vtokens.scenes.train.stages import STAGES, features, load, positions_for, thin, word_sum
+from vtokens.scenes.train.pretraining import features, thin
+from vtokens.scenes.train.stages import STAGES
 from vtokens.scenes.train.vision import normalised, vision_states
 from vtokens.scenes.world import draw_scene
 

@@ -14,7 +14,8 @@ from ..model import build_model, save
 from ..questions import KINDS, exist_question
 from ..sampling import Example, examples
 from ..world import CLASSES, PAIRS
-from .stages import STAGES, load
+from .clock import load
+from .stages import STAGES
 
 BATCH = 100  # examples answered at once
 

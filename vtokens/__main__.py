@@ -1,0 +1,5 @@
+"""`python -m vtokens` is `vtokens`."""
+
+from vtokens.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""Stages end by the clock: time spent, the learning rate that follows, the log; and the weights between stages."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class Clock:
+    """The share of a stage's minutes that is spent, the learning rate that follows from it, and the log."""
+
+    def __init__(self, name: str, minutes: float) -> None:
+        self.name, self.total, self.start, self.steps, self.next = name, minutes * 60, time.monotonic(), 0, 0.0
+        self.sums: dict[str, list[float]] = {}
+
+    @property
+    def spent(self) -> float:
+        return (time.monotonic() - self.start) / self.total
+
+    @property
+    def running(self) -> bool:
+        """True until the minutes are spent; a stage makes at least one step."""
+        return self.steps == 0 or self.spent < 1
+
+    def rate(self) -> float:
+        """Warm-up over 2% of the time, then a cosine down to 2%."""
+        return min(1.0, self.spent / 0.02 + 0.02) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, self.spent))))
+
+    def note(self, **figures: float) -> None:
+        """Count a step; print the means of the figures about every 20 seconds."""
+        self.steps += 1
+        for key, value in figures.items():
+            if value == value:
+                self.sums.setdefault(key, []).append(value)
+        if time.monotonic() - self.start > self.next or self.spent >= 1:
+            self.next = time.monotonic() - self.start + 20
+            means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self.sums.items())
+            print(f"{self.name} {self.spent * self.total / 60:.1f} min, step {self.steps}: {means}", flush=True)
+            self.sums = {}
+
+    def record(self, out: Path) -> None:
+        """Leave minutes and steps beside the stage's weights, for the model card."""
+        facts = {
+            "minutes": round(self.spent * self.total / 60, 1),
+            "steps": self.steps,
+            "threads": torch.get_num_threads(),
+        }
+        (out / f"{self.name}.json").write_text(json.dumps(facts) + "\n")
+
+
+def save_model(model: Any, path: Path) -> None:
+    """Write all tensors of `model`, without a Hugging Face folder around them."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """The tensors a stage has left; ValueError if it has not run."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run the stage {path.stem!r} first")
+    return load_file(str(path))
