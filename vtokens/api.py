@@ -29,10 +29,7 @@ _HUB_OPTIONS = (
 
 
 def load(
-    name_or_path: str | Path,
-    strategy: Spec | None = None,
-    keep: Keep | None = None,
-    **from_pretrained_kwargs: Any,
+    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **from_pretrained_kwargs: Any
 ) -> tuple[PreTrainedModel, Any]:
     """Load a vision-language model and its processor, with a strategy attached.
 

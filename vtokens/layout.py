@@ -49,11 +49,7 @@ class Layout:
     padded: bool
 
     @staticmethod
-    def build(
-        placeholders: dict[str, Tensor],
-        pictures: Mapping[str, Sequence[Picture]],
-        valid: Tensor,
-    ) -> Layout:
+    def build(placeholders: dict[str, Tensor], pictures: Mapping[str, Sequence[Picture]], valid: Tensor) -> Layout:
         """Read a layout.
 
         Args:
@@ -103,13 +99,7 @@ class Layout:
             length - max(ends), any(padding),
         )  # fmt: skip
 
-    def take(
-        self,
-        index: Tensor,
-        valid: Tensor | None,
-        counts: Sequence[int],
-        lead: Sequence[int],
-    ) -> Layout:
+    def take(self, index: Tensor, valid: Tensor | None, counts: Sequence[int], lead: Sequence[int]) -> Layout:
         """The layout after the rows `index` (B, W) were gathered; `valid` (B, W) is False on new padding."""
         real = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
         return dataclasses.replace(

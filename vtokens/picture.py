@@ -35,18 +35,11 @@ class Picture:
         return int((self.view >= 0).sum())
 
     @staticmethod
-    def of(
-        grids: Sequence[tuple[int, int, int]],
-        newline: Sequence[bool],
-        modality: str = "image",
-    ) -> Picture:
+    def of(grids: Sequence[tuple[int, int, int]], newline: Sequence[bool], modality: str = "image") -> Picture:
         """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
         parts = []
         for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
-            cell = np.stack(
-                np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"),
-                -1,
-            )
+            cell = np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"), -1)
             cell = cell.reshape(-1, 3)
             plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
             plane[cell[:, 2] >= w] = -1

@@ -23,19 +23,10 @@ class LlavaNext(LlavaTower):
     def _crops(self, inputs: Mapping[str, Any]) -> tuple[list[int], Tensor]:
         """Crops of each image, and the image sizes (images, 2) on the host."""
         sizes = torch.as_tensor(inputs["image_sizes"]).cpu()
-        pinpoints, side = (
-            self.config.image_grid_pinpoints,
-            self.config.vision_config.image_size,
-        )
+        pinpoints, side = (self.config.image_grid_pinpoints, self.config.vision_config.image_size)
         return [image_size_to_num_patches(size.tolist(), pinpoints, side) for size in sizes], sizes
 
-    def _pack(
-        self,
-        planes: list[Tensor],
-        sizes: Tensor,
-        newline: Tensor,
-        inputs: Mapping[str, Any],
-    ) -> list[Tensor]:
+    def _pack(self, planes: list[Tensor], sizes: Tensor, newline: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
         """Per image: planes (crops, patches, C) -> (placeholder positions, C)."""
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
         return self.multimodal.pack_image_features(planes, sizes, strategy, image_newline=newline)[0]

@@ -3,12 +3,4 @@
 from vtokens.engine.attach import Handle, attach, attachment, detach
 from vtokens.engine.report import KeptPicture, Report, SampleReport
 
-__all__ = [
-    "Handle",
-    "KeptPicture",
-    "Report",
-    "SampleReport",
-    "attach",
-    "attachment",
-    "detach",
-]
+__all__ = ["Handle", "KeptPicture", "Report", "SampleReport", "attach", "attachment", "detach"]

@@ -49,23 +49,13 @@ class Watch:
         self._module.config = self._config
 
 
-def _watched(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    **kwargs: Any,
-) -> Any:
+def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
     chosen = module.config._attn_implementation.removeprefix(_PREFIX)
     watcher: Watcher = getattr(module.config, _WATCHER)
     watcher(module, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs)
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
-    if chosen not in (
-        "sdpa",
-        "eager",
-    ):  # the flash integrations read the implementation's name off the config
+    if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
         config = copy.copy(module.config)
         config._attn_implementation_internal = chosen
         module = _AsChosen(module, config)

@@ -77,11 +77,7 @@ class ReducedLayer(DynamicLayer):
         if into > 0:
             valid = None if prefix.valid is None else prefix.valid[:, :-into]
             self.prefix = Prefix(
-                prefix.stored - into,
-                prefix.fed - into,
-                valid,
-                prefix.tail - into,
-                hash((prefix.group, into)),
+                prefix.stored - into, prefix.fed - into, valid, prefix.tail - into, hash((prefix.group, into))
             )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -103,13 +99,7 @@ class ReducedLayer(DynamicLayer):
     def _map_valid(self, change: Callable[[Tensor], Tensor]) -> None:
         prefix = self.prefix
         if prefix.valid is not None:
-            self.prefix = Prefix(
-                prefix.stored,
-                prefix.fed,
-                change(prefix.valid),
-                prefix.tail,
-                prefix.group,
-            )
+            self.prefix = Prefix(prefix.stored, prefix.fed, change(prefix.valid), prefix.tail, prefix.group)
 
     def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
         """bool (B, stored): which stored positions may be attended to; None if all may.

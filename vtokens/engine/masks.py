@@ -6,10 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import (
-    ALL_MASK_ATTENTION_FUNCTIONS,
-    causal_mask_function,
-)
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 
 def layer_mask(config: Any, hidden: Tensor, past: int, allowed: Tensor | None) -> Any:

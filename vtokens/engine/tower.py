@@ -114,13 +114,7 @@ class TowerWatch:
             watch.remove()
 
     def _on_block(
-        self,
-        block: int,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        scaling: float,
-        kwargs: Mapping[str, Any],
+        self, block: int, module: nn.Module, query: Tensor, key: Tensor, scaling: float, kwargs: Mapping[str, Any]
     ) -> None:
         seen: Seen | None = getattr(_running, "seen", None)
         if seen is None or seen.adapter is not self._adapter:

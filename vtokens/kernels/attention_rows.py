@@ -12,11 +12,7 @@ _CHUNK_ELSEWHERE = 1 << 22
 
 
 def attention_rows(
-    query: Tensor,
-    key: Tensor,
-    scaling: float,
-    position: Tensor | None = None,
-    valid: Tensor | None = None,
+    query: Tensor, key: Tensor, scaling: float, position: Tensor | None = None, valid: Tensor | None = None
 ) -> Tensor:
     """Attention probabilities of chosen query rows: softmax(q k^T * scaling) in float32.
 

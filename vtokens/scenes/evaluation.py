@@ -38,11 +38,7 @@ def accuracy(correct: int, n: int) -> Accuracy:
 
 
 def answer(
-    model: Any,
-    processor: Any,
-    examples: Sequence[Example],
-    batch_size: int = 32,
-    max_new_tokens: int | None = None,
+    model: Any, processor: Any, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int | None = None
 ) -> list[str]:
     """The model's greedy answers, in the order of `examples`: the processor, model.generate, nothing else.
 

@@ -5,13 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
-from vtokens.strategies.registry import (
-    Description,
-    describe,
-    get,
-    list_strategies,
-    register,
-)
+from vtokens.strategies.registry import Description, describe, get, list_strategies, register
 from vtokens.strategies.signals import Attention, Facts, Saliency
 from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
 

@@ -40,10 +40,7 @@ def register(name: str, *, paper: str = "") -> Callable[[S], S]:
 
     def add(cls: S) -> S:
         taken = _strategies.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (
-            cls.__module__,
-            cls.__qualname__,
-        ):
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"strategy {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
         cls.name, cls.paper = name, paper
         _strategies[name] = cls
@@ -69,12 +66,7 @@ def _load_all() -> None:
         try:
             entry.load()
         except Exception as error:  # a broken plugin must not take the library down, nor vanish silently
-            _log.warning(
-                "strategy plugin %r (%s) could not be loaded: %s",
-                entry.name,
-                entry.value,
-                error,
-            )
+            _log.warning("strategy plugin %r (%s) could not be loaded: %s", entry.name, entry.value, error)
 
 
 def get(name: str) -> type[Strategy]:

@@ -74,12 +74,7 @@ def _drafts(spec: Any) -> list[tuple[type[Strategy], dict[str, Any]]]:
     if spec is None or spec == "none":
         return []
     if isinstance(spec, Strategy):
-        return [
-            (
-                type(spec),
-                {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init},
-            )
-        ]
+        return [(type(spec), {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init})]
     if isinstance(spec, str):
         return _parse_string(spec)
     if isinstance(spec, Mapping):
