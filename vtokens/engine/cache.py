@@ -94,6 +94,9 @@ class ReducedLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
+        # Older releases of transformers only zero the states, which would then count as fed.
+        self.keys = self.values = None
+        self.is_initialized = False
         self.prefix = Prefix(0, 0, None, 0, self.prefix.group)
 
     def _map_valid(self, change: Callable[[Tensor], Tensor]) -> None:
