@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from vtokens.engine import attach
 from vtokens.saved import read
 from vtokens.strategies import Spec, parse
 
-_log = logging.getLogger("vtokens")
 _HUB_OPTIONS = (
     "cache_dir",
     "force_download",

@@ -42,8 +42,7 @@ class Groups:
 
     def scatter(self, keep: Tensor, like: Tensor) -> Tensor:
         """bool (G, M) -> bool (B, N): True where a valid slot is kept; `like` gives the shape."""
-        out = torch.zeros(like.numel(), dtype=torch.bool, device=keep.device)
         # Padding slots share flat positions with real ones, so they must be added, never assigned.
         hits = torch.zeros(like.numel(), dtype=torch.int32, device=keep.device)
         hits.index_add_(0, self.index.flatten(), (keep & self.valid).flatten().to(torch.int32))
-        return torch.logical_or(out, hits > 0).view_as(like)
+        return (hits > 0).view_as(like)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens._errors import unknown
@@ -34,10 +34,12 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.multimodal: Any = next(
-            m for m in model.modules() if hasattr(m, "language_model") and hasattr(m, "get_image_features")
-            and not hasattr(m, "lm_head")
-        )  # fmt: skip
+        parts = (m for m in model.modules() if hasattr(m, "language_model") and hasattr(m, "get_image_features"))
+        self.multimodal: Any = next((m for m in parts if not hasattr(m, "lm_head")), None)
+        if self.multimodal is None:
+            raise ValueError(
+                f"{type(model).__name__} has no language model inside: pass the ...ForConditionalGeneration"
+            )
         self.config: Any = self.multimodal.config
 
     @property
@@ -151,7 +153,7 @@ def adapter_for(model: object) -> Adapter:
 
     Raises:
         TypeError: not a transformers model.
-        ValueError: its class has no adapter; names the supported ones.
+        ValueError: its class has no adapter (names the supported ones), or no language model inside.
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
@@ -159,6 +161,4 @@ def adapter_for(model: object) -> Adapter:
     if model_type not in _adapters:
         error = unknown("model family", model_type, _adapters)
         raise ValueError(f"{type(model).__name__} has no adapter: {error}")
-    if not any(isinstance(m, nn.Module) and hasattr(m, "language_model") for m in model.modules()):
-        raise ValueError(f"{type(model).__name__} has no language model inside: pass the ...ForConditionalGeneration")
     return _adapters[model_type](model)

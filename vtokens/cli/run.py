@@ -65,9 +65,10 @@ def open_image(path: str) -> Any:
 
 def chat_prompt(processor: Any, question: str) -> str:
     """The question behind one image, in the model's own chat format."""
+    from vtokens.scenes import prompt
+
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return prompt(processor, question)
     return f"{processor.image_token}\n{question}"
 
 
