@@ -87,8 +87,7 @@ def _end_to_end(
             seen = F.cross_entropy(shown.flatten(0, 1), batch.patches.flatten(), weight=weights)
             # The language model never reads [CLS]: without a task of its own it would forget what the picture holds.
             near, last = heads["near"](states[-2][:, 0]).float(), heads["last"](states[-1][:, 0]).float()
-            cls = F.binary_cross_entropy_with_logits(near, batch.presence)
-            cls = cls + F.binary_cross_entropy_with_logits(last, batch.presence)
+            cls = vision.presence_loss(near, last, batch.presence)
             loss = loss + look * (seen + cls)
             figures |= {"look": seen.item(), "cls": cls.item()}
         masters.step(loss, clock.rate())

@@ -33,11 +33,7 @@ def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> 
         batch = next(stream).to(device)
         patch, near, last = masters.work(batch.pixels)
         loss = F.cross_entropy(patch.flatten(0, 1), batch.patches.flatten(), weight=weights)
-        total = (
-            loss
-            + F.binary_cross_entropy_with_logits(near, batch.presence)
-            + F.binary_cross_entropy_with_logits(last, batch.presence)
-        )
+        total = loss + vision.presence_loss(near, last, batch.presence)
         hit = patch.argmax(-1) == batch.patches
         shape, digit = batch.patches < 36, (batch.patches >= 36) & (batch.patches < BACKGROUND)
         sure = ((near > 0) == (batch.presence > 0)).all(1)

@@ -58,6 +58,11 @@ def vision_states(tower: Any, pixels: Tensor) -> list[Tensor]:
     return states
 
 
+def presence_loss(near: Tensor, last: Tensor, presence: Tensor) -> Tensor:
+    """How badly [CLS] tells which classes are present: logits (B, 36) at layers -2 and -1 against float32 (B, 36)."""
+    return F.binary_cross_entropy_with_logits(near, presence) + F.binary_cross_entropy_with_logits(last, presence)
+
+
 class Seer(nn.Module):
     """The tower with the heads of the first stage: what each patch shows, and from [CLS] which classes are present."""
 
