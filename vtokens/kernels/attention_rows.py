@@ -11,6 +11,11 @@ _CHUNK_ELSEWHERE = 1 << 22
 """On an accelerator 16 MiB: few launches, and less than the activations of the layer that is watched."""
 
 
+def chunk_of(device: torch.device) -> int:
+    """How many probabilities may be held at once on `device`."""
+    return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
+
+
 def attention_rows(
     query: Tensor, key: Tensor, scaling: float, position: Tensor | None = None, valid: Tensor | None = None
 ) -> Tensor:
@@ -63,7 +68,7 @@ def attention_colmean(
         float32 (B, N), each row summing to 1.
     """
     batch, heads, total, _ = query.shape
-    keys, most = key.shape[2], _CHUNK.get(key.device.type, _CHUNK_ELSEWHERE)
+    keys, most = key.shape[2], chunk_of(key.device)
     # Nor more than the queries themselves: a narrow tower's whole peak is only a few times that.
     chunk = max(1, min(most, query.numel()) // max(1, batch * heads * keys))
     received = torch.zeros(batch, keys, device=query.device)
