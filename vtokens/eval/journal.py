@@ -1,0 +1,156 @@
+"""What a model answered, one JSON line an answer, safe on disk before the next batch begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from urllib.parse import quote
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request to the model and what it cost.
+
+    Attributes:
+        task: the lmms-eval task.
+        doc: the document's number in the task.
+        text: what the model answered.
+        output_tokens, prompt_tokens: tokens generated, and tokens fed with every visual token counted.
+        visual_tokens: visual tokens of the prompt before pruning.
+        kept_tokens: visual tokens seen, averaged over the decoder layers.
+        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.costs.prefill_flops`).
+        kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
+        encode, select, prefill, decode: seconds in the vision tower, in selection (part of `prefill`), in the
+            decoder's first pass and in the later ones. A batch is timed as a whole, so these are its time divided by
+            its size.
+        batch: requests that shared the batch.
+        kept: cells of the first picture that the middle decoder layer saw, ascending; None where there is no picture.
+    """
+
+    task: str
+    doc: int
+    text: str
+    output_tokens: int
+    prompt_tokens: int
+    visual_tokens: int
+    kept_tokens: float
+    flops: int
+    flops_full: int
+    kv_bytes: int
+    kv_bytes_full: int
+    encode: float
+    select: float
+    prefill: float
+    decode: float
+    batch: int
+    kept: list[int] | None = None
+
+    @property
+    def first_token(self) -> float:
+        """Seconds until the first token: `encode + prefill`."""
+        return self.encode + self.prefill
+
+
+_FIELDS = {field.name for field in fields(Answer)}
+
+
+class Journal:
+    """The answers of one cell of a sweep: `folder/<cell>.rank<r>.jsonl`, only ever appended to.
+
+    Every rank's file is read on opening, so that a sweep may go on with another number of processes. A last line that a
+    killed process left unfinished does not count, and is cut off the file that this rank writes.
+
+    Args:
+        folder: made if it is not there.
+        cell: names the files.
+        rank: whose file to append to.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: a line that is no `Answer`, other than an unfinished last one.
+    """
+
+    def __init__(self, folder: str | Path, cell: str, rank: int = 0) -> None:
+        folder, stem = Path(folder), quote(cell, safe="@#()+=, ")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{stem}.rank{rank}.jsonl"
+        self._answers: dict[tuple[str, int], Answer] = {}
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(f"{stem}.rank") and path.suffix == ".jsonl":
+                self._answers |= {(answer.task, answer.doc): answer for answer in read(path)}
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self._size = _whole(self.path)
+        self._file.truncate(self._size)
+
+    def get(self, task: str, doc: int) -> Answer | None:
+        """The answer to a document, if there is one already."""
+        return self._answers.get((task, doc))
+
+    def put(self, *answers: Answer) -> None:
+        """Append the answers of a batch; they are on disk when this returns.
+
+        Raises:
+            OSError: the disk is full, or the file may not grow: none of `answers` is kept, everything before is.
+        """
+        data = memoryview(b"".join(_line(answer) for answer in answers))
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(self._size)
+            kept = f"{len(self)} answers are kept in {self.path.parent}"
+            reason = f"{error.strerror}: {kept}; make room and run the same command again, it goes on from there"
+            raise OSError(error.errno, reason, str(self.path)) from error
+        self._size += len(data)
+        self._answers |= {(answer.task, answer.doc): answer for answer in answers}
+
+    def close(self) -> None:
+        """Close the file; what was put stays readable with `get`."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __iter__(self) -> Iterator[Answer]:
+        """The answers, by task and document."""
+        return iter([self._answers[key] for key in sorted(self._answers)])
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: str | Path) -> Iterator[Answer]:
+    """The answers in one file, without an unfinished last line.
+
+    Raises:
+        ValueError: a line that is no `Answer`, by its number.
+    """
+    with open(path, "rb") as file:
+        whole: Iterable[bytes] = file.read().split(b"\n")[:-1]
+    for number, line in enumerate(whole, 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or set(row) != _FIELDS:
+                raise ValueError("it does not have the fields of an answer")
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}, is damaged ({error}): delete it to have it asked again"
+            ) from error
+        yield Answer(**row)
+
+
+def _line(answer: Answer) -> bytes:
+    return json.dumps(asdict(answer), allow_nan=False).encode() + b"\n"
+
+
+def _whole(path: Path) -> int:
+    """Bytes of `path` up to and with the last line break."""
+    return path.read_bytes().rfind(b"\n") + 1
