@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.budget import Keep
+from vtokens.engine.call import Record
 from vtokens.engine.hooks import Engine
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
@@ -58,6 +59,11 @@ class Handle:
         if self.attached:
             del self._adapter.multimodal.__dict__[_HANDLE]
         self._engine.remove()
+
+    @property
+    def record(self) -> Record | None:
+        """What the engine noted of the last prefill with pictures, left on the device; `report()` reads it."""
+        return self._engine.last_record
 
     def report(self) -> Report:
         """What the last prefill with pictures did.
