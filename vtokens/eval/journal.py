@@ -28,6 +28,8 @@ class Answer:
             its size.
         batch: requests that shared the batch.
         kept: cells of the first picture that the middle decoder layer saw, ascending; None where there is no picture.
+            A cell is y * w + x in the last view (of a video, in its first frame).
+        grid: [h, w], the rows and columns of those cells.
     """
 
     task: str
@@ -47,6 +49,7 @@ class Answer:
     decode: float
     batch: int
     kept: list[int] | None = None
+    grid: list[int] | None = None
 
     @property
     def first_token(self) -> float:
