@@ -1,14 +1,22 @@
 """Operations on plain tensors; they know nothing of models."""
 
 from vtokens.kernels.attention_rows import attention_colmean, attention_rows
+from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh
 
 __all__ = [
+    "Edges",
+    "Merged",
     "attention_colmean",
     "attention_rows",
+    "bipartite_merge",
+    "compact",
     "farthest_point",
     "group_weights",
     "grouped_attention",
+    "match",
+    "merge",
+    "pooled_threshold",
     "reweigh",
 ]

@@ -1,0 +1,161 @@
+"""One round of token merging: bipartite soft matching with a threshold, for a batch of token sets.
+
+DyMU (arXiv:2504.17040, section 3.1), after ToMe (arXiv:2210.09461).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_CHUNK = 1 << 24
+"""Most similarities held at once, in elements: 64 MiB, beyond what any fixed-size tower asks for."""
+
+
+class Merged(NamedTuple):
+    """Token sets after a round of merging.
+
+    Attributes:
+        hidden: (B, N, C), in the dtype it came in.
+        size: float32 (B, N), original tokens in each row; 0 on rows that hold none.
+        valid: bool (B, N), False on padding and on rows that were merged away.
+        row: int64 (B, N), where each row of the input went; itself if it stayed or was padding.
+    """
+
+    hidden: Tensor
+    size: Tensor
+    valid: Tensor
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The best partner of each token that may be merged away, at most one edge a token.
+
+    Attributes:
+        score: float32 (B, E), cosine of the two metrics; -inf where there is no edge.
+        source: int64 (B, E), the row that would be merged away.
+        target: int64 (B, E), the row that would take it in.
+    """
+
+    score: Tensor
+    source: Tensor
+    target: Tensor
+
+
+@torch.no_grad()
+def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
+    """Draw an edge from every other token to the most similar one of those in between.
+
+    Tokens take sides by their rank among the valid ones, so padding changes nothing. Ties go to the earlier token.
+
+    Args:
+        metric: (B, N, d), any float dtype and length; zero vectors are dissimilar to everything.
+        valid: bool (B, N).
+        protect: leading valid tokens that neither merge nor receive (1 for a class token).
+    """
+    batch, width = valid.shape
+    order = _valid_first(valid)
+    rank = torch.arange(width, device=valid.device)
+    free = (rank < valid.sum(1, keepdim=True)) & (rank >= protect)
+    source, target, may_go, may_take = order[:, 0::2], order[:, 1::2], free[:, 0::2], free[:, 1::2]
+    if target.shape[1] == 0:
+        return Edges(torch.full(source.shape, -torch.inf, device=valid.device), source, source)
+    unit = _unit(metric)
+    left, right = _take(unit, source), _take(unit, target).transpose(1, 2)
+    step = max(1, _CHUNK // max(1, batch * target.shape[1]))
+    best = [(part @ right).masked_fill_(~may_take[:, None], -torch.inf).max(2) for part in left.split(step, dim=1)]
+    score = torch.cat([b.values for b in best], 1)
+    # Rounding lifts the cosine of equal vectors above 1, but a threshold of 1 must merge nothing.
+    score = score.clamp(max=1.0).masked_fill(~may_go, -torch.inf)
+    return Edges(score, source, target.gather(1, torch.cat([b.indices for b in best], 1)))
+
+
+def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: float) -> Merged:
+    """Follow the edges above `threshold`: each target becomes the size-weighted mean of itself and its sources.
+
+    Rows keep their places, so spatial order survives; `compact` removes those merged away.
+
+    Args:
+        hidden: (B, N, C).
+        size: float32 (B, N), original tokens in each row.
+        valid: bool (B, N).
+        edges: from `match`.
+        threshold: edges must be strictly above it.
+    """
+    batch, width = valid.shape
+    row = torch.arange(width, device=valid.device).repeat(batch, 1)
+    row = row.scatter(1, edges.source, torch.where(edges.score > threshold, edges.target, edges.source))
+    flat = (row + width * torch.arange(batch, device=row.device)[:, None]).flatten()
+    size = size * valid
+    total = torch.zeros_like(size).flatten().index_add_(0, flat, size.flatten())
+    # Weights first: they are exactly 1 on rows nothing joins, and the sum cannot leave the range of its parts.
+    weight = size.flatten() / total[flat].clamp(min=1e-30)
+    parts = hidden.flatten(0, 1).float() * weight[:, None]
+    mean = torch.zeros_like(parts).index_add(0, flat, parts)
+    total = total.view_as(size)
+    return Merged(mean.view_as(hidden).to(hidden.dtype), total, total > 0, row)
+
+
+def bipartite_merge(
+    hidden: Tensor, size: Tensor, metric: Tensor, valid: Tensor, threshold: float, protect: int = 0
+) -> Merged:
+    """One round of bipartite soft matching: tokens whose best partner is above `threshold` are merged into it.
+
+    At most every other token disappears. Several may share a target. On CUDA, three or more tokens are summed in no
+    fixed order unless `torch.use_deterministic_algorithms(True)` is set.
+
+    Args:
+        hidden: (B, N, C) tokens.
+        size: float32 (B, N), original tokens in each row.
+        metric: (B, N, d), what similarity is measured on; DyMU takes the head-mean of a block's keys.
+        valid: bool (B, N).
+        threshold: cosine; at 1 or above nothing is merged.
+        protect: leading valid tokens left alone (1 for a class token).
+    """
+    return merge(hidden, size, valid, match(metric, valid, protect), threshold)
+
+
+def compact(hidden: Tensor, size: Tensor, valid: Tensor) -> Merged:
+    """Drop rows nobody needs: valid rows move to the front, the longest sample sets the width.
+
+    The one operation here that reads the device. `row` of the result tells where each row went; for rows that were
+    dropped it is arbitrary. Where the longest sample fills the width, nothing moves.
+    """
+    width = max(1, int(valid.sum(1).amax()))
+    if width == valid.shape[1]:
+        return Merged(hidden, size, valid, torch.arange(width, device=valid.device).expand_as(valid))
+    order = _valid_first(valid)[:, :width]
+    row = (valid.cumsum(1) - 1).clamp(min=0)
+    return Merged(_take(hidden, order), size.gather(1, order), valid.gather(1, order), row)
+
+
+def pooled_threshold(score: Tensor, merges: int) -> float:
+    """The threshold under which a batch would lose `merges` tokens: its first rejected edge, at least 0.
+
+    Args:
+        score: float32 (B, E) edge scores of `match`, -inf where there is no edge; all samples compete.
+        merges: edges to accept over the whole batch. Where there are no more than that, all above 0 are accepted.
+    """
+    scores = score.flatten().sort(descending=True).values
+    return max(0.0, float(scores[merges])) if merges < len(scores) else 0.0
+
+
+def _unit(metric: Tensor) -> Tensor:
+    """Unit vectors in float32; scaled first, since squares of extreme half-precision values overflow."""
+    metric = metric.float()
+    largest = metric.abs().amax(-1, keepdim=True)
+    return torch.nn.functional.normalize(metric / largest.clamp(min=1e-30), dim=-1)
+
+
+def _valid_first(valid: Tensor) -> Tensor:
+    """int64 (B, N): the rows of each sample, valid ones first, in order otherwise."""
+    return (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, M) of values (B, N, C)."""
+    return values[torch.arange(len(index), device=index.device)[:, None], index]
