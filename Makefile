@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("the pinned environment needs Python 3.11 or newer, $(PYTHON) is %d.%d; choose another with: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+	    lmms-eval 'decord; platform_machine == "x86_64"'
 	@touch $@
 
 setup: $(STAMP)  ## Build the environment and do nothing else
