@@ -37,12 +37,17 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
             raise ValueError(f"options {sorted(options)} need a single strategy, got {len(drafts)}: {_EXAMPLE}")
         drafts[0][1].update(options)
     if keep is not None:
-        takers = [(cls, fields) for cls, fields in drafts if "keep" in _names(cls) and "keep" not in fields]
+        takers = _takers(drafts)
         if len(takers) != 1:
             names = ", ".join(cls.name for cls, _ in takers) or "none of the strategies"
             raise ValueError(f"keep={keep!r} is ambiguous: {names} would take it; {_EXAMPLE}")
         takers[0][1]["keep"] = keep
     return tuple(_build(cls, fields) for cls, fields in drafts)
+
+
+def open_keeps(spec: Spec) -> list[str]:
+    """Names of the strategies in `spec` that take a `keep` and were not given one, in the written order."""
+    return [cls.name for cls, _ in _takers(_drafts(spec))]
 
 
 def format_spec(strategies: Sequence[Strategy]) -> str:
@@ -54,6 +59,10 @@ def to_dict(strategy: Strategy) -> dict[str, Any]:
     """`{"name": ..., **fields}` with every field, JSON-ready (tuples become lists)."""
     fields = {f.name: getattr(strategy, f.name) for f in dataclasses.fields(strategy) if f.init}
     return {"name": strategy.name, **json.loads(json.dumps(fields))}
+
+
+def _takers(drafts: list[tuple[type[Strategy], dict[str, Any]]]) -> list[tuple[type[Strategy], dict[str, Any]]]:
+    return [(cls, fields) for cls, fields in drafts if "keep" in _names(cls) and "keep" not in fields]
 
 
 def _format(strategy: Strategy) -> str:

@@ -1,0 +1,103 @@
+"""The cells of a sweep: strategies x keeps x seeds."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vtokens.budget import Keep, check_keep
+from vtokens.strategies import Strategy, format_spec, parse, to_dict
+from vtokens.strategies.spec import open_keeps
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy with all its settings, under one seed.
+
+    Attributes:
+        cell: what the results call it, `fastv@0.25#s0`.
+        strategy: the settings in full, as `vtokens.strategies.parse` reads them.
+        name: the strategy as it was asked for; cells that differ in `keep` or `seed` only share it.
+        keep: the share or count that the sweep set, None where it set none.
+        seed: the seed of what the cell draws at random, and of the data where the task can draw it.
+    """
+
+    cell: str
+    strategy: str
+    name: str
+    keep: Keep | None
+    seed: int
+
+
+def split(text: str) -> list[str]:
+    """The strategies of a comma-separated list; commas inside brackets do not separate.
+
+    >>> split("none, fastv(keep=0.5, layer=2)+cls")
+    ['none', 'fastv(keep=0.5, layer=2)+cls']
+
+    Raises:
+        ValueError: text that is no such list.
+    """
+    try:
+        found = ast.parse(f"[{text}]", mode="eval").body  # Python's own grammar, as the strategies themselves are read
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError(f"cannot read the strategies {text!r}: write for example 'none,cls,fastv(layer=3)'") from error
+    if not isinstance(found, ast.List) or not found.elts:
+        raise ValueError(f"cannot read the strategies {text!r}: write for example 'none,cls,fastv(layer=3)'")
+    return [ast.get_source_segment(f"[{text}]", part) or "" for part in found.elts]
+
+
+def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Sequence[int] = 1) -> list[Cell]:
+    """Every combination, seed by seed, in the order given.
+
+    A strategy that leaves its `keep` open makes a cell for each of `keeps`; one without a `keep`, or with its `keep`
+    written out, makes a single cell. A strategy that draws (has a field `seed`) takes the cell's seed, unless it was
+    given another one.
+
+    Args:
+        strategies: such as "none", "fastv", "random(seed=3)" or "todre(keep=0.1)+fastv(keep=0.5)".
+        keeps: shares in (0, 1] or counts per picture.
+        seeds: how many, from 0, or which.
+
+    Raises:
+        TypeError, ValueError: what names no strategy, `keep` or seed; a `keep` that two strategies of one cell would
+            take; a cell that is there twice; no cell at all.
+    """
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    for seed in numbers:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed {seed!r} is not allowed: an int of at least 0")
+    checked = [check_keep(keep) for keep in keeps]
+    found = [cell for seed in numbers for text in strategies for cell in _of(text, checked, seed)]
+    if not found:
+        raise ValueError(
+            f"no cells: {len(strategies)} strategies and {len(numbers)} seeds; at least one of each is needed"
+        )
+    twice = [name for name, count in Counter(cell.cell for cell in found).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is asked for twice: each strategy, keep and seed is allowed once")
+    return found
+
+
+def _of(text: str, keeps: Sequence[Keep], seed: int) -> list[Cell]:
+    plain, name = parse(text), " ".join(text.split())
+    if not open_keeps(text):
+        return [Cell(f"{name}#s{seed}", _seeded(plain, seed), name, None, seed)]
+    if not keeps:
+        raise ValueError(f"the strategy {name!r} needs a keep: give some, or write it out as in 'fastv(keep=0.25)'")
+    return [Cell(f"{name}@{keep!r}#s{seed}", _seeded(parse(text, keep), seed), name, keep, seed) for keep in keeps]
+
+
+def _seeded(strategies: Sequence[Strategy], seed: int) -> str:
+    """The strategies as text, with `seed` where a strategy has such a field and left it alone."""
+    return format_spec([_with_seed(strategy, seed) for strategy in strategies])
+
+
+def _with_seed(strategy: Strategy, seed: int) -> Strategy:
+    default = next((field.default for field in dataclasses.fields(strategy) if field.name == "seed"), None)
+    if default is None or getattr(strategy, "seed", None) != default:
+        return strategy
+    return parse({**to_dict(strategy), "seed": seed})[0]
