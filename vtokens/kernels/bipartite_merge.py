@@ -1,6 +1,6 @@
 """One round of token merging: bipartite soft matching with a threshold, for a batch of token sets.
 
-DyMU (arXiv:2504.17040, section 3.1), after ToMe (arXiv:2210.09461).
+DToMe of DyMU (arXiv:2504.17040), after ToMe (arXiv:2210.09461).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 24
-"""Most similarities held at once, in elements: 64 MiB, beyond what any fixed-size tower asks for."""
+from vtokens.kernels.attention_rows import chunk_of
 
 
 class Merged(NamedTuple):
@@ -57,7 +56,7 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
         valid: bool (B, N).
         protect: leading valid tokens that neither merge nor receive (1 for a class token).
     """
-    batch, width = valid.shape
+    width = valid.shape[1]
     order = _valid_first(valid)
     rank = torch.arange(width, device=valid.device)
     free = (rank < valid.sum(1, keepdim=True)) & (rank >= protect)
@@ -65,13 +64,10 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
     if target.shape[1] == 0:
         return Edges(torch.full(source.shape, -torch.inf, device=valid.device), source, source)
     unit = _unit(metric)
-    left, right = _take(unit, source), _take(unit, target).transpose(1, 2)
-    step = max(1, _CHUNK // max(1, batch * target.shape[1]))
-    best = [(part @ right).masked_fill_(~may_take[:, None], -torch.inf).max(2) for part in left.split(step, dim=1)]
-    score = torch.cat([b.values for b in best], 1)
+    score, best = _best(_take(unit, source), _take(unit, target), may_take)
     # Rounding lifts the cosine of equal vectors above 1, but a threshold of 1 must merge nothing.
     score = score.clamp(max=1.0).masked_fill(~may_go, -torch.inf)
-    return Edges(score, source, target.gather(1, torch.cat([b.indices for b in best], 1)))
+    return Edges(score, source, target.gather(1, best))
 
 
 def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: float) -> Merged:
@@ -149,6 +145,24 @@ def _unit(metric: Tensor) -> Tensor:
     metric = metric.float()
     largest = metric.abs().amax(-1, keepdim=True)
     return torch.nn.functional.normalize(metric / largest.clamp(min=1e-30), dim=-1)
+
+
+def _best(left: Tensor, right: Tensor, may_take: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of left (B, E, d) the largest product with right (B, F, d) where `may_take` (B, F), and its index."""
+    (batch, sources, _), targets = left.shape, right.shape[1]
+    most = chunk_of(left.device)
+    # Whole samples together while they fit: how their rows are cut must not depend on how many samples there are.
+    samples, rows = max(1, most // (sources * targets)), max(1, most // targets)
+    values = left.new_empty(batch, sources)
+    indices = torch.empty_like(values, dtype=torch.long)
+    for b in range(0, batch, samples):
+        some = slice(b, b + samples)
+        other, closed = right[some].transpose(1, 2), ~may_take[some, None]
+        for r in range(0, sources, rows):
+            part = slice(r, r + rows)
+            found = (left[some, part] @ other).masked_fill_(closed, -torch.inf).max(2)
+            values[some, part], indices[some, part] = found
+    return values, indices
 
 
 def _valid_first(valid: Tensor) -> Tensor:
