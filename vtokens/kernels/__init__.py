@@ -4,6 +4,7 @@ from vtokens.kernels.attention_rows import attention_colmean, attention_rows
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh
+from vtokens.kernels.unmerge import group_mean, rotate, unfold, unmerge_attention
 
 __all__ = [
     "Edges",
@@ -13,10 +14,14 @@ __all__ = [
     "bipartite_merge",
     "compact",
     "farthest_point",
+    "group_mean",
     "group_weights",
     "grouped_attention",
     "match",
     "merge",
     "pooled_threshold",
     "reweigh",
+    "rotate",
+    "unfold",
+    "unmerge_attention",
 ]
