@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .chair import Chair, chair
+from .intervals import Interval, bootstrap, ratio, wilson
+from .paired import Paired, difference, holm, mcnemar
 from .pope import Pope, pope, yes_no
-from .stats import Interval, Paired, bootstrap, holm, mcnemar, ratio, wilson
 
 __all__ = [
     "Chair",
@@ -13,6 +14,7 @@ __all__ = [
     "Pope",
     "bootstrap",
     "chair",
+    "difference",
     "holm",
     "mcnemar",
     "pope",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .stats import Interval, bootstrap, ratio
+from .intervals import Interval, bootstrap, ratio
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .stats import Interval, bools, ratio
+from .intervals import Interval, ratio
+from .paired import bools
 
 
 @dataclass(frozen=True)

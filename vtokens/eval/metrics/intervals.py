@@ -1,4 +1,4 @@
-"""Intervals for one figure, and tests for two strategies on the same samples."""
+"""Intervals for one figure: Wilson's for shares, and the bootstrap for everything else."""
 
 from __future__ import annotations
 
@@ -22,15 +22,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Samples that only the first got right, that only the second did, and the two-sided p-value."""
-
-    only_a: int
-    only_b: int
-    p_value: float
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -130,37 +121,6 @@ def ratio(
     return Interval(found.value, found.low, found.high, tried)
 
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> Paired:
-    """McNemar's exact test of whether two strategies are right equally often on the same samples.
-
-    Only samples that one of them got right count; under the null hypothesis each of them is a fair coin
-    (McNemar, 1947). With none such, p is 1. Raises ValueError for lists of different length, TypeError for other than
-    bools.
-    """
-    from scipy.stats import binomtest
-
-    first, second = bools("a", a), bools("b", b)
-    if len(first) != len(second):
-        raise ValueError(f"a and b must be the same samples, got {len(first)} and {len(second)}")
-    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
-    differ = only_a + only_b
-    return Paired(only_a, only_b, float(binomtest(only_a, differ).pvalue) if differ else 1.0)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number, in the order given: below alpha is significant family-wise (Holm, 1979).
-
-    Raises ValueError for a p-value outside [0, 1] or NaN.
-    """
-    given = np.asarray(p_values, dtype=float)
-    if not ((given >= 0) & (given <= 1)).all():
-        raise ValueError(f"p-values must be in [0, 1], got {list(p_values)}")
-    order = np.argsort(given, kind="stable")
-    adjusted = np.empty_like(given)
-    adjusted[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)), 1)
-    return [float(p) for p in adjusted]
-
-
 def _pooled(counts: Array) -> float:
     right, tried = counts.sum(axis=0)
     return float(right / tried) if tried else float("nan")
@@ -181,11 +141,3 @@ def _checked(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return confidence
-
-
-def bools(name: str, values: Sequence[bool]) -> Array:
-    """`values` as an array of bools; TypeError naming the first value that is none."""
-    if not all(isinstance(value, (bool, np.bool_)) for value in values):
-        wrong = next(value for value in values if not isinstance(value, (bool, np.bool_)))
-        raise TypeError(f"{name} must hold bools, got {wrong!r}")
-    return np.asarray(values, dtype=bool)
