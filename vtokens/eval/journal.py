@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
+from vtokens.eval.files import go_on
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -106,9 +108,7 @@ class Journal:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._file.truncate(self._size)
-            kept = f"{len(self)} answers are kept in {self.path.parent}"
-            reason = f"{error.strerror}: {kept}; make room and run the same command again, it goes on from there"
-            raise OSError(error.errno, reason, str(self.path)) from error
+            raise go_on(error, self.path, f"{len(self)} answers are kept in {self.path.parent}") from error
         self._size += len(data)
         self._answers |= {(answer.task, answer.doc): answer for answer in answers}
 

@@ -1,0 +1,142 @@
+"""What a results folder holds: the settings of its sweep, written before the first answer and checked ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from vtokens.eval.cells import Cell
+from vtokens.eval.files import write_json
+from vtokens.eval.machine import hardware, versions
+
+SCHEMA = 1
+FILE = "manifest.json"
+BUDGET = (
+    "keep is a share of each picture's visual tokens, rounded half up and at least one token, or a count per picture; "
+    "kept_tokens is the number of visual tokens a decoder layer sees at prefill, averaged over all decoder layers"
+)
+# What may differ when a sweep is taken up again: when and how it was called, and where the same weights lay.
+_FREE = ("id", "created", "command", "model.source", "cells")
+
+
+def build(
+    model: PreTrainedModel,
+    name: str,
+    tasks: Mapping[str, Mapping[str, Any]],
+    cells: Sequence[Cell],
+    settings: Mapping[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    """The manifest of a sweep.
+
+    Args:
+        model: as loaded.
+        name: what the user called it.
+        tasks: by name, how many `samples` are asked and the `hash` of what they are.
+        settings: what else the answers depend on, such as the batch size.
+        command: what to run to get the same.
+    """
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "id": "",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "versions": versions(),
+        "hardware": hardware(model.device),
+        "model": {
+            "name": name,
+            "source": model.name_or_path,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attn_implementation": model.config._attn_implementation,
+            "weights_sha256": weights_hash(model),
+        },
+        "budget": BUDGET,
+        "settings": dict(settings),
+        "tasks": {task: dict(facts) for task, facts in tasks.items()},
+        "cells": [asdict(cell) for cell in cells],
+    }
+    settled = {key: value for key, value in _flat(content) if key not in _FREE}
+    content["id"] = hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
+    return content
+
+
+def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Begin the results folder, or check that the one there is of the same sweep; returns what it now holds.
+
+    Cells may be added to a sweep, and those there stay; anything else must be as it was.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: the folder is not empty and holds no sweep, or another one: says which setting differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    if not path.exists():
+        strangers = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
+        if strangers:
+            raise ValueError(f"{folder} holds {strangers[0]!r} but no {FILE}, so no sweep: give a new or empty folder")
+        write_json(path, wanted)
+        return wanted
+    found = read(folder)
+    there, here = dict(_flat(found)), dict(_flat(wanted))
+    for key in sorted({*there, *here} - set(_FREE)):
+        if there.get(key) != here.get(key):
+            raise ValueError(
+                f"{folder} holds another sweep: {key} is {there.get(key)!r} there and {here.get(key)!r} here; "
+                "give another folder, or the settings of the one there"
+            )
+    gone = [cell["cell"] for cell in found["cells"] if cell not in wanted["cells"]]
+    if gone:
+        raise ValueError(
+            f"{folder} holds another sweep: the cell {gone[0]!r} is there and not here; "
+            "give another folder, or ask for the cells there and more"
+        )
+    if wanted["cells"] != found["cells"]:
+        found["cells"] = wanted["cells"]
+        write_json(path, found)
+    return found
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a results folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of a schema this version does not know.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no {FILE}: `vtokens eval --out {folder}` makes one")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        schema = found["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the manifest of a sweep: {error}") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema!r}; this vtokens reads schema {SCHEMA}")
+    return dict(found)
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes of all parameters and buffers, as loaded."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
