@@ -32,6 +32,7 @@ class Layout:
         owner: the batch row of each picture.
         counts: visual tokens left of each picture, on the host.
         lead: padding positions at the start of each row, on the host.
+        before: real positions before each row's first placeholder (0 where it has none), on the host.
         tail: positions after the last placeholder, the least of any row, on the host.
         padded: whether any position is padding, on the host.
     """
@@ -45,6 +46,7 @@ class Layout:
     owner: tuple[int, ...]
     counts: tuple[int, ...]
     lead: tuple[int, ...]
+    before: tuple[int, ...]
     tail: int
     padded: bool
 
@@ -65,8 +67,9 @@ class Layout:
         anywhere = torch.stack(list(placeholders.values())).any(0)
         last = (anywhere * torch.arange(1, length + 1, device=valid.device)).amax(1)
         # The one host read of a prefill: which rows the pictures fall into, and where padding ends.
-        sums = [*placeholders.values(), valid.cumsum(1) == 0, ~valid]
-        *host, lead, padding, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
+        first = (anywhere.cumsum(1) == 0) & valid & anywhere.any(1, keepdim=True)
+        sums = [*placeholders.values(), valid.cumsum(1) == 0, ~valid, first]
+        *host, lead, padding, before, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
         image = torch.full_like(valid, -1, dtype=torch.long)
         cell, visual = image.clone(), torch.zeros_like(valid)
         ordered: list[Picture] = []
@@ -96,7 +99,7 @@ class Layout:
         counts = tuple(p.tokens for p in ordered)
         return Layout(
             visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, tuple(lead),
-            length - max(ends), any(padding),
+            tuple(before), length - max(ends), any(padding),
         )  # fmt: skip
 
     def take(self, index: Tensor, valid: Tensor | None, counts: Sequence[int], lead: Sequence[int]) -> Layout:
@@ -130,6 +133,16 @@ class Layout:
         for row, count in zip(self.owner, self.counts if counts is None else counts, strict=True):
             totals[row] += count
         return totals
+
+    def text_after(self) -> list[int]:
+        """At most how many text positions each row has after its first placeholder; 0 in a row without any."""
+        newlines = self.per_sample([len(picture) - picture.tokens for picture in self.pictures])
+        return [
+            self.visual.shape[1] - lead - before - tokens - lines if row in self.owner else 0
+            for row, (lead, before, tokens, lines) in enumerate(
+                zip(self.lead, self.before, self.per_sample(), newlines, strict=True)
+            )
+        ]
 
     @cached_property
     def by_image(self) -> Groups:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens._errors import unknown
+from vtokens.costs import Encoding
 from vtokens.picture import Picture
 from vtokens.strategies.signals import Facts
 
@@ -98,10 +99,20 @@ class Adapter(ABC):
             float32 (sum of the pictures' lengths,); 0 where a position holds no feature.
         """
 
+    @abstractmethod
+    def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
+        """The shapes that tower and projector work on for the pictures of a call; arguments as in `pictures`."""
+
     @property
     def facts(self) -> Facts:
         """What strategies may know."""
-        return Facts(self.model_type, len(self.layers), len(self.tower_attentions), self.has_cls)
+        config = self.language_model.config
+        decoder = f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}"
+        return Facts(self.model_type, len(self.layers), len(self.tower_attentions), self.has_cls, decoder)
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each (B, W, D_head) or as the decoder layers want them, for text at `positions` int64 (B, W)."""
+        return self.language_model.rotary_emb(hidden, positions)
 
     def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """modality -> bool (B, N), the positions that the model scatters its features into.

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
+from vtokens.costs import Encoding
 from vtokens.picture import Picture
 
 
@@ -42,6 +43,10 @@ class Qwen2VL(Adapter):
 
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         return self.restore(scores.view(-1, self._merge**2).mean(1), inputs[f"{modality}_grid_thw"])
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        # Text has the same position in time, height and width.
+        return super().rotary(hidden, positions[None].expand(3, -1, -1))
 
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         """Undo the order in which the tower worked: (tokens,) -> (tokens,), one call of the tower."""

@@ -1,10 +1,11 @@
-"""Watching attention without touching it: q and k are read beside the implementation the user had chosen."""
+"""Standing between an attention module and the implementation the user had chosen for it."""
 
 from __future__ import annotations
 
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +13,47 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _PREFIX = "vtokens_"
-Watcher = Callable[[nn.Module, Tensor, Tensor, float, dict[str, Any]], None]
-_WATCHER = "_vtokens_watcher"
+_HANDLER = "_vtokens_handler"
+
+
+@dataclass
+class Attention:
+    """One call of an attention module's implementation.
+
+    Attributes:
+        module: the attention module.
+        query: (B, H, W, D); in a decoder, rotary embedding applied.
+        key, value: (B, H_kv, K, D), cached ones included.
+        mask: as the implementation wants it.
+        kwargs: what else the module passes on.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    kwargs: dict[str, Any]
+
+    @property
+    def scaling(self) -> float:
+        """The factor on the products of query and key."""
+        return self.kwargs.get("scaling") or self.query.shape[-1] ** -0.5
+
+    def run(self) -> tuple[Tensor, Any]:
+        """(B, W, H, D) and what the implementation returns beside it."""
+        module: Any = self.module
+        chosen = module.config._attn_implementation.removeprefix(_PREFIX)
+        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
+        if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
+            config = copy.copy(module.config)
+            config._attn_implementation_internal = chosen
+            module = _AsChosen(module, config)
+        return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
+
+
+Handler = Callable[[Attention], tuple[Tensor, Any]]
 
 
 class _AsChosen:
@@ -26,22 +66,22 @@ class _AsChosen:
         return getattr(self._module, name)
 
 
-class Watch:
-    """Lets `watcher(module, query, key, scaling, kwargs)` see each call of one attention module, until `remove()`.
+class Tap:
+    """Hands each call of one attention module to `handler`, until `remove()`.
 
-    The module gets a copy of its config that names a registered attention function; that function reports and passes
-    the call on. Nothing else of the model changes: masks are made for the original implementation.
+    The module gets a copy of its config that names a registered attention function; that function calls the handler,
+    which runs the implementation, or answers in its place. Nothing else of the model changes: masks are made for the
+    original implementation.
     """
 
-    def __init__(self, module: Any, watcher: Watcher) -> None:
+    def __init__(self, module: Any, handler: Handler) -> None:
         self._module, self._config = module, module.config
-        chosen = self._config._attn_implementation or "eager"
-        name = _PREFIX + chosen
-        AttentionInterface.register(name, _watched)
+        name = _PREFIX + (self._config._attn_implementation or "eager")
+        AttentionInterface.register(name, _tapped)
         config = copy.copy(self._config)
         config._attn_implementation_internal = name
         # On the copy, so that it lives and dies, and is deep-copied, with the module.
-        setattr(config, _WATCHER, watcher)
+        setattr(config, _HANDLER, handler)
         module.config = config
 
     def remove(self) -> None:
@@ -49,14 +89,6 @@ class Watch:
         self._module.config = self._config
 
 
-def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-    chosen = module.config._attn_implementation.removeprefix(_PREFIX)
-    watcher: Watcher = getattr(module.config, _WATCHER)
-    watcher(module, query, key, kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs)
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
-    if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
-        config = copy.copy(module.config)
-        config._attn_implementation_internal = chosen
-        module = _AsChosen(module, config)
-    return function(module, query, key, value, attention_mask, **kwargs)
+def _tapped(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+    handler: Handler = getattr(module.config, _HANDLER)
+    return handler(Attention(module, query, key, value, attention_mask, kwargs))

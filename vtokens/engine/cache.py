@@ -1,14 +1,16 @@
-"""The KV cache of a pruned layer: it stores what the layer saw and answers for what the caller fed."""
+"""The KV cache of an attached layer: it stores what the layer saw and answers for what the caller fed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+from vtokens.strategies.heads import Memory
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Prefix:
         fed: positions the caller fed, dropped ones included.
         valid: bool (B, stored), False on padding; None if there is none.
         tail: trailing positions that are one to one and may be cropped again (speculative decoding).
-        group: equal for layers that were reduced together and so share masks.
+        group: equal for layers that were reduced together and so share masks; 0 if nothing was dropped.
+        memory: what `attend` strategies noted at the layer.
     """
 
     stored: int
@@ -28,6 +31,25 @@ class Prefix:
     valid: Tensor | None
     tail: int
     group: int
+    memory: Memory = field(default_factory=Memory)
+
+    @property
+    def plain(self) -> bool:
+        """Nothing was dropped: the layer is an ordinary one that carries a memory."""
+        return self.group == 0
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Prefix:
+        """The same for other samples; `change` acts on the batch dimension."""
+        valid = None if self.valid is None else change(self.valid)
+        return replace(self, valid=valid, memory=self.memory.map(change))
+
+    def cropped(self, positions: int) -> Prefix:
+        """Without its last `positions`."""
+        valid = None if self.valid is None else self.valid[:, :-positions]
+        return replace(
+            self, stored=self.stored - positions, fed=self.fed - positions, valid=valid, tail=self.tail - positions,
+            group=0 if self.plain else hash((self.group, positions)),
+        )  # fmt: skip
 
 
 class ReducedLayer(DynamicLayer):
@@ -75,22 +97,19 @@ class ReducedLayer(DynamicLayer):
             )
         super().crop(tokens_to_remove)
         if into > 0:
-            valid = None if prefix.valid is None else prefix.valid[:, :-into]
-            self.prefix = Prefix(
-                prefix.stored - into, prefix.fed - into, valid, prefix.tail - into, hash((prefix.group, into))
-            )
+            self.prefix = prefix.cropped(into)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self._map_valid(lambda valid: valid.repeat_interleave(repeats, dim=0))
+        self.prefix = self.prefix.map(lambda part: part.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._map_valid(lambda valid: valid[indices.to(valid.device)])
+        self.prefix = self.prefix.map(lambda part: part[indices.to(part.device)])
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
-        self._map_valid(lambda valid: valid.index_select(0, beam_idx.to(valid.device)))
+        self.prefix = self.prefix.map(lambda part: part.index_select(0, beam_idx.to(part.device)))
 
     def reset(self) -> None:
         super().reset()
@@ -98,11 +117,6 @@ class ReducedLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
         self.prefix = Prefix(0, 0, None, 0, self.prefix.group)
-
-    def _map_valid(self, change: Callable[[Tensor], Tensor]) -> None:
-        prefix = self.prefix
-        if prefix.valid is not None:
-            self.prefix = Prefix(prefix.stored, prefix.fed, change(prefix.valid), prefix.tail, prefix.group)
 
     def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
         """bool (B, stored): which stored positions may be attended to; None if all may.
@@ -131,8 +145,14 @@ def stored_length(cache: Cache | None, layer: int) -> int:
     """Positions that layer `layer` of `cache` really holds."""
     if cache is None or layer >= len(cache.layers):
         return 0
-    held: Any = cache.layers[layer]
-    return held.stored if isinstance(held, ReducedLayer) else held.get_seq_length()
+    there: Any = cache.layers[layer]
+    return there.stored if isinstance(there, ReducedLayer) else there.get_seq_length()
+
+
+def held(cache: Cache | None, layer: int) -> ReducedLayer | None:
+    """Layer `layer` of `cache` if it is one of ours."""
+    there = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
+    return there if isinstance(there, ReducedLayer) else None
 
 
 def check_cache(cache: Cache | None) -> None:
@@ -143,6 +163,6 @@ def check_cache(cache: Cache | None) -> None:
         if type(layer) not in (DynamicLayer, ReducedLayer):
             raise ValueError(
                 f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
-                "differs from layer to layer: use the default DynamicCache (no cache_implementation, no compiled or "
-                "quantised cache, no sliding window), or detach() the strategy"
+                "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
+                "cache_implementation, no compiled or quantised cache, no sliding window), or detach() the strategy"
             )

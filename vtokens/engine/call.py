@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
 from vtokens.engine.reduction import View
 from vtokens.engine.tower import Seen
 from vtokens.kernels import attention_colmean
 from vtokens.layout import Layout
+from vtokens.strategies.heads import Memory
 from vtokens.strategies.signals import Rows
 
 _active = threading.local()
@@ -33,6 +35,7 @@ class Record:
     itemsize: int
     views: dict[int, View] = field(default_factory=dict)
     spans: list[Any] = field(default_factory=list)
+    told: list[tuple[str, dict[str, Tensor]]] = field(default_factory=list)
 
     @contextmanager
     def selecting(self, device: torch.device) -> Iterator[None]:
@@ -74,6 +77,9 @@ class Call:
         fed_mask: bool (B, past + N) padding mask over fed positions; None if there is no padding.
         past: fed positions cached before this pass.
         cache: what the pass appends to.
+        hidden: (B, W, D), the states that entered the layer under way.
+        branch: the same prompt's text without its pictures, run layer by layer beside it.
+        memories: decoder layer -> what this pass notes at it.
         asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
     """
 
@@ -95,6 +101,9 @@ class Call:
     by_layer: dict[int, View] = field(default_factory=dict)
     scratch: dict[Any, Any] = field(default_factory=dict)
     fed_layout: Layout | None = None
+    hidden: Tensor | None = None
+    branch: Branch | None = None
+    memories: dict[int, Memory] = field(default_factory=dict)
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (B, W): tower scores at the positions seen now, 0 where there is no visual token."""
@@ -114,6 +123,14 @@ class Call:
         """float32 (B, W): what keys received in a decoder layer; the positions seen there and now are the same."""
         return self.received[layer, rows]
 
+    def last_prompt(self, device: torch.device) -> Tensor:
+        """int64 (B, 1): where each sample's prompt ends, among the positions seen now."""
+        assert self.layout is not None
+        valid = self.layout.valid.to(device)
+        # Right padding and speculative candidates come after it.
+        place = torch.arange(1, valid.shape[1] + 1, device=device)
+        return ((valid * place).amax(1, keepdim=True) - self.asked).clamp(min=0)
+
     def observe_decoder(
         self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float, cached: Tensor | None
     ) -> None:
@@ -131,9 +148,7 @@ class Call:
         layout, length = self.layout, query.shape[2]
         past = key.shape[2] - length
         place = torch.arange(length, device=query.device)
-        valid = layout.valid.to(query.device)
-        # Right padding and speculative candidates come after the last prompt position.
-        last = ((valid * (place + 1)).amax(1, keepdim=True) - self.asked).clamp(min=0)
+        valid, last = layout.valid.to(query.device), self.last_prompt(query.device)
         weight = None
         if rows == "last":
             where = last

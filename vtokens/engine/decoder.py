@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vtokens.engine.cache import Prefix, ReducedLayer, stored_length
+from vtokens.engine.cache import Prefix, ReducedLayer, held, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.masks import join, layer_mask
-from vtokens.engine.reduction import expand, gather
+from vtokens.engine.reduction import expand, gather, groups
+from vtokens.strategies.heads import Memory
 
 
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -33,13 +34,20 @@ def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> di
 def account(call: Call, cache: Any) -> None:
     """Tell the cache layers that stored less than was fed."""
     assert call.fed_layout is not None
-    for index, view in call.by_layer.items():
-        layer = cache.layers[index]
-        new = view.index.shape[1]
-        stored = stored_length(cache, index)
-        valid = join(cached_padding(call, index, cache), view.mask(_chunk(call)), stored - new, new)
-        prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, view.group)
-        cache.layers[index] = ReducedLayer.adopt(layer, prefix)
+    for index in sorted({*call.by_layer, *call.memories}):
+        view = call.by_layer.get(index)
+        new = call.length if view is None else view.index.shape[1]
+        stored, older = stored_length(cache, index), held(cache, index)
+        memory = older.prefix.memory if older is not None else Memory()
+        memory = memory.followed_by(call.memories.get(index, Memory()), stored - new, new)
+        if view is not None or _reduced(cache, index) is not None:
+            after = _chunk(call) if view is None else view.mask(_chunk(call))
+            valid = join(cached_padding(call, index, cache), after, stored - new, new)
+            group = next(groups) if view is None else view.group
+            prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, group, memory)
+        else:  # nothing was dropped here, so all of it may be cropped again
+            prefix = Prefix(stored, stored, None, stored, 0, memory)
+        cache.layers[index] = ReducedLayer.adopt(cache.layers[index], prefix)
 
 
 def restore(call: Call, output: Any) -> Any:
@@ -77,8 +85,7 @@ def _mask(call: Call, index: int, cache: Any, hidden: Tensor) -> Any:
     # Layers that were reduced together share one mask.
     key = ("mask", past, reduced.prefix.group if reduced else 0, call.view.group if call.view else 0)
     if key not in call.scratch:
-        after = _chunk(call) if call.view is None else call.view.mask(_chunk(call))
-        allowed = join(cached_padding(call, index, cache), after, past, hidden.shape[1])
+        allowed = seen_padding(call, index, past, hidden.shape[1], cache)
         allowed = None if allowed is None else allowed.to(hidden.device)
         call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed)
     return call.scratch[key]
@@ -93,8 +100,14 @@ def cached_padding(call: Call, index: int, cache: Any = None) -> Tensor | None:
 
 
 def _reduced(cache: Any, index: int) -> ReducedLayer | None:
-    held = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-    return held if isinstance(held, ReducedLayer) else None
+    layer = held(cache, index)
+    return layer if layer is not None and not layer.prefix.plain else None
+
+
+def seen_padding(call: Call, index: int, past: int, length: int, cache: Any = None) -> Tensor | None:
+    """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none."""
+    after = _chunk(call) if call.view is None else call.view.mask(_chunk(call))
+    return join(cached_padding(call, index, cache), after, past, length)
 
 
 def _chunk(call: Call) -> Tensor | None:

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
-from vtokens.engine.attention import Watch
+from vtokens.engine.attend import attend
+from vtokens.engine.attention import Attention, Tap
+from vtokens.engine.branch import Branch
 from vtokens.engine.call import Call, Record
 from vtokens.engine.decoder import account, adjust, cached_padding, restore
 from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.tower import MODALITIES, Seen, TowerWatch, seen_in
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.heads import Memory
 
 
 class Engine:
@@ -41,10 +44,11 @@ class Engine:
             self._removable.append(hook)
             for index, layer in enumerate(adapter.layers):
                 self._before(layer, partial(self._on_layer, index))
+                if self.plan.branch:
+                    self._removable.append(layer.register_forward_hook(partial(self._after_layer, index)))
             self._removable.append(TowerWatch(adapter, self.plan.blocks, self._on_features))
-            for index in sorted(self.plan.rows):
-                watcher = partial(self._on_attention, index)
-                self._removable.append(Watch(adapter.layers[index].self_attn, watcher))
+            for index in sorted({*self.plan.rows, *self.plan.at_attend}):
+                self._removable.append(Tap(adapter.layers[index].self_attn, partial(self._on_attention, index)))
         except BaseException:
             self.remove()
             raise
@@ -92,6 +96,8 @@ class Engine:
         layout = None if call.direct else read_layout(call, kwargs)
         if layout is None:
             return None
+        if self.plan.branch and call.past == 0 and any(layout.counts):
+            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout)
         changed = enter(call, layout, self.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
 
@@ -103,10 +109,18 @@ class Engine:
         if call.layout is not None:
             for strategy in self.plan.at_layer.get(index, ()):
                 hidden = select(call, strategy, partial(strategy.at_layer, index=index), hidden)
+        if call.branch is not None:
+            call.branch.observe(index)
+        call.hidden, call.cache = hidden, kwargs.get("past_key_values")
         changed = adjust(call, index, hidden, kwargs)
         if changed is None:
             return None
         return ((hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=hidden))
+
+    def _after_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = calls.current(id(self))
+        if call is not None and call.branch is not None:
+            call.branch.advance(index, self.plan.at_attend.get(index, ()), call.memories.get(index, Memory()))
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         call = calls.current(id(self))
@@ -118,21 +132,24 @@ class Engine:
             return None
         call.record.views = call.by_layer
         self.last_record = call.record
-        if call.view is None:
-            return None
         cache = output.get("past_key_values") if hasattr(output, "get") else kwargs.get("past_key_values")
         if cache is not None:
             account(call, cache)
-        return restore(call, output)
+        return None if call.view is None else restore(call, output)
 
-    def _on_attention(
-        self, index: int, module: nn.Module, query: Tensor, key: Tensor, scaling: float, kwargs: Any
-    ) -> None:
+    def _on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
         call = calls.current(id(self))
-        if call is not None and call.layout is not None and call.record is not None and any(call.layout.counts):
+        if call is None:
+            return attention.run()
+        if call.branch is not None and call.branch.running:
+            return call.branch.attend(index, attention)
+        rows, query = self.plan.rows.get(index), attention.query
+        if rows and call.layout is not None and call.record is not None and any(call.layout.counts):
             with call.record.selecting(query.device):
-                for signal in self.plan.rows[index]:
-                    call.observe_decoder(index, signal.rows, query, key, scaling, cached_padding(call, index))
+                for signal in rows:
+                    cached = cached_padding(call, index)
+                    call.observe_decoder(index, signal.rows, query, attention.key, attention.scaling, cached)
+        return attend(call, index, attention, self.plan.at_attend.get(index, ()))
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         calls.finish(id(self))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vtokens.adapters import Adapter
-from vtokens.strategies.base import Strategy
+from vtokens.strategies import Strategy, format_spec
 from vtokens.strategies.signals import Attention, Saliency
 
 
@@ -15,23 +16,32 @@ class Plan:
     Attributes:
         at_prompt: those that act before the decoder, in the written order.
         at_layer: decoder layer -> those that act before it, in the written order.
+        at_attend: decoder layer -> those that act in its attention, in the written order, each with what it prepared.
+        branch: one of them wants the prompt's text run without its pictures.
         blocks: tower blocks to watch.
         rows: decoder layer -> the attention signals read from it.
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
         facts = adapter.facts
-        for strategy in strategies:
+        for number, strategy in enumerate(strategies):
             strategy.check(facts)
+            if strategy.once and any(earlier.name == strategy.name for earlier in strategies[:number]):
+                raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
         active = [strategy for strategy in strategies if not strategy.keeps_all]
         self.at_prompt = [strategy for strategy in active if "prompt" in strategy.stages()]
         self.at_layer: dict[int, list[Strategy]] = {}
+        self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
+        self.branch = any(strategy.wants_branch() for strategy in active)
         self.rows: dict[int, set[Attention]] = {}
         blocks: set[int] = set()
         for strategy in active:
+            prepared = strategy.prepare(facts)
             for index in strategy.acts_before(facts):
                 self.at_layer.setdefault(index, []).append(strategy)
+            for index in strategy.attends_in(facts):
+                self.at_attend.setdefault(index, []).append((strategy, prepared))
             for signal in strategy.signals(facts):
                 if isinstance(signal, Saliency):
                     blocks |= {block % facts.tower_depth for block in signal.blocks or (adapter.feature_block,)}
@@ -40,4 +50,4 @@ class Plan:
         self.blocks = sorted(blocks)
 
     def __bool__(self) -> bool:
-        return bool(self.at_prompt or self.at_layer)
+        return bool(self.at_prompt or self.at_layer or self.at_attend)

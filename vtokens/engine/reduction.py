@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vtokens.layout import Layout
 
-_groups = itertools.count(1)
+groups = itertools.count(1)
+"""Numbers for what decoder layers share; 0 is the sequence as it was fed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def reduce(layout: Layout, stay: Tensor, counts: Sequence[int], view: View | Non
     real = rows >= 0 if any(lead) else None
     rows = rows.clamp(min=0)
     index = rows if view is None else view.index.gather(1, rows)
-    return View(index, real, layout.take(rows, real, counts, lead), next(_groups)), rows
+    return View(index, real, layout.take(rows, real, counts, lead), next(groups)), rows
 
 
 def gather(values: Tensor, rows: Tensor, dim: int) -> Tensor:

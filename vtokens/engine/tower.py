@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.engine.attention import Watch
+from vtokens.engine.attention import Attention, Tap
 from vtokens.kernels import attention_colmean
 from vtokens.picture import Picture
 
@@ -97,7 +97,7 @@ class TowerWatch:
 
     def __init__(self, adapter: Adapter, blocks: Sequence[int], report: Callable[[Seen], None]) -> None:
         self._adapter = adapter
-        self._watches = [Watch(adapter.tower_attentions[b], functools.partial(self._on_block, b)) for b in blocks]
+        self._taps = [Tap(adapter.tower_attentions[b], functools.partial(self._on_block, b)) for b in blocks]
         self._wrapped: list[str] = []
         for modality in MODALITIES:
             name = f"get_{modality}_features"
@@ -110,17 +110,19 @@ class TowerWatch:
         """Stop watching."""
         for name in self._wrapped:
             self._adapter.multimodal.__dict__.pop(name, None)
-        for watch in self._watches:
-            watch.remove()
+        for tap in self._taps:
+            tap.remove()
 
-    def _on_block(
-        self, block: int, module: nn.Module, query: Tensor, key: Tensor, scaling: float, kwargs: Mapping[str, Any]
-    ) -> None:
+    def _on_block(self, block: int, attention: Attention) -> tuple[Tensor, Any]:
         seen: Seen | None = getattr(_running, "seen", None)
-        if seen is None or seen.adapter is not self._adapter:
-            return
-        query, key, bounds = query.detach(), key.detach(), kwargs.get("cu_seq_lens_q")
-        parts = [(query, key)]
+        if seen is not None and seen.adapter is self._adapter:
+            seen.scores.setdefault(block, []).extend(self._scores(attention))
+        return attention.run()
+
+    def _scores(self, attention: Attention) -> Iterator[Tensor]:
+        """float32 (patches,), for each stretch of patches that attend to each other."""
+        query, key = attention.query.detach(), attention.key.detach()
+        parts, bounds = [(query, key)], attention.kwargs.get("cu_seq_lens_q")
         if bounds is not None:  # flash attention gets all images of a packed tower in one row
             sizes = bounds.diff().tolist()
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
@@ -128,8 +130,8 @@ class TowerWatch:
             # The class token asks for the patches' scores; without one, every patch has a vote. Votes are counted, not
             # averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
             scores = (
-                attention_colmean(q[:, :, :1], k, scaling)[:, 1:]
+                attention_colmean(q[:, :, :1], k, attention.scaling)[:, 1:]
                 if self._adapter.has_cls
-                else attention_colmean(q, k, scaling) * q.shape[2]
+                else attention_colmean(q, k, attention.scaling) * q.shape[2]
             )
-            seen.scores.setdefault(block, []).append(scores.flatten())
+            yield scores.flatten()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtokens.budget import Keep, budget, check_keep
 from vtokens.layout import Grouping, Layout
+from vtokens.strategies.heads import Heads
 from vtokens.strategies.signals import Facts, Observed, Rows, Signal
 
-STAGES = ("prompt", "layer")
+STAGES = ("prompt", "layer", "attend")
 """Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
 
 
@@ -96,12 +97,17 @@ class Strategy:
     """Base of all strategies. Subclasses override the stages they take part in.
 
     `at_prompt` acts before decoder layer 0, `at_layer` before each decoder layer that `acts_before` names, both at
-    prefill only. A stage returns the tokens that stay, or None to leave everything.
+    prefill only; they return the tokens that stay, or None to leave everything. `at_attend` acts inside the attention
+    of the layers that `attends_in` names, in every pass that can see pictures; it changes head outputs.
+
+    Attributes:
+        once: naming the strategy twice makes no sense.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     grouping: ClassVar[Grouping] = "image"
+    once: ClassVar[bool] = False
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:
@@ -126,9 +132,24 @@ class Strategy:
         """What must be observed before the stages run."""
         return ()
 
+    def prepare(self, facts: Facts) -> Any:
+        """What the stages need that depends on the model, such as a table read from a file; made once, at attach time.
+
+        They find it as `Heads.prepared`.
+        """
+        return None
+
     def acts_before(self, facts: Facts) -> Sequence[int]:
         """The decoder layers before which `at_layer` is called."""
         return ()
+
+    def attends_in(self, facts: Facts) -> Sequence[int]:
+        """The decoder layers in whose attention `at_attend` is called."""
+        return ()
+
+    def wants_branch(self) -> bool:
+        """Whether `Heads.branch` is needed: one more prefill, of the text alone."""
+        return False
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         """Select before the decoder; `visuals.hidden` holds the projected features."""
@@ -136,6 +157,10 @@ class Strategy:
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection | None:
         """Select before decoder layer `index`; `visuals.hidden` holds the states entering it."""
+        raise NotImplementedError
+
+    def at_attend(self, heads: Heads) -> None:
+        """Change the head outputs of one attention call."""
         raise NotImplementedError
 
 
@@ -155,3 +180,11 @@ def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:
             f"{first} to {depth - 1} is allowed, the nearest is {nearest}"
         )
     return value
+
+
+def check_share(what: str, value: object) -> None:
+    """Raise unless `value` is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what}={value!r} is not a number")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{what}={value!r} is out of range: a share in [0, 1] is allowed")

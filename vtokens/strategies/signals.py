@@ -19,12 +19,14 @@ class Facts:
         depth: decoder layers.
         tower_depth: blocks of the vision tower.
         has_cls: the tower has a class token, so that saliency is its attention row.
+        decoder: what tells one decoder from another, as "llama-32x4096x11008".
     """
 
     family: str
     depth: int
     tower_depth: int
     has_cls: bool
+    decoder: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""The `attend` stage: strategies change what the heads of one attention call put out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.attention import Attention
+from vtokens.engine.cache import held
+from vtokens.engine.call import Call
+from vtokens.engine.decoder import seen_padding
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.heads import Heads, Memory, Rows
+
+_VISUAL = "visual"
+
+
+def attend(
+    call: Call, index: int, attention: Attention, strategies: Sequence[tuple[Strategy, Any]]
+) -> tuple[Tensor, Any]:
+    """Run one attention call of decoder layer `index` with the strategies that act in it, in order."""
+    layer = held(call.cache, index)
+    memory = layer.prefix.memory if layer is not None else Memory()
+    fresh = call.record is not None and call.layout is not None and any(call.layout.counts)
+    if not strategies or not (fresh or _VISUAL in memory.keys):
+        return attention.run()
+    heads = _heads(call, index, attention, memory, fresh)
+    if call.branch is not None:
+        heads.branch = call.branch.output
+    for strategy, heads.prepared in strategies:
+        heads.told = {}
+        strategy.at_attend(heads)
+        if call.record is not None and heads.told:
+            call.record.told.append((strategy.name, heads.told))
+    if fresh:
+        call.memories[index] = heads.noted
+    return heads.output, None
+
+
+def _heads(call: Call, index: int, attention: Attention, memory: Memory, fresh: bool) -> Heads:
+    query, key, length = attention.query, attention.key, attention.query.shape[2]
+    assert call.hidden is not None
+    past = key.shape[2] - length
+    valid = seen_padding(call, index, past, length)
+    place = _shared(call, "place", lambda: torch.arange(length, device=query.device).expand(len(query), -1))
+    answers = last = Rows(place, whole=True)
+    noted = Memory()
+    if fresh:
+        assert call.layout is not None
+        layout = call.layout.to(query.device)
+        noted.keys[_VISUAL] = (layout.visual, 0)
+        answers = _shared(call, f"answers {past if memory else 0}", lambda: _answers(call, query.device, memory, past))
+        last = _shared(call, "last", lambda: Rows(call.last_prompt(query.device)))
+    heads = Heads(
+        index, query, key, attention.value, attention.scaling, call.hidden, query, None, fresh, answers, last, memory,
+        lambda: attention.run()[0], noted,
+    )  # fmt: skip
+    heads.visual = heads.marks(_VISUAL).bool()
+    heads.valid = None if valid is None else valid.to(query.device)
+    return heads
+
+
+def _answers(call: Call, device: torch.device, memory: Memory, past: int) -> Rows:
+    """Text from the first visual token of each sample on, whichever pass brought it."""
+    assert call.layout is not None
+    layout = call.layout.to(device)
+    length = layout.visual.shape[1]
+    shown, most = layout.visual.cumsum(1) > 0, max(layout.text_after())
+    if _VISUAL in memory.keys:
+        shown, most = shown | memory.marks(_VISUAL, past).any(1, keepdim=True), length
+    chosen = layout.valid & (layout.image < 0) & shown
+    index = torch.where(chosen, torch.arange(length, device=device), -1).sort(1).values[:, length - most :]
+    return Rows(index.clamp(min=0), index >= 0)
+
+
+def _shared(call: Call, name: str, make: Any) -> Any:
+    """What layers that see the same have in common."""
+    key = (name, call.view.group if call.view else 0)
+    if key not in call.scratch:
+        call.scratch[key] = make()
+    return call.scratch[key]

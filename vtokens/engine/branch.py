@@ -1,0 +1,87 @@
+"""The prompt's text without its pictures, run through the decoder layer by layer beside the real pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention import Attention
+from vtokens.engine.masks import layer_mask
+from vtokens.layout import Layout
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.heads import Heads, Memory, Rows
+
+
+class Branch:
+    """A second, short sequence: text positions only, left-padded, numbered anew, never cached.
+
+    Each layer runs twice: before the real pass reaches it, so that its head outputs can be compared, and after it, with
+    the heads chosen there reinforced in the branch too, as in a batch of the two.
+
+    Attributes:
+        output: (B, H, D) float32, head outputs of the last position in the layer under way.
+    """
+
+    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout) -> None:
+        self._adapter = adapter
+        layout = layout.to(hidden.device)
+        length = hidden.shape[1]
+        text = layout.valid & (layout.image < 0)
+        pictures = layout.per_sample([len(picture) for picture in layout.pictures])
+        most = max(1, *(length - lead - size for lead, size in zip(layout.lead, pictures, strict=True)))
+        rows = torch.where(text, torch.arange(length, device=hidden.device), -1).sort(1).values[:, length - most :]
+        self._real = rows >= 0
+        rows = rows.clamp(min=0)
+        self._hidden = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
+        positions = (self._real.cumsum(1) - 1).clamp(min=0)
+        self._kwargs = {
+            "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
+            "position_embeddings": adapter.rotary(self._hidden, positions),
+        }
+        self._strategies: Sequence[tuple[Strategy, Any]] | None = None
+        self._memory = Memory()
+        self.running = False
+        self.output: Tensor | None = None
+
+    def observe(self, index: int) -> None:
+        """Set `output` to that of layer `index`."""
+        self._strategies = None
+        self._run(index)
+
+    def advance(self, index: int, strategies: Sequence[tuple[Strategy, Any]], memory: Memory) -> None:
+        """Go through layer `index`, with what the strategies noted about the samples in the real pass."""
+        self._strategies = [pair for pair in strategies if pair[0].wants_branch()]
+        self._memory = Memory(samples=memory.samples)
+        self._hidden = self._run(index)
+
+    def attend(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        """The attention of the branch."""
+        output, weights = attention.run()
+        if self._strategies is None:
+            self.output = output[:, -1].float()
+            return output, weights
+        place = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
+        rows, none = Rows(place, whole=True), torch.zeros_like(self._real)
+        heads = Heads(
+            index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, none, self._real,
+            False, rows, rows, self._memory, lambda: output,
+        )  # fmt: skip
+        for strategy, heads.prepared in self._strategies:
+            strategy.at_attend(heads)
+        return heads.output, None
+
+    def _run(self, index: int) -> Tensor:
+        layer = self._adapter.layers[index]
+        self.running = True
+        try:
+            # Past the layer's own hooks, which belong to the real pass.
+            output = layer.forward(
+                self._hidden, position_ids=None, past_key_values=None, use_cache=False, **self._kwargs
+            )
+        finally:
+            self.running = False
+        return output[0] if isinstance(output, tuple) else output

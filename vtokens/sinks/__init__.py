@@ -1,0 +1,87 @@
+"""Which hidden dimensions give attention sinks away, decoder by decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """How to recognise sink tokens by their hidden state.
+
+    Attributes:
+        decoder: the decoder they hold for, as in `Facts.decoder`.
+        dims: dimensions in which sink tokens are huge; none if the decoder has no sinks.
+        tau: how many times the root mean square of a state is huge.
+        source: where the dimensions come from.
+    """
+
+    decoder: str
+    dims: tuple[int, ...]
+    tau: float
+    source: str
+
+    def phi(self, hidden: Tensor) -> Tensor:
+        """float32 (B, W): the largest of the dimensions, over the root mean square of the state (B, W, D)."""
+        dims = torch.tensor(self.dims, dtype=torch.long).to(hidden.device)
+        # Squares of half precision overflow long before the activations do.
+        rms = hidden.float().square().mean(-1).add(1e-6).sqrt()
+        return hidden.index_select(-1, dims).float().abs().amax(-1) / rms
+
+    def find(self, hidden: Tensor) -> Tensor:
+        """bool (B, W): the sink tokens."""
+        return self.phi(hidden) > self.tau
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `read` reads."""
+        Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n")
+
+
+def read(path: str | Path) -> Sinks:
+    """Sinks from a JSON file.
+
+    Raises:
+        ValueError: no such file, or not what `vtokens calibrate var` writes.
+    """
+    try:
+        return _parse(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{str(path)!r} holds no sink dimensions ({error}): write it with `vtokens calibrate var MODEL --out FILE`"
+        ) from error
+
+
+def known(decoder: str) -> Sinks | None:
+    """The shipped sinks of a decoder."""
+    return _table().get(decoder)
+
+
+@cache
+def _table() -> dict[str, Sinks]:
+    return {sinks.decoder: sinks for sinks in _shipped()}
+
+
+def _shipped() -> Iterator[Sinks]:
+    for entry in files(__name__).iterdir():
+        if entry.name.endswith(".json"):
+            yield _parse(json.loads(entry.read_text()))
+
+
+def _parse(data: dict[str, Any]) -> Sinks:
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"schema {data['schema']!r}, this release reads {SCHEMA}")
+    dims, tau = tuple(data["dims"]), float(data["tau"])
+    if not all(isinstance(dim, int) and dim >= 0 for dim in dims) or not tau > 0:
+        raise ValueError(f"dims={list(dims)} must be dimensions and tau={tau} positive")
+    return Sinks(str(data["decoder"]), dims, tau, str(data["source"]))

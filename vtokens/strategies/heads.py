@@ -1,0 +1,195 @@
+"""What an `attend` strategy sees: one attention call of one decoder layer, computed only as far as it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.kernels import grouped_attention
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Query rows of a pass.
+
+    Attributes:
+        index: int64 (B, R), rows of the pass; arbitrary where not `real`.
+        real: bool (B, R), False where a sample has fewer of them; None if all are real.
+        whole: they are all rows of the pass, in order.
+    """
+
+    index: Tensor
+    real: Tensor | None = None
+    whole: bool = False
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(B, H, W, D) -> (B, H, R, D)."""
+        if self.whole:
+            return values
+        index = self.index[:, None, :, None]
+        return values.gather(2, index.expand(-1, values.shape[1], -1, values.shape[3]))
+
+
+@dataclass
+class Memory:
+    """What strategies noted at a layer. It lives in that layer's cache and follows its samples and positions.
+
+    Attributes:
+        keys: name -> (values (B, P), what holds for keys beyond P).
+        samples: name -> (B, ...).
+    """
+
+    keys: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    samples: dict[str, Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.samples)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Memory:
+        """The same of other samples; `change` acts on the batch dimension."""
+        keys = {name: (change(values), fill) for name, (values, fill) in self.keys.items()}
+        return Memory(keys, {name: change(values) for name, values in self.samples.items()})
+
+    def marks(self, name: str, length: int) -> Tensor:
+        """(B, length): the values noted for each key."""
+        values, fill = self.keys[name]
+        missing = length - values.shape[1]
+        return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values[:, :length]
+
+    def followed_by(self, new: Memory, past: int, length: int) -> Memory:
+        """This, about the first `past` keys, and `new`, about the `length` keys after them."""
+        keys = {}
+        for name, (values, fill) in {**self.keys, **new.keys}.items():
+            empty = values.new_full((len(values), 0), fill)
+            parts = [
+                Memory({name: memory.keys.get(name, (empty, fill))}).marks(name, size)
+                for memory, size in ((self, past), (new, length))
+            ]
+            keys[name] = (torch.cat(parts, 1), fill)
+        return Memory(keys, {**self.samples, **new.samples})
+
+
+@dataclass
+class Heads:
+    """One attention call of one decoder layer: W query rows over K keys, past ones included.
+
+    Attributes:
+        layer: decoder layer.
+        query: (B, H, W, D), rotary embedding applied.
+        key, value: (B, H_kv, K, D).
+        scaling: the factor on the products.
+        hidden: (B, W, D_model), the states that entered the layer.
+        visual: bool (B, K), keys that hold visual tokens.
+        valid: bool (B, K), False on padding; None if there is none.
+        fresh: the pass brings pictures, so that this is where something about them is decided.
+        answers: the rows that may use the pictures as text does: text after the first visual token, generated tokens.
+        last: the last prompt position of each sample.
+        memory: what was noted in earlier passes over this layer's cache.
+        noted: what this pass notes.
+        prepared: what the strategy's `prepare` made.
+        branch: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
+            pictures; None unless the strategy asked for it.
+    """
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+    hidden: Tensor
+    visual: Tensor
+    valid: Tensor | None
+    fresh: bool
+    answers: Rows
+    last: Rows
+    memory: Memory
+    compute: Callable[[], Tensor]
+    noted: Memory = field(default_factory=Memory)
+    prepared: Any = None
+    branch: Tensor | None = None
+    told: dict[str, Tensor] = field(default_factory=dict)
+    _output: Tensor | None = None
+    _replaced: bool = False
+
+    @property
+    def past(self) -> int:
+        """Keys cached before this pass."""
+        return self.key.shape[2] - self.query.shape[2]
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a strategy has changed the outputs already."""
+        return self._replaced
+
+    @property
+    def output(self) -> Tensor:
+        """(B, W, H, D): head outputs so far, from the user's attention implementation unless replaced."""
+        if self._output is None:
+            self._output = self.compute()
+        return self._output
+
+    @output.setter
+    def output(self, value: Tensor) -> None:
+        self._output, self._replaced = value, True
+
+    def at(self, rows: Rows) -> Tensor:
+        """(B, H, R, D): head outputs so far at some rows."""
+        return rows.gather(self.output.transpose(1, 2))
+
+    def replace(self, rows: Rows, values: Tensor) -> None:
+        """Put `values` (B, H, R, D) in the place of the outputs at `rows`."""
+        values = values.transpose(1, 2).to(self.value.dtype)
+        if rows.whole:
+            self.output = values
+            return
+        batch = torch.arange(len(values), device=values.device)[:, None]
+        output = self.output
+        if rows.real is not None:
+            # Slots that hold no row point at row 0: they must write what is there already.
+            values = torch.where(rows.real[:, :, None, None], values, output[batch, rows.index])
+        where = (batch, rows.index)
+        self.output = output.index_put(where, values) if output.requires_grad else output.index_put_(where, values)
+
+    def grouped(self, group: Tensor, groups: int, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Attention of some rows over each group of keys apart.
+
+        Args:
+            group: int64 (B, K), the group of each key, 0 to `groups` - 1.
+            groups: how many there are.
+            rows: the query rows.
+
+        Returns:
+            Outputs float32 (groups, B, H, R, D) and log-sum-exps float32 (groups, B, H, R).
+        """
+        group = group if self.valid is None else group.masked_fill(~self.valid, -1)
+        return grouped_attention(
+            rows.gather(self.query), self.key, self.value, group, groups, self.scaling, rows.index + self.past
+        )
+
+    def mark(self, name: str, values: Tensor, fill: int) -> None:
+        """Note `values` (B, W) about this pass's keys; keys that come later have `fill`."""
+        self.noted.keys[name] = (values, fill)
+
+    def marks(self, name: str) -> Tensor:
+        """(B, K): what was noted about each key, in this pass and before."""
+        total, width = self.key.shape[2], self.query.shape[2]
+        if name in self.noted.keys:
+            older = Memory({name: self.memory.keys[name]} if name in self.memory.keys else {})
+            return older.followed_by(Memory({name: self.noted.keys[name]}), total - width, width).marks(name, total)
+        return self.memory.marks(name, total)
+
+    def remember(self, name: str, values: Tensor) -> None:
+        """Note `values` (B, ...) about each sample."""
+        self.noted.samples[name] = values
+
+    def recall(self, name: str) -> Tensor | None:
+        """What was noted about each sample in this pass or before; None if nothing was."""
+        return self.noted.samples.get(name, self.memory.samples.get(name))
+
+    def tell(self, name: str, values: Tensor) -> None:
+        """Say a figure for the report: float (B,), averaged there over samples and layers."""
+        self.told[name] = values

@@ -1,0 +1,124 @@
+"""VAR: attention that sinks draw off is given back to the visual tokens that carry something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtokens import sinks as tables
+from vtokens.kernels import group_weights, reweigh
+from vtokens.sinks import Sinks
+from vtokens.strategies.base import Strategy, check_layer, check_share
+from vtokens.strategies.heads import Heads
+from vtokens.strategies.registry import register
+from vtokens.strategies.signals import Facts
+
+TEXT_SINK, VISUAL_SINK, VISUAL, TEXT = range(4)
+_SINK = "var.sink"
+
+
+@register("var", paper="VAR, arXiv:2503.03321")
+@dataclass(frozen=True)
+class Var(Strategy):
+    """Moves attention from sink tokens to the other visual tokens, in heads that look at the picture.
+
+    Sinks are tokens, of text and picture alike, with a huge activation in certain dimensions of the state that enters
+    the layer. For text after the picture and for generated tokens, a head that spends at least `min_visual` of its
+    attention on visual tokens, and at least `min_nonsink_ratio` of that on visual tokens that are no sinks, gives
+    `recycle_fraction` of what its sinks draw to those, in proportion. Each row keeps its sum.
+
+    Attributes:
+        recycle_fraction: p of the paper; the released code calls 1 - p by that letter.
+        min_nonsink_ratio: rho of the paper; the released code's is 1 - rho.
+        min_visual: the visual mass below which a head is left alone.
+        first_layer: the first decoder layer that takes part; the last layer never does.
+        sinks: JSON file of sink dimensions that `vtokens calibrate var` wrote; None takes the shipped ones.
+    """
+
+    once: ClassVar[bool] = True
+    recycle_fraction: float = 0.6
+    min_nonsink_ratio: float = 0.5
+    min_visual: float = 0.2
+    first_layer: int = 2
+    sinks: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("recycle_fraction", "min_nonsink_ratio", "min_visual"):
+            check_share(name, getattr(self, name))
+
+    def check(self, facts: Facts) -> None:
+        check_layer("first_layer", self.first_layer, facts.depth)
+        self.prepare(facts)
+
+    def prepare(self, facts: Facts) -> Sinks:
+        table = tables.known(facts.decoder) if self.sinks is None else tables.read(self.sinks)
+        if table is None:
+            raise ValueError(
+                f"the sink dimensions of the decoder {facts.decoder!r} are not known: `vtokens calibrate var MODEL "
+                "--out sinks.json` finds them, and 'var(sinks=\"sinks.json\")' uses them"
+            )
+        if table.decoder != facts.decoder:
+            raise ValueError(
+                f"{self.sinks!r} holds the sink dimensions of the decoder {table.decoder!r}, this one is "
+                f"{facts.decoder!r}: find its own with `vtokens calibrate var MODEL --out FILE`"
+            )
+        return table
+
+    def attends_in(self, facts: Facts) -> Sequence[int]:
+        table = self.prepare(facts)
+        return range(self.first_layer, facts.depth - 1) if table.dims and self.recycle_fraction else ()
+
+    def at_attend(self, heads: Heads) -> None:
+        if heads.fresh:
+            heads.mark(_SINK, heads.prepared.find(heads.hidden), fill=0)
+        if not heads.answers.index.shape[1]:
+            return
+        sink = heads.marks(_SINK).bool()
+        group = torch.where(heads.visual, torch.where(sink, VISUAL_SINK, VISUAL), torch.where(sink, TEXT_SINK, TEXT))
+        outputs, lse = heads.grouped(group, 4, heads.answers)
+        weights = group_weights(lse)
+        better, qualified = self.redistribute(weights)
+        values = reweigh(outputs, better)
+        if not heads.answers.whole:
+            # Where nothing moves, the bits stay those of the implementation the user chose.
+            values = torch.where(qualified[..., None], values, heads.at(heads.answers).float())
+        heads.replace(heads.answers, values)
+        if heads.fresh:
+            self._tell(heads, weights, better, qualified)
+
+    def redistribute(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """New group weights, and where they differ.
+
+        Args:
+            weights: float32 (4, B, H, R), the mass of `TEXT_SINK`, `VISUAL_SINK`, `VISUAL` and `TEXT` in each row.
+
+        Returns:
+            The same after redistribution, and bool (B, H, R), the heads and rows that took part.
+        """
+        visual = weights[VISUAL_SINK] + weights[VISUAL]
+        # Without a visual sink nothing about the picture is drawn off, so text sinks keep theirs, as in the release.
+        qualified = (
+            (visual >= self.min_visual)
+            & (weights[VISUAL] >= self.min_nonsink_ratio * visual)
+            & (weights[VISUAL_SINK] > 0)
+            & (weights[VISUAL] > 0)
+        )
+        moved = self.recycle_fraction * (weights[TEXT_SINK] + weights[VISUAL_SINK])
+        kept = 1 - self.recycle_fraction
+        better = torch.stack(
+            [kept * weights[TEXT_SINK], kept * weights[VISUAL_SINK], weights[VISUAL] + moved, weights[TEXT]]
+        )
+        return torch.where(qualified, better, weights), qualified
+
+    def _tell(self, heads: Heads, before: Tensor, after: Tensor, qualified: Tensor) -> None:
+        rows = heads.answers.real
+        real = torch.ones_like(heads.answers.index, dtype=torch.bool) if rows is None else rows
+        count = real.sum(1).clamp(min=1) * qualified.shape[1]
+        moved = (after[VISUAL] - before[VISUAL]) * real[:, None]
+        heads.tell("heads_and_rows", (qualified & real[:, None]).sum((1, 2)) / count)
+        heads.tell("mass_moved", moved.sum((1, 2)) / count)
