@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 import vtokens
-from tests.families import build, image, inputs
+from tests.families import FAMILIES, build, image, inputs
+from vtokens.adapters import adapter_for
 from vtokens.budget import budget
-from vtokens.costs import kv_bytes, layer_flops, prefill_flops
+from vtokens.costs import call_flops, decode_flops, kv_bytes, layer_flops, prefill_flops, projector_flops, tower_flops
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 8,
@@ -48,6 +49,100 @@ def test_layers_of_different_lengths_add_up() -> None:
     assert layer_flops(config, 30) == layer_flops(config, 30, 30)
     attention = layer_flops(config, 30, 60) - layer_flops(config, 30, 30)
     assert attention == 2 * 2 * 30 * 30 * 64  # two products of 30 queries with 30 keys more, a multiply-add being two
+
+
+def counted(call: Any) -> FlopCounterMode:
+    """What torch counts during `call()`, by module."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter
+
+
+def pictures(family: str) -> tuple[Any, Any]:
+    """A tiny model of `family` and a batch of two prompts of equal length, each with a wide and a tall picture."""
+    model, processor = build(family)
+    wide, tall = image(140, 84, seed=1), image(60, 200, seed=2)
+    return model, inputs(processor, ["Is there a <image> cat?"] * 2, [[tall, wide], [tall, wide]])
+
+
+SPECS = [
+    None,
+    "uniform(keep=0.3)",
+    "fastv(keep=0.25, layer=2)",
+    "cls(keep=3)",
+    "cls(keep=0.5)+fastv(keep=0.5, layer=1)",
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", SPECS)
+@torch.no_grad()
+def test_a_whole_call_is_what_torch_counts(family: str, strategy: str | None) -> None:
+    """Tower, projector, prefill, decoding and head of `generate`, dense and pruned, to 1%.
+
+    What scoring costs is no part of the formula. Where a tower has no class token, `cls` computes the products of
+    queries and keys of the watched block once more, which is a share of so small a tower, and is added by name.
+    """
+    model, batch = pictures(family)
+    config, adapter = model.config.get_text_config(), adapter_for(model)
+    with vtokens.attach(model, strategy) as handle:
+        options = {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False}
+        total = counted(lambda: model.generate(**batch, **options)).get_total_flops()
+        report = handle.report()
+    encoding = adapter.encoding("image", batch)
+    lengths = [len(positions) for positions in report.samples[0].positions]
+    ours = call_flops(config, encoding, lengths, 6, batch=2)
+    scoring = 0
+    if strategy and strategy.startswith("cls") and not adapter.has_cls:
+        scoring = 2 * encoding.width * sum(n * n for n in encoding.blocks[adapter.feature_block])
+    assert ours.total + scoring == pytest.approx(total, rel=0.01)
+    assert ours.prefill == report.flops
+    assert (strategy is None) == (report.flops == report.flops_full)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_each_part_of_the_encoder_is_what_torch_counts(family: str) -> None:
+    """To the operation, projector and tower apart; windows, crops and frames included."""
+    model, batch = pictures(family)
+    counts = counted(lambda: model(**batch)).get_flop_counts()
+    encoding = adapter_for(model).encoding("image", batch)
+    name = type(model).__name__
+    if family.startswith("qwen"):
+        part = f"{name}.model.visual"
+        tower = sum(counts[part].values()) - sum(counts[f"{part}.merger"].values())
+        projector = sum(counts[f"{part}.merger"].values())
+    else:
+        tower = sum(counts[f"{name}.model.vision_tower"].values())
+        projector = sum(counts[f"{name}.model.multi_modal_projector"].values())
+    assert tower_flops(encoding) == tower
+    assert projector_flops(encoding) == projector
+
+
+@torch.no_grad()
+def test_video_frames_are_encoded_one_by_one() -> None:
+    """LLaVA-OneVision projects every frame before pooling; Qwen attends within a frame."""
+    model, _ = build("llava_onevision")
+    videos = torch.randn(1, 3, 3, 56, 56)
+    total = counted(lambda: model.model.get_video_features(videos)).get_total_flops()
+    encoding = adapter_for(model).encoding("video", {"pixel_values_videos": videos})
+    assert tower_flops(encoding) + projector_flops(encoding) == total
+    model, _ = build("qwen2_5_vl")
+    given = {
+        "pixel_values_videos": torch.randn(3 * 8 * 6, 3 * 2 * 14 * 14),
+        "video_grid_thw": torch.tensor([[3, 8, 6]]),
+    }
+    total = counted(lambda: model.model.get_video_features(**given)).get_total_flops()
+    encoding = adapter_for(model).encoding("video", given)
+    assert tower_flops(encoding) + projector_flops(encoding) == total
+
+
+def test_decoding_adds_up_step_by_step() -> None:
+    """Each step has one query and one key more than the one before; no step costs nothing."""
+    config, lengths = DECODERS["qwen2"][1], [50, 20, 20]
+    steps = [sum(layer_flops(config, 1, length + t) for length in lengths) for t in range(1, 8)]
+    assert decode_flops(config, lengths, 7) == sum(steps)
+    assert decode_flops(config, lengths, 0) == 0
 
 
 def paper_flops(n: float, d: int = 4096, m: int = 11008) -> float:

@@ -1,9 +1,100 @@
-"""What a prefill costs: one FLOPs formula and one definition of KV bytes, used everywhere."""
+"""What a call costs: one FLOPs formula and one definition of KV bytes, used everywhere; docs/costs.md says why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+BUDGET = (
+    "keep is a share of each picture's visual tokens (a count if an integer); what is compared is the number of visual "
+    "tokens a decoder layer sees, averaged over all decoder layers. Newline, class and text tokens are not counted."
+)
+"""The definition of the token budget, as results carry it."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The work of a vision tower and its projector on the pictures of one call, as shapes.
+
+    Attributes:
+        width: channels of a tower block; its heads share them.
+        inner: channels inside its MLP.
+        gated: whether that MLP has three matrices instead of two.
+        blocks: for each block, the lengths of the sequences within which it attends; they add up to the rows it sees.
+        embedding: (rows, inputs, outputs) of the patch embedding.
+        projector: (rows, inputs, outputs) of the matrices after the last block.
+    """
+
+    width: int
+    inner: int
+    gated: bool
+    blocks: tuple[tuple[int, ...], ...]
+    embedding: tuple[int, int, int]
+    projector: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a whole call, by part.
+
+    Attributes:
+        tower: patch embedding and blocks of the vision tower.
+        projector: what turns its features into visual tokens.
+        prefill: decoder layers on the prompt (`prefill_flops`).
+        decode: decoder layers on the new tokens that are fed back (`decode_flops`).
+        head: the vocabulary head, one position for each new token.
+    """
+
+    tower: int
+    projector: int
+    prefill: int
+    decode: int
+    head: int
+
+    @property
+    def first_token(self) -> int:
+        """Operations before the first new token; the head, whose part is tiny, is left out."""
+        return self.tower + self.projector + self.prefill
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.tower + self.projector + self.prefill + self.decode + self.head
+
+
+def call_flops(
+    config: Any, encoding: Encoding | None, lengths: Sequence[int], new_tokens: int, batch: int = 1
+) -> Flops:
+    """Operations of a call that answers `batch` prompts of equal length with `new_tokens` each.
+
+    Args:
+        config: the decoder's config.
+        encoding: the pictures of the whole batch; None if there are none.
+        lengths: positions of one prompt that each decoder layer sees.
+        new_tokens: at least 1.
+        batch: prompts.
+    """
+    return Flops(
+        0 if encoding is None else tower_flops(encoding),
+        0 if encoding is None else projector_flops(encoding),
+        batch * prefill_flops(config, lengths),
+        batch * decode_flops(config, lengths, new_tokens - 1),
+        batch * new_tokens * 2 * config.hidden_size * config.vocab_size,
+    )
+
+
+def tower_flops(encoding: Encoding) -> int:
+    """Operations of the patch embedding and the blocks: 4 n d^2 + 2 n^2 d + 2 or 3 n d m a block, times two."""
+    width, matrices = encoding.width, 2 + encoding.gated
+    dense = 4 * width * width + matrices * width * encoding.inner
+    lengths = [length for block in encoding.blocks for length in block]
+    return 2 * sum(n * dense + 2 * n * n * width for n in lengths) + _matrix_flops(encoding.embedding)
+
+
+def projector_flops(encoding: Encoding) -> int:
+    """Operations of the matrices between the tower's last block and the decoder."""
+    return sum(map(_matrix_flops, encoding.projector))
 
 
 def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
@@ -31,10 +122,22 @@ def prefill_flops(config: Any, lengths: Sequence[int]) -> int:
     return sum(layer_flops(config, length) for length in lengths)
 
 
+def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:
+    """Decoder FLOPs of `steps` tokens fed back one at a time, layer i having cached `lengths[i]`; head excluded."""
+    idle = layer_flops(config, 1, 0)
+    keys = sum(steps * length + steps * (steps + 1) // 2 for length in lengths)
+    return steps * len(lengths) * idle + keys * (layer_flops(config, 1, 1) - idle)
+
+
 def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
     """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes."""
     _, kv_heads, dim = _heads(config)
     return 2 * kv_heads * dim * itemsize * sum(lengths)
+
+
+def _matrix_flops(shape: tuple[int, int, int]) -> int:
+    rows, inputs, outputs = shape
+    return 2 * rows * inputs * outputs
 
 
 def _heads(config: Any) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
+from vtokens.costs import Encoding
 from vtokens.picture import Picture
 
 
@@ -51,6 +52,26 @@ class LlavaTower(Adapter):
         """Whether the class token itself is handed to the language model (select strategy "full")."""
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
         return self.has_cls and strategy == "full"
+
+    def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
+        """How many squares of `side * side` patches the tower gets."""
+        return len(inputs["pixel_values"])
+
+    def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
+        vision, text, squares = self.config.vision_config, self.config.text_config, self.tower_inputs(modality, inputs)
+        pixels = inputs["pixel_values_videos" if modality == "video" else "pixel_values"]
+        patches = (pixels.shape[-2] // vision.patch_size) * (pixels.shape[-1] // vision.patch_size)
+        rows = squares * (patches + self.keeps_cls(inputs))
+        layers = self.config.vision_feature_layer
+        features = vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        return Encoding(
+            vision.hidden_size,
+            vision.intermediate_size,
+            gated=False,
+            blocks=((patches + self.has_cls,) * squares,) * vision.num_hidden_layers,
+            embedding=(squares * patches, vision.num_channels * vision.patch_size**2, vision.hidden_size),
+            projector=((rows, features, text.hidden_size), (rows, text.hidden_size, text.hidden_size)),
+        )
 
 
 @register_adapter("llava")

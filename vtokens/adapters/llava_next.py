@@ -26,6 +26,9 @@ class LlavaNext(LlavaTower):
         pinpoints, side = (self.config.image_grid_pinpoints, self.config.vision_config.image_size)
         return [image_size_to_num_patches(size.tolist(), pinpoints, side) for size in sizes], sizes
 
+    def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
+        return sum(self._crops(inputs)[0])
+
     def _pack(self, planes: list[Tensor], sizes: Tensor, newline: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
         """Per image: planes (crops, patches, C) -> (placeholder positions, C)."""
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy

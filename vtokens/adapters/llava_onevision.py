@@ -30,6 +30,11 @@ class LlavaOnevision(LlavaNext):
         several = [n > 1 for n in torch.as_tensor(groups).tolist() for _ in range(n)]
         return [1 if whole else n for n, whole in zip(crops, several, strict=True)], sizes
 
+    def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
+        if modality != "video":
+            return super().tower_inputs(modality, inputs)
+        return math.prod(inputs["pixel_values_videos"].shape[:2])
+
     def _pack(self, planes: list[Tensor], sizes: Tensor, newline: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
         ratio = inputs.get("vision_aspect_ratio") or self.config.vision_aspect_ratio
         return self.multimodal.pack_image_features(planes, sizes, image_newline=newline, vision_aspect_ratio=ratio)[0]

@@ -21,12 +21,26 @@ class Qwen25VL(Qwen2VL):
         full = self.multimodal.visual.fullatt_block_indexes
         return max(full) if full else super().feature_block
 
+    @property
+    def tower_widths(self) -> tuple[int, int, bool]:
+        vision = self.config.vision_config
+        return vision.hidden_size, vision.intermediate_size, True
+
+    def attended(self, grids: Tensor) -> tuple[tuple[int, ...], ...]:
+        whole, (_, bounds) = super().attended(grids), self._windows(grids)
+        windows, full = tuple(bounds.diff().tolist()), self.multimodal.visual.fullatt_block_indexes
+        return tuple(frames if block in full else windows for block, frames in enumerate(whole))
+
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
+        order, _ = self._windows(grids)
+        return merged[order.to(merged.device).long().argsort()]
+
+    def _windows(self, grids: Tensor) -> tuple[Tensor, Tensor]:
+        """The order in which the tower works, and the bounds of its windows in that order."""
         visual = self.multimodal.visual
-        order, _ = get_vision_window_index(
+        return get_vision_window_index(
             grids,
             spatial_merge_size=visual.spatial_merge_size,
             window_size=visual.window_size,
             patch_size=visual.patch_size,
         )
-        return merged[order.to(merged.device).long().argsort()]

@@ -48,6 +48,32 @@ class Qwen2VL(Adapter):
         # Text has the same position in time, height and width.
         return super().rotary(hidden, positions[None].expand(3, -1, -1))
 
+    def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
+        vision, text, grids = self.config.vision_config, self.config.text_config, inputs[f"{modality}_grid_thw"]
+        width, inner, gated = self.tower_widths
+        blocks = self.attended(grids)
+        rows, joined = sum(blocks[0]), width * self._merge**2
+        merged, cube = rows // self._merge**2, vision.temporal_patch_size * vision.patch_size**2
+        return Encoding(
+            width,
+            inner,
+            gated,
+            blocks,
+            embedding=(rows, vision.in_channels * cube, width),
+            projector=((merged, joined, joined), (merged, joined, text.hidden_size)),
+        )
+
+    @property
+    def tower_widths(self) -> tuple[int, int, bool]:
+        """Channels of a tower block and of its MLP, and whether that MLP is gated."""
+        vision = self.config.vision_config
+        return vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio), False
+
+    def attended(self, grids: Tensor) -> tuple[tuple[int, ...], ...]:
+        """For each tower block, the lengths of the sequences within which it attends: a frame each."""
+        frames = tuple(h * w for t, h, w in grids.tolist() for _ in range(t))
+        return (frames,) * len(self.tower_attentions)
+
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         """Undo the order in which the tower worked: (tokens,) -> (tokens,), one call of the tower."""
         return merged
