@@ -155,6 +155,22 @@ def test_causal_rows_with_an_offset() -> None:
             close((outputs[:, one, :, row : row + 1], lse[:, one, :, row : row + 1]), alone)
 
 
+@pytest.mark.parametrize("reach", [1.0, 60.0])
+def test_gradients_equal_those_of_a_dense_softmax(reach: float) -> None:
+    """Backward through outputs and log-sum-exps, with one maximum a row and, where scores reach far, one a group."""
+    parts = [part.requires_grad_() for part in draw(2, 4, 2, rows=3, keys=7)]
+    group, position = torch.arange(7)[None] % 3 + torch.tensor([[0], [-1]]), torch.tensor([[3, 5, 6], [4, 0, 6]])
+    gradients = []
+    for split in (grouped_attention, dense):
+        outputs, lse = split(*parts, group, 3, 0.4 * reach, position)
+        outputs.square().sum().add(torch.where(lse > -torch.inf, lse, 0).square().sum() / reach).backward()
+        gradients.append([part.grad for part in parts])
+        for part in parts:
+            part.grad = None
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+
+
 @given(problems(), st.data())
 def test_permuting_keys_changes_nothing(problem: dict, data: st.DataObject) -> None:
     """Without a causal mask it does not matter where in the sequence the keys of a group stand."""

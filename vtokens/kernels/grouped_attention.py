@@ -7,8 +7,10 @@ from torch import Tensor
 
 from vtokens.kernels.attention_rows import chunk_of
 
+_HIDDEN = torch.finfo(torch.float32).min
+"""The score of a key that a row may not see: unlike -inf it leaves rows that see nothing without NaN."""
 _FAINT = 1e-26
-"""Below this share of the row's largest term, float32 starts to lose the terms of a group (it ends near 1e-38)."""
+"""Below this share of a row float32 begins to lose the terms of a group; it ends near 1e-38."""
 
 
 def grouped_attention(
@@ -51,74 +53,81 @@ def grouped_attention(
             f"{tuple(group.shape)} do not fit: they must be (B, H, R, D), (B, H_kv, N, D), (B, H_kv, N, D_v) and "
             "(B, N), with H a multiple of H_kv"
         )
-    outputs = value.new_empty(groups, batch, heads, rows, value.shape[-1], dtype=torch.float32)
-    lse = value.new_empty(groups, batch, heads, rows, dtype=torch.float32)
     if keys == 0:
-        return outputs.zero_(), lse.fill_(-torch.inf)
+        outputs = value.new_zeros(groups, batch, heads, rows, value.shape[-1], dtype=torch.float32)
+        return outputs, outputs.new_full(outputs.shape[:-1], -torch.inf)
     member = group[:, None] == torch.arange(groups, device=group.device)[:, None]
     chunk = max(1, chunk_of(query.device) // max(1, groups * batch * heads * keys))
-    for first in range(0, rows, chunk):
+    parts = []
+    for first in range(0, max(1, rows), chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
-        scores, exists = _scores(query[:, :, part], key, member, scaling, where)
-        outputs[..., part, :], lse[..., part] = _split(scores, value, group, member, exists)
-    return outputs, lse
+        scores, seen = _scores(query[:, :, part], key, member, scaling, where)
+        parts.append(_split(scores, seen, value, member))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([outputs for outputs, _ in parts], 3), torch.cat([lse for _, lse in parts], 3)
 
 
 def _scores(
     query: Tensor, key: Tensor, member: Tensor, scaling: float, position: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Scores (B, H_kv, H / H_kv, R, N), -inf where nothing may be seen; and whether a row sees a group, (B, R, G)."""
+    """Scores float32 (B, H_kv, H / H_kv, R, N), and which keys a row may see, (B, R, N) or (B, 1, N)."""
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
     shared = heads // kv_heads
+    seen = member.any(1, keepdim=True)
+    if position is not None:
+        seen = seen & (torch.arange(keys, device=key.device) <= position[..., None])
     # Products in the model's own precision, as a fused kernel makes them; the softmax in float32.
-    scores = query.reshape(batch, kv_heads, shared * rows, dim) @ key.transpose(-1, -2)
-    scores = scores.float().view(batch, kv_heads, shared, rows, keys).mul_(scaling)
-    hidden = ~member.any(1)[:, None, None, None]
-    place = torch.arange(keys, device=key.device)
-    if position is None:
-        return scores.masked_fill_(hidden, -torch.inf), member.any(-1)[:, None].expand(-1, rows, -1)
-    hidden = hidden | (place > position[..., None])[:, None, None]
-    earliest = torch.where(member, place, keys).amin(-1)
-    return scores.masked_fill_(hidden, -torch.inf), earliest[:, None] <= position[..., None]
+    products = query.reshape(batch, kv_heads, shared * rows, dim) @ key.transpose(-1, -2)
+    mask = torch.where(seen, 0.0, _HIDDEN)[:, None, None]
+    return torch.add(mask, products.view(batch, kv_heads, shared, rows, keys), alpha=scaling), seen
 
 
-def _split(scores: Tensor, value: Tensor, group: Tensor, member: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs (G, B, H, R, D_v) and log-sum-exps (G, B, H, R) from scores, which are consumed."""
-    batch, kv_heads, shared, rows, keys = scores.shape
-    member, exists = member[:, None, None, None], exists[:, None, None]
-    # One maximum a row costs one pass over the scores, one a group costs a pass each. The first does unless a group all
-    # but vanishes beside another; to ask is free on a CPU, and would make an accelerator wait.
-    shares = total = top = scores
-    # float16 has no room for small shares at all.
-    exact = scores.device.type != "cpu" or value.dtype == torch.float16
-    if not exact:
-        top = _finite(scores.amax(-1, keepdim=True))
-        shares = (scores - top).exp_().unsqueeze(-2) * member
-        total = shares.sum(-1)
-        exact = bool(((total < _FAINT) & exists).any())
-    if exact:
-        top = _finite(torch.where(member, scores.unsqueeze(-2), -torch.inf).amax(-1))
-        own = top.gather(-1, group.clamp(0, top.shape[-1] - 1)[:, None, None, None].expand(scores.shape))
-        shares = scores.sub_(own).exp_().unsqueeze(-2) * member
-        total = shares.sum(-1)
+def _split(scores: Tensor, seen: Tensor, value: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs (G, B, H, R, D_v) and log-sum-exps (G, B, H, R)."""
+    batch, kv_heads, *_, keys = scores.shape
+    shares, total, lse = _by_row(scores, seen, member, value.dtype) or _by_group(scores, member)
     # One product for all groups: each value is read once, whatever the number of groups.
     outputs = shares.view(batch, kv_heads, -1, keys).to(value.dtype) @ value
-    outputs = outputs.float().view(batch, kv_heads * shared, rows, member.shape[-2], -1)
-    lse = (top + total.log()).view(outputs.shape[:-1])
-    outputs = outputs / total.masked_fill(total == 0, 1).view(*lse.shape, 1)
-    return outputs.movedim(3, 0), lse.movedim(3, 0)
+    outputs = outputs.float().view(*total.shape, value.shape[-1]) / total[..., None]
+    outputs = outputs.masked_fill((lse == -torch.inf)[..., None], 0)
+    return outputs.flatten(1, 2).movedim(3, 0), lse.flatten(1, 2).movedim(3, 0)
 
 
-def _finite(top: Tensor) -> Tensor:
-    """Maxima to subtract: 0 where there is nothing to subtract them from, as -inf - -inf is no number."""
-    return top.masked_fill_(top == -torch.inf, 0)
+def _by_row(scores: Tensor, seen: Tensor, member: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Unnormalised shares (B, H_kv, H / H_kv, R, G, N), their sums over N and log-sum-exps, by one softmax a row.
+
+    None where a group all but vanishes beside another, so that each needs a maximum of its own. To ask is free on a
+    CPU, but would make an accelerator wait. In float16 small shares vanish long before.
+    """
+    batch, *_, keys = scores.shape
+    if scores.device.type != "cpu" or dtype == torch.float16:
+        return None
+    belongs = member.float()
+    shares = scores.softmax(-1)
+    total = (shares.view(batch, -1, keys) @ belongs.transpose(1, 2)).view(*scores.shape[:-1], member.shape[1])
+    faint = total < _FAINT
+    if faint.any() and (faint & ((seen.float() @ belongs.transpose(1, 2)) > 0)[:, None, None]).any():
+        return None
+    top = scores.amax(-1, keepdim=True)
+    empty = (total == 0) | (top <= _HIDDEN / 2)
+    total = total.masked_fill(empty, 1)
+    lse = (top - shares.amax(-1, keepdim=True).log() + total.log()).masked_fill(empty, -torch.inf)
+    return shares.unsqueeze(-2) * belongs[:, None, None, None], total, lse
+
+
+def _by_group(scores: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_by_row`, by a softmax for each row and group."""
+    scores = torch.where(member[:, None, None, None], scores.unsqueeze(-2), _HIDDEN)
+    shares, top = scores.softmax(-1), scores.amax(-1)
+    lse = top - shares.amax(-1).log()
+    return shares, torch.ones_like(lse), lse.masked_fill(top <= _HIDDEN / 2, -torch.inf)
 
 
 def group_weights(lse: Tensor) -> Tensor:
     """Softmax over groups of log-sum-exps (G, B, H, R): each group's share of attention; a row without keys is zero."""
-    weights = (lse - _finite(lse.amax(0))).exp()
-    return weights / weights.sum(0).clamp(min=1)
+    return lse.clamp(min=_HIDDEN).softmax(0) * (lse != -torch.inf)
 
 
 def reweigh(outputs: Tensor, weights: Tensor) -> Tensor:
