@@ -12,6 +12,7 @@ from vtokens._errors import unknown
 from vtokens.adapters import adapter_class
 from vtokens.budget import Keep
 from vtokens.engine import attach
+from vtokens.hub import check_reachable
 from vtokens.saved import read
 from vtokens.strategies import Spec, parse
 
@@ -44,10 +45,11 @@ def load(
 
     Raises:
         TypeError, ValueError: an unknown strategy or family, a setting out of range.
-        OSError: no such folder or hub id.
+        OSError: no such folder or hub id, or a hub that cannot be reached.
     """
     drafted = None if strategy is None else parse(strategy, keep)  # before anything is downloaded
     source, hub = _locate(name_or_path), {k: v for k, v in from_pretrained_kwargs.items() if k in _HUB_OPTIONS}
+    check_reachable(source, **hub)
     try:
         config = AutoConfig.from_pretrained(source, **hub)
     except OSError as error:  # offline, transformers does not say which model it looked for
