@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from vtokens.eval.files import go_on
@@ -72,20 +73,20 @@ class Journal:
         folder: made if it is not there.
         cell: names the files.
         rank: whose file to append to.
+        told: called after each batch, with its size.
 
     Raises:
         OSError: the folder cannot be written.
         ValueError: a line that is no `Answer`, other than an unfinished last one.
     """
 
-    def __init__(self, folder: str | Path, cell: str, rank: int = 0) -> None:
-        folder, stem = Path(folder), quote(cell, safe="@#()+=, ")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{stem}.rank{rank}.jsonl"
-        self._answers: dict[tuple[str, int], Answer] = {}
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith(f"{stem}.rank") and path.suffix == ".jsonl":
-                self._answers |= {(answer.task, answer.doc): answer for answer in read(path)}
+    def __init__(
+        self, folder: str | Path, cell: str, rank: int = 0, told: Callable[[int], Any] | None = None
+    ) -> None:  # fmt: skip
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.path = Path(folder) / f"{_stem(cell)}{rank}.jsonl"
+        self._answers = collect(folder, cell)
+        self._told = told
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         self._size = _whole(self.path)
         self._file.truncate(self._size)
@@ -111,6 +112,8 @@ class Journal:
             raise go_on(error, self.path, f"{len(self)} answers are kept in {self.path.parent}") from error
         self._size += len(data)
         self._answers |= {(answer.task, answer.doc): answer for answer in answers}
+        if self._told is not None:
+            self._told(len(answers))
 
     def close(self) -> None:
         """Close the file; what was put stays readable with `get`."""
@@ -128,6 +131,12 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def collect(folder: str | Path, cell: str) -> dict[tuple[str, int], Answer]:
+    """The answers of a cell from the files of every rank, by task and document; raises as `read`."""
+    files = sorted(path for path in Path(folder).glob("*.jsonl") if path.name.startswith(_stem(cell)))
+    return {(answer.task, answer.doc): answer for path in files for answer in read(path)}
 
 
 def read(path: str | Path) -> Iterator[Answer]:
@@ -148,6 +157,11 @@ def read(path: str | Path) -> Iterator[Answer]:
                 f"{path}, line {number}, is damaged ({error}): delete it to have it asked again"
             ) from error
         yield Answer(**row)
+
+
+def _stem(cell: str) -> str:
+    """What the file names of a cell begin with; no two cells share it."""
+    return f"{quote(cell, safe='@#()+=, ')}.rank"
 
 
 def _line(answer: Answer) -> bytes:
