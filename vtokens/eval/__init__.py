@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtokens.eval.journal import Answer, Journal
+    from vtokens.eval.lmms.model import VTokens
+    from vtokens.eval.tasks import tasks_path
 
-_HOME = {"Answer": "journal", "Journal": "journal"}
-__all__ = ["Answer", "Journal"]
+_HOME = {"Answer": "journal", "Journal": "journal", "VTokens": "lmms.model", "tasks_path": "tasks"}
+__all__ = ["Answer", "Journal", "VTokens", "tasks_path"]
 
 
 def __getattr__(name: str) -> Any:

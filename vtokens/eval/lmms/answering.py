@@ -1,0 +1,107 @@
+"""A batch of prompts answered by `model.generate`, with what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import adapter_for
+from vtokens.costs import kv_bytes, prefill_flops
+from vtokens.engine import Handle, Report
+from vtokens.engine.report import KeptPicture
+from vtokens.eval.clock import PhaseClock
+from vtokens.eval.journal import Answer
+from vtokens.eval.lmms.asked import Asked
+from vtokens.eval.lmms.prompts import Prompt, encode
+
+
+def answers(
+    model: Any, processor: Any, handle: Handle, asked: Sequence[Asked], prompts: Sequence[Prompt]
+) -> list[Answer]:
+    """Answer requests that share their settings, in one call of `generate`.
+
+    Args:
+        model, processor: genuine transformers classes.
+        handle: what is attached to `model`.
+        asked, prompts: the requests, one a row.
+    """
+    size, chosen = len(asked), asked[0].settings
+    inputs = encode(processor, prompts).to(model.device, model.dtype)
+    more: dict[str, Any] = dict(chosen.arguments)
+    if chosen.stop:
+        more |= {"stop_strings": list(chosen.stop), "tokenizer": processor.tokenizer}
+    before = handle.record
+    with PhaseClock(model) as clock:
+        tokens = model.generate(**inputs, **more)[:, inputs["input_ids"].shape[1] :]
+    phases = clock.phases()
+    times = {name: getattr(phases, name) / size for name in ("encode", "select", "prefill", "decode")}
+    report = None if handle.record is before else handle.report()
+    flops, flops_full, cached, cached_full = (cost // size for cost in _costs(model, inputs, report))
+    fed, lengths = inputs["attention_mask"].sum(1).tolist(), _lengths(model, tokens)
+    texts = processor.batch_decode(tokens, skip_special_tokens=True)
+    found = []
+    for row, one in enumerate(asked):
+        visual, average, kept, grid = _pruned(report, row, size)
+        found.append(
+            Answer(
+                task=one.task,
+                doc=one.doc,
+                text=chosen.cut(texts[row]),
+                output_tokens=lengths[row],
+                prompt_tokens=fed[row],
+                visual_tokens=visual,
+                kept_tokens=average,
+                flops=flops,
+                flops_full=flops_full,
+                kv_bytes=cached,
+                kv_bytes_full=cached_full,
+                batch=size,
+                kept=kept,
+                grid=grid,
+                **times,
+            )
+        )
+    return found
+
+
+def _lengths(model: Any, tokens: Tensor) -> list[int]:
+    """New tokens of each row, the one that ends it included, what pads it after that not."""
+    config = model.generation_config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    end = torch.isin(tokens, torch.tensor([e for e in ends if e is not None], dtype=tokens.dtype, device=tokens.device))
+    ended = end.any(1)
+    padded = end if config.pad_token_id is None else end | (tokens == config.pad_token_id)
+    count: list[int] = ((~padded).sum(1) + ended).tolist()
+    return count
+
+
+def _costs(model: Any, inputs: Any, report: Report | None) -> tuple[int, int, int, int]:
+    """FLOPs and KV bytes of the batch's prefill, each as run and unpruned; without pictures there is no report."""
+    if report is not None:
+        return report.flops, report.flops_full, report.kv_bytes, report.kv_bytes_full
+    adapter = adapter_for(model)
+    rows, length = inputs["input_ids"].shape
+    config, lengths = adapter.language_model.config, [length] * len(adapter.layers)
+    flops, cached = rows * prefill_flops(config, lengths), rows * kv_bytes(config, lengths, model.dtype.itemsize)
+    return flops, flops, cached, cached
+
+
+def _pruned(report: Report | None, row: int, size: int) -> tuple[int, float, list[int] | None, list[int] | None]:
+    """(visual tokens, kept on average, cells the middle layer saw of the first picture, their grid)."""
+    if report is None:
+        return 0, 0.0, None, None
+    sample = report.samples[row * (len(report.samples) // size)]  # beams are rows of their own
+    visual = sum(kept.picture.tokens for kept in sample.pictures)
+    cells, grid = _cells(sample.pictures[0]) if sample.pictures else (None, None)
+    return visual, sample.average_tokens, cells, grid
+
+
+def _cells(first: KeptPicture) -> tuple[list[int], list[int]]:
+    seen, picture = first.kept[len(first.kept) // 2], first.picture
+    last = len(picture.grids) - 1
+    seen = seen[(picture.view[seen] == last) & (picture.t[seen] == 0)]
+    _, height, width = picture.grids[last]
+    return sorted((picture.y[seen] * width + picture.x[seen]).tolist()), [height, width]

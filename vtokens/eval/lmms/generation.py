@@ -1,0 +1,73 @@
+"""lmms-eval's generation settings as arguments of `model.generate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig
+
+_PARAGRAPH = "\n\n"
+"""What lmms-eval writes into the settings of every task that names no stop string; nobody asked for it."""
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one request is to be generated.
+
+    Attributes:
+        arguments: keyword arguments of `model.generate`.
+        stop: strings that end the answer and are no part of it.
+    """
+
+    arguments: Mapping[str, Any]
+    stop: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Equal for settings that may share a batch."""
+        return json.dumps([dict(self.arguments), self.stop], sort_keys=True)
+
+    def cut(self, text: str) -> str:
+        """`text` up to the first stop string."""
+        ends = [at for at in (text.find(stop) for stop in self.stop) if at >= 0]
+        return text[: min(ends)] if ends else text
+
+
+def settings(given: Mapping[str, Any], max_new_tokens: int) -> Settings:
+    """Read the `generation_kwargs` of a task.
+
+    `do_sample: false` or a temperature of 0 is greedy; a temperature alone samples, as in lmms-eval's own models. Names
+    that `generate` does not know are meant for other models and are passed over.
+
+    Args:
+        given: the task's settings; not changed.
+        max_new_tokens: for a task that sets no limit.
+
+    Raises:
+        TypeError, ValueError: a value out of range, or several answers to one request.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    limit = given.get("max_new_tokens", given.get("max_gen_toks", max_new_tokens))
+    if int(limit) != limit or limit < 1:
+        raise ValueError(f"max_new_tokens={limit!r} is not allowed: an int of at least 1")
+    if given.get("num_return_sequences", 1) != 1:
+        raise ValueError("num_return_sequences must be 1: for several answers to a request use lmms-eval's --repeats")
+    known = vars(GenerationConfig())
+    arguments = {name: value for name, value in given.items() if name in known and not name.startswith("_")}
+    temperature = given.get("temperature")
+    sample = temperature != 0 and bool(given.get("do_sample", temperature is not None))
+    if not sample:  # transformers warns of sampling settings that a greedy call cannot use, its defaults' own included
+        arguments |= dict.fromkeys(_SAMPLING)
+    arguments |= {"max_new_tokens": int(limit), "do_sample": sample}
+    return Settings(arguments, _stops(given.get("until", ())))
+
+
+def _stops(until: Any) -> tuple[str, ...]:
+    until = [until] if isinstance(until, str) else list(until)
+    if not all(isinstance(stop, str) for stop in until):
+        raise TypeError(f"until={until!r} is not allowed: a string or a list of strings")
+    return tuple(stop for stop in until if stop and stop != _PARAGRAPH)

@@ -1,0 +1,62 @@
+"""How likely a model finds given answers: lmms-eval's `loglikelihood` requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from vtokens.eval.lmms.asked import user_turn
+from vtokens.eval.lmms.prompts import Prompt, begins, encode, prompt
+
+
+def read(request: Any, documents: Any, processor: Any, frames: int) -> tuple[Prompt, str]:
+    """The prompt and the answer to be scored of one request; media are opened here."""
+    context, answer, *rest = request.args
+    if not rest:  # asked for without its context, as mutual information needs it
+        return prompt(processor, user_turn(None, context), frames), answer
+    source, doc, task, split = rest
+    document = documents[task][split][doc]
+    visuals = source(document) if source is not None else None
+    answer = answer if isinstance(answer, str) else answer(document)
+    return prompt(processor, user_turn(visuals, context), frames), answer
+
+
+def answer_tokens(processor: Any, text: str, answer: str) -> int:
+    """How many tokens `answer` adds behind the prompt `text`.
+
+    Raises:
+        ValueError: none.
+    """
+    tokenizer, special = processor.tokenizer, not begins(processor, text)
+    counts = [len(tokenizer(part, add_special_tokens=special)["input_ids"]) for part in (text + answer, text)]
+    if counts[0] <= counts[1]:
+        raise ValueError(f"the answer {answer!r} adds no token to its prompt: an empty answer cannot be scored")
+    return counts[0] - counts[1]
+
+
+def losses(
+    model: Any, processor: Any, prompts: Sequence[Prompt], answers: Sequence[str], tokens: int
+) -> list[tuple[float, bool]]:
+    """Score answers of equally many tokens.
+
+    A strategy decides on the prompt alone, as it does in `generate`: the model is asked for the logits of the answer
+    only, which tells the engine where the prompt ends.
+
+    Args:
+        model, processor: genuine transformers classes.
+        prompts, answers: one a row.
+        tokens: of each answer.
+
+    Returns:
+        For each row the negative log-likelihood of the answer, summed over its tokens, in nats, and whether greedy
+        decoding would have given it.
+    """
+    inputs = encode(processor, prompts, answers).to(model.device, model.dtype)
+    with torch.no_grad():
+        logits = model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits[:, -tokens - 1 : -1].float()
+    right = inputs["input_ids"][:, -tokens:]
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none").sum(1)
+    greedy = (logits.argmax(-1) == right).all(1)
+    return list(zip(loss.tolist(), greedy.tolist(), strict=True))
