@@ -1,4 +1,4 @@
-"""The models that are timed: genuine classes with random weights, and a prompt with 576 visual tokens for each."""
+"""The models that are timed: genuine classes with random weights, and prompts with 576 visual tokens a picture."""
 
 from __future__ import annotations
 
@@ -98,28 +98,30 @@ def build(shape: str, device: torch.device, dtype: torch.dtype) -> PreTrainedMod
     return model.eval()
 
 
-def prompt(model: PreTrainedModel, text: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """A left-padded batch with one picture of 576 visual tokens a row.
+def prompt(model: PreTrainedModel, text: tuple[int, ...], pictures: int = 1) -> dict[str, torch.Tensor]:
+    """A left-padded batch with pictures of 576 visual tokens each.
 
     Args:
-        model: decides how the picture is written.
-        text: text tokens of each row, half of them before the picture.
+        model: decides how a picture is written.
+        text: text tokens of each row, half of them before the pictures; marks around a picture are not counted.
+        pictures: how many a row has, side by side.
 
     Returns:
         What `generate` takes, on the model's device; pixels are noise in the model's dtype.
     """
-    config, count, gen = model.config, len(text), torch.Generator().manual_seed(1)
-    picture = torch.full((576,), config.image_token_id)
-    longest = max(text) + 576
-    ids, mask = torch.zeros(count, longest, dtype=torch.long), torch.zeros(count, longest, dtype=torch.long)
-    for row, length in enumerate(text):
+    config, gen, qwen = model.config, torch.Generator().manual_seed(1), model.config.model_type == "qwen2_5_vl"
+    block, count = torch.full((576,), config.image_token_id), len(text) * pictures
+    if qwen:
+        marks = torch.tensor([config.vision_start_token_id]), torch.tensor([config.vision_end_token_id])
+        block = torch.cat([marks[0], block, marks[1]])
+    rows = []
+    for length in text:
         words = torch.randint(5, 30000, (length,), generator=gen)
-        if config.model_type == "qwen2_5_vl":
-            words[length // 2 - 1], words[length // 2] = config.vision_start_token_id, config.vision_end_token_id
-        ids[row, longest - length - 576 :] = torch.cat([words[: length // 2], picture, words[length // 2 :]])
-        mask[row, longest - length - 576 :] = 1
-    batch = {"input_ids": ids, "attention_mask": mask}
-    if config.model_type == "qwen2_5_vl":  # 48 x 48 patches of 672 pixels, merged 2 x 2
+        rows.append(torch.cat([words[: length // 2], block.repeat(pictures), words[length // 2 :]]))
+    longest = max(map(len, rows))
+    ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    if qwen:  # 48 x 48 patches of 672 pixels, merged 2 x 2
         batch["pixel_values"] = torch.randn(count * 48 * 48, 3 * 2 * 14 * 14, generator=gen).to(model.dtype)
         batch["image_grid_thw"] = torch.tensor([[1, 48, 48]] * count)
         batch["mm_token_type_ids"] = (ids == config.image_token_id).long()
