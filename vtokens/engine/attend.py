@@ -37,7 +37,7 @@ def attend(
             call.record.told.append((strategy.name, heads.told))
     if fresh:
         call.memories[index] = heads.noted
-    return heads.output, None
+    return heads.result, None
 
 
 def _heads(call: Call, index: int, attention: Attention, memory: Memory, fresh: bool) -> Heads:

@@ -72,7 +72,7 @@ class Branch:
         )  # fmt: skip
         for strategy, heads.prepared in self._strategies:
             strategy.at_attend(heads)
-        return heads.output, None
+        return heads.result, None
 
     def _run(self, index: int) -> Tensor:
         layer = self._adapter.layers[index]

@@ -112,6 +112,7 @@ class Heads:
     prepared: Any = None
     branch: Tensor | None = None
     told: dict[str, Tensor] = field(default_factory=dict)
+    _gain: Tensor | None = None
     _output: Tensor | None = None
     _replaced: bool = False
 
@@ -135,6 +136,15 @@ class Heads:
     @output.setter
     def output(self, value: Tensor) -> None:
         self._output, self._replaced = value, True
+
+    def amplify(self, gain: Tensor) -> None:
+        """Multiply all outputs of each head by `gain` (B, H), in the end: reading them here shows none of it."""
+        self._gain = gain if self._gain is None else self._gain * gain
+
+    @property
+    def result(self) -> Tensor:
+        """(B, W, H, D): what the attention call returns."""
+        return self.output if self._gain is None else self.output * self._gain[:, None, :, None].to(self.output.dtype)
 
     def at(self, rows: Rows) -> Tensor:
         """(B, H, R, D): head outputs so far at some rows."""

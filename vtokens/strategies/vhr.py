@@ -78,8 +78,7 @@ class Vhr(Strategy):
             heads.remember(_HEADS, chosen)
             heads.tell("heads", chosen.float().mean(1))
         assert chosen is not None
-        scale = torch.where(chosen, self.alpha, 1.0).to(heads.value.dtype)
-        heads.output = heads.output * scale[:, None, :, None]
+        heads.amplify(torch.where(chosen, self.alpha, 1.0))
 
     def _choose(self, heads: Heads) -> Tensor:
         """bool (B, H): the heads to reinforce."""
