@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +28,7 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
+from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
 from vtokens import scenes  # noqa: E402
@@ -43,13 +43,8 @@ RESULT = ROOT / "benchmarks" / "results" / "hallucination-scenes.json"
 
 def replies(model: Any, processor: Any, spec: str, asked: list[scenes.Example], batch_size: int) -> dict[str, Any]:
     """What the model answers under `spec`, the visual tokens a layer sees on average, and CPU seconds."""
-    texts, tokens, begin = list[str](), list[float](), time.process_time()
-    with vtokens.attach(model, spec) as handle:
-        for start in range(0, len(asked), batch_size):
-            part = asked[start : start + batch_size]
-            texts += scenes.answer(model, processor, part, batch_size)
-            tokens += [sample.average_tokens for sample in handle.report().samples]
-    return {"texts": texts, "tokens": sum(tokens) / len(tokens), "seconds": time.process_time() - begin}
+    found = ask(model, processor, spec, asked, batch_size)
+    return {"texts": found.texts, "tokens": sum(found.tokens) / len(found.tokens), "seconds": found.seconds}
 
 
 def remembered(folder: Path, identity: dict[str, Any], run: Any) -> dict[str, Any]:
