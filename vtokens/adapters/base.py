@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens._errors import unknown
@@ -17,6 +17,17 @@ from vtokens.strategies.signals import Facts
 
 _adapters: dict[str, type[Adapter]] = {}
 A = TypeVar("A", bound="type[Adapter]")
+
+
+class MergePoint(NamedTuple):
+    """A tower block that computes y = x + attention and y + mlp(norm(y)): tokens can be merged at y.
+
+    `norm` is called with y alone, `mlp` with what that returns.
+    """
+
+    block: nn.Module
+    norm: nn.Module
+    mlp: nn.Module
 
 
 class Adapter(ABC):
@@ -55,6 +66,11 @@ class Adapter(ABC):
 
     @property
     @abstractmethod
+    def tower(self) -> Any:
+        """The vision tower; its config names its type."""
+
+    @property
+    @abstractmethod
     def tower_attentions(self) -> Sequence[Any]:
         """The attention modules of the vision tower's blocks, in order."""
 
@@ -67,6 +83,19 @@ class Adapter(ABC):
     @abstractmethod
     def feature_block(self) -> int:
         """The tower block (0-based) whose output becomes the features."""
+
+    @property
+    def merge_points(self) -> Sequence[MergePoint]:
+        """Where tokens can be merged inside the tower, a point a block; none if only the finished features can be."""
+        return ()
+
+    @property
+    def projector(self) -> nn.Module:
+        """What turns the rows of the feature block (B, N, C) into features (B, N, D), row by row."""
+        raise NotImplementedError
+
+    def check_merging(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027 (nothing to refuse, unless overridden)
+        """Raise `ValueError` if tokens cannot be merged in a feature call with these arguments."""
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
@@ -106,9 +135,20 @@ class Adapter(ABC):
     @property
     def facts(self) -> Facts:
         """What strategies may know."""
-        config = self.language_model.config
-        decoder = f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}"
-        return Facts(self.model_type, len(self.layers), len(self.tower_attentions), self.has_cls, decoder)
+        config, tower = self.language_model.config, self.tower.config
+        depth = len(self.tower_attentions)
+        # A tower that resizes nothing has no image size of its own.
+        size = getattr(tower, "image_size", None)
+        return Facts(
+            self.model_type,
+            len(self.layers),
+            depth,
+            self.has_cls,
+            f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}",
+            f"{tower.model_type}-{depth}x{tower.hidden_size}-{tower.patch_size}" + (f"-{size}" if size else ""),
+            _sample(self.tower),
+            self.feature_block + 1 if self.merge_points else None,
+        )
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin), each (B, W, D_head) or as the decoder layers want them, for text at `positions` int64 (B, W)."""
@@ -130,6 +170,14 @@ class Adapter(ABC):
             vector = table(torch.full((), token, dtype=torch.long, device=embeds.device))
             out[modality] = (embeds == vector).all(-1)
         return out
+
+
+def _sample(tower: nn.Module) -> tuple[float, ...]:
+    """Sixteen numbers from the tower's first matrix, which tell towers of one shape apart; none if it is elsewhere."""
+    weight = next(p for p in tower.parameters() if p.dim() > 1).detach()
+    if weight.device.type == "meta":
+        return ()
+    return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
 
 
 def register_adapter(model_type: str) -> Callable[[A], A]:

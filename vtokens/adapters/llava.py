@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.adapters.base import Adapter, register_adapter
+from vtokens.adapters.base import Adapter, MergePoint, register_adapter
 from vtokens.costs import Encoding
 from vtokens.picture import Picture
 
@@ -19,22 +19,22 @@ class LlavaTower(Adapter):
     saliency = "[CLS]"
 
     @property
-    def _tower(self) -> Any:
+    def tower(self) -> Any:
         tower = self.multimodal.vision_tower
         return getattr(tower, "vision_model", tower)
 
     @property
     def tower_attentions(self) -> Sequence[Any]:
-        if not hasattr(self._tower, "encoder"):
+        if not hasattr(self.tower, "encoder"):
             raise ValueError(
-                f"the {self.model_type} adapter does not know a {type(self._tower).__name__} as vision tower: "
+                f"the {self.model_type} adapter does not know a {type(self.tower).__name__} as vision tower: "
                 "CLIP and SigLIP towers are supported"
             )
-        return [block.self_attn for block in self._tower.encoder.layers]
+        return [block.self_attn for block in self.tower.encoder.layers]
 
     @property
     def has_cls(self) -> bool:
-        return hasattr(self._tower.embeddings, "class_embedding")
+        return hasattr(self.tower.embeddings, "class_embedding")
 
     @property
     def feature_block(self) -> int:
@@ -42,6 +42,35 @@ class LlavaTower(Adapter):
         layer = self.config.vision_feature_layer
         layer = layer if isinstance(layer, int) else layer[-1]
         return layer % (len(self.tower_attentions) + 1) - 1
+
+    @property
+    def merge_points(self) -> Sequence[MergePoint]:
+        return [MergePoint(block, block.layer_norm2, block.mlp) for block in self.tower.encoder.layers]
+
+    @property
+    def projector(self) -> Any:
+        return self.multimodal.multi_modal_projector
+
+    def check_merging(self, inputs: Mapping[str, Any]) -> None:
+        layer = inputs.get("vision_feature_layer")
+        layer = self.config.vision_feature_layer if layer is None else layer
+        if not isinstance(layer, int):
+            raise ValueError(
+                f"vision_feature_layer={layer!r} joins features of several tower blocks, but where tokens are merged "
+                "each block has its own tokens: set a single layer, or use a strategy that prunes behind the tower"
+            )
+        depth = len(self.tower_attentions)
+        if layer % (depth + 1) != self.feature_block + 1:
+            raise ValueError(
+                f"vision_feature_layer={layer} is not the layer that tokens are merged up to: leave it at the "
+                f"config's {self.config.vision_feature_layer}, or change it there before attaching"
+            )
+        if self.tower.training and getattr(self.tower.encoder, "gradient_checkpointing", False):
+            raise ValueError(
+                "gradient checkpointing runs the tower's blocks a second time, when their tokens are merged already: "
+                "call model.activation_checkpointing_disable() (in older releases of transformers "
+                "gradient_checkpointing_disable()), or detach() the strategy for training"
+            )
 
     @property
     def side(self) -> int:

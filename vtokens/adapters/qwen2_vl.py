@@ -19,6 +19,10 @@ class Qwen2VL(Adapter):
     examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 
     @property
+    def tower(self) -> Any:
+        return self.multimodal.visual
+
+    @property
     def tower_attentions(self) -> Sequence[Any]:
         return [block.attn for block in self.multimodal.visual.blocks]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from vtokens.adapters import Adapter
 from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
 from vtokens.engine.reduction import View
-from vtokens.engine.tower import Seen
+from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
 from vtokens.layout import Layout
 from vtokens.strategies.heads import Memory
@@ -107,16 +107,25 @@ class Call:
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (B, W): tower scores at the positions seen now, 0 where there is no visual token."""
-        key = ("saliency", blocks)
+        return self._at_positions(("saliency", blocks), lambda: [seen.saliency(blocks) for seen in self.seen])
+
+    def copies(self) -> Tensor | None:
+        """int64 (B, W): equal, above 0, at positions that hold one merged feature, 0 where there is no visual token."""
+        if not any(seen.merged for seen in self.seen):
+            return None
+        return self._at_positions(("copies",), lambda: [seen.copies() for seen in self.seen])
+
+    def _at_positions(self, key: Any, parts: Callable[[], list[Tensor]]) -> Tensor:
+        """(B, W): what was found for the features of each tower run, at the positions seen now; 0 elsewhere."""
         if key not in self.scratch:
             layout = self.fed_layout
             assert layout is not None
-            flat = torch.cat([seen.saliency(blocks).to(layout.image.device) for seen in self.seen])
+            flat = torch.cat([part.to(layout.image.device) for part in parts()])
             lengths = [len(picture) for seen in self.seen for picture in seen.pictures]
             starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(flat.device)
             at = starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
-            self.scratch[key] = torch.where(layout.visual, flat[at], 0.0)
-        full = self.scratch[key]
+            self.scratch[key] = torch.where(layout.visual, flat[at], 0)
+        full: Tensor = self.scratch[key]
         return full if self.view is None else full.gather(1, self.view.index)
 
     def attention(self, layer: int, rows: Rows) -> Tensor:

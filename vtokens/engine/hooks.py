@@ -15,9 +15,11 @@ from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.branch import Branch
 from vtokens.engine.call import Call, Record
 from vtokens.engine.decoder import account, adjust, cached_padding, restore
+from vtokens.engine.encode import Encode
 from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
-from vtokens.engine.tower import MODALITIES, Seen, TowerWatch, seen_in
+from vtokens.engine.seen import MODALITIES, Seen, seen_in
+from vtokens.engine.tower import TowerWatch
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 
@@ -46,7 +48,9 @@ class Engine:
                 self._before(layer, partial(self._on_layer, index))
                 if self.plan.branch:
                     self._removable.append(layer.register_forward_hook(partial(self._after_layer, index)))
-            self._removable.append(TowerWatch(adapter, self.plan.blocks, self._on_features))
+            self._removable.append(TowerWatch(adapter, self.plan.blocks, self.plan.at_encode, self._on_features))
+            if self.plan.at_encode and adapter.merge_points:
+                self._removable.append(Encode(adapter, self.plan.at_encode))
             for index in sorted({*self.plan.rows, *self.plan.at_attend}):
                 self._removable.append(Tap(adapter.layers[index].self_attn, partial(self._on_attention, index)))
         except BaseException:

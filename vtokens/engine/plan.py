@@ -14,6 +14,7 @@ class Plan:
     """Strategies spread over the stages of one model.
 
     Attributes:
+        at_encode: tower block, or round behind the tower -> the one that merges tokens there, and what it prepared.
         at_prompt: those that act before the decoder, in the written order.
         at_layer: decoder layer -> those that act before it, in the written order.
         at_attend: decoder layer -> those that act in its attention, in the written order, each with what it prepared.
@@ -30,14 +31,24 @@ class Plan:
                 raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
         active = [strategy for strategy in strategies if not strategy.keeps_all]
+        self.at_encode: dict[int, tuple[Strategy, Any]] = {}
         self.at_prompt = [strategy for strategy in active if "prompt" in strategy.stages()]
         self.at_layer: dict[int, list[Strategy]] = {}
         self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
         self.branch = any(strategy.wants_branch() for strategy in active)
         self.rows: dict[int, set[Attention]] = {}
         blocks: set[int] = set()
+        merging = [strategy for strategy in active if strategy.encodes_in(facts)]
+        if len(merging) > 1:
+            raise ValueError(
+                f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them"
+            )
+        if merging:
+            adapter.check_merging({})
         for strategy in active:
             prepared = strategy.prepare(facts)
+            for index in strategy.encodes_in(facts):
+                self.at_encode[index] = (strategy, prepared)
             for index in strategy.acts_before(facts):
                 self.at_layer.setdefault(index, []).append(strategy)
             for index in strategy.attends_in(facts):
@@ -50,4 +61,4 @@ class Plan:
         self.blocks = sorted(blocks)
 
     def __bool__(self) -> bool:
-        return bool(self.at_prompt or self.at_layer or self.at_attend)
+        return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend)

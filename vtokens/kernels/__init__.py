@@ -4,7 +4,7 @@ from vtokens.kernels.attention_rows import attention_colmean, attention_rows
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh
-from vtokens.kernels.unmerge import group_mean, rotate, unfold, unmerge_attention
+from vtokens.kernels.unmerge import first_equal, group_mean, rotate, unfold, unmerge_attention
 
 __all__ = [
     "Edges",
@@ -14,6 +14,7 @@ __all__ = [
     "bipartite_merge",
     "compact",
     "farthest_point",
+    "first_equal",
     "group_mean",
     "group_weights",
     "grouped_attention",

@@ -17,7 +17,12 @@ def chunk_of(device: torch.device) -> int:
 
 
 def attention_rows(
-    query: Tensor, key: Tensor, scaling: float, position: Tensor | None = None, valid: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    position: Tensor | None = None,
+    valid: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention probabilities of chosen query rows: softmax(q k^T * scaling) in float32.
 
@@ -27,6 +32,7 @@ def attention_rows(
         scaling: the factor on the products, usually 1 / sqrt(D).
         position: int64 (B, R) key index of each row; keys after it are masked (causal). None: all keys are seen.
         valid: bool (B, N), False on keys nobody may attend to.
+        bias: float32 (B, N), added to the scores of each key; -inf is a key nobody may attend to.
 
     Returns:
         float32 (B, H, R, N); rows sum to 1, rows without any key are zero.
@@ -36,14 +42,17 @@ def attention_rows(
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim)
     # Products in the model's own precision, as a fused kernel makes them; the softmax in float32.
     scores = (grouped @ key.transpose(-1, -2)).float().view(batch, heads, rows, keys).mul_(scaling)
+    if bias is not None:
+        scores += bias[:, None, None]
     seen = None
     if position is not None:
         seen = torch.arange(keys, device=key.device) <= position[:, None, :, None]
     if valid is not None:
         seen = valid[:, None, None] if seen is None else seen & valid[:, None, None]
-    if seen is None:
-        return scores.softmax(-1)
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0)
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    # A row without any key is all -inf.
+    return scores.softmax(-1) if seen is None and bias is None else scores.softmax(-1).nan_to_num(0.0)
 
 
 def attention_colmean(
@@ -53,6 +62,7 @@ def attention_colmean(
     rows: Tensor | None = None,
     position: Tensor | None = None,
     valid: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The attention each key receives, averaged over heads and chosen rows, without an N x N matrix.
 
@@ -60,9 +70,10 @@ def attention_colmean(
         query: (B, H, M, D), all query rows.
         key: (B, H_kv, N, D).
         scaling: the factor on the products.
-        rows: bool (B, M), which rows count; None counts all. A sample without rows gets zeros.
+        rows: bool (B, M), which rows count, or float32, how much; None counts all. A sample without rows gets zeros.
         position: int64 (B, M), as in `attention_rows`.
         valid: bool (B, N), as in `attention_rows`.
+        bias: float32 (B, N), as in `attention_rows`.
 
     Returns:
         float32 (B, N), each row summing to 1.
@@ -76,7 +87,7 @@ def attention_colmean(
     for first in range(0, total, chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
-        probability = attention_rows(query[:, :, part], key, scaling, where, valid).view(batch, -1, keys)
+        probability = attention_rows(query[:, :, part], key, scaling, where, valid, bias).view(batch, -1, keys)
         # One product over heads and rows together; an einsum would transpose all the probabilities first.
         received += (weight[:, None, part].expand(-1, heads, -1).reshape(batch, 1, -1) @ probability)[:, 0]
     return received / (heads * weight.sum(1, keepdim=True)).clamp(min=1)

@@ -15,6 +15,18 @@ from torch import Tensor
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def first_equal(values: Tensor) -> Tensor:
+    """int64 (G, M): for each entry of `values` (G, M) the first place in its row that holds the same."""
+    order = values.argsort(dim=1, stable=True)
+    ordered = values.gather(1, order)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    place = torch.arange(values.shape[1], device=values.device)
+    # A stable sort leaves the earliest of equal entries first in their run.
+    run = torch.where(starts, place, 0).cummax(1).values
+    return torch.empty_like(order).scatter_(1, order, order.gather(1, run))
+
+
 def unfold(states: Tensor, member: Tensor) -> Tensor:
     """Copies of unique states: (B, H, U, D) -> (B, H, N, D), position n holding row `member[b, n]`.
 

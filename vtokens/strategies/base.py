@@ -10,20 +10,30 @@ import torch
 from torch import Tensor
 
 from vtokens.budget import Keep, budget, check_keep
+from vtokens.kernels import Merged
 from vtokens.layout import Grouping, Layout
 from vtokens.strategies.heads import Heads
+from vtokens.strategies.patches import Patches
 from vtokens.strategies.signals import Facts, Observed, Rows, Signal
 
-STAGES = ("prompt", "layer", "attend")
+STAGES = ("encode", "prompt", "layer", "attend")
 """Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which visual tokens stay: bool (G, M), and how many in each group (None: only the device knows)."""
+    """Which visual tokens stay.
+
+    Attributes:
+        keep: bool (G, M).
+        counts: how many in each group; None if only the device knows.
+        member: int64 (G, M), for each token the slot of the kept one that goes on for it: attention then sees all their
+            positions. None: what is dropped is gone.
+    """
 
     keep: Tensor
     counts: tuple[int, ...] | None = None
+    member: Tensor | None = None
 
 
 @dataclass
@@ -82,6 +92,11 @@ class Visuals:
         """float32 (B, W): the attention every position receives in a decoder layer, text included."""
         return self.observed.attention(layer, rows).to(self.hidden.device)
 
+    def copies(self) -> Tensor | None:
+        """int64 (G, M): equal, above 0, for tokens that the vision tower merged into one; None if it merged none."""
+        found = self.observed.copies()
+        return None if found is None else self._groups.gather(found.to(self.hidden.device))
+
     def top(self, scores: Tensor, keep: Keep) -> Selection:
         """Keep the highest scores (G, M) of each group, as many as its budget allows; ties go to the earlier token."""
         counts = self.budgets(keep)
@@ -96,9 +111,10 @@ class Visuals:
 class Strategy:
     """Base of all strategies. Subclasses override the stages they take part in.
 
-    `at_prompt` acts before decoder layer 0, `at_layer` before each decoder layer that `acts_before` names, both at
-    prefill only; they return the tokens that stay, or None to leave everything. `at_attend` acts inside the attention
-    of the layers that `attends_in` names, in every pass that can see pictures; it changes head outputs.
+    `at_encode` merges tokens in the blocks of the vision tower that `encodes_in` names. `at_prompt` acts before decoder
+    layer 0, `at_layer` before each decoder layer that `acts_before` names, both at prefill only; they return the tokens
+    that stay, or None to leave everything. `at_attend` acts inside the attention of the layers that `attends_in` names,
+    in every pass that can see pictures; it changes head outputs.
 
     Attributes:
         once: naming the strategy twice makes no sense.
@@ -150,6 +166,14 @@ class Strategy:
     def wants_branch(self) -> bool:
         """Whether `Heads.branch` is needed: one more prefill, of the text alone."""
         return False
+
+    def encodes_in(self, facts: Facts) -> Sequence[int]:
+        """The tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called."""
+        return ()
+
+    def at_encode(self, patches: Patches) -> Merged | None:
+        """Merge tokens of the vision tower."""
+        raise NotImplementedError
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         """Select before the decoder; `visuals.hidden` holds the projected features."""

@@ -20,6 +20,9 @@ class Facts:
         tower_depth: blocks of the vision tower.
         has_cls: the tower has a class token, so that saliency is its attention row.
         decoder: what tells one decoder from another, as "llama-32x4096x11008".
+        tower: what tells one vision tower from another, as "clip_vision_model-24x1024-14-336".
+        tower_sample: a few of its weights, for towers of equal shape; none if they cannot be read.
+        merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
     """
 
     family: str
@@ -27,6 +30,9 @@ class Facts:
     tower_depth: int
     has_cls: bool
     decoder: str = ""
+    tower: str = ""
+    tower_sample: tuple[float, ...] = ()
+    merge_blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,5 @@ class Observed(Protocol):
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
 
     def attention(self, layer: int, rows: Rows) -> Tensor: ...
+
+    def copies(self) -> Tensor | None: ...

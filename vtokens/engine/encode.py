@@ -1,0 +1,110 @@
+"""The `encode` stage: a strategy merges tokens inside the vision tower, or right behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention import Attention
+from vtokens.engine.merging import Merging
+from vtokens.engine.seen import Seen, running
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.patches import Patches
+
+Stage = Mapping[int, tuple[Strategy, Any]]
+"""Tower block, or round behind the tower -> the strategy that acts there, and what it prepared."""
+
+
+class Encode:
+    """Hooks on the blocks of a tower, until `remove()`.
+
+    A block computes x + attention, then adds its MLP to that. What enters the norm in front of the MLP is merged there,
+    the block's own last addition is given a zero to add, and the merged tokens leave the block in its place.
+    """
+
+    def __init__(self, adapter: Adapter, stage: Stage) -> None:
+        self._adapter, self._stage = adapter, stage
+        self._last = max(stage)
+        self._handles: list[Any] = []
+        for index in stage:
+            block, norm, mlp = adapter.merge_points[index]
+            self._handles += [
+                norm.register_forward_pre_hook(partial(self._before_norm, index)),
+                mlp.register_forward_hook(self._after_mlp),
+                # First, since transformers records hidden states in hooks that it never takes off again.
+                block.register_forward_hook(self._after_block, prepend=True),
+            ]
+        self._handles.append(adapter.projector.register_forward_hook(self._after_projector))
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _merging(self) -> Merging | None:
+        seen = running(self._adapter)
+        return None if seen is None else seen.merging
+
+    def _before_norm(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        merging = self._merging()
+        if merging is None:
+            return None
+        (hidden,) = args
+        merging.after = merge(merging, self._stage, index, hidden, merging.key, last=index == self._last)
+        merging.key = None
+        return (merging.after,)
+
+    def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+        merging = self._merging()
+        if merging is None or merging.after is None:
+            return None
+        merging.after = merging.after + output
+        return output.new_zeros(())
+
+    def _after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        merging = self._merging()
+        if merging is None or merging.after is None:
+            return None
+        after, merging.after = merging.after, None
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    def _after_projector(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+        merging = self._merging()
+        return None if merging is None or not merging.begun else merging.expand(output)
+
+
+def attend(seen: Seen, stage: Stage, block: int, attention: Attention) -> tuple[Tensor, Any]:
+    """Run one attention call of the tower, with the tokens as they are now."""
+    if seen.merging is None:
+        batch, _, width, _ = attention.query.shape
+        valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
+        seen.merging = Merging(valid, int(seen.adapter.has_cls))
+    if block in stage:
+        seen.merging.key = attention.key
+    return seen.merging.attend(attention)
+
+
+def merge_features(seen: Seen, stage: Stage, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into."""
+    sizes = [len(part) for part in features]
+    hidden = pad_sequence(list(features), batch_first=True)
+    length = torch.tensor(sizes).to(hidden.device)
+    merging = seen.merging = Merging(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
+    for number in sorted(stage):
+        hidden = merge(merging, stage, number, hidden, hidden[:, None])
+    return tuple(part[:size] for part, size in zip(merging.expand(hidden), sizes, strict=True))
+
+
+def merge(merging: Merging, stage: Stage, index: int, hidden: Tensor, key: Tensor | None, last: bool = False) -> Tensor:
+    """Let the strategy of one block or round merge `hidden` (B, N, C); returns the tokens that go on."""
+    assert key is not None
+    strategy, prepared = stage[index]
+    patches = Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared)
+    merged = strategy.at_encode(patches)
+    return hidden if merged is None else merging.follow(merged, last)

@@ -1,0 +1,113 @@
+"""One run of the vision tower: what it saw, how it attended and what was merged travels with the features."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.merging import Merging
+from vtokens.picture import Picture
+
+MODALITIES = ("image", "video")
+_MARK = "_vtokens_seen"
+_MIXED = 1e-2
+"""Squared distance of group numbers, two different ones being at least 1 apart, above which a feature is a blend."""
+_state = threading.local()
+
+
+@dataclass
+class Seen:
+    """One run of the tower.
+
+    Attributes:
+        modality: "image" or "video".
+        pictures: what it was given, in the order of the features.
+        inputs: the arguments of the feature call.
+        scores: tower block -> float32 score chunks, in the order the tower worked.
+        merging: what was merged; None if nothing was.
+    """
+
+    adapter: Adapter
+    modality: str
+    inputs: Mapping[str, Any]
+    scores: dict[int, list[Tensor]] = field(default_factory=dict)
+    merging: Merging | None = None
+
+    @functools.cached_property
+    def pictures(self) -> list[Picture]:
+        return self.adapter.pictures(self.modality, self.inputs)
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+        """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
+        depth = len(self.adapter.tower_attentions)
+        numbers = [self.adapter.feature_block] if blocks is None else [block % depth for block in blocks]
+        total = torch.stack([torch.cat(self.scores[number]) for number in numbers]).sum(0)
+        return self.adapter.to_tokens(self.modality, total, self.inputs)
+
+    @property
+    def merged(self) -> bool:
+        """Whether tokens may have been merged."""
+        return self.merging is not None and self.merging.begun
+
+    def copies(self) -> Tensor:
+        """int64 (sum of picture lengths,): equal, above 0, where positions of a picture hold one merged feature.
+
+        Newline and class tokens have 0. Where the model interpolates features (OneVision's videos and large pictures),
+        a position belongs to a token if all patches that were blended into it do; otherwise it stands for itself.
+        """
+        if self.merging is None:
+            return torch.arange(1, 1 + sum(map(len, self.pictures)))
+        ids = self.merging.ids()
+        if not self.adapter.merge_points:
+            return ids[self.merging.real]
+        flat = ids.flatten().double()
+        # Numbers and their squares go the features' way: a blend of different ones has a variance.
+        mean, square = (self.adapter.to_tokens(self.modality, part, self.inputs) for part in (flat, flat * flat))
+        own = torch.arange(1, len(mean) + 1, device=mean.device) + ids.numel() + len(ids)
+        return torch.where(square - mean * mean > _MIXED, own, mean.round().long())
+
+
+@contextmanager
+def run(seen: Seen) -> Iterator[None]:
+    """Make `seen` the run under way in this thread."""
+    before, _state.seen = getattr(_state, "seen", None), seen
+    try:
+        yield
+    finally:
+        _state.seen = before
+
+
+def running(adapter: Adapter) -> Seen | None:
+    """The run of this model's tower that is under way in this thread."""
+    seen: Seen | None = getattr(_state, "seen", None)
+    return seen if seen is not None and seen.adapter is adapter else None
+
+
+def mark(output: Any, seen: Seen) -> None:
+    """Let `seen` travel with the output of a feature call."""
+    if not isinstance(output, tuple):
+        output[_MARK] = seen  # an entry, since accelerate copies entries, not attributes, between devices
+
+
+def seen_in(modality: str, output: Any, needed: bool) -> Seen | None:
+    """What the tower saw when it made `output`.
+
+    Raises:
+        ValueError: it was made while nothing was attached, though what it saw is `needed`.
+    """
+    seen = getattr(output, _MARK, None)
+    if seen is None and needed:
+        raise ValueError(
+            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, or cut by "
+            f"prefill_chunk_size, so its layout is unknown: call model.get_{modality}_features(...) again, pass "
+            "pixel_values, or leave prefill_chunk_size out"
+        )
+    return seen
