@@ -1,4 +1,4 @@
-"""The command line: `vtokens run`, `strategies`, `models` and `demo`."""
+"""The command line: `vtokens run`, `strategies`, `models`, `demo` and `eval`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import demo, listing, run
+from vtokens.cli import demo, eval, listing, run
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -17,6 +17,7 @@ _EXAMPLES = """examples:
   vtokens run scene.png "how many objects are there?" --strategy "fastv(keep=0.25, layer=2)" --overlay kept.png
   vtokens strategies "fast*"
   vtokens models
+  vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
 """
 
 
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo):
+    for module in (run, listing, demo, eval):
         module.add_to(commands)
     return top
 

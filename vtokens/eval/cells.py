@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtokens.budget import Keep, check_keep
-from vtokens.strategies import Strategy, format_spec, parse, to_dict
+from vtokens.eval.lmms.loading import seeded
+from vtokens.strategies import format_spec, parse
 from vtokens.strategies.spec import open_keeps
 
 
@@ -85,19 +85,10 @@ def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Se
 def _of(text: str, keeps: Sequence[Keep], seed: int) -> list[Cell]:
     plain, name = parse(text), " ".join(text.split())
     if not open_keeps(text):
-        return [Cell(f"{name}#s{seed}", _seeded(plain, seed), name, None, seed)]
+        return [Cell(f"{name}#s{seed}", format_spec(seeded(plain, seed)), name, None, seed)]
     if not keeps:
         raise ValueError(f"the strategy {name!r} needs a keep: give some, or write it out as in 'fastv(keep=0.25)'")
-    return [Cell(f"{name}@{keep!r}#s{seed}", _seeded(parse(text, keep), seed), name, keep, seed) for keep in keeps]
-
-
-def _seeded(strategies: Sequence[Strategy], seed: int) -> str:
-    """The strategies as text, with `seed` where a strategy has such a field and left it alone."""
-    return format_spec([_with_seed(strategy, seed) for strategy in strategies])
-
-
-def _with_seed(strategy: Strategy, seed: int) -> Strategy:
-    default = next((field.default for field in dataclasses.fields(strategy) if field.name == "seed"), None)
-    if default is None or getattr(strategy, "seed", None) != default:
-        return strategy
-    return parse({**to_dict(strategy), "seed": seed})[0]
+    return [
+        Cell(f"{name}@{keep!r}#s{seed}", format_spec(seeded(parse(text, keep), seed)), name, keep, seed)
+        for keep in keeps
+    ]

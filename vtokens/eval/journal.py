@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vtokens.eval.files import go_on
+from vtokens.eval.files import append, line
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,12 @@ class Journal:
         Raises:
             OSError: the disk is full, or the file may not grow: none of `answers` is kept, everything before is.
         """
-        data = memoryview(b"".join(_line(answer) for answer in answers))
+        data = "".join(line(asdict(answer)) for answer in answers).encode()
         try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:])
-            os.fsync(self._file.fileno())
-        except OSError as error:
+            append(self._file, data, self.path, f"{len(self)} answers are kept in {self.path.parent}")
+        except OSError:
             self._file.truncate(self._size)
-            raise go_on(error, self.path, f"{len(self)} answers are kept in {self.path.parent}") from error
+            raise
         self._size += len(data)
         self._answers |= {(answer.task, answer.doc): answer for answer in answers}
         if self._told is not None:
@@ -147,9 +143,9 @@ def read(path: str | Path) -> Iterator[Answer]:
     """
     with open(path, "rb") as file:
         whole: Iterable[bytes] = file.read().split(b"\n")[:-1]
-    for number, line in enumerate(whole, 1):
+    for number, text in enumerate(whole, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(text)
             if not isinstance(row, dict) or set(row) != _FIELDS:
                 raise ValueError("it does not have the fields of an answer")
         except ValueError as error:
@@ -162,10 +158,6 @@ def read(path: str | Path) -> Iterator[Answer]:
 def _stem(cell: str) -> str:
     """What the file names of a cell begin with; no two cells share it."""
     return f"{quote(cell, safe='@#()+=, ')}.rank"
-
-
-def _line(answer: Answer) -> bytes:
-    return json.dumps(asdict(answer), allow_nan=False).encode() + b"\n"
 
 
 def _whole(path: Path) -> int:

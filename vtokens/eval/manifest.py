@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -25,6 +26,8 @@ BUDGET = (
 )
 # What may differ when a sweep is taken up again: when and how it was called, and where the same weights lay.
 _FREE = ("id", "created", "command", "model.source", "cells")
+# What a seed asks; a sweep that is given another seed asks something new.
+_HASH = re.compile(r"tasks\..*\.hash\.\d+")
 
 
 def build(
@@ -40,7 +43,7 @@ def build(
     Args:
         model: as loaded.
         name: what the user called it.
-        tasks: by name, how many `samples` are asked and the `hash` of what they are.
+        tasks: by name, see `vtokens.eval.suite.facts`.
         settings: what else the answers depend on, such as the batch size.
         command: what to run to get the same.
     """
@@ -63,7 +66,7 @@ def build(
         "tasks": {task: dict(facts) for task, facts in tasks.items()},
         "cells": [asdict(cell) for cell in cells],
     }
-    settled = {key: value for key, value in _flat(content) if key not in _FREE}
+    settled = {key: value for key, value in _flat(content) if key not in _FREE and not _HASH.fullmatch(key)}
     content["id"] = hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
     return content
 
@@ -88,7 +91,8 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     found = read(folder)
     there, here = dict(_flat(found)), dict(_flat(wanted))
     for key in sorted({*there, *here} - set(_FREE)):
-        if there.get(key) != here.get(key):
+        grown = _HASH.fullmatch(key) and not (key in there and key in here)
+        if there.get(key) != here.get(key) and not grown:
             raise ValueError(
                 f"{folder} holds another sweep: {key} is {there.get(key)!r} there and {here.get(key)!r} here; "
                 "give another folder, or the settings of the one there"
@@ -100,7 +104,7 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             "give another folder, or ask for the cells there and more"
         )
     if wanted["cells"] != found["cells"]:
-        found["cells"] = wanted["cells"]
+        found |= {"cells": wanted["cells"], "tasks": wanted["tasks"]}
         write_json(path, found)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -65,22 +65,22 @@ class Graded:
             for i, (answer, correct) in enumerate(zip(self.answers, self.correct, strict=True))
         ]
 
+    def light(self) -> Graded:
+        """The same without what only `rows` needs, which for a long sweep would fill the memory."""
+        answers = [replace(answer, text="", kept=None, grid=None) for answer in self.answers]
+        return replace(self, answers=answers, questions=[], targets=[])
 
-def grade(
-    cell: Cell,
-    task: Any,
-    samples: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Any],
-    answers: Mapping[int, Answer],
-) -> Graded:
+
+def grade(cell: Cell, task: Any, outcome: Mapping[str, Any], answers: Mapping[int, Answer]) -> Graded:
     """Read the outcome of `simple_evaluate` for one task.
 
     Args:
-        task: the lmms-eval task.
-        samples: what it logged, one entry a document and filter, the first filter first.
-        results: its aggregated metrics, `"metric,filter"` -> value.
+        task: lmms-eval's task object.
+        outcome: its `samples`, one entry a document and filter, the first filter first, and `results`, with the
+            aggregated metrics as `"metric,filter"` -> value.
         answers: the cell's answers to the task, by document.
     """
+    samples, results = (outcome[part][task.config.task] for part in ("samples", "results"))
     by_doc: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for sample in samples:
         by_doc[sample["doc_id"]].append(sample)

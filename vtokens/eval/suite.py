@@ -5,71 +5,106 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vtokens.eval.score import plain
 
+Tasks = dict[str, Any]
+"""lmms-eval's task objects by name."""
 
-def load(names: Sequence[str], include: Sequence[str | Path] = ()) -> dict[str, Any]:
-    """The tasks by name, groups and tags taken apart, in the order given.
+_DOCUMENTS = 500
 
-    lmms-eval's own tasks are looked through only for a name that is neither ours nor in `include`, as that takes
-    seconds.
+
+def load(
+    names: Sequence[str], seeds: Sequence[int], include: Sequence[str | Path] = (), limit: int | None = None
+) -> dict[int, Tasks]:  # fmt: skip
+    """The tasks under each seed, groups and tags taken apart, in the order given.
+
+    The documents of our own tasks are drawn with the seed; other tasks ask the same under every seed. lmms-eval's own
+    tasks are looked through only for a name that is neither ours nor in `include`, as that takes seconds.
 
     Raises:
+        FileNotFoundError: a folder to include that is not there.
         ValueError: a name that no task has, or one that is there twice; a task that has nothing to ask.
         RuntimeError: a task that cannot be loaded, and why.
     """
-    from lmms_eval.tasks import TaskManager, get_task_dict
+    from lmms_eval.tasks import TaskManager
 
-    from vtokens.eval import tasks_path
+    from vtokens.eval.tasks import TASKS, tasks_path
 
-    paths = [str(tasks_path()), *map(str, include)]
-    manager = TaskManager(include_path=paths, include_defaults=False)
-    if not set(names) <= set(manager.all_tasks):
-        ours = manager.all_tasks
-        manager = TaskManager(include_path=paths)
+    ours = [*TASKS, "scenes_pope"]
+    paths = [str(path) for path in include]
+    for path in paths:
+        if not Path(path).is_dir():
+            raise FileNotFoundError(f"no such folder of tasks: {path!r}")
+    foreign = TaskManager(include_path=paths, include_defaults=False)
+    if not {*names} <= {*ours, *foreign.all_tasks}:
+        foreign = TaskManager(include_path=paths)
+        known = {*ours, *foreign.all_tasks}
         for name in names:
-            if name not in manager.all_tasks:
-                raise _unknown(name, ours, manager.all_tasks)
-    found: dict[str, Any] = {}
-    for name in names:
-        try:
-            loaded = dict(_leaves(get_task_dict([name], manager, "chat")))
-        except IndexError as error:  # lmms-eval looks at the first document of every task
-            raise ValueError(f"the task {name!r} has no samples") from error
-        except Exception as error:  # a task is foreign code, and may fail in any way
-            raise RuntimeError(f"the task {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-        twice = sorted({*found} & {*loaded})
-        if twice:
-            raise ValueError(f"the task {twice[0]!r} is asked for twice, the second time by {name!r}")
-        found |= loaded
+            if name not in known:
+                raise _unknown(name, ours, known)
+    once = {name: _load(name, foreign) for name in names if name not in ours}
+    found = {}
+    for seed in seeds:
+        drawn = tasks_path(limit or _DOCUMENTS, seed) if {*names} & {*ours} else None
+        own = TaskManager(include_path=None if drawn is None else str(drawn), include_defaults=False)
+        found[seed] = _joined([(name, once.get(name) or _load(name, own)) for name in names])
     return found
 
 
-def facts(task: Any, limit: int | None) -> dict[str, Any]:
-    """What the manifest says of a task: how many `samples` are asked, their `hash`, and its `metrics`: is more better?
+def _load(name: str, manager: Any) -> Tasks:
+    from lmms_eval.tasks import get_task_dict
+
+    try:
+        return dict(_leaves(get_task_dict([name], manager, "chat")))
+    except IndexError as error:  # lmms-eval looks at the first document of every task
+        raise ValueError(f"the task {name!r} has no samples") from error
+    except Exception as error:  # a task is foreign code, and may fail in any way
+        raise RuntimeError(f"the task {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _joined(loaded: Sequence[tuple[str, Tasks]]) -> Tasks:
+    found: Tasks = {}
+    for name, tasks in loaded:
+        twice = sorted({*found} & {*tasks})
+        if twice:
+            raise ValueError(f"the task {twice[0]!r} is asked for twice, the second time by {name!r}")
+        found |= tasks
+    return found
+
+
+def facts(tasks: Mapping[int, Tasks], limit: int | None) -> dict[str, dict[str, Any]]:
+    """What the manifest says of each task: how many `samples` are asked under a seed, what each seed asks (`hash`), and
+    the `metrics`: whether more is better.
 
     Raises:
         ValueError: no samples, or none with a picture or video.
     """
-    name, docs = task.config.task, task.eval_docs_no_media
+    found: dict[str, dict[str, Any]] = {}
+    for seed, loaded in tasks.items():
+        for name, task in loaded.items():
+            samples = _samples(task, limit)
+            better = {metric: task.higher_is_better().get(metric) for metric in task.aggregation()}
+            fact = found.setdefault(name, {"samples": samples, "hash": {}, "metrics": better})
+            same = next((s for s, other in tasks.items() if other[name] is task and str(s) in fact["hash"]), None)
+            fact["hash"][str(seed)] = digest(task, samples) if same is None else fact["hash"][str(same)]
+    return found
+
+
+def _samples(task: Any, limit: int | None) -> int:
+    name, docs = task.config.task, task.eval_docs
     samples = len(docs) if limit is None else min(limit, len(docs))
     if samples < 1:
         raise ValueError(f"the task {name!r} has no samples")
-    if not any(_shows(task, task.eval_docs[number]) for number in range(samples)):
+    if not any(_shows(task, docs[number]) for number in range(samples)):
         raise ValueError(
             f"the task {name!r} has no images or videos in the {samples} samples asked: "
             "there are no visual tokens that a strategy could drop"
         )
-    better = task.higher_is_better()
-    return {
-        "samples": samples,
-        "hash": digest(task, samples),
-        "metrics": {m: better.get(m) for m in task.aggregation()},
-    }
+    return samples
 
 
 def digest(task: Any, samples: int) -> str:
@@ -104,10 +139,10 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
             yield str(name), branch
 
 
-def _unknown(name: str, ours: Sequence[str], everything: Sequence[str]) -> ValueError:
-    near = difflib.get_close_matches(name, everything, n=3, cutoff=0.6)
+def _unknown(name: str, ours: Sequence[str], known: Collection[str]) -> ValueError:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
-        f"unknown task {name!r}.{hint} vtokens brings {', '.join(sorted(ours))}; "
-        f"lmms-eval has {len(everything) - len(ours)} more: `lmms-eval tasks list`"
+        f"unknown task {name!r}.{hint} vtokens brings {', '.join(ours)}; "
+        f"lmms-eval has {len(known) - len(ours)} more: `lmms-eval tasks list`"
     )

@@ -42,7 +42,7 @@ def summary(graded: Sequence[Graded], tasks: Mapping[str, Mapping[str, Any]]) ->
         table[g.cell.name, repr(g.cell.keep), g.task].append(g)
     rows: list[dict[str, Any]] = []
     for (name, _, task), group in table.items():
-        same = len({_hash(tasks[task], g.cell.seed) for g in group}) < len(group)
+        same = len({tasks[task]["hash"][str(g.cell.seed)] for g in group}) < len(group)
         p_value = None if name == "none" else _against(group[:1] if same else group, table[("none", "None", task)])
         for metric, aggregate in group[0].aggregations.items():
             raw = [entry for g in group for entry in g.raw[metric]]
@@ -86,11 +86,6 @@ def _figure(found: Interval | None, n: int) -> dict[str, Any]:
         return {"value": None, "low": None, "high": None, "n": n}
     low, high = (bound if math.isfinite(bound) else None for bound in (found.low, found.high))
     return {"value": found.value, "low": low, "high": high, "n": n}
-
-
-def _hash(task: Mapping[str, Any], seed: int) -> Any:
-    found = task["hash"]
-    return found[str(seed)] if isinstance(found, Mapping) else found
 
 
 def _against(group: Sequence[Graded], baseline: Sequence[Graded]) -> float | None:

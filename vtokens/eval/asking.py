@@ -1,0 +1,76 @@
+"""One task asked under one cell, by lmms-eval's own evaluator in this process."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+from vtokens.eval.cells import Cell
+from vtokens.eval.journal import Journal
+
+
+def ask(
+    live: tuple[Any, Any], cell: Cell, task: Any, samples: int, journal: Journal, settings: Mapping[str, Any]
+) -> dict[str, Any] | None:  # fmt: skip
+    """Run `simple_evaluate` with the live plugin model.
+
+    Args:
+        live: a model with nothing attached, and its processor.
+        task: lmms-eval's task object.
+        samples: how many of its documents.
+        journal: has what need not be asked again, and takes what is asked.
+        settings: `batch_size` and `max_new_tokens`.
+
+    Returns:
+        lmms-eval's results, with samples; None in every process but the first.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from vtokens.eval.lmms.model import VTokens
+
+    model = VTokens.of(
+        *live,
+        strategy=cell.strategy,
+        batch_size=settings["batch_size"],
+        max_new_tokens=settings["max_new_tokens"],
+        seed=cell.seed,
+        journal=journal,
+        progress=False,
+    )
+    with quiet():
+        found: dict[str, Any] | None = simple_evaluate(
+            model=model,
+            tasks=[task],
+            limit=samples,
+            bootstrap_iters=0,
+            task_manager=TaskManager(include_defaults=False),  # the task is here; nothing needs looking up
+            # Uses the process group there is; the other choice would build an Accelerator a call.
+            distributed_executor_backend="torchrun",
+            # What tasks read of lmms-eval's command line.
+            cli_args=argparse.Namespace(output_path=str(journal.path.parent), process_with_media=False),
+            random_seed=cell.seed,
+            numpy_random_seed=cell.seed,
+            torch_random_seed=cell.seed,
+        )
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the bars and remarks of lmms-eval and its tasks from the terminal; `VTOKENS_DEBUG` lets them through."""
+    if os.environ.get("VTOKENS_DEBUG"):
+        yield
+        return
+    from loguru import logger
+
+    logger.disable("lmms_eval")
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.enable("lmms_eval")
