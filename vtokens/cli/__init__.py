@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import demo, eval, listing, run
+from vtokens.cli import calibrate, demo, eval, listing, run
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, eval):
+    for module in (run, listing, demo, calibrate, eval):
         module.add_to(commands)
     return top
 

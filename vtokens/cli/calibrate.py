@@ -1,0 +1,88 @@
+"""`vtokens calibrate`: what a strategy has to know of a model before it can run on it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vtokens.cli.run import chat_prompt, open_image
+
+_QUESTION = "What is to be seen here?"
+
+
+def add_to(commands: Any) -> None:
+    """Add the command with one subcommand a strategy."""
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="find what a strategy has to know of a model",
+        description="Find what a strategy has to know of a model, and write it to a file that its spec names.",
+    )
+    strategies = calibrate.add_subparsers(metavar="strategy", required=True)
+    _add_var(strategies)
+
+
+def _add_var(strategies: Any) -> None:
+    var = strategies.add_parser(
+        "var",
+        help="sink dimensions of a language model",
+        description="Find the hidden dimensions in which attention sinks of a model's decoder are huge.",
+        epilog="examples:\n  vtokens calibrate var llava-hf/llava-v1.6-mistral-7b-hf --out sinks.json\n"
+        '  vtokens run photo.jpg "What is this?" --model ... --strategy "var(sinks=\'sinks.json\')"\n',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    var.add_argument("model", help="an embedded model, a folder or a hub id")
+    var.add_argument("--out", required=True, help="the JSON file to write")
+    var.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
+    var.add_argument("--samples", type=int, default=32, help="prompts to look at (default: 32)")
+    var.add_argument(
+        "--tau", type=float, help="how many times the root mean square is huge (default: 20, less if narrow)"
+    )
+    var.set_defaults(run=_var)
+
+
+def _var(options: argparse.Namespace) -> None:
+    from rich.progress import track
+
+    import vtokens
+    from vtokens.sinks.discover import discover
+
+    model, processor = vtokens.load(options.model)
+    pictures = images(options.images, options.samples)
+    prompt = chat_prompt(processor, _QUESTION)
+    batches = (dict(processor(images=picture, text=prompt, return_tensors="pt")) for picture in pictures)
+    found = discover(model, track(batches, "looking for sinks", options.samples, transient=True), tau=options.tau)
+    found.sinks.save(options.out)
+    reach = ", ".join(f"{layer}: {phi:.1f}" for layer, phi in zip(found.layers, found.first, strict=True))
+    print(f"largest activation of the first token over its root mean square, by layer: {reach}")
+    if found.sinks.dims:
+        print(
+            f"sink dimensions {list(found.sinks.dims)} (above {found.sinks.tau:g}); {found.visual:.1%} of the visual "
+            "tokens are sinks"
+        )
+    else:
+        print(f"no dimension exceeds {found.sinks.tau:g}: this decoder has no sinks, and var will change nothing")
+    print(f"written to {options.out}; use it as \"var(sinks='{options.out}')\"")
+
+
+def images(folder: str | None, samples: int) -> Iterator[Any]:
+    """Up to `samples` RGB pictures of a folder, in order of their names; drawn scenes if there is no folder.
+
+    Raises:
+        ValueError: the folder has no pictures, or `samples` is no positive number.
+    """
+    if samples < 1:
+        raise ValueError(f"{samples} samples are not enough: at least 1 is needed")
+    if folder is None:
+        from vtokens import scenes
+
+        yield from (example.image for example in scenes.examples("calibration", n=samples))
+        return
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known)
+    if not paths:
+        raise ValueError(f"no pictures in {folder!r}: a folder with image files is needed")
+    yield from (open_image(str(path)) for path in paths[:samples])
