@@ -1,6 +1,6 @@
 """The engine: the only code that touches a live model."""
 
 from vtokens.engine.attach import Handle, attach, attachment, detach
-from vtokens.engine.report import KeptPicture, Report, SampleReport
+from vtokens.engine.report import Contribution, KeptPicture, Report, SampleReport
 
-__all__ = ["Handle", "KeptPicture", "Report", "SampleReport", "attach", "attachment", "detach"]
+__all__ = ["Contribution", "Handle", "KeptPicture", "Report", "SampleReport", "attach", "attachment", "detach"]

@@ -73,7 +73,7 @@ class Handle:
         """
         if self._engine.last_record is None:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
-        return make_report(self.strategy, self._engine.last_record, self._adapter.language_model.config)
+        return make_report(self.strategies, self._engine.last_record, self._adapter.language_model.config)
 
     def __enter__(self) -> Handle:
         return self

@@ -34,7 +34,7 @@ def attend(
         heads.told = {}
         strategy.at_attend(heads)
         if call.record is not None and heads.told:
-            call.record.told.append((strategy.name, heads.told))
+            call.record.told.append((strategy, heads.told))
     if fresh:
         call.memories[index] = heads.noted
     return heads.result, None

@@ -19,6 +19,7 @@ from vtokens.engine.reduction import View
 from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
 from vtokens.layout import Layout
+from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 from vtokens.strategies.signals import Rows
 
@@ -27,7 +28,15 @@ _active = threading.local()
 
 @dataclass
 class Record:
-    """What a pass with pictures did, kept for `handle.report()`; tensors stay where they are until it is asked."""
+    """What a pass with pictures did, kept for `handle.report()`; tensors stay where they are until it is asked.
+
+    Attributes:
+        layout, length, depth, itemsize: what was fed, to how many layers, and the size of its numbers.
+        views: decoder layer -> what it saw, where that is not what was fed.
+        spans: times spent selecting.
+        told: figures (B,) that strategies told, one entry a layer.
+        reduced: tokens of each picture before and after a strategy dropped some.
+    """
 
     layout: Layout
     length: int
@@ -35,7 +44,8 @@ class Record:
     itemsize: int
     views: dict[int, View] = field(default_factory=dict)
     spans: list[Any] = field(default_factory=list)
-    told: list[tuple[str, dict[str, Tensor]]] = field(default_factory=list)
+    told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
+    reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
 
     @contextmanager
     def selecting(self, device: torch.device) -> Iterator[None]:

@@ -105,6 +105,7 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         if reduced is None:
             return hidden
         call.view, rows = reduced
+        call.record.reduced.append((strategy, layout.counts, call.view.layout.counts))
         call.layout = call.view.layout
         call.rows = rows if call.rows is None else call.rows.to(rows.device).gather(1, rows)
         # What was observed before goes along, for the next strategy that reads it.

@@ -1,15 +1,19 @@
-"""What a pruned call did: tokens per layer, positions kept, FLOPs, KV bytes and the time selection took."""
+"""What a call did: tokens per layer, positions kept, FLOPs, KV bytes, and what each strategy contributed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vtokens.costs import kv_bytes, prefill_flops
 from vtokens.engine.call import Record
 from vtokens.picture import Picture
+from vtokens.strategies import Strategy, format_spec
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,27 @@ class SampleReport:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """What one strategy did.
+
+    Attributes:
+        strategy: as text.
+        tokens: visual tokens per sample before and after it, summed over the times it dropped some; None if it never
+            did.
+        figures: what it tells of itself, averaged over samples and layers.
+    """
+
+    strategy: str
+    tokens: tuple[float, float] | None
+    figures: dict[str, float]
+
+    def __str__(self) -> str:
+        parts = [] if self.tokens is None else [f"{self.tokens[0]:.1f} to {self.tokens[1]:.1f} visual tokens"]
+        parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures.items()]
+        return f"{self.strategy}: {', '.join(parts) or 'nothing to do'}"
+
+
+@dataclass(frozen=True)
 class Report:
     """The last prefill of an attached model.
 
@@ -56,6 +81,7 @@ class Report:
         flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.costs.prefill_flops`).
         kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
         select_seconds: time spent scoring and selecting.
+        contributions: what each strategy did, in the written order.
     """
 
     strategy: str
@@ -65,6 +91,7 @@ class Report:
     kv_bytes: int
     kv_bytes_full: int
     select_seconds: float
+    contributions: tuple[Contribution, ...]
 
     @property
     def kv_bytes_saved(self) -> int:
@@ -74,15 +101,17 @@ class Report:
     def __str__(self) -> str:
         tokens = [sample.average_tokens for sample in self.samples]
         full = [sum(kept.picture.tokens for kept in sample.pictures) for sample in self.samples]
-        return (
+        head = (
             f"{self.strategy}: {sum(tokens):.1f} of {sum(full)} visual tokens per layer on average "
             f"in {len(self.samples)} sample(s); prefill {self.flops / 1e9:.3g} of {self.flops_full / 1e9:.3g} GFLOPs, "
             f"KV cache {self.kv_bytes / 1e6:.3g} of {self.kv_bytes_full / 1e6:.3g} MB, "
             f"{1e3 * self.select_seconds:.2f} ms selecting"
         )
+        told = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
+        return "\n  ".join([head, *map(str, self.contributions if told else ())])
 
 
-def make_report(strategy: str, record: Record, config: Any) -> Report:
+def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> Report:
     """Read a record off the device; `config` is the decoder's."""
     layout, batch = record.layout, record.layout.visual.shape[0]
     valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
@@ -110,11 +139,28 @@ def make_report(strategy: str, record: Record, config: Any) -> Report:
         )  # fmt: skip
     full = [record.length] * record.depth
     return Report(
-        strategy,
+        format_spec(strategies),
         tuple(samples),
         batch * prefill_flops(config, widths),
         batch * prefill_flops(config, full),
         batch * kv_bytes(config, widths, record.itemsize),
         batch * kv_bytes(config, full, record.itemsize),
         record.seconds(),
+        tuple(_contribution(strategy, record, batch) for strategy in strategies),
+    )
+
+
+def _contribution(strategy: Strategy, record: Record, batch: int) -> Contribution:
+    acted = [(before, after) for who, before, after in record.reduced if who is strategy]
+    dropped = sum(sum(before) - sum(after) for before, after in acted)
+    tokens = None
+    if acted:
+        before = sum(acted[0][0])
+        tokens = (before / batch, (before - dropped) / batch)
+    told: dict[str, list[Tensor]] = {}
+    for figures in (figures for who, figures in record.told if who is strategy):
+        for name, values in figures.items():
+            told.setdefault(name, []).append(values.detach().float().cpu())
+    return Contribution(
+        format_spec([strategy]), tokens, {name: torch.cat(values).mean().item() for name, values in told.items()}
     )

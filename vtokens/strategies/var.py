@@ -120,5 +120,5 @@ class Var(Strategy):
         real = torch.ones_like(heads.answers.index, dtype=torch.bool) if rows is None else rows
         count = real.sum(1).clamp(min=1) * qualified.shape[1]
         moved = (after[VISUAL] - before[VISUAL]) * real[:, None]
-        heads.tell("heads_and_rows", (qualified & real[:, None]).sum((1, 2)) / count)
-        heads.tell("mass_moved", moved.sum((1, 2)) / count)
+        heads.tell("heads_changed", (qualified & real[:, None]).sum((1, 2)) / count)
+        heads.tell("attention_moved", moved.sum((1, 2)) / count)

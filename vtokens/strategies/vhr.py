@@ -76,7 +76,7 @@ class Vhr(Strategy):
             before = heads.visual[:, : heads.past].any(1, keepdim=True)
             chosen = new if chosen is None else torch.where(before, chosen, new)
             heads.remember(_HEADS, chosen)
-            heads.tell("heads", chosen.float().mean(1))
+            heads.tell("heads_reinforced", chosen.float().mean(1))
         assert chosen is not None
         heads.amplify(torch.where(chosen, self.alpha, 1.0))
 
