@@ -11,6 +11,7 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
+from PIL import Image
 
 
 def evaluate(model: Any, tasks: Sequence[str], folder: Path, model_args: str = "") -> dict[str, Any]:
@@ -30,7 +31,7 @@ def texts(results: dict[str, Any]) -> dict[tuple[str, int], str]:
 
 def request(visuals: Sequence[Any], question: str, doc: int = 0, **settings: Any) -> Instance:
     """A request of the chat interface about no task's document."""
-    parts = [{"type": "image" if hasattr(v, "size") else "video", "url": v} for v in visuals]
+    parts = [{"type": "image" if isinstance(v, Image.Image) else "video", "url": v} for v in visuals]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
     return _instance("generate_until", (question, lambda _: messages, settings, doc, "made", "test"), doc)
 

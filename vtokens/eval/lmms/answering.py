@@ -15,6 +15,7 @@ from vtokens.engine.report import KeptPicture
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked
+from vtokens.eval.lmms.generation import Ended
 from vtokens.eval.lmms.prompts import Prompt, encode
 
 
@@ -30,12 +31,11 @@ def answers(
     """
     size, chosen = len(asked), asked[0].settings
     inputs = encode(processor, prompts).to(model.device, model.dtype)
-    more: dict[str, Any] = dict(chosen.arguments)
-    if chosen.stop:
-        more |= {"stop_strings": list(chosen.stop), "tokenizer": processor.tokenizer}
+    start = inputs["input_ids"].shape[1]
+    ends = [Ended(processor.tokenizer, chosen.stop, start)] if chosen.stop else []
     before = handle.record
     with PhaseClock(model) as clock:
-        tokens = model.generate(**inputs, **more)[:, inputs["input_ids"].shape[1] :]
+        tokens = model.generate(**inputs, **chosen.arguments, stopping_criteria=ends)[:, start:]
     phases = clock.phases()
     times = {name: getattr(phases, name) / size for name in ("encode", "select", "prefill", "decode")}
     report = None if handle.record is before else handle.report()

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria
 
 _PARAGRAPH = "\n\n"
 """What lmms-eval writes into the settings of every task that names no stop string; nobody asked for it."""
@@ -35,6 +37,29 @@ class Settings:
         """`text` up to the first stop string."""
         ends = [at for at in (text.find(stop) for stop in self.stop) if at >= 0]
         return text[: min(ends)] if ends else text
+
+
+class Ended(StoppingCriteria):
+    """Ends each row at its first stop string.
+
+    The `stop_strings` of transformers 5.23 fail for tokenizers that know whole words only, and match tokens instead of
+    the text that is handed out.
+
+    Args:
+        tokenizer: of the model.
+        stop: the strings.
+        start: the length of the prompt.
+    """
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...], start: int) -> None:
+        self._tokenizer, self._stop, self._start = tokenizer, stop, start
+        self._window = 1 + max(len(one.encode()) for one in stop)  # no token stands for less than a byte
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Tensor:
+        """bool (B,): which rows have ended with the last token."""
+        tail = input_ids[:, max(self._start, input_ids.shape[1] - self._window) :]
+        texts = self._tokenizer.batch_decode(tail, skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in self._stop) for text in texts], device=input_ids.device)
 
 
 def settings(given: Mapping[str, Any], max_new_tokens: int) -> Settings:
