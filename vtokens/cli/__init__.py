@@ -1,4 +1,4 @@
-"""The command line: `vtokens run`, `strategies`, `models`, `demo` and `eval`."""
+"""The command line: `vtokens run`, `strategies`, `models`, `demo`, `eval` and `report`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import calibrate, demo, eval, listing, run
+from vtokens.cli import calibrate, demo, eval, listing, report, run
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -18,6 +18,7 @@ _EXAMPLES = """examples:
   vtokens strategies "fast*"
   vtokens models
   vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
+  vtokens report runs/first
 """
 
 
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, calibrate, eval):
+    for module in (run, listing, demo, calibrate, eval, report):
         module.add_to(commands)
     return top
 

@@ -14,7 +14,7 @@ import torch
 
 import vtokens
 from vtokens.budget import Keep
-from vtokens.eval import manifest, suite, tables
+from vtokens.eval import manifest, pictures, suite, tables
 from vtokens.eval.asking import ask, quiet
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
@@ -98,6 +98,7 @@ def run(
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
             manifest.settle(folder, manifest.build(live[0], model, facts, wanted, settings, command))
+            pictures.save(folder, loaded, facts, live[1])
         _wait(ranks)  # nobody answers into the folder of another sweep
         share = {name: range(rank, fact["samples"], ranks) for name, fact in facts.items()}
         answers, per_cell = folder / "answers", sum(map(len, share.values()))

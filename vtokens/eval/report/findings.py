@@ -1,0 +1,89 @@
+"""The sweep in a few sentences, each of them read off its figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .relative import SIGNIFICANT, Row
+from .results import NAN, Results
+
+NEAR = 95.0
+"""Percent of `none` that counts as near."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A headline, the setting it is about (or None), and a sentence."""
+
+    title: str
+    label: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Podium:
+    """The settings of one keep by average percent of `none`, the best first."""
+
+    keep: float | int
+    rows: tuple[Row, ...]
+
+
+def findings(results: Results, rows: list[Row]) -> list[Finding]:
+    """The fastest setting without a measurable loss, and the fastest near `none`; nothing without `none`."""
+    base = results.baseline
+    pruned = [row for row in rows if base and row.setting.key != base.key and math.isfinite(row.setting.cost().speedup)]
+    if not pruned:
+        return []
+    tested = [m for m in results.headlines if any(_p(row, m.task, m.name) == _p(row, m.task, m.name) for row in pruned)]
+    found = []
+    if tested:
+        same = [row for row in pruned if all(_p(row, m.task, m.name) >= SIGNIFICANT for m in tested)]
+        count = f"the {len(tested)} tasks" if len(tested) > 1 else f"{tested[0].task}"
+        found.append(
+            _fastest(
+                same, "No loss found", f"The fastest setting whose answers on {count} are not significantly worse."
+            )
+            or Finding(
+                "No loss found", None, f"Every pruned setting is significantly worse on one of {count} at least."
+            )
+        )
+    near = [row for row in pruned if row.average >= NEAR]
+    what = f"{NEAR:g}% of none kept"
+    found.append(
+        _fastest(near, what, f"The fastest setting with an average of at least {NEAR:g}% of the unpruned model.")
+        or Finding(what, None, f"No pruned setting reaches {NEAR:g}% of the unpruned model on average.")
+    )
+    return found
+
+
+def podiums(rows: list[Row]) -> list[Podium]:
+    """For each keep that two settings or more share, these settings by average."""
+    keeps: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.setting.keep is not None and math.isfinite(row.average):
+            keeps.setdefault(repr(row.setting.keep), []).append(row)
+    return [
+        Podium(group[0].setting.keep or 0, tuple(sorted(group, key=lambda row: -row.average)))
+        for group in keeps.values()
+        if len(group) > 1
+    ]
+
+
+def _fastest(rows: list[Row], title: str, text: str) -> Finding | None:
+    if not rows:
+        return None
+    best = max(rows, key=lambda row: row.setting.cost().speedup)
+    cost = best.setting.cost()
+    figures = [f"first token {cost.speedup:.2f} times sooner"]
+    if math.isfinite(cost.kv_ratio):
+        figures.append(f"{100 * cost.kv_ratio:.0f}% of the KV cache")
+    if math.isfinite(best.average):
+        figures.append(f"{best.average:.1f}% of none")
+    sentence = ", ".join(figures)
+    return Finding(title, best.setting.label, f"{text} {sentence[0].upper()}{sentence[1:]}.")
+
+
+def _p(row: Row, task: str, metric: str) -> float:
+    score = row.setting.scores.get((task, metric))
+    return score.p_value if score else NAN

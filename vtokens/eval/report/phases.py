@@ -1,0 +1,35 @@
+"""Where the time of each setting goes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .results import Results, Setting
+
+PHASES = ("encode", "select", "prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Seconds per request of a setting by phase; `prefill` is what is left of it without selecting."""
+
+    setting: Setting
+    seconds: dict[str, float]
+    total: float
+    speedup: float
+    slowest: float
+    fastest: float
+
+
+def bars_of(results: Results) -> list[Bar]:
+    """Where the time of every setting goes, means over tasks."""
+    found = []
+    for setting in results.settings:
+        cost = setting.cost()
+        select = cost.select if math.isfinite(cost.select) else 0.0
+        seconds = {"encode": cost.encode, "select": select, "prefill": cost.prefill - select, "decode": cost.decode}
+        total = sum(value for value in seconds.values() if math.isfinite(value))
+        if total > 0:
+            found.append(Bar(setting, seconds, total, cost.speedup, cost.slowest, cost.fastest))
+    return found

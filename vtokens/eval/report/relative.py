@@ -1,0 +1,104 @@
+"""Accuracy in percent of the unpruned model's, the way papers print it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .results import NAN, Metric, Results, Setting, mean
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A setting on a task: `value`, `percent` of `none` (NaN without one), and its difference from `none`.
+
+    worse, better: the difference is significant after Holm's correction. best: the best of its keep.
+    """
+
+    metric: Metric
+    value: float
+    percent: float
+    worse: bool
+    better: bool
+    best: bool
+
+    @property
+    def loss(self) -> float:
+        """How deep to tint: 0 for nothing lost, 1 for half of the value or more."""
+        lost = self.metric.better * (100 - self.percent) / 50
+        return min(lost, 1.0) if lost > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting on every task; `average` is the mean percent over the tasks where more is better."""
+
+    setting: Setting
+    entries: tuple[Entry | None, ...]
+    average: float
+    best: bool
+    leads: bool
+
+
+def percent(results: Results, setting: Setting, metric: Metric) -> float:
+    """100 x value / value of `none`; NaN where either is missing or `none` scores nothing."""
+    base, score = _base(results, metric), setting.scores.get((metric.task, metric.name))
+    return 100 * score.value / base if score and base else NAN
+
+
+def average(results: Results, setting: Setting) -> float:
+    """The mean percent over all tasks where more is better; NaN if one of them is missing."""
+    parts = [percent(results, setting, metric) for metric in averaged(results)]
+    return mean(parts) if parts and all(map(math.isfinite, parts)) else NAN
+
+
+def averaged(results: Results) -> list[Metric]:
+    """The headline metrics that go into the average: more is better, and `none` has a figure that is not zero."""
+    base = results.baseline
+    return [m for m in results.headlines if base and m.better == 1 and math.isfinite(percent(results, base, m))]
+
+
+def table(results: Results) -> list[Row]:
+    """All settings, grouped by keep from large to small, `none` first and settings without a keep last."""
+    groups: dict[object, list[Setting]] = {}
+    for setting in results.settings:
+        groups.setdefault((setting.name == "none", repr(setting.keep)), []).append(setting)
+    ordered = sorted(groups.values(), key=lambda group: _place(group[0]))
+    return [row for group in ordered for row in _group(results, group)]
+
+
+def _place(setting: Setting) -> tuple[bool, bool, bool, float]:
+    keep = setting.keep
+    return setting.name != "none", keep is None, isinstance(keep, int), -(keep or 0)
+
+
+def _group(results: Results, group: list[Setting]) -> list[Row]:
+    values = {
+        m: [s.scores[m.task, m.name].value for s in group if (m.task, m.name) in s.scores] for m in results.headlines
+    }
+    tops = {m: max((m.better * v for v in found if math.isfinite(v)), default=NAN) for m, found in values.items()}
+    averages = [average(results, setting) for setting in group]
+    top = max((a for a in averages if math.isfinite(a)), default=NAN)
+    contest = len(group) > 1
+    rows = []
+    for number, (setting, found) in enumerate(zip(group, averages, strict=True)):
+        entries: list[Entry | None] = []
+        for m in results.headlines:
+            score = setting.scores.get((m.task, m.name))
+            if score is None:
+                entries.append(None)
+                continue
+            share = percent(results, setting, m)
+            more = m.better * (score.value - _base(results, m))
+            sure = score.p_value < SIGNIFICANT
+            best = contest and m.better != 0 and m.better * score.value == tops[m]
+            entries.append(Entry(m, score.value, share, sure and more < 0, sure and more > 0, best))
+        rows.append(Row(setting, tuple(entries), found, contest and found == top, number == 0))
+    return rows
+
+
+def _base(results: Results, metric: Metric) -> float:
+    score = results.baseline.scores.get((metric.task, metric.name)) if results.baseline else None
+    return score.value if score else NAN
