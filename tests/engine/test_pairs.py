@@ -1,0 +1,75 @@
+"""Every pair of strategies, in both orders: each sample of a batch gets what it gets alone, or it is refused."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.engine.cases import model
+from tests.families import image, inputs
+from vtokens.adapters import adapter_for
+from vtokens.sinks import Sinks
+
+GROUPS = [[image(60, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
+PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
+NEW = 3
+
+
+@pytest.fixture(scope="module", params=["llava", "llava_onevision", "qwen2_5_vl"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def settings(family: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What a strategy needs beside its defaults to do something on the tiny model."""
+    table = tmp_path_factory.mktemp("tables") / "sinks.json"
+    Sinks(adapter_for(model(family, "plain")).facts.decoder, (1, 5, 40), 1.6, "chosen at random").save(table)
+    return {
+        "var": {"sinks": str(table), "first_layer": 0, "min_nonsink_ratio": 0.1, "min_visual": 0.0},
+        "vhr": {"layers": (1, 3)},
+        "dymu": {"thresholds": (0.5, 0.5, 0.5)},
+    }
+
+
+def chosen(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    more = {"keep": 0.5} if "keep" in vtokens.describe(name).fields else {}
+    return {"name": name, **more, **settings.get(name, {})}
+
+
+def generate(target: Any, family: str, rows: list[int]) -> Any:
+    batch = dict(inputs(family, [PROMPTS[row] for row in rows], [GROUPS[row] for row in rows]))
+    return target.generate(
+        **batch,
+        do_sample=False,
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(vtokens.strategies(), repeat=2)))
+@torch.no_grad()
+def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str, Any]]) -> None:
+    target = model(family, "pruned")
+    pair = [chosen(first, settings), chosen(second, settings)]
+    if first == second and vtokens.strategies.get(first).once:
+        with pytest.raises(ValueError, match=f"names '{first}' twice"):
+            vtokens.attach(target, pair)
+        assert vtokens.attachment(target) is None
+        return
+    with vtokens.attach(target, pair) as handle:
+        together = generate(target, family, [0, 1, 2])
+        told = handle.report().contributions
+        assert [part.strategy.split("(")[0] for part in told] == [first, second]
+        for row in range(3):
+            alone = generate(target, family, [row])
+            for step in range(NEW):
+                torch.testing.assert_close(together.logits[step][row], alone.logits[step][0], rtol=0, atol=1e-4)
+                if together.sequences[row, step - NEW] != alone.sequences[0, step - NEW]:
+                    break  # a tie, from which on the two go different ways
