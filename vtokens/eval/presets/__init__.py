@@ -1,0 +1,33 @@
+"""Configurations of published models, for profiling their shape without their weights.
+
+Each JSON file is what the published `config.json` says as far as shape goes, written down anew: `llava-1.5-7b` is
+llava-hf/llava-1.5-7b-hf, `llava-next-7b` llava-hf/llava-v1.6-vicuna-7b-hf, `llava-onevision-7b`
+llava-hf/llava-onevision-qwen2-7b-ov-hf, and the Qwen ones the Instruct models of their name.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+from transformers import AutoConfig, PretrainedConfig
+
+from vtokens._errors import unknown
+
+_FOLDER = resources.files(__package__)
+
+
+def presets() -> list[str]:
+    """The names of all presets."""
+    return sorted(file.name.removesuffix(".json") for file in _FOLDER.iterdir() if file.name.endswith(".json"))
+
+
+def preset(name: str) -> PretrainedConfig:
+    """The configuration of a preset, as transformers' own class.
+
+    Raises:
+        ValueError: no such preset; names the nearest.
+    """
+    if name not in presets():
+        raise unknown("preset", name, presets())
+    return AutoConfig.for_model(**json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8")))
