@@ -13,8 +13,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import vtokens
 from benchmarks.common import Clock, peak_bytes, ratio, rounds, summary
-from benchmarks.ideal import Ideal
 from vtokens import Report
+from vtokens.eval.ideal import Ideal
 
 Batch = dict[str, Tensor]
 TARGET = 0.9

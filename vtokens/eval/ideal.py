@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from vtokens import Report
+from vtokens.adapters import adapter_for
+from vtokens.engine import Report
 
 
 class Written(nn.Module):
@@ -83,18 +85,18 @@ class Ideal:
 
     def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor], report: Report) -> None:
         self.model: Any = model
+        self.adapter = adapter_for(model)
         device, ids = model.device, batch["input_ids"]
-        self.pixels = {k: v for k, v in batch.items() if k in ("pixel_values", "image_grid_thw")}
+        wanted = inspect.signature(self.adapter.multimodal.get_image_features).parameters
+        self.pixels = {name: value for name, value in batch.items() if name in wanted}
         before = [sample.positions[0] for sample in report.samples]
         rows, real = _padded(before, device)
         self.ids = ids.gather(1, rows).where(real, torch.zeros_like(rows))
         self.mask = real.long()
-        self.placeholder = (self.ids == model.config.image_token_id)[..., None]
-        offset, kept = 0, []
-        for picture in (picture for sample in report.samples for picture in sample.pictures):
-            kept.append(picture.kept[0] + offset)
-            offset += len(picture.picture)
-        self.features = torch.from_numpy(np.concatenate(kept)).to(device)
+        holds = ids == self.adapter.placeholder_ids["image"]
+        self.placeholder = (holds.gather(1, rows) & real)[..., None]
+        number = (holds.flatten().cumsum(0) - 1).view_as(ids).gather(1, rows)
+        self.features = number[self.placeholder[..., 0]]
         cuts = {}
         for layer in range(1, len(report.samples[0].positions)):
             now = [sample.positions[layer] for sample in report.samples]
@@ -103,11 +105,11 @@ class Ideal:
                 at = [np.searchsorted(b, n) + width - len(b) for n, b in zip(now, before, strict=True)]
                 cuts[layer], _ = _padded(at, device)
                 before = now
-        self.written = Written(self.model.model.language_model, cuts) if cuts else None
+        self.written = Written(self.adapter.language_model, cuts) if cuts else None
 
     def generate(self, **options: Any) -> Tensor:
         """Pixels in, tokens out: `model.generate` on the shortened prompt."""
-        inner, decoder = self.model.model, self.model.model.language_model
+        inner, decoder = self.adapter.multimodal, self.adapter.language_model
         with torch.no_grad():
             features = torch.cat(list(inner.get_image_features(**self.pixels, return_dict=True).pooler_output))
             embeds = inner.get_input_embeddings()(self.ids)
