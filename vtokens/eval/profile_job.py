@@ -1,0 +1,170 @@
+"""Profiles of one or several models, with what they were measured under, in one file that grows row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+import vtokens
+from vtokens.eval.cells import Cell
+from vtokens.eval.files import write_json
+from vtokens.eval.machine import hardware, versions
+from vtokens.eval.measure import Clock
+from vtokens.eval.presets import preset
+from vtokens.eval.profile import Settings, failure, profile, tidy
+from vtokens.eval.shapes import random_model, read_config, resize, supported, trained_model
+
+SCHEMA = 1
+_FREE = ("command", "date", "load_average")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to profile.
+
+    Attributes:
+        names: models, as the user calls them.
+        source: whether these name presets, configurations that get random weights, or models with their weights.
+        scale, layers: as in `vtokens.eval.shapes.resize`; for random weights only.
+        device, dtype, attention: of every model.
+        cells: the strategies.
+        batches: prompts of a call.
+        settings: the rest.
+        command: what to run to get the same.
+    """
+
+    names: tuple[str, ...]
+    source: Literal["preset", "config", "weights"]
+    device: torch.device
+    dtype: torch.dtype
+    cells: tuple[Cell, ...]
+    batches: tuple[int, ...]
+    settings: Settings
+    scale: int = 1
+    layers: int | None = None
+    attention: str = "sdpa"
+    command: str = ""
+
+    def shapes(self) -> dict[str, tuple[PretrainedConfig, str]]:
+        """Name -> configuration and what was changed of it, for every model; errors as `shapes.read_config`."""
+        read = preset if self.source == "preset" else read_config
+        found = {name: supported(read(name), name) for name in self.names}
+        if self.source == "weights":
+            if self.scale != 1 or self.layers is not None:
+                raise ValueError("--scale and --layers change the shape, which trained weights do not fit: "
+                                 "add --random-weights, or give a --preset")  # fmt: skip
+            return {name: (config, "") for name, config in found.items()}
+        return {name: resize(config, self.scale, self.layers) for name, config in found.items()}
+
+    def build(self, name: str, config: PretrainedConfig) -> PreTrainedModel:
+        """The model to be measured, on its device."""
+        options = {"attn_implementation": self.attention}
+        if self.source == "weights":
+            return trained_model(name, self.device, self.dtype, **options)
+        return random_model(config, self.device, self.dtype, **options)
+
+
+def run(job: Job, out: Path | None = None, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Measure all of it.
+
+    Args:
+        job: what to profile.
+        out: a JSON file that is rewritten after each row. One that holds rows measured under the same conditions is
+            gone on with, and rows that failed in it are tried again.
+        advance: called after each row.
+
+    Returns:
+        `{"schema", "conditions", "models", "rows"}`: what holds for all, a dict a model, a dict a row.
+
+    Raises:
+        ValueError: names the preset, model, family, strategy, size or file that is not possible.
+        OSError: a model that is not there, or a file that cannot be written.
+    """
+    shapes = job.shapes()
+    clock = Clock(job.device, torch.get_num_threads())
+    result = _begin(job, clock, out)
+    done = {(row["model"], row["strategy"], row["batch"]) for row in result["rows"]}
+    for name, (config, changed) in shapes.items():
+        title = f"{name} ({changed})" if changed else name
+        missing = [(b, c) for b in job.batches for c in job.cells if (title, c.strategy, b) not in done]
+        for _ in range(len(job.batches) * len(job.cells) - len(missing)):
+            advance()
+        for row in _rows(job, name, title, config, missing, clock, result) if missing else ():
+            result["rows"].append({"model": title, **row})
+            result["conditions"]["load_average"]["at_end"] = _load()
+            if out is not None:
+                write_json(out, result)
+            advance()
+    return result
+
+
+def _rows(
+    job: Job, name: str, title: str, config: PretrainedConfig, missing: list[tuple[int, Cell]], clock: Clock,
+    result: dict[str, Any],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    held: list[PreTrainedModel] = []
+    failed = failure(lambda: held.append(job.build(name, config)))
+    if failed is not None:
+        tidy(job.device)
+        for batch, cell in missing:
+            yield {"strategy": cell.strategy, "name": cell.name, "keep": cell.keep, "batch": batch,
+                   "failed": {"all": failed}}  # fmt: skip
+        return
+    model = held.pop()
+    about = {
+        "name": title,
+        "family": model.config.model_type,
+        "weights": "trained" if job.source == "weights" else "random",
+        "layers": config.get_text_config().num_hidden_layers,
+        "parameters": model.num_parameters(),
+        "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+    }
+    result["models"] = [known for known in result["models"] if known["name"] != title] + [about]
+    for cell in dict.fromkeys(cell for _, cell in missing):  # what this model cannot take is told before the work
+        vtokens.attach(model, cell.strategy).detach()
+    for batch in dict.fromkeys(batch for batch, _ in missing):
+        yield from profile(model, [cell for b, cell in missing if b == batch], [batch], job.settings, clock)
+    del model
+    tidy(job.device)
+
+
+def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
+    conditions: dict[str, Any] = {
+        "command": job.command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "hardware": hardware(job.device),
+        "load_average": {"at_start": _load()},
+        "clock": clock.kind,
+        "dtype": str(job.dtype).removeprefix("torch."),
+        "attention": job.attention,
+        **json.loads(json.dumps(asdict(job.settings))),
+    }
+    result: dict[str, Any] = {"schema": SCHEMA, "conditions": conditions, "models": [], "rows": []}
+    if out is None or not out.exists():
+        return result
+    try:
+        found = json.loads(out.read_text(encoding="utf-8"))
+        before = found["conditions"]
+        differ = [key for key in conditions if key not in _FREE and before.get(key) != conditions[key]]
+        found["rows"] = [row for row in found["rows"] if not row["failed"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{out} is there and is no profile, so it is left alone: {error!r}; give another file"
+        ) from error
+    if found.get("schema") != SCHEMA or differ:
+        what = differ[0] if differ else "schema"
+        raise ValueError(f"{out} holds rows measured under other conditions ({what}): give another file")
+    return dict(found)
+
+
+def _load() -> list[float]:
+    return [round(load, 2) for load in os.getloadavg()]
