@@ -98,7 +98,6 @@ def run(
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
             manifest.settle(folder, manifest.build(live[0], model, facts, wanted, settings, command))
-            pictures.save(folder, loaded, facts, live[1])
         _wait(ranks)  # nobody answers into the folder of another sweep
         share = {name: range(rank, fact["samples"], ranks) for name, fact in facts.items()}
         answers, per_cell = folder / "answers", sum(map(len, share.values()))
@@ -112,7 +111,11 @@ def run(
                 for found in _cell(cell, live, loaded[cell.seed], facts, settings, answers, rank, board):
                     write("".join(map(line, found.rows())))
                     graded.append(found.light())
-        return _finish(folder, graded) if rank == 0 else None
+        if rank:
+            return None
+        outcome = _finish(folder, graded)
+        pictures.save(folder, loaded, facts, live[1])
+        return outcome
 
 
 def _cell(

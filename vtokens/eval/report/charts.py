@@ -131,4 +131,4 @@ def _wide(marks: Sequence[Mark]) -> bool:
 
 
 def _label(metric: Metric) -> str:
-    return f"{metric.name.replace('_', ' ')}{' (%)' if metric.share else ''}"
+    return f"{metric.name}{' (%)' if metric.share else ''}{', less is better' if metric.better < 0 else ''}"

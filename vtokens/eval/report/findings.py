@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .relative import SIGNIFICANT, Row
-from .results import NAN, Results
+from .relative import Row
+from .results import NAN, Metric, Results
 
 NEAR = 95.0
 """Percent of `none` that counts as near."""
+_SAME = "No significant loss"
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,20 @@ def findings(results: Results, rows: list[Row]) -> list[Finding]:
     pruned = [row for row in rows if base and row.setting.key != base.key and math.isfinite(row.setting.cost().speedup)]
     if not pruned:
         return []
-    tested = [m for m in results.headlines if any(_p(row, m.task, m.name) == _p(row, m.task, m.name) for row in pruned)]
+    tested = [m for m in results.headlines if any(_known(row, m) for row in pruned)]
     found = []
     if tested:
-        same = [row for row in pruned if all(_p(row, m.task, m.name) >= SIGNIFICANT for m in tested)]
-        count = f"the {len(tested)} tasks" if len(tested) > 1 else f"{tested[0].task}"
+        same = [
+            row
+            for row in pruned
+            if all(_known(row, m) for m in tested) and not any(entry and entry.worse for entry in row.entries)
+        ]
+        few = min(row.setting.scores[m.task, m.name].n for row in pruned for m in tested if _known(row, m))
+        where = f"on {_count(len(tested), 'task')} with {_count(few, 'question')} or more each"
         found.append(
-            _fastest(
-                same, "No loss found", f"The fastest setting whose answers on {count} are not significantly worse."
-            )
+            _fastest(same, _SAME, f"The fastest setting that no paired test shows to be worse than none, {where}.")
             or Finding(
-                "No loss found", None, f"Every pruned setting is significantly worse on one of {count} at least."
+                _SAME, None, f"Every pruned setting is significantly worse than none or was not tested, {where}."
             )
         )
     near = [row for row in pruned if row.average >= NEAR]
@@ -84,6 +88,14 @@ def _fastest(rows: list[Row], title: str, text: str) -> Finding | None:
     return Finding(title, best.setting.label, f"{text} {sentence[0].upper()}{sentence[1:]}.")
 
 
-def _p(row: Row, task: str, metric: str) -> float:
-    score = row.setting.scores.get((task, metric))
+def _p(row: Row, metric: Metric) -> float:
+    score = row.setting.scores.get((metric.task, metric.name))
     return score.p_value if score else NAN
+
+
+def _known(row: Row, metric: Metric) -> bool:
+    return math.isfinite(_p(row, metric))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

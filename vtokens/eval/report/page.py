@@ -17,7 +17,7 @@ from .pictures import caption, data_uri, drawn
 from .relative import averaged, table
 from .results import NAN, Results
 from .scatter import panel
-from .text import breaks, figure, keep_key, keep_text, p_text, share
+from .text import breaks, figure, keep_key, keep_text, p_text, share, signed
 
 EXAMPLES, CARDS, LISTED = 4, 6, 300
 
@@ -31,7 +31,7 @@ def render(results: Results, answers: Answers, changes: Sequence[Flips]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(num=figure, share=share, breaks=breaks, keep=keep_text, kept=keep_key, p=p_text)
+    env.filters.update(num=figure, share=share, breaks=breaks, keep=keep_text, kept=keep_key, p=p_text, signed=signed)
     styles = palette.styles(results.names)
     rows, bars = table(results), bars_of(results)
     others = [metric for metric in results.metrics if metric not in results.headlines]

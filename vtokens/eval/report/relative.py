@@ -12,22 +12,28 @@ SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Entry:
-    """A setting on a task: `value`, `percent` of `none` (NaN without one), and its difference from `none`.
+    """A setting on a task.
 
-    worse, better: the difference is significant after Holm's correction. best: the best of its keep.
+    Attributes:
+        value: of the metric.
+        percent: of `none`; NaN without one, or where less is better and a percentage would mislead.
+        change: value less that of `none`, NaN without one.
+        worse, better: the difference from `none` is significant after Holm's correction.
+        best: no setting of the same keep has a better value.
     """
 
     metric: Metric
     value: float
     percent: float
+    change: float
     worse: bool
     better: bool
     best: bool
 
     @property
     def loss(self) -> float:
-        """How deep to tint: 0 for nothing lost, 1 for half of the value or more."""
-        lost = self.metric.better * (100 - self.percent) / 50
+        """How deep to tint: 0 for nothing lost, 1 for half of the value of `none`, or 50 points, or more."""
+        lost = (100 - self.percent) / 50 if math.isfinite(self.percent) else -2 * self.metric.better * self.change
         return min(lost, 1.0) if lost > 0 else 0.0
 
 
@@ -43,9 +49,9 @@ class Row:
 
 
 def percent(results: Results, setting: Setting, metric: Metric) -> float:
-    """100 x value / value of `none`; NaN where either is missing or `none` scores nothing."""
+    """100 x value / value of `none`; NaN where either is missing, `none` scores nothing, or less is better."""
     base, score = _base(results, metric), setting.scores.get((metric.task, metric.name))
-    return 100 * score.value / base if score and base else NAN
+    return 100 * score.value / base if score and base and metric.better >= 0 else NAN
 
 
 def average(results: Results, setting: Setting) -> float:
@@ -90,11 +96,15 @@ def _group(results: Results, group: list[Setting]) -> list[Row]:
             if score is None:
                 entries.append(None)
                 continue
-            share = percent(results, setting, m)
-            more = m.better * (score.value - _base(results, m))
+            change = score.value - _base(results, m)
             sure = score.p_value < SIGNIFICANT
             best = contest and m.better != 0 and m.better * score.value == tops[m]
-            entries.append(Entry(m, score.value, share, sure and more < 0, sure and more > 0, best))
+            entries.append(
+                Entry(
+                    m, score.value, percent(results, setting, m), change, sure and m.better * change < 0,
+                    sure and m.better * change > 0, best,
+                )
+            )  # fmt: skip
         rows.append(Row(setting, tuple(entries), found, contest and found == top, number == 0))
     return rows
 

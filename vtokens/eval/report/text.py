@@ -19,6 +19,12 @@ def share(value: float, percent: bool) -> str:
     return figure(value, 1, 100) if percent else figure(value, 3 if abs(value) < 10 else 1)
 
 
+def signed(value: float, percent: bool | None) -> str:
+    """A difference with its sign: a count (`percent` None), in points of a percentage, or as it is."""
+    text = f"{value:+d}" if percent is None else f"{100 * value:+.1f}" if percent else f"{value:+.3g}"
+    return text.replace("-", "−")
+
+
 def p_text(value: float) -> str:
     """A p-value."""
     return "<0.001" if value < 0.001 else figure(value, 3)
