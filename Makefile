@@ -18,10 +18,10 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench fuzz clean
+.PHONY: help setup demo test eval-smoke lint format bench fuzz clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The environment is rebuilt only when what it is made of changes. The stamp is written last, so an interrupted
 # installation is taken up again by the next call.
@@ -40,6 +40,9 @@ demo: $(STAMP)  ## Compare the strategies on the embedded model: a table and a p
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+eval-smoke: $(STAMP)  ## Run the evaluation end to end, through lmms-eval's own command line
+	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke $(ARGS)
 
 lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
 	$(BIN)/ruff format --check .
