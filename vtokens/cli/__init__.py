@@ -1,4 +1,4 @@
-"""The command line: `vtokens run`, `strategies`, `models`, `demo`, `eval` and `report`."""
+"""The command line: `vtokens run`, `strategies`, `models`, `demo`, `eval`, `report` and `profile`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import calibrate, demo, eval, listing, report, run
+from vtokens.cli import calibrate, demo, eval, listing, profile, report, run
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   vtokens models
   vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
   vtokens report runs/first
+  vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
 """
 
 
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, calibrate, eval, report):
+    for module in (run, listing, demo, calibrate, eval, report, profile):
         module.add_to(commands)
     return top
 
