@@ -20,6 +20,10 @@ import numpy as np
 import pytest
 import torch
 
+# Read by triton when it is imported, which transformers does: without a GPU its kernels run in Python.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # The models of the tests are so small that threads would spend their time waiting for one another; `pytest -n` is what
 # makes use of more cores.
 torch.set_num_threads(1)

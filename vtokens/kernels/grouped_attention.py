@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels.attention_rows import chunk_of
 
 _HIDDEN = torch.finfo(torch.float32).min
@@ -56,6 +57,10 @@ def grouped_attention(
     if keys == 0:
         outputs = value.new_zeros(groups, batch, heads, rows, value.shape[-1], dtype=torch.float32)
         return outputs, outputs.new_full(outputs.shape[:-1], -torch.inf)
+    if use_triton(query, key, value):
+        from vtokens.kernels._triton.grouped import grouped_attention as fused
+
+        return fused(query, key, value, group, groups, scaling, position)
     member = group[:, None] == torch.arange(groups, device=group.device)[:, None]
     chunk = max(1, chunk_of(query.device) // max(1, groups * batch * heads * keys))
     parts = []
@@ -81,7 +86,8 @@ def _scores(
     # Products in the model's own precision, as a fused kernel makes them; the softmax in float32.
     products = query.reshape(batch, kv_heads, shared * rows, dim) @ key.transpose(-1, -2)
     mask = torch.where(seen, 0.0, _HIDDEN)[:, None, None]
-    return torch.add(mask, products.view(batch, kv_heads, shared, rows, keys), alpha=scaling), seen
+    products = products.view(batch, kv_heads, shared, rows, keys)
+    return torch.add(mask, products, alpha=scaling).float(), seen
 
 
 def _split(scores: Tensor, seen: Tensor, value: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:

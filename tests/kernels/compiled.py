@@ -1,0 +1,55 @@
+"""Compiles the Triton kernels for a GPU (compute capability 9.0) without one; run by `test_triton_compiles.py`."""
+
+import re
+import subprocess
+import sys
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vtokens.kernels._triton import grouped
+
+
+def compiled(kernel: triton.JITFunction, types: dict, constants: dict, options: dict, file: str) -> str:
+    """Compile one variant; arguments that `types` does not name are int32, strides and pointers are aligned.
+
+    Returns:
+        One line: the kernel, its registers, spilled bytes (LOCAL) and shared memory.
+    """
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    fixed = {(names.index(name),): value for name, value in constants.items()}
+    aligned = [name for name in names if signature[name].startswith("*") or name[1:2] == "_"]
+    hints = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    out = triton.compile(ASTSource(kernel, signature, fixed, hints), target=GPUTarget("cuda", 90, 32), options=options)
+    with open(file, "wb") as cubin:
+        cubin.write(out.asm["cubin"])
+    tool = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file]
+    usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    return " ".join([kernel.fn.__name__, *re.findall(r"(?:REG|LOCAL):\d+", usage), f"SHARED:{out.metadata.shared}"])
+
+
+def main(file: str) -> None:
+    """Print a line for every variant."""
+    variants = [
+        (torch.bfloat16, "*bf16", 128, 4),
+        (torch.bfloat16, "*bf16", 128, 400),
+        (torch.float16, "*fp16", 80, 28),
+        (torch.float32, "*fp32", 128, 400),
+    ]
+    for dtype, short, dim, rows in variants:
+        options = grouped.settings(dtype, dim, rows)
+        constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
+        constants |= {"DIM": dim, "WIDE": dim, "BLOCK_D": 128, "BLOCK_W": 128}
+        constants |= {"CAUSAL": True, "SKIP": rows >= constants["BLOCK_M"], "UPCAST": False}
+        types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
+        types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
+        print(compiled(grouped._attend, types, constants, options, file))
+    floats = dict.fromkeys(("parts", "part_lse", "output", "lse"), "*fp32")
+    print(compiled(grouped._merge, floats, {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}, {"num_warps": 4}, file))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
