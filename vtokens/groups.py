@@ -46,3 +46,12 @@ class Groups:
         hits = torch.zeros(like.numel(), dtype=torch.int32, device=keep.device)
         hits.index_add_(0, self.index.flatten(), (keep & self.valid).flatten().to(torch.int32))
         return (hits > 0).view_as(like)
+
+    def stand(self, member: Tensor, like: Tensor) -> Tensor:
+        """int64 (G, M) of slots -> int64 (B, N): where the slot is that stands for each position, or its own place."""
+        batch, width = like.shape
+        at = self.index.gather(1, member) % width + 1
+        found = torch.zeros(like.numel(), dtype=torch.long, device=member.device)
+        found = found.scatter_reduce(0, self.index.flatten(), torch.where(self.valid, at, 0).flatten(), "amax")
+        place = torch.arange(width, device=member.device).expand(batch, -1)
+        return torch.where(found.view(batch, width) > 0, found.view(batch, width) - 1, place)

@@ -151,8 +151,8 @@ class Adapter(ABC):
         )
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each (B, W, D_head) or as the decoder layers want them, for text at `positions` int64 (B, W)."""
-        return self.language_model.rotary_emb(hidden, positions)
+        """(cos, sin), each (B, W, D_head), at int64 positions: (B, W) of text, or (C, B, W) as the model has them."""
+        return self.language_model.rotary_emb(hidden, positions if positions.dim() == 2 else positions[0])
 
     def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """modality -> bool (B, N), the positions that the model scatters its features into.

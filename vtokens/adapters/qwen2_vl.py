@@ -50,7 +50,8 @@ class Qwen2VL(Adapter):
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         # Text has the same position in time, height and width.
-        return super().rotary(hidden, positions[None].expand(3, -1, -1))
+        positions = positions[None].expand(3, -1, -1) if positions.dim() == 2 else positions
+        return self.language_model.rotary_emb(hidden, positions)
 
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         vision, text, grids = self.config.vision_config, self.config.text_config, inputs[f"{modality}_grid_thw"]

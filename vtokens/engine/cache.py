@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from vtokens.engine.copies import Copies
 from vtokens.strategies.heads import Memory
 
 
@@ -20,10 +21,11 @@ class Prefix:
     Attributes:
         stored: positions really cached.
         fed: positions the caller fed, dropped ones included.
-        valid: bool (B, stored), False on padding; None if there is none.
+        valid: bool (B, seen), False on padding; None if there is none.
         tail: trailing positions that are one to one and may be cropped again (speculative decoding).
         group: equal for layers that were reduced together and so share masks; 0 if nothing was dropped.
         memory: what `attend` strategies noted at the layer.
+        copies: how the rows stored stand in the sequence that attention sees; None if they are that sequence.
     """
 
     stored: int
@@ -32,6 +34,12 @@ class Prefix:
     tail: int
     group: int
     memory: Memory = field(default_factory=Memory)
+    copies: Copies | None = None
+
+    @property
+    def seen(self) -> int:
+        """Positions that attention sees."""
+        return self.stored if self.copies is None else self.copies.length
 
     @property
     def plain(self) -> bool:
@@ -41,7 +49,8 @@ class Prefix:
     def map(self, change: Callable[[Tensor], Tensor]) -> Prefix:
         """The same for other samples; `change` acts on the batch dimension."""
         valid = None if self.valid is None else change(self.valid)
-        return replace(self, valid=valid, memory=self.memory.map(change))
+        copies = None if self.copies is None else self.copies.map(change)
+        return replace(self, valid=valid, memory=self.memory.map(change), copies=copies)
 
     def cropped(self, positions: int) -> Prefix:
         """Without its last `positions`."""
@@ -49,6 +58,7 @@ class Prefix:
         return replace(
             self, stored=self.stored - positions, fed=self.fed - positions, valid=valid, tail=self.tail - positions,
             group=0 if self.plain else hash((self.group, positions)),
+            copies=None if self.copies is None else self.copies.cropped(positions),
         )  # fmt: skip
 
 
@@ -119,7 +129,7 @@ class ReducedLayer(DynamicLayer):
         self.prefix = Prefix(0, 0, None, 0, self.prefix.group)
 
     def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
-        """bool (B, stored): which stored positions may be attended to; None if all may.
+        """bool (B, K): which of the positions that attention sees may be attended to; None if all may.
 
         Args:
             fed_mask: (B, >= upto) padding mask over fed positions, or None.
@@ -137,7 +147,7 @@ class ReducedLayer(DynamicLayer):
             after = fed_mask[:, prefix.fed : upto].bool()
         before = prefix.valid
         if before is None:
-            before = torch.ones(len(after), prefix.stored, dtype=torch.bool, device=after.device)
+            before = torch.ones(len(after), prefix.seen, dtype=torch.bool, device=after.device)
         return torch.cat([before.to(after.device), after], dim=1)
 
 
@@ -149,10 +159,23 @@ def stored_length(cache: Cache | None, layer: int) -> int:
     return there.stored if isinstance(there, ReducedLayer) else there.get_seq_length()
 
 
+def seen_length(cache: Cache | None, layer: int) -> int:
+    """Positions that attention over layer `layer` of `cache` sees."""
+    there = held(cache, layer)
+    extra = 0 if there is None else there.prefix.seen - there.prefix.stored
+    return stored_length(cache, layer) + extra
+
+
 def held(cache: Cache | None, layer: int) -> ReducedLayer | None:
     """Layer `layer` of `cache` if it is one of ours."""
     there = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
     return there if isinstance(there, ReducedLayer) else None
+
+
+def holds_copies(cache: Cache | None) -> bool:
+    """Whether merged tokens are in it, which only an attached strategy can unmerge."""
+    layers = [] if cache is None else [held(cache, index) for index in range(len(cache.layers))]
+    return any(layer is not None and layer.prefix.copies is not None for layer in layers)
 
 
 def check_cache(cache: Cache | None) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 from vtokens.strategies.signals import Rows
+
+if TYPE_CHECKING:
+    from vtokens.engine.fold import Fold, Unmerging
 
 _active = threading.local()
 
@@ -90,6 +93,9 @@ class Call:
         hidden: (B, W, D), the states that entered the layer under way.
         branch: the same prompt's text without its pictures, run layer by layer beside it.
         memories: decoder layer -> what this pass notes at it.
+        positions: int64 (C, B, N), rotary positions of what was fed.
+        unmerging: what is to be unmerged in attention; None if nothing is.
+        folds: decoder layer -> how its rows are unmerged.
         asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
     """
 
@@ -114,6 +120,9 @@ class Call:
     hidden: Tensor | None = None
     branch: Branch | None = None
     memories: dict[int, Memory] = field(default_factory=dict)
+    positions: Tensor | None = None
+    unmerging: Unmerging | None = None
+    folds: dict[int, Fold] = field(default_factory=dict)
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (B, W): tower scores at the positions seen now, 0 where there is no visual token."""

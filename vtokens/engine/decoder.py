@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vtokens.engine.cache import Prefix, ReducedLayer, held, stored_length
+from vtokens.engine.cache import Prefix, ReducedLayer, held, seen_length, stored_length
 from vtokens.engine.call import Call
+from vtokens.engine.fold import Fold, copies_after, fold_now, unturned
 from vtokens.engine.masks import join, layer_mask
-from vtokens.engine.reduction import expand, gather, groups
+from vtokens.engine.reduction import View, expand, gather, groups
 from vtokens.strategies.heads import Memory
 
 
@@ -26,8 +27,12 @@ def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> di
         kwargs["position_ids"] = None
     if call.rows is not None:
         kwargs["position_embeddings"] = _position_embeddings(call, kwargs["position_embeddings"])
-    if call.view is not call.entry or call.past or reduced is not None:
-        kwargs["attention_mask"] = _mask(call, index, cache, hidden)
+    fold = fold_now(call)
+    if fold is not None:
+        call.folds[index] = fold
+        kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
+    if fold is not None or call.view is not call.entry or call.past or reduced is not None:
+        kwargs["attention_mask"] = _mask(call, index, cache, hidden, fold)
     return kwargs
 
 
@@ -37,14 +42,17 @@ def account(call: Call, cache: Any) -> None:
     for index in sorted({*call.by_layer, *call.memories}):
         view = call.by_layer.get(index)
         new = call.length if view is None else view.index.shape[1]
-        stored, older = stored_length(cache, index), held(cache, index)
+        stored, older, fold = stored_length(cache, index), held(cache, index), call.folds.get(index)
+        past, length = seen_length(cache, index) - new, new if fold is None else fold.member.shape[1]
         memory = older.prefix.memory if older is not None else Memory()
-        memory = memory.followed_by(call.memories.get(index, Memory()), stored - new, new)
+        memory = memory.followed_by(call.memories.get(index, Memory()), past, length)
         if view is not None or _reduced(cache, index) is not None:
-            after = _chunk(call) if view is None else view.mask(_chunk(call))
-            valid = join(cached_padding(call, index, cache), after, stored - new, new)
+            seen = view if fold is None else fold.view
+            after = _chunk(call) if seen is None else seen.mask(_chunk(call))
+            valid = join(cached_padding(call, index, cache), after, past, length)
+            copies = copies_after(call, index, cache, new, valid)
             group = next(groups) if view is None else view.group
-            prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, group, memory)
+            prefix = Prefix(stored, call.past + call.length, valid, call.fed_layout.tail, group, memory, copies)
         else:  # nothing was dropped here, so all of it may be cropped again
             prefix = Prefix(stored, stored, None, stored, 0, memory)
         cache.layers[index] = ReducedLayer.adopt(cache.layers[index], prefix)
@@ -53,13 +61,14 @@ def account(call: Call, cache: Any) -> None:
 def restore(call: Call, output: Any) -> Any:
     """The language model's output with all hidden states at the length that was fed."""
     assert call.view is not None
-    last = expand(output[0], call.view, call.length)
-    views = [call.entry, *(call.by_layer.get(index) for index in range(len(call.adapter.layers)))]
+    depth = len(call.adapter.layers)
+    # Entry 0 is the input of the first layer, entry i the output of layer i - 1.
+    views = [call.entry, *(call.by_layer.get(index) for index in range(depth))]
+    folds = [call.folds.get(0), *(call.folds.get(index) for index in range(depth))]
+    last = _full(call, output[0], call.view, folds[-1])
 
     def full(states: Any) -> Any:
-        """Entry 0 is the input of the first layer, entry i the output of layer i - 1."""
-        pairs = zip(states, views, strict=True)
-        return tuple(state if view is None else expand(state, view, call.length) for state, view in pairs)
+        return tuple(_full(call, *parts) for parts in zip(states, views, folds, strict=True))
 
     if isinstance(output, tuple):  # return_dict=False; nothing but hidden states comes as a tuple
         return (last, *(full(part) if isinstance(part, tuple) else part for part in output[1:]))
@@ -67,6 +76,14 @@ def restore(call: Call, output: Any) -> Any:
     if output.get("hidden_states") is not None:
         output.hidden_states = full(output.hidden_states)
     return output
+
+
+def _full(call: Call, state: Tensor, view: View | None, fold: Fold | None) -> Tensor:
+    """States (B, W, D) at the length that was fed; merged tokens stand at all of their positions."""
+    if view is None:
+        return state
+    copies = None if fold is None else (fold.view.index, fold.member)
+    return expand(state, view, call.length, copies)
 
 
 def _position_embeddings(call: Call, embeddings: Any) -> Any:
@@ -79,15 +96,15 @@ def _position_embeddings(call: Call, embeddings: Any) -> Any:
     return call.scratch[key]
 
 
-def _mask(call: Call, index: int, cache: Any, hidden: Tensor) -> Any:
-    reduced = _reduced(cache, index)
-    past = stored_length(cache, index)
+def _mask(call: Call, index: int, cache: Any, hidden: Tensor, fold: Fold | None) -> Any:
+    reduced, view = _reduced(cache, index), call.view if fold is None else fold.view
+    past, length = seen_length(cache, index), hidden.shape[1] if fold is None else fold.member.shape[1]
     # Layers that were reduced together share one mask.
-    key = ("mask", past, reduced.prefix.group if reduced else 0, call.view.group if call.view else 0)
+    key = ("mask", past, reduced.prefix.group if reduced else 0, view.group if view else 0)
     if key not in call.scratch:
-        allowed = seen_padding(call, index, past, hidden.shape[1], cache)
+        allowed = _padding(call, index, view, past, length, cache)
         allowed = None if allowed is None else allowed.to(hidden.device)
-        call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed)
+        call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed, length)
     return call.scratch[key]
 
 
@@ -104,9 +121,13 @@ def _reduced(cache: Any, index: int) -> ReducedLayer | None:
     return layer if layer is not None and not layer.prefix.plain else None
 
 
-def seen_padding(call: Call, index: int, past: int, length: int, cache: Any = None) -> Tensor | None:
+def seen_padding(call: Call, index: int, past: int, length: int) -> Tensor | None:
     """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none."""
-    after = _chunk(call) if call.view is None else call.view.mask(_chunk(call))
+    return _padding(call, index, call.view, past, length, call.cache)
+
+
+def _padding(call: Call, index: int, view: View | None, past: int, length: int, cache: Any) -> Tensor | None:
+    after = _chunk(call) if view is None else view.mask(_chunk(call))
     return join(cached_padding(call, index, cache), after, past, length)
 
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
+from vtokens.engine import fold
 from vtokens.engine.attend import attend
 from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.branch import Branch
+from vtokens.engine.cache import holds_copies
 from vtokens.engine.call import Call, Record
 from vtokens.engine.decoder import account, adjust, cached_padding, restore
 from vtokens.engine.encode import Encode
@@ -51,7 +53,8 @@ class Engine:
             self._removable.append(TowerWatch(adapter, self.plan.blocks, self.plan.at_encode, self._on_features))
             if self.plan.at_encode and adapter.merge_points:
                 self._removable.append(Encode(adapter, self.plan.at_encode))
-            for index in sorted({*self.plan.rows, *self.plan.at_attend}):
+            every = range(len(adapter.layers)) if self.plan.unmerges else ()
+            for index in sorted({*self.plan.rows, *self.plan.at_attend, *every}):
                 self._removable.append(Tap(adapter.layers[index].self_attn, partial(self._on_attention, index)))
         except BaseException:
             self.remove()
@@ -95,6 +98,11 @@ class Engine:
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if not self.plan.unmerges and holds_copies(cache):
+            raise ValueError(
+                "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
+                "strategy that merged them again, or start with an empty cache"
+            )
         if self.plan and not call.direct:
             refuse(call, kwargs)
         layout = None if call.direct else read_layout(call, kwargs)
@@ -147,6 +155,10 @@ class Engine:
             return attention.run()
         if call.branch is not None and call.branch.running:
             return call.branch.attend(index, attention)
+        strategies = self.plan.at_attend.get(index, ())
+        return fold.attend(call, index, attention, partial(self._attend, call, index), bool(strategies))
+
+    def _attend(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
         rows, query = self.plan.rows.get(index), attention.query
         if rows and call.layout is not None and call.record is not None and any(call.layout.counts):
             with call.record.selecting(query.device):

@@ -9,18 +9,20 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 
-def layer_mask(config: Any, hidden: Tensor, past: int, allowed: Tensor | None) -> Any:
+def layer_mask(config: Any, hidden: Tensor, past: int, allowed: Tensor | None, length: int | None = None) -> Any:
     """The causal mask of one layer, in the form its attention implementation wants.
 
     Args:
         config: the decoder's config; its `_attn_implementation` decides the form.
         hidden: (B, W, D) states entering the layer.
-        past: positions the layer has cached.
+        past: positions that attention sees before them.
         allowed: bool (B, past + W), False on padding; None if there is none.
+        length: positions that attention works on; default W, as many as enter.
     """
     if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS:
         return None  # as transformers does for an attention function registered without a mask function
-    batch, length = hidden.shape[:2]
+    batch = len(hidden)
+    length = hidden.shape[1] if length is None else length
     return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
         batch_size=batch,
         q_length=length,

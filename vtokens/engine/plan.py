@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtokens.adapters import Adapter
+from vtokens.engine.fold import check_rotary
 from vtokens.strategies import Strategy, format_spec
 from vtokens.strategies.signals import Attention, Saliency
 
@@ -18,6 +19,7 @@ class Plan:
         at_prompt: those that act before the decoder, in the written order.
         at_layer: decoder layer -> those that act before it, in the written order.
         at_attend: decoder layer -> those that act in its attention, in the written order, each with what it prepared.
+        unmerges: attention is to see merged tokens at all of their positions.
         branch: one of them wants the prompt's text run without its pictures.
         blocks: tower blocks to watch.
         rows: decoder layer -> the attention signals read from it.
@@ -45,6 +47,9 @@ class Plan:
             )
         if merging:
             adapter.check_merging({})
+        self.unmerges = any(strategy.unmerges() for strategy in active)
+        if self.unmerges:
+            check_rotary(adapter)
         for strategy in active:
             prepared = strategy.prepare(facts)
             for index in strategy.encodes_in(facts):

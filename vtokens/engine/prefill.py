@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
+from vtokens.engine.fold import Unmerging, rotary_positions
 from vtokens.engine.masks import join
 from vtokens.engine.reduction import gather, reduce
 from vtokens.layout import Layout
@@ -71,6 +72,10 @@ def enter(call: Call, layout: Layout, strategies: Sequence[Strategy], kwargs: di
     if call.past == 0 and not layout.padded:
         call.fed_mask = None  # a mask of ones: knowing so keeps the attention's fast path
     call.record = Record(layout, call.length, len(call.adapter.layers), hidden.element_size())
+    position_ids = kwargs.get("position_ids")
+    if position_ids is None:
+        position_ids = torch.arange(call.past, call.past + call.length, device=hidden.device)[None]
+    call.positions = rotary_positions(position_ids)
     for strategy in strategies:
         hidden = select(call, strategy, strategy.at_prompt, hidden)
     call.entry, call.rows = call.view, None
@@ -81,9 +86,6 @@ def enter(call: Call, layout: Layout, strategies: Sequence[Strategy], kwargs: di
     allowed = join(before, after, call.past, hidden.shape[1])
     if allowed is None:  # said out loud, since gaps in position_ids without a mask look like packed sequences
         allowed = torch.ones(len(hidden), call.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
-    position_ids = kwargs.get("position_ids")
-    if position_ids is None:
-        position_ids = torch.arange(call.past, call.past + call.length, device=hidden.device)[None]
     position_ids = gather(position_ids, call.view.index, position_ids.dim() - 1)
     return dict(kwargs, inputs_embeds=hidden, attention_mask=allowed, position_ids=position_ids)
 
@@ -99,7 +101,8 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         selection = stage(Visuals(hidden, layout, strategy.grouping, call))
         if selection is None:
             return hidden
-        stay = layout.groups(strategy.grouping).scatter(selection.keep, layout.visual)
+        groups, view = layout.groups(strategy.grouping), call.view
+        stay = groups.scatter(selection.keep, layout.visual)
         counts = selection.counts if strategy.grouping == "image" else None
         reduced = reduce(layout, stay, layout.count(stay) if counts is None else counts, call.view)
         if reduced is None:
@@ -107,6 +110,10 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         call.view, rows = reduced
         call.record.reduced.append((strategy, layout.counts, call.view.layout.counts))
         call.layout = call.view.layout
+        if selection.member is not None:
+            assert call.positions is not None
+            stands = groups.stand(selection.member, layout.visual)
+            call.unmerging = Unmerging(view, layout, stands, call.view.group, call.positions)
         call.rows = rows if call.rows is None else call.rows.to(rows.device).gather(1, rows)
         # What was observed before goes along, for the next strategy that reads it.
         call.received = {key: part.gather(1, rows.to(part.device)) for key, part in call.received.items()}

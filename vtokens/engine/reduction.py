@@ -84,11 +84,17 @@ def gather(values: Tensor, rows: Tensor, dim: int) -> Tensor:
     return values[index]
 
 
-def expand(hidden: Tensor, view: View, length: int) -> Tensor:
+def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """(B, W, D) back to (B, length, D): dropped positions repeat the row of the last one kept before them.
 
     So logits stay aligned with the tokens the caller fed, and a label right after a dropped token is predicted from
     what the model really saw before it.
+
+    Args:
+        hidden: states of the rows that `view` kept.
+        view: how they relate to what was fed.
+        length: positions that were fed.
+        copies: positions (B, N), and the row (B, N) that stands at each of them, below 0 where none does.
     """
     index = view.index.to(hidden.device)
     rank = torch.arange(index.shape[1], device=hidden.device).expand_as(index)
@@ -98,6 +104,10 @@ def expand(hidden: Tensor, view: View, length: int) -> Tensor:
     last = last.scatter_reduce(1, index, rank, "amax").cummax(1).values
     if view.real is not None:  # pictures lost from the very start: the first kept position, never padding
         last = last.maximum((~view.real).sum(1, keepdim=True).to(last.device))
+    if copies is not None:
+        at, member = (part.to(last.device) for part in copies)
+        there = torch.full_like(last, -1).scatter_reduce(1, at, member, "amax")
+        last = torch.where(there < 0, last, there)
     return gather(hidden, last, 1)
 
 

@@ -175,6 +175,10 @@ class Strategy:
         """Merge tokens of the vision tower."""
         raise NotImplementedError
 
+    def unmerges(self) -> bool:
+        """Whether selections name the token that goes on for each of those dropped (`Selection.member`)."""
+        return False
+
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         """Select before the decoder; `visuals.hidden` holds the projected features."""
         raise NotImplementedError

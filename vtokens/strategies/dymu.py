@@ -100,6 +100,9 @@ class Dymu(Strategy):
         threshold = patches.prepared[patches.block]
         return bipartite_merge(patches.hidden, patches.size, patches.metric, patches.valid, threshold, patches.protect)
 
+    def unmerges(self) -> bool:
+        return self.unmerge
+
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         copies = visuals.copies()
         if copies is None:
