@@ -1,4 +1,4 @@
-"""The plugin through the real `lmms-eval` command line, whose exit status says nothing: the results file is looked for."""
+"""The plugin through the real `lmms-eval` command line, whose exit status says nothing: results are looked for."""
 
 import json
 import os

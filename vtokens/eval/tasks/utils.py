@@ -54,7 +54,7 @@ def score_caption(doc: Document, results: Sequence[str]) -> dict[str, Any]:
         "chair_s": float(any(name not in doc["objects"] for name in named)),
         "chair_i": record,
         "object_recall": record,
-        "length": float(len(results[0].split())),
+        "length": float(len(normalise(results[0]).split())),
         "exact": float(same(results[0], doc["answer"])),
     }
 
