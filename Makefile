@@ -8,6 +8,9 @@ WORKERS ?= 2
 # How many examples `make fuzz` draws for each property.
 FUZZ_EXAMPLES ?= 2000
 
+# What the kernels are tested with where torch, being for CPUs only, has brought no triton of its own.
+TRITON := 3.9.0
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,10 +21,10 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test eval-smoke lint format bench fuzz clean
+.PHONY: help setup demo test eval-smoke test-triton36 lint format bench fuzz clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The environment is rebuilt only when what it is made of changes. The stamp is written last, so an interrupted
 # installation is taken up again by the next call.
@@ -31,6 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
 	    lmms-eval 'decord; platform_machine == "x86_64"'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps 'triton==$(TRITON); platform_system == "Linux" and platform_machine == "x86_64"'
 	@touch $@
 
 setup: $(STAMP)  ## Build the environment and do nothing else
@@ -43,6 +48,11 @@ test: $(STAMP)  ## Run the tests
 
 eval-smoke: $(STAMP)  ## Run the evaluation end to end, through lmms-eval's own command line
 	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke $(ARGS)
+
+test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
+	@test -d $(VENV)/triton36 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --target $(VENV)/triton36 triton==3.6.0 'numpy<2.4'
+	PYTHONPATH=$(VENV)/triton36 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels -k "triton or dispatch" $(ARGS)
 
 lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
 	$(BIN)/ruff format --check .
