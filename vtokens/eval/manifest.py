@@ -89,14 +89,11 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         write_json(path, wanted)
         return wanted
     found = read(folder)
-    there, here = dict(_flat(found)), dict(_flat(wanted))
-    for key in sorted({*there, *here} - set(_FREE)):
-        grown = _HASH.fullmatch(key) and not (key in there and key in here)
-        if there.get(key) != here.get(key) and not grown:
-            raise ValueError(
-                f"{folder} holds another sweep: {key} is {there.get(key)!r} there and {here.get(key)!r} here; "
-                "give another folder, or the settings of the one there"
-            )
+    for key, there, here in _differences(found, wanted):
+        raise ValueError(
+            f"{folder} holds another sweep: {key} is {there!r} there and {here!r} here; "
+            "give another folder, or the settings of the one there"
+        )
     gone = [cell["cell"] for cell in found["cells"] if cell not in wanted["cells"]]
     if gone:
         raise ValueError(
@@ -136,6 +133,16 @@ def weights_hash(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What makes two manifests those of different sweeps: the setting, and its value in either."""
+    if [*found["tasks"]] != [*wanted["tasks"]]:
+        yield "tasks", ",".join(found["tasks"]), ",".join(wanted["tasks"])
+    there, here = dict(_flat(found)), dict(_flat(wanted))
+    for key in sorted({*there, *here} - set(_FREE)):
+        if there.get(key) != here.get(key) and not (_HASH.fullmatch(key) and not (key in there and key in here)):
+            yield key, there.get(key), here.get(key)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -57,13 +57,15 @@ def load(
 
 def _load(name: str, manager: Any) -> Tasks:
     from lmms_eval.tasks import get_task_dict
+    from tenacity import RetryError
 
     try:
         return dict(_leaves(get_task_dict([name], manager, "chat")))
-    except IndexError as error:  # lmms-eval looks at the first document of every task
-        raise ValueError(f"the task {name!r} has no samples") from error
     except Exception as error:  # a task is foreign code, and may fail in any way
-        raise RuntimeError(f"the task {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        reason = error.last_attempt.exception() if isinstance(error, RetryError) else error
+        if isinstance(reason, IndexError):  # lmms-eval looks at the first document of every task
+            raise ValueError(f"the task {name!r} has no samples") from error
+        raise RuntimeError(f"the task {name!r} cannot be loaded: {type(reason).__name__}: {reason}") from error
 
 
 def _joined(loaded: Sequence[tuple[str, Tasks]]) -> Tasks:

@@ -12,7 +12,6 @@ from typing import Any
 import filelock
 import torch
 
-import vtokens
 from vtokens.budget import Keep
 from vtokens.eval import manifest, pictures, suite, tables
 from vtokens.eval.asking import ask, quiet
@@ -20,7 +19,7 @@ from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
 from vtokens.eval.files import line, replacing, write_json
 from vtokens.eval.journal import Journal, collect
-from vtokens.eval.lmms.loading import default_device
+from vtokens.eval.lmms.loading import default_device, load
 from vtokens.eval.score import Graded, grade
 
 
@@ -94,7 +93,7 @@ def run(
         with quiet():
             loaded = suite.load(tasks, sorted({cell.seed for cell in wanted}), include, limit)
             facts = suite.facts(loaded, limit)
-        live = _model(model, device, dtype, attn_implementation)
+        live = _load(model, device, dtype, attn_implementation)
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
             manifest.settle(folder, manifest.build(live[0], model, facts, wanted, settings, command))
@@ -165,11 +164,9 @@ def _alone(folder: Path, rank: int) -> filelock.AcquireReturnProxy:
         raise ValueError(f"another process is sweeping into {folder}: wait for it, or give another folder") from error
 
 
-def _model(name: str, device: str | None, dtype: str, attn_implementation: str | None) -> tuple[Any, Any]:
-    more: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    model: Any
-    model, processor = vtokens.load(name, strategy="none", dtype=dtype, **more)
-    return model.to(device or default_device()).eval(), processor
+def _load(name: str, device: str | None, dtype: str, attention: str | None) -> tuple[Any, Any]:
+    model, processor, _ = load(name, "none", None, {}, device=device, dtype=dtype, attn_implementation=attention)
+    return model, processor
 
 
 def _finish(folder: Path, graded: Sequence[Graded]) -> Outcome:
