@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.kernels import group_weights, grouped_attention, reweigh
+from vtokens.kernels import group_weights, grouped_attention, reweigh, reweighed_attention
 
 
 def dense(
@@ -232,6 +232,65 @@ def test_many_rows_are_taken_in_chunks(causal: bool) -> None:
         masked = scores.masked_fill(hidden, -torch.inf).flatten(1, 2)
         expected = masked.softmax(-1).unflatten(1, (8, 4)) @ value.double()[:, :, None]
         close((outputs[g], lse[g]), (expected.flatten(1, 2), masked.logsumexp(-1)))
+
+
+@given(problems(), st.integers(0, 9999))
+def test_reweighed_attention_is_its_definition(problem: dict, seed: int) -> None:
+    """Mass moved between groups at will, empty ones included: the groups' outputs under the new weights."""
+    mix = torch.rand(problem["groups"], problem["groups"], generator=torch.Generator().manual_seed(seed))
+
+    def change(weights: Tensor) -> Tensor:
+        return torch.einsum("fg,g...->f...", mix, weights)
+
+    outputs, lse = dense(**problem)
+    weights = group_weights(lse)
+    output, before = reweighed_attention(change=change, **problem)
+    torch.testing.assert_close(before.double(), weights, rtol=0, atol=5e-6)
+    torch.testing.assert_close(output.double(), reweigh(outputs, change(weights.float()).double()), rtol=0, atol=2e-5)
+    same, _ = reweighed_attention(change=lambda weights: weights, **problem)
+    torch.testing.assert_close(same.double(), reweigh(outputs, weights), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_mass_to_a_group_that_had_none(dtype: torch.dtype) -> None:
+    """200 nats below the others its share is 0 in float32, and yet it has an output to put in their place."""
+    key = torch.tensor([0.0, 0.5, -200.0, -200.0]).view(1, 1, 4, 1).to(dtype)
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 4, 1).to(dtype)
+    group = torch.tensor([[0, 0, 1, 1]])
+    output, before = reweighed_attention(key[:, :, :1] + 1, key, value, group, 2, 1.0, lambda weights: weights.flip(0))
+    torch.testing.assert_close(before.flatten(), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(output.flatten(), torch.tensor([3.5]))
+
+
+def test_reweighed_rows_are_taken_in_chunks_and_have_gradients() -> None:
+    """2^19 scores a row, three rows: two at a time; backward gives what it gives through the groups' outputs."""
+    parts = [part.requires_grad_() for part in draw(1, 32, 8, rows=3, keys=16384, dim=4, wide=3)]
+    group, position = torch.arange(16384)[None] % 5 - 1, torch.tensor([[9000, 3, 16383]])
+
+    def change(weights: Tensor) -> Tensor:
+        return weights.roll(1, 0)
+
+    output, _ = reweighed_attention(*parts, group, 4, 0.5, change, position)
+    outputs, lse = grouped_attention(*parts, group, 4, 0.5, position)
+    expected = reweigh(outputs, change(group_weights(lse)))
+    torch.testing.assert_close(output, expected, rtol=0, atol=5e-6)
+    got = torch.autograd.grad(output.square().sum(), parts)
+    for one, other in zip(got, torch.autograd.grad(expected.square().sum(), parts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [300.0, 1000.0])
+def test_large_activations_in_float16(size: float) -> None:
+    """Products beyond float16's 65504 whose scores are ordinary numbers."""
+    query, key = torch.full((1, 1, 1, 4), size), torch.full((1, 1, 2, 4), size)
+    key[:, :, 1, 0] -= 1
+    value = torch.tensor([[[[1.0], [5.0]]]])
+    problem = (query.half(), key.half(), value.half(), torch.tensor([[0, 1]]), 2, 1 / size)
+    lse = grouped_attention(*problem)[1]
+    exact = (query.double() @ key.double().transpose(-1, -2) / size).flatten()
+    torch.testing.assert_close(lse.flatten().double(), exact, rtol=1e-3, atol=0)
+    output, _ = reweighed_attention(*problem, lambda weights: weights)
+    assert 1 <= output.item() <= 5
 
 
 @pytest.mark.parametrize(("dtype", "floor"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])

@@ -137,7 +137,7 @@ def grouped_attention(
     if output.numel() == 0:
         return output[0], lse[0]
     place = group.stride() if position is None else position.stride()
-    _attend[(*grid, splits)](
+    _attend[(grid[0], grid[1], splits)](
         query, key, value, group, group if position is None else position, output, lse,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *group.stride(), *place,
         batch, kv_heads, heads // kv_heads, rows, keys, groups, length, scaling * 1.4426950408889634,
