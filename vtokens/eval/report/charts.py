@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .relative import average
-from .results import NAN, Metric, Results, Score, Setting
+from .results import BASELINE, NAN, Metric, Results, Score, Setting
+
+_ASIDE = 5
+"""Places that marks of the same x take up at most."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Chart:
     @property
     def baseline(self) -> Mark | None:
         """The unpruned mark."""
-        return next((mark for mark in self.marks if mark.setting.name == "none"), None)
+        return next((mark for mark in self.marks if mark.setting.name == BASELINE), None)
 
 
 def pareto(marks: Sequence[Mark], better: int) -> tuple[Mark, ...]:
@@ -63,14 +66,18 @@ def pareto(marks: Sequence[Mark], better: int) -> tuple[Mark, ...]:
 
 
 def apart(marks: Sequence[Mark]) -> list[float]:
-    """For each mark how many places it stands aside, so that marks of the same x are seen side by side: -1, 0, 1."""
+    """For each mark how many places it stands aside, so that marks of the same x are seen side by side.
+
+    Three stand at -1, 0 and 1; many stand closer.
+    """
     found = [0.0] * len(marks)
     places: dict[str, list[int]] = {}
     for number, mark in enumerate(marks):
         places.setdefault(f"{mark.x:.3g}", []).append(number)
     for group in places.values():
+        narrow = min(1.0, _ASIDE / len(group))
         for rank, number in enumerate(group):
-            found[number] = rank - (len(group) - 1) / 2
+            found[number] = narrow * (rank - (len(group) - 1) / 2)
     return found
 
 

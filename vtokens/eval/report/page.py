@@ -15,7 +15,7 @@ from .flips import Flip, Flips, draw, pick
 from .phases import PHASES, bars_of
 from .pictures import caption, data_uri, drawn
 from .relative import averaged, table
-from .results import NAN, Results
+from .results import BASELINE, NAN, Results, order
 from .scatter import panel
 from .text import breaks, figure, keep_key, keep_text, p_text, share, signed
 
@@ -46,7 +46,9 @@ def render(results: Results, answers: Answers, changes: Sequence[Flips]) -> str:
         answers=answers,
         palette=palette,
         styles=styles,
-        keeps=list({keep_key(s): s for s in results.settings if s.name != "none"}.values()),
+        keeps=sorted(
+            {keep_key(s): s for s in results.settings if s.name != BASELINE}.values(), key=lambda s: order(s.keep)
+        ),
         findings=findings(results, rows),
         podiums=podiums(rows),
         tokens=_panels(
@@ -94,7 +96,7 @@ def _card(results: Results, flip: Flip) -> dict[str, Any]:
     return {
         "flip": flip,
         "given": given,
-        "before": flip.question.given["none"],
+        "before": flip.question.given[BASELINE],
         "image": data_uri(image),
         "size": image.size,
         "alt": caption(flip.question, given, flip.setting.label),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .results import BASELINE
+
 LIGHT = ("#1d4291", "#be4508", "#207e5c", "#9452a2", "#c48208", "#0a97db", "#460207")
 DARK = ("#416ccc", "#d36912", "#7dbd8d", "#d486e4", "#fde196", "#8ae1fd", "#9a5666")
 LIGHT_BACKGROUND, DARK_BACKGROUND = "#ffffff", "#161a20"
@@ -46,7 +48,7 @@ def styles(names: list[str]) -> dict[str, Style]:
     markers = list(SHAPES)
     found, number = {}, 0
     for name in names:
-        if name == "none":
+        if name == BASELINE:
             found[name] = Style(None, "o")
             continue
         # Eight marks and seven hues: neither repeats in the first seven, and both together not in the first 56.

@@ -70,10 +70,10 @@ def _scatter(axis: Any, chart: Chart, styles: dict[str, Style]) -> None:
                 axis.plot([x] * 2, ends, color=colour(styles[name]), lw=1.2, alpha=0.65, zorder=2)
         axis.plot([x for x, _ in points], [unit * m.value for _, m in points], **_look(styles[name]), zorder=3)
     if chart.front:
-        x = [m.x for m in chart.front]
-        y = [unit * m.value for m in chart.front]
-        axis.step([min(axis.get_xlim()[0], x[0]), *x], [y[0], *y], color=INK, lw=1.2, ls=":", where="pre", zorder=2)
-        axis.plot(x, y, "o", ms=13, mfc="none", mec=INK, mew=1.3, zorder=4)
+        across, up = [m.x for m in chart.front], [unit * m.value for m in chart.front]
+        start = min(axis.get_xlim()[0], across[0])
+        axis.step([start, *across], [up[0], *up], color=INK, lw=1.2, ls=":", where="pre", zorder=2)
+        axis.plot(across, up, "o", ms=13, mfc="none", mec=INK, mew=1.3, zorder=4)
 
 
 def _aside(chart: Chart) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 from vtokens._errors import unknown
 from vtokens.eval.manifest import read as read_manifest
 
-from .results import BASELINE, MEANS, NAN, Cost, Metric, Results, Score, Setting, geometric, key, mean, number
+from .results import BASELINE, MEANS, NAN, Cost, Metric, Results, Score, Setting, geometric, key, mean, number, order
 
 _NEEDED = ("manifest.json", "results.jsonl", "summary.json")
 _LOWER = ("chair", "error", "wer", "cer", "loss", "perplexity", "hallucination")
@@ -44,7 +44,7 @@ def read(folder: str | Path) -> Results:
         Setting(entry["name"], entry["keep"], tuple(entry["specs"]), scores.get(k, {}), costs.get(k, {}))
         for k, entry in pooled.items()
     ]
-    settings.sort(key=lambda s: (s.name != BASELINE, names.index(s.name), s.keep is None, -(s.keep or 0)))
+    settings.sort(key=lambda s: (s.name != BASELINE, names.index(s.name), order(s.keep)))
     metrics = _metrics(manifest, summary, settings)
     tasks = dict.fromkeys(metric.task for metric in metrics)
     headlines = tuple(_headline([m for m in metrics if m.task == task]) for task in tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .results import NAN, Metric, Results, Setting, mean
+from .results import BASELINE, NAN, Metric, Results, Setting, mean, order
 
 SIGNIFICANT = 0.05
 
@@ -70,14 +70,9 @@ def table(results: Results) -> list[Row]:
     """All settings, grouped by keep from large to small, `none` first and settings without a keep last."""
     groups: dict[object, list[Setting]] = {}
     for setting in results.settings:
-        groups.setdefault((setting.name == "none", repr(setting.keep)), []).append(setting)
-    ordered = sorted(groups.values(), key=lambda group: _place(group[0]))
+        groups.setdefault((setting.name == BASELINE, repr(setting.keep)), []).append(setting)
+    ordered = sorted(groups.values(), key=lambda group: (group[0].name != BASELINE, order(group[0].keep)))
     return [row for group in ordered for row in _group(results, group)]
-
-
-def _place(setting: Setting) -> tuple[bool, bool, bool, float]:
-    keep = setting.keep
-    return setting.name != "none", keep is None, isinstance(keep, int), -(keep or 0)
 
 
 def _group(results: Results, group: list[Setting]) -> list[Row]:

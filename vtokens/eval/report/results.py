@@ -129,6 +129,11 @@ def key(name: str, keep: float | int | None) -> str:
     return name if keep is None else f"{name}@{keep}"
 
 
+def order(keep: float | int | None) -> tuple[bool, bool, float]:
+    """Sorts keeps: shares, then counts, each from large to small, and what has none last."""
+    return keep is None, isinstance(keep, int), -(keep or 0)
+
+
 def number(value: Any) -> float:
     """A float; NaN for null, text and anything else that is none."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else NAN

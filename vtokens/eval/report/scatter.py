@@ -10,6 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .charts import Chart, Mark, apart
 from .palette import Style
+from .results import BASELINE
 
 WIDTH, HEIGHT = 380, 272
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 14, 40
@@ -17,6 +18,9 @@ _STEP = 5.0
 """How far points are set apart that fall on the same x, in pixels."""
 _PLACES = ((9, -7, "start"), (0, -12, "middle"), (-9, -7, "end"), (10, 4, "start"), (-10, 4, "end"), (0, 19, "middle"))
 """Where a name may stand beside its point, the best first."""
+
+_LONG = 26
+"""Characters of a name that is left to the tooltip."""
 
 Box = tuple[float, float, float, float]
 
@@ -60,7 +64,7 @@ class Panel:
     @property
     def baseline(self) -> Dot | None:
         """The dot of `none`."""
-        return next((dot for dot in self.dots if dot.mark.setting.name == "none"), None)
+        return next((dot for dot in self.dots if dot.mark.setting.name == BASELINE), None)
 
 
 def panel(chart: Chart, styles: dict[str, Style]) -> Panel:
@@ -138,6 +142,8 @@ def _labels(front: Sequence[Dot], dots: Sequence[Dot]) -> tuple[Label, ...]:
     found: list[Label] = []
     for dot in reversed(front):
         text = dot.mark.setting.label
+        if len(text) > _LONG:
+            continue
         width = 6.3 * len(text)
         for across, down, anchor in _PLACES:
             x, y = dot.x + across, dot.y + down

@@ -45,4 +45,4 @@ def keep_text(setting: Setting) -> str:
 
 def keep_key(setting: Setting) -> str:
     """A keep for the filter of the page."""
-    return "none" if setting.keep is None else repr(setting.keep)
+    return "no keep" if setting.keep is None else repr(setting.keep)
