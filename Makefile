@@ -46,7 +46,8 @@ demo: $(STAMP)  ## Compare the strategies on the embedded model: a table and a p
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-eval-smoke: $(STAMP)  ## Run the evaluation end to end, through lmms-eval's own command line
+eval-smoke: $(STAMP)  ## Run the evaluation end to end: lmms-eval's own command line, and the page in a real browser
+	@tools/browser.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke $(ARGS)
 
 test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
