@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import traceback
 from pathlib import Path
@@ -43,11 +44,18 @@ def small(out: Path, **changes: Any) -> sweep.Outcome | None:
     return sweep.run(**{**SMALL, "out": out, **changes})
 
 
-def started(out: Path, most: int | None = None, **changes: Any) -> multiprocessing.process.BaseProcess:
-    """The small sweep in a process of its own; `most` limits the bytes of each file that it writes."""
+def started(
+    out: Path, most: int | None = None, variables: dict[str, str] | None = None, **changes: Any
+) -> multiprocessing.process.BaseProcess:
+    """The small sweep in a process of its own.
+
+    Args:
+        most: limits the bytes of each file that it writes.
+        variables: of its environment.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_child, args=(out, most, changes))
+    process = context.Process(target=_child, args=(out, most, variables or {}, changes))
     process.start()
     return process
 
@@ -80,7 +88,8 @@ def _without_times(content: Any) -> Any:
     return [_without_times(entry) for entry in content] if isinstance(content, list) else content
 
 
-def _child(out: Path, most: int | None, changes: dict[str, Any]) -> None:
+def _child(out: Path, most: int | None, variables: dict[str, str], changes: dict[str, Any]) -> None:
+    os.environ |= variables
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     if most is not None:
