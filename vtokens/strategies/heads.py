@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.kernels import grouped_attention
+from vtokens.kernels import grouped_attention, reweighed_attention
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,26 @@ class Heads:
         Returns:
             Outputs float32 (groups, B, H, R, D) and log-sum-exps float32 (groups, B, H, R).
         """
-        group = group if self.valid is None else group.masked_fill(~self.valid, -1)
-        return grouped_attention(
-            rows.gather(self.query), self.key, self.value, group, groups, self.scaling, rows.index + self.past
-        )
+        query, place = rows.gather(self.query), rows.index + self.past
+        return grouped_attention(query, self.key, self.value, self._real(group), groups, self.scaling, place)
+
+    def reweighed(
+        self, group: Tensor, groups: int, rows: Rows, change: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of some rows in which groups of keys gain or lose mass; cheaper than `grouped`.
+
+        Args:
+            group, groups, rows: as in `grouped`.
+            change: from float32 (groups, B, H, R), the share of attention each group holds, to what it is to hold.
+
+        Returns:
+            Output float32 (B, H, R, D) and the shares before.
+        """
+        query, place = rows.gather(self.query), rows.index + self.past
+        return reweighed_attention(query, self.key, self.value, self._real(group), groups, self.scaling, change, place)
+
+    def _real(self, group: Tensor) -> Tensor:
+        return group if self.valid is None else group.masked_fill(~self.valid, -1)
 
     def mark(self, name: str, values: Tensor, fill: int) -> None:
         """Note `values` (B, W) about this pass's keys; keys that come later have `fill`."""

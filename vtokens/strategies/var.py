@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vtokens import sinks as tables
-from vtokens.kernels import group_weights, reweigh
 from vtokens.sinks import Sinks
 from vtokens.strategies.base import Strategy, check_layer, check_share
 from vtokens.strategies.heads import Heads
@@ -80,16 +79,14 @@ class Var(Strategy):
             return
         sink = heads.marks(_SINK).bool()
         group = torch.where(heads.visual, torch.where(sink, VISUAL_SINK, VISUAL), torch.where(sink, TEXT_SINK, TEXT))
-        outputs, lse = heads.grouped(group, 4, heads.answers)
-        weights = group_weights(lse)
-        better, qualified = self.redistribute(weights)
-        values = reweigh(outputs, better)
+        values, weights = heads.reweighed(group, 4, heads.answers, lambda before: self.redistribute(before)[0])
         if not heads.answers.whole:
             # Where nothing moves, the bits stay those of the implementation the user chose.
+            qualified = self.redistribute(weights)[1]
             values = torch.where(qualified[..., None], values, heads.at(heads.answers).float())
         heads.replace(heads.answers, values)
         if heads.fresh:
-            self._tell(heads, weights, better, qualified)
+            self._tell(heads, weights, *self.redistribute(weights))
 
     def redistribute(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """New group weights, and where they differ.
