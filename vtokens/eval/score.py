@@ -140,7 +140,7 @@ def estimate(
     try:
         drawn = bootstrap(
             np.arange(len(raw)),
-            lambda rows: number(aggregate([raw[row] for row in rows])) or 0.0,
+            lambda rows: _or_nan(number(aggregate([raw[row] for row in rows]))),
             groups=groups,
             resamples=_RESAMPLES,
         )
@@ -171,3 +171,7 @@ def plain(value: Any) -> Any:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
