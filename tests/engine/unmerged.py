@@ -1,0 +1,145 @@
+"""The oracle of virtual unmerging: an untouched model at full length, whose merged tokens are equal copies throughout.
+
+Nothing of the engine takes part in the decoder. Its input holds each merged feature at all of its positions; behind the
+attention of every layer hooks replace the outputs of copies by their mean, so that they go on as copies. Keys are
+cached for every position, rotated as ever. What was dropped besides is masked (`masked.masking`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vtokens
+from tests.engine.dense import layout
+from tests.engine.masked import decoder_layers, dropped_keys, masking
+from vtokens.adapters import adapter_for
+from vtokens.strategies.base import Selection, Visuals
+from vtokens.strategies.dymu import Dymu
+
+
+class MergeOnly(Dymu):
+    """DyMU's tower without what it does before the decoder; never registered."""
+
+    def at_prompt(self, visuals: Visuals) -> Selection | None:
+        return None
+
+    def unmerges(self) -> bool:
+        return False
+
+
+def before_and_with(target: Any, spec: str, batch: dict[str, Any]) -> tuple[vtokens.Report, vtokens.Report, Any]:
+    """A plain call up to where DyMU selects, and a whole one: their reports, and the features made on the way."""
+    strategies = vtokens.strategies.parse(spec)
+    place = next(i for i, s in enumerate(strategies) if isinstance(s, Dymu))
+    dymu = strategies[place]
+    assert isinstance(dymu, Dymu)
+    earlier = [*strategies[:place], MergeOnly(dymu.thresholds)]
+    with torch.no_grad(), vtokens.attach(target, earlier) as handle:
+        features = call_features(target, batch)
+        target(**batch)
+        before = handle.report()
+    with torch.no_grad(), vtokens.attach(target, spec) as handle:
+        target(**batch)
+        return before, handle.report(), features
+
+
+def call_features(target: Any, batch: dict[str, Any]) -> Any:
+    """What `get_image_features` makes of a batch."""
+    names = ("pixel_values", "image_sizes", "image_grid_thw", "batch_num_images")
+    given = {name: batch[name] for name in names if batch.get(name) is not None}
+    return target.model.get_image_features(**given, return_dict=True)
+
+
+def copies(target: Any, batch: dict[str, Any], features: Any, before: vtokens.Report) -> Tensor:
+    """int64 (B, N): a number for each fed position, the same where positions hold one merged token; -1 outside.
+
+    Read off the features: those of one picture that are equal. Positions that are gone before DyMU selects are outside.
+    """
+    ids, valid = batch["input_ids"], batch["attention_mask"]
+    placeholder = torch.stack([ids == t for t in adapter_for(target).placeholder_ids.values()]).any(0)
+    visual, _ = layout(before, placeholder, valid)
+    numbers = torch.full_like(ids, -1)
+    values = torch.cat(list(features.pooler_output))
+    owner = torch.cat([torch.full((len(part),), i) for i, part in enumerate(features.pooler_output)])
+    rows = placeholder.nonzero()
+    for at in range(len(values)):
+        row, place = rows[at].tolist()
+        same = (values - values[at]).abs().amax(1) < 1e-5 * values.abs().max()
+        first = int((same & (owner == owner[at]) & visual[placeholder]).float().argmax())
+        seen = place in before.samples[row].positions[0]
+        numbers[row, place] = first if visual[row, place] and seen else -1
+    return numbers
+
+
+def gone(report: vtokens.Report, numbers: Tensor, valid: Tensor) -> list[Tensor]:
+    """For each decoder layer bool (B, N): fed positions of which not even a copy is left."""
+    out = []
+    for dropped in dropped_keys(report, valid):
+        alive = ~dropped & (numbers >= 0)
+        for row in range(len(numbers)):
+            kept = set(numbers[row][alive[row]].tolist())
+            back = torch.tensor([number in kept for number in numbers[row].tolist()])
+            dropped[row] &= ~back
+        out.append(dropped)
+    return out
+
+
+@contextmanager
+def unmerged(
+    model: Any, numbers: Tensor, dropped: Sequence[Tensor], features: Sequence[tuple[dict[str, Any], Any]]
+) -> Iterator[Any]:
+    """Let `model` run as the oracle.
+
+    Args:
+        model: an untouched one.
+        numbers: int64 (B, N) of the positions it caches, as `copies` gives them.
+        dropped: for each layer bool (B, N), keys that are masked.
+        features: (batch, features) of each feature call to come.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_features(model, features))
+        for index, layer in enumerate(decoder_layers(model)):
+            apart = numbers.masked_fill(dropped[index], -1)
+            hook = layer.self_attn.register_forward_hook(partial(_mean, apart, index), with_kwargs=True)
+            stack.callback(hook.remove)
+        stack.enter_context(masking(model, dropped))
+        yield model
+
+
+@contextmanager
+def _features(model: Any, given: Sequence[tuple[dict[str, Any], Any]]) -> Iterator[None]:
+    genuine = model.model.get_image_features
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        output = genuine(*args, **kwargs)
+        pixels = args[0] if args else kwargs["pixel_values"]
+        for batch, features in given:
+            if torch.equal(batch["pixel_values"], pixels):
+                output.pooler_output = features.pooler_output
+                return output
+        raise AssertionError("a feature call that was not announced")
+
+    answer.__signature__ = inspect.signature(genuine)  # type: ignore[attr-defined]
+    model.model.__dict__["get_image_features"] = answer
+    try:
+        yield
+    finally:
+        del model.model.__dict__["get_image_features"]
+
+
+def _mean(numbers: Tensor, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    hidden, cache = output[0].clone(), kwargs.get("past_key_values")
+    past = 0 if cache is None else cache.get_seq_length(index) - hidden.shape[1]
+    part = numbers[:, past : past + hidden.shape[1]]
+    for row in range(part.shape[0]):
+        for number in part[row][part[row] >= 0].unique().tolist():
+            members = (part[row] == number).nonzero().flatten()
+            hidden[row, members] = hidden[row, members].mean(0)
+    return (hidden, *output[1:])
