@@ -7,7 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import pages  # noqa: E402
 import readme  # noqa: E402
+
+from vtokens.strategies import list_strategies  # noqa: E402
 
 
 def test_the_tables_of_the_readme_are_fresh():
@@ -15,8 +18,14 @@ def test_the_tables_of_the_readme_are_fresh():
     assert text == readme.updated(text), "run: python tools/readme.py"
 
 
+def test_every_strategy_has_a_page_with_fresh_tables():
+    for name in list_strategies():
+        text = (pages.PAGES / f"{name}.md").read_text(encoding="utf-8")
+        assert text == pages.updated(name, text), "run: python tools/readme.py"
+
+
 def test_links_between_documents_hold():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"

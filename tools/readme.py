@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pages
+
 from vtokens.adapters import adapter_class, models
 from vtokens.strategies import Facts, Saliency, describe, get, list_strategies
 
@@ -78,4 +80,5 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
+    pages.write()
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
