@@ -9,28 +9,36 @@ from typing import Any
 
 import vtokens
 from vtokens import scenes
+from vtokens.strategies.spec import Spec
 
 
 @dataclass(frozen=True)
 class Asked:
     """Replies, and for each example the visual tokens that a decoder layer sees on average.
 
-    `seconds` is the processor time of the whole.
+    `figures` are what the strategies tell of themselves, averaged over batches; `seconds` is the processor time.
     """
 
     texts: list[str]
     tokens: list[float]
+    figures: dict[str, float]
     seconds: float
 
 
 def ask(
-    model: Any, processor: Any, spec: str, examples: Sequence[scenes.Example], batch_size: int = 32, **options: Any
+    model: Any, processor: Any, spec: Spec, examples: Sequence[scenes.Example], batch_size: int = 32, **options: Any
 ) -> Asked:
     """Greedy answers of `model` under `spec` (given as to `vtokens.attach`), in the order of `examples`."""
-    texts, tokens, begin = list[str](), list[float](), time.process_time()
+    texts, tokens, told = list[str](), list[float](), dict[str, list[float]]()
+    begin = time.process_time()
     with vtokens.attach(model, spec, **options) as handle:
         for start in range(0, len(examples), batch_size):
             part = examples[start : start + batch_size]
             texts += scenes.answer(model, processor, part, batch_size)
-            tokens += [sample.average_tokens for sample in handle.report().samples]
-    return Asked(texts, tokens, time.process_time() - begin)
+            report = handle.report()
+            tokens += [sample.average_tokens for sample in report.samples]
+            for part_report in report.contributions:
+                for name, value in part_report.figures.items():
+                    told.setdefault(name, []).append(value)
+    figures = {name: sum(values) / len(values) for name, values in told.items()}
+    return Asked(texts, tokens, figures, time.process_time() - begin)

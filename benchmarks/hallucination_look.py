@@ -1,0 +1,292 @@
+"""Why VAR and VHR do on scenes what they do: sinks, visual mass, heads, and what a hallucination rests on.
+
+python benchmarks/hallucination_look.py    # facts to results/hallucination-look.json, pictures to docs/
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+import vtokens  # noqa: E402
+from benchmarks.asking import ask  # noqa: E402
+from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.hallucination_pictures import draw_maps, draw_why  # noqa: E402
+from benchmarks.hallucination_rows import make_row  # noqa: E402
+from benchmarks.watching import Hide, Other, Seen, Watch, patches  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.adapters import adapter_for  # noqa: E402
+from vtokens.eval.hallucination import exam, mentioned, visible  # noqa: E402
+from vtokens.eval.metrics import wilson, yes_no  # noqa: E402
+from vtokens.scenes import CLASSES, PAIRS, Example, Pair  # noqa: E402
+from vtokens.scenes.questions import exist_question  # noqa: E402
+from vtokens.sinks import Sinks  # noqa: E402
+from vtokens.strategies import parse  # noqa: E402
+
+ALPHAS = (0.5, 0.75, 1.25, 1.5, 3.0)
+FORCED = (4.0, 3.5, 3.0)
+CONTROLS = {
+    "nothing": "none",
+    "`vhr`": "vhr",
+    "`vhr`, two branches": "vhr(divergence='two_branch')",
+    "the heads that `vhr` leaves": Other(which="left"),
+    "two heads a layer by lot": Other(which="lot"),
+    "all heads of these layers": Other(which="all"),
+}
+Facts = list[dict[str, Any]]
+
+
+def watch(model: Any, processor: Any, asked: Sequence[Example], spec: str = "none", size: int = 32) -> list[list[Seen]]:
+    """What every decoder layer saw at prefill: a list of layers for each batch."""
+    found = []
+    for start in range(0, len(asked), size):
+        part, log = asked[start : start + size], deque[Seen]()
+        inputs = processor(
+            images=[e.image for e in part],
+            text=[scenes.prompt(processor, e.question) for e in part],
+            padding=True,
+            return_tensors="pt",
+        )
+        with vtokens.attach(model, [*parse(spec), Watch(log)]), torch.no_grad():
+            model(**inputs)
+        found.append(sorted(log, key=lambda seen: seen.layer))
+    return found
+
+
+def sinks_and_mass(batches: list[list[Seen]]) -> Facts:
+    """Per layer: how huge states get, and where the last prompt position looks, heads averaged and one by one.
+
+    `visual_tokens_for_half`: the fewest visual tokens that hold half of the visual mass, averaged over heads.
+    """
+    rows = []
+    for layer in zip(*batches, strict=True):
+        first = torch.cat([s.phi[s.valid & (s.valid.cumsum(1) == 1)] for s in layer])
+        visual = torch.cat([s.phi[s.visual] for s in layer])
+        text = torch.cat([s.phi[s.valid & ~s.visual] for s in layer])
+        dims, counts = torch.cat([s.dim[s.visual] for s in layer]).unique(return_counts=True)
+        order = counts.argsort(descending=True)[:3]
+        weights = [s.weights.masked_fill(~s.visual[:, None], 0.0) for s in layer]
+        on_visual = torch.cat([w.sum(2) for w in weights])
+        on_first = torch.cat([(s.weights * (s.valid & (s.valid.cumsum(1) == 1))[:, None]).sum(2) for s in layer])
+        ranked = torch.cat([w.topk(int(s.visual.sum(1).min()), 2).values for w, s in zip(weights, layer, strict=True)])
+        half = (ranked.cumsum(2) < 0.5 * ranked.sum(2, keepdim=True)).sum(2) + 1
+        rows.append(
+            {
+                "layer": layer[0].layer,
+                "phi_first_token": _round(first.max()),
+                "phi_visual_median": _round(visual.median()),
+                "phi_visual_max": _round(visual.max()),
+                "phi_text_max": _round(text.max()),
+                "tokens": len(visual) + len(text),
+                "above_20": int((visual > 20).sum() + (text > 20).sum()),
+                "largest_dims": [[int(dims[i]), _round(counts[i] / len(visual))] for i in order],
+                "mass_first_token": _round(on_first.mean()),
+                "mass_visual": _round(on_visual.mean()),
+                "mass_visual_by_head": [_round(share) for share in on_visual.mean(0)],
+                "rows_with_visual_mass_0.2": _round((on_visual >= 0.2).float().mean()),
+                "visual_tokens_for_half": _round(half.float().mean()),
+            }
+        )
+    return rows
+
+
+def heads(single: list[list[Seen]], double: list[list[Seen]], asked: Sequence[Example]) -> Facts:
+    """Per layer in which VHR acts: which heads it takes, and how much they look at the trigger of a missing partner.
+
+    The attention is that of the last prompt position; `trigger_of_visual` is the share of the visual mass that falls
+    on the trigger's cell, in heads that are taken and in heads that are not (1/16 if it were spread evenly).
+    """
+    rows = []
+    for one, two in zip(zip(*single, strict=True), zip(*double, strict=True), strict=True):
+        if one[0].chosen is None:
+            continue
+        chosen = torch.cat([s.chosen for s in one if s.chosen is not None])
+        other = torch.cat([s.chosen for s in two if s.chosen is not None])
+        weights = torch.cat([_visual_weights(s) for s in one])
+        on_trigger = torch.stack([w[:, patches(_cell(e))].sum(1) for w, e in zip(weights, asked, strict=True)])
+        share = on_trigger / weights.sum(2)
+        rows.append(
+            {
+                "layer": one[0].layer,
+                "taken": [_round(part) for part in chosen.float().mean(0)],
+                "same_set_as_two_branch": _round((chosen == other).all(1).float().mean()),
+                "trigger_of_visual_taken": _round(share[chosen].mean()),
+                "trigger_of_visual_left": _round(share[~chosen].mean()),
+            }
+        )
+    return rows
+
+
+def causes(model: Any, processor: Any, asked: Sequence[Example]) -> Facts:
+    """How often a missing partner is seen when parts of the picture are taken away, by yes/no question and in captions.
+
+    The covered cell is the trigger's, an empty one, or another object's (of the examples that have one). In
+    `trigger named, covered` the caption's text already names the trigger, whose picture is covered.
+    """
+    rng, rows = np.random.default_rng(0), Facts()
+    covers: dict[str, Callable[[Example], list[int]]] = {
+        "nothing": lambda e: [-1],
+        "trigger": lambda e: [_cell(e)],
+        "empty cell": lambda e: sorted({*range(16)} - {t.cell for t in (*e.scene.objects, *e.scene.digits)}),
+        "other object": lambda e: [t.cell for t in e.scene.visible if t.cell != _cell(e)],
+    }
+    for pair in PAIRS:
+        partner = CLASSES[pair.partner]
+        mine = [e for e in asked if _pair(e) == pair]
+        row: dict[str, Any] = {"partner": partner, "dose": pair.dose, "questions": {}, "captions": {}}
+        for name, cells in covers.items():
+            for kind, key in (("pope_adversarial", "questions"), ("caption", "captions")):
+                part = [e for e in mine if e.kind == kind and cells(e)]
+                hidden = [int(rng.choice(cells(e))) for e in part]
+                seen = [
+                    bool(yes_no(text)) if kind != "caption" else partner in mentioned(text)
+                    for text in _covered(model, processor, part, hidden)
+                ]
+                row[key][f"{name} covered"] = asdict(wilson(sum(seen), len(seen)))
+        part = [e for e in mine if e.kind == "caption"]
+        told = [_told(e) for e in part]
+        for name, hidden in (("named", [-1] * len(part)), ("named, covered", [_cell(e) for e in part])):
+            texts = _covered(model, processor, part, hidden, told)
+            row["captions"][f"trigger {name}"] = asdict(wilson(sum(partner in mentioned(t) for t in texts), len(texts)))
+        rows.append(row)
+    return rows
+
+
+def sweep(model: Any, processor: Any, specs: dict[str, Any], asked: Sequence[Example]) -> Facts:
+    """POPE, CHAIR, the share of missing partners seen and what the strategies tell, for each spec by its label."""
+    rows = []
+    for label, spec in track(specs.items(), description="sweep"):
+        found = ask(model, processor, spec, asked)
+        row = {"label": label, "split": asked[0].split, "figures": found.figures}
+        rows.append({**row, **make_row(asked, found.texts, None)})
+    return rows
+
+
+def forced(model: Any, rows: Facts, taus: Sequence[float], folder: Path) -> dict[str, str]:
+    """VAR with thresholds so low that ordinary tokens are taken for sinks: label -> spec."""
+    decoder = adapter_for(model).facts.decoder
+    dims = tuple(dict.fromkeys(dim for row in rows for dim, _ in row["largest_dims"][:2]))
+    found = {}
+    for tau in taus:
+        Sinks(decoder, dims, tau, "forced").save(path := folder / f"{tau}.json")
+        found[f"`var`, sinks forced: phi > {tau:g}"] = f"var(sinks='{path}')"
+    return found
+
+
+def missing(split: str, questions: int, captions: int, seed: int) -> list[Example]:
+    """Questions for a missing partner, and captions of pictures with a trigger without its partner."""
+    drawn = exam(split, questions=questions, captions=captions, seed=seed)
+    asks = [e for e in drawn if e.kind == "pope_adversarial" and e.answer == "no"]
+    return asks + [e for e in drawn if e.kind == "caption" and _pair(e) is not None]
+
+
+def _pair(example: Example) -> Pair | None:
+    """The pair an example is about: the one whose partner is asked for, or whose trigger is there alone."""
+    there = visible(example)
+    for pair in PAIRS:
+        about = example.kind == "caption" or example.question == exist_question(pair.partner)
+        if about and CLASSES[pair.trigger] in there and CLASSES[pair.partner] not in there:
+            return pair
+    return None
+
+
+def _cell(example: Example) -> int:
+    pair = _pair(example)
+    assert pair is not None
+    return next(t.cell for t in example.scene.visible if t.number == pair.trigger)
+
+
+def _told(example: Example) -> str:
+    """The right caption up to and with the trigger."""
+    pair, names = _pair(example), example.answer.split(", ")
+    assert pair is not None
+    return " " + " , ".join(names[: names.index(CLASSES[pair.trigger]) + 1])
+
+
+def _covered(
+    model: Any, processor: Any, asked: Sequence[Example], hidden: Sequence[int], told: Sequence[str] | None = None
+) -> list[str]:
+    """Greedy answers with one cell of each picture taken away (-1: none), behind the words already `told`."""
+    found, begun = list[str](), told or [""] * len(asked)
+    for start in range(0, len(asked), 32):
+        part, words = asked[start : start + 32], begun[start : start + 32]
+        inputs = processor(
+            images=[e.image for e in part],
+            text=[scenes.prompt(processor, e.question) + word for e, word in zip(part, words, strict=True)],
+            padding=True,
+            return_tensors="pt",
+        )
+        cells = tuple((cell,) if cell >= 0 else () for cell in hidden[start : start + 32])
+        with vtokens.attach(model, Hide(cells)):
+            tokens = model.generate(**inputs, do_sample=False)
+        texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        found += [f"{word} {text}" for word, text in zip(words, texts, strict=True)]
+    return found
+
+
+def _visual_weights(seen: Seen) -> torch.Tensor:
+    """float32 (B, H, N): the attention on the visual tokens; every picture has as many."""
+    batch, heads, _ = seen.weights.shape
+    return seen.weights.masked_select(seen.visual[:, None]).view(batch, heads, -1)
+
+
+def _round(value: Any) -> float:
+    return round(float(value), 4)
+
+
+def main() -> None:
+    """Look, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes-llava")
+    parser.add_argument("--questions", type=int, default=1000, help="to draw, in each setting (%(default)s)")
+    parser.add_argument("--captions", type=int, default=500, help="to draw (%(default)s)")
+    parser.add_argument("--seed", type=int, default=101, help="of the scenes (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look.json")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
+    model.eval()
+    size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **size)
+    partner = missing("partner-removed", **size)
+    asks = [e for e in partner if e.kind != "caption"]
+    mixed = scenes.examples("test", n=220, seed=options.seed)
+    layers = sinks_and_mass(watch(model, processor, mixed))
+    single, double = (watch(model, processor, asks, spec) for spec in ("vhr", "vhr(divergence='two_branch')"))
+    half = exam("partner-removed", options.questions // 2, options.captions // 2, options.seed + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        weak = sweep(model, processor, forced(model, layers, FORCED, Path(folder)), half)
+    result = {
+        "conditions": about,
+        "layers": layers,
+        "heads": heads(single, double, asks),
+        "causes": causes(model, processor, partner),
+        "controls": sweep(model, processor, CONTROLS, half),
+        "alpha": sweep(model, processor, {f"`vhr(alpha={a:g})`": f"vhr(alpha={a})" for a in ALPHAS}, half),
+        "forced": weak,
+    }
+    write(options.output, result)
+    draw_why(result, options.pictures / "hallucination-why.png")
+    shown = next(e for e in asks if _pair(e) == PAIRS[-1])
+    before, after = (watch(model, processor, [shown], spec)[0] for spec in ("none", "vhr"))
+    draw_maps(shown, before, after, options.pictures / "attention-maps.png")
+
+
+if __name__ == "__main__":
+    main()
