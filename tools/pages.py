@@ -46,8 +46,8 @@ def agreement(name: str) -> str:
             *lines,
             "",
             f"Prompts of {found['questions']} held-out questions on the embedded model, {found['heads']} heads a layer "
-            "([benchmarks/heads.py](../../benchmarks/README.md)). Two random halves would decide 50% alike and be the same "
-            "set in 17% of the cases.",
+            "([benchmarks/heads.py](../../benchmarks/README.md)). Two random halves would decide 50% alike, and be the "
+            "same set in 17% of the cases.",
             "",
         ]
     )
