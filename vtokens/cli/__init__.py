@@ -62,8 +62,6 @@ def _quiet() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `vtokens`. Errors are one line on stderr with exit code 2, never a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler that counts memory logs its every start
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler that counts memory logs its every start
     options = parser().parse_args(arguments)
     try:
         _quiet()

@@ -49,7 +49,11 @@ def add_to(commands: Any) -> None:
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (%(default)s)")
     command.add_argument("--threads", type=int, metavar="N", help="torch threads on a CPU (torch's own choice)")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(float32; bfloat16 on CUDA)")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="(as saved; for random weights float32, bfloat16 on CUDA)",
+    )
     command.add_argument("--attention", default="sdpa", metavar="NAME", help="attention implementation (%(default)s)")
     command.add_argument("--out", type=Path, metavar="JSON", help="write rows here as they come; goes on where it was")
     command.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -87,7 +91,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     total = len(job.names) * len(job.batches) * len(job.cells)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    screen = Console(stderr=True)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("measuring", total=total)
         result = run(job, options.out, lambda: progress.advance(task))
     if options.json:
@@ -117,7 +122,7 @@ def _job(options: argparse.Namespace) -> Job:
         names=tuple(options.preset.split(",")) if options.preset else (options.model,),
         source="preset" if options.preset else "config" if options.random_weights else "weights",
         device=device,
-        dtype=getattr(torch, options.dtype or ("bfloat16" if cuda else "float32")),
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
         cells=tuple(cells(split(options.strategy), options.keep)),
         batches=options.batch or ((1, 2, 4, 8, 16, 32) if cuda else (1,)),
         settings=Settings(options.prompt, options.image, options.new_tokens, options.rounds),

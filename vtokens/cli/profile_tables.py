@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-_COSTS = ("batch", "strategy", "tokens/layer", "encode", "prefill", "decode", "FLOPs", "KV cache", "peak memory")
-_TIMES = ("batch", "strategy", "encode", "select", "prefill", "first token", "speed-up", "of ideal", "per token",
-          "request", "speed-up", "of ideal", "tokens/s")  # fmt: skip
+_COSTS = ("batch", "strategy", "keep", "tokens/layer", "encode", "prefill", "decode", "all", "KV cache", "peak memory")
+_TIMES = ("batch", "strategy", "keep", "encode", "select", "prefill", "first token", "speed-up", "of ideal",
+          "per token", "request", "speed-up", "of ideal", "tokens/s")  # fmt: skip
 
 
 def tables(result: dict[str, Any]) -> Iterator[Any]:
@@ -18,11 +18,12 @@ def tables(result: dict[str, Any]) -> Iterator[Any]:
     about = result["conditions"]
     for model in result["models"]:
         rows = [row for row in result["rows"] if row["model"] == model["name"]]
-        title = f"{model['name']}: {model['parameters'] / 1e9:.3g}B parameters, {model['weights']} weights"
-        yield _table(_COSTS, [_cost(row) for row in rows if "flops" in row],
-                     f"{title}; unpruned -> pruned, TFLOPs and MB of the whole batch")  # fmt: skip
-        yield _table(_TIMES, [_time(row) for row in rows if "pruned" in row.get("seconds", {})],
-                     f"{title}; ms, medians of {about['rounds']} rounds, {about['clock']}")  # fmt: skip
+        size = f"{_si(model['parameters'])} parameters"
+        title = f"{model['name']}: {size}, {model['weights']} weights, {model['dtype']}"
+        costs = f"{title}; FLOPs and bytes of the whole batch, unpruned -> pruned"
+        times = f"{title}; ms, medians of {about['rounds']} rounds, {about['clock']}, unpruned -> pruned"
+        yield _table(_COSTS, [_cost(row) for row in rows if "flops" in row], costs)
+        yield _table(_TIMES, [_time(row) for row in rows if "pruned" in row.get("seconds", {})], times)
     for row in result["rows"]:
         for what, why in row["failed"].items():
             which = "" if what == "all" else f", {what}"
@@ -30,7 +31,7 @@ def tables(result: dict[str, Any]) -> Iterator[Any]:
     hardware = about["hardware"]
     place = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
     yield Text(
-        f"{place}; {about['dtype']}, {about['attention']} attention; one picture and {about['text']} text tokens a "
+        f"{place}; {about['attention']} attention; one picture and {about['text']} text tokens a "
         f"prompt, {about['new_tokens']} new tokens. Noise for weights, pictures or words says nothing about quality."
     )
 
@@ -38,7 +39,7 @@ def tables(result: dict[str, Any]) -> Iterator[Any]:
 def _table(heads: tuple[str, ...], rows: list[list[str]], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for head in heads:
-        table.add_column(head, justify="left" if head == "strategy" else "right", no_wrap=head != "strategy")
+        table.add_column(head, justify="left" if head == "strategy" else "right")
     for row in rows:
         table.add_row(*row)
     return table
@@ -46,17 +47,15 @@ def _table(heads: tuple[str, ...], rows: list[list[str]], title: str) -> Table:
 
 def _cost(row: dict[str, Any]) -> list[str]:
     full, flops, peak = row["flops_full"], row["flops"], row.get("peak_bytes", {})
-    before, after = peak.get("unpruned"), peak.get("pruned")
     return [
-        str(row["batch"]),
-        row["strategy"],
+        *_which(row),
         f"{row['visual_tokens']} -> {row['kept_tokens']:.4g}",
-        f"{(flops['tower'] + flops['projector']) / 1e12:.3g}",
-        f"{full['prefill'] / 1e12:.3g} -> {flops['prefill'] / 1e12:.3g}",
-        f"{full['decode'] / 1e12:.3g} -> {flops['decode'] / 1e12:.3g}",
+        _si(flops["tower"] + flops["projector"]),
+        f"{_si(full['prefill'])} -> {_si(flops['prefill'])}",
+        f"{_si(full['decode'])} -> {_si(flops['decode'])}",
         f"{flops['total'] / full['total']:.0%}",
-        f"{row['kv_bytes_full'] / 1e6:,.1f} -> {row['kv_bytes'] / 1e6:,.1f}",
-        f"{_mega(before)} -> {_mega(after)}",
+        f"{_si(row['kv_bytes_full'])}B -> {_si(row['kv_bytes'])}B",
+        " -> ".join(_si(peak[name]) + "B" if name in peak else "-" for name in ("unpruned", "pruned")),
     ]
 
 
@@ -65,8 +64,7 @@ def _time(row: dict[str, Any]) -> list[str]:
     pair = {phase: f"{_ms(unpruned, phase)} -> {_ms(pruned, phase)}" for phase in pruned}
     rate = row["tokens_per_second"]
     return [
-        str(row["batch"]),
-        row["strategy"],
+        *_which(row),
         pair["encode"],
         _ms(pruned, "select"),
         pair["prefill"],
@@ -89,5 +87,12 @@ def _ratio(value: dict[str, float] | None, form: str) -> str:
     return "-" if value is None else form.format(value["median"])
 
 
-def _mega(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:,.0f}"
+def _which(row: dict[str, Any]) -> list[str]:
+    return [str(row["batch"]), row["name"], "" if row["keep"] is None else f"{row['keep']}"]
+
+
+def _si(value: float) -> str:
+    """Three digits and the letter of their thousands: 8.61T."""
+    letters = " kMGTP"
+    power = min(len(letters) - 1, max(0, (len(str(int(value))) - 1) // 3))
+    return f"{value / 1000**power:.3g}{letters[power].strip()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -82,6 +83,7 @@ def peak_bytes(run: Run, device: torch.device) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # at 5, its default here, every start is logged on stderr
     with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     # The public event list only keeps what falls outside every operator; Kineto's own list has each change.

@@ -34,7 +34,9 @@ class Job:
         names: models, as the user calls them.
         source: whether these name presets, configurations that get random weights, or models with their weights.
         scale, layers: as in `vtokens.eval.shapes.resize`; for random weights only.
-        device, dtype, attention: of every model.
+        device, attention: of every model.
+        dtype: of every model; None is what trained weights were saved in, and for random ones bfloat16 on CUDA and
+            float32 elsewhere.
         cells: the strategies.
         batches: prompts of a call.
         settings: the rest.
@@ -44,7 +46,7 @@ class Job:
     names: tuple[str, ...]
     source: Literal["preset", "config", "weights"]
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     cells: tuple[Cell, ...]
     batches: tuple[int, ...]
     settings: Settings
@@ -69,7 +71,8 @@ class Job:
         options = {"attn_implementation": self.attention}
         if self.source == "weights":
             return trained_model(name, self.device, self.dtype, **options)
-        return random_model(config, self.device, self.dtype, **options)
+        usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return random_model(config, self.device, self.dtype or usual, **options)
 
 
 def run(job: Job, out: Path | None = None, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def _rows(
         "name": title,
         "family": model.config.model_type,
         "weights": "trained" if job.source == "weights" else "random",
+        "dtype": str(model.dtype).removeprefix("torch."),
         "layers": config.get_text_config().num_hidden_layers,
         "parameters": model.num_parameters(),
         "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
@@ -144,12 +148,14 @@ def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
         "hardware": hardware(job.device),
         "load_average": {"at_start": _load()},
         "clock": clock.kind,
-        "dtype": str(job.dtype).removeprefix("torch."),
         "attention": job.attention,
         **json.loads(json.dumps(asdict(job.settings))),
     }
     result: dict[str, Any] = {"schema": SCHEMA, "conditions": conditions, "models": [], "rows": []}
-    if out is None or not out.exists():
+    if out is None:
+        return result
+    if not out.exists():
+        write_json(out, result)  # what cannot be written is known before the work
         return result
     try:
         found = json.loads(out.read_text(encoding="utf-8"))

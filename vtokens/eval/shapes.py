@@ -125,10 +125,15 @@ def random_model(
     return _tireless(model)
 
 
-def trained_model(source: str, device: torch.device | str, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """The model at a folder or hub id with its weights, without a processor; errors as `read_config`."""
+def trained_model(
+    source: str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None, **options: Any
+) -> PreTrainedModel:
+    """The model at a folder or hub id with its weights, without a processor; errors as `read_config`.
+
+    `dtype` None takes what it was saved in; `options` go to `from_pretrained`.
+    """
     read_config(source)
-    model: Any = AutoModelForImageTextToText.from_pretrained(locate(source), dtype=dtype, **options)
+    model: Any = AutoModelForImageTextToText.from_pretrained(locate(source), dtype=dtype or "auto", **options)
     return _tireless(model.to(device))
 
 
