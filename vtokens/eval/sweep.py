@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-import torch
-
 from vtokens.budget import Keep
-from vtokens.eval import manifest, pictures, suite, tables
+from vtokens.eval import manifest, pictures, processes, suite, tables
 from vtokens.eval.asking import ask, quiet
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
@@ -88,85 +84,78 @@ def run(
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is not allowed: an int of at least 1")
-    rank, ranks = _ranks(device)
-    with _alone(folder, rank):
+    rank, ranks = processes.ranks((device or default_device()).startswith("cpu"))
+    with processes.alone(folder, rank):
         with quiet():
             loaded = suite.load(tasks, sorted({cell.seed for cell in wanted}), include, limit)
             facts = suite.facts(loaded, limit)
-        live = _load(model, device, dtype, attn_implementation)
+        network, processor, _ = load(
+            model, "none", None, {}, device=device, dtype=dtype, attn_implementation=attn_implementation
+        )
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
-            manifest.settle(folder, manifest.build(live[0], model, facts, wanted, settings, command))
-        _wait(ranks)  # nobody answers into the folder of another sweep
+            manifest.settle(folder, manifest.build(network, model, facts, wanted, settings, command))
+        processes.wait()  # nobody answers into the folder of another sweep
         share = {name: range(rank, fact["samples"], ranks) for name, fact in facts.items()}
-        answers, per_cell = folder / "answers", sum(map(len, share.values()))
-        done = sum(doc in share[task] for cell in wanted for task, doc in collect(answers, cell.cell))
-        samples: AbstractContextManager[Callable[[str], Any]] = nullcontext(str)
-        if rank == 0:
-            samples = replacing(folder / "samples.jsonl")
-        graded = []
-        with Board(done, len(wanted) * per_cell, show and rank == 0) as board, samples as write:
-            for cell in wanted:
-                for found in _cell(cell, live, loaded[cell.seed], facts, settings, answers, rank, board):
-                    write("".join(map(line, found.rows())))
-                    graded.append(found.light())
+        work = _Work(folder, wanted, loaded, facts, (network, processor), settings, rank, share)
+        graded = work.ask(show and rank == 0)
         if rank:
             return None
         outcome = _finish(folder, graded)
-        pictures.save(folder, loaded, facts, live[1])
+        pictures.save(folder, loaded, facts, processor)
         return outcome
 
 
-def _cell(
-    cell: Cell,
-    live: tuple[Any, Any],
-    tasks: suite.Tasks,
-    facts: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    answers: Path,
-    rank: int,
-    board: Board,
-) -> list[Graded]:
-    """Ask all tasks under one cell; what they gave, in the first process."""
-    outcomes = {}
-    with Journal(answers, cell.cell, rank, board.answered) as journal:
-        for name, task in tasks.items():
-            board.now(cell.cell, name)
-            outcomes[name] = ask(live, cell, task, facts[name]["samples"], journal, settings)
-    known = collect(answers, cell.cell) if rank == 0 else {}
-    return [
-        grade(cell, tasks[name], found, {doc: answer for (task, doc), answer in known.items() if task == name})
-        for name, found in outcomes.items()
-        if found is not None
-    ]
+@dataclass(frozen=True)
+class _Work:
+    """What one process has to do.
 
+    Attributes:
+        tasks: lmms-eval's, by seed and name.
+        facts: the manifest's, by name.
+        live: model and processor.
+        share: the documents of each task that this process asks.
+    """
 
-def _ranks(device: str | None) -> tuple[int, int]:
-    """This process's number and how many there are."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    from accelerate import PartialState
+    folder: Path
+    cells: Sequence[Cell]
+    tasks: Mapping[int, suite.Tasks]
+    facts: Mapping[str, Mapping[str, Any]]
+    live: tuple[Any, Any]
+    settings: Mapping[str, Any]
+    rank: int
+    share: Mapping[str, range]
 
-    state = PartialState(cpu=(device or default_device()).startswith("cpu"))
-    return state.process_index, state.num_processes
+    def ask(self, show: bool) -> list[Graded]:
+        """Ask what is not answered yet, and write `samples.jsonl`; in the first process, what all cells gave."""
+        # In other processes nothing is graded, so nothing is written.
+        samples = replacing(self.folder / "samples.jsonl") if self.rank == 0 else nullcontext(str)
+        graded = []
+        with (
+            Board(self._answered(), len(self.cells) * sum(map(len, self.share.values())), show) as board,
+            samples as write,
+        ):
+            for cell in self.cells:
+                for found in self._cell(cell, board):
+                    write("".join(map(line, found.rows())))
+                    graded.append(found.light())
+        return graded
 
+    def _answered(self) -> int:
+        known = (key for cell in self.cells for key in collect(self.folder / "answers", cell.cell))
+        return sum(doc in self.share[task] for task, doc in known)
 
-def _wait(ranks: int) -> None:
-    if ranks > 1:
-        torch.distributed.barrier()
-
-
-def _alone(folder: Path, rank: int) -> filelock.AcquireReturnProxy:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return filelock.FileLock(folder / f".rank{rank}.lock", timeout=0).acquire()
-    except filelock.Timeout as error:
-        raise ValueError(f"another process is sweeping into {folder}: wait for it, or give another folder") from error
-
-
-def _load(name: str, device: str | None, dtype: str, attention: str | None) -> tuple[Any, Any]:
-    model, processor, _ = load(name, "none", None, {}, device=device, dtype=dtype, attn_implementation=attention)
-    return model, processor
+    def _cell(self, cell: Cell, board: Board) -> list[Graded]:
+        tasks, outcomes = self.tasks[cell.seed], {}
+        with Journal(self.folder / "answers", cell.cell, self.rank, board.answered) as journal:
+            for name, task in tasks.items():
+                board.now(cell.cell, name)
+                outcomes[name] = ask(self.live, cell, task, self.facts[name]["samples"], journal, self.settings)
+        if self.rank:
+            return []
+        known = collect(self.folder / "answers", cell.cell)
+        answers = {name: {doc: answer for (task, doc), answer in known.items() if task == name} for name in tasks}
+        return [grade(cell, tasks[name], found, answers[name]) for name, found in outcomes.items() if found is not None]
 
 
 def _finish(folder: Path, graded: Sequence[Graded]) -> Outcome:
