@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, model
-from tests.engine.compare import TOLERANCE, check_tokens
+from tests.engine.compare import TOLERANCE, check_tokens, one
+from tests.engine.dense import attending
+from tests.engine.masked import dropped_keys
+from tests.engine.test_attend_equals_dense import attends, oracle, sinks
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
-from tests.families import FAMILIES
+from tests.families import FAMILIES, build, image, inputs
 
 NEW = 3
 THRESHOLDS = ("(0.6, 0.5, 0.5)", "(0.3, 0.3, 0.3)", "(0.75,)", "(-1.0, -1.0, -1.0)", "(1.0, 0.4)")
@@ -87,3 +91,140 @@ def test_unmerged_equals_copies(family: str) -> None:
     if settings.default.derandomize:  # or every family would draw the same cases
         holds = hypothesis.seed(FAMILIES.index(family))(holds)
     holds()
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_strategies_see_all_positions(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """VAR and VHR behind DyMU equal editing the full matrix of a model with copies."""
+    table = sinks(family, Path(tmp_path_factory.getbasetemp()))
+
+    @settings(max_examples=-(-settings.default.max_examples // (4 * len(FAMILIES))))
+    @given(cases(), attends(), st.sampled_from(THRESHOLDS))
+    @torch.no_grad()
+    def holds(case: Case, inside: tuple[str, ...], thresholds: str) -> None:
+        spec = "+".join([f"dymu(thresholds={thresholds})", *inside]).replace("@", table)
+        target, reference = model(family, "pruned", case.attention[0]), model(family, "plain", case.attention[1])
+        batch = case.batch(family)
+        before, report, features = before_and_with(target, spec, batch)
+        numbers = copies(target, batch, features, before)
+        with vtokens.attach(target, spec):
+            got = generate(target, batch, case)
+        beams = MODES[case.mode].get("num_beams", 1)
+        with vtokens.attach(target, spec) as handle:
+            generate(target, batch, case)
+            wide = handle.report()
+        ids, valid = (batch[name].repeat_interleave(beams, dim=0) for name in ("input_ids", "attention_mask"))
+        numbers, none = numbers.repeat_interleave(beams, dim=0), [torch.zeros_like(valid, dtype=torch.bool)] * 4
+        dense = oracle(family, spec, wide, ids, valid)
+        with attending(reference, dense), unmerged(reference, numbers, none, [(batch, features)]):
+            expected = generate(reference, batch, case)
+        hypothesis.assume(not dense.close)
+        check_tokens(got, expected, NEW)
+        assert report.samples[0].positions[0].size == report.samples[0].positions[-1].size
+
+    if settings.default.derandomize:  # or every family would draw the same cases
+        holds = hypothesis.seed(FAMILIES.index(family))(holds)
+    holds()
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_and_left_so_equals_masked(family: str) -> None:
+    """`unmerge=False` is pruning of merged features: what is dropped may as well be masked."""
+
+    @settings(max_examples=-(-settings.default.max_examples // (4 * len(FAMILIES))))
+    @given(cases(), st.sampled_from(THRESHOLDS))
+    @torch.no_grad()
+    def holds(case: Case, thresholds: str) -> None:
+        spec = f"dymu(thresholds={thresholds}, unmerge=False)"
+        target, reference = model(family, "pruned", case.attention[0]), model(family, "plain", case.attention[1])
+        batch = case.batch(family)
+        _, _, features = before_and_with(target, spec, batch)
+        with vtokens.attach(target, spec) as handle:
+            got = generate(target, batch, case)
+            report = handle.report()
+        beams = MODES[case.mode].get("num_beams", 1)
+        valid = batch["attention_mask"].repeat_interleave(beams, dim=0)
+        apart = torch.full_like(valid, -1)
+        with unmerged(reference, apart, dropped_keys(report, valid), [(batch, features)]):
+            check_tokens(got, generate(reference, batch, case), NEW)
+
+    if settings.default.derandomize:
+        holds = hypothesis.seed(FAMILIES.index(family))(holds)
+    holds()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_threshold_of_one_changes_no_bit(family: str) -> None:
+    """Logits and tokens of the plain model."""
+    target, plain, batch = model(family, "pruned"), model(family, "plain"), one(family)
+    with vtokens.attach(target, "dymu(thresholds=(1.0, 1.0))"):
+        assert torch.equal(target(**batch).logits, plain(**batch).logits)
+        assert torch.equal(target.generate(**batch, max_new_tokens=4), plain.generate(**batch, max_new_tokens=4))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_all_tokens_merged_into_one(family: str) -> None:
+    """Enough rounds behind the tower leave one token a picture, which attention sees everywhere."""
+    target, reference = model(family, "pruned"), model(family, "plain")
+    batch = dict(inputs(family, ["<image> or <image>?", "so"], [[image(84, 84, seed=0), image(60, 60, seed=1)], []]))
+    spec = f"dymu(thresholds={(-1.0,) * 6})"
+    before, report, features = before_and_with(target, spec, batch)
+    numbers = copies(target, batch, features, before)
+    assert report.samples[0].visual_tokens == (2, 2, 2, 2)
+    with vtokens.attach(target, spec):
+        got = target(**batch).logits
+    none = [torch.zeros_like(numbers, dtype=torch.bool)] * 4
+    with unmerged(reference, numbers, none, [(batch, features)]):
+        expected = reference(**batch).logits
+    valid = batch["attention_mask"].bool()
+    torch.testing.assert_close(got[valid], expected[valid], rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_one_visual_token() -> None:
+    """A picture of a single token has nothing to merge: the plain model's bits."""
+    target, processor = build("qwen2_vl")
+    plain = build("qwen2_vl")[0]
+    batch = dict(inputs(processor, ["<image>?"], [[image(28, 28, seed=0)]]))
+    grid = torch.tensor([[1, 2, 2]])
+    ids = batch["input_ids"]
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep[0, (ids[0] == target.config.image_token_id).nonzero().flatten()[1:]] = False
+    single = {
+        "input_ids": ids[keep][None],
+        "attention_mask": batch["attention_mask"][keep][None],
+        "mm_token_type_ids": batch["mm_token_type_ids"][keep][None],
+        "pixel_values": batch["pixel_values"][:4],
+        "image_grid_thw": grid,
+    }
+    with vtokens.attach(target, "dymu(thresholds=(-1.0, -1.0))") as handle:
+        assert torch.equal(target(**single).logits, plain(**single).logits)
+        assert handle.report().samples[0].visual_tokens == (1, 1, 1, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str, dtype: torch.dtype) -> None:
+    """As near to float32 as the model with copies in the same precision is, three times over at most."""
+    batch = one(family)
+    spec = "dymu(thresholds=(0.5, 0.4))"
+    whole = build(family)[0]
+    target, reference = build(family)[0].to(dtype), build(family)[0].to(dtype)
+    half = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
+    before, _, features = before_and_with(target, spec, half)
+    numbers = copies(target, half, features, before)
+    none = [torch.zeros_like(numbers, dtype=torch.bool)] * 4
+    with vtokens.attach(target, spec):
+        got = target(**half).logits[:, -1].float()
+    with unmerged(reference, numbers, none, [(half, features)]):
+        rounded = reference(**half).logits[:, -1].float()
+    features.pooler_output = [part.float() for part in features.pooler_output]
+    with unmerged(whole, numbers, none, [(batch, features)]):
+        exact = whole(**batch).logits[:, -1]
+    assert got.isfinite().all()
+    assert (got - exact).abs().max() <= 3 * (rounded - exact).abs().max() + 1e-2
