@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vtokens.kernels._triton import grouped
+from vtokens.kernels._triton import grouped, rows
 
 
 def compiled(kernel: triton.JITFunction, types: dict, constants: dict, options: dict, file: str) -> str:
@@ -39,14 +39,22 @@ def main(file: str) -> None:
         (torch.float16, "*fp16", 80, 28),
         (torch.float32, "*fp32", 128, 400),
     ]
-    for dtype, short, dim, rows in variants:
-        options = grouped.settings(dtype, dim, rows)
+    for dtype, short, dim, count in variants:
+        options = grouped.settings(dtype, dim, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
         constants |= {"DIM": dim, "WIDE": dim, "BLOCK_D": 128, "BLOCK_W": 128}
-        constants |= {"CAUSAL": True, "SKIP": rows >= constants["BLOCK_M"], "UPCAST": False}
+        constants |= {"CAUSAL": True, "SKIP": count >= constants["BLOCK_M"], "UPCAST": False}
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
         types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
         print(compiled(grouped._attend, types, constants, options, file))
+    for dtype, short, dim, count in variants[1::2]:
+        options = rows.settings(dtype, dim, count)
+        constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
+        constants |= {"DIM": dim, "BLOCK_D": 128, "BIASED": True, "CAUSAL": True, "UPCAST": False}
+        types = {"query": short, "key": short, "bias": "*fp32", "position": "*i64", "scale": "fp32"}
+        types |= {"lse": "*fp32", "weight": "*fp32", "received": "*fp32"}
+        for kernel in (rows._normalise, rows._receive):
+            print(compiled(kernel, types, dict(constants), dict(options), file))
     floats = dict.fromkeys(("parts", "part_lse", "output", "lse"), "*fp32")
     print(compiled(grouped._merge, floats, {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}, {"num_warps": 4}, file))
 

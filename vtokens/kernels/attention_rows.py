@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.kernels._dispatch import use_triton
+
 _CHUNK = {"cpu": 1 << 20}
 """Most probabilities held at once, in elements, by device type: on a CPU 4 MiB, which its caches hold."""
 _CHUNK_ELSEWHERE = 1 << 22
@@ -79,15 +81,36 @@ def attention_colmean(
         float32 (B, N), each row summing to 1.
     """
     batch, heads, total, _ = query.shape
+    weight = torch.ones(batch, total, device=query.device) if rows is None else rows.to(torch.float32)
+    received = _received(query, key, scaling, weight, position, valid, bias)
+    return received / (heads * weight.sum(1, keepdim=True)).clamp(min=1)
+
+
+def _received(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    weight: Tensor,
+    position: Tensor | None,
+    valid: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:
+    """float32 (B, N): the sum over heads and rows, weighted by float32 (B, M)."""
+    if use_triton(query, key):
+        from vtokens.kernels._triton.rows import attention_colsum
+
+        if valid is not None:
+            bias = torch.where(valid, 0.0 if bias is None else bias, -torch.inf)
+        return attention_colsum(query, key, scaling, weight.contiguous(), position, bias)
+    batch, heads, total, _ = query.shape
     keys, most = key.shape[2], chunk_of(key.device)
     # Nor more than the queries themselves: a narrow tower's whole peak is only a few times that.
     chunk = max(1, min(most, query.numel()) // max(1, batch * heads * keys))
     received = torch.zeros(batch, keys, device=query.device)
-    weight = torch.ones(batch, total, device=query.device) if rows is None else rows.to(torch.float32)
     for first in range(0, total, chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
         probability = attention_rows(query[:, :, part], key, scaling, where, valid, bias).view(batch, -1, keys)
         # One product over heads and rows together; an einsum would transpose all the probabilities first.
         received += (weight[:, None, part].expand(-1, heads, -1).reshape(batch, 1, -1) @ probability)[:, 0]
-    return received / (heads * weight.sum(1, keepdim=True)).clamp(min=1)
+    return received

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vtokens.kernels._dispatch import interpreted
+from vtokens.kernels._triton.rows import split_count
 
 _TILE = ("BLOCK_M", "BLOCK_N")
 
@@ -130,7 +131,7 @@ def grouped_attention(
     block_m, block_n = (chosen[name] for name in _TILE)
     grid = triton.cdiv(virtual, block_m), batch * kv_heads
     if splits is None:
-        splits = _splits(grid[0] * grid[1], triton.cdiv(keys, block_n), query.device)
+        splits = split_count(grid[0] * grid[1], triton.cdiv(keys, block_n), query.device)
     length = triton.cdiv(triton.cdiv(keys, splits), block_n) * block_n
     output = torch.empty(splits, groups, batch, heads, rows, wide, dtype=torch.float32, device=query.device)
     lse = torch.empty(output.shape[:-1], dtype=torch.float32, device=query.device)
@@ -164,11 +165,3 @@ def settings(dtype: torch.dtype, dim: int, rows: int) -> dict[str, int]:
     block_m = min(most, max(16, triton.next_power_of_2(rows)))
     warps = 8 if dim > 128 and block_m == 64 else 4
     return {"BLOCK_M": block_m, "BLOCK_N": 64, "num_warps": warps, "num_stages": 2 if dtype == torch.float32 else 3}
-
-
-def _splits(programs: int, tiles: int, device: torch.device) -> int:
-    """How many programs share the keys of one tile of rows, so that a GPU has two for each of its processors."""
-    if device.type != "cuda":
-        return 1
-    wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(tiles, wanted // programs))
