@@ -21,6 +21,10 @@ def score(doc, results):
     return {"right": right, "half": right / 2, "doubled": {"right": right}, "undefined": float("nan")}
 
 
+def broken(doc, results):
+    raise KeyError("nothing of the kind")
+
+
 def doubled(records):
     return 2 * sum(record["right"] for record in records) / len(records)
 
@@ -33,12 +37,12 @@ task: {name}
 dataset_path: {data}
 dataset_kwargs: {{load_from_disk: true}}
 test_split: test
-output_type: generate_until
+output_type: {kind}
 doc_to_visual: !function utils.visuals
 doc_to_text: !function utils.text
 doc_to_target: answer
 generation_kwargs: {{max_new_tokens: 8, temperature: 0, do_sample: false}}
-process_results: !function utils.score
+process_results: !function utils.{score}
 metric_list:
   - {{metric: right, aggregation: mean, higher_is_better: true}}
   - {{metric: half, aggregation: mean, higher_is_better: true}}
@@ -48,7 +52,10 @@ metric_list:
 
 
 def tasks(folder: Path, **wanted: dict[str, Any]) -> Path:
-    """Write tasks, by name with `n` samples and whether they show `pictures`; the folder for `include`."""
+    """Write tasks, by name: `n` samples, whether they show `pictures`, their `kind`, and which function is to `score`.
+
+    Returns the folder to `include`.
+    """
     import datasets
 
     (folder / "tasks").mkdir(parents=True)
@@ -61,5 +68,7 @@ def tasks(folder: Path, **wanted: dict[str, Any]) -> Path:
         columns = {name: [getattr(example, name) for example in drawn] for name in kinds}
         made = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
         datasets.DatasetDict({"test": made}).save_to_disk(str(folder / name))
-        (folder / "tasks" / f"{name}.yaml").write_text(YAML.format(name=name, data=folder / name))
+        (folder / "tasks" / f"{name}.yaml").write_text(
+            YAML.format(name=name, data=folder / name, **({"kind": "generate_until", "score": "score"} | options))
+        )
     return folder / "tasks"

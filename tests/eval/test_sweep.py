@@ -8,6 +8,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import time
 
 import pandas
 import pytest
@@ -39,7 +40,12 @@ def copied(swept, tmp_path):
 @pytest.fixture(scope="module")
 def odd_tasks(tmp_path_factory):
     """Tasks that cannot be asked."""
-    return made.tasks(tmp_path_factory.mktemp("odd") / "made", empty={"n": 0}, blind={"pictures": False})
+    return made.tasks(
+        tmp_path_factory.mktemp("odd") / "made",
+        empty={"n": 0},
+        blind={"pictures": False},
+        rounds={"kind": "generate_until_multi_round"},
+    )
 
 
 def test_answers_are_those_of_the_model_without_lmms_eval(swept, shipped):
@@ -181,8 +187,10 @@ def test_metrics_that_are_no_number_are_null_counted_and_named(tmp_path, capsys)
         ({"tasks": ["pop"]}, ValueError, "Did you mean 'pope'"),
         ({"tasks": ["scenes_vqa", "scenes_vqa"]}, ValueError, "'scenes_vqa' is asked for twice"),
         ({"tasks": ["scenes_pope_random", "scenes_pope"]}, ValueError, "the second time by 'scenes_pope'"),
-        ({"tasks": ["empty"]}, ValueError, "the task 'empty' has no samples"),
+        # lmms-eval tries five times to load it, two seconds apart.
+        pytest.param({"tasks": ["empty"]}, ValueError, "the task 'empty' has no samples", marks=pytest.mark.slow),
         ({"tasks": ["blind"]}, ValueError, "the task 'blind' has no images or videos in the 6 samples"),
+        ({"tasks": ["rounds"]}, ValueError, "the task 'rounds' is of type 'generate_until_multi_round'"),
         ({"include": ["nowhere"]}, FileNotFoundError, "no such folder of tasks: 'nowhere'"),
         ({"limit": 0}, ValueError, "limit=0 is not allowed"),
         ({"batch_size": 0}, ValueError, "batch_size=0 is not allowed"),
@@ -197,7 +205,33 @@ def test_what_cannot_be_a_sweep(odd_tasks, tmp_path, changes, kind, says):
     with pytest.raises(kind) as error:
         small(tmp_path / "out", **{"include": [odd_tasks], **changes})
     assert says in str(error.value)
-    assert not (tmp_path / "out" / "answers").exists() or answered(tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_cell_that_fails_can_be_left_out_and_the_rest_goes_on(tmp_path):
+    wanted = {"tasks": ["scenes_vqa"], "strategies": ["none", "cls"]}
+    with pytest.raises(ValueError, match="keep=500 asks for more than the 144 visual tokens"):
+        small(tmp_path, **wanted, keeps=[500])
+    assert answered(tmp_path) == 12
+    assert small(tmp_path, **wanted, keeps=[50]).results[0]["cell"] == "none#s0"
+    assert answered(tmp_path) == 24
+
+
+@pytest.mark.slow  # lmms-eval tries the failing function five times, two seconds apart
+def test_a_task_whose_scoring_fails_is_named_and_the_answers_are_kept(tmp_path):
+    include = made.tasks(tmp_path / "made", faulty={"n": 2, "score": "broken"})
+    says = "'faulty' failed under none#s0: KeyError: 'nothing of the kind'; every answer so far is kept"
+    with pytest.raises(RuntimeError, match=says):
+        small(tmp_path / "out", tasks=["faulty"], include=[include])
+    assert answered(tmp_path / "out") == 2
+
+
+def test_where_no_bar_can_be_drawn_finished_cells_are_reported(tmp_path, capsys):
+    small(tmp_path, tasks=["scenes_vqa"], strategies=["none", "cls"], limit=4, show=True)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if "#s0:" in line] == [
+        "none#s0: 4 of 8 answers",
+        "cls@0.25#s0: 8 of 8 answers",
+    ]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -212,7 +246,7 @@ def test_two_sweeps_into_one_folder(tmp_path):
     first = started(tmp_path / "out")
     try:
         while not (tmp_path / "out" / "answers").exists() and first.is_alive():
-            pass
+            time.sleep(0.01)
         with pytest.raises(ValueError, match="another process is sweeping into"):
             small(tmp_path / "out")
     finally:

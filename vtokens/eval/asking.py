@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 from vtokens.eval.cells import Cell
+from vtokens.eval.foreign import cause
 from vtokens.eval.journal import Journal
 
 
@@ -27,6 +28,10 @@ def ask(
 
     Returns:
         lmms-eval's results, with samples; None in every process but the first.
+
+    Raises:
+        OSError: the disk is full; the journal says what was kept.
+        RuntimeError: the task's own code failed.
     """
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
@@ -42,7 +47,7 @@ def ask(
         journal=journal,
         progress=False,
     )
-    with quiet():
+    with quiet(), _named(cell, task):
         found: dict[str, Any] | None = simple_evaluate(
             model=model,
             tasks=[task],
@@ -58,6 +63,18 @@ def ask(
             torch_random_seed=cell.seed,
         )
     return found
+
+
+@contextmanager
+def _named(cell: Cell, task: Any) -> Iterator[None]:
+    """Say where code that is not ours failed, in whatever way."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError):
+        raise
+    except Exception as error:
+        reason, where = cause(error), f"the task {task.config.task!r} failed under {cell.cell}"
+        raise RuntimeError(f"{where}: {type(reason).__name__}: {reason}; every answer so far is kept") from error
 
 
 @contextmanager

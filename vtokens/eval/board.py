@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -32,6 +33,13 @@ class Board:
     def now(self, cell: str, task: str) -> None:
         """Say what is being asked."""
         self._bar.update(self._task, description=f"{cell} {task}")
+
+    def finished(self, cell: str) -> None:
+        """Note that a cell is done; where no bar can be drawn, as in a log file, a line says so."""
+        if not self._bar.console.is_terminal and not self._bar.disable:
+            task = self._bar.tasks[0]
+            left = "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
+            print(f"{cell}: {task.completed:.0f} of {task.total:.0f} answers{left}", file=self._bar.console.file)
 
     def answered(self, count: int) -> None:
         """Note that `count` more answers are on disk."""

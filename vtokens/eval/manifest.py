@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from vtokens.eval.cells import Cell
 from vtokens.eval.files import write_json
+from vtokens.eval.journal import collect
 from vtokens.eval.machine import hardware, versions
 
 SCHEMA = 1
@@ -74,7 +75,7 @@ def build(
 def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """Begin the results folder, or check that the one there is of the same sweep; returns what it now holds.
 
-    Cells may be added to a sweep, and those there stay; anything else must be as it was.
+    Cells may be added to a sweep, and those that have answers stay; anything else must be as it was.
 
     Raises:
         OSError: the folder cannot be written.
@@ -95,6 +96,7 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
             "give another folder, or the settings of the one there"
         )
     gone = [cell["cell"] for cell in found["cells"] if cell not in wanted["cells"]]
+    gone = [cell for cell in gone if collect(folder / "answers", cell)]
     if gone:
         raise ValueError(
             f"{folder} holds another sweep: the cell {gone[0]!r} is there and not here; "

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vtokens.eval.foreign import cause
 from vtokens.eval.score import plain
 
 Tasks = dict[str, Any]
@@ -57,12 +58,11 @@ def load(
 
 def _load(name: str, manager: Any) -> Tasks:
     from lmms_eval.tasks import get_task_dict
-    from tenacity import RetryError
 
     try:
         return dict(_leaves(get_task_dict([name], manager, "chat")))
     except Exception as error:  # a task is foreign code, and may fail in any way
-        reason = error.last_attempt.exception() if isinstance(error, RetryError) else error
+        reason = cause(error)
         if isinstance(reason, IndexError):  # lmms-eval looks at the first document of every task
             raise ValueError(f"the task {name!r} has no samples") from error
         raise RuntimeError(f"the task {name!r} cannot be loaded: {type(reason).__name__}: {reason}") from error
@@ -83,7 +83,7 @@ def facts(tasks: Mapping[int, Tasks], limit: int | None) -> dict[str, dict[str, 
     the `metrics`: whether more is better.
 
     Raises:
-        ValueError: no samples, or none with a picture or video.
+        ValueError: no samples, none with a picture or video, or a task that does not generate an answer.
     """
     found: dict[str, dict[str, Any]] = {}
     for seed, loaded in tasks.items():
@@ -98,6 +98,11 @@ def facts(tasks: Mapping[int, Tasks], limit: int | None) -> dict[str, dict[str, 
 
 def _samples(task: Any, limit: int | None) -> int:
     name, docs = task.config.task, task.eval_docs
+    if task.OUTPUT_TYPE != "generate_until":
+        raise ValueError(
+            f"the task {name!r} is of type {task.OUTPUT_TYPE!r}: a sweep asks tasks that generate an answer in one "
+            "round (generate_until); lmms-eval runs others with --model vtokens"
+        )
     samples = len(docs) if limit is None else min(limit, len(docs))
     if samples < 1:
         raise ValueError(f"the task {name!r} has no samples")

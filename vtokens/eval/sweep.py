@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtokens.budget import Keep
+from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
 from vtokens.eval.asking import ask, quiet
 from vtokens.eval.board import Board
@@ -92,6 +93,8 @@ def run(
         network, processor, _ = load(
             model, "none", None, {}, device=device, dtype=dtype, attn_implementation=attn_implementation
         )
+        for cell in wanted:
+            attach(network, cell.strategy).detach()  # what cannot work says so before anything is asked
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
             manifest.settle(folder, manifest.build(network, model, facts, wanted, settings, command))
@@ -139,6 +142,7 @@ class _Work:
                 for found in self._cell(cell, board):
                     write("".join(map(line, found.rows())))
                     graded.append(found.light())
+                board.finished(cell.cell)
         return graded
 
     def _answered(self) -> int:

@@ -1,0 +1,10 @@
+"""What code that is not ours means when it fails."""
+
+from __future__ import annotations
+
+
+def cause(error: BaseException) -> BaseException | None:
+    """The error behind `error`: lmms-eval tries some calls several times and then raises a `RetryError`."""
+    from tenacity import RetryError
+
+    return error.last_attempt.exception() if isinstance(error, RetryError) else error
