@@ -43,7 +43,9 @@ def summary(graded: Sequence[Graded], tasks: Mapping[str, Mapping[str, Any]]) ->
     rows: list[dict[str, Any]] = []
     for (name, _, task), group in table.items():
         same = len({tasks[task]["hash"][str(g.cell.seed)] for g in group}) < len(group)
-        p_value = None if name == "none" else _against(group[:1] if same else group, table[("none", "None", task)])
+        p_value = (
+            None if name == "none" else _against(group[:1] if same else group, table.get(("none", "None", task), ()))
+        )
         for metric, aggregate in group[0].aggregations.items():
             raw = [entry for g in group for entry in g.raw[metric]]
             docs = [doc for g in group for doc in g.docs] if same else None
