@@ -51,16 +51,27 @@ def save(
         for name, task in loaded.items():
             for doc in range(min(facts[name]["samples"], MOST) if origin(facts[name], seed) == seed else 0):
                 place = path(folder, name, seed, doc)
-                if not place.exists():
-                    _keep(place, task.doc_to_messages(task.eval_docs[doc]), processor)
+                if place.exists():
+                    continue
+                image = first_seen(task.doc_to_messages(task.eval_docs[doc]), processor)
+                if image is not None:
+                    _write(image, place)
 
 
-def _keep(place: Path, messages: Any, processor: Any) -> None:
+def first_seen(messages: Any, processor: Any) -> Image.Image | None:
+    """The first picture in a document's chat messages (of a video the first frame) as the model is given it, if any.
+
+    Its longer side has at most SIDE pixels. Raises OSError for a picture that cannot be read, naming it.
+    """
     image = next(_pictures(messages), None)
     if image is None:
-        return
+        return None
     image = seen_image(processor, image)
     image.thumbnail((SIDE, SIDE))
+    return image
+
+
+def _write(image: Image.Image, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_name(f".{place.name}")
     image.save(draft, "PNG")
