@@ -1,5 +1,6 @@
 """The FLOPs formula against torch's own counter and the papers' figures; KV bytes against real caches."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,13 +8,15 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.budget import budget
 from vtokens.costs import call_flops, decode_flops, kv_bytes, layer_flops, prefill_flops, projector_flops, tower_flops
+from vtokens.eval.presets import preset, presets
+from vtokens.eval.synthetic import default_size, noise
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 8,
@@ -171,6 +174,44 @@ def test_fastv_ratios(layer: int, drop: float, ratio: float) -> None:
         assert layer_flops(config, n) - 2 * n * 4096 * 11008 == 2 * paper_flops(n)
     ours = prefill_flops(config, [full] * layer + [pruned] * (32 - layer)) / prefill_flops(config, [full] * 32)
     assert ours == pytest.approx(ratio, abs=0.005)
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name != "qwen3-vl-8b"])
+def test_the_table_of_the_costs_page_is_fresh(name: str) -> None:
+    """docs/costs.md, from the formula: one default picture, 40 text tokens, 128 new ones, bfloat16."""
+    config = preset(name)
+    with torch.device("meta"):
+        adapter = adapter_for(AutoModelForImageTextToText.from_config(config))
+    given = noise(config, 1, default_size(config), torch.Generator())
+    picture, decoder = adapter.pictures("image", given)[0], config.get_text_config()
+    positions, depth = len(picture) + 40, decoder.num_hidden_layers
+    kept = positions - picture.tokens + budget(picture.tokens, 0.1)
+    flops = call_flops(decoder, adapter.encoding("image", given), [positions] * depth, 128)
+    tera = [flops.tower + flops.projector, flops.prefill, prefill_flops(decoder, [kept] * depth), flops.decode]
+    figures = " | ".join(f"{value / 1e12:.2f}" for value in tera)
+    kilo = kv_bytes(decoder, [1] * depth, 2) / 1e3
+    page = (Path(__file__).parent.parent / "docs" / "costs.md").read_text(encoding="utf-8")
+    assert f"| {name} | {picture.tokens:,} | {figures} | {kilo:.1f} kB |" in page
+
+
+def test_the_comparisons_of_the_costs_page_are_right() -> None:
+    """Layer averages and their FLOPs, short and long prompts; the share of attention; the factor to FastV's formula."""
+    page = (Path(__file__).parent.parent / "docs" / "costs.md").read_text(encoding="utf-8")
+    config = preset("llava-1.5-7b").get_text_config()
+
+    def share(text: int, tokens: int, first: int, then: int) -> str:
+        """Of the unpruned prefill, two layers seeing `first` of the visual tokens and 30 `then`."""
+        full, pruned = [text + tokens] * 32, [text + first] * 2 + [text + then] * 30
+        return f"{prefill_flops(config, pruned) / prefill_flops(config, full):.1%}"
+
+    assert f"that is {share(36, 576, 576, 144)} of the unpruned prefill" in page
+    assert f"against {share(36, 576, 171, 171)} for 171 tokens" in page
+    assert f"it is {share(84, 2880, 2880, 288)} against {share(84, 2880, 450, 450)}." in page
+    assert (2 * 2880 + 30 * 288) / 32 == 450
+    assert f"{(2 * 576 + 30 * 58) / 32:.1f} tokens" in page
+    assert f"{layer_flops(config, 612) / 1e9:.1f} G here" in page
+    attention = [round(4 * n * 4096 / layer_flops(config, n) * n, 2) for n in (616, 2968)]
+    assert attention == [0.02, 0.11]
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])

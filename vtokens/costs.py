@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 BUDGET = (
-    "keep is a share of each picture's visual tokens (a count if an integer); what is compared is the number of visual "
-    "tokens a decoder layer sees, averaged over all decoder layers. Newline, class and text tokens are not counted."
+    "keep is a share of each picture's visual tokens, rounded half up and at least one token, or a count per picture; "
+    "kept_tokens is the number of visual tokens a decoder layer sees at prefill, averaged over all decoder layers; "
+    "newline, class and text tokens are not counted"
 )
 """The definition of the token budget, as results carry it."""
 
