@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vtokens.costs import BUDGET
 from vtokens.eval.cells import Cell
 from vtokens.eval.files import write_json
 from vtokens.eval.journal import collect
@@ -21,10 +22,6 @@ from vtokens.eval.machine import hardware, versions
 
 SCHEMA = 1
 FILE = "manifest.json"
-BUDGET = (
-    "keep is a share of each picture's visual tokens, rounded half up and at least one token, or a count per picture; "
-    "kept_tokens is the number of visual tokens a decoder layer sees at prefill, averaged over all decoder layers"
-)
 # What may differ when a sweep is taken up again: when and how it was called, and where the same weights lay.
 _FREE = ("id", "created", "command", "model.source", "cells")
 # What a seed asks; a sweep that is given another seed asks something new.
