@@ -48,7 +48,7 @@ test: $(STAMP)  ## Run the tests
 
 eval-smoke: $(STAMP)  ## Run the evaluation end to end: lmms-eval's own command line, and the page in a real browser
 	@tools/browser.sh
-	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke tests/eval $(ARGS)
 
 test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
 	@test -d $(VENV)/triton36 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
