@@ -13,9 +13,7 @@ from vtokens.engine.cache import held
 from vtokens.engine.call import Call
 from vtokens.engine.decoder import seen_padding
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.heads import Heads, Memory, Rows
-
-_VISUAL = "visual"
+from vtokens.strategies.heads import VISUAL, Heads, Memory, Rows
 
 
 def attend(
@@ -25,7 +23,7 @@ def attend(
     layer = held(call.cache, index)
     memory = layer.prefix.memory if layer is not None else Memory()
     fresh = call.record is not None and call.layout is not None and any(call.layout.counts)
-    if not strategies or not (fresh or _VISUAL in memory.keys):
+    if not strategies or not (fresh or VISUAL in memory.keys):
         return attention.run()
     heads = _heads(call, index, attention, memory, fresh)
     if call.branch is not None:
@@ -51,16 +49,14 @@ def _heads(call: Call, index: int, attention: Attention, memory: Memory, fresh: 
     if fresh:
         assert call.layout is not None
         layout = call.layout.to(query.device)
-        noted.keys[_VISUAL] = (layout.visual, 0)
+        noted.keys[VISUAL] = (layout.visual, 0)
         answers = _shared(call, f"answers {past if memory else 0}", lambda: _answers(call, query.device, memory, past))
         last = _shared(call, "last", lambda: Rows(call.last_prompt(query.device)))
-    heads = Heads(
-        index, query, key, attention.value, attention.scaling, call.hidden, query, None, fresh, answers, last, memory,
+    return Heads(
+        index, query, key, attention.value, attention.scaling, call.hidden,
+        None if valid is None else valid.to(query.device), fresh, answers, last, memory,
         lambda: attention.run()[0], noted,
     )  # fmt: skip
-    heads.visual = heads.marks(_VISUAL).bool()
-    heads.valid = None if valid is None else valid.to(query.device)
-    return heads
 
 
 def _answers(call: Call, device: torch.device, memory: Memory, past: int) -> Rows:
@@ -69,8 +65,8 @@ def _answers(call: Call, device: torch.device, memory: Memory, past: int) -> Row
     layout = call.layout.to(device)
     length = layout.visual.shape[1]
     shown, most = layout.visual.cumsum(1) > 0, max(layout.text_after())
-    if _VISUAL in memory.keys:
-        shown, most = shown | memory.marks(_VISUAL, past).any(1, keepdim=True), length
+    if VISUAL in memory.keys:
+        shown, most = shown | memory.marks(VISUAL, past).any(1, keepdim=True), length
     chosen = layout.valid & (layout.image < 0) & shown
     index = torch.where(chosen, torch.arange(length, device=device), -1).sort(1).values[:, length - most :]
     return Rows(index.clamp(min=0), index >= 0)

@@ -65,9 +65,9 @@ class Branch:
             self.output = output[:, -1].float()
             return output, weights
         place = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
-        rows, none = Rows(place, whole=True), torch.zeros_like(self._real)
+        rows = Rows(place, whole=True)
         heads = Heads(
-            index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, none, self._real,
+            index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
             False, rows, rows, self._memory, lambda: output,
         )  # fmt: skip
         for strategy, heads.prepared in self._strategies:

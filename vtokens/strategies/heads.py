@@ -11,6 +11,9 @@ from torch import Tensor
 
 from vtokens.kernels import grouped_attention, reweighed_attention
 
+VISUAL = "visual"
+"""What the engine notes about each key: whether it holds a visual token."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -83,7 +86,6 @@ class Heads:
         key, value: (B, H_kv, K, D).
         scaling: the factor on the products.
         hidden: (B, W, D_model), the states that entered the layer.
-        visual: bool (B, K), keys that hold visual tokens.
         valid: bool (B, K), False on padding; None if there is none.
         fresh: the pass brings pictures, so that this is where something about them is decided.
         answers: the rows that may use the pictures as text does: text after the first visual token, generated tokens.
@@ -101,7 +103,6 @@ class Heads:
     value: Tensor
     scaling: float
     hidden: Tensor
-    visual: Tensor
     valid: Tensor | None
     fresh: bool
     answers: Rows
@@ -115,6 +116,13 @@ class Heads:
     _gain: Tensor | None = None
     _output: Tensor | None = None
     _replaced: bool = False
+
+    @property
+    def visual(self) -> Tensor:
+        """bool (B, K): keys that hold visual tokens."""
+        if VISUAL in self.noted.keys or VISUAL in self.memory.keys:
+            return self.marks(VISUAL).bool()
+        return torch.zeros(len(self.key), self.key.shape[2], dtype=torch.bool, device=self.key.device)
 
     @property
     def past(self) -> int:
@@ -175,7 +183,7 @@ class Heads:
         Returns:
             Outputs float32 (groups, B, H, R, D) and log-sum-exps float32 (groups, B, H, R).
         """
-        query, place = rows.gather(self.query), rows.index + self.past
+        query, place = rows.gather(self.query), self._place(rows)
         return grouped_attention(query, self.key, self.value, self._real(group), groups, self.scaling, place)
 
     def reweighed(
@@ -190,8 +198,12 @@ class Heads:
         Returns:
             Output float32 (B, H, R, D) and the shares before.
         """
-        query, place = rows.gather(self.query), rows.index + self.past
+        query, place = rows.gather(self.query), self._place(rows)
         return reweighed_attention(query, self.key, self.value, self._real(group), groups, self.scaling, change, place)
+
+    def _place(self, rows: Rows) -> Tensor | None:
+        # A single new token stands behind every key.
+        return None if rows.whole and self.query.shape[2] == 1 else rows.index + self.past
 
     def _real(self, group: Tensor) -> Tensor:
         return group if self.valid is None else group.masked_fill(~self.valid, -1)

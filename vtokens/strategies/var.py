@@ -17,7 +17,7 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Facts
 
 TEXT_SINK, VISUAL_SINK, VISUAL, TEXT = range(4)
-_SINK = "var.sink"
+_GROUP = "var.group"
 
 
 @register("var", paper="VAR, arXiv:2503.03321")
@@ -74,11 +74,12 @@ class Var(Strategy):
 
     def at_attend(self, heads: Heads) -> None:
         if heads.fresh:
-            heads.mark(_SINK, heads.prepared.find(heads.hidden), fill=0)
+            sink, visual = heads.prepared.find(heads.hidden), heads.visual[:, heads.past :]
+            group = torch.where(visual, torch.where(sink, VISUAL_SINK, VISUAL), torch.where(sink, TEXT_SINK, TEXT))
+            heads.mark(_GROUP, group, fill=TEXT)
         if not heads.answers.index.shape[1]:
             return
-        sink = heads.marks(_SINK).bool()
-        group = torch.where(heads.visual, torch.where(sink, VISUAL_SINK, VISUAL), torch.where(sink, TEXT_SINK, TEXT))
+        group = heads.marks(_GROUP)
         values, weights = heads.reweighed(group, 4, heads.answers, lambda before: self.redistribute(before)[0])
         if not heads.answers.whole:
             # Where nothing moves, the bits stay those of the implementation the user chose.
