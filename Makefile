@@ -21,10 +21,10 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test eval-smoke test-triton36 lint format bench fuzz clean
+.PHONY: help setup demo test eval-smoke test-triton36 lint format bench bench-gpu-profile fuzz clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The environment is rebuilt only when what it is made of changes. The stamp is written last, so an interrupted
 # installation is taken up again by the next call.
@@ -67,6 +67,9 @@ format: $(STAMP)  ## Reformat the code and mend what the linter can
 
 bench: $(STAMP)  ## Time the prefill of every strategy
 	$(BIN)/python benchmarks/prefill.py
+
+bench-gpu-profile: $(STAMP)  ## Profile published shapes on the GPU at hand
+	PYTHON=$(BIN)/python benchmarks/profile_gpu.sh $(ARGS)
 
 fuzz: $(STAMP)  ## Run the property tests on many random cases
 	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(WORKERS) -m fuzz $(ARGS)

@@ -46,7 +46,7 @@ def test_a_preset_as_json(capsys, monkeypatch):
     assert (model["family"], model["weights"], model["layers"], model["dtype"]) == ("llava", "random", 2, "float32")
     assert model["weights_bytes"] == 4 * model["parameters"]
     about = result["conditions"]
-    assert about["command"] == "vtokens profile --strategy 'none,fastv(layer=1)'"
+    assert about["commands"] == ["vtokens profile --strategy 'none,fastv(layer=1)'"]
     assert {"torch", "transformers", "vtokens"} <= set(about["versions"])
     assert about["hardware"]["cpu"]
     assert (about["text"], about["new_tokens"], about["rounds"], about["attention"]) == (6, 3, 1, "sdpa")

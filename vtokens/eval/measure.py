@@ -24,13 +24,13 @@ class Clock:
     """
 
     def __init__(self, device: torch.device, threads: int) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self.kind = "cpu seconds" if not self._cuda and threads == 1 else "wall seconds"
 
     def now(self) -> float:
         """Seconds on this clock, everything queued on the device done."""
         if self._cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         return time.process_time() if self.kind == "cpu seconds" else time.perf_counter()
 
     def time(self, run: Run) -> float:
@@ -77,12 +77,12 @@ def peak_bytes(run: Run, device: torch.device) -> int:
     On CUDA the allocator keeps count; on a CPU every allocation is replayed from the profiler's record.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # at 5, its default here, every start is logged on stderr
     with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()

@@ -23,7 +23,7 @@ from vtokens.eval.profile import Settings, failure, profile, tidy
 from vtokens.eval.shapes import random_model, read_config, resize, supported, trained_model
 
 SCHEMA = 1
-_FREE = ("command", "date", "load_average")
+_FREE = ("commands", "date", "load_average")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _rows(
 
 def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
     conditions: dict[str, Any] = {
-        "command": job.command,
+        "commands": [job.command],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "hardware": hardware(job.device),
@@ -169,6 +169,7 @@ def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
     if found.get("schema") != SCHEMA or differ:
         what = differ[0] if differ else "schema"
         raise ValueError(f"{out} holds rows measured under other conditions ({what}): give another file")
+    before["commands"] += [job.command] * (job.command not in before["commands"])
     return dict(found)
 
 
