@@ -21,6 +21,7 @@ def add_to(commands: Any) -> None:
     )
     strategies = calibrate.add_subparsers(metavar="strategy", required=True)
     _add_var(strategies)
+    _add_dymu(strategies)
 
 
 def _add_var(strategies: Any) -> None:
@@ -64,6 +65,65 @@ def _var(options: argparse.Namespace) -> None:
     else:
         print(f"no dimension exceeds {found.sinks.tau:g}: this decoder has no sinks, and var will change nothing")
     print(f"written to {options.out}; use it as \"var(sinks='{options.out}')\"")
+
+
+def _add_dymu(strategies: Any) -> None:
+    dymu = strategies.add_parser(
+        "dymu",
+        help="merging thresholds of a vision tower",
+        description="Find from which similarity on each block of a vision tower merges tokens, so that a wanted share "
+        "of them is left on average.",
+        epilog="examples:\n"
+        "  vtokens calibrate dymu llava-hf/llava-1.5-7b-hf --images photos --target 0.35 --out thresholds.json\n"
+        '  vtokens run photo.jpg "What is this?" --model ... --strategy "dymu(thresholds=\'thresholds.json\')"\n',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    dymu.add_argument("model", help="an embedded model, a folder or a hub id")
+    dymu.add_argument("--out", required=True, help="the JSON file to write")
+    dymu.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
+    dymu.add_argument(
+        "--target", type=float, action="append", metavar="SHARE",
+        help="share of the patches to be left; may be given several times (default: 0.15, 0.34 and 0.68)",
+    )  # fmt: skip
+    dymu.add_argument("--samples", type=int, default=256, help="pictures to look at (default: %(default)s)")
+    dymu.add_argument("--batch", type=int, default=32, help="pictures that compete for merges (default: %(default)s)")
+    dymu.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    dymu.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    dymu.set_defaults(run=_dymu)
+
+
+def _dymu(options: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    import vtokens
+    from vtokens.thresholds import NAMED
+    from vtokens.thresholds.measure import measure
+
+    if options.batch < 1:
+        raise ValueError(f"--batch {options.batch} is not allowed: an int of at least 1")
+    targets = options.target or list(NAMED.values())
+    loaded: Any = vtokens.load(options.model, strategy="none", dtype=options.dtype)
+    model, processor = loaded
+    model.to(options.device).eval()
+    pictures = list(images(options.images, options.samples))
+    prompt = chat_prompt(processor, _QUESTION)
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(pictures), options.batch):
+            part = pictures[start : start + options.batch]
+            yield processor(images=part, text=[prompt] * len(part), padding=True, return_tensors="pt").to(model.device)
+
+    steps = 2 * len(targets) * -(-len(pictures) // options.batch)
+    source = f"vtokens calibrate dymu, {len(pictures)} " + ("pictures" if options.images else "scenes")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("merging", total=steps)
+        table = measure(model, batches, targets, source, lambda: bar.advance(task))
+    table.save(options.out)
+    for setting in table.settings:
+        numbers = ", ".join(f"{value:.4f}" for value in setting.thresholds)
+        print(f"target {setting.target:g}: {setting.left:.1%} of the patches left; thresholds {numbers}")
+    spec = f"dymu(thresholds={options.out!r}" + (f", target={targets[0]:g})" if len(targets) > 1 else ")")
+    print(f'written to {options.out}; use it as "{spec}"')
 
 
 def images(folder: str | None, samples: int) -> Iterator[Any]:

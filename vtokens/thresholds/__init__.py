@@ -26,13 +26,13 @@ class Setting:
     Attributes:
         target: the share of patches that was to be left, on average over pictures.
         left: the share that was left on the pictures measured.
-        merges: tokens that each block, or round, was to merge away in a picture, on average.
+        rates: the share of a picture's patches that each block, or round, was to merge away, on average.
         thresholds: cosine above which it does.
     """
 
     target: float
     left: float
-    merges: tuple[int, ...]
+    rates: tuple[float, ...]
     thresholds: tuple[float, ...]
 
 
@@ -109,7 +109,7 @@ def _parse(data: dict[str, Any]) -> Table:
     if data["schema"] != SCHEMA:
         raise ValueError(f"schema {data['schema']!r}, this release reads {SCHEMA}")
     settings = tuple(
-        Setting(float(s["target"]), float(s["left"]), tuple(map(int, s["merges"])), tuple(map(float, s["thresholds"])))
+        Setting(float(s["target"]), float(s["left"]), tuple(map(float, s["rates"])), tuple(map(float, s["thresholds"])))
         for s in data["settings"]
     )
     if not settings or not all(math.isfinite(value) for setting in settings for value in setting.thresholds):
