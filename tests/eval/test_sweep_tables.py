@@ -119,7 +119,7 @@ def two_seeds(*, hashes):
     for cell in cells(["none", "cls"], [0.5], seeds=2):
         right = 12 if cell.name == "none" else 5
         grades.append(graded(cell, [doc < right for doc in range(20)]))
-    return summary(grades, {"vqa": {"hash": hashes}})
+    return summary(grades, results(grades, MANIFEST), {"vqa": {"hash": hashes}})
 
 
 def test_seeds_that_draw_other_documents_are_pooled():
@@ -144,7 +144,9 @@ def test_p_values_are_holms_over_the_table_and_only_for_what_judges():
     none, *others = cells(["none", "cls", "fastv", "random"], [0.5])
     rights = ([1] * 20, [1] * 10 + [0] * 10, [1] * 15 + [0] * 5, [1] * 20)
     grades = [graded(cell, right, length=[3.0] * 20) for cell, right in zip([none, *others], rights, strict=True)]
-    rows = summary(grades, {"vqa": {"hash": {"0": "a"}}})
+    rows = summary(grades, figures := results(grades, MANIFEST), {"vqa": {"hash": {"0": "a"}}})
+    for row, figure in zip(rows, figures, strict=True):
+        assert all(row[key] == figure[key] for key in ("name", "metric", "value", "low", "high", "n"))
     assert all(row["p_value"] is None for row in rows if row["metric"] == "length")
     raw = [mcnemar([True] * 20, [bool(v) for v in right]).p_value for right in rights[1:]]
     assert [row["p_value"] for row in rows if row["metric"] == "exact"] == [None, *holm(raw)]

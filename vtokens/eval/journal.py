@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -100,7 +100,7 @@ class Journal:
         Raises:
             OSError: the disk is full, or the file may not grow: none of `answers` is kept, everything before is.
         """
-        data = "".join(line(asdict(answer)) for answer in answers).encode()
+        data = "".join(line(vars(answer)) for answer in answers).encode()
         try:
             append(self._file, data, self.path, f"{len(self)} answers are kept in {self.path.parent}")
         except OSError:

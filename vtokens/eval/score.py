@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -56,7 +56,7 @@ class Graded:
         return [
             {
                 "cell": self.cell.cell,
-                **asdict(answer),
+                **vars(answer),
                 "question": self.questions[i],
                 "target": self.targets[i],
                 "correct": correct,

@@ -164,7 +164,8 @@ class _Work:
 
 def _finish(folder: Path, graded: Sequence[Graded]) -> Outcome:
     content = manifest.read(folder)
-    results, summary = tables.results(graded, content), tables.summary(graded, content["tasks"])
+    results = tables.results(graded, content)
+    summary = tables.summary(graded, results, content["tasks"])
     with replacing(folder / "results.jsonl") as write:
         write("".join(map(line, results)))
     write_json(folder / "summary.json", summary)

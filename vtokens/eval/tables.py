@@ -28,15 +28,19 @@ def results(graded: Sequence[Graded], manifest: Mapping[str, Any]) -> list[dict[
     return rows
 
 
-def summary(graded: Sequence[Graded], tasks: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summary(
+    graded: Sequence[Graded], figures: Sequence[Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The rows of `summary.json`: every metric over the documents of all seeds.
 
     A seed that asks the same documents as another adds answers but no documents: intervals then resample documents, and
     the p-value is that of the first seed alone.
 
     Args:
+        figures: the rows of `results`, which a single seed need not compute again.
         tasks: the manifest's, whose hashes tell which seeds ask the same.
     """
+    once = {(row["cell"], row["task"], row["metric"]): row for row in figures}
     table: dict[tuple[Any, ...], list[Graded]] = defaultdict(list)
     for g in graded:
         table[g.cell.name, repr(g.cell.keep), g.task].append(g)
@@ -46,13 +50,13 @@ def summary(graded: Sequence[Graded], tasks: Mapping[str, Mapping[str, Any]]) ->
         p_value = (
             None if name == "none" else _against(group[:1] if same else group, table.get(("none", "None", task), ()))
         )
-        for metric, aggregate in group[0].aggregations.items():
-            raw = [entry for g in group for entry in g.raw[metric]]
-            docs = [doc for g in group for doc in g.docs] if same else None
-            value = group[0].values[metric] if len(group) == 1 else aggregate(raw)
+        for metric in group[0].aggregations:
             row = {"name": name, "keep": group[0].cell.keep, "task": task, "metric": metric}
-            row |= _figure(estimate(raw, value, aggregate, docs), len(raw)) | {"seeds": len(group)}
-            rows.append(row | {"p_value": p_value if metric == group[0].judge else None})
+            if len(group) == 1:
+                row |= {key: once[group[0].cell.cell, task, metric][key] for key in ("value", "low", "high", "n")}
+            else:
+                row |= _pooled(group, metric, same)
+            rows.append(row | {"seeds": len(group), "p_value": p_value if metric == group[0].judge else None})
     tested = [row for row in rows if row["p_value"] is not None]
     for row, adjusted in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_value"] = adjusted
@@ -62,6 +66,13 @@ def summary(graded: Sequence[Graded], tasks: Mapping[str, Mapping[str, Any]]) ->
 def unknown_values(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The results that have no value, such as `none#s0 mytask f1`."""
     return [f"{row['cell']} {row['task']} {row['metric']}" for row in rows if row["value"] is None]
+
+
+def _pooled(group: Sequence[Graded], metric: str, same: bool) -> dict[str, Any]:
+    """A metric over the documents of several seeds; `same` says whether they are the same documents."""
+    raw, aggregate = [entry for g in group for entry in g.raw[metric]], group[0].aggregations[metric]
+    docs = [doc for g in group for doc in g.docs] if same else None
+    return _figure(estimate(raw, aggregate(raw), aggregate, docs), len(raw))
 
 
 def _costs(g: Graded) -> dict[str, float]:
