@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +23,7 @@ from vtokens.eval.lmms import scoring
 from vtokens.eval.lmms.answering import answers
 from vtokens.eval.lmms.loading import load, seeded, whole
 from vtokens.eval.lmms.prompts import prompt
+from vtokens.eval.lmms.throughput import throughput
 from vtokens.strategies import Spec, Strategy, parse
 
 M = TypeVar("M", bound="VTokens")
@@ -43,6 +43,7 @@ class VTokens(lmms):
         max_frames_num: the most frames taken from a video.
         seed: of sampling, and of strategies that draw.
         batch_size: requests answered together.
+        max_batch_size: not used; lmms-eval gives it to every model.
         options: fields of the strategy.
 
     Raises:
@@ -161,7 +162,7 @@ class VTokens(lmms):
                 bar.update(len(batch))
         done = [answer for answer in found if answer is not None]
         if done:
-            log_metrics(**_summary(done))
+            log_metrics(**throughput(done))
         return [GenerationResult(a.text, TokenCounts(a.prompt_tokens, a.output_tokens)) for a in done]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
@@ -169,21 +170,9 @@ class VTokens(lmms):
 
         lmms-eval chooses the smallest, so it is a loss; and it would turn a pair that is no result into a string.
         """
-        read = [scoring.read(request, self.task_dict, self.processor, self.max_frames_num) for request in requests]
-        tokens = [scoring.answer_tokens(self.processor, one.text, answer) for one, answer in read]
-        found: list[Any] = [None] * len(read)
-        order = sorted(range(len(read)), key=lambda i: (tokens[i], -len(read[i][0].text), i))
-        with self._attached(), self._bar(len(read)) as bar:
-            for count, group in groupby(order, key=tokens.__getitem__):
-                same = list(group)
-                for start in range(0, len(same), self.batch_size):
-                    batch = same[start : start + self.batch_size]
-                    pairs = ([read[i][0] for i in batch], [read[i][1] for i in batch])
-                    scores = scoring.losses(self._model, self.processor, *pairs, count)
-                    for i, score in zip(batch, scores, strict=True):
-                        found[i] = GenerationResult(score)
-                    bar.update(len(batch))
-        return found
+        with self._attached(), self._bar(len(requests)) as bar:
+            where = (self._model, self.processor, self.task_dict, self.max_frames_num, self.batch_size)
+            return [GenerationResult(pair) for pair in scoring.score(requests, *where, done=bar.update)]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not supported."""
@@ -225,24 +214,3 @@ class VTokensSimple(VTokens):
     """The same model behind lmms-eval's simple interface, which scored choices (`loglikelihood`) need."""
 
     is_simple = True
-
-
-def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What lmms-eval writes under `throughput`; it puts `avg_` before the additional names."""
-    seconds = sum(a.first_token + a.decode for a in answers)
-    tokens = sum(a.output_tokens for a in answers)
-
-    def mean(name: str) -> float:
-        return sum(getattr(a, name) for a in answers) / len(answers)
-
-    def share(part: str) -> float:
-        return mean(part) / mean(f"{part}_full")
-
-    more = {name: mean(name) for name in ("visual_tokens", "kept_tokens", "encode", "select", "prefill", "decode")}
-    return {
-        "total_elapsed_time": seconds,
-        "total_gen_tokens": tokens,
-        "avg_speed": tokens / seconds if seconds else 0.0,
-        "additional_metrics": more
-        | {"ttft": mean("first_token"), "flops_ratio": share("flops"), "kv_ratio": share("kv_bytes")},
-    }

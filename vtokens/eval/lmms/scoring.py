@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from vtokens.eval.lmms.asked import user_turn
 from vtokens.eval.lmms.prompts import Prompt, begins, encode, prompt
+
+_WINDOW = 32  # batches whose pictures are held at a time, to be put together by length
+
+
+def score(
+    requests: Sequence[Any],
+    model: Any,
+    processor: Any,
+    documents: Any,
+    frames: int,
+    size: int,
+    done: Callable[[int], Any],
+) -> list[tuple[float, bool]]:
+    """`losses` of `loglikelihood` requests, in their order.
+
+    Args:
+        requests: lmms-eval's `Instance`s.
+        model, processor: genuine transformers classes.
+        documents: task -> split -> documents.
+        frames: the most to take from a video.
+        size: requests scored together.
+        done: told of the number of requests after each batch.
+    """
+    found: list[Any] = [None] * len(requests)
+    for start in range(0, len(requests), _WINDOW * size):
+        part = range(start, min(start + _WINDOW * size, len(requests)))
+        asked = {i: read(requests[i], documents, processor, frames) for i in part}
+        tokens = {i: answer_tokens(processor, one.text, answer) for i, (one, answer) in asked.items()}
+        for batch in _batches(part, tokens, {i: len(one.text) for i, (one, _) in asked.items()}, size):
+            pairs = [asked[i] for i in batch]
+            scores = losses(model, processor, [p for p, _ in pairs], [a for _, a in pairs], tokens[batch[0]])
+            for i, one in zip(batch, scores, strict=True):
+                found[i] = one
+            done(len(batch))
+    return found
+
+
+def _batches(part: Sequence[int], tokens: dict[int, int], length: dict[int, int], size: int) -> Iterator[list[int]]:
+    """Requests whose answers have equally many tokens, long prompts first."""
+    order = sorted(part, key=lambda i: (tokens[i], -length[i], i))
+    for _, group in groupby(order, key=tokens.__getitem__):
+        same = list(group)
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
 
 
 def read(request: Any, documents: Any, processor: Any, frames: int) -> tuple[Prompt, str]:
