@@ -11,6 +11,7 @@ import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
 from vtokens.strategies import Facts, Selection, Visuals, get, parse
+from vtokens.strategies.heads import Heads
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -53,7 +54,8 @@ def test_the_pages_name_what_exists() -> None:
     """Every attribute in the tables is one, and every file the pages mention is there."""
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-strategy.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"tokens", "budgets", "top", "at_prompt", "at_layer"} <= set(rows)
-    assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) for name in rows)
+    heads = {*Heads.__dataclass_fields__, *dir(Heads)}
+    assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in heads for name in rows)
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == Adapter.__abstractmethods__
     root = DOCS.parent
