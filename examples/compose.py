@@ -27,7 +27,8 @@ def main() -> None:
     model, processor = vtokens.load("scenes-llava")
     examples = [scenes.examples("test", n=1, seed=7, kinds=[kind])[0] for kind in ("where", "count_all", "caption")]
     table = Table(title="One batch of three questions about three scenes", show_lines=True)
-    for column in ("strategies", *(example.question for example in examples), "visual tokens", "KV cache"):
+    table.add_column("strategies", overflow="fold")
+    for column in (*(example.question for example in examples), "visual tokens", "KV cache"):
         table.add_column(column)
     reports = []
     for spec in specs:
