@@ -228,3 +228,11 @@ def test_half_precision(family: str, dtype: torch.dtype) -> None:
         exact = whole(**batch).logits[:, -1]
     assert got.isfinite().all()
     assert (got - exact).abs().max() <= 3 * (rounded - exact).abs().max() + 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_ends_with_a_picture(family: str) -> None:
+    """The last position is gone, and the one before it a copy: the answer goes on from where that copy stands."""
+    case = Case("", ("Describe it: <image>",), (((100, 60), (84, 84)),), "left", "greedy", 0, ("sdpa", "sdpa"))
+    check(family, case, "cls(keep=0.6)+dymu(thresholds=(0.6, 0.5, 0.5))")

@@ -96,18 +96,16 @@ def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor
         length: positions that were fed.
         copies: positions (B, N), and the row (B, N) that stands at each of them, below 0 where none does.
     """
-    index = view.index.to(hidden.device)
-    rank = torch.arange(index.shape[1], device=hidden.device).expand_as(index)
+    at, row = view.index, torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
     if view.real is not None:
-        rank = rank * view.real.to(hidden.device)
-    last = torch.zeros(index.shape[0], length, dtype=torch.long, device=hidden.device)
-    last = last.scatter_reduce(1, index, rank, "amax").cummax(1).values
-    if view.real is not None:  # pictures lost from the very start: the first kept position, never padding
-        last = last.maximum((~view.real).sum(1, keepdim=True).to(last.device))
-    if copies is not None:
-        at, member = (part.to(last.device) for part in copies)
-        there = torch.full_like(last, -1).scatter_reduce(1, at, member, "amax")
-        last = torch.where(there < 0, last, there)
+        row = torch.where(view.real, row, -1)
+    at, row = (part.to(hidden.device) for part in ((at, row) if copies is None else copies))
+    there = torch.full((len(at), length), -1, device=at.device).scatter_reduce(1, at, row, "amax")
+    place = torch.arange(length, device=at.device)
+    last = there.gather(1, torch.where(there < 0, 0, place).cummax(1).values)
+    # Pictures lost from the very start have nothing before them: the first kept position, never padding.
+    first = torch.zeros_like(last[:, :1]) if view.real is None else (~view.real).sum(1, keepdim=True).to(last.device)
+    last = last.maximum(first)
     return gather(hidden, last, 1)
 
 
