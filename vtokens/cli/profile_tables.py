@@ -22,8 +22,10 @@ def tables(result: dict[str, Any]) -> Iterator[Any]:
         title = f"{model['name']}: {size}, {model['weights']} weights, {model['dtype']}"
         costs = f"{title}; FLOPs and bytes of the whole batch, unpruned -> pruned"
         times = f"{title}; ms, medians of {about['rounds']} rounds, {about['clock']}, unpruned -> pruned"
-        yield _table(_COSTS, [_cost(row) for row in rows if "flops" in row], costs)
-        yield _table(_TIMES, [_time(row) for row in rows if "pruned" in row.get("seconds", {})], times)
+        if counted := [_cost(row) for row in rows if "flops" in row]:
+            yield _table(_COSTS, counted, costs)
+        if timed := [_time(row) for row in rows if "pruned" in row.get("seconds", {})]:
+            yield _table(_TIMES, timed, times)
     for row in result["rows"]:
         for what, why in row["failed"].items():
             which = "" if what == "all" else f", {what}"

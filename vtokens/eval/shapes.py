@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from vtokens._errors import unknown
-from vtokens.adapters import adapter_class, models
+from vtokens.adapters import models
 from vtokens.eval.presets import presets
 from vtokens.hub import check_reachable
 from vtokens.scenes import embedded_models, embedded_path
@@ -60,7 +60,6 @@ def supported(config: PretrainedConfig, name: str) -> PretrainedConfig:
             f"{name} is of the family {config.model_type!r}, for which there is no adapter yet: "
             f"supported are {', '.join(models())}"
         )
-    adapter_class(config.model_type)
     return config
 
 
