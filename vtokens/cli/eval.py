@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from statistics import geometric_mean
 from typing import Any
 
 from vtokens.cli.run import keep_value
@@ -119,7 +120,7 @@ def _print(outcome: Any) -> None:
             row["metric"],
             _figure(row),
             f"{sum(r['kept_tokens'] for r in rows) / len(rows):.1f}",
-            f"{sum(ups) / len(ups):.2f}x" if ups else "",
+            f"{geometric_mean(ups):.2f}x" if ups else "",
         )
     Console(width=116).print(table)
 

@@ -36,17 +36,7 @@ def ask(
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
-    from vtokens.eval.lmms.model import VTokens
-
-    model = VTokens.of(
-        *live,
-        strategy=cell.strategy,
-        batch_size=settings["batch_size"],
-        max_new_tokens=settings["max_new_tokens"],
-        seed=cell.seed,
-        journal=journal,
-        progress=False,
-    )
+    model = _plugin(live, settings, strategy=cell.strategy, seed=cell.seed, journal=journal)
     with quiet(), _named(cell, task):
         found: dict[str, Any] | None = simple_evaluate(
             model=model,
@@ -63,6 +53,22 @@ def ask(
             torch_random_seed=cell.seed,
         )
     return found
+
+
+def warm_up(live: tuple[Any, Any], task: Any, settings: Mapping[str, Any]) -> None:
+    """Ask one batch and forget it: a process's first call is slow, and would be held against the first cell."""
+    with quiet():
+        task.build_all_requests(limit=settings["batch_size"])
+        model = _plugin(live, settings)
+        model.task_dict = {task.config.task: task.dataset}
+        model.generate_until(task.instances)
+
+
+def _plugin(live: tuple[Any, Any], settings: Mapping[str, Any], **more: Any) -> Any:
+    from vtokens.eval.lmms.model import VTokens
+
+    sizes = {name: settings[name] for name in ("batch_size", "max_new_tokens")}
+    return VTokens.of(live[0], live[1], **sizes, **more, progress=False)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from vtokens.budget import Keep
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
-from vtokens.eval.asking import ask, quiet
+from vtokens.eval.asking import ask, quiet, warm_up
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
 from vtokens.eval.files import line, replacing, write_json
@@ -133,11 +133,10 @@ class _Work:
         """Ask what is not answered yet, and write `samples.jsonl`; in the first process, what all cells gave."""
         # In other processes nothing is graded, so nothing is written.
         samples = replacing(self.folder / "samples.jsonl") if self.rank == 0 else nullcontext(str)
-        graded = []
-        with (
-            Board(self._answered(), len(self.cells) * sum(map(len, self.share.values())), show) as board,
-            samples as write,
-        ):
+        graded, done, total = [], self._answered(), len(self.cells) * sum(map(len, self.share.values()))
+        if done < total:
+            warm_up(self.live, next(iter(self.tasks[self.cells[0].seed].values())), self.settings)
+        with Board(done, total, show) as board, samples as write:
             for cell in self.cells:
                 for found in self._cell(cell, board):
                     write("".join(map(line, found.rows())))
