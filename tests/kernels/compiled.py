@@ -9,15 +9,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vtokens.kernels._triton import grouped, rows
+from vtokens.kernels._triton import grouped, recycled, rows
 
 
-def compiled(kernel: triton.JITFunction, types: dict, constants: dict, options: dict, file: str) -> str:
-    """Compile one variant; arguments that `types` does not name are int32, strides and pointers are aligned.
+def compiled(
+    kernel: triton.JITFunction, types: dict, constants: dict, options: dict, file: str, ones: tuple[str, ...] = ()
+) -> str:
+    """Compile one variant; arguments that `types` does not name are int32, `ones` are 1, pointers and strides aligned.
 
     Returns:
         One line: the kernel, its registers, spilled bytes (LOCAL) and shared memory.
     """
+    # Integers that are 1 are compiled into the kernel, as constants without the methods of a tensor.
+    constants = constants | dict.fromkeys(ones, 1)
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
     fixed = {(names.index(name),): value for name, value in constants.items()}
@@ -33,30 +37,33 @@ def compiled(kernel: triton.JITFunction, types: dict, constants: dict, options: 
 
 def main(file: str) -> None:
     """Print a line for every variant."""
-    variants = [
-        (torch.bfloat16, "*bf16", 128, 4),
-        (torch.bfloat16, "*bf16", 128, 400),
-        (torch.float16, "*fp16", 80, 28),
-        (torch.float32, "*fp32", 128, 400),
-    ]
-    for dtype, short, dim, count in variants:
+    for dtype, short, dim, count, ones in (
+        (torch.bfloat16, "*bf16", 128, 4, ("batches", "shared", "rows", "g_row", "p_row")),
+        (torch.bfloat16, "*bf16", 128, 400, ()),
+        (torch.float16, "*fp16", 80, 28, ("rows",)),
+        (torch.float32, "*fp32", 128, 400, ()),
+    ):
         options = grouped.settings(dtype, dim, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
         constants |= {"DIM": dim, "WIDE": dim, "BLOCK_D": 128, "BLOCK_W": 128}
         constants |= {"CAUSAL": True, "SKIP": count >= constants["BLOCK_M"], "UPCAST": False}
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
         types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
-        print(compiled(grouped._attend, types, constants, options, file))
-    for dtype, short, dim, count in variants[1::2]:
-        options = rows.settings(dtype, dim, count)
+        print(compiled(grouped._attend, types, constants, options, file, ones))
+    for count, ones in ((4, ("batches", "shared", "rows", "splits", "p_row")), (400, ())):
+        options = rows.settings(torch.bfloat16, 128, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
-        constants |= {"DIM": dim, "BLOCK_D": 128, "BIASED": True, "CAUSAL": True, "UPCAST": False}
-        types = {"query": short, "key": short, "bias": "*fp32", "position": "*i64", "scale": "fp32"}
+        constants |= {"DIM": 128, "BLOCK_D": 128, "BIASED": True, "CAUSAL": True, "UPCAST": False}
+        types = {"query": "*bf16", "key": "*bf16", "bias": "*fp32", "position": "*i64", "scale": "fp32"}
         types |= {"lse": "*fp32", "weight": "*fp32", "received": "*fp32"}
         for kernel in (rows._normalise, rows._receive):
-            print(compiled(kernel, types, dict(constants), dict(options), file))
-    floats = dict.fromkeys(("parts", "part_lse", "output", "lse"), "*fp32")
-    print(compiled(grouped._merge, floats, {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}, {"num_warps": 4}, file))
+            print(compiled(kernel, types, constants, options, file, tuple(n for n in ones if n in kernel.arg_names)))
+    blocks = {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}
+    floats = dict.fromkeys(("parts", "part_lse", "output", "lse", "weights"), "*fp32")
+    floats |= dict.fromkeys(("fraction", "min_share", "min_ratio"), "fp32")
+    for ones in ((), ("rows", "splits")):
+        print(compiled(grouped._merge, floats, blocks, {"num_warps": 4}, file, ones))
+        print(compiled(recycled._recycle, floats, blocks, {"num_warps": 4}, file, ones))
 
 
 if __name__ == "__main__":

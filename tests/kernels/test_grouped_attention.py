@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.kernels import group_weights, grouped_attention, reweigh, reweighed_attention
+from vtokens.kernels import Recycling, group_weights, grouped_attention, reweigh, reweighed_attention
 
 
 def dense(
@@ -339,3 +339,28 @@ def test_what_is_not_a_number_stays_visible() -> None:
     merged = reweigh(outputs, group_weights(lse))
     assert merged[0, 0].isnan().all()
     assert merged[0, 1].isfinite().all()
+
+
+def test_recycling_by_hand() -> None:
+    """0.6 of what giver and drain hold goes to the target, where drain and target hold 0.2, half of it the target."""
+    rows = torch.tensor(
+        [
+            [0.30, 0.10, 0.30, 0.30],  # all holds
+            [0.30, 0.31, 0.30, 0.09],  # the drain has more than half
+            [0.40, 0.05, 0.10, 0.45],  # 0.15 together
+            [0.30, 0.00, 0.40, 0.30],  # nothing is drained
+            [0.00, 0.00, 0.00, 0.00],  # nothing is seen
+        ]
+    ).T
+    rule = Recycling(fraction=0.6, min_share=0.2, min_ratio=0.5)
+    assert rule.applies(rows).tolist() == [True, False, False, False, False]
+    after = rule(rows)
+    torch.testing.assert_close(after[:, 0], torch.tensor([0.12, 0.04, 0.54, 0.30]))
+    assert torch.equal(after[:, 1:], rows[:, 1:])
+
+
+def test_recycling_needs_four_groups() -> None:
+    """Which of more or fewer groups would give is not said."""
+    query, key, value = draw(1, 2, 2, rows=1, keys=5)
+    with pytest.raises(ValueError, match="groups=3: Recycling"):
+        reweighed_attention(query, key, value, torch.zeros(1, 5, dtype=torch.long), 3, 0.4, Recycling(0.5, 0.2, 0.5))

@@ -1,27 +1,35 @@
 """The Triton version of `grouped_attention`: on a GPU where there is one, else in triton's interpreter."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
 
 from tests.kernels.test_grouped_attention import close, dense, draw, problems
-from vtokens.kernels import group_weights, grouped_attention, reweigh
+from vtokens.kernels import Recycling, group_weights, grouped_attention, reweigh, reweighed_attention
 
 pytest.importorskip("triton")
 from vtokens.kernels._triton.grouped import grouped_attention as fused
+from vtokens.kernels._triton.recycled import recycled_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILE = (16, 16)
 
 
-def run(tile: tuple[int, int] | None = TILE, splits: int | None = None, **problem: object) -> tuple[Tensor, Tensor]:
-    """The kernel on `DEVICE`, with what it does not write left as NaN."""
+def run(
+    tile: tuple[int, int] | None = TILE,
+    splits: int | None = None,
+    kernel: Callable[..., tuple[Tensor, Tensor]] = fused,
+    **problem: object,
+) -> tuple[Tensor, Tensor]:
+    """A kernel on `DEVICE`, with what it does not write left as NaN."""
     moved = {name: part.to(DEVICE) if isinstance(part, Tensor) else part for name, part in problem.items()}
     moved.setdefault("position", None)
     torch.use_deterministic_algorithms(True)  # fills memory that is not initialised with NaN
     try:
-        outputs, lse = fused(**moved, tile=tile, splits=splits)  # type: ignore[arg-type]
+        outputs, lse = kernel(**moved, tile=tile, splits=splits)
     finally:
         torch.use_deterministic_algorithms(False)
     return outputs.cpu(), lse.cpu()
@@ -142,3 +150,30 @@ def test_the_public_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
         outputs, lse = grouped_attention(**problem)
         merged.append(reweigh(outputs, group_weights(lse)))
     torch.testing.assert_close(*merged, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("batch", "heads", "kv_heads", "rows"), [(1, 4, 4, 1), (2, 4, 2, 3), (3, 2, 1, 17)])
+def test_recycling_in_the_merge(batch: int, heads: int, kv_heads: int, rows: int, splits: int) -> None:
+    """The rule applied where groups and splits are merged: the groups' outputs under the rule's weights."""
+    problem = some(batch, heads, kv_heads, rows, 40, 16, 4)
+    rule = Recycling(fraction=0.6, min_share=0.4, min_ratio=0.5)
+    outputs, lse = dense(**problem)
+    weights = group_weights(lse)
+    applied = rule.applies(weights)
+    assert applied.any() or rows == 1
+    assert not applied.all() or rows == 1
+    del problem["groups"]
+    got = run((16, 16), splits, recycled_attention, rule=rule, **problem)
+    close(got, (reweigh(outputs, rule(weights)), weights))
+
+
+def test_recycling_is_taken_by_the_public_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same under both values of `VTOKENS_KERNELS`, and for a change that no kernel knows."""
+    problem, rule = some(2, 4, 2, 3, 40, 16, 4), Recycling(0.6, 0.3, 0.3)
+    for change in (rule, lambda weights: weights.roll(1, 0)):
+        both = []
+        for choice in ("reference", "triton"):
+            monkeypatch.setenv("VTOKENS_KERNELS", choice)
+            both.append(reweighed_attention(change=change, **problem))
+        close(both[1], both[0])

@@ -4,11 +4,13 @@ from vtokens.kernels.attention_rows import attention_colmean, attention_rows
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
+from vtokens.kernels.recycling import Recycling
 from vtokens.kernels.unmerge import first_equal, group_mean, rotate, unfold, unmerge_attention
 
 __all__ = [
     "Edges",
     "Merged",
+    "Recycling",
     "attention_colmean",
     "attention_rows",
     "bipartite_merge",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._grouped import HIDDEN, chunks, joined, masked_scores, membership, reweighed, split
+from vtokens.kernels.recycling import Recycling
 
 
 def grouped_attention(
@@ -71,7 +72,8 @@ def reweighed_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention whose groups of keys gain or lose mass: `reweigh(outputs, change(group_weights(lse)))`.
 
-    On a CPU this is one softmax and one product with the values, as in attention without groups.
+    On a CPU this is one softmax and one product with the values, as in attention without groups. On a GPU a change that
+    is a `Recycling` costs no launch of its own.
 
     Args:
         query, key, value, group, groups, scaling, position: as in `grouped_attention`.
@@ -82,11 +84,18 @@ def reweighed_attention(
         output: float32 (B, H, R, D_v).
         weights: float32 (groups, B, H, R), the shares before the change.
     """
-    if query.device.type != "cpu" or not key.shape[2] or use_triton(query, key, value):
+    _check(query, key, value, group)
+    if isinstance(change, Recycling) and groups != 4:
+        raise ValueError(f"groups={groups}: Recycling moves attention between 4 groups")
+    fused = key.shape[2] > 0 and use_triton(query, key, value)
+    if fused and isinstance(change, Recycling):
+        from vtokens.kernels._triton.recycled import recycled_attention
+
+        return recycled_attention(query, key, value, group, scaling, change, position)
+    if fused or query.device.type != "cpu" or not key.shape[2]:
         outputs, lse = grouped_attention(query, key, value, group, groups, scaling, position)
         weights = group_weights(lse)
         return reweigh(outputs, change(weights)), weights
-    _check(query, key, value, group)
     member = membership(group, groups)
     parts = []
     for rows, places in chunks(query, key, 1, position):

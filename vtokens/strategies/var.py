@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from vtokens import sinks as tables
+from vtokens.kernels.recycling import DRAIN, GIVER, REST, TARGET, Recycling
 from vtokens.sinks import Sinks
 from vtokens.strategies.base import Strategy, check_layer, check_share
 from vtokens.strategies.heads import Heads
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Facts
 
-TEXT_SINK, VISUAL_SINK, VISUAL, TEXT = range(4)
+TEXT_SINK, VISUAL_SINK, VISUAL, TEXT = GIVER, DRAIN, TARGET, REST
 _GROUP = "var.group"
 
 
@@ -80,7 +81,7 @@ class Var(Strategy):
         if not heads.answers.index.shape[1]:
             return
         group = heads.marks(_GROUP)
-        values, weights = heads.reweighed(group, 4, heads.answers, lambda before: self.redistribute(before)[0])
+        values, weights = heads.reweighed(group, 4, heads.answers, self.rule)
         if not heads.answers.whole:
             # Where nothing moves, the bits stay those of the implementation the user chose.
             qualified = self.redistribute(weights)[1]
@@ -88,6 +89,11 @@ class Var(Strategy):
         heads.replace(heads.answers, values)
         if heads.fresh:
             self._tell(heads, weights, *self.redistribute(weights))
+
+    @property
+    def rule(self) -> Recycling:
+        """Without a visual sink nothing about the picture is drawn off: text sinks keep theirs, as in the release."""
+        return Recycling(self.recycle_fraction, self.min_visual, self.min_nonsink_ratio)
 
     def redistribute(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """New group weights, and where they differ.
@@ -98,20 +104,7 @@ class Var(Strategy):
         Returns:
             The same after redistribution, and bool (B, H, R), the heads and rows that took part.
         """
-        visual = weights[VISUAL_SINK] + weights[VISUAL]
-        # Without a visual sink nothing about the picture is drawn off, so text sinks keep theirs, as in the release.
-        qualified = (
-            (visual >= self.min_visual)
-            & (weights[VISUAL] >= self.min_nonsink_ratio * visual)
-            & (weights[VISUAL_SINK] > 0)
-            & (weights[VISUAL] > 0)
-        )
-        moved = self.recycle_fraction * (weights[TEXT_SINK] + weights[VISUAL_SINK])
-        kept = 1 - self.recycle_fraction
-        better = torch.stack(
-            [kept * weights[TEXT_SINK], kept * weights[VISUAL_SINK], weights[VISUAL] + moved, weights[TEXT]]
-        )
-        return torch.where(qualified, better, weights), qualified
+        return self.rule(weights), self.rule.applies(weights)
 
     def _tell(self, heads: Heads, before: Tensor, after: Tensor, qualified: Tensor) -> None:
         rows = heads.answers.real

@@ -16,8 +16,6 @@ from torch import Tensor
 from vtokens.kernels._dispatch import interpreted
 from vtokens.kernels._triton.rows import split_count
 
-_TILE = ("BLOCK_M", "BLOCK_N")
-
 
 @triton.jit
 def _attend(
@@ -36,7 +34,7 @@ def _attend(
     real = m < groups * each
     own, head, row = m // each, kv_head * shared + (m // rows) % shared, m % rows
     d, w = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_W)
-    q_at = query + batch * q_batch + head[:, None] * q_head + row[:, None] * q_row.to(tl.int64) + d[None, :]
+    q_at = query + batch * q_batch + head[:, None] * q_head + row[:, None] * tl.cast(q_row, tl.int64) + d[None, :]
     q = tl.load(q_at, mask=real[:, None] & (d < DIM)[None, :], other=0.0)
     if UPCAST:
         q = q.to(tl.float32)
@@ -95,7 +93,7 @@ def _merge(
     total = tl.zeros([BLOCK_R], tl.float32)
     sums = tl.zeros([BLOCK_R, BLOCK_W], tl.float32)
     for split in range(splits):
-        place = split * rows.to(tl.int64) + row
+        place = split * tl.cast(rows, tl.int64) + row
         part = tl.load(part_lse + place, mask=real, other=float("-inf"))
         new = tl.maximum(top, part)
         base = tl.where(new == float("-inf"), 0.0, new)
@@ -122,37 +120,53 @@ def grouped_attention(
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `vtokens.kernels.grouped_attention`; `tile` (rows, keys) and `splits` of the keys are chosen if not given."""
-    (batch, heads, rows, dim), (_, kv_heads, keys, wide) = query.shape, value.shape
-    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
-    virtual = groups * heads // kv_heads * rows
-    chosen = settings(query.dtype, max(dim, wide), virtual) | (
-        {} if tile is None else dict(zip(_TILE, tile, strict=True))
-    )
-    block_m, block_n = (chosen[name] for name in _TILE)
-    grid = triton.cdiv(virtual, block_m), batch * kv_heads
-    if splits is None:
-        splits = split_count(grid[0] * grid[1], triton.cdiv(keys, block_n), query.device)
-    length = triton.cdiv(triton.cdiv(keys, splits), block_n) * block_n
-    output = torch.empty(splits, groups, batch, heads, rows, wide, dtype=torch.float32, device=query.device)
-    lse = torch.empty(output.shape[:-1], dtype=torch.float32, device=query.device)
-    if output.numel() == 0:
-        return output[0], lse[0]
-    place = group.stride() if position is None else position.stride()
-    _attend[(grid[0], grid[1], splits)](
-        query, key, value, group, group if position is None else position, output, lse,
-        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *group.stride(), *place,
-        batch, kv_heads, heads // kv_heads, rows, keys, groups, length, scaling * 1.4426950408889634,
-        DIM=dim, WIDE=wide, BLOCK_D=max(16, triton.next_power_of_2(dim)), BLOCK_W=max(16, triton.next_power_of_2(wide)),
-        CAUSAL=position is not None, SKIP=heads // kv_heads * rows >= block_m, UPCAST=interpreted(), **chosen,
-    )  # fmt: skip
-    if splits == 1:
-        return output[0], lse[0]
-    merged, whole = torch.empty_like(output[0]), torch.empty_like(lse[0])
-    _merge[(triton.cdiv(whole.numel(), 16),)](
-        output, lse, merged, whole, whole.numel(), splits,
+    parts, part_lse = attend_groups(query, key, value, group, groups, scaling, position, tile, splits)
+    if len(parts) == 1 or parts.numel() == 0:
+        return parts[0], part_lse[0]
+    output, lse = torch.empty_like(parts[0]), torch.empty_like(part_lse[0])
+    wide = parts.shape[-1]
+    _merge[(triton.cdiv(lse.numel(), 16),)](
+        parts, part_lse, output, lse, lse.numel(), len(parts),
         WIDE=wide, BLOCK_R=16, BLOCK_W=max(16, triton.next_power_of_2(wide)), num_warps=4,
     )  # fmt: skip
-    return merged, whole
+    return output, lse
+
+
+def attend_groups(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    group: Tensor,
+    groups: int,
+    scaling: float,
+    position: Tensor | None,
+    tile: tuple[int, int] | None,
+    splits: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Outputs (splits, G, B, H, R, D_v) and log-sum-exps (splits, G, B, H, R) over as many parts of the keys."""
+    (batch, heads, rows, dim), (_, kv_heads, keys, wide) = query.shape, value.shape
+    query, key, value = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key, value))
+    shared = heads // kv_heads
+    chosen = settings(query.dtype, max(dim, wide), groups * shared * rows)
+    if tile is not None:
+        chosen["BLOCK_M"], chosen["BLOCK_N"] = tile
+    across = triton.cdiv(groups * shared * rows, chosen["BLOCK_M"])
+    if splits is None:
+        splits = split_count(across * batch * kv_heads, triton.cdiv(keys, chosen["BLOCK_N"]), query.device)
+    length = triton.cdiv(triton.cdiv(keys, splits), chosen["BLOCK_N"]) * chosen["BLOCK_N"]
+    parts = torch.empty(splits, groups, batch, heads, rows, wide, dtype=torch.float32, device=query.device)
+    lse = torch.empty(parts.shape[:-1], dtype=torch.float32, device=query.device)
+    if parts.numel() == 0:
+        return parts, lse
+    place = group.stride() if position is None else position.stride()
+    _attend[(across, batch * kv_heads, splits)](
+        query, key, value, group, group if position is None else position, parts, lse,
+        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *group.stride(), *place,
+        batch, kv_heads, shared, rows, keys, groups, length, scaling * 1.4426950408889634,
+        DIM=dim, WIDE=wide, BLOCK_D=max(16, triton.next_power_of_2(dim)), BLOCK_W=max(16, triton.next_power_of_2(wide)),
+        CAUSAL=position is not None, SKIP=shared * rows >= chosen["BLOCK_M"], UPCAST=interpreted(), **chosen,
+    )  # fmt: skip
+    return parts, lse
 
 
 def settings(dtype: torch.dtype, dim: int, rows: int) -> dict[str, int]:

@@ -92,7 +92,7 @@ def _receive(
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         for split in range(splits):
-            place = ((split * batches.to(tl.int64) + batch) * (kv_heads * shared) + head) * rows + row
+            place = ((split * tl.cast(batches, tl.int64) + batch) * (kv_heads * shared) + head) * rows + row
             part = tl.load(lse + place, mask=real, other=float("-inf"))
             new = tl.maximum(top, part)
             base = tl.where(new == float("-inf"), 0.0, new)
