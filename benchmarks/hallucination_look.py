@@ -6,6 +6,7 @@ python benchmarks/hallucination_look.py    # facts to results/hallucination-look
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -249,30 +250,17 @@ def _round(value: Any) -> float:
     return round(float(value), 4)
 
 
-def main() -> None:
-    """Look, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="scenes-llava")
-    parser.add_argument("--questions", type=int, default=1000, help="to draw, in each setting (%(default)s)")
-    parser.add_argument("--captions", type=int, default=500, help="to draw (%(default)s)")
-    parser.add_argument("--seed", type=int, default=101, help="of the scenes (%(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look.json")
-    parser.add_argument("--pictures", type=Path, default=ROOT / "docs")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
-    model.eval()
-    size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
+def look(model: Any, processor: Any, size: dict[str, int]) -> dict[str, Any]:
+    """Every fact of the page."""
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **size)
     partner = missing("partner-removed", **size)
     asks = [e for e in partner if e.kind != "caption"]
-    mixed = scenes.examples("test", n=220, seed=options.seed)
-    layers = sinks_and_mass(watch(model, processor, mixed))
+    layers = sinks_and_mass(watch(model, processor, scenes.examples("test", n=220, seed=size["seed"])))
     single, double = (watch(model, processor, asks, spec) for spec in ("vhr", "vhr(divergence='two_branch')"))
-    half = exam("partner-removed", options.questions // 2, options.captions // 2, options.seed + 1)
+    half = exam("partner-removed", size["questions"] // 2, size["captions"] // 2, size["seed"] + 1)
     with tempfile.TemporaryDirectory() as folder:
         weak = sweep(model, processor, forced(model, layers, FORCED, Path(folder)), half)
-    result = {
+    return {
         "conditions": about,
         "layers": layers,
         "heads": heads(single, double, asks),
@@ -281,11 +269,35 @@ def main() -> None:
         "alpha": sweep(model, processor, {f"`vhr(alpha={a:g})`": f"vhr(alpha={a})" for a in ALPHAS}, half),
         "forced": weak,
     }
-    write(options.output, result)
-    draw_why(result, options.pictures / "hallucination-why.png")
-    shown = next(e for e in asks if _pair(e) == PAIRS[-1])
+
+
+def draw(model: Any, processor: Any, result: dict[str, Any], folder: Path) -> None:
+    """The page's pictures; the maps are of the first question for the most hallucinated partner in a full picture."""
+    draw_why(result, folder / "hallucination-why.png")
+    asks = missing("partner-removed", questions=100, captions=1, seed=result["conditions"]["seed"])
+    shown = next(e for e in asks if _pair(e) == PAIRS[-1] and len(e.scene.visible) > 2)
     before, after = (watch(model, processor, [shown], spec)[0] for spec in ("none", "vhr"))
-    draw_maps(shown, before, after, options.pictures / "attention-maps.png")
+    draw_maps(shown, before, after, folder / "attention-maps.png")
+
+
+def main() -> None:
+    """Look, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes-llava")
+    parser.add_argument("--questions", type=int, default=1000, help="to draw, in each setting (%(default)s)")
+    parser.add_argument("--captions", type=int, default=500, help="to draw (%(default)s)")
+    parser.add_argument("--seed", type=int, default=101, help="of the scenes (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look.json")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs")
+    parser.add_argument("--draw-only", action="store_true", help="draw what --output holds")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
+    model.eval()
+    if not options.draw_only:
+        size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
+        write(options.output, look(model, processor, size))
+    draw(model, processor, json.loads(options.output.read_text(encoding="utf-8")), options.pictures)
 
 
 if __name__ == "__main__":
