@@ -8,6 +8,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 
 import pandas
@@ -232,6 +233,12 @@ def test_where_no_bar_can_be_drawn_finished_cells_are_reported(tmp_path, capsys)
         "none#s0: 4 of 8 answers",
         "cls@0.25#s0: 8 of 8 answers",
     ]
+
+
+def test_without_lmms_eval_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmms_eval", None)
+    with pytest.raises(ImportError, match=r"pip install 'vtokens\[eval\]'"):
+        small(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -80,7 +80,12 @@ def run(
         TypeError, ValueError: a setting out of range, an unknown name, or a folder of another sweep.
         OSError: the folder cannot be written, or its disk is full; every batch answered before is kept.
         RuntimeError: a task that cannot be loaded.
+        ImportError: lmms-eval is not installed.
     """
+    try:
+        import lmms_eval  # noqa: F401
+    except ImportError as error:
+        raise ImportError("a sweep needs lmms-eval: pip install 'vtokens[eval]' (docs/evaluation.md)") from error
     wanted, folder = cells(strategies, keeps, seeds), Path(out)
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
