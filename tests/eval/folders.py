@@ -61,8 +61,9 @@ def write(
     folder.mkdir(parents=True)
     graded = [_grade(cell, task, asked[task, cell.seed]) for cell in wanted for task in tasks]
     (folder / "samples.jsonl").write_text("".join(line(row) for g in graded for row in g.rows()))
-    (folder / "results.jsonl").write_text("".join(map(line, tables.results(graded, content))))
-    write_json(folder / "summary.json", tables.summary(graded, content["tasks"]))
+    results = tables.results(graded, content)
+    (folder / "results.jsonl").write_text("".join(map(line, results)))
+    write_json(folder / "summary.json", tables.summary(graded, results, content["tasks"]))
     write_json(folder / manifest.FILE, content)
     for (task, seed), examples in asked.items():
         for doc, example in enumerate(examples[:shown] if not (same and seed) else ()):

@@ -90,6 +90,27 @@ def test_the_best_of_a_keep_and_significance_are_marked(four):
     }  # fmt: skip
 
 
+def test_more_of_what_should_be_less_is_worse():
+    base = setting("none", None, 0.8, 0.1, 1.0)
+    more = setting("cls", 0.5, 0.8, 0.3, 1.5)
+    where = ("caption", "chair_s")
+    more.scores[where] = Score(0.3, 0.3, 0.3, 500, 1, 0.001)
+    entry = table(results(base, more))[1].entries[1]
+    assert (entry.worse, entry.better) == (True, False)
+
+
+def test_an_average_needs_every_task(four):
+    ocr = Metric("ocr", "exact", 1, True)
+    for number, part in enumerate(four.settings):
+        if number != 1:
+            part.scores["ocr", "exact"] = part.scores["vqa", "exact"]
+    three = Results(None, {}, four.settings, (VQA, CHAIR, ocr), (VQA, CHAIR, ocr), {}, ())
+    rows = table(three)
+    assert math.isnan(rows[1].average)
+    assert rows[1].entries[2] is None
+    assert rows[2].average == pytest.approx(105.0)
+
+
 def test_tints_grow_with_the_loss(four):
     rows = {row.setting.label: row for row in table(four)}
     assert rows["cls 0.1"].entries[0].loss == pytest.approx(1.0)  # half of the value lost
@@ -161,6 +182,16 @@ def test_a_wide_range_of_tokens_is_logarithmic(four):
     assert [text for _, text in drawing.x_ticks] == ["10", "20", "50", "100"]
     gaps = np.diff([x for x, _ in drawing.x_ticks])
     assert gaps[0] == pytest.approx(gaps[2], abs=0.2)  # 10 to 20 is as far as 50 to 100
+
+
+def test_more_is_right_and_up(four):
+    drawing = panel(against_speed(four, VQA), palette.styles(four.names))
+    dots = {dot.mark.setting.label: dot for dot in drawing.dots}
+    assert dots["none"].x < dots["fastv 0.5"].x < dots["cls 0.5"].x < dots["cls 0.1"].x
+    assert dots["fastv 0.5"].y < dots["none"].y < dots["cls 0.5"].y < dots["cls 0.1"].y
+    assert all(dot.high < dot.y < dot.low for dot in dots.values())
+    one = next(x for x, text in drawing.x_ticks if text == "1")
+    assert dots["none"].x == pytest.approx(one)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -278,6 +309,7 @@ def test_figures_as_text():
     ]
     assert [p_text(v) for v in (1e-9, 0.0321, 1.0, NAN)] == ["<0.001", "0.032", "1.000", "–"]
     assert [signed(-3, None), signed(0.041, True), signed(-0.5, False)] == ["−3", "+4.1", "−0.5"]
+    assert [signed(0, None), signed(-0.0004, True)] == ["0", "0.0"]
     assert breaks("a<b>(x=1)+c") == "a&lt;b&gt;(<wbr>x=1)+<wbr>c"
 
 

@@ -22,7 +22,7 @@ def share(value: float, percent: bool) -> str:
 def signed(value: float, percent: bool | None) -> str:
     """A difference with its sign: a count (`percent` None), in points of a percentage, or as it is."""
     text = f"{value:+d}" if percent is None else f"{100 * value:+.1f}" if percent else f"{value:+.3g}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def p_text(value: float) -> str:
