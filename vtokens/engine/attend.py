@@ -11,7 +11,7 @@ from torch import Tensor
 from vtokens.engine.attention import Attention
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
-from vtokens.engine.decoder import seen_padding
+from vtokens.engine.padding import seen_padding
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import VISUAL, Heads, Memory, Rows
 

@@ -10,6 +10,7 @@ from vtokens.engine.cache import Prefix, ReducedLayer, held, seen_length, stored
 from vtokens.engine.call import Call
 from vtokens.engine.fold import Fold, copies_after, fold_now, unturned
 from vtokens.engine.masks import join, layer_mask
+from vtokens.engine.padding import cached_padding, fed_now, padding, reduced_layer
 from vtokens.engine.reduction import View, expand, gather, groups
 from vtokens.strategies.heads import Memory
 
@@ -17,7 +18,7 @@ from vtokens.strategies.heads import Memory
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
     cache = kwargs.get("past_key_values")
-    reduced = _reduced(cache, index)
+    reduced = reduced_layer(cache, index)
     if call.view is None and reduced is None:
         return None
     kwargs = dict(kwargs)
@@ -46,9 +47,9 @@ def account(call: Call, cache: Any) -> None:
         past, length = seen_length(cache, index) - new, new if fold is None else fold.member.shape[1]
         memory = older.prefix.memory if older is not None else Memory()
         memory = memory.followed_by(call.memories.get(index, Memory()), past, length)
-        if view is not None or _reduced(cache, index) is not None:
+        if view is not None or reduced_layer(cache, index) is not None:
             seen = view if fold is None else fold.view
-            after = _chunk(call) if seen is None else seen.mask(_chunk(call))
+            after = fed_now(call) if seen is None else seen.mask(fed_now(call))
             valid = join(cached_padding(call, index, cache), after, past, length)
             copies = copies_after(call, index, cache, new, valid)
             group = next(groups) if view is None else view.group
@@ -97,40 +98,12 @@ def _position_embeddings(call: Call, embeddings: Any) -> Any:
 
 
 def _mask(call: Call, index: int, cache: Any, hidden: Tensor, fold: Fold | None) -> Any:
-    reduced, view = _reduced(cache, index), call.view if fold is None else fold.view
+    reduced, view = reduced_layer(cache, index), call.view if fold is None else fold.view
     past, length = seen_length(cache, index), hidden.shape[1] if fold is None else fold.member.shape[1]
     # Layers that were reduced together share one mask.
     key = ("mask", past, reduced.prefix.group if reduced else 0, view.group if view else 0)
     if key not in call.scratch:
-        allowed = _padding(call, index, view, past, length, cache)
+        allowed = padding(call, index, view, past, length, cache)
         allowed = None if allowed is None else allowed.to(hidden.device)
         call.scratch[key] = layer_mask(call.adapter.language_model.config, hidden, past, allowed, length)
     return call.scratch[key]
-
-
-def cached_padding(call: Call, index: int, cache: Any = None) -> Tensor | None:
-    """bool (B, past), the padding mask over what layer `index` had cached before this pass; None if there is none."""
-    reduced = _reduced(call.cache if cache is None else cache, index)
-    if reduced is not None:
-        return reduced.padding(call.fed_mask, call.past)
-    return None if call.fed_mask is None else call.fed_mask[:, : call.past]
-
-
-def _reduced(cache: Any, index: int) -> ReducedLayer | None:
-    layer = held(cache, index)
-    return layer if layer is not None and not layer.prefix.plain else None
-
-
-def seen_padding(call: Call, index: int, past: int, length: int) -> Tensor | None:
-    """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none."""
-    return _padding(call, index, call.view, past, length, call.cache)
-
-
-def _padding(call: Call, index: int, view: View | None, past: int, length: int, cache: Any) -> Tensor | None:
-    after = _chunk(call) if view is None else view.mask(_chunk(call))
-    return join(cached_padding(call, index, cache), after, past, length)
-
-
-def _chunk(call: Call) -> Tensor | None:
-    """The padding mask over what this pass feeds."""
-    return None if call.fed_mask is None else call.fed_mask[:, call.past :]

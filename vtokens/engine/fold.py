@@ -16,8 +16,9 @@ from vtokens.engine.attention import Attention
 from vtokens.engine.cache import held, seen_length, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.copies import Copies
+from vtokens.engine.padding import seen_padding
 from vtokens.engine.reduction import View, gather, groups, reduce
-from vtokens.kernels import rotate, unfold, unmerge_attention
+from vtokens.kernels import rotate, unfold, unmerge_attention, unmerge_rows
 from vtokens.layout import Layout
 
 Attend = Callable[[Attention], tuple[Tensor, Any]]
@@ -125,6 +126,8 @@ def attend(call: Call, index: int, attention: Attention, inner: Attend, states: 
     fold, cached = call.folds.get(index), _cached(call, index)
     if fold is None and cached is None:
         return inner(attention)
+    if fold is None and cached is not None and not states and call.layout is None and attention.query.shape[2] == 1:
+        return _decode(call, index, attention, *cached), None
     past = attention.key.shape[2] - attention.query.shape[2]
     key, value = (part[:, :, :past] for part in (attention.key, attention.value))
     new_key, new_value = (part[:, :, past:] for part in (attention.key, attention.value))
@@ -194,11 +197,36 @@ def _cached(call: Call, index: int) -> tuple[Copies, int] | None:
     return None if layer is None or layer.prefix.copies is None else (layer.prefix.copies, layer.prefix.stored)
 
 
+def _decode(call: Call, index: int, attention: Attention, copies: Copies, stored: int) -> Tensor:
+    """(B, 1, H, D): the common case of one new token and nobody else looking, without copies of the values."""
+    key, past = attention.key, copies.length + attention.key.shape[2] - stored - 1
+    member, cos, sin = _turns(call, copies, key)
+    name = ("seen", copies.group, past)
+    if name not in call.scratch:
+        call.scratch[name] = seen_padding(call, index, past, 1)
+    valid = call.scratch[name]
+    output = unmerge_rows(
+        attention.query, key, attention.value, member, cos, sin, attention.scaling, stored,
+        None if valid is None else valid.to(key.device),
+    )  # fmt: skip
+    return output.transpose(1, 2)
+
+
+def _turns(call: Call, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(member, cos, sin) of cached rows at all their positions: those stored turned are not turned again."""
+    key = ("turns", copies.group, like.device)
+    if key not in call.scratch:
+        cos, sin = call.adapter.rotary(like, copies.positions.transpose(0, 1).to(like.device))
+        turned = copies.turned.to(like.device)[..., None]
+        member = copies.member.to(like.device).clamp(min=0)
+        call.scratch[key] = (member, torch.where(turned, 1, cos), torch.where(turned, 0, sin))
+    return call.scratch[key]
+
+
 def _unfold_cached(call: Call, copies: Copies, stored: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Cached keys and values at all their positions, the first `stored` rows being those to unfold."""
-    member, turned = copies.member.to(key.device), copies.turned.to(key.device)[..., None]
-    cos, sin = _angles(call, copies.group, key, copies.positions.transpose(0, 1))
-    first = rotate(unfold(key[:, :, :stored], member), torch.where(turned, 1, cos), torch.where(turned, 0, sin))
+    member, cos, sin = _turns(call, copies, key)
+    first = rotate(unfold(key[:, :, :stored], member), cos, sin)
     return (
         torch.cat([first, key[:, :, stored:]], 2),
         torch.cat([unfold(value[:, :, :stored], member), value[:, :, stored:]], 2),

@@ -16,8 +16,9 @@ from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.branch import Branch
 from vtokens.engine.cache import holds_copies
 from vtokens.engine.call import Call, Record
-from vtokens.engine.decoder import account, adjust, cached_padding, restore
+from vtokens.engine.decoder import account, adjust, restore
 from vtokens.engine.encode import Encode
+from vtokens.engine.padding import cached_padding
 from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.seen import MODALITIES, Seen, seen_in

@@ -6,6 +6,7 @@ from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
 from vtokens.kernels.unmerge import first_equal, group_mean, rotate, unfold, unmerge_attention
+from vtokens.kernels.unmerge_rows import unmerge_rows
 
 __all__ = [
     "Edges",
@@ -28,4 +29,5 @@ __all__ = [
     "rotate",
     "unfold",
     "unmerge_attention",
+    "unmerge_rows",
 ]
