@@ -29,8 +29,8 @@ def check_reachable(source: str, **hub: Any) -> None:
         if isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json", **where), str):
             return
         huggingface_hub.get_session().head(constants.ENDPOINT, timeout=_SECONDS)
-    except (HFValidationError, OfflineModeIsEnabled):  # transformers says what is wrong with the name, or that it is off
-        return
+    except (HFValidationError, OfflineModeIsEnabled):
+        return  # transformers says what is wrong with the name, or that the hub is switched off
     except Exception as error:  # which HTTP library raises differs between releases of huggingface_hub
         raise OSError(
             f"cannot load the model {source!r}: it is no local folder and not in the cache, and {constants.ENDPOINT} "
