@@ -133,6 +133,9 @@ def test_chips_choose_strategies_and_keeps_everywhere(seen):
     assert set(cells(seen, "t-time", 0)) == {"cls"}
     dots = "[...document.querySelectorAll('#tokens .dot')].filter((dot) => dot.getClientRects().length)"
     assert set(seen.run(f"{dots}.map((dot) => dot.dataset.s)")) == {"cls"}
+    assert not seen.page.locator("#speed .front").first.is_visible()
+    named = "[...document.querySelectorAll('#speed .name')].filter((name) => name.getClientRects().length)"
+    assert {name.split()[0] for name in seen.run(f"{named}.map((name) => name.textContent)")} <= {"cls"}
     seen.page.locator(".chip[data-value='none']").click()
     seen.page.locator(".chip[data-value='0.1']").click()
     assert list(zip(cells(seen, "t-relative", 0), cells(seen, "t-relative", 1), strict=True)) == [
@@ -143,6 +146,7 @@ def test_chips_choose_strategies_and_keeps_everywhere(seen):
     seen.page.locator(".reset").click()
     assert len(cells(seen, "t-relative", 0)) == everything
     assert seen.run("document.querySelectorAll('.chip[aria-pressed=true]').length") == 0
+    assert seen.page.locator("#speed .front").first.is_visible()
 
 
 def test_words_filter_a_table(seen):

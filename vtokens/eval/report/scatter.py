@@ -41,12 +41,17 @@ class Dot:
 
 @dataclass(frozen=True)
 class Label:
-    """Text at a point."""
+    """The name of a mark at a point."""
 
+    mark: Mark
     x: float
     y: float
-    text: str
     anchor: str
+
+    @property
+    def text(self) -> str:
+        """What to write."""
+        return self.mark.setting.label
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def _labels(front: Sequence[Dot], dots: Sequence[Dot]) -> tuple[Label, ...]:
             inside = box[0] > LEFT and box[2] < WIDTH and box[1] > 0 and box[3] < HEIGHT - BOTTOM
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
-                found.append(Label(round(x, 1), round(y, 1), text, anchor))
+                found.append(Label(dot.mark, round(x, 1), round(y, 1), anchor))
                 break
     return tuple(found)
 

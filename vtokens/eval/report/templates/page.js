@@ -26,6 +26,7 @@
     }
     for (const chip of all(".chip")) chip.setAttribute("aria-pressed", chosen[chip.dataset.kind].has(chip.dataset.value));
     const count = chosen.s.size + chosen.k.size;
+    root.classList.toggle("some", count > 0); // the front is that of all settings
     for (const reset of all(".reset")) reset.hidden = !count;
     said.textContent = count ? `Shown: ${[...chosen.s, ...chosen.k].join(", ")}` : "Everything is shown";
     for (const input of all("input[data-table]")) tally(input);
