@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def main() -> None:
                            text_tokens=options.text, targets=TARGETS[device.type])  # fmt: skip
         results.append({"conditions": about, "cells": []})
         with tempfile.TemporaryDirectory() as folder:
-            specs = {spec: _with_sinks(spec, model, Path(folder)) for spec in options.strategy}
+            path = Path(folder) / "sinks.json"
+            _sinks(model, prompt(model, (options.text,))).save(path)
+            specs = {spec: _with_sinks(spec, path) for spec in options.strategy}
             for pictures in options.pictures:
                 results[-1]["cells"].append(measure(model, pictures, specs, clock, options))
         Console(width=150).print(table(results[-1]))
@@ -128,11 +131,18 @@ def eagerly(model: Any, run: Callable[[], Any]) -> Any:
         model.set_attn_implementation("sdpa")
 
 
-def _with_sinks(spec: str, model: Any, folder: Path) -> str:
-    """`spec` with sink dimensions for `var`: random weights have none of their own, these make some tokens sinks."""
-    path = folder / "sinks.json"
-    dims = (0, 1)
-    Sinks(adapter_for(model).facts.decoder, dims, 2.5, "benchmarks/attention.py").save(path)
+def _sinks(model: Any, batch: dict[str, torch.Tensor]) -> Sinks:
+    """Random weights have no sinks: dimensions and a threshold that make a twentieth of a picture's tokens sinks."""
+    depth = len(adapter_for(model).layers)
+    found = Sinks(adapter_for(model).facts.decoder, tuple(range(8)), 1.0, "benchmarks/attention.py")
+    with torch.no_grad():
+        hidden = model(**batch, output_hidden_states=True, logits_to_keep=1).hidden_states[depth // 2]
+    visual = batch["input_ids"] == model.config.image_token_id
+    return replace(found, tau=found.phi(hidden)[visual].quantile(0.95).item())
+
+
+def _with_sinks(spec: str, path: Path) -> str:
+    """`spec` in which `var` reads its sinks from `path`."""
     parts = []
     for part in spec.split("+"):
         name, _, rest = part.partition("(")
