@@ -34,6 +34,7 @@ def _name(axis: Any, labels: Sequence[str]) -> None:
 
 
 def times(results: Results) -> Figure | None:
+    """Milliseconds per question by phase; None where no times were recorded."""
     bars = bars_of(results)[:_MOST]
     if not bars:
         return None
@@ -54,6 +55,7 @@ def times(results: Results) -> Figure | None:
 
 
 def memory(results: Results) -> Figure | None:
+    """KV cache and prefill FLOPs in percent of unpruned; None where neither is known."""
     rows = [(s.label, s.cost()) for s in results.settings if math.isfinite(s.cost().kv_ratio)][:_MOST]
     if not rows:
         return None
@@ -70,6 +72,7 @@ def memory(results: Results) -> Figure | None:
 
 
 def changed(changes: Sequence[Flips]) -> Figure | None:
+    """Answers lost to the left and gained to the right; None where none changed."""
     changes = changes[:_MOST]
     if not any(c.lost or c.gained for c in changes):
         return None

@@ -18,6 +18,7 @@ _STEP = 0.013
 
 
 def scatters(styles: dict[str, Style], charts: Sequence[Chart]) -> Figure | None:
+    """The charts as panels with one legend; None where no chart has a mark."""
     charts = [chart for chart in charts if chart.marks]
     if not charts:
         return None
