@@ -118,9 +118,18 @@ def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
     return 2 * (projections + products + 3 * width * inner * queries)
 
 
-def prefill_flops(config: Any, lengths: Sequence[int]) -> int:
-    """Decoder FLOPs of a prefill in which layer i sees `lengths[i]` positions; tower and vocabulary head excluded."""
-    return sum(layer_flops(config, length) for length in lengths)
+def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] | None = None) -> int:
+    """Decoder FLOPs of a prefill in which layer i sees `lengths[i]` positions; tower and vocabulary head excluded.
+
+    Args:
+        config: the decoder's config.
+        lengths: rows that each layer computes.
+        attended: positions its attention works on, where merged tokens stand at several; default the same.
+    """
+    total = sum(layer_flops(config, length) for length in lengths)
+    heads, _, dim = _heads(config)
+    pairs = zip(lengths, lengths if attended is None else attended, strict=True)
+    return total + sum(4 * (seen * seen - rows * rows) * heads * dim for rows, seen in pairs)
 
 
 def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:

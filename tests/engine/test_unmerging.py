@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, model
@@ -236,3 +238,20 @@ def test_a_prompt_that_ends_with_a_picture(family: str) -> None:
     """The last position is gone, and the one before it a copy: the answer goes on from where that copy stands."""
     case = Case("", ("Describe it: <image>",), (((100, 60), (84, 84)),), "left", "greedy", 0, ("sdpa", "sdpa"))
     check(family, case, "cls(keep=0.6)+dymu(thresholds=(0.6, 0.5, 0.5))")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reported_flops_are_what_torch_counts(family: str) -> None:
+    """Projections of unique tokens and attention over all positions: within 2% in the decoder layers."""
+    target, batch = model(family, "pruned"), one(family)
+    with vtokens.attach(target, "dymu(thresholds=(0.4, 0.4, 0.4))") as handle:
+        # The CPU's fused kernel is unknown to the counter; the plain backend does the same products as matrix products.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            target(**batch, logits_to_keep=1)
+        report = handle.report()
+    counts = counter.get_flop_counts()
+    layers = [name for name in counts if name.split(".")[-2:-1] == ["layers"] and "language_model" in name]
+    assert len(layers) == 4
+    assert report.flops == pytest.approx(sum(sum(counts[name].values()) for name in layers), rel=0.02)
+    assert report.flops < report.flops_full

@@ -36,6 +36,7 @@ class Record:
     Attributes:
         layout, length, depth, itemsize: what was fed, to how many layers, and the size of its numbers.
         views: decoder layer -> what it saw, where that is not what was fed.
+        attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
         spans: times spent selecting.
         told: figures (B,) that strategies told, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
@@ -46,6 +47,7 @@ class Record:
     depth: int
     itemsize: int
     views: dict[int, View] = field(default_factory=dict)
+    attended: dict[int, int] = field(default_factory=dict)
     spans: list[Any] = field(default_factory=list)
     told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)

@@ -141,7 +141,7 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
     return Report(
         format_spec(strategies),
         tuple(samples),
-        batch * prefill_flops(config, widths),
+        batch * prefill_flops(config, widths, [record.attended.get(i, width) for i, width in enumerate(widths)]),
         batch * prefill_flops(config, full),
         batch * kv_bytes(config, widths, record.itemsize),
         batch * kv_bytes(config, full, record.itemsize),

@@ -51,6 +51,8 @@ class Dymu(Strategy):
                 raise ValueError(f"target={self.target!r} is out of range: a share of the patches in (0, 1)")
             if isinstance(self.thresholds, tuple):
                 raise ValueError("target chooses thresholds, which are given: leave one of the two out")
+        if not isinstance(self.unmerge, bool):
+            raise TypeError(f"unmerge={self.unmerge!r} is neither True nor False")
         if isinstance(self.thresholds, tuple):
             if not all(isinstance(value, int | float) and not math.isnan(value) for value in self.thresholds):
                 raise ValueError(f"thresholds={self.thresholds!r} are no cosines: numbers, one a tower block")
