@@ -22,9 +22,9 @@ def attention_sums(
 ) -> tuple[Tensor, Tensor]:
     """Attention probabilities of some rows, summed over them by key and by how far a key lies before its row.
 
-    The columns and diagonals that stand out in these sums are MInference's vertical and slash lines, and sums over every
-    s-th column those of MMInference's grid. Diagonals are taken 64 together: in an aligned block of 64 keys a row meets
-    two of these bands, so two masked sums a block give them exactly.
+    The columns and diagonals that stand out in these sums are MInference's vertical and slash lines, and sums over
+    every s-th column those of MMInference's grid. Diagonals are taken 64 together: in an aligned block of 64 keys a row
+    meets two of these bands, so two masked sums a block give them exactly.
 
     Args:
         query: (B, H, R, D), the rows only, rotary embedding applied.
@@ -36,8 +36,8 @@ def attention_sums(
 
     Returns:
         column: float32 (B, H, N), the sum of each key over rows; over all keys they add up to the rows.
-        band: float32 (B, H, groups, ceil(N / 64)): entry d is the sum over pairs in which the key lies 64 d to 64 d + 63
-            before the row, split by the key's group.
+        band: float32 (B, H, groups, ceil(N / 64)): entry d is the sum over pairs in which the key lies 64 d to
+            64 d + 63 before the row, split by the key's group.
 
     Raises:
         ValueError: the shapes do not fit together.
@@ -65,7 +65,7 @@ def attention_sums(
 def _plain(
     query: Tensor, key: Tensor, scaling: float, position: Tensor, group: Tensor, groups: int
 ) -> tuple[Tensor, Tensor]:
-    """Column sums (B, H, N), and per row and block of 64 keys the sums (B, H, R, blocks, groups, 2) of its two bands."""
+    """Column sums (B, H, N), and for each row and block of 64 keys its two bands (B, H, R, blocks, groups, 2)."""
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim)
     size = max(BAND, _CHUNK // (batch * heads * rows) // BAND * BAND)
@@ -109,7 +109,7 @@ def _plain(
 
 def bands(parts: Tensor, position: Tensor) -> Tensor:
     """Bands float32 (B, H, groups, blocks) from sums (B, H, R, blocks, groups, 2) by row, block and half."""
-    batch, heads, rows, blocks, groups, _ = parts.shape
+    batch, heads, _, blocks, groups, _ = parts.shape
     away = position[..., None] // BAND - torch.arange(blocks, device=parts.device)  # (B, R, blocks)
     away = torch.stack([away, away - 1], -1)
     # Bands below 0 hold keys after the row, whose shares are 0.

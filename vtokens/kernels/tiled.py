@@ -80,7 +80,7 @@ class Plans:
         return chunks
 
     def attend(self, items: Tensor, longest: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs (C BLOCK_M, D_v) and log-sum-exps (C BLOCK_M,) of a chunk, and the rows of (B, M, H) they belong to."""
+        """Outputs (C BLOCK_M, D_v) and log-sum-exps (C BLOCK_M,), and the rows of (B, M, H) they belong to."""
         step = max(1, self._budget // (self._block[0] * self._block[1] * len(items)))
         rows, head, sample = self._rows[items], self._head[items][:, None], self._sample[items][:, None]
         states = self._query[sample, head, rows.clamp(min=0)].to(self._wide) * self._scaling
@@ -116,7 +116,7 @@ class Plans:
         return output.flatten(0, 1), lse.flatten(), where.flatten()
 
     def _lists(self, items: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Entries `begin` to `end` of each list, as rows of the keys and of their places; what lies past it is nowhere."""
+        """Entries `begin` to `end` of each list, as rows of the keys and of their places; past its end is nowhere."""
         which = torch.arange(begin, end, device=items.device)
         start, over = self._start[items][:, None], which >= self._count[items][:, None]
         tile = which.expand(len(items), -1)

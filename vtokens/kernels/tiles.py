@@ -16,8 +16,8 @@ _NEVER = 1 << 30
 class Tiles:
     """Slots and lists of tiles for a batch of B samples and P plans; a plan computes some rows of one query head.
 
-    Queries and keys may stand in any order: slot s of tile t holds row `q_slot[b, p, t, s]`. Every row is in at most one
-    slot, every key too, so each pair is computed at most once whatever the lists say. `csr` and `mask` make checked
+    Queries and keys may stand in any order: slot s of tile t holds row `q_slot[b, p, t, s]`. Every row is in at most
+    one slot, every key too, so each pair is computed at most once whatever the lists say. `csr` and `mask` make checked
     ones; the constructor takes everything as it is.
 
     Attributes:
@@ -183,7 +183,7 @@ def _check_slots(name: str, slot: Tensor, owners: Sequence[int], length: int) ->
     """Raise unless every index is in [-1, length), and none stands twice in the plans of one owner."""
     if slot.numel() and not -1 <= int(slot.min()) <= int(slot.max()) < length:
         raise ValueError(
-            f"{name} holds {int(slot.min())} to {int(slot.max())}: 0 to {length - 1}, or -1 for an empty slot, is allowed"
+            f"{name} holds {int(slot.min())} to {int(slot.max())}: 0 to {length - 1} is allowed, or -1 for an empty slot"
         )
     batch = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
     owner = torch.tensor(list(owners), device=slot.device)[None, :, None]

@@ -19,7 +19,8 @@ def cover(lines: Lines, ground: Ground, heads: Sequence[int]) -> list[Tiles]:
     """The tiles that hold every pair the lines keep; nothing waits for the device.
 
     Columns get key tiles of their own and lone rows query tiles of their own; everything else stays in order, so that
-    windows and diagonals are runs of tiles. A query tile whose rows lie so far apart that its list overflows sees all keys.
+    windows and diagonals are runs of tiles. A query tile whose rows lie so far apart that its list overflows sees all
+    keys.
 
     Args:
         lines: of P plans.

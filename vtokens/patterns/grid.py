@@ -74,8 +74,8 @@ class Grid(Pattern):
 def find_grid(column: Tensor, place: Tensor, strides: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The stride and phase whose columns stand out most: int64 (B, P) each.
 
-    What n columns receive above the mean, over the square root of n: twice the true stride has half of the columns, half
-    of it dilutes them with as many of the ground, and either comes to 0.7 of the true one.
+    What n columns receive above the mean, over the square root of n: twice the true stride has half of the columns,
+    half of it dilutes them with as many of the ground, and either comes to 0.7 of the true one.
 
     Args:
         column: float32 (B, P, N), sums of each key.
