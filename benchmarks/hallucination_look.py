@@ -11,8 +11,7 @@ import os
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
 from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.hallucination_causes import causes, missing, pair_of, trigger_cell  # noqa: E402
 from benchmarks.hallucination_pictures import draw_maps, draw_why  # noqa: E402
 from benchmarks.hallucination_rows import make_row  # noqa: E402
-from benchmarks.watching import Hide, Other, Seen, Watch, patches  # noqa: E402
+from benchmarks.watching import Other, Seen, Watch, patches  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
-from vtokens.eval.hallucination import exam, mentioned, visible  # noqa: E402
-from vtokens.eval.metrics import wilson, yes_no  # noqa: E402
-from vtokens.scenes import CLASSES, PAIRS, Example, Pair  # noqa: E402
-from vtokens.scenes.questions import exist_question  # noqa: E402
+from vtokens.eval.hallucination import exam  # noqa: E402
+from vtokens.scenes import PAIRS, Example  # noqa: E402
 from vtokens.sinks import Sinks  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
 
@@ -49,7 +46,6 @@ CONTROLS = {
     "two heads a layer by lot": Other(which="lot"),
     "all heads of these layers": Other(which="all"),
 }
-Facts = list[dict[str, Any]]
 
 
 def watch(model: Any, processor: Any, asked: Sequence[Example], spec: str = "none", size: int = 32) -> list[list[Seen]]:
@@ -69,7 +65,7 @@ def watch(model: Any, processor: Any, asked: Sequence[Example], spec: str = "non
     return found
 
 
-def sinks_and_mass(batches: list[list[Seen]]) -> Facts:
+def sinks_and_mass(batches: list[list[Seen]]) -> list[dict[str, Any]]:
     """Per layer: how huge states get, and where the last prompt position looks, heads averaged and one by one.
 
     `visual_tokens_for_half`: the fewest visual tokens that hold half of the visual mass, averaged over heads.
@@ -106,7 +102,7 @@ def sinks_and_mass(batches: list[list[Seen]]) -> Facts:
     return rows
 
 
-def heads(single: list[list[Seen]], double: list[list[Seen]], asked: Sequence[Example]) -> Facts:
+def heads(single: list[list[Seen]], double: list[list[Seen]], asked: Sequence[Example]) -> list[dict[str, Any]]:
     """Per layer in which VHR acts: which heads it takes, and how much they look at the trigger of a missing partner.
 
     The attention is that of the last prompt position; `trigger_of_visual` is the share of the visual mass that falls
@@ -119,7 +115,7 @@ def heads(single: list[list[Seen]], double: list[list[Seen]], asked: Sequence[Ex
         chosen = torch.cat([s.chosen for s in one if s.chosen is not None])
         other = torch.cat([s.chosen for s in two if s.chosen is not None])
         weights = torch.cat([_visual_weights(s) for s in one])
-        on_trigger = torch.stack([w[:, patches(_cell(e))].sum(1) for w, e in zip(weights, asked, strict=True)])
+        on_trigger = torch.stack([w[:, patches(trigger_cell(e))].sum(1) for w, e in zip(weights, asked, strict=True)])
         share = on_trigger / weights.sum(2)
         rows.append(
             {
@@ -133,42 +129,7 @@ def heads(single: list[list[Seen]], double: list[list[Seen]], asked: Sequence[Ex
     return rows
 
 
-def causes(model: Any, processor: Any, asked: Sequence[Example]) -> Facts:
-    """How often a missing partner is seen when parts of the picture are taken away, by yes/no question and in captions.
-
-    The covered cell is the trigger's, an empty one, or another object's (of the examples that have one). In
-    `trigger named, covered` the caption's text already names the trigger, whose picture is covered.
-    """
-    rng, rows = np.random.default_rng(0), Facts()
-    covers: dict[str, Callable[[Example], list[int]]] = {
-        "nothing": lambda e: [-1],
-        "trigger": lambda e: [_cell(e)],
-        "empty cell": lambda e: sorted({*range(16)} - {t.cell for t in (*e.scene.objects, *e.scene.digits)}),
-        "other object": lambda e: [t.cell for t in e.scene.visible if t.cell != _cell(e)],
-    }
-    for pair in PAIRS:
-        partner = CLASSES[pair.partner]
-        mine = [e for e in asked if _pair(e) == pair]
-        row: dict[str, Any] = {"partner": partner, "dose": pair.dose, "questions": {}, "captions": {}}
-        for name, cells in covers.items():
-            for kind, key in (("pope_adversarial", "questions"), ("caption", "captions")):
-                part = [e for e in mine if e.kind == kind and cells(e)]
-                hidden = [int(rng.choice(cells(e))) for e in part]
-                seen = [
-                    bool(yes_no(text)) if kind != "caption" else partner in mentioned(text)
-                    for text in _covered(model, processor, part, hidden)
-                ]
-                row[key][f"{name} covered"] = asdict(wilson(sum(seen), len(seen)))
-        part = [e for e in mine if e.kind == "caption"]
-        told = [_told(e) for e in part]
-        for name, hidden in (("named", [-1] * len(part)), ("named, covered", [_cell(e) for e in part])):
-            texts = _covered(model, processor, part, hidden, told)
-            row["captions"][f"trigger {name}"] = asdict(wilson(sum(partner in mentioned(t) for t in texts), len(texts)))
-        rows.append(row)
-    return rows
-
-
-def sweep(model: Any, processor: Any, specs: dict[str, Any], asked: Sequence[Example]) -> Facts:
+def sweep(model: Any, processor: Any, specs: dict[str, Any], asked: Sequence[Example]) -> list[dict[str, Any]]:
     """POPE, CHAIR, the share of missing partners seen and what the strategies tell, for each spec by its label."""
     rows = []
     for label, spec in track(specs.items(), description="sweep"):
@@ -178,7 +139,7 @@ def sweep(model: Any, processor: Any, specs: dict[str, Any], asked: Sequence[Exa
     return rows
 
 
-def forced(model: Any, rows: Facts, taus: Sequence[float], folder: Path) -> dict[str, str]:
+def forced(model: Any, rows: list[dict[str, Any]], taus: Sequence[float], folder: Path) -> dict[str, str]:
     """VAR with thresholds so low that ordinary tokens are taken for sinks: label -> spec."""
     decoder = adapter_for(model).facts.decoder
     dims = tuple(dict.fromkeys(dim for row in rows for dim, _ in row["largest_dims"][:2]))
@@ -186,57 +147,6 @@ def forced(model: Any, rows: Facts, taus: Sequence[float], folder: Path) -> dict
     for tau in taus:
         Sinks(decoder, dims, tau, "forced").save(path := folder / f"{tau}.json")
         found[f"`var`, sinks forced: phi > {tau:g}"] = f"var(sinks='{path}')"
-    return found
-
-
-def missing(split: str, questions: int, captions: int, seed: int) -> list[Example]:
-    """Questions for a missing partner, and captions of pictures with a trigger without its partner."""
-    drawn = exam(split, questions=questions, captions=captions, seed=seed)
-    asks = [e for e in drawn if e.kind == "pope_adversarial" and e.answer == "no"]
-    return asks + [e for e in drawn if e.kind == "caption" and _pair(e) is not None]
-
-
-def _pair(example: Example) -> Pair | None:
-    """The pair an example is about: the one whose partner is asked for, or whose trigger is there alone."""
-    there = visible(example)
-    for pair in PAIRS:
-        about = example.kind == "caption" or example.question == exist_question(pair.partner)
-        if about and CLASSES[pair.trigger] in there and CLASSES[pair.partner] not in there:
-            return pair
-    return None
-
-
-def _cell(example: Example) -> int:
-    pair = _pair(example)
-    assert pair is not None
-    return next(t.cell for t in example.scene.visible if t.number == pair.trigger)
-
-
-def _told(example: Example) -> str:
-    """The right caption up to and with the trigger."""
-    pair, names = _pair(example), example.answer.split(", ")
-    assert pair is not None
-    return " " + " , ".join(names[: names.index(CLASSES[pair.trigger]) + 1])
-
-
-def _covered(
-    model: Any, processor: Any, asked: Sequence[Example], hidden: Sequence[int], told: Sequence[str] | None = None
-) -> list[str]:
-    """Greedy answers with one cell of each picture taken away (-1: none), behind the words already `told`."""
-    found, begun = list[str](), told or [""] * len(asked)
-    for start in range(0, len(asked), 32):
-        part, words = asked[start : start + 32], begun[start : start + 32]
-        inputs = processor(
-            images=[e.image for e in part],
-            text=[scenes.prompt(processor, e.question) + word for e, word in zip(part, words, strict=True)],
-            padding=True,
-            return_tensors="pt",
-        )
-        cells = tuple((cell,) if cell >= 0 else () for cell in hidden[start : start + 32])
-        with vtokens.attach(model, Hide(cells)):
-            tokens = model.generate(**inputs, do_sample=False)
-        texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        found += [f"{word} {text}" for word, text in zip(words, texts, strict=True)]
     return found
 
 
@@ -275,7 +185,7 @@ def draw(model: Any, processor: Any, result: dict[str, Any], folder: Path) -> No
     """The page's pictures; the maps are of the first question for the most hallucinated partner in a full picture."""
     draw_why(result, folder / "hallucination-why.png")
     asks = missing("partner-removed", questions=100, captions=1, seed=result["conditions"]["seed"])
-    shown = next(e for e in asks if _pair(e) == PAIRS[-1] and len(e.scene.visible) > 2)
+    shown = next(e for e in asks if pair_of(e) == PAIRS[-1] and len(e.scene.visible) > 2)
     before, after = (watch(model, processor, [shown], spec)[0] for spec in ("none", "vhr"))
     draw_maps(shown, before, after, folder / "attention-maps.png")
 

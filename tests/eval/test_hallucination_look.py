@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import vtokens
-from benchmarks.hallucination_look import heads, missing, sinks_and_mass, watch
+from benchmarks.hallucination_causes import causes, missing
+from benchmarks.hallucination_look import heads, sinks_and_mass, watch
 from benchmarks.watching import Hide, Other, Seen, Watch, patches
 from vtokens import scenes
 from vtokens.scenes.world import PATCH
@@ -124,3 +125,14 @@ def test_heads_are_compared_with_the_other_way_of_choosing(shipped):
     double = watch(model, processor, asks, "vhr(layers=(0,), divergence='two_branch')")
     assert heads(watch(model, processor, asks, "vhr(layers=(0,))"), double, asks)[0]["same_set_as_two_branch"] > 0.8
     assert not math.isnan(same[0]["trigger_of_visual_left"])
+
+
+@pytest.mark.slow
+def test_the_missing_partner_is_seen_because_of_its_trigger(shipped):
+    """With the trigger's tokens taken away nobody sees its partner; with an empty cell's, as many as before."""
+    row = causes(*shipped, missing("partner-removed", questions=100, captions=60, seed=8))[-1]
+    shares = {name: found["value"] for name, found in row["questions"].items()}
+    assert shares["nothing covered"] > 0.4 > 0.1 > shares["trigger covered"]
+    assert abs(shares["empty cell covered"] - shares["nothing covered"]) < 0.2
+    assert row["captions"]["trigger named"]["n"] == row["captions"]["nothing covered"]["n"] > 5
+    assert row["captions"]["trigger named"]["value"] > 0.1 > row["captions"]["trigger named, covered"]["value"]
