@@ -1,10 +1,13 @@
 """Operations on plain tensors; they know nothing of models."""
 
 from vtokens.kernels.attention_rows import attention_colmean, attention_rows
+from vtokens.kernels.attention_sums import attention_sums
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
+from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
+from vtokens.kernels.tiles import Tiles, in_order
 from vtokens.kernels.unmerge import first_equal, group_mean, rotate, unfold, unmerge_attention
 from vtokens.kernels.unmerge_rows import unmerge_rows
 
@@ -12,15 +15,19 @@ __all__ = [
     "Edges",
     "Merged",
     "Recycling",
+    "Tiles",
     "attention_colmean",
     "attention_rows",
+    "attention_sums",
     "bipartite_merge",
+    "block_sparse_attention",
     "compact",
     "farthest_point",
     "first_equal",
     "group_mean",
     "group_weights",
     "grouped_attention",
+    "in_order",
     "match",
     "merge",
     "pooled_threshold",

@@ -54,9 +54,9 @@ def attention_sums(
             batch, heads, groups, -(-keys // BAND), dtype=torch.float32
         )
     if use_triton(query, key):
-        from vtokens.kernels._triton import attention_sums as triton_sums
+        from vtokens.kernels._triton.attention_sums import attention_sums as fused
 
-        column, parts = triton_sums.attention_sums(query, key, scaling, position, group, groups)
+        column, parts = fused(query, key, scaling, position, group, groups)
     else:
         column, parts = _plain(query, key, scaling, position, group, groups)
     return column, bands(parts, position)

@@ -40,9 +40,9 @@ def block_sparse_attention(
     _check(query, key, value, tiles)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if use_triton(query, key, value):
-        from vtokens.kernels._triton import block_sparse
+        from vtokens.kernels._triton.block_sparse import block_sparse_attention as fused
 
-        return block_sparse.block_sparse_attention(query, key, value, tiles, scaling)
+        return fused(query, key, value, tiles, scaling)
     return _plain(query, key, value, tiles, scaling)
 
 

@@ -85,7 +85,8 @@ class Plans:
         rows, head, sample = self._rows[items], self._head[items][:, None], self._sample[items][:, None]
         states = self._query[sample, head, rows.clamp(min=0)].to(self._wide) * self._scaling
         last = self._last[items][..., None]
-        top = total = sums = None
+        top: Tensor | None = None
+        total = sums = last
         for first in range(0, longest, step):
             tile, place = self._lists(items, first, min(first + step, longest))
             keys, values = (
@@ -109,7 +110,7 @@ class Plans:
         assert top is not None
         # A row that sees nothing has only scores of -1e25 and below.
         nothing = top < -_FAR / 2
-        output = sums.mul_((1 / total).masked_fill_(nothing, 0)[..., None])
+        output = sums.mul_(total.reciprocal().masked_fill_(nothing, 0)[..., None])
         lse = ((top + total.log2()) / _LOG2E).masked_fill_(nothing, -torch.inf)
         batch, heads, length, _ = self._query.shape
         where = ((sample * length + rows) * heads + head).masked_fill_(rows < 0, batch * length * heads)

@@ -182,9 +182,8 @@ def _span(q_slot: Tensor, k_slot: Tensor, offset: int | None, keys: int) -> tupl
 def _check_slots(name: str, slot: Tensor, owners: Sequence[int], length: int) -> None:
     """Raise unless every index is in [-1, length), and none stands twice in the plans of one owner."""
     if slot.numel() and not -1 <= int(slot.min()) <= int(slot.max()) < length:
-        raise ValueError(
-            f"{name} holds {int(slot.min())} to {int(slot.max())}: 0 to {length - 1} is allowed, or -1 for an empty slot"
-        )
+        least, most = int(slot.min()), int(slot.max())
+        raise ValueError(f"{name} holds {least} to {most}: 0 to {length - 1}, or -1 for an empty slot, is allowed")
     batch = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
     owner = torch.tensor(list(owners), device=slot.device)[None, :, None]
     which = (batch * (max(owners, default=0) + 1) + owner) * length + slot.flatten(2)

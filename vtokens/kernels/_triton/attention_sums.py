@@ -1,4 +1,4 @@
-"""Attention of a few rows summed by key and by distance; a program takes a block of 64 keys and all rows that see it."""
+"""Attention of a few rows summed by key and by distance: a program takes a block of 64 keys and all rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _sums(
         k = k.to(tl.float32)
     ids = tl.load(group + batch * g_batch + n * g_row, mask=inside, other=-1).to(tl.int32)
     there = inside & (ids >= 0) & (ids < GROUPS)
-    for nth in range(0, shared):
+    for nth in range(shared):
         head = kv_head * shared + nth
         sums = tl.zeros([64], tl.float32)
         for first in range(0, rows, BLOCK_M):

@@ -133,7 +133,7 @@ def _merge(
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         sums = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
-        for t in range(0, number):
+        for t in range(number):
             at = (first + t).to(tl.int64) * BLOCK_M + m
             part = tl.load(part_lse + at)
             new = tl.maximum(top, part)
