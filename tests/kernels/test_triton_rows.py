@@ -74,6 +74,16 @@ def test_strides_neighbours_and_runs() -> None:
     assert torch.equal(run(*stepping, splits=2), together)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="memory that is not touched is free on a CPU only")
+def test_offsets_beyond_32_bits() -> None:
+    """Keys 2^27 elements apart: the last stands behind the 2^31st."""
+    query, key = draw(2, 4, 2, rows=3, keys=20, dim=16)
+    storage = torch.empty(20 * 2**27 + 2**22, dtype=torch.float16)
+    far = storage.as_strided(key.shape, (2**20, 2**19, 2**27, 1))
+    far.copy_(key)
+    torch.testing.assert_close(run(query.half(), far), run(query.half(), far.contiguous()), rtol=0, atol=0)
+
+
 def test_the_public_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen rows, causal positions and padding, under both values of `VTOKENS_KERNELS`; no rows give zeros."""
     query, key = draw(2, 4, 2, rows=5, keys=30, dim=16)
