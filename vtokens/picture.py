@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,18 @@ class Picture:
 
     def __len__(self) -> int:
         return len(self.view)
+
+    @cached_property
+    def strides(self) -> tuple[int, ...]:
+        """Positions from a cell to the one below it, and to the same one of the next frame, in any view."""
+        found = set()
+        for number in range(len(self.grids)):
+            inside = np.flatnonzero(self.view == number)
+            t, y = self.t[inside], self.y[inside]
+            for later in ((t == t.min(initial=0)) & (y == y.min(initial=0) + 1), t == t.min(initial=0) + 1):
+                if later.any():
+                    found.add(int(inside[later.argmax()] - inside[0]))
+        return tuple(sorted(found))
 
     @property
     def tokens(self) -> int:

@@ -27,12 +27,14 @@ pair = cache(build)  # models and processors are only read by these tests
 def registry_restored() -> Iterator[None]:
     """What is registered inside is forgotten afterwards, so that no other test draws or lists it."""
     list_strategies()  # or the built-in ones would be loaded, and then forgotten, inside
-    before = dict(registry._strategies)
+    before, aliases = dict(registry._strategies), dict(registry._aliases)
     try:
         yield
     finally:
         registry._strategies.clear()
         registry._strategies.update(before)
+        registry._aliases.clear()
+        registry._aliases.update(aliases)
 
 
 @dataclass(frozen=True)

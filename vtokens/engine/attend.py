@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ def attend(
     heads = _heads(call, index, attention, memory, fresh)
     if call.branch is not None:
         heads.branch = call.branch.output
+    if call.record is not None:
+        heads.selecting = partial(call.record.selecting, attention.query.device)
     for strategy, heads.prepared in strategies:
         heads.told = {}
         strategy.at_attend(heads)
@@ -45,17 +48,18 @@ def _heads(call: Call, index: int, attention: Attention, memory: Memory, fresh: 
     valid = seen_padding(call, index, past, length)
     place = _shared(call, "place", lambda: torch.arange(length, device=query.device).expand(len(query), -1))
     answers = last = Rows(place, whole=True)
-    noted = Memory()
+    noted, strides = Memory(), ()
     if fresh:
         assert call.layout is not None
         layout = call.layout.to(query.device)
         noted.keys[VISUAL] = (layout.visual, 0)
         answers = _shared(call, f"answers {past if memory else 0}", lambda: _answers(call, query.device, memory, past))
         last = _shared(call, "last", lambda: Rows(call.last_prompt(query.device)))
+        strides = _shared(call, "strides", lambda: tuple(sorted({s for p in layout.pictures for s in p.strides})))
     return Heads(
         index, query, key, attention.value, attention.scaling, call.hidden,
         None if valid is None else valid.to(query.device), fresh, answers, last, memory,
-        lambda: attention.run()[0], noted,
+        lambda: attention.run()[0], noted, strides,
     )  # fmt: skip
 
 

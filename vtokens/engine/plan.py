@@ -18,7 +18,8 @@ class Plan:
         at_encode: tower block, or round behind the tower -> the one that merges tokens there, and what it prepared.
         at_prompt: those that act before the decoder, in the written order.
         at_layer: decoder layer -> those that act before it, in the written order.
-        at_attend: decoder layer -> those that act in its attention, in the written order, each with what it prepared.
+        at_attend: decoder layer -> those that act in its attention, each with what it prepared: first the one that
+            computes it, if there is one, then the others in the written order.
         unmerges: attention is to see merged tokens at all of their positions.
         branch: one of them wants the prompt's text run without its pictures.
         blocks: tower blocks to watch.
@@ -47,6 +48,9 @@ class Plan:
             )
         if merging:
             adapter.check_merging({})
+        computing = [strategy for strategy in active if strategy.computes]
+        if len(computing) > 1:
+            raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
         self.unmerges = any(strategy.unmerges() for strategy in active)
         if self.unmerges:
             check_rotary(adapter)
@@ -63,6 +67,8 @@ class Plan:
                     blocks |= {block % facts.tower_depth for block in signal.blocks or (adapter.feature_block,)}
                 else:
                     self.rows.setdefault(signal.layer, set()).add(signal)
+        for acting in self.at_attend.values():
+            acting.sort(key=lambda pair: not pair[0].computes)
         self.blocks = sorted(blocks)
 
     def __bool__(self) -> bool:

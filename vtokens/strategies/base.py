@@ -118,12 +118,16 @@ class Strategy:
 
     Attributes:
         once: naming the strategy twice makes no sense.
+        computes: its `at_attend` computes head outputs in place of the attention implementation, so that it comes
+            before those that change them, wherever it is written.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
     grouping: ClassVar[Grouping] = "image"
     once: ClassVar[bool] = False
+    computes: ClassVar[bool] = False
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:

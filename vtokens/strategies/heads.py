@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +93,8 @@ class Heads:
         last: the last prompt position of each sample.
         memory: what was noted in earlier passes over this layer's cache.
         noted: what this pass notes.
+        strides: distances, in positions, at which rows and frames of the pass's pictures repeat.
+        selecting: a context manager that times a selection.
         prepared: what the strategy's `prepare` made.
         branch: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
             pictures; None unless the strategy asked for it.
@@ -110,6 +113,8 @@ class Heads:
     memory: Memory
     compute: Callable[[], Tensor]
     noted: Memory = field(default_factory=Memory)
+    strides: tuple[int, ...] = ()
+    selecting: Callable[[], AbstractContextManager[None]] = nullcontext
     prepared: Any = None
     branch: Tensor | None = None
     told: dict[str, Tensor] = field(default_factory=dict)

@@ -19,31 +19,36 @@ from vtokens.strategies.base import Strategy
 ENTRY_POINTS = "vtokens.strategies"
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
+_aliases: dict[str, str] = {}
 _loaded = False
 _lock = threading.RLock()
 S = TypeVar("S", bound=type[Strategy])
 
 
-def register(name: str, *, paper: str = "") -> Callable[[S], S]:
+def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Callable[[S], S]:
     """Class decorator that makes a strategy available by name.
 
     Args:
         name: lower case, letters, digits and underscores.
         paper: where it comes from, as a reader would cite it.
+        aliases: other names that specs may use; listings and reports keep to `name`.
 
     Raises:
-        ValueError: the name is taken by another class, or not a valid one.
+        ValueError: a name is taken by another class, or not a valid one.
     """
-    # Specs are read with Python's grammar, where keywords are no names; "none" names no strategy at all.
-    if not name.isidentifier() or name != name.lower() or keyword.iskeyword(name) or name == "none":
-        raise ValueError(f"strategy name {name!r} is not a lower-case identifier such as 'fastv'")
+    for one in (name, *aliases):
+        # Specs are read with Python's grammar, where keywords are no names; "none" names no strategy at all.
+        if not one.isidentifier() or one != one.lower() or keyword.iskeyword(one) or one == "none":
+            raise ValueError(f"strategy name {one!r} is not a lower-case identifier such as 'fastv'")
 
     def add(cls: S) -> S:
-        taken = _strategies.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"strategy {name!r} is already registered by {taken.__module__}.{taken.__qualname__}")
-        cls.name, cls.paper = name, paper
+        for one in (name, *aliases):
+            taken = _strategies.get(_aliases.get(one, one))
+            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise ValueError(f"strategy {one!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+        cls.name, cls.paper, cls.aliases = name, paper, tuple(aliases)
         _strategies[name] = cls
+        _aliases.update(dict.fromkeys(aliases, name))
         return cls
 
     return add
@@ -70,7 +75,7 @@ def _load_all() -> None:
 
 
 def get(name: str) -> type[Strategy]:
-    """The strategy class called `name`.
+    """The strategy class called `name`, which may be an alias.
 
     Raises:
         TypeError: `name` is no string.
@@ -79,9 +84,10 @@ def get(name: str) -> type[Strategy]:
     _load()
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is not the name of a strategy: a string such as 'fastv' is allowed")
-    if name not in _strategies:
-        raise unknown("strategy", name, _strategies)
-    return _strategies[name]
+    canonical = _aliases.get(name, name)
+    if canonical not in _strategies:
+        raise unknown("strategy", name, [*_strategies, *_aliases])
+    return _strategies[canonical]
 
 
 def list_strategies(pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
@@ -108,10 +114,13 @@ class Description:
     stages: tuple[str, ...]
     paper: str
     fields: dict[str, tuple[str, Any]]
+    aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.fields), default=0)
         lines = [f"{self.name}: {self.summary}", f"  stage: {', '.join(self.stages)}"]
+        if self.aliases:
+            lines.append(f"  also: {', '.join(self.aliases)}")
         if self.paper:
             lines.append(f"  paper: {self.paper}")
         lines += [
@@ -129,7 +138,7 @@ def describe(name: str) -> Description:
     cls = get(name)
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
     fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
-    return Description(cls.name, summary, cls.stages(), cls.paper, fields)
+    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases)
 
 
 def _annotation(kind: Any) -> str:
