@@ -51,3 +51,29 @@ def test_the_centre_square_is_shown_where_the_processor_crops_it():
     pixels = np.asarray(seen)[28, :, 0]
     assert 55 < pixels[0] < 75  # the left quarter of the gradient is cut away
     assert 180 < pixels[-1] < 200
+
+
+def test_merged_patches_are_one_area_with_a_line_around_it():
+    black = Image.new("RGB", (56, 56), "black")
+    kept, _ = report("llava", "dymu(thresholds=(0.5, 0.4))", image(56, 56, seed=0))
+    assert len(kept.kept[0]) < 16
+    assert sorted(set(kept.merged.tolist())) == kept.kept[0].tolist()  # each token stands at its first position
+    assert (kept.merged <= np.arange(16)).all()
+    assert (brightness(kept) == 1).all()  # nothing is lost
+    drawn = np.asarray(overlay(black, kept, scale=1)).mean(-1)
+    token = kept.merged.reshape(4, 4)
+    for y in range(4):
+        for x in range(1, 4):
+            line = drawn[14 * y + 7, 14 * x] > 0
+            assert line == (token[y, x] != token[y, x - 1])
+    plain, _ = report("llava", "uniform(keep=4)", image(56, 56, seed=0))
+    assert plain.merged is None
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_newlines_and_other_pictures_stay_out_of_what_was_merged(family):
+    kept, _ = report(family, "dymu(thresholds=(0.5, 0.4))", image(112, 56, seed=1))
+    real = kept.picture.view >= 0
+    assert (kept.merged[~real] == np.flatnonzero(~real)).all()
+    assert real[kept.merged[real]].all()
+    assert len(set(kept.merged[real].tolist())) == len(kept.kept[0])

@@ -1,4 +1,7 @@
-"""Pictures of what was kept: dropped patches are dimmed, by the share of decoder layers that never saw them."""
+"""Pictures of what was kept: dropped patches are dimmed, by the share of decoder layers that never saw them.
+
+Patches that the vision tower merged are as bright as what they were merged into, and lines run around them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from PIL import Image
 from vtokens.engine import KeptPicture
 
 _DIM = np.array([24.0, 24.0, 32.0])
+_LINE = np.array([255.0, 255.0, 255.0])
 _LEAST = 0.14
 """How bright a patch stays that no layer saw, so that the scene can still be made out."""
 
@@ -40,6 +44,8 @@ def brightness(kept: KeptPicture, view: int = -1) -> np.ndarray:
     share = np.zeros(len(picture))
     for positions in kept.kept:
         share[positions] += 1 / len(kept.kept)
+    if kept.merged is not None:
+        share = share[kept.merged]
     out = np.zeros(picture.grids[view])
     inside = picture.view == view
     out[picture.t[inside], picture.y[inside], picture.x[inside]] = share[inside]
@@ -59,7 +65,8 @@ def overlay(
         scale: enlarge by this factor; default so that the longer side has about 480 pixels.
 
     Returns:
-        An RGB image: patches that every layer saw as they are, others dimmer the fewer layers saw them.
+        An RGB image: patches that every layer saw as they are, others dimmer the fewer layers saw them; with lines
+        between patches that the vision tower did not merge, if it merged any.
     """
     grid = brightness(kept, view)[frame]
     scale = max(1, 480 // max(image.size)) if scale is None else scale
@@ -68,4 +75,15 @@ def overlay(
     row = np.arange(size[1]) * grid.shape[0] // size[1]
     column = np.arange(size[0]) * grid.shape[1] // size[0]
     light = (_LEAST + (1 - _LEAST) * grid)[row][:, column, None]
-    return Image.fromarray((pixels * light + _DIM * (1 - light)).round().astype(np.uint8))
+    pixels = pixels * light + _DIM * (1 - light)
+    if kept.merged is not None:
+        picture = kept.picture
+        inside = picture.view == view % len(picture.grids)
+        token = np.full(picture.grids[view], -1)
+        token[picture.t[inside], picture.y[inside], picture.x[inside]] = kept.merged[inside]
+        token = token[frame][row][:, column]
+        border = np.zeros(token.shape, dtype=bool)
+        border[1:] |= token[1:] != token[:-1]
+        border[:, 1:] |= token[:, 1:] != token[:, :-1]
+        pixels[border] = (pixels[border] + _LINE) / 2
+    return Image.fromarray(pixels.round().astype(np.uint8))

@@ -37,6 +37,7 @@ class Record:
         layout, length, depth, itemsize: what was fed, to how many layers, and the size of its numbers.
         views: decoder layer -> what it saw, where that is not what was fed.
         attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
+        copies: int64 (B, N), equal numbers at fed positions that hold one merged feature; None if nothing was merged.
         spans: times spent selecting.
         told: figures (B,) that strategies told, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
@@ -48,6 +49,7 @@ class Record:
     itemsize: int
     views: dict[int, View] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)
+    copies: Tensor | None = None
     spans: list[Any] = field(default_factory=list)
     told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)

@@ -145,6 +145,7 @@ class Engine:
             return None
         call.record.views = call.by_layer
         call.record.attended = {index: part.member.shape[1] for index, part in call.folds.items()}
+        call.record.copies = call.scratch.get(("copies",))
         self.last_record = call.record
         cache = output.get("past_key_values") if hasattr(output, "get") else kwargs.get("past_key_values")
         if cache is not None:

@@ -24,10 +24,13 @@ class KeptPicture:
         picture: its views and grids.
         kept: for each decoder layer, int64 (n,): the positions inside the picture that the layer saw, ascending,
             newline positions left out; index `picture.view/t/y/x` with them.
+        merged: int64 (len(picture),): for each position the one it was merged into, itself if it was not; None if the
+            vision tower merged nothing.
     """
 
     picture: Picture
     kept: tuple[np.ndarray, ...]
+    merged: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
     """Read a record off the device; `config` is the decoder's."""
     layout, batch = record.layout, record.layout.visual.shape[0]
     valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
+    copies = None if record.copies is None else record.copies.cpu().numpy()
     everything = [np.flatnonzero(valid[row]) for row in range(batch)]
     states: dict[int, list[np.ndarray]] = {0: everything}
     groups, widths = [], []
@@ -132,7 +136,8 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
         pictures = []
         for number in (n for n, owner in enumerate(layout.owner) if owner == row):
             cells = {g: cell[row][p[(image[row][p] == number) & visual[row][p]]] for g, p in seen.items()}
-            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[g] for g in groups)))
+            merged = None if copies is None else _merged(copies[row], cell[row], image[row] == number)
+            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[g] for g in groups), merged))
         tokens = {group: int(visual[row][positions].sum()) for group, positions in seen.items()}
         samples.append(
             SampleReport(tuple(tokens[g] for g in groups), tuple(seen[g] for g in groups), tuple(pictures))
@@ -148,6 +153,14 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
         record.seconds(),
         tuple(_contribution(strategy, record, batch) for strategy in strategies),
     )
+
+
+def _merged(copies: np.ndarray, cell: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """int64 (len(picture),): the first position of a picture with the same number, itself where that is 0."""
+    numbers = np.zeros(int(inside.sum()), dtype=np.int64)
+    numbers[cell[inside]] = copies[inside]
+    _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.where(numbers > 0, first[which], np.arange(len(numbers)))
 
 
 def _contribution(strategy: Strategy, record: Record, batch: int) -> Contribution:
