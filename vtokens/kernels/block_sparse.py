@@ -61,7 +61,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scaling: flo
             output = _put(output, place, values.to(value.dtype))
             lse = _put(lse, place, sums)
     return (
-        output[:-1].view(batch, rows, heads, -1).transpose(1, 2),
+        output[:-1].view(batch, rows, heads, value.shape[3]).transpose(1, 2),
         lse[:-1].view(batch, rows, heads).transpose(1, 2),
     )
 

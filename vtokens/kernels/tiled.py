@@ -110,7 +110,7 @@ class Plans:
         assert top is not None
         # A row that sees nothing has only scores of -1e25 and below.
         nothing = top < -_FAR / 2
-        output = sums.mul_(total.reciprocal().masked_fill_(nothing, 0)[..., None])
+        output = sums.mul_(total.reciprocal().masked_fill(nothing, 0)[..., None])
         lse = ((top + total.log2()) / _LOG2E).masked_fill_(nothing, -torch.inf)
         batch, heads, length, _ = self._query.shape
         where = ((sample * length + rows) * heads + head).masked_fill_(rows < 0, batch * length * heads)
