@@ -199,16 +199,21 @@ def _cached(call: Call, index: int) -> tuple[Copies, int] | None:
 
 def _decode(call: Call, index: int, attention: Attention, copies: Copies, stored: int) -> Tensor:
     """(B, 1, H, D): the common case of one new token and nobody else looking, without copies of the values."""
-    key, past = attention.key, copies.length + attention.key.shape[2] - stored - 1
-    member, cos, sin = _turns(call, copies, key)
-    name = ("seen", copies.group, past)
+    key = attention.key
+    behind = key.shape[2] - stored
+    name = ("decode", copies.group, behind, key.device)
     if name not in call.scratch:
-        call.scratch[name] = seen_padding(call, index, past, 1)
-    valid = call.scratch[name]
-    output = unmerge_rows(
-        attention.query, key, attention.value, member, cos, sin, attention.scaling, stored,
-        None if valid is None else valid.to(key.device),
-    )  # fmt: skip
+        member, cos, sin = _turns(call, copies, key)
+        angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
+        rows = torch.arange(stored, key.shape[2], device=key.device).expand(len(key), -1)
+        valid = seen_padding(call, index, copies.length + behind - 1, 1)
+        call.scratch[name] = (
+            torch.cat([member, rows], 1),
+            torch.nn.functional.pad(angle[..., :half], (0, 0, 0, behind), value=1),
+            None if valid is None else valid.to(key.device),
+        )
+    member, angle, valid = call.scratch[name]
+    output = unmerge_rows(attention.query, key, attention.value, member, angle, attention.scaling, valid)
     return output.transpose(1, 2)
 
 

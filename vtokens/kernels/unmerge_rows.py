@@ -11,50 +11,41 @@ def unmerge_rows(
     key: Tensor,
     value: Tensor,
     member: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    angle: Tensor,
     scaling: float,
-    unique: int,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Attention that sees each unique key at all of its positions, and the keys behind them once.
+    """Attention that sees each key at all of its positions.
 
     Scores need every copy, turned by its own angle. Probabilities of copies meet one value, so they are added up first.
 
     Args:
         query: (B, H, R, D), rotary embedding applied; rows see all keys.
-        key: (B, H_kv, U + T, D), U unique ones, not rotated, and T ordinary ones; H is a multiple of H_kv.
-        value: (B, H_kv, U + T, D_v).
-        member: int64 (B, N), the unique key at each position, in [0, U).
-        cos, sin: (B or 1, N, D) rotary embedding of each position, the two halves of D alike.
+        key: (B, H_kv, U, D), not rotated; H is a multiple of H_kv.
+        value: (B, H_kv, U, D_v).
+        member: int64 (B, N), the key at each position, in [0, U).
+        angle: complex64 (B or 1, N, D / 2), cos + i sin of what turns dimensions d and d + D/2; 1 turns nothing.
         scaling: the factor on the products.
-        unique: U.
-        valid: bool (B, N + T), False on positions nobody may attend to; None if there are none.
+        valid: bool (B, N), False on positions nobody may attend to; None if there are none.
 
     Returns:
-        (B, H, R, D_v), in the dtype of `value`; probabilities are float32 throughout.
+        (B, H, R, D_v), in the dtype of `value`; scores and probabilities are float32 throughout.
     """
     (batch, heads, rows, dim), kv_heads = query.shape, key.shape[1]
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).float()
-    # Pairs of dimensions d and d + D/2 as complex numbers, which one product turns; the query is laid out alike.
-    paired = torch.stack(grouped.chunk(2, -1), -1).flatten(-2)
-    copies = _turned(key[:, :, :unique], member, cos, sin)
-    own = key[:, :, unique:].float()
-    scores = torch.cat([paired @ copies.permute(0, 2, 3, 1), grouped @ own.transpose(-1, -2)], -1) * scaling
+    # Pairs of dimensions as complex numbers: one product turns a copy, and the query is laid out alike.
+    grouped = _pairs(query.reshape(batch, kv_heads, heads // kv_heads * rows, dim))
+    first = torch.arange(batch, device=member.device)[:, None]
+    copies = _pairs(key.transpose(1, 2))[first, member] * angle[:, :, None]
+    scores = torch.view_as_real(grouped).flatten(-2) @ torch.view_as_real(copies).flatten(-2).permute(0, 2, 3, 1)
+    scores *= scaling
     if valid is not None:
         scores = scores.masked_fill(~valid[:, None, None], -torch.inf)
     probability = scores.softmax(-1)
-    shared, rest = probability.split([member.shape[1], own.shape[2]], -1)
-    total = shared.new_zeros(*shared.shape[:-1], unique)
-    total = total.scatter_add(-1, member[:, None, None].expand_as(shared), shared)
-    output = torch.cat([total, rest], -1).to(value.dtype) @ value
-    return output.view(batch, heads, rows, -1)
+    total = scores.new_zeros(*scores.shape[:-1], key.shape[2])
+    total.scatter_add_(-1, member[:, None, None].expand_as(probability), probability)
+    return (total.to(value.dtype) @ value).view(batch, heads, rows, -1)
 
 
-def _turned(key: Tensor, member: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """float32 (B, N, H_kv, D): a rotated copy of keys (B, H_kv, U, D) for each position, d and d + D/2 side by side."""
-    batch, half = torch.arange(len(member), device=member.device)[:, None], key.shape[-1] // 2
-    # Copied as whole rows of all heads, which is what makes the copies cheap.
-    pairs = torch.complex(*key.transpose(1, 2).float().split(half, -1))
-    angle = torch.complex(cos[..., :half].float(), sin[..., :half].float())
-    return torch.view_as_real(pairs[batch, member] * angle[:, :, None]).flatten(-2)
+def _pairs(states: Tensor) -> Tensor:
+    """complex64 (..., D / 2) of (..., D): dimension d and d + D/2 as one number."""
+    return torch.complex(*states.float().chunk(2, -1))
