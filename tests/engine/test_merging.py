@@ -12,6 +12,7 @@ from torch import Tensor
 import vtokens
 from tests.engine.merged_tower import best_partner, merged_states
 from tests.families import FAMILIES, build, image, inputs
+from vtokens.engine import merging
 from vtokens.engine.seen import seen_in
 
 TOWERS = ("llava", "llava_next", "llava_onevision")
@@ -241,3 +242,17 @@ def test_what_cannot_work_is_refused() -> None:
             model.model.get_image_features(**feature_inputs("llava"))
     with pytest.raises(ValueError, match="4 thresholds for the 3 tower blocks"):
         vtokens.attach(build("llava")[0], "dymu", thresholds=(0.5,) * 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [2, 3, 9])
+@pytest.mark.parametrize("family", TOWERS)
+def test_rows_merged_away_may_stay_for_a_while(family: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator, where dropping them makes the host wait: nobody attends to them, features are the same."""
+    model = build(family)[0]
+    arguments = feature_inputs(family)
+    packed = features(model, arguments, thresholds=SOME)
+    monkeypatch.setitem(merging._STRIDE, "cpu", stride)
+    loose = features(model, arguments, thresholds=SOME)
+    for a, b in zip(packed.pooler_output, loose.pooler_output, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,8 +60,9 @@ class Fold:
     rows: int
     positions: Tensor
 
+    @cached_property
     def copies(self) -> Copies:
-        """The same for the cache."""
+        """The same for the cache; layers share it."""
         positions = self.positions.transpose(0, 1).expand(len(self.member), -1, -1)
         turned = torch.zeros_like(self.member, dtype=torch.bool)
         return Copies(self.member, positions, turned, self.view.group)
@@ -172,7 +174,7 @@ def copies_after(call: Call, index: int, cache: Any, new: int, valid: Tensor | N
     ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.prefix.stored)
     between = Copies.plain(valid[:, ends : total - latest], channels)
     before = between if older is None else older.followed_by(between, rows)
-    after = Copies.plain(valid[:, total - latest :], channels) if fold is None else fold.copies()
+    after = Copies.plain(valid[:, total - latest :], channels) if fold is None else fold.copies
     return before.followed_by(after, stored - new) if before.length else after
 
 

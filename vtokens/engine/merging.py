@@ -11,8 +11,10 @@ from vtokens.engine.attention import Attention
 from vtokens.engine.reduction import gather
 from vtokens.kernels import Merged, compact
 
-_STRIDE = 4
-"""On an accelerator rows merged away are dropped every so many rounds, as each time the host has to wait."""
+_STRIDE = {"cpu": 1}
+"""After how many rounds rows that were merged away are dropped, by device type."""
+_STRIDE_ELSEWHERE = 4
+"""An accelerator makes the host wait each time, so there they stay a while, as rows that nobody attends to."""
 
 
 class Merging:
@@ -48,7 +50,7 @@ class Merging:
         self.member = row.gather(1, self.member)
         self._rounds += 1
         self.begun = True
-        if last or hidden.device.type == "cpu" or self._rounds % _STRIDE == 0:
+        if last or self._rounds % _STRIDE.get(hidden.device.type, _STRIDE_ELSEWHERE) == 0:
             hidden, self.size, self.valid, row = compact(hidden, self.size, self.valid)
             self.member = row.gather(1, self.member)
         return hidden
