@@ -36,7 +36,10 @@ def ask(
             part = examples[start : start + batch_size]
             texts += scenes.answer(model, processor, part, batch_size)
             report = handle.report()
-            tokens += [sample.average_tokens for sample in report.samples]
+            # `answer` puts captions last; the report's samples come in the order they were asked.
+            order = sorted(range(len(part)), key=lambda i, part=part: part[i].kind == "caption")
+            seen = dict(zip(order, (sample.average_tokens for sample in report.samples), strict=True))
+            tokens += [seen[i] for i in range(len(part))]
             for part_report in report.contributions:
                 for name, value in part_report.figures.items():
                     told.setdefault(name, []).append(value)
