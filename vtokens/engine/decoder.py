@@ -8,10 +8,11 @@ from torch import Tensor
 
 from vtokens.engine.cache import Prefix, ReducedLayer, held, seen_length, stored_length
 from vtokens.engine.call import Call
-from vtokens.engine.fold import Fold, copies_after, fold_now, unturned
+from vtokens.engine.fold import Fold, copies_after, fold_now
 from vtokens.engine.masks import join, layer_mask
 from vtokens.engine.padding import cached_padding, fed_now, padding, reduced_layer
 from vtokens.engine.reduction import View, expand, gather, groups
+from vtokens.engine.unmerge import unturned
 from vtokens.strategies.heads import Memory
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
-from vtokens.engine import fold
+from vtokens.engine import unmerge
 from vtokens.engine.attend import attend
 from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.branch import Branch
@@ -159,7 +159,7 @@ class Engine:
         if call.branch is not None and call.branch.running:
             return call.branch.attend(index, attention)
         strategies = self.plan.at_attend.get(index, ())
-        return fold.attend(call, index, attention, partial(self._attend, call, index), bool(strategies))
+        return unmerge.attend(call, index, attention, partial(self._attend, call, index), bool(strategies))
 
     def _attend(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
         rows, query = self.plan.rows.get(index), attention.query

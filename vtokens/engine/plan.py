@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtokens.adapters import Adapter
-from vtokens.engine.fold import check_rotary
+from vtokens.engine.unmerge import check_rotary
 from vtokens.strategies import Strategy, format_spec
 from vtokens.strategies.signals import Attention, Saliency
 
