@@ -19,6 +19,7 @@ from vtokens.eval.cells import Cell
 from vtokens.eval.files import write_json
 from vtokens.eval.journal import collect
 from vtokens.eval.machine import hardware, versions
+from vtokens.scenes import embedded_models
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -54,7 +55,8 @@ def build(
         "hardware": hardware(model.device),
         "model": {
             "name": name,
-            "source": model.name_or_path,
+            # Where the package lies on this machine says nothing to a reader.
+            "source": "embedded" if name in embedded_models() else model.name_or_path,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attn_implementation": model.config._attn_implementation,
             "weights_sha256": weights_hash(model),

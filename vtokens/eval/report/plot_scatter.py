@@ -23,8 +23,9 @@ def scatters(styles: dict[str, Style], charts: Sequence[Chart]) -> Figure | None
     if not charts:
         return None
     columns = min(3, len(charts))
-    rows = math.ceil(len(charts) / columns)
-    drawing = figure(3.9 * columns, 3.1 * rows + 0.3 * math.ceil(len(styles) / 6) + 0.2)
+    rows, beside = math.ceil(len(charts) / columns), 2 * columns
+    width = max(3.9 * columns, 5.2)
+    drawing = figure(width, 3.1 * rows + 0.3 * math.ceil(len(styles) / beside) + 0.2)
     for axis, chart in zip(drawing.subplots(rows, columns, squeeze=False).flat, charts, strict=False):
         _scatter(axis, chart, styles)
     for axis in drawing.axes[len(charts) :]:
@@ -33,7 +34,7 @@ def scatters(styles: dict[str, Style], charts: Sequence[Chart]) -> Figure | None
     handles = [
         drawing.axes[0].plot([], [], **_look(styles[name]), label=short(name))[0] for name in styles if name in shown
     ]
-    drawing.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    drawing.legend(handles=handles, loc="outside lower center", ncols=beside, frameon=False)
     return drawing
 
 
