@@ -36,7 +36,7 @@ from vtokens.eval.hallucination import exam  # noqa: E402
 
 BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "todre(keep=0.25)")
 EXTRAS = ("var", "vhr", "var+vhr")
-ALONE = ("dymu",)
+ALONE = ("vhr(divergence='two_branch')", "dymu")
 SPLITS = ("test", "decorrelated", "partner-removed")
 RESULT = ROOT / "benchmarks" / "results" / "hallucination-scenes.json"
 
