@@ -1,4 +1,4 @@
-"""The command line: `vtokens run`, `strategies`, `models`, `demo`, `eval`, `report` and `profile`."""
+"""The command line of `vtokens`: its commands, their errors on one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import calibrate, demo, eval, listing, profile, report, run
+from vtokens.cli import calibrate, demo, eval, listing, profile, report, run, search
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, calibrate, eval, report, profile):
+    for module in (run, listing, demo, calibrate, search, eval, report, profile):
         module.add_to(commands)
     return top
 

@@ -136,13 +136,12 @@ def arrange(region: Tensor, regions: int, block: int, rank: Tensor | None) -> tu
     if rank is None:
         within = (there.cumsum(-1) - 1).gather(2, region.clamp(min=0)[..., None, :])[:, :, 0]
     else:
-        # Regions one after another, each by rank: the sort is stable.
-        order = (torch.where(region < 0, regions, region) * (length + 1) + rank.clamp(max=length)).argsort(
-            dim=-1, stable=True
-        )
+        # Regions one after another, each by rank: both sorts are stable.
+        order = rank.argsort(dim=-1, stable=True)
+        order = order.gather(-1, region.gather(-1, order).argsort(dim=-1, stable=True))
         behind = torch.empty_like(order).scatter_(-1, order, index)
-        smaller = torch.nn.functional.pad(there.sum(-1), (1, 0)).cumsum(-1)
-        within = behind - smaller.gather(-1, region.clamp(min=0))
+        fewer = torch.nn.functional.pad(there.sum(-1), (1, 0)).cumsum(-1) + (region < 0).sum(-1, keepdim=True)
+        within = behind - fewer.gather(-1, region.clamp(min=0))
     tiles = -(-length // block) + regions
     place = torch.where(region < 0, tiles * block, base.gather(-1, region.clamp(min=0)) + within)
     slot = torch.full((batch, plans, tiles * block + 1), -1, dtype=torch.int32, device=region.device)

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vtokens.kernels.attention_sums import attention_sums
+from vtokens.kernels.attention_sums import BAND, attention_sums
 from vtokens.kernels.tiles import Tiles, in_order
 from vtokens.patterns.a_shape import first_keys
 from vtokens.patterns.cover import cover
@@ -59,8 +59,12 @@ class Scene:
         return self.key.shape[2] - self.query.shape[2]
 
 
+Estimates = dict[tuple[str, int], Sums]
+"""Sums of all heads, by the rows they are over and the groups of keys they are split into."""
+
+
 @torch.no_grad()
-def index(runs: Sequence[Run], scene: Scene) -> Tiles:
+def index(runs: Sequence[Run], scene: Scene, estimates: Estimates | None = None) -> Tiles:
     """The tiles that the heads' patterns keep, in one `Tiles`.
 
     Always kept, whatever the pattern: a row's own tile, the first key tile, and all keys for the last rows. Text and
@@ -69,11 +73,12 @@ def index(runs: Sequence[Run], scene: Scene) -> Tiles:
     Args:
         runs: of each head.
         scene: the attention call.
+        estimates: found for other patterns of the same call, and added to; None starts anew.
     """
     valid = torch.ones_like(scene.visual) if scene.valid is None else scene.valid
     visual = _closed(scene.visual) & valid
     last = _last_rows(scene, visual, valid)
-    sums: dict[tuple[str, int], Sums] = {}
+    sums: Estimates = {} if estimates is None else estimates
     parts: list[Tiles] = []
     for run in sorted(set(runs), key=repr):
         heads = [number for number, other in enumerate(runs) if other == run]
@@ -181,8 +186,10 @@ def share(run: Run, rows: int, keys: int, strides: tuple[int, ...], block: tuple
     block_m, block_n = block
     groups = 2 if run.inter in ("k", "2d") else 1
     size = run.intra.size(keys, strides)
-    near = (block_m + size.window) / block_n + 1
-    wide = 1 + groups * (size.columns / block_n + near + size.diagonals * ((block_m + 64) / block_n + 1))
+    # Runs of neighbours and of each diagonal: a second group of keys breaks them, but adds none.
+    runs = 1 + size.diagonals
+    wide = 1 + groups * size.columns / block_n + groups * runs
+    wide += (block_m * runs + size.window + BAND * size.diagonals) / block_n
     tiles = -(-rows // block_m)
     lone = min(1.0, size.rows + LAST[0] / rows)
     visible = [max(1.0, (keys - rows + min(rows, (number + 1) * block_m)) / block_n) for number in range(tiles)]

@@ -1,0 +1,107 @@
+"""`vtokens search-patterns`: which pattern each attention head of a model runs over long prompts."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from vtokens.cli.calibrate import images
+
+_QUESTION = "What is to be seen in these pictures?"
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "search-patterns",
+        help="find the attention patterns that mminference runs",
+        description="Try sparse attention patterns on prompts with pictures and write, for each head, the one that "
+        "changes its output least among those of bounded cost.",
+        epilog="examples:\n  vtokens search-patterns llava-hf/llava-onevision-qwen2-7b-ov-hf --samples 8 --out p.json\n"
+        "  vtokens search-patterns scenes-llava --pictures 1,2,4 --block 16 16 --density 0.5 --out p.json\n"
+        "  vtokens run ... --strategy \"mminference(patterns='p.json')\"\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("model", help="an embedded model, a folder or a hub id")
+    command.add_argument("--out", required=True, help="the JSON file to write")
+    command.add_argument("--samples", type=int, default=8, help="prompts to try patterns on (default: %(default)s)")
+    command.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
+    command.add_argument(
+        "--pictures", type=_counts, default=(1, 2, 4, 8), help="pictures of a prompt, in turn (default: 1,2,4,8)"
+    )
+    command.add_argument(
+        "--block", type=int, nargs=2, default=(128, 64), metavar=("ROWS", "KEYS"), help="a tile (default: 128 64)"
+    )
+    bound = command.add_mutually_exclusive_group()
+    bound.add_argument("--cost", type=float, help="the most time, as a share of dense attention's (default: 0.5)")
+    bound.add_argument("--density", type=float, help="instead: the most tiles, as a share of the causal ones")
+    command.add_argument("--max-error", type=float, help="heads with a larger relative error stay dense")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    command.set_defaults(run=_search)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers of pictures: 1,2,4 for example")
+    return counts
+
+
+def _search(options: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    import vtokens
+    from vtokens.patterns import BLOCKS
+    from vtokens.patterns.search import search
+
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples} is not allowed: an int of at least 1")
+    if any(size not in BLOCKS for size in options.block):
+        raise ValueError(f"--block {' '.join(map(str, options.block))} is not allowed: two of {BLOCKS}")
+    model: Any
+    model, processor = vtokens.load(options.model, strategy="none", dtype=options.dtype)
+    model.to(options.device).eval()
+    cost = 0.5 if options.cost is None and options.density is None else options.cost
+    with Progress(transient=True) as bar:
+        task = bar.add_task("trying patterns", total=options.samples)
+        found = search(
+            model, _prompts(processor, options, model.device), block=tuple(options.block), cost=cost,
+            density=options.density, max_error=options.max_error, progress=lambda: bar.advance(task),
+        )  # fmt: skip
+    found.save(options.out)
+    heads = [head for layer in found.heads for head in layer]
+    names = Counter("dense" if head.run.intra is None else f"{head.run.intra.intra}/{head.run.inter}" for head in heads)
+    print(", ".join(f"{count} x {name}" for name, count in names.most_common()))
+    print(
+        f"tiles visited {_mean([head.density for head in heads]):.1%}, relative error of the output "
+        f"{_mean([head.score for head in heads]):.3f}, attention kept {_mean([head.recall for head in heads]):.1%} "
+        f"(means over {len(heads)} heads); a visited tile takes {found.ratio:g} times one of dense attention"
+    )
+    print(f"written to {options.out}; use it as \"mminference(patterns='{options.out}')\"")
+
+
+def _prompts(processor: Any, options: argparse.Namespace, device: Any) -> Iterator[dict[str, Any]]:
+    """Prompts of different lengths; a folder's pictures are taken again when they have run out."""
+    from vtokens.scenes import prompt
+
+    counts = [options.pictures[number % len(options.pictures)] for number in range(options.samples)]
+    pictures = list(images(options.images, sum(counts)))
+    endless = (picture for _ in iter(int, 1) for picture in pictures)
+    for count in counts:
+        if getattr(processor, "chat_template", None):
+            text = prompt(processor, _QUESTION, count)
+        else:
+            text = f"{processor.image_token}\n" * count + _QUESTION
+        given = processor(images=list(islice(endless, count)), text=text, return_tensors="pt")
+        yield dict(given.to(device))
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
