@@ -1,6 +1,7 @@
 """Accuracy against visual tokens where a strategy decides how many a picture needs. See benchmarks/README.md.
 
 python benchmarks/dymu.py --specs none dymu "dymu(thresholds=t.json)" "cls(keep=0.25)"
+python benchmarks/dymu.py --merged docs/dymu-merged.png
 python benchmarks/dymu.py --quick
 
 The questions are those of `benchmarks/scenes.py`, and its figures of the pruners at fixed keeps are drawn beside.
@@ -22,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from PIL import Image  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
@@ -29,6 +31,8 @@ from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
+from vtokens.overlay import overlay, seen_image  # noqa: E402
+from vtokens.thresholds import NAMED  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -77,6 +81,28 @@ def draw(rows: list[Any], pruned: list[Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def show_merged(model: Any, processor: Any, path: Path, side: int = 480, gap: int = 8) -> None:
+    """A simple and a busy scene, and beside each what tokens stand for at the three named targets."""
+    drawn = scenes.examples("test", n=40, seed=5)
+    chosen = [
+        next(e for e in drawn if len(e.scene.visible) <= 2),
+        next(e for e in drawn if len(e.scene.visible) >= 5),
+    ]
+    targets = sorted(NAMED, key=lambda name: -NAMED[name])
+    sheet = Image.new("RGB", ((1 + len(targets)) * (side + gap) - gap, len(chosen) * (side + gap) - gap), "white")
+    for row, example in enumerate(chosen):
+        batch = processor(images=example.image, text=scenes.prompt(processor, example.question), return_tensors="pt")
+        pictures = [example.image.resize((side, side), Image.Resampling.NEAREST)]
+        for target in targets:
+            with torch.no_grad(), vtokens.attach(model, "dymu", target=target) as handle:
+                model(**batch)
+                kept = handle.report().samples[0].pictures[0]
+            pictures.append(overlay(seen_image(processor, example.image), kept, scale=side // example.image.width))
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (column * (side + gap), row * (side + gap)))
+    sheet.save(path, optimize=True)
+
+
 def main() -> None:
     """Ask, count, draw, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -86,6 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS / "dymu-scenes.json")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "dymu-scenes.png")
+    parser.add_argument("--merged", type=Path, help="only draw here what is merged in two scenes")
     parser.add_argument("--quick", action="store_true", help="44 questions; write under runs/")
     options = parser.parse_args()
     if options.quick:
@@ -94,6 +121,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
     model.eval()
+    if options.merged:
+        show_merged(model, processor, options.merged)
+        return
     specs = ["none", *(spec for spec in options.specs if spec != "none")]
     for spec in specs:
         vtokens.attach(model, spec).detach()  # what cannot run says so before anything is asked

@@ -53,7 +53,55 @@ def agreement(name: str) -> str:
     )
 
 
-SECTIONS = {"scenes": scenes, "agreement": agreement}
+def tokens(name: str) -> str:
+    """Accuracy against the tokens that merging left, with and without unmerging."""
+    found = _read("dymu-scenes.json")
+    lines = ["| | tokens a layer, mean (5% to 95%) | all questions | counting | captions |", "|---|---|---|---|---|"]
+    for row in found["rows"]:
+        counts, accuracy = row["tokens"], row["accuracy"]
+        counting = [accuracy[kind] for kind in ("count_all", "count_colour", "count_shape")]
+        lines.append(
+            f"| `{row['strategy']}` | {counts['mean']:.1f} ({counts['p5']:.0f} to {counts['p95']:.0f}) "
+            f"| {_value(accuracy['overall'])} "
+            f"| {sum(c['value'] for c in counting) / len(counting):.3f} | {accuracy['caption']['value']:.3f} |"
+        )
+    middle = found["rows"][2]
+    few, many = (middle["tokens_by_objects"][n] for n in ("1", "6"))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found['rows'][0]['accuracy']['overall']['n']} questions of eleven kinds, 95% intervals "
+            f"([benchmarks/dymu.py](../../benchmarks/README.md)). `{middle['strategy']}` leaves {few:.0f} tokens of a "
+            f"picture with one object, {many:.0f} of one with six.",
+            "",
+        ]
+    )
+
+
+def merging(name: str) -> str:
+    """Times and bytes of merging beside the model that merges nothing."""
+    found = _read("merging-cpu.json")
+    about = found["conditions"]
+    lines = ["| | tokens | tower | first token | decoding step | KV bytes |", "|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        times = [f"{row['over_plain'][part]['median']:.2f}" for part in ("tower", "first token", "decoding step")]
+        share = row["kv_bytes"] / row["kv_bytes_full"]
+        lines.append(f"| {row['run']} | {row['visual_tokens']:.0f} | {' | '.join(times)} | {share:.2f} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Times over the unmerged model's, {about['parameters'] / 1e6:.0f}M parameters with random weights "
+            f"(LLaVA-1.5-7B, widths divided by four, half its depth), {about['dtype']}, one thread, "
+            f"{about['device']}, median of {about['rounds']} rounds, {about['clock']} "
+            "([benchmarks/merging.py](../../benchmarks/README.md)).",
+            "",
+        ]
+    )
+
+
+SECTIONS = {"scenes": scenes, "agreement": agreement, "tokens": tokens, "merging": merging}
 
 
 def updated(name: str, text: str) -> str:
@@ -75,6 +123,10 @@ def write() -> None:
 def _share(row: dict[str, Any]) -> str:
     part = row["accuracy"]["overall"]
     return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+
+
+def _value(part: dict[str, Any]) -> str:
+    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
 
 
 def _read(name: str) -> dict[str, Any]:
