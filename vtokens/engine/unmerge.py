@@ -68,8 +68,9 @@ def attend(call: Call, index: int, attention: Attention, inner: Attend, states: 
         key, value = _unfold_cached(call, *cached, key, value)
 
     def run(query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Any]:
-        keys, values = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
-        return inner(replace(attention, query=query, key=keys, value=values))
+        if past:
+            new_key, new_value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
+        return inner(replace(attention, query=query, key=new_key, value=new_value))
 
     if fold is None:
         return run(attention.query, new_key, new_value)
