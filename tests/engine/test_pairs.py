@@ -57,6 +57,7 @@ def generate(target: Any, family: str, rows: list[int]) -> Any:
     )
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(("first", "second"), list(product(vtokens.strategies(), repeat=2)))
 @torch.no_grad()
 def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str, Any]]) -> None:
