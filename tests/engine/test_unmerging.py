@@ -255,3 +255,42 @@ def test_reported_flops_are_what_torch_counts(family: str) -> None:
     assert len(layers) == 4
     assert report.flops == pytest.approx(sum(sum(counts[name].values()) for name in layers), rel=0.02)
     assert report.flops < report.flops_full
+
+
+def video(family: str) -> dict[str, Any]:
+    """A prompt with one video, put together by hand: its processors need torchvision."""
+    config = model(family, "plain").config
+    text = torch.arange(65, 75)
+    if family == "llava_onevision":
+        frames = torch.randn(1, 4, 3, 56, 56)
+        frames[:, 1], frames[:, 2] = 0.3, 0.6
+        batch, count = {"pixel_values_videos": frames}, 4 * 4 + 1
+    else:
+        grid = torch.tensor([[3, 4, 6]])
+        patches = torch.randn(3 * 4 * 6, 3 * 2 * 14 * 14)
+        patches[24:] = patches[:1] + 0.1 * torch.randn(48, 1)
+        batch, count = {"pixel_values_videos": patches, "video_grid_thw": grid}, 3 * 2 * 3
+    ids = torch.cat([text[:4], torch.full((count,), config.video_token_id), text[4:]])[None]
+    batch |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if family != "llava_onevision":
+        batch["mm_token_type_ids"] = 2 * (ids == config.video_token_id).int()
+    return batch
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "qwen2_5_vl"])
+def test_videos(family: str) -> None:
+    """Pooled frames (OneVision) and merged features with time in their positions (Qwen) equal copies too."""
+    target, reference, batch = model(family, "pruned"), model(family, "plain"), video(family)
+    spec = "dymu(thresholds=(0.5, 0.5, 0.5))"
+    before, report, features = before_and_with(target, spec, batch)
+    numbers = copies(target, batch, features, before)
+    assert report.samples[0].visual_tokens[0] < int((numbers >= 0).sum())
+    with vtokens.attach(target, spec):
+        got = target.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        logits = target(**batch).logits
+    none = [torch.zeros_like(numbers, dtype=torch.bool)] * 4
+    with unmerged(reference, numbers, none, [(batch, features)]):
+        expected = reference.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+        torch.testing.assert_close(logits, reference(**batch).logits, rtol=0, atol=TOLERANCE)
+    assert torch.equal(got, expected)

@@ -51,10 +51,13 @@ def before_and_with(target: Any, spec: str, batch: dict[str, Any]) -> tuple[vtok
 
 
 def call_features(target: Any, batch: dict[str, Any]) -> Any:
-    """What `get_image_features` makes of a batch."""
+    """What the feature call makes of a batch of images, or of videos."""
+    video = "pixel_values_videos" in batch
     names = ("pixel_values", "image_sizes", "image_grid_thw", "batch_num_images")
+    names = ("pixel_values_videos", "video_grid_thw") if video else names
     given = {name: batch[name] for name in names if batch.get(name) is not None}
-    return target.model.get_image_features(**given, return_dict=True)
+    call = target.model.get_video_features if video else target.model.get_image_features
+    return call(**given, return_dict=True)
 
 
 def copies(target: Any, batch: dict[str, Any], features: Any, before: vtokens.Report) -> Tensor:
@@ -104,7 +107,9 @@ def unmerged(
         features: (batch, features) of each feature call to come.
     """
     with ExitStack() as stack:
-        stack.enter_context(_features(model, features))
+        for name in ("image", "video"):
+            if hasattr(model.model, f"get_{name}_features"):
+                stack.enter_context(_features(model, f"get_{name}_features", features))
         for index, layer in enumerate(decoder_layers(model)):
             apart = numbers.masked_fill(dropped[index], -1)
             hook = layer.self_attn.register_forward_hook(partial(_mean, apart, index), with_kwargs=True)
@@ -114,24 +119,25 @@ def unmerged(
 
 
 @contextmanager
-def _features(model: Any, given: Sequence[tuple[dict[str, Any], Any]]) -> Iterator[None]:
-    genuine = model.model.get_image_features
+def _features(model: Any, name: str, given: Sequence[tuple[dict[str, Any], Any]]) -> Iterator[None]:
+    genuine = getattr(model.model, name)
+    key = "pixel_values_videos" if "video" in name else "pixel_values"
 
     def answer(*args: Any, **kwargs: Any) -> Any:
         output = genuine(*args, **kwargs)
-        pixels = args[0] if args else kwargs["pixel_values"]
+        pixels = args[0] if args else kwargs[key]
         for batch, features in given:
-            if torch.equal(batch["pixel_values"], pixels):
+            if key in batch and torch.equal(batch[key], pixels):
                 output.pooler_output = features.pooler_output
                 return output
         raise AssertionError("a feature call that was not announced")
 
     answer.__signature__ = inspect.signature(genuine)  # type: ignore[attr-defined]
-    model.model.__dict__["get_image_features"] = answer
+    model.model.__dict__[name] = answer
     try:
         yield
     finally:
-        del model.model.__dict__["get_image_features"]
+        del model.model.__dict__[name]
 
 
 def _mean(numbers: Tensor, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
