@@ -36,7 +36,7 @@ from vtokens.strategies.dymu import Dymu  # noqa: E402
 from vtokens.thresholds import NAMED  # noqa: E402
 from vtokens.thresholds.measure import measure  # noqa: E402
 
-PLAIN = "unmerged model"
+PLAIN = "no merging"
 PARTS = ("tower", "first token", "decoding step")
 
 

@@ -92,7 +92,7 @@ def merging(name: str) -> str:
         [
             *lines,
             "",
-            f"Times over the unmerged model's, {about['parameters'] / 1e6:.0f}M parameters with random weights "
+            f"Times over those without merging, {about['parameters'] / 1e6:.0f}M parameters with random weights "
             f"(LLaVA-1.5-7B, widths divided by four, half its depth), {about['dtype']}, one thread, "
             f"{about['device']}, median of {about['rounds']} rounds, {about['clock']} "
             "([benchmarks/merging.py](../../benchmarks/README.md)).",
