@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.engine.masked import dropped_keys
 from tests.engine.test_attend_equals_dense import attends, oracle, sinks
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, build, image, inputs
+from vtokens.strategies.dymu import Dymu
 
 NEW = 3
 THRESHOLDS = ("(0.6, 0.5, 0.5)", "(0.3, 0.3, 0.3)", "(0.75,)", "(-1.0, -1.0, -1.0)", "(1.0, 0.4)")
@@ -294,3 +296,23 @@ def test_videos(family: str) -> None:
         expected = reference.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
         torch.testing.assert_close(logits, reference(**batch).logits, rtol=0, atol=TOLERANCE)
     assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+def test_what_attention_is_not_prepared_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strategy that unmerges without saying so, and a decoder that rotates other pairs of dimensions."""
+    target, batch = build("llava")[0], one("llava")
+    with monkeypatch.context() as patched:
+        patched.setattr(Dymu, "unmerges", lambda self: False)
+        with vtokens.attach(target, Dymu((0.3, 0.3))), pytest.raises(ValueError, match="let its unmerges"):
+            target(**batch)
+    module = sys.modules[type(target.model.language_model.layers[0].self_attn).__module__]
+
+    def neighbours(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
+        turned = torch.stack([-q[..., 1::2], q[..., ::2]], -1).flatten(-2)
+        return q * cos + turned * sin, k
+
+    monkeypatch.setattr(module, "apply_rotary_pos_emb", neighbours)
+    with pytest.raises(ValueError, match="LlamaAttention does not: use dymu"):
+        vtokens.attach(target, Dymu((0.3, 0.3)))
+    vtokens.attach(target, Dymu((0.3, 0.3), unmerge=False)).detach()

@@ -101,6 +101,11 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         selection = stage(Visuals(hidden, layout, strategy.grouping, call))
         if selection is None:
             return hidden
+        if selection.member is not None and not strategy.unmerges():
+            raise ValueError(
+                f"{strategy.name!r} says which token goes on for those it drops (Selection.member), but not beforehand: "
+                "let its unmerges() return True, so that attention is prepared for it"
+            )
         groups, view = layout.groups(strategy.grouping), call.view
         stay = groups.scatter(selection.keep, layout.visual)
         counts = selection.counts if strategy.grouping == "image" else None

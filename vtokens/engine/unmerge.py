@@ -28,14 +28,15 @@ def check_rotary(adapter: Adapter) -> None:
     """Raise `ValueError` if the decoder does not rotate queries and keys as `kernels.rotate` does."""
     layer = adapter.layers[0].self_attn
     function = getattr(sys.modules[type(layer).__module__], "apply_rotary_pos_emb", None)
-    states = torch.linspace(-1, 1, 2 * layer.head_dim).view(1, 1, 2, layer.head_dim)
-    angle = torch.linspace(0, 2, layer.head_dim // 2).expand(1, 2, -1).repeat(1, 1, 2)
+    dim = getattr(layer, "head_dim", 2)
+    states = torch.linspace(-1, 1, 2 * dim).view(1, 1, 2, dim)
+    angle = torch.linspace(0, 2, dim // 2).expand(1, 2, -1).repeat(1, 1, 2)
     if function is None or not torch.allclose(
         function(states, states, angle.cos(), angle.sin())[0], rotate(states, angle.cos(), angle.sin()), atol=1e-5
     ):
         raise ValueError(
-            f"virtual unmerging rotates dimension d with d + {layer.head_dim // 2}, and a {type(layer).__name__} does "
-            "not: use dymu(unmerge=False)"
+            f"virtual unmerging rotates dimension d of a head with d + D/2, and {type(layer).__name__} does not: use "
+            "dymu(unmerge=False)"
         )
 
 
