@@ -103,8 +103,8 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
             return hidden
         if selection.member is not None and not strategy.unmerges():
             raise ValueError(
-                f"{strategy.name!r} says which token goes on for those it drops (Selection.member), but not beforehand: "
-                "let its unmerges() return True, so that attention is prepared for it"
+                f"{strategy.name!r} says which token goes on for those it drops (Selection.member) without having said "
+                "that it would: let its unmerges() return True, so that attention is prepared for it"
             )
         groups, view = layout.groups(strategy.grouping), call.view
         stay = groups.scatter(selection.keep, layout.visual)
