@@ -88,12 +88,13 @@ def index(runs: Sequence[Run], scene: Scene, estimates: Estimates | None = None)
         groups = 2 if run.inter in ("k", "2d") else 1
         for which in ("visual", "text") if run.inter in ("q", "2d") else ("all",):
             pattern = run.intra.for_text() if which == "text" else run.intra
-            there = {"all": valid, "visual": visual, "text": valid & ~visual}[which]
+            # Rows of padding are computed like text: nothing reads them, except where a prompt is padded on the right.
+            there = {"all": torch.ones_like(visual), "visual": visual, "text": ~visual}[which]
             ground = _ground(scene, run.inter, groups, there, visual, valid)
             found = None
             if pattern.estimated:
                 if (which, groups) not in sums:
-                    sums[which, groups] = _estimate(scene, ground)
+                    sums[which, groups] = _estimate(scene, ground, valid)
                 found = sums[which, groups].part(heads)
             lines = pattern.lines(ground, len(heads), found, scene.strides)
             first = first_keys(replace(ground, group=valid.long() - 1, groups=1), scene.block[1])
@@ -125,10 +126,11 @@ def _ground(scene: Scene, inter: str, groups: int, there: Tensor, visual: Tensor
     return Ground(there[:, scene.offset :], group, groups, place, scene.offset, scene.block)
 
 
-def _estimate(scene: Scene, ground: Ground) -> Sums:
+def _estimate(scene: Scene, ground: Ground, valid: Tensor) -> Sums:
     """Sums over the last rows that the plans compute."""
     rows = ground.row.shape[1]
-    place = torch.where(ground.row, torch.arange(rows, device=ground.row.device), -1)
+    real = ground.row & valid[:, scene.offset :]
+    place = torch.where(real, torch.arange(rows, device=real.device), -1)
     place = place.topk(min(ESTIMATED, rows), 1).values
     where = place.clamp(min=0)[:, None, :, None].expand(-1, scene.query.shape[1], -1, scene.query.shape[3])
     position = torch.where(place < 0, -1, place + scene.offset)
@@ -138,7 +140,7 @@ def _estimate(scene: Scene, ground: Ground) -> Sums:
 
 def _everything(scene: Scene, valid: Tensor, heads: Sequence[int]) -> Tiles:
     (batch, _, rows, _), keys, (block_m, block_n) = scene.query.shape, scene.key.shape[2], scene.block
-    q_slot = in_order(rows, block_m, batch, len(heads), valid[:, scene.offset :])
+    q_slot = in_order(rows, block_m, batch, len(heads), torch.ones_like(valid[:, scene.offset :]))
     k_slot = in_order(keys, block_n, batch, len(heads), valid)
     lists = q_slot.new_zeros(*q_slot.shape[:3], 1)
     every = torch.ones_like(lists[..., 0], dtype=torch.bool)

@@ -15,18 +15,28 @@ from vtokens.engine import attach
 from vtokens.kernels import block_sparse_attention
 from vtokens.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash
 from vtokens.patterns.index import INTER, Estimates, Scene, index
+from vtokens.patterns.lines import Pattern
 from vtokens.patterns.rate import tile_ratio
 from vtokens.strategies import Facts, Strategy
 from vtokens.strategies.heads import Heads
 
-INTRA = (
-    *(AShape(64, window) for window in (64, 256, 1024, 4096)),
-    *(VerticalSlash(*size) for size in ((64, 2, 64), (64, 16, 64), (256, 4, 64), (256, 32, 64))),
-    *(VerticalSlash(*size) for size in ((1024, 0, 256), (1024, 8, 256), (2048, 32, 256))),
-    *(Grid(columns, rows, False, 256) for columns, rows in ((True, True), (True, False), (False, True))),
-    *(Grid(columns, rows, True, 256) for columns, rows in ((True, True), (False, False))),
-)
-"""Candidates inside one modality; each is tried with every boundary."""
+
+def candidates(keys: int) -> tuple[Run, ...]:
+    """What is tried: ladders of sizes, in key tiles of `keys` keys, with every boundary that makes a difference."""
+    shapes = [AShape(keys, keys * window) for window in (1, 4, 16, 64)]
+    others: list[Pattern] = [
+        VerticalSlash(keys * columns, diagonals, keys * window)
+        for columns, diagonals, window in (
+            (1, 2, 1), (1, 16, 1), (4, 4, 1), (4, 32, 1), (16, 0, 4), (16, 8, 4), (32, 32, 4)
+        )
+    ]  # fmt: skip
+    for columns, rows, slashes in ((1, 1, 0), (1, 0, 0), (0, 1, 0), (1, 1, 1), (0, 0, 1)):
+        others.append(Grid(bool(columns), bool(rows), bool(slashes), keys * 4, (), keys * 4))
+    # A window and the first keys do not depend on the query's modality.
+    return (
+        *(Run(inter, intra) for intra in shapes for inter in ("none", "k")),
+        *(Run(inter, intra) for intra in others for inter in INTER),
+    )
 
 
 @dataclass
@@ -46,7 +56,7 @@ class Trial(Strategy):
     """Runs every candidate on every head of a prompt, writes down what it does to the output, and changes nothing."""
 
     computes: ClassVar[bool] = True
-    candidates: tuple[Run, ...] = ()
+    tried: tuple[Run, ...] = ()
     block: tuple[int, int] = (128, 64)
     tally: Tally | None = field(default=None, compare=False)
 
@@ -70,7 +80,7 @@ class Trial(Strategy):
         dense, whole, every = run(Run())
         there = whole > -torch.inf
         size = dense.square().sum((0, 2, 3)).clamp(min=1e-30)
-        for number, candidate in enumerate(self.candidates):
+        for number, candidate in enumerate(self.tried):
             output, lse, visited = run(candidate)
             error = ((output - dense).square().sum((0, 2, 3)) / size).sqrt()
             recall = torch.where(there, (lse - whole).exp(), 0).sum((0, 2)) / there.sum((0, 2)).clamp(min=1)
@@ -83,7 +93,7 @@ class Trial(Strategy):
 def search(
     model: PreTrainedModel, batches: Iterable[dict[str, Any]], *, block: tuple[int, int] = (128, 64),
     cost: float | None = 0.5, density: float | None = None, max_error: float | None = None,
-    candidates: Sequence[Run] | None = None, progress: Callable[[], None] | None = None,
+    tried: Sequence[Run] | None = None, progress: Callable[[], None] | None = None,
 ) -> Patterns:  # fmt: skip
     """Try patterns on prompts, and take for each head the one with the least mean error of those that cost little.
 
@@ -97,7 +107,7 @@ def search(
         cost: the most a pattern may take, as a share of dense attention's time; None if `density` bounds it.
         density: the most tiles it may visit, as a share of the causal ones; None if `cost` does.
         max_error: heads whose best pattern has a larger error stay dense; None accepts any.
-        candidates: what to try; default all of `INTRA` with all boundaries.
+        tried: what to try; default `candidates`.
         progress: called after each prompt.
 
     Raises:
@@ -105,7 +115,7 @@ def search(
     """
     if (cost is None) == (density is None) or not (cost or density or 0) > 0:
         raise ValueError(f"cost={cost!r} and density={density!r}: one of them, above 0, is needed")
-    tried = tuple(Run(inter, intra) for intra in INTRA for inter in INTER) if candidates is None else tuple(candidates)
+    tried = candidates(block[1]) if tried is None else tuple(tried)
     adapter = adapter_for(model)
     config = adapter.language_model.config
     shape = (len(adapter.layers), len(tried), config.num_attention_heads)
@@ -133,9 +143,7 @@ def search(
     return Patterns(adapter.facts.decoder, block, ratio, source, heads)
 
 
-def choose(
-    tally: Tally, candidates: Sequence[Run], density: float, max_error: float | None
-) -> tuple[tuple[Head, ...], ...]:
+def choose(tally: Tally, tried: Sequence[Run], density: float, max_error: float | None) -> tuple[tuple[Head, ...], ...]:
     """For each layer and head the candidate of least mean error that visits at most `density` of the tiles."""
     error, recall, share = (part / tally.samples for part in (tally.error, tally.recall, tally.density))
     allowed = share <= density
@@ -149,6 +157,6 @@ def choose(
                 row.append(Head(Run(), 1.0, 0.0, 1.0))
                 continue
             place = (layer, number, head)
-            row.append(Head(candidates[number], *(round(float(part[place]), 4) for part in (share, error, recall))))
+            row.append(Head(tried[number], *(round(float(part[place]), 4) for part in (share, error, recall))))
         chosen.append(tuple(row))
     return tuple(chosen)

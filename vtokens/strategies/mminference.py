@@ -17,9 +17,6 @@ from vtokens.strategies.heads import Heads
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Facts
 
-_WORTH = 0.8
-"""Above this share of what dense attention would take, dense attention it is."""
-
 
 @register("mminference", paper="MMInference, arXiv:2504.16083", aliases=("permuted_prefill",))
 @dataclass(frozen=True)
@@ -33,12 +30,15 @@ class MMInference(Strategy):
     Attributes:
         patterns: JSON file that `vtokens search-patterns` wrote; None takes the shipped ones.
         min_length: passes of fewer positions run dense.
+        max_cost: so do heads, and layers, that are predicted to take more than this share of dense attention's time;
+            inf never does.
     """
 
     once: ClassVar[bool] = True
     computes: ClassVar[bool] = True
     patterns: str | None = None
     min_length: int = 16384
+    max_cost: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +46,10 @@ class MMInference(Strategy):
             raise TypeError(f"min_length={self.min_length!r} is not a number of positions: an int is allowed")
         if self.min_length < 1:
             raise ValueError(f"min_length={self.min_length} is out of range: 1 and above is allowed")
+        if isinstance(self.max_cost, bool) or not isinstance(self.max_cost, int | float):
+            raise TypeError(f"max_cost={self.max_cost!r} is not a number")
+        if not self.max_cost > 0:
+            raise ValueError(f"max_cost={self.max_cost!r} is out of range: a share above 0 is allowed, inf is no limit")
 
     def check(self, facts: Facts) -> None:
         self.prepare(facts)
@@ -99,7 +103,7 @@ class MMInference(Strategy):
         if rows < self.min_length:
             return [Run()] * count
         costs = {head.run: table.ratio * share(head.run, rows, keys, heads.strides, table.block) for head in layer}
-        runs = [head.run if costs[head.run] <= _WORTH else Run() for head in layer]
+        runs = [head.run if costs[head.run] <= self.max_cost else Run() for head in layer]
         # Heads that stay dense pay for going through tiles.
         total = sum(costs[run] if run.intra is not None else table.ratio for run in runs)
-        return runs if total <= _WORTH * count else [Run()] * count
+        return runs if total <= self.max_cost * count else [Run()] * count
