@@ -79,7 +79,7 @@ def adjust_together(rows: list[Row]) -> list[Row]:
     tests = [row["against"]["pope"][name]["accuracy"] for row in rows if "against" in row for name in SETTINGS]
     tests += [row["against"]["chair"]["chair_s"] for row in rows if "against" in row]
     for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-        test["holm"] = round(p_value, 6)
+        test["holm"] = float(f"{p_value:.6g}")
     return rows
 
 
@@ -104,4 +104,4 @@ def _plain(value: Any) -> Any:
     """Six digits are enough for JSON that is to be read and compared."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
