@@ -187,7 +187,7 @@ def draw(model: Any, processor: Any, result: dict[str, Any], folder: Path) -> No
     asks = missing("partner-removed", questions=100, captions=1, seed=result["conditions"]["seed"])
     shown = next(e for e in asks if pair_of(e) == PAIRS[-1] and len(e.scene.visible) > 2)
     before, after = (watch(model, processor, [shown], spec)[0] for spec in ("none", "vhr"))
-    draw_maps(shown, before, after, folder / "attention-maps.png")
+    draw_maps(shown, before, after, folder / "hallucination-attention.png")
 
 
 def main() -> None:

@@ -48,12 +48,12 @@ def easier(rows: Sequence[Row]) -> str:
 
 def chair(rows: Sequence[Row]) -> str:
     """CHAIR with recall and length."""
-    head = ["strategy", "CHAIR_S", "CHAIR_I", "recall", "length (objects)"]
+    head = ["strategy", "CHAIR_S", "CHAIR_I", "recall", "length (objects)", "of them repeats"]
     lines = []
     for row in rows:
         found = row["chair"]
         cells = [_marked(found["chair_s"], _test(row, None)), *(_show(found[key]) for key in ("chair_i", "recall"))]
-        lines.append([_name(row), *cells, _show(found["length"], 2)])
+        lines.append([_name(row), *cells, _show(found["length"], 2), f"{found['repeats']:.2f}"])
     return _table(head, lines)
 
 
@@ -108,10 +108,20 @@ def sections() -> dict[str, str]:
     found = {"conditions": conditions(result), "layers": layers(look), "sweeps": sweeps(look)}
     tables: dict[str, Callable[[Sequence[Row]], str]] = {"pope": pope, "easier": easier, "chair": chair}
     for split in dict.fromkeys(row["split"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["split"] == split]
+        rows = distinct([row for row in result["rows"] if row["split"] == split])
         found |= {f"{name} {split}": table(rows) for name, table in tables.items()}
-    found["partners"] = partners([row for row in result["rows"] if row["split"] == "partner-removed"])
+    found["partners"] = partners(distinct([row for row in result["rows"] if row["split"] == "partner-removed"]))
     return found
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those on top of a pruner whose figures are all those of a row before."""
+    kept: list[Row] = []
+    for row in rows:
+        same = (other for other in kept if all(other[key] == row[key] for key in ("pope", "chair", "partners")))
+        if row["base"] in (None, "none") or next(same, None) is None:
+            kept.append(row)
+    return kept
 
 
 def updated(text: str) -> str:

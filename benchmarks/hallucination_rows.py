@@ -16,12 +16,17 @@ _COUNTS = ("chair_i", "recall", "length")
 
 
 def make_row(asked: Sequence[Example], replies: Sequence[str], base: Sequence[str] | None) -> Row:
-    """The figures of `replies`, and `against`: how they differ from those of `base` on the same examples."""
+    """The figures of `replies`, and `against`: how they differ from those of `base` on the same examples.
+
+    `repeats` are mentions a caption of an object that it has named before, which CHAIR does not count as invented.
+    """
     grades = grade(asked, replies)
     assert grades.chair is not None
+    named = [mentioned(reply) for example, reply in zip(asked, replies, strict=True) if example.kind == "caption"]
+    more = {"unread": grades.unread, "repeats": sum(len(names) - len({*names}) for names in named) / len(named)}
     row = {
         "pope": {name: _plain(asdict(figures)) for name, figures in grades.pope.items()},
-        "chair": _plain({**asdict(grades.chair), "unread": grades.unread}),
+        "chair": _plain({**asdict(grades.chair), **more}),
         "partners": partners(asked, replies),
     }
     return row if base is None else {**row, "against": _plain(against(asked, replies, base))}

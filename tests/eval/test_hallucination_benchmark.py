@@ -55,6 +55,7 @@ def test_against_by_hand(asked):
     wrong = sum(lie.removeprefix(" , ") not in e.answer for e in asked if e.kind == "caption")
     assert found["chair"]["chair_s"]["only_a"] == wrong > 0
     assert found["chair"]["length"]["value"] == -1
+    assert row["chair"]["repeats"] == pytest.approx(1 - wrong / 8)
     assert found["chair"]["recall"]["value"] == 0
     assert found["chair"]["chair_i"]["value"] == pytest.approx(-row["chair"]["chair_i"]["value"], abs=1e-6)
 
