@@ -11,6 +11,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "hallucination-scenes.md"
 RESULTS = ROOT / "benchmarks" / "results"
+COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")
 ALPHA = 0.05
 Row = dict[str, Any]
@@ -129,9 +130,10 @@ def updated(text: str) -> str:
     made = sections()
 
     def fresh(match: re.Match[str]) -> str:
-        return f"<!-- {match['name']} -->\n\n{made[match['name']]}\n<!-- end -->"
+        name = match["name"]
+        return f"<!-- {name}: {COMMAND} -->\n{made[name]}<!-- end of {name} -->"
 
-    return re.sub(r"<!-- (?P<name>[a-z -]+) -->\n.*?<!-- end -->", fresh, text, flags=re.DOTALL)
+    return re.sub(rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL)
 
 
 def _read(name: str) -> Row:

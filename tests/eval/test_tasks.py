@@ -91,7 +91,7 @@ def test_processes_may_build_at_once(tmp_path):
 
 
 def test_the_folder_of_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path))
     folder = tasks_path(2, seed=3)
     assert tmp_path in folder.parents
     assert json.loads((folder / "scenes.json").read_text())["seed"] == 3

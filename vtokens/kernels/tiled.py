@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vtokens.kernels.tiles import Tiles
 
-_BUDGET = {"cpu": 1 << 19}
-"""Most scores held at once, in elements, by device type: on a CPU 2 MiB, which its caches hold."""
+_BUDGET = {"cpu": 1 << 18}
+"""Most scores held at once, in elements, by device type: on a CPU 1 MiB a thread, which its caches hold."""
 _BUDGET_ELSEWHERE = 1 << 24
 _NEVER = 2.0**30
 """A key position after every query."""
@@ -39,6 +39,8 @@ class Plans:
         self._scaling = scaling * _LOG2E
         self._block, self._dims = tiles.block, (key.shape[3], value.shape[3])
         self._budget = _BUDGET.get(device.type, _BUDGET_ELSEWHERE)
+        if device.type == "cpu":
+            self._budget *= torch.get_num_threads()
         head = torch.tensor(tiles.heads[part], device=device)
         batch = torch.arange(len(query), device=device)[:, None]
         source = batch * key.shape[1] + head // (query.shape[1] // key.shape[1])
@@ -89,15 +91,15 @@ class Plans:
         total = sums = last
         for first in range(0, longest, step):
             tile, place = self._lists(items, first, min(first + step, longest))
+            masked = max(0, full - first)
             keys, values = (
                 x.index_select(0, tile).to(self._wide).view(len(items), -1, dim)
                 for x, dim in zip((self._key, self._value), self._dims, strict=True)
             )
             scores = torch.bmm(states, keys.transpose(1, 2))
-            masked = max(0, full - first) * self._block[1]
-            if masked < scores.shape[2]:
-                later = self._place.index_select(0, place).view(len(items), 1, -1)[:, :, masked:] - last
-                scores[:, :, masked:].sub_(later.clamp_(min=0).mul_(_FAR))
+            if masked < place.shape[1]:
+                later = self._place.index_select(0, place[:, masked:].flatten()).view(len(items), 1, -1) - last
+                scores[:, :, masked * self._block[1] :].sub_(later.clamp_(min=0).mul_(_FAR))
             # A constant to the gradient: neither output nor log-sum-exp depends on it.
             new = scores.detach().amax(-1)
             new = new if top is None else torch.maximum(top, new)
@@ -125,7 +127,7 @@ class Plans:
             tile = torch.where(start < 0, which, self._ids[(start + which).clamp(0, len(self._ids) - 1)])
         tile = tile.masked_fill(over, 0)
         place = (self._nth[items][:, None] + tile).masked_fill_(over, len(self._place) - 1)
-        return (self._first[items][:, None] + tile).flatten(), place.flatten()
+        return (self._first[items][:, None] + tile).flatten(), place
 
 
 def _in_order(slot: Tensor, keys: int) -> bool:
