@@ -1,0 +1,7 @@
+"""Mentions and extractors: `get_extractor("coco")("A dog on a bench.")` gives the spans that can be right or wrong."""
+
+from __future__ import annotations
+
+from .base import KINDS, Extractor, Mention, Span, Splitter
+
+__all__ = ["KINDS", "Extractor", "Mention", "Span", "Splitter"]
