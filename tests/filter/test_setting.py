@@ -1,0 +1,53 @@
+"""Settings: two models differ, one model in two precisions does not, and mixtures are refused."""
+
+import pytest
+import torch
+
+import vtokens
+from tests.families import build
+from vtokens.filter.records import Record
+from vtokens.filter.setting import Setting, fingerprint
+
+
+def test_fingerprint_knows_the_weights_and_not_the_precision():
+    model = build("llava", seed=1)[0]
+    print_ = fingerprint(model)
+    assert print_.startswith("llava-")
+    assert fingerprint(model.to(torch.bfloat16)) == print_
+    assert fingerprint(build("llava", seed=2)[0]) != print_
+    with torch.no_grad():
+        next(model.parameters()).flatten()[-1] += 1
+    assert fingerprint(model) != print_
+
+
+def test_fingerprint_of_a_model_without_storage():
+    on_meta = build("llava")[0].to("meta")
+    assert fingerprint(on_meta) == fingerprint(build("llava", seed=5)[0].to("meta"))
+
+
+def test_setting_names_what_is_attached():
+    model = build("llava")[0]
+    plain = Setting.of(model, prompts="captions")
+    assert (plain.strategy, plain.prompts, plain.decoding) == ("none", "captions", "greedy")
+    with vtokens.attach(model, "none"):
+        assert Setting.of(model, prompts="captions") == plain
+    with vtokens.attach(model, "fastv", keep=0.5):
+        pruned = Setting.of(model, prompts="captions")
+    assert plain.differences(pruned) == [f"strategy 'none' against {pruned.strategy!r}"]
+    assert "fastv" in pruned.strategy
+    assert Setting.of(model) == Setting(plain.model)
+
+
+def record(**meta):
+    return Record("a", "?", "", [], {}, [], meta)
+
+
+def test_setting_of_records():
+    setting = Setting("m", "fastv", "captions", "greedy", "scenes")
+    assert Setting.of_records([record(**setting.meta, task="x"), record(**setting.meta)]) == setting
+    with pytest.raises(ValueError, match="there are no records"):
+        Setting.of_records([])
+    with pytest.raises(ValueError, match="image 'a' does not say in meta its strategy, prompts, decoding, extractor"):
+        Setting.of_records([record(model="m")])
+    with pytest.raises(ValueError, match=r"several settings .decoding 'greedy' against 'sample'"):
+        Setting.of_records([record(**setting.meta), record(**{**setting.meta, "decoding": "sample"})])
