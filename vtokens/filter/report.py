@@ -1,0 +1,163 @@
+"""What a check found: for each mention and each sentence, the probability that the image does not support it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vtokens.filter.mentions.base import Mention, Span
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A mention and what was found about it.
+
+    Attributes:
+        mention: where it stands and what it claims; its fields can be read here as well (`text`, `start`, `kind`, ...).
+        p: probability that the image does not support it; of an uncalibrated filter a score in [0, 1] that only ranks.
+        signals: what `p` was computed from, by name; high speaks for a hallucination.
+    """
+
+    mention: Mention
+    p: float
+    signals: dict[str, float]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in Mention.__dataclass_fields__:
+            raise AttributeError(f"a judged mention has no attribute {name!r}")
+        return getattr(self.mention, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, in what JSON can hold."""
+        return {**self.mention.to_dict(), "p": self.p, "signals": self.signals}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence, clause or list item of the response: what is redacted as one.
+
+    Attributes:
+        start, end, text: the characters of the response.
+        p: probability that at least one of its mentions is unsupported, if their errors were independent; 0 if it has
+            none.
+        mentions: indices of its mentions.
+    """
+
+    start: int
+    end: int
+    text: str
+    p: float
+    mentions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A checked response.
+
+    Attributes:
+        prompt, response: what was asked, and what is judged.
+        mentions: in order of where they stand.
+        spans: characters of each sentence.
+        calibrated: whether `p` are probabilities.
+        threshold: mentions with `p` above it are flagged; None if nobody set one and no calibration gives one.
+        certificate: what the threshold promises, in words; empty if it promises nothing.
+        images: pictures of the prompt, for heat maps.
+        trace: what the model's pass left behind; None once it was dropped.
+    """
+
+    prompt: str
+    response: str
+    mentions: tuple[Judged, ...]
+    spans: tuple[Span, ...]
+    calibrated: bool
+    threshold: float | None = None
+    certificate: str = ""
+    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    trace: Any = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def sentences(self) -> tuple[Sentence, ...]:
+        """The sentences, with the probability of each."""
+        made = []
+        for number, (start, end) in enumerate(self.spans):
+            inside = tuple(i for i, judged in enumerate(self.mentions) if judged.mention.sentence == number)
+            p = 1 - math.prod(1 - self.mentions[i].p for i in inside)
+            made.append(Sentence(start, end, self.response[start:end], p, inside))
+        return tuple(made)
+
+    @property
+    def flagged(self) -> tuple[Judged, ...]:
+        """Mentions above the threshold; none without one."""
+        if self.threshold is None:
+            return ()
+        return tuple(judged for judged in self.mentions if judged.p > self.threshold)
+
+    def bad(self) -> tuple[bool, ...]:
+        """For each sentence, whether one of its mentions is flagged."""
+        wrong = {judged.mention.sentence for judged in self.flagged}
+        return tuple(number in wrong for number in range(len(self.spans)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but pictures, in what JSON can hold."""
+        return {
+            "prompt": self.prompt,
+            "response": self.response,
+            "calibrated": self.calibrated,
+            "threshold": self.threshold,
+            "certificate": self.certificate,
+            "mentions": [judged.to_dict() for judged in self.mentions],
+            "sentences": [
+                {"start": s.start, "end": s.end, "text": s.text, "p": s.p, "mentions": list(s.mentions)}
+                for s in self.sentences
+            ],
+        }
+
+    def to_json(self, **options: Any) -> str:
+        """`to_dict` as text; `options` as of `json.dumps`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, **options)
+
+    def heatmap(self, number: int) -> Image.Image:
+        """Where the model looked when it wrote mention `number`: a picture over the image.
+
+        Raises:
+            IndexError: no such mention.
+            ValueError: the pass left no gaze behind, or there is no picture.
+        """
+        if not 0 <= number < len(self.mentions):
+            raise IndexError(f"mention {number} does not exist: 0 to {len(self.mentions) - 1} do")
+        if self.trace is None or not self.images:
+            raise ValueError("there is nothing to draw: this report was read from a file, or its prompt has no picture")
+        from vtokens.filter.heatmap import heatmap
+
+        return heatmap(self.trace, self.mentions[number].mention, self.images)
+
+    def save_heatmaps(self, folder: str | Path) -> list[Path]:
+        """Write one PNG a mention, '00-red-circle.png' and so on; returns the paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for number, judged in enumerate(self.mentions):
+            name = "".join(c if c.isalnum() else "-" for c in judged.mention.name)[:40].strip("-")
+            paths.append(folder / f"{number:02d}-{name or 'mention'}.png")
+            self.heatmap(number).save(paths[-1])
+        return paths
+
+    def __str__(self) -> str:
+        word = "p" if self.calibrated else "score (uncalibrated)"
+        lines = [f"{self.response!r}"]
+        for judged in self.mentions:
+            mark = "!" if judged in self.flagged else " "
+            lines.append(f"{mark} {word} {judged.p:.3f}  {judged.mention.text!r} ({judged.mention.kind})")
+        return "\n".join(lines if self.mentions else [*lines, "  names nothing that could be checked"])
+
+
+def worst(reports: Sequence[Report]) -> float:
+    """The largest probability of all mentions; 0 if there are none."""
+    return max((judged.p for report in reports for judged in report.mentions), default=0.0)
