@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import calibrate, demo, eval, listing, profile, report, run, search
+from vtokens.cli import bench, calibrate, demo, eval, listing, profile, report, run, search
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
   vtokens report runs/first
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
+  vtokens bench kernels --kernel farthest_point
 """
 
 
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, calibrate, search, eval, report, profile):
+    for module in (run, listing, demo, calibrate, search, eval, report, profile, bench):
         module.add_to(commands)
     return top
 

@@ -1,0 +1,1 @@
+"""One module for each kernel; its `cases(setting)` yields what is timed."""

@@ -1,0 +1,129 @@
+"""Block-sparse prefill attention against dense attention and FlexAttention over the same tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from vtokens.bench.case import Case, Setting, Work, ours
+from vtokens.bench.dense import flex, sampled_error, sdpa
+from vtokens.kernels import Tiles, block_sparse_attention, in_order
+from vtokens.patterns.grid import Grid
+from vtokens.patterns.index import Run, Scene, index
+
+BLOCK = (128, 64)
+_GRID = 196
+"""Visual tokens of a row or frame: the stride of the grid heads."""
+
+
+def cases(setting: Setting) -> Iterator[Case]:
+    """Random tiles at 5 %, every tile, and grid heads of a video, at rising lengths; causal."""
+    heads, kv_heads = (28, 4) if setting.cuda else (2, 1)
+    lengths = (16384, 131072, 1048576) if setting.cuda else (16384,)
+    for length in (1024,) if setting.quick else lengths:
+        query, (key, value) = _draw(setting, heads, length), (_draw(setting, kv_heads, length) for _ in range(2))
+        yield _random(setting, query, key, value, 0.05)
+        if length <= 131072:
+            yield _random(setting, query, key, value, 1.0)
+        yield _grid(setting, query, key, value)
+
+
+def _draw(setting: Setting, heads: int, length: int) -> Tensor:
+    return setting.randn(1, heads, length, 128)
+
+
+def _random(setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float) -> Case:
+    """Tiles drawn for each query tile, the same share of those that causality leaves, its own among them."""
+    length, heads = query.shape[2], query.shape[1]
+    q_slot, k_slot = (in_order(length, size, 1, 1).to(setting.device) for size in BLOCK)
+    rows = q_slot.shape[2]
+    reach = (torch.arange(rows, device=setting.device) + 1) * (BLOCK[0] // BLOCK[1])
+    wide = max(1, int(density * k_slot.shape[2]))
+    if density == 1.0:
+        everything, lists = torch.ones(1, heads, rows, dtype=torch.bool, device=setting.device), None
+    else:
+        everything = None
+        number = (density * reach).ceil()
+        drawn = (torch.rand(heads, rows, wide, device=setting.device) * reach[:, None]).long()
+        drawn[..., 0] = reach - 1
+        lists = drawn.masked_fill(torch.arange(wide, device=setting.device) >= number[:, None], k_slot.shape[2])[None]
+    if lists is None:
+        lists = torch.full((1, heads, rows, 1), k_slot.shape[2], device=setting.device)
+    q_slot, k_slot = (part.expand(-1, heads, -1, -1).contiguous() for part in (q_slot, k_slot))
+    tiles = Tiles.padded(q_slot, k_slot, lists, everything, tuple(range(heads)), length, length, 0)
+    name = "every tile" if density == 1.0 else f"random tiles, {density:.0%}"
+    providers = ours(setting, lambda _: block_sparse_attention(query, key, value, tiles))
+    providers |= sdpa(query, key, value, causal=True, matrix=False, same=density == 1.0)
+    providers |= flex(query, key, value, partial(block_mask, tiles))
+    return Case(
+        (1, heads, key.shape[1], query.shape[3], length, length), name, density_of(tiles), work(query, key, tiles),
+        providers, sampled_error(query, key, value, visible(tiles)),
+    )  # fmt: skip
+
+
+def _grid(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Case:
+    """Every 196th column and row, at a phase that is estimated from the last rows; permuted."""
+    length = query.shape[2]
+    visual = torch.ones(1, length, dtype=torch.bool, device=setting.device)
+    visual[:, :32] = visual[:, -32:] = False
+    scene = Scene(query, key, query.shape[3] ** -0.5, visual, None, (_GRID,), BLOCK)
+    select = partial(index, [Run("none", Grid(True, True, False, 256, (_GRID,), 64))] * query.shape[1], scene)
+    tiles = select()
+    providers = ours(setting, lambda chosen: block_sparse_attention(query, key, value, chosen), select)
+    providers |= sdpa(query, key, value, causal=True, matrix=False, same=False)
+    return Case(
+        (1, query.shape[1], key.shape[1], query.shape[3], length, length), f"grid, stride {_GRID}", density_of(tiles),
+        work(query, key, tiles), providers,
+    )  # fmt: skip
+
+
+def density_of(tiles: Tiles) -> float:
+    """Visited tiles over those that causal attention in order would visit, in area."""
+    area = tiles.block[0] * tiles.block[1]
+    heads = len(set(tiles.heads)) * len(tiles.q_slot)
+    return int(tiles.visited().sum()) * area / (heads * tiles.rows * (tiles.rows + 1) / 2)
+
+
+def work(query: Tensor, key: Tensor, tiles: Tiles) -> Work:
+    """Operations of the visited tiles and of causal attention; queries, keys, values and outputs moved once."""
+    (batch, heads, length, dim), kv_heads = query.shape, key.shape[1]
+    dense = 2 * 2 * batch * heads * dim * length * (length + 1) / 2
+    return Work(tiles.flops(dim, dim), 2 * batch * (heads + kv_heads) * length * dim * query.element_size(), dense)
+
+
+def block_mask(tiles: Tiles) -> BlockMask:
+    """The same tiles, which stand in order, as FlexAttention takes them: full ones and those with a causal mask."""
+    (batch, heads, rows), keys = tiles.q_slot.shape[:3], tiles.k_slot.shape[2]
+    which = torch.arange(keys, device=tiles.ids.device)
+    entry = (tiles.start.clamp(min=0)[..., None] + which).clamp(max=max(0, len(tiles.ids) - 1))
+    listed = torch.where(tiles.start[..., None] < 0, which.int(), tiles.ids[entry]) if len(tiles.ids) else which
+    partial_first = tiles.full[..., None] + which
+    masked = listed.expand(batch, heads, rows, keys).gather(-1, partial_first.clamp(max=keys - 1).long())
+    every = listed.expand(batch, heads, rows, keys).to(torch.int32).contiguous()
+    return BlockMask.from_kv_blocks(
+        tiles.count - tiles.full, masked.to(torch.int32).contiguous(), tiles.full, every, BLOCK_SIZE=tiles.block,
+        mask_mod=lambda b, h, q, k: q >= k, seq_lengths=(tiles.rows, tiles.keys), compute_q_blocks=False,
+    )  # fmt: skip
+
+
+def visible(tiles: Tiles) -> Callable[[Tensor], Tensor]:
+    """bool (B, H, R, N) for int64 (R,) rows: which keys they see; slots must be in order."""
+    block_m, block_n = tiles.block
+
+    def seen(rows: Tensor) -> Tensor:
+        item = rows // block_m
+        start, count = tiles.start[:, :, item], tiles.count[:, :, item]
+        key_tiles = tiles.k_slot.shape[2]
+        which = torch.arange(key_tiles, device=rows.device)
+        entry = (start.clamp(min=0)[..., None] + which).clamp(max=max(0, len(tiles.ids) - 1))
+        listed = torch.where(start[..., None] < 0, which, tiles.ids[entry].long())
+        inside = torch.zeros(*listed.shape[:3], key_tiles + 1, dtype=torch.bool, device=rows.device)
+        inside.scatter_(-1, listed.masked_fill(which >= count[..., None], key_tiles), True)
+        keys = inside[..., :key_tiles].repeat_interleave(block_n, -1)[..., : tiles.keys]
+        return keys & (torch.arange(tiles.keys, device=rows.device) <= rows[:, None] + (tiles.offset or 0))
+
+    return seen

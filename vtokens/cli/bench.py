@@ -1,0 +1,85 @@
+"""`vtokens bench kernels`: how fast the kernels are on the machine at hand, beside PyTorch's attention."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtokens.bench.row import Row
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    bench = commands.add_parser("bench", help="measure the kernels on the machine at hand")
+    parts = bench.add_subparsers(metavar="what", required=True)
+    command = parts.add_parser(
+        "kernels",
+        help="a table of times and rates, kernel by kernel",
+        description="Time each kernel beside PyTorch's own attention, FlexAttention and the eager way, in turn, and "
+        "set the rates against a matrix product and a copy measured first. Inputs are noise.",
+        epilog="examples:\n  vtokens bench kernels --kernel farthest_point --threads 2\n"
+        "  vtokens bench kernels --device cuda --csv kernels.csv\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--kernel", metavar="NAMES", help="comma-separated; all of them by default")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    command.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="(float32; bfloat16 on CUDA)", default=None
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="torch threads on a CPU (torch's own choice)")
+    command.add_argument(
+        "--clock", choices=("auto", "wall", "cpu"), default="auto",
+        help="on a CPU: wall time, or processor time over threads, which other programs disturb less "
+        "(auto: cpu with one thread)",
+    )  # fmt: skip
+    command.add_argument("--seconds", type=float, default=2.0, help="to measure each case, about (%(default)s)")
+    command.add_argument("--limit", type=float, metavar="SECONDS", help="start no case after so long")
+    command.add_argument("--quick", action="store_true", help="small sizes: does it run?")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="add the rows to this file as they come")
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    import torch
+    from rich.console import Console
+
+    from vtokens.bench.case import Setting
+    from vtokens.bench.measure import cases, measure, names
+    from vtokens.bench.row import append
+    from vtokens.bench.table import heading, table
+    from vtokens.bench.timing import Stopwatch, roofline
+
+    if options.seconds <= 0 or (options.limit is not None and options.limit <= 0):
+        raise ValueError(f"--seconds {options.seconds} --limit {options.limit}: seconds above 0 are allowed")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads {options.threads} is not allowed: an int of at least 1")
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {options.device} is not allowed: cpu, cuda or cuda:0 and so on")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but this torch sees no GPU: cpu is what there is")
+    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    setting = Setting(device, dtype, options.quick)
+    stopwatch = Stopwatch(device, options.clock)
+    console = Console(width=None if Console().is_terminal else 190)
+    begun = time.monotonic()
+    roof = roofline(device, dtype, stopwatch)
+    console.print(heading(setting, stopwatch, roof))
+    for kernel in names() if options.kernel is None else options.kernel.split(","):
+        rows: list[Row] = []
+        torch.manual_seed(0)
+        for case in cases(kernel, setting):
+            if options.limit is not None and time.monotonic() - begun > options.limit:
+                break
+            found = measure(kernel, case, setting, stopwatch, roof, options.seconds)
+            rows += found
+            for row in found if options.csv else ():
+                append(options.csv, row)
+        console.print(table(kernel, rows))
+    if options.limit is not None and time.monotonic() - begun > options.limit:
+        console.print(f"stopped after {options.limit:g} s: what is missing was not measured")
