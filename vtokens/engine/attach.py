@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -75,6 +77,39 @@ class Handle:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
         return make_report(self.strategies, self._engine.last_record, self._adapter.language_model.config)
 
+    @contextmanager
+    def joined(self, *more: Strategy) -> Iterator[Handle]:
+        """Run further strategies behind the handle's own inside a `with` block; afterwards all is as it was.
+
+        `strategies`, and so `report()`, go on meaning the handle's own. Blocks may be nested, and detaching inside one
+        stays detached.
+
+        Raises:
+            TypeError, ValueError: what is wrong with them, or with them together; the attachment is as it was.
+        """
+        with self.running(*self._engine.strategies, *more):
+            yield self
+
+    @contextmanager
+    def running(self, *strategies: Strategy) -> Iterator[Handle]:
+        """Run these strategies in place of the handle's own inside a `with` block; as `joined` otherwise."""
+        if not self.attached:
+            raise RuntimeError(f"{self!r}: attach it again first")
+        before, now = self._engine, Engine(self._adapter, strategies)
+        before.remove()
+        try:
+            now.install()
+            now.last_record = before.last_record
+            self._engine = now
+            yield self
+        finally:
+            now.remove()
+            self._engine = before
+            # What the pruner did in the block is what the handle reports next.
+            before.last_record = now.last_record or before.last_record
+            if self.attached:
+                before.install()
+
     def __enter__(self) -> Handle:
         return self
 
@@ -105,6 +140,18 @@ def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **o
         TypeError, ValueError: what is wrong and what is allowed; the model is left untouched.
     """
     return Handle(model, parse(strategy, keep, **options))
+
+
+@contextmanager
+def joined(model: PreTrainedModel, *more: Strategy) -> Iterator[Handle]:
+    """`Handle.joined` on whatever is attached to `model`, which may be nothing."""
+    handle = attachment(model)
+    if handle is not None:
+        with handle.joined(*more):
+            yield handle
+        return
+    with Handle(model, ()) as handle, handle.joined(*more):
+        yield handle
 
 
 def attachment(model: PreTrainedModel) -> Handle | None:

@@ -31,7 +31,7 @@ class Engine:
     """Runs strategies on one model. `install()` adds hooks, `remove()` takes every one of them away."""
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
-        self.adapter = adapter
+        self.adapter, self.strategies = adapter, tuple(strategies)
         self.plan = Plan(adapter, strategies)
         self.last_record: Record | None = None
         self._removable: list[Any] = []
