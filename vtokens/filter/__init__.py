@@ -1,1 +1,1 @@
-"""What in a response the image does not support: mentions, signals, calibrated probabilities, and what to do about them."""
+"""What in a response the image does not support: mentions, signals, calibrated probabilities, and actions on them."""
