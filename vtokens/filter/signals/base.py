@@ -1,0 +1,121 @@
+"""What a signal is: one number, or a few by name, for each mention of a response; high speaks for a hallucination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vtokens._errors import unknown
+from vtokens.filter.trace import Parts, Trace
+
+Over = Literal["first", "last", "mean", "max", "sum"]
+"""How the tokens of a mention become one number."""
+
+
+class Spanned(Protocol):
+    """What a signal reads of a mention: its response tokens, and whether it was named before."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+
+    @property
+    def repeat(self) -> bool: ...
+
+
+class Spans:
+    """The tokens of n mentions, side by side.
+
+    Attributes:
+        mentions: the mentions.
+        index: int64 (n, M), token indices; 0 behind the last token of a shorter mention.
+        real: bool (n, M), False there.
+
+    Raises:
+        ValueError: a mention without tokens, or with some that the trace does not hold.
+    """
+
+    def __init__(self, mentions: Sequence[Spanned], trace: Trace) -> None:
+        for mention in mentions:
+            if not mention.tokens:
+                raise ValueError(
+                    f"mention {mention.text!r} has no tokens: give it some with mention.with_tokens(spans), or drop it"
+                )
+            if not 0 <= min(mention.tokens) <= max(mention.tokens) < len(trace):
+                raise ValueError(f"mention {mention.text!r} has tokens {mention.tokens} of a response of {len(trace)}")
+        self.mentions, device = mentions, trace.ids.device
+        most = max((len(mention.tokens) for mention in mentions), default=1)
+        rows = [[*mention.tokens, *[-1] * (most - len(mention.tokens))] for mention in mentions]
+        index = torch.tensor(rows, dtype=torch.long, device=device).view(len(mentions), most)
+        self.index, self.real = index.clamp(min=0), index >= 0
+
+    def over(self, values: Tensor, how: Over) -> Tensor:
+        """(..., T) -> (..., n): the tokens of each mention put together."""
+        found = values[..., self.index]
+        if how == "first":
+            return found[..., 0]
+        if how == "last":
+            return found.gather(-1, (self.real.sum(1, keepdim=True) - 1).expand(*found.shape[:-1], 1))[..., 0]
+        if how == "max":
+            return found.masked_fill(~self.real, -torch.inf).amax(-1)
+        total = torch.where(self.real, found, 0).sum(-1)
+        return total if how == "sum" else total / self.real.sum(1)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Base of all signals: a frozen dataclass whose fields are its settings.
+
+    Attributes:
+        name: what it is called; several numbers are called name.something.
+        paper: where it comes from.
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    def parts(self, depth: int) -> Parts:
+        """What it needs of a trace of a model with `depth` decoder layers."""
+        return Parts()
+
+    @property
+    def passes(self) -> int:
+        """Forward passes it costs beside the one that reads or writes the response."""
+        return self.parts(32).passes
+
+    def values(self, trace: Trace, spans: Spans) -> Mapping[str, Tensor]:
+        """(n,) by name: the numbers of each mention."""
+        raise NotImplementedError
+
+    def score(self, trace: Trace, mention: Spanned) -> float:
+        """The number of one mention.
+
+        Raises:
+            ValueError: the signal gives several; use `features`.
+        """
+        found = self.values(trace, Spans([mention], trace))
+        if set(found) != {self.name}:
+            raise ValueError(f"{self.name!r} gives several numbers, {', '.join(found)}: ask features() for them")
+        return float(found[self.name])
+
+
+def check_over(value: str, allowed: Sequence[str] = ("first", "last", "mean", "max", "sum")) -> None:
+    """Raise `ValueError` unless `value` is one of `Over`."""
+    if value not in allowed:
+        raise unknown("way to put tokens together", value, allowed)
+
+
+def scaled(first: int, last: int, depth: int, of: int = 32) -> range:
+    """Layers `first` to `last`, inclusive, of a model with `of` layers, in one of `depth`: those at the same height.
+
+    The middle of layer l lies at (l + 1/2) / of; the layers whose middles fall between the two belong.
+    """
+    low, high = ((layer + 0.5) / of * depth - 0.5 for layer in (first, last))
+    inside = range(max(0, round(low)), min(depth - 1, round(high)) + 1)
+    return inside

@@ -1,0 +1,100 @@
+"""Signals by name, and the features of mentions."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TypeVar
+
+from vtokens._errors import unknown
+from vtokens.filter.signals.base import Signal, Spanned, Spans
+from vtokens.filter.trace import Parts, Trace
+
+_signals: dict[str, type[Signal]] = {}
+S = TypeVar("S", bound=type[Signal])
+
+SETS = ("fast", "full")
+"""Signals that come with the pass that reads or writes the response, and all signals."""
+
+
+def register(name: str, *, paper: str = "") -> Callable[[S], S]:
+    """Class decorator that makes a signal available by name."""
+
+    def add(cls: S) -> S:
+        cls.name, cls.paper = name, paper
+        _signals[name] = cls
+        return cls
+
+    return add
+
+
+@cache
+def _load() -> None:
+    package = importlib.import_module("vtokens.filter.signals")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def list_signals() -> list[str]:
+    """The names of all signals, sorted."""
+    _load()
+    return sorted(_signals)
+
+
+def get_signals(names: str | Sequence[str | Signal]) -> tuple[Signal, ...]:
+    """Signals by name.
+
+    Args:
+        names: "fast" (no pass beyond the one that reads or writes the response), "full", a name, or a list of names
+            and of signals with settings of their own.
+
+    Raises:
+        ValueError: an unknown name, or one named twice.
+        TypeError: something that is neither.
+    """
+    _load()
+    if isinstance(names, str) and names in SETS:
+        every = [_signals[name]() for name in sorted(_signals)]
+        return tuple(signal for signal in every if names == "full" or not signal.passes)
+    chosen: list[Signal] = []
+    for name in [names] if isinstance(names, str) else names:
+        if isinstance(name, Signal):
+            chosen.append(name)
+            continue
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is no signal: a name or a Signal is allowed")
+        if name not in _signals:
+            raise unknown("signal", name, [*_signals, *SETS])
+        chosen.append(_signals[name]())
+    for number, signal in enumerate(chosen):
+        if any(signal.name == other.name for other in chosen[:number]):
+            raise ValueError(f"signal {signal.name!r} is named twice: once is allowed")
+    return tuple(chosen)
+
+
+def parts_for(names: str | Sequence[str | Signal], depth: int) -> Parts:
+    """What a trace must hold for these signals, in a model of `depth` decoder layers."""
+    return Parts.union(signal.parts(depth) for signal in get_signals(names))
+
+
+def features(
+    trace: Trace, mentions: Sequence[Spanned], names: str | Sequence[str | Signal] = "fast"
+) -> dict[str, list[float]]:
+    """The numbers of every mention, by signal; a signal that gives several is there as name.something.
+
+    Args:
+        trace: the response, recorded for these signals (`parts_for`).
+        mentions: with their tokens.
+        names: as in `get_signals`.
+
+    Raises:
+        ValueError: an unknown signal, a mention without tokens, a trace that lacks what a signal reads.
+    """
+    signals, spans = get_signals(names), Spans(mentions, trace)
+    found = {}
+    for signal in signals:
+        for name, values in signal.values(trace, spans).items():
+            found[name] = values.tolist()
+    return found
