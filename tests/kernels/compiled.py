@@ -50,7 +50,7 @@ def main(file: str) -> None:
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
         types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
         print(compiled(grouped._attend, types, constants, options, file, ones))
-    for count, ones in ((4, ("batches", "shared", "rows", "splits", "p_row")), (400, ())):
+    for count, ones in ((4, ("batches", "shared", "joint", "rows", "splits", "p_row")), (400, ())):
         options = rows.settings(torch.bfloat16, 128, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
         constants |= {"DIM": 128, "BLOCK_D": 128, "BIASED": True, "CAUSAL": True, "UPCAST": False}

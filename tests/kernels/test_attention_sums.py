@@ -95,6 +95,14 @@ def test_a_diagonal_by_hand() -> None:
     assert column[0, 0].nonzero().flatten().tolist() == [0, 29, 57]
 
 
+def test_large_activations_do_not_overflow() -> None:
+    """Products of float16 numbers beyond 65504 are finite after scaling."""
+    query, key = torch.full((1, 1, 1, 64), 90.0).half(), torch.zeros(1, 1, 2, 64).half()
+    key[:, :, 1] = 90
+    column, _ = attention_sums(query, key, 2**-18, torch.tensor([[1]]), torch.zeros(1, 2, dtype=torch.long))
+    torch.testing.assert_close(column[0, 0], torch.tensor([0.0, 64 * 8100 * 2**-18]).softmax(0), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("keys", [0, 5])
 def test_nothing_to_sum(keys: int) -> None:
     """Without rows or without keys."""

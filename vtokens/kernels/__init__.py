@@ -1,6 +1,7 @@
 """Operations on plain tensors; they know nothing of models."""
 
-from vtokens.kernels.attention_rows import attention_colmean, attention_rows
+from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
+from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.block_sparse import block_sparse_attention
@@ -17,6 +18,7 @@ __all__ = [
     "Recycling",
     "Tiles",
     "attention_colmean",
+    "attention_colsum",
     "attention_rows",
     "attention_sums",
     "bipartite_merge",

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from vtokens.kernels.attention_rows import chunk_of
+from vtokens.kernels.attention_rows import HIDDEN, chunk_of
 
-HIDDEN = torch.finfo(torch.float32).min
-"""The score of a key that a row may not see: unlike -inf it leaves rows that see nothing without NaN."""
 _FAINT = 1e-26
 """Below this share of a row float32 begins to lose the terms of a group; it ends near 1e-38."""
 

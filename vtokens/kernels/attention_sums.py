@@ -67,14 +67,16 @@ def _plain(
 ) -> tuple[Tensor, Tensor]:
     """Column sums (B, H, N), and for each row and block of 64 keys its two bands (B, H, R, blocks, groups, 2)."""
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim)
+    # Products of half-precision numbers are kept in float32, as a fused kernel does.
+    wide = torch.promote_types(query.dtype, torch.float32)
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).to(wide)
     size = max(BAND, _CHUNK // (batch * heads * rows) // BAND * BAND)
     place = torch.arange(keys, device=key.device)
 
     def scores(first: int) -> Tensor:
         """(B, H, R, C) float32 to the base of 2, -inf where a row does not see a key."""
         part = slice(first, first + size)
-        products = (grouped @ key[:, :, part].transpose(-1, -2)).float().view(batch, heads, rows, -1)
+        products = (grouped @ key[:, :, part].to(wide).transpose(-1, -2)).float().view(batch, heads, rows, -1)
         inside = (group[:, part] >= 0) & (group[:, part] < groups)
         seen = inside[:, None] & (place[part] <= position[..., None])
         return products.mul_(scaling / math.log(2)).masked_fill_(~seen[:, None], -torch.inf)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
-from vtokens.kernels._grouped import HIDDEN, chunks, joined, masked_scores, membership, reweighed, split
+from vtokens.kernels._grouped import chunks, joined, masked_scores, membership, reweighed, split
+from vtokens.kernels.attention_rows import HIDDEN
 from vtokens.kernels.recycling import Recycling
 
 

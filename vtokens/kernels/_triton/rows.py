@@ -50,9 +50,11 @@ def _normalise(
         if UPCAST:
             k = k.to(tl.float32)
         scores = tl.dot(q, k, input_precision="ieee") * scale
-        if BIASED:
-            scores += tl.load(bias + batch * keys + n, mask=inside, other=0.0)[None, :] * 1.4426950408889634
         seen = inside[None, :] & real[:, None]
+        if BIASED:
+            extra = tl.load(bias + batch * keys + n, mask=inside, other=float("-inf")) * 1.4426950408889634
+            scores += extra[None, :]
+            seen = seen & (extra != float("-inf"))[None, :]
         if CAUSAL:
             seen = seen & (n[None, :] <= last[:, None])
         scores = tl.where(seen, scores, float("-inf"))
@@ -69,7 +71,7 @@ def _normalise(
 def _receive(
     query, key, bias, position, weight, lse, received,
     q_batch, q_head, q_row, k_batch, k_head, k_row, p_batch, p_row,
-    batches, kv_heads, shared, rows, keys, splits, scale,
+    batches, kv_heads, shared, joint, rows, keys, splits, scale,
     DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BIASED: tl.constexpr, CAUSAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
@@ -84,34 +86,38 @@ def _receive(
     extra = tl.zeros([BLOCK_N], tl.float32)
     if BIASED:
         extra = tl.load(bias + batch * keys + n, mask=inside, other=0.0) * 1.4426950408889634
-    sums = tl.zeros([BLOCK_N], tl.float32)
-    for first in range(0, shared * rows, BLOCK_M):
-        m = first + tl.arange(0, BLOCK_M)
-        real = m < shared * rows
-        head, row = kv_head * shared + m // rows, (m % rows).to(tl.int64)
-        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        for split in range(splits):
-            place = ((split * tl.cast(batches, tl.int64) + batch) * (kv_heads * shared) + head) * rows + row
-            part = tl.load(lse + place, mask=real, other=float("-inf"))
-            new = tl.maximum(top, part)
-            base = tl.where(new == float("-inf"), 0.0, new)
-            total = total * tl.exp2(top - base) + tl.exp2(part - base)
-            top = new
-        empty = total == 0.0
-        whole = tl.where(empty, float("inf"), top + tl.log2(tl.where(empty, 1.0, total)))
-        q_at = query + batch * q_batch + head[:, None] * q_head + row[:, None] * q_row + d[None, :]
-        q = tl.load(q_at, mask=real[:, None] & (d < DIM)[None, :], other=0.0)
-        if UPCAST:
-            q = q.to(tl.float32)
-        scores = tl.dot(q, k, input_precision="ieee") * scale + extra[None, :]
-        seen = inside[None, :] & real[:, None]
-        if CAUSAL:
-            last = tl.load(position + batch * p_batch + row * p_row, mask=real, other=-1).to(tl.int32)
-            seen = seen & (n[None, :] <= last[:, None])
-        shares = tl.exp2(tl.where(seen, scores, float("-inf")) - whole[:, None])
-        sums += tl.sum(shares * tl.load(weight + batch * rows + row, mask=real, other=0.0)[:, None], 0)
-    tl.store(received + (batch * kv_heads + kv_head) * keys + n, sums, mask=inside)
+    # The keys stay where they are while the rows of their query heads pass by, `joint` heads to a sum.
+    for nth in range(0, shared, joint):
+        sums = tl.zeros([BLOCK_N], tl.float32)
+        for first in range(0, joint * rows, BLOCK_M):
+            m = first + tl.arange(0, BLOCK_M)
+            real = m < joint * rows
+            head, row = kv_head * shared + nth + m // rows, (m % rows).to(tl.int64)
+            top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+            total = tl.zeros([BLOCK_M], tl.float32)
+            for split in range(splits):
+                place = ((split * tl.cast(batches, tl.int64) + batch) * (kv_heads * shared) + head) * rows + row
+                part = tl.load(lse + place, mask=real, other=float("-inf"))
+                new = tl.maximum(top, part)
+                base = tl.where(new == float("-inf"), 0.0, new)
+                total = total * tl.exp2(top - base) + tl.exp2(part - base)
+                top = new
+            empty = total == 0.0
+            whole = tl.where(empty, float("inf"), top + tl.log2(tl.where(empty, 1.0, total)))
+            q_at = query + batch * q_batch + head[:, None] * q_head + row[:, None] * q_row + d[None, :]
+            q = tl.load(q_at, mask=real[:, None] & (d < DIM)[None, :], other=0.0)
+            if UPCAST:
+                q = q.to(tl.float32)
+            scores = tl.dot(q, k, input_precision="ieee") * scale + extra[None, :]
+            seen = inside[None, :] & real[:, None] & (extra != float("-inf"))[None, :]
+            if CAUSAL:
+                last = tl.load(position + batch * p_batch + row * p_row, mask=real, other=-1).to(tl.int32)
+                seen = seen & (n[None, :] <= last[:, None])
+            shares = tl.exp2(tl.where(seen, scores, float("-inf")) - whole[:, None])
+            counts = tl.load(weight + batch * rows + row, mask=real, other=0.0)[:, None]
+            sums += tl.sum(tl.where(counts == 0.0, 0.0, shares * counts), 0)
+        out = received + ((batch * kv_heads + kv_head) * (shared // joint) + nth // joint) * keys
+        tl.store(out + n, sums, mask=inside)
 
 
 def attention_colsum(
@@ -121,48 +127,59 @@ def attention_colsum(
     weight: Tensor,
     position: Tensor | None,
     bias: Tensor | None,
+    lse: Tensor | None = None,
+    joint: bool = False,
     block: tuple[int, int] | None = None,
     splits: int | None = None,
 ) -> Tensor:
-    """What each key receives, summed over heads and weighted rows.
+    """What each key receives, summed over weighted rows.
 
     Args:
-        query, key, scaling, position, bias: as for `vtokens.kernels.attention_colmean`.
-        weight: float32 (B, M), contiguous.
+        query, key, scaling, position, bias, lse: as for `vtokens.kernels.attention_colsum`.
+        weight: float32 (B, R).
+        joint: add up the query heads that share keys.
         block: rows and keys of a tile; chosen if not given.
         splits: over how many programs the first pass divides the keys; chosen if not given.
 
     Returns:
-        float32 (B, N).
+        float32 (B, H, N), with H_kv for H if `joint`.
     """
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
     query, key = (part if part.stride(-1) == 1 else part.contiguous() for part in (query, key))
-    shared, device = heads // kv_heads, query.device
-    options = settings(query.dtype, dim, shared * rows)
-    if block is not None:
-        options["BLOCK_M"], options["BLOCK_N"] = block
-    across = triton.cdiv(shared * rows, options["BLOCK_M"])
-    if splits is None:
-        splits = split_count(across * batch * kv_heads, triton.cdiv(keys, options["BLOCK_N"]), device)
-    length = triton.cdiv(triton.cdiv(keys, splits), options["BLOCK_N"]) * options["BLOCK_N"]
-    lse = torch.empty(splits, batch, heads, rows, device=device)
-    received = torch.empty(batch, kv_heads, keys, device=device)
-    if lse.numel() == 0 or received.numel() == 0:
-        return torch.zeros(batch, keys, device=device)
+    shared, device, weight = heads // kv_heads, query.device, weight.contiguous()
+    together = shared if joint else 1
+    received = torch.empty(batch, heads // together, keys, device=device)
+    if not rows or not received.numel():
+        return received.zero_()
     bias = None if bias is None else bias.contiguous()
     place = (0, 0) if position is None else position.stride()
     strides = *query.stride()[:3], *key.stride()[:3], *place
-    options |= {"DIM": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim)), "UPCAST": interpreted()}
-    options |= {"BIASED": bias is not None, "CAUSAL": position is not None}
-    bias, position = weight if bias is None else bias, weight if position is None else position
-    shape, scale = (batch, kv_heads, shared, rows, keys), scaling * _LOG2E
-    _normalise[(across, batch * kv_heads, splits)](
-        query, key, bias, position, lse, *strides, *shape, length, scale, **options
-    )
+    fixed = {"DIM": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim)), "UPCAST": interpreted()}
+    fixed |= {"BIASED": bias is not None, "CAUSAL": position is not None}
+    pointers = weight if bias is None else bias, weight if position is None else position
+    scale = scaling * _LOG2E
+    if lse is None:
+        options = _tile(settings(query.dtype, dim, shared * rows), block)
+        across = triton.cdiv(shared * rows, options["BLOCK_M"])
+        if splits is None:
+            splits = split_count(across * batch * kv_heads, triton.cdiv(keys, options["BLOCK_N"]), device)
+        length = triton.cdiv(triton.cdiv(keys, splits), options["BLOCK_N"]) * options["BLOCK_N"]
+        lse = torch.empty(splits, batch, heads, rows, device=device)
+        _normalise[(across, batch * kv_heads, splits)](
+            query, key, *pointers, lse, *strides, batch, kv_heads, shared, rows, keys, length, scale, **fixed, **options
+        )
+    else:
+        lse, splits = (lse * _LOG2E).contiguous(), 1
+    options = _tile(settings(query.dtype, dim, together * rows), block)
     _receive[(triton.cdiv(keys, options["BLOCK_N"]), batch * kv_heads)](
-        query, key, bias, position, weight, lse, received, *strides, *shape, splits, scale, **options
-    )
-    return received.sum(1)
+        query, key, *pointers, weight, lse, received, *strides,
+        batch, kv_heads, shared, together, rows, keys, splits, scale, **fixed, **options,
+    )  # fmt: skip
+    return received
+
+
+def _tile(options: dict[str, int], block: tuple[int, int] | None) -> dict[str, int]:
+    return options if block is None else options | dict(zip(("BLOCK_M", "BLOCK_N"), block, strict=True))
 
 
 def settings(dtype: torch.dtype, dim: int, rows: int) -> dict[str, int]:
