@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,10 +14,11 @@ from vtokens.budget import Keep, budget, check_keep
 from vtokens.kernels import Merged
 from vtokens.layout import Grouping, Layout
 from vtokens.strategies.heads import Heads
+from vtokens.strategies.logits import Logits, Negative
 from vtokens.strategies.patches import Patches
 from vtokens.strategies.signals import Facts, Observed, Rows, Signal
 
-STAGES = ("encode", "prompt", "layer", "attend")
+STAGES = ("encode", "prompt", "layer", "attend", "logits")
 """Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
 
 
@@ -114,10 +116,12 @@ class Strategy:
     `at_encode` merges tokens in the blocks of the vision tower that `encodes_in` names. `at_prompt` acts before decoder
     layer 0, `at_layer` before each decoder layer that `acts_before` names, both at prefill only; they return the tokens
     that stay, or None to leave everything. `at_attend` acts inside the attention of the layers that `attends_in` names,
-    in every pass that can see pictures; it changes head outputs.
+    in every pass that can see pictures; it changes head outputs. `at_logits` compares the logits of text behind pictures
+    with those of a second prompt, which `negative` declares and which gets the same tokens.
 
     Attributes:
         once: naming the strategy twice makes no sense.
+        everywhere: its `at_attend` is also called in passes that see no picture.
         computes: its `at_attend` computes head outputs in place of the attention implementation, so that it comes
             before those that change them, wherever it is written.
     """
@@ -127,6 +131,7 @@ class Strategy:
     aliases: ClassVar[tuple[str, ...]] = ()
     grouping: ClassVar[Grouping] = "image"
     once: ClassVar[bool] = False
+    everywhere: ClassVar[bool] = False
     computes: ClassVar[bool] = False
 
     @classmethod
@@ -195,6 +200,14 @@ class Strategy:
         """Change the head outputs of one attention call."""
         raise NotImplementedError
 
+    def negative(self, facts: Facts) -> Negative:
+        """What the prompt of the negative branch holds, for `at_logits`."""
+        raise NotImplementedError
+
+    def at_logits(self, logits: Logits) -> Tensor:
+        """float32 (B, R, V): what takes the place of `logits.positive`."""
+        raise NotImplementedError
+
 
 def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:
     """Return `value` as a layer index.
@@ -220,3 +233,11 @@ def check_share(what: str, value: object) -> None:
         raise TypeError(f"{what}={value!r} is not a number")
     if not 0 <= value <= 1:
         raise ValueError(f"{what}={value!r} is out of range: a share in [0, 1] is allowed")
+
+
+def check_weight(what: str, value: object, least: float = 0.0) -> None:
+    """Raise unless `value` is a finite number, `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what}={value!r} is not a number")
+    if not least <= value < math.inf:
+        raise ValueError(f"{what}={value!r} is out of range: a finite number from {least:g} on is allowed")

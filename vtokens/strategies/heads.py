@@ -98,6 +98,7 @@ class Heads:
         prepared: what the strategy's `prepare` made.
         branch: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
             pictures; None unless the strategy asked for it.
+        fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
     """
 
     layer: int
@@ -117,6 +118,7 @@ class Heads:
     selecting: Callable[[], AbstractContextManager[None]] = nullcontext
     prepared: Any = None
     branch: Tensor | None = None
+    fed: Tensor | None = None
     told: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None

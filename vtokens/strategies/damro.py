@@ -1,0 +1,59 @@
+"""DAMRO: the tokens that the vision tower's class token dwells on, by themselves, are what to move away from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtokens.budget import check_keep
+from vtokens.strategies.base import Selection, Strategy, Visuals, check_share, check_weight
+from vtokens.strategies.logits import Logits, Tokens
+from vtokens.strategies.registry import register
+from vtokens.strategies.signals import Facts, Saliency
+
+
+@register("damro", paper="DAMRO, arXiv:2410.04514")
+@dataclass(frozen=True)
+class Damro(Strategy):
+    """Contrasts the answer with that to the picture's outlier tokens alone.
+
+    The logits become (1 + alpha) l - alpha l', where l' comes from a prompt with no more of each picture than the `k`
+    tokens that [CLS] attends to most: often background, which the decoder takes for content.
+
+    Attributes:
+        alpha: weight of the contrast; 2 for LLaVA in the paper, 0.5 for InstructBLIP.
+        beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
+        k: tokens of each picture; 10 for LLaVA, 4 for InstructBLIP.
+    """
+
+    once: ClassVar[bool] = True
+    alpha: float = 2.0
+    beta: float = 0.1
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weight("alpha", self.alpha)
+        check_share("beta", self.beta)
+        if not isinstance(self.k, int):
+            raise TypeError(f"k={self.k!r} is not a number of tokens: an int >= 1 is allowed")
+        check_keep(self.k)
+
+    def signals(self, facts: Facts) -> Sequence[Saliency]:
+        return (Saliency(),)
+
+    def negative(self, facts: Facts) -> Tokens:
+        return Tokens(self.outliers)
+
+    def outliers(self, visuals: Visuals) -> Selection:
+        """The `k` most attended tokens of each picture, or all it has."""
+        scores = visuals.saliency().masked_fill(~visuals.valid, -torch.inf)
+        rank = scores.argsort(1, descending=True, stable=True).argsort(1)
+        return Selection((rank < self.k) & visuals.valid, tuple(min(self.k, count) for count in visuals.counts))
+
+    def at_logits(self, logits: Logits) -> Tensor:
+        return logits.contrast(self.alpha, self.beta)
