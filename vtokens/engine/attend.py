@@ -24,9 +24,12 @@ def attend(
     layer = held(call.cache, index)
     memory = layer.prefix.memory if layer is not None else Memory()
     fresh = call.record is not None and call.layout is not None and any(call.layout.counts)
-    if not strategies or not (fresh or VISUAL in memory.keys):
+    if not (fresh or VISUAL in memory.keys):
+        strategies = [pair for pair in strategies if pair[0].everywhere]
+    if not strategies:
         return attention.run()
     heads = _heads(call, index, attention, memory, fresh)
+    heads.fed = None if call.view is None else call.view.index.to(attention.query.device)
     if call.branch is not None:
         heads.branch = call.branch.output
     if call.record is not None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from vtokens.filter.trace import Parts, Trace
 
 Response = str | Sequence[int]
-"""Text, or better the very token ids that the model generated: text may be cut into other tokens than it was made of."""
+"""Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
 
 
 def score(
