@@ -1,0 +1,156 @@
+"""From signals to the probability that a mention is unsupported; learnt from records, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vtokens._errors import unknown
+from vtokens.eval.files import write_json
+from vtokens.filter import estimators
+from vtokens.filter.estimators import Array, Estimator, Isotonic, Sigmoid
+from vtokens.filter.fitting import matrix, regress, split
+from vtokens.filter.records import Record
+from vtokens.filter.setting import Setting
+
+_FORMAT = "vtokens calibrator"
+SCHEMA = 1  #: raised when the file or the meaning of a signal changes
+
+
+class CalibrationWarning(UserWarning):
+    """A calibrator is used under other conditions than it was fitted under."""
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """Probabilities from signals, for one setting.
+
+    Attributes:
+        setting: what the records it was fitted on had in common.
+        names: the signals it reads.
+        estimator: gives log-odds from signals, fitted on a part of the images.
+        link: gives probabilities from log-odds, fitted on the other images.
+        fitted: by part ("fit", "calibration") its `responses`, `images`, `mentions` and `unsupported` mentions.
+    """
+
+    setting: Setting
+    names: tuple[str, ...]
+    estimator: Estimator
+    link: Sigmoid | Isotonic
+    fitted: dict[str, dict[str, int]]
+
+    @classmethod
+    def fit(
+        cls,
+        records: Sequence[Record],
+        names: Sequence[str] | None = None,
+        estimator: str = "auto",
+        *,
+        calibration: Sequence[Record] | None = None,
+        seed: int = 0,
+    ) -> Calibrator:
+        """Fit an estimator, and on other images a link.
+
+        Args:
+            records: labelled responses of one setting.
+            names: the signals to use, by default all of the first record.
+            estimator: "logistic" (regression on standardised signals), "boosting" (trees) or "auto": boosting from
+                5,000 mentions on. The link is a sigmoid below 1,000 calibration mentions, isotonic from there on.
+            calibration: records for the link; by default those of a third of the images, drawn with `seed`.
+
+        Raises:
+            ValueError: records of several settings, of too few images or of one class; images that are in both parts;
+                signals that are missing, NaN or infinite; an unknown estimator.
+        """
+        if estimator not in ("auto", "logistic", "boosting"):
+            raise unknown("estimator", estimator, ("auto", "logistic", "boosting"))
+        setting = Setting.of_records([*records, *(calibration or ())])
+        first, second = split(records, calibration, seed)
+        chosen = tuple(first[0].signals if names is None else names)
+        parts = {"fit": matrix(first, chosen, "fit"), "calibration": matrix(second, chosen, "calibration")}
+        found, link = regress(*parts["fit"], *parts["calibration"], estimator, seed)
+        counts = {
+            part: {
+                "responses": len(rows),
+                "images": len({record.image for record in rows}),
+                "mentions": len(parts[part][1]),
+                "unsupported": int(parts[part][1].sum()),
+            }
+            for part, rows in (("fit", first), ("calibration", second))
+        }
+        return cls(setting, chosen, found, link, counts)
+
+    def score(self, signals: Mapping[str, ArrayLike]) -> Array:
+        """Uncalibrated log-odds (n,), float64: what thresholds are set on, for the link may tie probabilities.
+
+        Args:
+            signals: by name (n,) numbers; more names than needed do no harm.
+
+        Raises:
+            ValueError: signals that are missing, of different lengths, NaN or infinite.
+        """
+        missing = [name for name in self.names if name not in signals]
+        if missing:
+            raise ValueError(f"signals {missing} are missing; this calibrator reads {list(self.names)}")
+        columns = [np.asarray(signals[name], dtype=float) for name in self.names]
+        if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+            shapes = {name: column.shape for name, column in zip(self.names, columns, strict=True)}
+            raise ValueError(f"signals must be of one length, got {shapes}")
+        for name, column in zip(self.names, columns, strict=True):
+            if not np.isfinite(column).all():
+                raise ValueError(f"signal {name!r} has {int((~np.isfinite(column)).sum())} values that are not finite")
+        return self.estimator.score(np.column_stack(columns))
+
+    def predict(self, signals: Mapping[str, ArrayLike]) -> Array:
+        """Probabilities (n,) in [0, 1] that mentions are unsupported; as `score`."""
+        return self.link(self.score(signals))
+
+    def check(self, setting: Setting, mismatch: str = "warn") -> list[str]:
+        """What differs between a setting and the one fitted on, as text; empty if it is the same.
+
+        Args:
+            mismatch: "warn" refuses another model and warns of anything else, "error" refuses both, "ignore" neither.
+
+        Raises:
+            ValueError: what differs and what to do.
+        """
+        if mismatch not in ("warn", "error", "ignore"):
+            raise unknown("way to treat a mismatch", mismatch, ("warn", "error", "ignore"))
+        found = setting.differences(self.setting)
+        if found and mismatch != "ignore":
+            message = f"this calibrator was fitted under other conditions: {'; '.join(found)} when it was fitted"
+            if mismatch == "error" or setting.model != self.setting.model:
+                raise ValueError(f"{message}. Fit one on records of this setting, or use the scores uncalibrated")
+            warnings.warn(f"{message}. Its probabilities may be off", CalibrationWarning, stacklevel=2)
+        return found
+
+    def save(self, path: str | Path) -> Path:
+        """Write the calibrator as JSON, in one step; OSError if the file cannot be written."""
+        content = {"format": _FORMAT, "schema": SCHEMA, "setting": asdict(self.setting), "names": list(self.names)}
+        parts = {"estimator": self.estimator.to_dict(), "link": self.link.to_dict(), "fitted": self.fitted}
+        write_json(Path(path), content | parts)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibrator:
+        """Read a calibrator; it predicts what the saved one did, bit by bit.
+
+        Raises:
+            ValueError: the file is no calibrator, or of another schema.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or content.get("format") != _FORMAT:
+                raise TypeError("it does not say that it is one")
+            if content["schema"] != SCHEMA:
+                raise TypeError(f"it has schema {content['schema']!r} and this vtokens reads {SCHEMA}: fit it again")
+            found, link = (estimators.from_dict(content[part]) for part in ("estimator", "link"))
+            return cls(Setting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no calibrator that can be read: {error}") from error
