@@ -22,7 +22,10 @@ def clauses(text: str) -> list[tuple[int, int]]:
 def report(text: str, ps: list[float], threshold: float | None = 0.5) -> Report:
     spans = clauses(text)
     found = [Found(start, end, "object", text[start:end]) for start, end in spans]
-    judged = [Judged(mention, p, {}) for mention, p in zip(arrange(text, found, spans), ps, strict=True)]
+    judged = [
+        Judged(mention, p, p, {}, threshold is not None and p > threshold)
+        for mention, p in zip(arrange(text, found, spans), ps, strict=True)
+    ]
     return Report("What is there?", text, tuple(judged), tuple(spans), True, threshold)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vtokens._errors import unknown
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import Report
+from vtokens.filter.risk import Certificate
 
 ACTIONS = ("flag", "redact", "regenerate", "abstain")
 """Mark; drop the sentence; write it again with mitigation, and drop it if that fails; say nothing at all."""
@@ -44,6 +45,7 @@ class Outcome:
         report: what was found in `text`; for "redact" and "abstain", in the draft.
         edits: what was changed, in order.
         passes: calls of `generate` that were needed.
+        certificate: what is promised about `text`; None if nothing.
     """
 
     text: str
@@ -51,11 +53,7 @@ class Outcome:
     report: Report
     edits: tuple[Edit, ...] = ()
     passes: int = 1
-
-    @property
-    def certificate(self) -> str:
-        """What the threshold promises about `text`; empty if nothing."""
-        return self.report.certificate
+    certificate: Certificate | None = None
 
 
 def check_action(action: str) -> str:
@@ -93,18 +91,19 @@ def apply(report: Report, action: str) -> Outcome:
     check_action(action)
     if action == "regenerate":
         raise ValueError("'regenerate' needs the model: HallucinationFilter.generate(..., action='regenerate') does it")
+    promise = report.certificate
     if action == "flag":
-        return Outcome(report.response, report.response, report)
+        return Outcome(report.response, report.response, report, certificate=promise)
     if report.threshold is None:
         raise ValueError(
             f"action={action!r} needs a threshold: calibrate the filter, or give threshold= a number in [0, 1]"
         )
     bad, sentences = report.bad(), report.sentences
     if not any(bad):
-        return Outcome(report.response, report.response, report)
+        return Outcome(report.response, report.response, report, certificate=promise)
     if action == "abstain":
         edit = Edit("abstained", report.response, ABSTENTION, max(judged.p for judged in report.flagged))
-        return Outcome(ABSTENTION, report.response, report, (edit,))
+        return Outcome(ABSTENTION, report.response, report, (edit,), certificate=promise)
     edits = tuple(Edit("redacted", s.text, "", s.p) for s, wrong in zip(sentences, bad, strict=True) if wrong)
     text = without(report.response, report.spans, bad).strip()
-    return Outcome(text, report.response, report, edits)
+    return Outcome(text, report.response, report, edits, certificate=promise)

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from vtokens.filter.mentions.base import Mention, Span
+from vtokens.filter.risk import Certificate
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class Judged:
     Attributes:
         mention: where it stands and what it claims; its fields can be read here as well (`text`, `start`, `kind`, ...).
         p: probability that the image does not support it; of an uncalibrated filter a score in [0, 1] that only ranks.
-        signals: what `p` was computed from, by name; high speaks for a hallucination.
+        score: what thresholds are set on: ranks as `p` does, without its ties.
+        signals: what both were computed from, by name; high speaks for a hallucination.
+        flagged: whether the score is above the threshold.
     """
 
     mention: Mention
     p: float
+    score: float
     signals: dict[str, float]
+    flagged: bool = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in Mention.__dataclass_fields__:
@@ -36,7 +41,8 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in what JSON can hold."""
-        return {**self.mention.to_dict(), "p": self.p, "signals": self.signals}
+        more = {"p": self.p, "score": self.score, "flagged": self.flagged, "signals": self.signals}
+        return {**self.mention.to_dict(), **more}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,9 @@ class Report:
         mentions: in order of where they stand.
         spans: characters of each sentence.
         calibrated: whether `p` are probabilities.
-        threshold: mentions with `p` above it are flagged; None if nobody set one and no calibration gives one.
-        certificate: what the threshold promises, in words; empty if it promises nothing.
+        threshold: mentions above it are flagged: with `p` if the user set it, with `score` if a certificate did. None
+            if nothing is to be flagged.
+        certificate: what the threshold promises; None if nothing.
         images: pictures of the prompt, for heat maps.
         trace: what the model's pass left behind; None once it was dropped.
     """
@@ -78,7 +85,7 @@ class Report:
     spans: tuple[Span, ...]
     calibrated: bool
     threshold: float | None = None
-    certificate: str = ""
+    certificate: Certificate | None = None
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     trace: Any = field(default=None, repr=False, compare=False)
 
@@ -94,10 +101,8 @@ class Report:
 
     @property
     def flagged(self) -> tuple[Judged, ...]:
-        """Mentions above the threshold; none without one."""
-        if self.threshold is None:
-            return ()
-        return tuple(judged for judged in self.mentions if judged.p > self.threshold)
+        """Mentions above the threshold."""
+        return tuple(judged for judged in self.mentions if judged.flagged)
 
     def bad(self) -> tuple[bool, ...]:
         """For each sentence, whether one of its mentions is flagged."""
@@ -106,12 +111,13 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pictures, in what JSON can hold."""
+        threshold = self.threshold
         return {
             "prompt": self.prompt,
             "response": self.response,
             "calibrated": self.calibrated,
-            "threshold": self.threshold,
-            "certificate": self.certificate,
+            "threshold": None if threshold is None or math.isinf(threshold) else threshold,
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "mentions": [judged.to_dict() for judged in self.mentions],
             "sentences": [
                 {"start": s.start, "end": s.end, "text": s.text, "p": s.p, "mentions": list(s.mentions)}
@@ -153,7 +159,7 @@ class Report:
         word = "p" if self.calibrated else "score (uncalibrated)"
         lines = [f"{self.response!r}"]
         for judged in self.mentions:
-            mark = "!" if judged in self.flagged else " "
+            mark = "!" if judged.flagged else " "
             lines.append(f"{mark} {word} {judged.p:.3f}  {judged.mention.text!r} ({judged.mention.kind})")
         return "\n".join(lines if self.mentions else [*lines, "  names nothing that could be checked"])
 
