@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vtokens.kernels._triton import grouped, recycled, rows
+from vtokens.kernels._triton import attend, recycled, rows
 
 
 def compiled(
@@ -37,19 +37,24 @@ def compiled(
 
 def main(file: str) -> None:
     """Print a line for every variant."""
-    for dtype, short, dim, count, ones in (
-        (torch.bfloat16, "*bf16", 128, 4, ("batches", "shared", "rows", "g_row", "p_row")),
-        (torch.bfloat16, "*bf16", 128, 400, ()),
-        (torch.float16, "*fp16", 80, 28, ("rows",)),
-        (torch.float32, "*fp32", 128, 400, ()),
+    for dtype, short, dim, count, ones, kind in (
+        (torch.bfloat16, "*bf16", 128, 4, ("batches", "shared", "joint", "rows", "g_row", "p_row"), "GROUPED"),
+        (torch.bfloat16, "*bf16", 128, 400, (), "GROUPED"),
+        (torch.float16, "*fp16", 80, 28, ("rows",), "GROUPED"),
+        (torch.float32, "*fp32", 128, 400, (), "GROUPED"),
+        (torch.bfloat16, "*bf16", 128, 400, ("groups",), "LISTED"),
+        (torch.float16, "*fp16", 80, 16, ("groups", "joint", "listed"), "LISTED"),
+        (torch.bfloat16, "*bf16", 128, 7, ("groups", "rows", "l_head"), "LENGTHS"),
+        (torch.float32, "*fp32", 96, 1, ("groups", "rows", "joint", "shared"), "LENGTHS"),
     ):
-        options = grouped.settings(dtype, dim, count)
+        options = attend.settings(dtype, dim, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
-        constants |= {"DIM": dim, "WIDE": dim, "BLOCK_D": 128, "BLOCK_W": 128}
-        constants |= {"CAUSAL": True, "SKIP": count >= constants["BLOCK_M"], "UPCAST": False}
+        constants |= {"DIM": dim, "WIDE": dim, "BLOCK_D": 128, "BLOCK_W": 128, "CAUSAL": True, "UPCAST": False}
+        constants |= {name: name == kind for name in ("GROUPED", "LISTED", "LENGTHS")}
+        constants["SKIP"] = kind == "LISTED" or (kind == "GROUPED" and count >= constants["BLOCK_M"])
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
-        types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
-        print(compiled(grouped._attend, types, constants, options, file, ones))
+        types |= {"index": "*i32", "length": "*i32", "output": "*fp32", "lse": "*fp32", "scale": "fp32"}
+        print(kind, compiled(attend._attend, types, constants, options, file, ones))
     for count, ones in ((4, ("batches", "shared", "joint", "rows", "splits", "p_row")), (400, ())):
         options = rows.settings(torch.bfloat16, 128, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
@@ -62,7 +67,7 @@ def main(file: str) -> None:
     floats = dict.fromkeys(("parts", "part_lse", "output", "lse", "weights"), "*fp32")
     floats |= dict.fromkeys(("fraction", "min_share", "min_ratio"), "fp32")
     for ones in ((), ("rows", "splits")):
-        print(compiled(grouped._merge, floats, blocks, {"num_warps": 4}, file, ones))
+        print(compiled(attend._merge, floats, blocks, {"num_warps": 4}, file, ones))
         print(compiled(recycled._recycle, floats, blocks, {"num_warps": 4}, file, ones))
 
 

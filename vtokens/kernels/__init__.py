@@ -5,7 +5,9 @@ from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
 from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
 from vtokens.kernels.block_sparse import block_sparse_attention
+from vtokens.kernels.decode_attention import decode_attention
 from vtokens.kernels.farthest_point import farthest_point
+from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
 from vtokens.kernels.tiles import Tiles, in_order
@@ -24,8 +26,10 @@ __all__ = [
     "bipartite_merge",
     "block_sparse_attention",
     "compact",
+    "decode_attention",
     "farthest_point",
     "first_equal",
+    "gathered_attention",
     "group_mean",
     "group_weights",
     "grouped_attention",

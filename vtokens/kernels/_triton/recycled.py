@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vtokens.kernels._triton.grouped import attend_groups
+from vtokens.kernels._triton.attend import attend
 from vtokens.kernels.recycling import Recycling
 
 
@@ -82,7 +82,9 @@ def recycled_attention(
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `vtokens.kernels.reweighed_attention` with four groups; `tile` and `splits` are chosen if not given."""
-    parts, part_lse = attend_groups(query, key, value, group, 4, scaling, position, tile, splits)
+    parts, part_lse = attend(
+        query, key, value, scaling, group=group, groups=4, position=position, tile=tile, splits=splits
+    )
     output, weights = torch.empty_like(parts[0, 0]), torch.empty_like(part_lse[0])
     rows, wide = weights[0].numel(), parts.shape[-1]
     if output.numel():
