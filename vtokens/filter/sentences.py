@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vtokens._errors import unknown
-from vtokens.filter.mentions.base import Span, Splitter
+
+Span = tuple[int, int]  #: first character, and one past the last
+Splitter = Callable[[str], list[Span]]
 
 _CLOSING = "\"'\u201d\u2019\u00bb)\\]\u300d\u300f"
 _END = re.compile(rf"[.!?…]+[{_CLOSING}*]*(?=\s|$)|[。！？]+[{_CLOSING}]*|[\r\n\u2028\u2029]+")

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .base import KINDS, Extractor, Mention, Span, Splitter
+from .registry import extractors, get_extractor
 
-__all__ = ["KINDS", "Extractor", "Mention", "Span", "Splitter"]
+__all__ = ["KINDS", "Extractor", "Mention", "Span", "Splitter", "extractors", "get_extractor"]

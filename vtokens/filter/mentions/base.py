@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 from vtokens._errors import unknown
+from vtokens.filter.sentences import Span as Span
+from vtokens.filter.sentences import Splitter as Splitter
 
 #: What a mention can say: a thing, a property of one, how many, where or how to another, or words in quotation marks.
 KINDS = ("object", "attribute", "count", "relation", "text")
-
-Span = tuple[int, int]  #: first character, and one past the last
-Splitter = Callable[[str], list[Span]]
 
 
 @dataclass(frozen=True)

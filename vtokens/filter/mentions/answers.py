@@ -1,0 +1,56 @@
+"""Answers that say something only together with their question: "yes" to "Is there a dog?" claims a dog."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from vtokens.filter.mentions.base import Found
+
+_YES_NO = re.compile(r"\W*(yes|yeah|yep|no|nope)\b", re.IGNORECASE)
+_IS_THERE = re.compile(
+    r"\b(?:is|are)\s+there\s+(?:an?\s+|any\s+|some\s+|the\s+)?(?P<what>[^?.!\n]+?)"
+    r"(?:\s+(?:in|on)\s+(?:the|this)\s+(?:image|picture|photo|photograph|scene|frame|video))?\s*\?",
+    re.IGNORECASE,
+)
+_DOES_IT_SHOW = re.compile(
+    r"\b(?:does|do)\s+(?:the|this)\s+(?:image|picture|photo|photograph)\s+(?:show|contain|have|include)\s+"
+    r"(?:an?\s+|any\s+|some\s+|the\s+)?(?P<what>[^?.!\n]+?)\s*\?|"
+    r"\b(?:can|do)\s+you\s+see\s+(?:an?\s+|any\s+|some\s+|the\s+)?(?P<seen>[^?.!\n]+?)"
+    r"(?:\s+(?:in|on)\s+(?:the|this)\s+(?:image|picture|photo|photograph))?\s*\?",
+    re.IGNORECASE,
+)
+_CLOSED = re.compile(
+    r"\b(?:is|are|was|were|does|do|did|has|have|can|could|will)\s+[^?.!\n]+\?(?![^?]*\?)", re.IGNORECASE
+)
+
+
+def asked_for(prompt: str) -> str | None:
+    """What an existence question asks for ("Is there a red car in the image?" -> "red car"); None for other prompts."""
+    found = _IS_THERE.search(prompt) or _DOES_IT_SHOW.search(prompt)
+    if found is None:
+        return None
+    return found["what"] or found.groupdict().get("seen")
+
+
+def said(text: str) -> tuple[int, int, bool] | None:
+    """Where an answer that begins with "yes" or "no" says so, and whether it is "no"."""
+    found = _YES_NO.match(text)
+    return None if found is None else (*found.span(1), found[1].casefold().startswith("n"))
+
+
+def answered(text: str, prompt: str, canonical: Callable[[str], str]) -> list[Found]:
+    """The mention of a "yes" or "no": the object that is asked for, or else the question itself, as a relation.
+
+    canonical: gives an object its name in the extractor's vocabulary.
+    """
+    word = said(text)
+    if word is None:
+        return []
+    what = asked_for(prompt)
+    if what is not None:
+        return [Found(word[0], word[1], "object", canonical(what), word[2])]
+    question = _CLOSED.search(prompt)
+    if question is None:
+        return []
+    return [Found(word[0], word[1], "relation", " ".join(question[0].rstrip("?").casefold().split()), word[2])]

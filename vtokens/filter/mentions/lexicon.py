@@ -1,0 +1,125 @@
+"""Mentions by a vocabulary: the longest phrase wins, plurals and synonyms lead to one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vtokens.filter.mentions.answers import answered
+from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
+from vtokens.filter.mentions.words import Word, denied, listed, plurals, words
+from vtokens.filter.sentences import split
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """An extractor of objects that stand in a vocabulary.
+
+    Attributes:
+        forms: phrases in lower case, as words, with the object each names; None for phrases that name none.
+        careful: the phrases that name their object only behind an article or a number and not in front of a noun.
+        name, sentences: see `Extractor`.
+    """
+
+    forms: dict[tuple[str, ...], str | None] = field(repr=False)
+    careful: frozenset[tuple[str, ...]] = field(default=frozenset(), repr=False)
+    name: str = "lexicon"
+    sentences: Splitter = split
+
+    def __call__(self, text: str, prompt: str = "") -> list[Mention]:
+        """Objects of the vocabulary in `text`; "yes" and "no" name what `prompt` asks for."""
+        found = [Found(start, end, "object", name, no) for start, end, name, no in self.objects(text)]
+        return arrange(text, [*found, *answered(text, prompt, self.canonical)], self.sentences(text))
+
+    @property
+    def names(self) -> list[str]:
+        """The objects of the vocabulary, sorted."""
+        return sorted({name for name in self.forms.values() if name is not None})
+
+    def canonical(self, phrase: str) -> str:
+        """The object that a phrase names ("puppies" -> "dog"); the phrase in lower case if it names none or several."""
+        named = {name for _, _, name, _ in self.objects(f"a {phrase}")}
+        return named.pop() if len(named) == 1 else " ".join(phrase.casefold().split())
+
+    def objects(self, text: str) -> list[tuple[int, int, str, bool]]:
+        """(start, end, name, denied) of each object in the text, without the prompt's."""
+        found, out, at = words(text), [], 0
+        longest = max(map(len, self.forms), default=0)
+        while at < len(found):
+            length = next((n for n in range(longest, 0, -1) if self._phrase(found, at, n) in self.forms), 0)
+            phrase = self._phrase(found, at, length) or ()
+            name = self.forms.get(phrase)
+            if name is not None and (phrase not in self.careful or _is_noun(found, at, length)):
+                out.append((found[at].start, found[at + length - 1].end, name, denied(found, at)))
+            at += max(length, 1)
+        return out
+
+    def _phrase(self, found: Sequence[Word], at: int, length: int) -> tuple[str, ...] | None:
+        part = found[at : at + length]
+        whole = len(part) == length and all(word.joined for word in part[1:])
+        return tuple(word.text for word in part) if whole else None
+
+
+def read(path: str | Path, name: str | None = None, sentences: Splitter = split) -> Lexicon:
+    """The vocabulary in a text file.
+
+    A line is "object: synonym, synonym" or an object alone; "!phrase, phrase" are phrases that name no object, and "#"
+    begins a comment. A synonym with a star behind it is taken for the object only where an article or a number stands
+    before it and no noun behind. Plurals follow by rule.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line that is none of these, or a synonym of two objects; names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    return parse(text.splitlines(), name or f"lexicon:{path.name}", str(path), sentences)
+
+
+def parse(
+    lines: Iterable[str], name: str = "lexicon", source: str = "the lexicon", sentences: Splitter = split
+) -> Lexicon:
+    """The vocabulary in the lines of such a file; ValueError as `read`."""
+    forms: dict[tuple[str, ...], str | None] = {}
+    careful: set[tuple[str, ...]] = set()
+    for number, line in enumerate(lines, 1):
+        content = line.split("#")[0].strip()
+        if not content:
+            continue
+        where = f"{source}, line {number}"
+        head, _, rest = content.lstrip("!").partition(":")
+        named = None if content.startswith("!") else " ".join(head.casefold().split())
+        phrases = [part.strip() for part in (rest if named else head).split(",") if part.strip()]
+        if named == "" or (named is None and rest):
+            raise ValueError(f"{where}: {content!r} is neither 'object: synonym, synonym' nor '!phrase, phrase'")
+        starred = {p.rstrip("* ") for p in phrases if p.endswith("*")}
+        for phrase in [*([named] if named and named not in starred else []), *phrases]:
+            for form in _forms(phrase.rstrip("* ")):
+                if forms.setdefault(form, named) != named:
+                    raise ValueError(f"{where}: {' '.join(form)!r} is given to {forms[form]!r} and to {named!r}")
+            if phrase.endswith("*"):
+                careful.add(_forms(phrase.rstrip("* "))[0])
+    if not any(forms.values()):
+        raise ValueError(f"{source} names no object")
+    return Lexicon(forms, frozenset(careful), name, sentences)
+
+
+def _forms(phrase: str) -> list[tuple[str, ...]]:
+    single = tuple(word.text for word in words(phrase))
+    return [single, *(tuple(plural.split()) for plural in sorted(plurals(" ".join(single))))]
+
+
+def _is_noun(found: Sequence[Word], at: int, length: int) -> bool:
+    """Whether an article or a number stands before, and nothing behind that could be a noun."""
+    introduces = listed("determiners", "numbers")
+    before = found[at - 1].text if at and found[at].joined else ""
+    if before not in introduces and not before.isdigit():
+        return False
+    rest = found[at + length : at + length + 2]
+    if not rest or not rest[0].joined or rest[0].text in listed("prepositions", "verbs"):
+        return True
+    return rest[0].text in ("and", "or") and len(rest) == 2 and rest[1].text in introduces

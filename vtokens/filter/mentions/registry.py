@@ -1,0 +1,63 @@
+"""Extractors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vtokens._errors import unknown
+from vtokens.filter.mentions.base import Extractor, Splitter
+from vtokens.filter.sentences import get_splitter
+
+_COCO = Path(__file__).parent / "vocabularies" / "coco.txt"
+
+
+def _scenes(**options: Any) -> Extractor:
+    from vtokens.filter.mentions.scenes import Scenes
+
+    return Scenes(**options)
+
+
+def _coco(**options: Any) -> Extractor:
+    from vtokens.filter.mentions.lexicon import read
+
+    return read(_COCO, "coco", **options)
+
+
+_EXTRACTORS: dict[str, Callable[..., Extractor]] = {"coco": _coco, "scenes": _scenes}
+
+
+def extractors() -> list[str]:
+    """The names `get_extractor` knows; "lexicon:FILE" reads a vocabulary of yours (see `mentions.lexicon.read`)."""
+    return [*sorted(_EXTRACTORS), "lexicon:FILE"]
+
+
+def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None) -> Extractor:
+    """An extractor by its name.
+
+    Args:
+        name: one of `extractors()`, or an extractor, which is returned as it is.
+        sentences: "sentences", "clauses" or a function; None for the extractor's own. It cuts responses into what is
+            redacted as one.
+
+    Raises:
+        ImportError: "spacy" where it or its model is not installed; says how to install it.
+        OSError, ValueError: a vocabulary that cannot be read, or an unknown name.
+        TypeError: no name and no extractor; or sentences for an extractor that is made already.
+    """
+    if not isinstance(name, str):
+        if not callable(name) or not hasattr(name, "sentences"):
+            raise TypeError(f"extractor must be a name or an extractor, got {name!r}")
+        if sentences is not None:
+            raise TypeError("sentences belongs to extractors given by name; this one has its own")
+        return name
+    options: dict[str, Any] = {} if sentences is None else {"sentences": get_splitter(sentences)}
+    kind, _, file = name.partition(":")
+    if kind == "lexicon" and file:
+        from vtokens.filter.mentions.lexicon import read
+
+        return read(file, **options)
+    if name not in _EXTRACTORS:
+        raise unknown("extractor", name, extractors())
+    return _EXTRACTORS[name](**options)

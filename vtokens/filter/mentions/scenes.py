@@ -1,0 +1,105 @@
+"""Mentions in the words of scenes: captions, and the short answers that claim something only with their question."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vtokens.filter.mentions.answers import answered
+from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
+from vtokens.filter.sentences import clauses
+from vtokens.scenes.world import COLOURS, NUMBERS, SHAPES
+
+
+def _any(words: tuple[str, ...]) -> str:
+    return f"(?:{'|'.join(words)})"
+
+
+_COLOUR, _NUMBER = _any(COLOURS), rf"(?:{_any(NUMBERS)}|\d)"
+_SHAPE = rf"{_any(SHAPES)}(?:e?s)?"
+_CLASS = rf"{_COLOUR}\s+{_SHAPE}"
+_PLACE = r"row[1-4]\s+column[1-4]"
+
+#: What a text can say by itself: the group's name is the kind.
+_SAYS = re.compile(
+    rf"\b(?:(?P<text>digit\s+{_NUMBER})|(?P<relation>{_PLACE})|(?P<object>{_CLASS}|{_SHAPE}|nothing)|"
+    rf"(?P<count>{_NUMBER})|(?P<attribute>{_COLOUR}))\b",
+    re.IGNORECASE,
+)
+#: A question, what answers it, the kind of that, and its claim; {0} is the answer, {1} what was asked about.
+_QUESTIONS = tuple(
+    (re.compile(question, re.IGNORECASE), re.compile(rf"\b{answer}\b", re.IGNORECASE), kind, claim)
+    for question, answer, kind, claim in (
+        (rf"where is (?:the|an?) ({_CLASS}|{_SHAPE})", _PLACE, "relation", "{1} at {0}"),
+        (rf"what is at ({_PLACE})", rf"(?:{_CLASS}|digit\s+{_NUMBER}|{_SHAPE}|nothing)", "object", "{0} at {1}"),
+        (rf"what colou?r is at ({_PLACE})", _COLOUR, "attribute", "{0} at {1}"),
+        (rf"what colou?r is the ({_SHAPE})", _COLOUR, "attribute", "{0} {1}"),
+        (rf"what shape is ({_COLOUR})", _SHAPE, "object", "{1} {0}"),
+        (rf"how many ((?:{_COLOUR}\s+)?(?:objects?|{_SHAPE})) are", _NUMBER, "count", "{0} {1}"),
+        (rf"what digit is at ({_PLACE})", _NUMBER, "text", "digit {0} at {1}"),
+    )
+)
+_NOUN = re.compile(rf"\s+((?:{_COLOUR}\s+)?(?:objects?|{_SHAPE}))\b", re.IGNORECASE)
+_OWNER = re.compile(rf"({_CLASS}|{_SHAPE})\s+(?:is\s+)?(?:at|in)\s+$", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:no|not|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The extractor for `vtokens.scenes`: an object is named by colour and shape, and its name is the class's.
+
+    Names: "red circle", "circle", "red", "three red objects", "red circle at row1 column2", "nothing at row1 column2",
+    "digit seven"; `vtokens.filter.labels.label_scenes` reads them.
+    """
+
+    name: str = "scenes"
+    sentences: Splitter = clauses
+
+    def __call__(self, text: str, prompt: str = "") -> list[Mention]:
+        """Objects, colours, counts, places and digits in `text`, as an answer to `prompt`."""
+        found = [*answered(text, prompt, _plain), *_answer(text, prompt)]
+        taken = {i for start, end, *_ in found for i in range(start, end)}
+        found += [said for said in _statements(text) if taken.isdisjoint(range(said.start, said.end))]
+        return arrange(text, found, self.sentences(text))
+
+
+def singular(word: str) -> str:
+    """A shape's name from its plural; other words are left as they are."""
+    return next((shape for shape in SHAPES if word in (shape, shape + "s", shape + "es")), word)
+
+
+def _plain(phrase: str) -> str:
+    """Lower case, single spaces, shapes in the singular, digits as words."""
+    words = (NUMBERS[int(w)] if w.isdecimal() and len(w) == 1 else singular(w) for w in phrase.lower().split())
+    return " ".join(words)
+
+
+def _several(phrase: str) -> str:
+    """As `_plain`, but what is counted is in the plural."""
+    *words, last = _plain(phrase).split()
+    return " ".join([*words, last if last.endswith("objects") else last + ("es" if last == "cross" else "s")])
+
+
+def _answer(text: str, prompt: str) -> list[Found]:
+    for question, unit, kind, claim in _QUESTIONS:
+        asked = question.search(prompt)
+        answer = unit.search(text) if asked else None
+        if asked and answer:
+            about = (_several if kind == "count" else _plain)(asked[1])
+            return [Found(answer.start(), answer.end(), kind, claim.format(_plain(answer[0]), about))]
+    return []
+
+
+def _statements(text: str) -> list[Found]:
+    found = []
+    for match in _SAYS.finditer(text):
+        kind, name = match.lastgroup or "", _plain(match[0])
+        before = text[: match.start()]
+        if kind == "count":
+            noun = _NOUN.match(text, match.end())
+            name = f"{name} {_several(noun[1]) if noun else 'objects'}"
+        elif kind == "relation":
+            owner = _OWNER.search(before)
+            name = f"{_plain(owner[1]) if owner else 'object'} at {name}"
+        found.append(Found(match.start(), match.end(), kind, name, _DENIED.search(before) is not None))
+    return found
