@@ -1,5 +1,6 @@
 """`farthest_point` against the definition, written as a loop over steps in float64."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vtokens.kernels import farthest_point
+from vtokens.kernels import _greedy, farthest_point
 
+module = importlib.import_module("vtokens.kernels.farthest_point")  # the name in the package is the function
 OBJECTIVES = ("maxsum", "kcenter")
 
 
@@ -128,15 +130,89 @@ def test_long_sums_stay_exact(objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_large_sets_do_without_the_similarity_matrix(objective: str) -> None:
-    """Beyond 8192 slots similarities come a row at a time; the same tokens in a smaller frame choose the same."""
-    tokens = points(5, 2, 60, 8)
-    wide = torch.cat([tokens, points(6, 2, 8200, 8)], 1)
-    assert torch.equal(
-        pick(wide, [20, 33], [3, 50], objective, sizes=[60, 45])[:, :60],
-        pick(tokens, [20, 33], [3, 50], objective, sizes=[60, 45]),
+@pytest.mark.parametrize("gram", [1 << 28, 0])
+def test_all_sets_at_once(objective: str, gram: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What plain PyTorch does on an accelerator, with all similarities or a row of them at a time."""
+    monkeypatch.setattr(module, "_GRAM", gram)
+    tokens, valid = points(5, 3, 60, 8), torch.ones(3, 60, dtype=torch.bool)
+    valid[1, 45:] = valid[2, :20] = False
+    counts, start = [20, 33, 0], torch.tensor([3, 40, 50])
+    got = module._together(tokens, valid, counts, start, objective == "kcenter")
+    for row, (count, first) in enumerate(zip(counts, start.tolist(), strict=True)):
+        rest = tokens[row, valid[row]].double().numpy()
+        place = valid[row].nonzero()[:, 0]
+        order = order_of(rest, count, int((place < first).sum()), objective)[:count]
+        assert got[row].nonzero()[:, 0].tolist() == sorted(place[order].tolist())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("near", [False, True])
+def test_choices_foreseen_wrongly_are_mended(objective: str, near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window of a few tokens misses most choices, and the order stays the definition's; copies of tokens too."""
+    monkeypatch.setattr(_greedy, "_WINDOW", 3)
+    tokens = points(4, 90, 6)
+    if near:
+        tokens[30:60] = tokens[:30] * 2
+    expected = order_of(tokens.double().numpy(), 60, 7, objective)
+    if near:  # a token and its copy tie but for rounding: compare what was chosen, not which of the two
+        got = [i % 30 if i < 60 else i for i in _greedy.greedy(tokens, 30, 7, objective == "kcenter").tolist()]
+        assert got == [i % 30 if i < 60 else i for i in expected[:30]]
+        return
+    assert _greedy.greedy(tokens, 60, 7, objective == "kcenter").tolist() == expected
+
+
+def test_few_passes_over_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens in clusters: most choices are foreseen, so all tokens are read a tenth as often as there are choices."""
+    passes = []
+    cosines = _greedy._cosines
+
+    def counted(left: Tensor, scale: Tensor, rows: Tensor | slice, right: Tensor, scales: Tensor) -> Tensor:
+        if len(right) > _greedy._WINDOW:
+            passes.append(len(cosines(left, scale, rows, right, scales)))
+        return cosines(left, scale, rows, right, scales)
+
+    monkeypatch.setattr(_greedy, "_cosines", counted)
+    centres = points(1, 40, 32)
+    tokens = (
+        centres[torch.randint(0, 40, (2000,), generator=torch.Generator().manual_seed(2))] + points(3, 2000, 32) / 2
     )
-    assert not pick(wide, [20, 33], [3, 50], objective, sizes=[60, 45])[:, 60:].any()
+    _greedy.greedy(tokens, 200, 5, kcenter=True)
+    assert len(passes) <= 20
+    assert sum(passes) <= 400
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"objective": "kcentre"}, ValueError, "unknown objective 'kcentre'. Did you mean 'kcenter'"),
+        ({"counts": [3, 8]}, ValueError, "counts are 3 to 8: 0 to 7 is allowed"),
+        ({"counts": [-1, 2]}, ValueError, "counts are -1 to 2"),
+        ({"counts": [3]}, ValueError, "do not fit"),
+        ({"start": torch.tensor(0)}, ValueError, "do not fit"),
+        ({"valid": torch.ones(2, 8, dtype=torch.bool)}, ValueError, "do not fit"),
+        ({"tokens": torch.ones(2, 7, 3, dtype=torch.long)}, TypeError, r"tokens are torch\.int64"),
+        ({"valid": torch.ones(2, 7)}, TypeError, r"valid is torch\.float32"),
+        ({"start": torch.tensor([0, 6])}, ValueError, "set 1 is to give 2 tokens, 6 the first: it has 5 valid ones"),
+        ({"counts": [3, 6]}, ValueError, "set 1 is to give 6 tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changed: dict, error: type[Exception], message: str) -> None:
+    """Each with what is allowed; the same call without the change is fine."""
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[1, 5:] = False
+    given = {"tokens": points(0, 2, 7, 3), "valid": valid, "counts": [3, 2], "start": torch.tensor([0, 4])}
+    assert farthest_point(**given).sum(1).tolist() == [3, 2]
+    with pytest.raises(error, match=message):
+        farthest_point(**(given | changed))
+
+
+def test_nothing_to_choose() -> None:
+    """No sets, no tokens, counts of zero."""
+    for groups, most in ((0, 5), (2, 0), (2, 5)):
+        valid = torch.ones(groups, most, dtype=torch.bool)
+        got = farthest_point(torch.ones(groups, most, 3), valid, [0] * groups, torch.zeros(groups, dtype=torch.long))
+        assert got.shape == (groups, most)
+        assert not got.any()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

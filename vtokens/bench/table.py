@@ -40,7 +40,7 @@ def table(kernel: str, rows: list[Row]) -> Table:
             out.add_row(row.provider, *shape, f"[red]{row.failed}[/red]")
             continue
         out.add_row(
-            row.provider, *shape, f"{row.ms_p50:.3g} ({row.ms_p20:.3g}-{row.ms_p80:.3g})", _number(row.select_ms),
+            row.provider, *shape, f"{_number(row.ms_p50)} ({_number(row.ms_p20)}-{_number(row.ms_p80)})", _number(row.select_ms),
             _number(row.kernel_ms), _number(row.tflops), _number(row.dense_tflops), _number(row.gbps),
             "" if row.roofline is None else f"{row.roofline:.0%}", _number(row.peak_mb), _number(row.max_error),
         )  # fmt: skip
@@ -48,4 +48,4 @@ def table(kernel: str, rows: list[Row]) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

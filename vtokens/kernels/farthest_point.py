@@ -8,8 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-_GRAM_LIMIT = 8192
-"""Above this many tokens similarities are computed a row at a time instead of as one M x M matrix."""
+from vtokens._errors import unknown
+from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._greedy import greedy
+
+OBJECTIVES = ("maxsum", "kcenter")
+_GRAM = 1 << 28
+"""Most similarities held at once, in elements: 1 GiB."""
 
 
 def farthest_point(
@@ -27,34 +32,84 @@ def farthest_point(
     Args:
         tokens: (G, M, D), any float dtype; zero vectors count as dissimilar to everything.
         valid: bool (G, M), False on the padding of shorter sets.
-        counts: how many to choose of each set, on the host.
+        counts: how many to choose of each set, on the host; no more than it has valid tokens.
         start: int64 (G,), the first token of each set.
         objective: "maxsum" or "kcenter".
 
     Returns:
         bool (G, M), True on exactly `counts[g]` valid tokens of each set.
+
+    Raises:
+        TypeError: tokens that are no floating point, or `valid` no bool.
+        ValueError: another objective, shapes that do not fit, or a count below 0 or above M.
     """
-    unit = torch.nn.functional.normalize(tokens.detach().float(), dim=-1)
+    counts = list(counts)
+    _check(tokens, valid, counts, start, objective)
+    tokens, kcenter = tokens.detach(), objective == "kcenter"
+    if not max(counts, default=0):
+        return torch.zeros_like(valid)
+    if use_triton(tokens):
+        from vtokens.kernels._triton.farthest_point import farthest_point as fused
+
+        return fused(tokens, valid, counts, start, kcenter)
+    if tokens.device.type == "cpu":
+        return _one_by_one(tokens, valid, counts, start, kcenter)
+    return _together(tokens, valid, counts, start, kcenter)
+
+
+def _one_by_one(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool) -> Tensor:
+    """Set after set, each without its padding."""
+    chosen = torch.zeros_like(valid)
+    for group, (count, first) in enumerate(zip(counts, start.tolist(), strict=True)):
+        if not count:
+            continue
+        if valid[group].all():
+            chosen[group, greedy(tokens[group].float(), count, first, kcenter)] = True
+            continue
+        place = valid[group].nonzero()[:, 0]
+        if count > len(place) or not valid[group, first]:
+            raise ValueError(
+                f"set {group} is to give {count} tokens, {first} the first: it has {len(place)} valid ones, and the "
+                "first must be one of them"
+            )
+        first = int(torch.searchsorted(place, first))
+        chosen[group, place[greedy(tokens[group, place].float(), count, first, kcenter)]] = True
+    return chosen
+
+
+def _together(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool) -> Tensor:
+    """All sets at once, without waiting for the device."""
+    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
     groups, most, _ = unit.shape
     group = torch.arange(groups, device=unit.device)
-    gram = unit @ unit.transpose(1, 2) if most <= _GRAM_LIMIT else None
-    limit = torch.tensor(list(counts), dtype=torch.long).to(unit.device)
+    gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM else None
+    limit = torch.tensor(counts, dtype=torch.long).to(unit.device)
     chosen = torch.zeros_like(valid)
     # Chosen and padding tokens carry +inf from the start, so argmin alone finds the next one.
     cost = torch.zeros_like(unit[..., 0]).masked_fill_(~valid, torch.inf)
-    if objective == "kcenter":
+    if kcenter:
         cost.masked_fill_(valid, -torch.inf)
     pick = start
-    ragged = len(set(counts)) > 1
     # The greedy choice is sequential by definition; each step is a handful of batched operations.
-    for step in range(max(counts, default=0)):
-        if ragged:
-            open_ = step < limit
-            chosen[group, pick] |= open_
-        else:
-            chosen[group, pick] = True
+    for step in range(max(counts)):
+        chosen[group, pick] |= step < limit
         similar = gram[group, pick] if gram is not None else torch.einsum("gmd,gd->gm", unit, unit[group, pick])
-        cost = cost + similar if objective == "maxsum" else torch.maximum(cost, similar)
+        cost = torch.maximum(cost, similar) if kcenter else cost + similar
         cost[group, pick] = torch.inf
         pick = cost.argmin(1)
     return chosen
+
+
+def _check(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, objective: str) -> None:
+    if objective not in OBJECTIVES:
+        raise unknown("objective", objective, OBJECTIVES)
+    if not tokens.is_floating_point() or valid.dtype != torch.bool:
+        raise TypeError(f"tokens are {tokens.dtype} and valid is {valid.dtype}: floating point and bool are needed")
+    groups = len(counts)
+    if tokens.dim() != 3 or valid.shape != tokens.shape[:2] or start.shape != (groups,) or len(tokens) != groups:
+        raise ValueError(
+            f"tokens {tuple(tokens.shape)}, valid {tuple(valid.shape)}, {groups} counts and start {tuple(start.shape)} "
+            "do not fit: they must be (G, M, D), (G, M), G and (G,)"
+        )
+    if counts and not 0 <= min(counts) <= max(counts) <= tokens.shape[1]:
+        raise ValueError(f"counts are {min(counts)} to {max(counts)}: 0 to {tokens.shape[1]} is allowed")
