@@ -39,11 +39,12 @@ def table(kernel: str, rows: list[Row]) -> Table:
         if row.ms_p20 is None or row.ms_p50 is None or row.ms_p80 is None:
             out.add_row(row.provider, *shape, f"[red]{row.failed}[/red]")
             continue
+        times = f"{_number(row.ms_p50)} ({_number(row.ms_p20)}-{_number(row.ms_p80)})"
+        rates = (row.select_ms, row.kernel_ms, row.tflops, row.dense_tflops, row.gbps)
+        roofline = "" if row.roofline is None else f"{row.roofline:.0%}"
         out.add_row(
-            row.provider, *shape, f"{_number(row.ms_p50)} ({_number(row.ms_p20)}-{_number(row.ms_p80)})", _number(row.select_ms),
-            _number(row.kernel_ms), _number(row.tflops), _number(row.dense_tflops), _number(row.gbps),
-            "" if row.roofline is None else f"{row.roofline:.0%}", _number(row.peak_mb), _number(row.max_error),
-        )  # fmt: skip
+            row.provider, *shape, times, *map(_number, rates), roofline, _number(row.peak_mb), _number(row.max_error)
+        )
     return out
 
 
