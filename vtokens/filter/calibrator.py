@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from vtokens._errors import unknown
-from vtokens.eval.files import write_json
+from vtokens.eval.files import line, replacing
 from vtokens.filter import estimators
 from vtokens.filter.estimators import Array, Estimator, Isotonic, Sigmoid
 from vtokens.filter.fitting import matrix, regress, split
@@ -37,6 +38,7 @@ class Calibrator:
         estimator: gives log-odds from signals, fitted on a part of the images.
         link: gives probabilities from log-odds, fitted on the other images.
         fitted: by part ("fit", "calibration") its `responses`, `images`, `mentions` and `unsupported` mentions.
+        images: of the records it was fitted on, for thresholds must come from others; empty for one that was loaded.
     """
 
     setting: Setting
@@ -44,6 +46,7 @@ class Calibrator:
     estimator: Estimator
     link: Sigmoid | Isotonic
     fitted: dict[str, dict[str, int]]
+    images: frozenset[str | int] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     def fit(
@@ -84,10 +87,11 @@ class Calibrator:
             }
             for part, rows in (("fit", first), ("calibration", second))
         }
-        return cls(setting, chosen, found, link, counts)
+        images = frozenset(record.image for record in (*first, *second))
+        return cls(setting, chosen, found, link, counts, images)
 
     def score(self, signals: Mapping[str, ArrayLike]) -> Array:
-        """Uncalibrated log-odds (n,), float64: what thresholds are set on, for the link may tie probabilities.
+        """Uncalibrated log-odds (n,), float64.
 
         Args:
             signals: by name (n,) numbers; more names than needed do no harm.
@@ -108,7 +112,7 @@ class Calibrator:
         return self.estimator.score(np.column_stack(columns))
 
     def predict(self, signals: Mapping[str, ArrayLike]) -> Array:
-        """Probabilities (n,) in [0, 1] that mentions are unsupported; as `score`."""
+        """Probabilities (n,), in the order of the scores, that mentions are unsupported; raises as `score`."""
         return self.link(self.score(signals))
 
     def check(self, setting: Setting, mismatch: str = "warn") -> list[str]:
@@ -130,22 +134,15 @@ class Calibrator:
             warnings.warn(f"{message}. Its probabilities may be off", CalibrationWarning, stacklevel=2)
         return found
 
-    def save(self, path: str | Path) -> Path:
-        """Write the calibrator as JSON, in one step; OSError if the file cannot be written."""
-        content = {"format": _FORMAT, "schema": SCHEMA, "setting": asdict(self.setting), "names": list(self.names)}
-        parts = {"estimator": self.estimator.to_dict(), "link": self.link.to_dict(), "fitted": self.fitted}
-        write_json(Path(path), content | parts)
-        return Path(path)
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        about = {"format": _FORMAT, "schema": SCHEMA, "setting": asdict(self.setting), "names": list(self.names)}
+        return about | {"estimator": self.estimator.to_dict(), "link": self.link.to_dict(), "fitted": self.fitted}
 
     @classmethod
-    def load(cls, path: str | Path) -> Calibrator:
-        """Read a calibrator; it predicts what the saved one did, bit by bit.
-
-        Raises:
-            ValueError: the file is no calibrator, or of another schema.
-        """
+    def from_dict(cls, content: Any) -> Calibrator:
+        """The calibrator that `to_dict` gave; it predicts the same, bit by bit. ValueError for anything else."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             if not isinstance(content, dict) or content.get("format") != _FORMAT:
                 raise TypeError("it does not say that it is one")
             if content["schema"] != SCHEMA:
@@ -153,4 +150,18 @@ class Calibrator:
             found, link = (estimators.from_dict(content[part]) for part in ("estimator", "link"))
             return cls(Setting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no calibrator that can be read: {error}") from error
+            raise ValueError(f"this is no calibrator that can be read: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the calibrator as JSON, in one step; OSError if the file cannot be written."""
+        with replacing(Path(path)) as put:
+            put(line(self.to_dict()))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibrator:
+        """Read what `save` wrote; ValueError naming the file for anything else."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

@@ -111,16 +111,23 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """A non-decreasing link, linear between the points (x, y) and constant outside."""
+    """A non-decreasing link, linear between the points (x, y) and constant outside, with a trace of the sigmoid.
+
+    Isotonic regression ties many scores. A threshold that falls on such a step drops or keeps all of it, so a
+    thousandth of the probability comes from the sigmoid, which keeps the scores in order.
+    """
 
     x: Array
     y: Array
+    trace: float = 1e-3
 
     def __call__(self, score: Array) -> Array:
-        return np.interp(score, self.x, self.y)
+        from scipy.special import expit
+
+        return (1 - self.trace) * np.interp(score, self.x, self.y) + self.trace * np.asarray(expit(score))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "isotonic", "x": self.x.tolist(), "y": self.y.tolist()}
+        return {"kind": "isotonic", "x": self.x.tolist(), "y": self.y.tolist(), "trace": self.trace}
 
 
 _KINDS = {"logistic": Logistic, "trees": Trees, "sigmoid": Sigmoid, "isotonic": Isotonic}
