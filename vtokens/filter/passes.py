@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from PIL import Image
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from vtokens.adapters import adapter_for
+from vtokens.engine.attach import attachment
+from vtokens.filter.assemble import Places, assemble
+from vtokens.filter.contrast import contrast
+from vtokens.filter.measure import Likelihood, likelihood
+from vtokens.filter.prompts import Batch, Response, batch, encode
+from vtokens.filter.recorder import recording
 from vtokens.filter.trace import Parts, Trace
 
-Response = str | Sequence[int]
-"""Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
+NOTHING = Parts()
 
 
+@torch.no_grad()
 def score(
     model: PreTrainedModel,
     processor: Any,
     images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
     responses: Sequence[Response],
-    parts: Parts = Parts(),  # noqa: B008 (frozen)
+    parts: Parts = NOTHING,
 ) -> list[Trace]:
     """Read given responses: one teacher-forced pass for the batch, and one for each contrast in `parts`.
 
@@ -40,15 +49,18 @@ def score(
         ValueError: lists of different length, a sample without picture, an empty response, or one that is longer than
             the model's context.
     """
-    raise NotImplementedError
+    adapter = adapter_for(model)
+    inputs = encode(processor, images, prompts, model.device)
+    return _read(model, batch(adapter, processor, inputs, responses), parts)
 
 
+@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     processor: Any,
     images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
-    parts: Parts = Parts(),  # noqa: B008 (frozen)
+    parts: Parts = NOTHING,
     **generate_kwargs: Any,
 ) -> list[Trace]:
     """Let the model write, and record it meanwhile; arguments as in `score` and as of `model.generate`.
@@ -60,4 +72,51 @@ def generate(
         One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if
         the model said nothing.
     """
-    raise NotImplementedError
+    inputs = encode(processor, images, prompts, model.device)
+    unmerges = (handle := attachment(model)) is not None and any(s.unmerges() for s in handle.strategies)
+    with recording(model, Parts() if unmerges else parts) as (tape, handle):
+        sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
+        record = handle.record
+    copies = len(sequences) // len(prompts)
+    if copies > 1:
+        each = [number for number in range(len(prompts)) for _ in range(copies)]
+        inputs = encode(processor, [images[i] for i in each], [prompts[i] for i in each], model.device)
+    given = _responses(model, inputs, sequences, generate_kwargs)
+    if unmerges or not tape.follows(sequences):
+        return _read(model, given, parts)
+    assert record is not None
+    likely, places = tape.likelihood(sequences), Places(record, sequences.device)
+    head = model.get_output_embeddings()
+    traces = assemble(tape, places, sequences[:, -likely.logprob.shape[1] :], given.lengths, likely, head)
+    return contrast(model, given, tape, places, traces)
+
+
+def _read(model: PreTrainedModel, given: Batch, parts: Parts) -> list[Trace]:
+    adapter = adapter_for(model)
+    with recording(model, parts, given.responses.shape[1]) as (tape, handle):
+        logits = cast(Any, model)(**given.full(adapter)).logits
+        record = handle.record
+    assert record is not None
+    found = likelihood(logits.flatten(0, 1), given.responses.flatten())
+    likely = Likelihood(*(part.view(given.responses.shape) for part in found))
+    places = Places(record, given.responses.device)
+    traces = assemble(tape, places, given.responses, given.lengths, likely, model.get_output_embeddings())
+    return contrast(model, given, tape, places, traces)
+
+
+def _sequences(output: Any) -> Tensor:
+    sequences: Tensor = getattr(output, "sequences", output)
+    return sequences
+
+
+def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
+    """What `generate` returned, cut where each response ends."""
+    config = options.get("generation_config") or model.generation_config
+    ends: list[int] = []
+    for name in ("eos_token_id", "pad_token_id"):
+        token = options.get(name, getattr(config, name, None))
+        ends += [] if token is None else torch.as_tensor(token).flatten().tolist()
+    said = sequences[:, inputs["input_ids"].shape[1] :]
+    going = ~torch.isin(said, torch.tensor(ends, dtype=said.dtype, device=said.device))
+    lengths = going.long().cumprod(1).sum(1).tolist()
+    return Batch(inputs, said[:, : max(1, *lengths)], tuple(lengths))

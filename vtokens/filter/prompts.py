@@ -1,0 +1,152 @@
+"""From pictures, questions and responses to the batch of one teacher-forced pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+
+Response = str | Sequence[int]
+"""Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded on the left, and the responses behind them padded on the right.
+
+    Attributes:
+        inputs: of the processor, on the model's device: `input_ids` (B, P), `attention_mask`, pixels.
+        responses: int64 (B, T), on the model's device. Behind its end a response repeats its last token: nothing
+            before can see that, and no row of it is read.
+        lengths: tokens of each response.
+    """
+
+    inputs: dict[str, Any]
+    responses: Tensor
+    lengths: tuple[int, ...]
+
+    def full(self, adapter: Adapter) -> dict[str, Any]:
+        """Keyword arguments of a pass over prompts and responses; the last token is not fed, as nothing follows it."""
+        return self._followed(adapter, dict(self.inputs))
+
+    def blank(self, adapter: Adapter) -> dict[str, Any]:
+        """The same with a picture of nothing: every pixel has the mean colour of the tower's training data."""
+        gone = {name: torch.zeros_like(part) for name, part in self.inputs.items() if name.startswith("pixel_values")}
+        return self._followed(adapter, {**self.inputs, **gone})
+
+    def text(self, adapter: Adapter) -> dict[str, Any]:
+        """The same without pictures: all that stood in their places is taken out, the rest is numbered anew."""
+        ids, mask = self.inputs["input_ids"], self.inputs["attention_mask"].bool()
+        for token in adapter.placeholder_ids.values():
+            mask = mask & (ids != token)
+        order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()) :]
+        return self._followed(
+            adapter, {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order).long()}
+        )
+
+    def _followed(self, adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
+        fed = self.responses[:, :-1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
+        mask = inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(fed)], 1)
+        types = inputs.get("mm_token_type_ids")
+        if types is not None:
+            inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros(fed.shape)], 1)
+        if not hasattr(adapter.multimodal, "get_rope_index"):  # these make positions of their own, in three dimensions
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        # Of the rows that predict a response: the first of them is where its prompt ends.
+        return {**inputs, "logits_to_keep": self.responses.shape[1], "use_cache": False}
+
+
+def encode(
+    processor: Any, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], device: Any
+) -> dict[str, Any]:
+    """What the processor makes of prompts and their pictures, padded on the left.
+
+    Raises:
+        ValueError: lists of different length, or none; a sample without pictures, or with as many placeholders in its
+            prompt as it has not.
+    """
+    if len(images) != len(prompts) or not prompts:
+        raise ValueError(f"got pictures for {len(images)} samples and {len(prompts)} prompts: equal numbers, 1 or more")
+    texts = []
+    for number, (group, prompt) in enumerate(zip(images, prompts, strict=True)):
+        if isinstance(group, Image.Image) or not group or not all(isinstance(one, Image.Image) for one in group):
+            raise ValueError(f"images[{number}]={group!r} is not allowed: a list of at least one PIL image a sample")
+        texts.append(chat(processor, prompt, len(group)))
+    padded = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    # Nested: some processors cut crops only for samples of a single picture.
+    return dict(processor(images=[list(group) for group in images], text=texts, **padded).to(device))
+
+
+def chat(processor: Any, prompt: str, pictures: int) -> str:
+    """The prompt as the model is to read it.
+
+    A text that holds the processor's image token is taken as it is; a question goes through the chat template, behind
+    its pictures.
+
+    Raises:
+        ValueError: another number of image tokens than of pictures.
+    """
+    token = processor.image_token
+    there = prompt.count(token)
+    if there:
+        if there != pictures:
+            raise ValueError(f"the prompt {prompt!r} holds {there} {token!r} for {pictures} picture(s)")
+        return prompt
+    if not getattr(processor, "chat_template", None):
+        return f"{token}\n" * pictures + prompt
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": prompt}]
+    found: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return found
+
+
+def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: Sequence[Response]) -> Batch:
+    """Put responses behind prompts.
+
+    Raises:
+        TypeError: a response that is neither text nor token ids.
+        ValueError: another number of responses than of prompts, an empty one, one with a token the model has not, or
+            one that does not fit into the model's context behind its prompt.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if len(responses) != len(ids):
+        raise ValueError(f"got {len(responses)} responses for {len(ids)} prompts: one each")
+    config = adapter.language_model.config
+    vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
+    rows = [tokens(processor, response, number, vocabulary) for number, response in enumerate(responses)]
+    for number, row in enumerate(rows):
+        if not set(adapter.placeholder_ids.values()).isdisjoint(row):
+            raise ValueError(f"responses[{number}] holds a placeholder of a picture: only prompts may")
+    for number, (row, length) in enumerate(zip(rows, mask.sum(1).tolist(), strict=True)):
+        if context is not None and length + len(row) > context:
+            raise ValueError(
+                f"responses[{number}] has {len(row)} tokens behind a prompt of {length}, but the model's context holds "
+                f"{context}: cut the response to {max(0, context - length)} tokens, or check it in parts"
+            )
+    longest = max(map(len, rows))
+    padded = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=ids.device)
+    return Batch(inputs, padded, tuple(map(len, rows)))
+
+
+def tokens(processor: Any, response: Response, number: int, vocabulary: int) -> list[int]:
+    """The token ids of a response; errors as in `batch`, where it is number `number`."""
+    if isinstance(response, str):
+        tokenizer = getattr(processor, "tokenizer", processor)
+        row = tokenizer(response, add_special_tokens=False)["input_ids"]
+    elif isinstance(response, Tensor):
+        row = response.tolist()
+    else:
+        row = list(response)
+    if not row:
+        raise ValueError(f"responses[{number}]={response!r} is empty: there is nothing to score")
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in row):
+        raise TypeError(f"responses[{number}] is neither text nor a list of token ids: {row[:4]!r}...")
+    if not 0 <= min(row) <= max(row) < vocabulary:
+        raise ValueError(f"responses[{number}] holds token {max(row)}: ids from 0 to {vocabulary - 1} are allowed")
+    return row

@@ -1,0 +1,211 @@
+"""Watching a model read or write: queries, states and logits of the rows that predict the response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vtokens.adapters import Adapter, adapter_for
+from vtokens.engine.attach import Handle, joined
+from vtokens.filter.measure import Likelihood, Looked, likelihood, look
+from vtokens.filter.trace import Parts
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.heads import Heads
+from vtokens.strategies.signals import Facts
+
+_BLOCK = 16
+"""Steps whose logits are held before they are reduced to three numbers each."""
+
+
+@dataclass
+class Layer:
+    """What was noted at one decoder layer.
+
+    Attributes:
+        query: (B, H, R, D) a pass, of the rows that predict.
+        hidden: (B, R, D) a pass, of the same rows, entering the layer.
+        outputs: (B, R, H, D) a pass, head outputs of the same rows.
+        image: (B, W, D), all rows of the pass that brought the pictures.
+        fed: int64 (B, W), which fed positions these are; None if they are the same.
+        real: bool (B, W), False on padding; None if there is none.
+        width: W.
+        past: keys that were cached before that pass.
+        heads: the last call; its keys hold those of all calls before.
+        looked: what `close` found.
+    """
+
+    query: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    image: Tensor | None = None
+    fed: Tensor | None = None
+    real: Tensor | None = None
+    width: int = 0
+    past: int = 0
+    heads: Heads | None = None
+    looked: Looked | None = None
+
+    def close(self) -> bool:
+        """Compute the attention of all rows at once, as no key is ever changed once it is cached.
+
+        Returns:
+            Whether the keys are those of the rows, one after the other.
+        """
+        heads = self.heads
+        assert heads is not None
+        query = torch.cat(self.query, 2)
+        first = heads.key.shape[2] - query.shape[2]
+        if self.past or first != self.width - self.query[0].shape[2]:
+            return False
+        self.looked = look(query, heads.key, heads.scaling, heads.valid, heads.visual, first)
+        self.heads, self.query = None, []
+        return True
+
+
+@dataclass
+class Tape:
+    """What a `Recorder` notes. Only what `parts` asks for is held.
+
+    Attributes:
+        parts: what is wanted.
+        rows: how many rows at the end of the pass predict response tokens; None while the model writes, one a pass.
+        layers: what was noted at each tapped decoder layer.
+        fed: int64 (B, n) a pass: the tokens fed to it.
+        final: (B, R, D) a pass: states that left the decoder.
+        final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
+        lost: several tokens were fed at once behind the prompt, so that nothing more is noted.
+    """
+
+    parts: Parts
+    rows: int | None
+    adapter: Adapter
+    layers: dict[int, Layer] = field(default_factory=dict)
+    fed: list[Tensor] = field(default_factory=list)
+    final: list[Tensor] = field(default_factory=list)
+    final_image: Tensor | None = None
+    lost: bool = False
+    _logits: list[Tensor] = field(default_factory=list)
+    _likelihood: list[Likelihood] = field(default_factory=list)
+
+    @property
+    def depth(self) -> int:
+        """Decoder layers of the model."""
+        return len(self.adapter.layers)
+
+    @property
+    def tapped(self) -> list[int]:
+        """Decoder layers that have to be watched."""
+        states = self.parts.states | self.parts.image_states | self.parts.lens
+        return sorted(self.parts.layers | {state for state in states if state < self.depth})
+
+    def note(self, heads: Heads) -> None:
+        """Note one attention call."""
+        if self.lost:
+            return
+        number, rows, parts = heads.layer, self.rows or 1, self.parts
+        layer = self.layers.get(number)
+        if layer is None:
+            layer = self.layers[number] = Layer(
+                fed=heads.fed, real=heads.valid, width=heads.query.shape[2], past=heads.past
+            )
+            if number in parts.image_states | parts.lens:
+                layer.image = heads.hidden.detach()
+        if number in parts.states:
+            layer.hidden.append(heads.hidden[:, -rows:].detach())
+        if number in parts.layers:
+            layer.query.append(heads.query[:, :, -rows:].detach())
+            layer.heads = heads
+            if parts.divergence:
+                layer.outputs.append(heads.output[:, -rows:].detach())
+            if self.rows is not None:
+                layer.close()
+
+    def after_decoder(self, module: Any, args: Any, output: Any) -> None:
+        """A hook: note the states that leave the decoder."""
+        if self.lost:
+            return
+        states, rows, parts = output[0].detach(), self.rows or 1, self.parts
+        if self.final_image is None and self.depth in parts.image_states | parts.lens:
+            self.final_image = states
+        if self.depth in parts.states:
+            self.final.append(states[:, -rows:])
+
+    def after_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """A hook: note what was fed, and the logits of the last row of each pass."""
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        self.lost = self.lost or (bool(self.fed) and ids.shape != (len(self.fed[0]), 1))
+        if self.lost:
+            return
+        if len(self._logits) == _BLOCK:
+            self._reduce(torch.cat([*self.fed[1 - _BLOCK :], ids], 1))
+        self.fed.append(ids)
+        self._logits.append(output.logits[:, -1].detach())
+
+    def likelihood(self, sequences: Tensor) -> Likelihood:
+        """(B, T) each, of all that was written; `sequences` is what `generate` returned, and `follows` said yes."""
+        if self._logits:
+            self._reduce(sequences[:, -len(self._logits) :])
+        return Likelihood(*(torch.cat(part, 1) for part in zip(*self._likelihood, strict=True)))
+
+    def follows(self, sequences: Tensor) -> bool:
+        """Whether what was fed, row by row, is what `generate` returned; computes attention if so."""
+        if self.lost or not self.fed or len(sequences) != len(self.fed[0]):
+            return False
+        fed = torch.cat(self.fed, 1)
+        if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
+            return False
+        return all(self.layers[layer].close() for layer in sorted(self.parts.layers))
+
+    def _reduce(self, ids: Tensor) -> None:
+        """(B, n) tokens that followed the logits held."""
+        logits = torch.stack(self._logits, 1)
+        found = likelihood(logits.flatten(0, 1), ids.flatten())
+        self._likelihood.append(Likelihood(*(part.view(ids.shape) for part in found)))
+        self._logits = []
+
+
+@dataclass(frozen=True)
+class Recorder(Strategy):
+    """Notes what a tape asks for and changes nothing; attention as the model's weights give it, whatever acts on it."""
+
+    name: ClassVar[str] = "recorder"
+    everywhere: ClassVar[bool] = True
+    tape: Tape = field(compare=False)
+
+    def attends_in(self, facts: Facts) -> Sequence[int]:
+        return self.tape.tapped
+
+    def at_attend(self, heads: Heads) -> None:
+        self.tape.note(heads)
+
+
+@contextmanager
+def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> Iterator[tuple[Tape, Handle]]:
+    """Watch a model inside a `with` block, beside whatever is attached to it.
+
+    Args:
+        model: of a supported family.
+        parts: what to note; contrasts are none of the recorder's business.
+        rows: see `Tape`.
+
+    Yields:
+        The tape, and the handle under which the model runs.
+    """
+    adapter = adapter_for(model)
+    tape = Tape(parts, rows, adapter)
+    with joined(model, Recorder(tape)) as handle:
+        # Behind the engine's own hook, which brings the states back to full length.
+        hooks = [adapter.language_model.register_forward_hook(tape.after_decoder)]
+        if rows is None:
+            hooks.append(model.register_forward_hook(tape.after_model, with_kwargs=True))
+        try:
+            yield tape, handle
+        finally:
+            for hook in hooks:
+                hook.remove()
