@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vtokens.kernels._triton import attend, recycled, rows
+from vtokens.kernels._triton import attend, group_mean, recycled, rows, unfold
 
 
 def compiled(
@@ -63,6 +63,13 @@ def main(file: str) -> None:
         types |= {"lse": "*fp32", "weight": "*fp32", "received": "*fp32"}
         for kernel in (rows._normalise, rows._receive):
             print(compiled(kernel, types, constants, options, file, tuple(n for n in ones if n in kernel.arg_names)))
+    for half, block, short in ((64, 64, "*bf16"), (40, 64, "*fp16")):
+        types = dict.fromkeys(("states", "cos", "sin", "out"), short) | {"member": "*i64"}
+        constants = {"HALF": half, "BLOCK_N": 32, "BLOCK_H": block, "UPCAST": False}
+        print(compiled(unfold._unfold, types, constants, {"num_warps": 4}, file))
+        types = {"states": short, "out": short, "order": "*i64", "bounds": "*i64"}
+        constants = {"DIM": 2 * half, "BLOCK_C": 1024, "UPCAST": False}
+        print(compiled(group_mean._mean, types, constants, {"num_warps": 4}, file))
     blocks = {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}
     floats = dict.fromkeys(("parts", "part_lse", "output", "lse", "weights"), "*fp32")
     floats |= dict.fromkeys(("fraction", "min_share", "min_ratio"), "fp32")

@@ -178,3 +178,17 @@ def test_the_callers_attention_is_used() -> None:
     got = unmerge_attention(q, k, v, torch.tensor([[1, 0, 1]]), cos, sin, first_value)
     assert seen == [((1, 4, 3, 8), (1, 2, 3, 8), (1, 2, 3, 8))]
     torch.testing.assert_close(got, v[:, :, 1:].repeat_interleave(2, 1).expand(-1, -1, 2, -1))
+
+
+def test_what_does_not_fit_is_named() -> None:
+    """The message says what it is and what is allowed."""
+    q, k, v = torch.randn(1, 4, 2, 8), torch.randn(1, 2, 2, 8), torch.randn(1, 2, 2, 8)
+    cos, sin = (part.float() for part in rotary(torch.arange(3)[None], 8))
+    with pytest.raises(ValueError, match=r"member holds 2: 1 and below is allowed"):
+        unmerge_attention(q, k, v, torch.tensor([[0, 2, -1]]), cos, sin)
+    with pytest.raises(ValueError, match=r"cos is \(1, 3, 8\): \(1, 2, 8\) is needed"):
+        unmerge_attention(q, k, v, torch.tensor([[0, 1]]), cos, sin)
+    with pytest.raises(ValueError, match=r"query and key are \(1, 4, 1, 8\) and \(1, 2, 2, 8\): as many rows in both"):
+        unmerge_attention(q[:, :, :1], k, v, torch.tensor([[0, 1, 1]]), cos, sin)
+    with pytest.raises(TypeError, match=r"member is torch.float32: integers are needed"):
+        unmerge_attention(q, k, v, torch.zeros(1, 3), cos, sin)

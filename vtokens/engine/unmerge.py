@@ -124,7 +124,7 @@ def _turns(call: Call, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Te
 def _unfold_cached(call: Call, copies: Copies, stored: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Cached keys and values at all their positions, the first `stored` rows being those to unfold."""
     member, cos, sin = _turns(call, copies, key)
-    first = rotate(unfold(key[:, :, :stored], member), cos, sin)
+    first = unfold(key[:, :, :stored], member, cos, sin)
     return (
         torch.cat([first, key[:, :, stored:]], 2),
         torch.cat([unfold(value[:, :, :stored], member), value[:, :, stored:]], 2),

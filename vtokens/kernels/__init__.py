@@ -8,10 +8,12 @@ from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.decode_attention import decode_attention
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
+from vtokens.kernels.group_mean import group_mean
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
 from vtokens.kernels.tiles import Tiles, in_order
-from vtokens.kernels.unmerge import first_equal, group_mean, rotate, unfold, unmerge_attention
+from vtokens.kernels.unfold import rotate, unfold
+from vtokens.kernels.unmerge import first_equal, unmerge_attention
 from vtokens.kernels.unmerge_rows import unmerge_rows
 
 __all__ = [

@@ -33,11 +33,11 @@ def check_states(query: Tensor, key: Tensor, value: Tensor | None = None) -> Non
 def check_shape(name: str, part: Tensor, *allowed: tuple[int, ...]) -> None:
     """Raise `ValueError` unless `part` has one of the shapes."""
     if tuple(part.shape) not in allowed:
-        raise ValueError(f"{name} is {tuple(part.shape)}: {' or '.join(map(str, allowed))} is needed")
+        raise ValueError(f"{name} is {tuple(part.shape)}: {' or '.join(dict.fromkeys(map(str, allowed)))} is needed")
 
 
-def check_range(name: str, index: Tensor, low: int, high: int) -> None:
-    """Raise unless every entry of `index` is in [low, high].
+def check_range(name: str, index: Tensor, low: int | None, high: int) -> None:
+    """Raise unless every entry of `index` is in [low, high]; `low` None is no bound.
 
     An accelerator is not waited for: there, as with PyTorch's own indexing, the device fails when it gets to it.
 
@@ -49,10 +49,11 @@ def check_range(name: str, index: Tensor, low: int, high: int) -> None:
         raise TypeError(f"{name} is {index.dtype}: integers are needed")
     if not index.numel():
         return
-    allowed = f"{low} to {high} is allowed" if low <= high else "there is nothing to name"
+    allowed = f"{high} and below" if low is None else f"{low} to {high}"
     if index.device.type == "cpu":
         least, most = int(index.min()), int(index.max())
-        if least < low or most > high:
-            raise ValueError(f"{name} holds {least if least < low else most}: {allowed}")
+        if most > high or (low is not None and least < low):
+            raise ValueError(f"{name} holds {most if most > high else least}: {allowed} is allowed")
     else:
-        torch._assert_async(((index >= low) & (index <= high)).all(), f"{name} is out of range: {allowed}")
+        fits = index <= high if low is None else (index >= low) & (index <= high)
+        torch._assert_async(fits.all(), f"{name} is out of range: {allowed} is allowed")

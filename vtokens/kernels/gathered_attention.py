@@ -46,7 +46,7 @@ def gathered_attention(
     check_states(query, key, value)
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
     entries = index.shape[-1] if index.dim() else 0
-    check_shape("index", index, *dict.fromkeys((batch, lists, entries) for lists in (1, kv_heads, heads)))
+    check_shape("index", index, *((batch, lists, entries) for lists in (1, kv_heads, heads)))
     check_range("index", index, -1, keys - 1)
     if position is not None:
         check_shape("position", position, (batch, rows))

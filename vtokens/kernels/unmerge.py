@@ -12,6 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from vtokens.kernels._check import check_range, check_shape, check_states
+from vtokens.kernels.group_mean import group_mean
+from vtokens.kernels.grouped_attention import grouped_attention
+from vtokens.kernels.unfold import unfold
+
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -25,48 +30,6 @@ def first_equal(values: Tensor) -> Tensor:
     # A stable sort leaves the earliest of equal entries first in their run.
     run = torch.where(starts, place, 0).cummax(1).values
     return torch.empty_like(order).scatter_(1, order, order.gather(1, run))
-
-
-def unfold(states: Tensor, member: Tensor) -> Tensor:
-    """Copies of unique states: (B, H, U, D) -> (B, H, N, D), position n holding row `member[b, n]`.
-
-    Args:
-        states: (B, H, U, D).
-        member: int64 (B, N) into U; below 0 is padding, which takes row 0.
-    """
-    batch = torch.arange(len(member), device=member.device)[:, None]
-    return states.transpose(1, 2)[batch, member.clamp(min=0)].transpose(1, 2)
-
-
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The rotary embedding of states (B, H, N, D), dimension d paired with d + D/2.
-
-    Args:
-        states: un-rotated queries or keys.
-        cos, sin: (B or 1, N, D) of each position's angles.
-    """
-    first, second = states.chunk(2, dim=-1)
-    return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
-
-
-def group_mean(states: Tensor, member: Tensor, unique: int) -> Tensor:
-    """Mean over the copies of each unique token: (B, H, N, D) -> (B, H, U, D), summed in float32.
-
-    Args:
-        states: one row a position.
-        member: int64 (B, N) into U; positions below 0 belong to nobody.
-        unique: U. Rows without members are zero.
-    """
-    batch, heads, length, dim = states.shape
-    weight = (member >= 0).float()
-    start = unique * torch.arange(batch, device=member.device)[:, None]
-    flat = (member.clamp(min=0) + start).flatten()
-    count = torch.zeros(batch * unique, device=states.device).index_add_(0, flat, weight.flatten())
-    # Weights first: exactly 1 for a token of its own, and no sum leaves the range of its parts.
-    weight = weight.flatten() / count[flat].clamp(min=1)
-    rows = states.transpose(1, 2).reshape(batch * length, heads * dim).float() * weight[:, None]
-    mean = torch.zeros(batch * unique, heads * dim, device=states.device).index_add(0, flat, rows)
-    return mean.to(states.dtype).view(batch, unique, heads, dim).transpose(1, 2)
 
 
 def unmerge_attention(
@@ -93,20 +56,35 @@ def unmerge_attention(
 
     Returns:
         (B, H, U, D_v), zero for unique rows that have no position.
+
+    Raises:
+        TypeError: dtypes that differ, or are no floating point; a map that is no integer.
+        ValueError: shapes that do not fit together, heads of an odd number of channels, a map beyond U (on an
+            accelerator a failed assertion of the device, which nothing waits for).
     """
+    check_states(query, key, value)
+    (batch, _, unique, dim), length = query.shape, member.shape[-1]
+    if key.shape[2] != unique or dim % 2:
+        raise ValueError(
+            f"query and key are {tuple(query.shape)} and {tuple(key.shape)}: as many rows in both and an even number "
+            "of channels are needed"
+        )
+    check_shape("member", member, (batch, length))
+    check_range("member", member, None, unique - 1)
+    for name, part in (("cos", cos), ("sin", sin)):
+        check_shape(name, part, (batch, length, dim), (1, length, dim))
     if attention is None:
         attention = partial(_causal, valid=member >= 0)
-    full = attention(
-        rotate(unfold(query, member), cos, sin), rotate(unfold(key, member), cos, sin), unfold(value, member)
-    )
-    return group_mean(full, member, query.shape[2])
+    full = attention(unfold(query, member, cos, sin), unfold(key, member, cos, sin), unfold(value, member))
+    return group_mean(full, member, unique)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
-    length = valid.shape[1]
-    place = torch.arange(length, device=valid.device)
-    # A row may see itself whatever it is, so that no row of padding is without a key.
-    seen = (place[:, None] >= place) & (valid[:, None] | (place[:, None] == place))
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen[:, None], enable_gqa=query.shape[1] != key.shape[1]
-    )
+    if valid.device.type == "cpu" and valid.all():
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=query.shape[1] != key.shape[1]
+        )
+    # Padding needs a mask of N x N there, and none here.
+    place = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+    outputs, _ = grouped_attention(query, key, value, valid.long() - 1, 1, query.shape[-1] ** -0.5, place)
+    return outputs[0].to(value.dtype)
