@@ -23,6 +23,14 @@ _DOES_IT_SHOW = re.compile(
 _CLOSED = re.compile(
     r"\b(?:is|are|was|were|does|do|did|has|have|can|could|will)\s+[^?.!\n]+\?(?![^?]*\?)", re.IGNORECASE
 )
+_QUESTION = re.compile(r"[^?.!\n]+\?")
+_SHORT = 5  # words; longer answers are read as text
+_KINDS = (
+    (r"\bhow (?:many|much|old)\b|\bnumber of\b", "count"),
+    (r"\b(?:say|says|read|reads|written|word|words|text|letters?|brand|name|title|number)\b", "text"),
+    (r"\bwhere\b|\bwhich side\b|\bposition\b", "relation"),
+    (r"\bcolou?rs?\b|\bshape\b|\bmaterial\b|\bhow\b", "attribute"),
+)
 
 
 def asked_for(prompt: str) -> str | None:
@@ -54,3 +62,14 @@ def answered(text: str, prompt: str, canonical: Callable[[str], str]) -> list[Fo
     if question is None:
         return []
     return [Found(word[0], word[1], "relation", " ".join(question[0].rstrip("?").casefold().split()), word[2])]
+
+
+def short_answer(text: str, prompt: str) -> list[Found]:
+    """An answer of a few words as one mention, of the kind that the question asks for; none where nothing was asked."""
+    questions = _QUESTION.findall(prompt)
+    answer = text.strip().rstrip(".!")
+    if not questions or not answer or len(answer.split()) > _SHORT or not any(c.isalnum() for c in answer):
+        return []
+    kind = next((kind for pattern, kind in _KINDS if re.search(pattern, questions[-1], re.IGNORECASE)), "object")
+    start = text.index(answer)
+    return [Found(start, start + len(answer), kind, " ".join(answer.casefold().split()))]

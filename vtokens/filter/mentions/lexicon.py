@@ -91,18 +91,18 @@ def parse(
         if not content:
             continue
         where = f"{source}, line {number}"
-        head, _, rest = content.lstrip("!").partition(":")
-        named = None if content.startswith("!") else " ".join(head.casefold().split())
-        phrases = [part.strip() for part in (rest if named else head).split(",") if part.strip()]
-        if named == "" or (named is None and rest):
+        head, colon, rest = content.lstrip("!").partition(":")
+        named = None if content.startswith("!") else " ".join(head.rstrip("* ").casefold().split())
+        if named == "" or (named is None and colon):
             raise ValueError(f"{where}: {content!r} is neither 'object: synonym, synonym' nor '!phrase, phrase'")
-        starred = {p.rstrip("* ") for p in phrases if p.endswith("*")}
-        for phrase in [*([named] if named and named not in starred else []), *phrases]:
-            for form in _forms(phrase.rstrip("* ")):
+        phrases = [head, *rest.split(",")] if named else head.split(",")
+        for phrase in map(str.strip, phrases):
+            spelt = _forms(phrase.rstrip("* ")) if phrase else []
+            for form in spelt:
                 if forms.setdefault(form, named) != named:
                     raise ValueError(f"{where}: {' '.join(form)!r} is given to {forms[form]!r} and to {named!r}")
             if phrase.endswith("*"):
-                careful.add(_forms(phrase.rstrip("* "))[0])
+                careful.update(spelt[:1])
     if not any(forms.values()):
         raise ValueError(f"{source} names no object")
     return Lexicon(forms, frozenset(careful), name, sentences)

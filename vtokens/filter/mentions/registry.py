@@ -25,7 +25,13 @@ def _coco(**options: Any) -> Extractor:
     return read(_COCO, "coco", **options)
 
 
-_EXTRACTORS: dict[str, Callable[..., Extractor]] = {"coco": _coco, "scenes": _scenes}
+def _chunks(**options: Any) -> Extractor:
+    from vtokens.filter.mentions.chunks import Chunks
+
+    return Chunks(**options)
+
+
+_EXTRACTORS: dict[str, Callable[..., Extractor]] = {"chunks": _chunks, "coco": _coco, "scenes": _scenes}
 
 
 def extractors() -> list[str]:

@@ -37,13 +37,17 @@ def _irregular() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Word:
-    """A word in lower case without a possessive ending, its characters, and whether only a space parts it from the
-    one before (or a hyphen), so that both may belong to one phrase."""
+    """A word in lower case without a possessive ending, its characters, and the text between it and the one before."""
 
     text: str
     start: int
     end: int
-    joined: bool
+    gap: str
+
+    @property
+    def joined(self) -> bool:
+        """Whether only spaces or a hyphen part it from the word before, so that both may belong to one phrase."""
+        return _JOIN.fullmatch(self.gap) is not None
 
 
 def words(text: str) -> list[Word]:
@@ -51,8 +55,8 @@ def words(text: str) -> list[Word]:
     found, before = list[Word](), 0
     for match in _WORD.finditer(text):
         written = _POSSESSIVE.sub("", match[0])
-        joined = bool(found) and _JOIN.fullmatch(text, before, match.start()) is not None
-        found.append(Word(written.casefold(), match.start(), match.start() + len(written), joined))
+        gap = text[before : match.start()] if found else "\n"
+        found.append(Word(written.casefold(), match.start(), match.start() + len(written), gap))
         before = match.end()
     return found
 
@@ -73,6 +77,23 @@ def plurals(noun: str) -> set[str]:
     else:
         forms = {last + "s"}
     return {f"{head} {form}".strip() for form in forms}
+
+
+def singular(noun: str) -> str:
+    """An English noun in the singular, by rule; of a phrase, its last word."""
+    head, _, last = noun.rpartition(" ")
+    known = {plural: single for single, plural in _irregular().items()}
+    if last in known:
+        last = known[last]
+    elif last.endswith("ies") and len(last) > 4:
+        last = last[:-3] + "y"
+    elif last.endswith(("sses", "xes", "zzes", "ches", "shes", "oes")):
+        last = last[:-2]
+    elif last.endswith("men") and len(last) > 4:
+        last = last[:-2] + "an"
+    elif last.endswith("s") and not last.endswith(("ss", "us", "is")) and len(last) > 2 and last not in listed("nouns"):
+        last = last[:-1]
+    return f"{head} {last}".strip()
 
 
 def denied(found: Sequence[Word], at: int) -> bool:
