@@ -150,6 +150,33 @@ class Adapter(ABC):
             self.feature_block + 1 if self.merge_points else None,
         )
 
+    def change_pixels(
+        self, modality: str, inputs: Mapping[str, Any], change: Callable[[Tensor], Tensor]
+    ) -> dict[str, Any]:
+        """The arguments of a feature call with other pixels.
+
+        Args:
+            modality, inputs: as in `pictures`.
+            change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape.
+        """
+        name = "pixel_values_videos" if modality == "video" else "pixel_values"
+        more = {key: value for key, value in inputs.items() if key not in ("kwargs", "return_dict", name)}
+        return {**more, **inputs.get("kwargs", {}), name: self._changed(modality, inputs, name, change)}
+
+    def _changed(
+        self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return change(inputs[name])
+
+    def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:
+        """int64 (B, N) or (C, B, N): rotary positions of a prompt that no cache precedes.
+
+        Args:
+            given: `input_ids` and `attention_mask`, (B, N) each, and what else the processor made of the prompt.
+            features: the arguments of the feature calls for its pictures.
+        """
+        return (given["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin), each (B, W, D_head), at int64 positions: (B, W) of text, or (C, B, W) as the model has them."""
         return self.language_model.rotary_emb(hidden, positions if positions.dim() == 2 else positions[0])

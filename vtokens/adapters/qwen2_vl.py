@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
@@ -52,6 +53,24 @@ class Qwen2VL(Adapter):
         # Text has the same position in time, height and width.
         positions = positions[None].expand(3, -1, -1) if positions.dim() == 2 else positions
         return self.language_model.rotary_emb(hidden, positions)
+
+    def _changed(
+        self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        sizes = inputs[f"{modality}_grid_thw"].prod(-1).tolist()
+        return torch.cat([change(part) for part in inputs[name].split(sizes)])
+
+    def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:
+        kinds = given.get("mm_token_type_ids")
+        if kinds is None:
+            ids = given["input_ids"]
+            kinds = sum((ids == token) * number for number, token in enumerate(self.placeholder_ids.values(), 1))
+        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        grids = {name: inputs[name] for inputs in features for name in names if inputs.get(name) is not None}
+        mask = given["attention_mask"]
+        return self.multimodal.get_rope_index(given["input_ids"], kinds.to(mask.device), attention_mask=mask, **grids)[
+            0
+        ]
 
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         vision, text, grids = self.config.vision_config, self.config.text_config, inputs[f"{modality}_grid_thw"]

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.budget import Keep
+from vtokens.engine import call as calls
 from vtokens.engine.call import Record
 from vtokens.engine.hooks import Engine
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
+from vtokens.strategies.logits import Prompt
 
 _HANDLE = "_vtokens_handle"
 
@@ -76,6 +79,32 @@ class Handle:
         if self._engine.last_record is None:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
         return make_report(self.strategies, self._engine.last_record, self._adapter.language_model.config)
+
+    @contextmanager
+    def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:
+        """Hold answers against that to another prompt, for the calls this thread makes inside a `with` block.
+
+        Args:
+            inputs: `input_ids` (B, N) and what else the processor makes of text with the same pictures, padded on the
+                left; pixels are not looked at. `generate` may repeat the rows of the batch.
+
+        Raises:
+            TypeError: no `input_ids`.
+            ValueError: no strategy that asks for another prompt is attached.
+        """
+        if not isinstance(self._engine.plan.negative_kind, Prompt):
+            raise ValueError(
+                f"{self.strategy!r} holds the answer against no other prompt: attach one that does, such as 'lqcd'"
+            )
+        if not isinstance(inputs.get("input_ids"), Tensor):
+            raise TypeError("negative_prompt(**processor(...)) needs the input_ids of the other prompt, as a tensor")
+        owner = id(self._adapter)
+        before = calls.prompt(owner)
+        calls.set_prompt(owner, inputs)
+        try:
+            yield self
+        finally:
+            calls.set_prompt(owner, before)
 
     @contextmanager
     def joined(self, *more: Strategy) -> Iterator[Handle]:
@@ -150,7 +179,8 @@ def joined(model: PreTrainedModel, *more: Strategy) -> Iterator[Handle]:
         with handle.joined(*more):
             yield handle
         return
-    with Handle(model, ()) as handle, handle.joined(*more):
+    with Handle(model, more) as handle:
+        handle.strategies = ()
         yield handle
 
 

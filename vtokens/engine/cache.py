@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from vtokens.engine.beside import Beside
 from vtokens.engine.copies import Copies
 from vtokens.strategies.heads import Memory
 
@@ -66,12 +67,14 @@ class ReducedLayer(DynamicLayer):
     """A dynamic cache layer that holds fewer positions than it was fed.
 
     `get_seq_length` keeps counting fed positions, so that `generate`, position ids, cropping and multi-turn chat go
-    on as without us; keys and values really are short. Beam reordering moves the padding along.
+    on as without us; keys and values really are short. Beam reordering moves the padding along, and the negative branch
+    that may stand beside.
     """
 
     def __init__(self, prefix: Prefix) -> None:
         super().__init__()
         self.prefix = prefix
+        self.beside: Beside | None = None
 
     @classmethod
     def adopt(cls, layer: DynamicLayer, prefix: Prefix) -> ReducedLayer:
@@ -105,27 +108,36 @@ class ReducedLayer(DynamicLayer):
                 f"cannot crop {remove} positions: only the last {self.stored - prefix.stored + prefix.tail} come after "
                 "the pruned visual tokens. Start again with an empty cache, or detach() the strategy first"
             )
+        if self.beside is not None and remove:
+            self.beside.check_crop(remove, self.get_seq_length())
+            self.beside.crop(remove, self.get_seq_length())
         super().crop(tokens_to_remove)
         if into > 0:
             self.prefix = prefix.cropped(into)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.prefix = self.prefix.map(lambda part: part.repeat_interleave(repeats, dim=0))
+        self._map(lambda part: part.repeat_interleave(repeats, dim=0), lambda x: x.batch_repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.prefix = self.prefix.map(lambda part: part[indices.to(part.device)])
+        self._map(lambda part: part[indices.to(part.device)], lambda x: x.batch_select_indices(indices))
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
-        self.prefix = self.prefix.map(lambda part: part.index_select(0, beam_idx.to(part.device)))
+        self._map(lambda part: part.index_select(0, beam_idx.to(part.device)), lambda x: x.reorder_cache(beam_idx))
+
+    def _map(self, change: Callable[[Tensor], Tensor], layer: Callable[[DynamicLayer], None]) -> None:
+        self.prefix = self.prefix.map(change)
+        if self.beside is not None:
+            self.beside.map(change, layer)
 
     def reset(self) -> None:
         super().reset()
         # Older releases of transformers only zero the states, which would then count as fed.
         self.keys = self.values = None
         self.is_initialized = False
+        self.beside = None
         self.prefix = Prefix(0, 0, None, 0, self.prefix.group)
 
     def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:

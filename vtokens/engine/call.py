@@ -24,9 +24,25 @@ from vtokens.strategies.heads import Memory
 from vtokens.strategies.signals import Rows
 
 if TYPE_CHECKING:
+    from vtokens.engine.beside import Joint
     from vtokens.engine.fold import Fold, Unmerging
+    from vtokens.engine.plan import Plan
 
 _active = threading.local()
+
+
+@dataclass(frozen=True)
+class Branched:
+    """What a negative branch was fed beside a pass with pictures.
+
+    Attributes:
+        length: positions of its prompt, padding included.
+        views, attended: as in `Record`.
+    """
+
+    length: int
+    views: dict[int, View]
+    attended: dict[int, int]
 
 
 @dataclass
@@ -41,6 +57,7 @@ class Record:
         spans: times spent selecting.
         told: figures (B,) that strategies told, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
+        branch: what the negative branch was fed; None if there is none.
     """
 
     layout: Layout
@@ -53,6 +70,7 @@ class Record:
     spans: list[Any] = field(default_factory=list)
     told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    branch: Branched | None = None
 
     @contextmanager
     def selecting(self, device: torch.device) -> Iterator[None]:
@@ -101,6 +119,14 @@ class Call:
         unmerging: what is to be unmerged in attention; None if nothing is.
         folds: decoder layer -> how its rows are unmerged.
         asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
+        plan: which strategy acts where in it.
+        opened: the forward pass of the model with logits that this one belongs to; None if it was called by itself.
+        labels: what that one was given as such.
+        branch_of: the pass whose negative branch this is; None if it is a pass of its own.
+        beside: the negative branch that runs in the same pass; None if none does.
+        joint: the cache of both.
+        mask: the attention mask of the layer under way, in such a pass.
+        fed: what the language model was given, before anything was dropped, if a negative branch is to start from it.
     """
 
     adapter: Adapter
@@ -127,6 +153,14 @@ class Call:
     positions: Tensor | None = None
     unmerging: Unmerging | None = None
     folds: dict[int, Fold] = field(default_factory=dict)
+    plan: Plan | None = None
+    opened: Call | None = None
+    labels: Any = None
+    branch_of: Call | None = None
+    beside: Call | None = None
+    joint: Joint | None = None
+    mask: Any = None
+    fed: Mapping[str, Any] | None = None
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (B, W): tower scores at the positions seen now, 0 where there is no visual token."""
@@ -217,7 +251,28 @@ def finish(owner: int) -> None:
     _calls().pop(owner, None)
 
 
-def _calls() -> dict[int, Call]:
-    if not hasattr(_active, "calls"):
-        _active.calls = {}
-    return _active.calls
+def end(owner: int, call: Call) -> None:
+    """Keep a pass that has ended for what comes after it: the logits."""
+    _calls("ended")[owner] = call
+
+
+def ended(owner: int) -> Call | None:
+    """The pass that ended last, which is forgotten now."""
+    return _calls("ended").pop(owner, None)
+
+
+def prompt(owner: int) -> Mapping[str, Any] | None:
+    """The negative prompt that this thread gave for its calls of an attachment; None if it gave none."""
+    return _calls("prompts").get(owner)
+
+
+def set_prompt(owner: int, given: Mapping[str, Any] | None) -> None:
+    """Give one, or with None take it back."""
+    if given is None:
+        _calls("prompts").pop(owner, None)
+    else:
+        _calls("prompts")[owner] = given
+
+
+def _calls(what: str = "calls") -> dict[int, Any]:
+    return _active.__dict__.setdefault(what, {})

@@ -34,7 +34,7 @@ def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> di
         call.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
     if fold is not None or call.view is not call.entry or call.past or reduced is not None:
-        kwargs["attention_mask"] = _mask(call, index, cache, hidden, fold)
+        kwargs["attention_mask"] = own_mask(call, index, cache, hidden, fold)
     return kwargs
 
 
@@ -98,7 +98,8 @@ def _position_embeddings(call: Call, embeddings: Any) -> Any:
     return call.scratch[key]
 
 
-def _mask(call: Call, index: int, cache: Any, hidden: Tensor, fold: Fold | None) -> Any:
+def own_mask(call: Call, index: int, cache: Any, hidden: Tensor, fold: Fold | None = None) -> Any:
+    """The mask of decoder layer `index` for states (B, W, D) that enter it."""
     reduced, view = reduced_layer(cache, index), call.view if fold is None else fold.view
     past, length = seen_length(cache, index), hidden.shape[1] if fold is None else fold.member.shape[1]
     # Layers that were reduced together share one mask.

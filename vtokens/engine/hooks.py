@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.engine import call as calls
-from vtokens.engine import unmerge
+from vtokens.engine import joint, logits, unmerge
 from vtokens.engine.attend import attend
 from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.branch import Branch
@@ -23,6 +23,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
 from vtokens.engine.tower import TowerWatch
+from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 
@@ -42,6 +43,9 @@ class Engine:
         try:
             if adapter.model is not adapter.multimodal:
                 self._before(adapter.model, self._on_model)
+                if self.plan.contrast is not None:
+                    hook = adapter.model.register_forward_hook(self._on_logits, with_kwargs=True, always_call=True)
+                    self._removable.append(hook)
             self._before(adapter.multimodal, self._on_start)
             self._removable.append(adapter.multimodal.register_forward_hook(self._on_end, always_call=True))
             self._before(adapter.language_model, self._on_language_model)
@@ -49,13 +53,12 @@ class Engine:
             self._removable.append(hook)
             for index, layer in enumerate(adapter.layers):
                 self._before(layer, partial(self._on_layer, index))
-                if self.plan.branch:
+                if self.plan.branch or (self.plan.negative is not None and self.plan.negative.branch):
                     self._removable.append(layer.register_forward_hook(partial(self._after_layer, index)))
             self._removable.append(TowerWatch(adapter, self.plan.blocks, self.plan.at_encode, self._on_features))
             if self.plan.at_encode and adapter.merge_points:
                 self._removable.append(Encode(adapter, self.plan.at_encode))
-            every = range(len(adapter.layers)) if self.plan.unmerges else ()
-            for index in sorted({*self.plan.rows, *self.plan.at_attend, *every}):
+            for index in self.plan.tapped(len(adapter.layers)):
                 self._removable.append(Tap(adapter.layers[index].self_attn, partial(self._on_attention, index)))
         except BaseException:
             self.remove()
@@ -66,6 +69,7 @@ class Engine:
         while self._removable:
             self._removable.pop().remove()
         calls.finish(id(self))
+        calls.ended(id(self))
 
     def _before(self, module: nn.Module, hook: Any) -> None:
         self._removable.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -73,12 +77,15 @@ class Engine:
     def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # generate() asks for the logits of one position, or of the candidates' positions under speculative decoding.
         asked = kwargs.get("logits_to_keep")
-        calls.start(id(self), Call(self.adapter, {}, asked=asked if isinstance(asked, int) and asked > 0 else 1))
+        asked = asked if isinstance(asked, int) and asked > 0 else 1
+        calls.ended(id(self))
+        calls.start(id(self), Call(self.adapter, {}, asked=asked, plan=self.plan, labels=kwargs.get("labels")))
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
         opened = calls.current(id(self))
-        call = Call(self.adapter, inputs, asked=opened.asked if opened is not None else 1)
+        call = Call(self.adapter, inputs, asked=opened.asked if opened is not None else 1, plan=self.plan)
+        call.opened = opened
         calls.start(id(self), call)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
         given = inputs.get("mm_encoder_outputs") or {}
@@ -94,33 +101,53 @@ class Engine:
         call = calls.current(id(self))
         if call is None or call.direct or not call.inputs:
             # The language model on its own: it may still meet a reduced cache.
-            call = Call(self.adapter, {}, direct=True)
+            call = Call(self.adapter, {}, direct=True, plan=self.plan)
             calls.start(id(self), call)
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        if not self.plan.unmerges and holds_copies(cache):
+        assert call.plan is not None
+        if not call.plan.unmerges and holds_copies(cache):
             raise ValueError(
                 "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
                 "strategy that merged them again, or start with an empty cache"
             )
-        if self.plan and not call.direct:
+        if call.plan and not call.direct and call.branch_of is None:
             refuse(call, kwargs)
-        layout = None if call.direct else read_layout(call, kwargs)
+        layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
+        if call.plan.contrast is not None and call.opened is not None:
+            joined = self._contrast(call, layout, kwargs)
+            if joined is not None:
+                return args, joined
         if layout is None:
             return None
-        if self.plan.branch and call.past == 0 and any(layout.counts):
+        if call.plan.branch and call.past == 0 and any(layout.counts):
             call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout)
-        changed = enter(call, layout, self.plan.at_prompt, kwargs)
+        changed = enter(call, layout, call.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
+
+    def _contrast(self, call: Call, layout: Layout | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Let the negative branch into a pass that feeds both the same, or keep what it will start from."""
+        assert call.plan is not None
+        if layout is None or not any(layout.counts):
+            branch = Call(self.adapter, {"branch": True}, plan=call.plan.negative, branch_of=call)
+            return joint.enter(call, branch, kwargs)
+        assert call.opened is not None
+        logits.check_pass(call, call.opened.labels, calls.prompt(id(self.adapter)))
+        hidden = kwargs["inputs_embeds"]
+        call.fed = {"inputs_embeds": hidden, "position_ids": joint.fed_positions(call, kwargs, hidden)}
+        return None
 
     def _on_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = calls.current(id(self))
         if call is None:
             return None
         hidden = args[0] if args else kwargs["hidden_states"]
+        assert call.plan is not None
+        if call.joint is not None:
+            return args, joint.adjust(call, index, hidden, kwargs)
         if call.layout is not None:
-            for strategy in self.plan.at_layer.get(index, ()):
+            for strategy in call.plan.at_layer.get(index, ()):
                 hidden = select(call, strategy, partial(strategy.at_layer, index=index), hidden)
         if call.branch is not None:
             call.branch.observe(index)
@@ -133,7 +160,8 @@ class Engine:
     def _after_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = calls.current(id(self))
         if call is not None and call.branch is not None:
-            call.branch.advance(index, self.plan.at_attend.get(index, ()), call.memories.get(index, Memory()))
+            assert call.plan is not None
+            call.branch.advance(index, call.plan.at_attend.get(index, ()), call.memories.get(index, Memory()))
 
     def _on_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         call = calls.current(id(self))
@@ -141,12 +169,15 @@ class Engine:
             return None
         if call.direct:
             calls.finish(id(self))
+        if call.joint is not None:
+            return joint.leave(call, output)
         if call.record is None:
             return None
         call.record.views = call.by_layer
         call.record.attended = {index: part.member.shape[1] for index, part in call.folds.items()}
         call.record.copies = call.scratch.get(("copies",))
-        self.last_record = call.record
+        if call.branch_of is None:
+            self.last_record = call.record
         cache = output.get("past_key_values") if hasattr(output, "get") else kwargs.get("past_key_values")
         if cache is not None:
             account(call, cache)
@@ -158,17 +189,52 @@ class Engine:
             return attention.run()
         if call.branch is not None and call.branch.running:
             return call.branch.attend(index, attention)
-        strategies = self.plan.at_attend.get(index, ())
+        if call.joint is not None:
+            return joint.attend(call, index, attention, self._unmerged)
+        return self._unmerged(call, index, attention)
+
+    def _unmerged(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        assert call.plan is not None
+        strategies = call.plan.at_attend.get(index, ())
         return unmerge.attend(call, index, attention, partial(self._attend, call, index), bool(strategies))
 
     def _attend(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        rows, query = self.plan.rows.get(index), attention.query
+        assert call.plan is not None
+        rows, query = call.plan.rows.get(index), attention.query
         if rows and call.layout is not None and call.record is not None and any(call.layout.counts):
             with call.record.selecting(query.device):
                 for signal in rows:
                     cached = cached_padding(call, index)
                     call.observe_decoder(index, signal.rows, query, attention.key, attention.scaling, cached)
-        return attend(call, index, attention, self.plan.at_attend.get(index, ()))
+        return attend(call, index, attention, call.plan.at_attend.get(index, ()))
 
     def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
+        call = calls.current(id(self))
         calls.finish(id(self))
+        if call is not None and call.opened is not None and (call.fed is not None or call.joint is not None):
+            calls.end(id(self), call)
+
+    def _on_logits(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        call = calls.ended(id(self))
+        if call is None or output is None:
+            return None
+        found = logits.follow(call) if call.joint is not None else self._prefill(call)
+        tensor = output[0] if isinstance(output, tuple) else output.logits
+        head = self.adapter.model.get_output_embeddings()
+        changed = logits.contrast(call, found, tensor, kwargs.get("logits_to_keep", 0), head)
+        if isinstance(output, tuple):
+            return (changed, *output[1:])
+        output.logits = changed
+        return output
+
+    def _prefill(self, call: Call) -> logits.Rows:
+        """Feed the negative branch the prompt of a pass that has ended."""
+
+        def run(branch: Call, inputs: dict[str, Any]) -> Any:
+            calls.start(id(self), branch)
+            try:
+                return self.adapter.language_model(**inputs)
+            finally:
+                calls.finish(id(self))
+
+        return logits.prefill(call, calls.prompt(id(self.adapter)), run)

@@ -7,7 +7,8 @@ from typing import Any
 
 from vtokens.adapters import Adapter
 from vtokens.engine.unmerge import check_rotary
-from vtokens.strategies import Strategy, format_spec
+from vtokens.strategies import Strategy, format_spec, parse
+from vtokens.strategies.logits import Negative, Tokens
 from vtokens.strategies.signals import Attention, Saliency
 
 
@@ -24,6 +25,9 @@ class Plan:
         branch: one of them wants the prompt's text run without its pictures.
         blocks: tower blocks to watch.
         rows: decoder layer -> the attention signals read from it.
+        contrast: the one that contrasts logits; None if none does.
+        negative_kind: what the prompt of its negative branch holds.
+        negative: which strategy acts where in that branch.
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
@@ -41,6 +45,7 @@ class Plan:
         self.branch = any(strategy.wants_branch() for strategy in active)
         self.rows: dict[int, set[Attention]] = {}
         blocks: set[int] = set()
+        self.blocks: list[int] = []
         merging = [strategy for strategy in active if strategy.encodes_in(facts)]
         if len(merging) > 1:
             raise ValueError(
@@ -69,7 +74,51 @@ class Plan:
                     self.rows.setdefault(signal.layer, set()).add(signal)
         for acting in self.at_attend.values():
             acting.sort(key=lambda pair: not pair[0].computes)
+        contrasting = [strategy for strategy in active if "logits" in strategy.stages()]
+        if len(contrasting) > 1:
+            raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
+        self.contrast = contrasting[0] if contrasting else None
+        self.negative_kind: Negative | None = None
+        self.negative: Plan | None = None
+        if self.contrast is not None:
+            if adapter.model is adapter.multimodal:
+                raise ValueError(
+                    f"{self.contrast.name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
+                    "it to the ...ForConditionalGeneration"
+                )
+            self.negative_kind = self.contrast.negative(facts)
+            self.negative = Plan(adapter, _under(self.contrast, self.negative_kind, active))
+            blocks |= set(self.negative.blocks)
         self.blocks = sorted(blocks)
 
     def __bool__(self) -> bool:
-        return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend)
+        return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.contrast)
+
+    def tapped(self, depth: int) -> list[int]:
+        """The decoder layers, of `depth`, whose attention is stood in for."""
+        if self.unmerges or self.contrast is not None:
+            return list(range(depth))
+        return sorted({*self.rows, *self.at_attend})
+
+
+def _under(contrast: Strategy, kind: Negative, active: Sequence[Strategy]) -> Sequence[Strategy]:
+    """What the negative branch runs under.
+
+    Raises:
+        ValueError: it was given what cannot run in a branch.
+    """
+    under = getattr(kind, "under", None)
+    if under is None:
+        # Who only looks on is to see the answer, not what it is held against.
+        others = [strategy for strategy in active if strategy is not contrast and not strategy.everywhere]
+        # A branch that chooses its tokens itself is not pruned again.
+        own = ("prompt", "layer") if isinstance(kind, Tokens) else ()
+        return [strategy for strategy in others if not set(own) & set(strategy.stages())]
+    given = parse(under)
+    for strategy in given:
+        if {"logits", "encode"} & set(strategy.stages()):
+            raise ValueError(
+                f"branch={under!r}: {strategy.name!r} acts on {', '.join(strategy.stages())}, which a negative branch "
+                "has not to itself: strategies that act before or in the decoder are allowed, as 'random(keep=0.1)'"
+            )
+    return given

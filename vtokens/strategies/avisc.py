@@ -81,7 +81,7 @@ def blind_tokens(attention: Tensor, valid: Tensor, gamma: float, lam: float) -> 
         bool (G, M).
     """
     mass = attention.sum(-1)
-    share, order = (mass / mass.sum(0).clamp(min=1e-30)).sort(0, descending=True, stable=True)
+    share, order = (mass / mass.sum(0).clamp(min=1e-30)).sort(stable=True, dim=0, descending=True)
     # As many layers as stay below the share, and the one that reaches it.
     looking = share.cumsum(0) < gamma
     looking = torch.cat([torch.ones_like(looking[:1]), looking[:-1]])

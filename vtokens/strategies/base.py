@@ -116,8 +116,8 @@ class Strategy:
     `at_encode` merges tokens in the blocks of the vision tower that `encodes_in` names. `at_prompt` acts before decoder
     layer 0, `at_layer` before each decoder layer that `acts_before` names, both at prefill only; they return the tokens
     that stay, or None to leave everything. `at_attend` acts inside the attention of the layers that `attends_in` names,
-    in every pass that can see pictures; it changes head outputs. `at_logits` compares the logits of text behind pictures
-    with those of a second prompt, which `negative` declares and which gets the same tokens.
+    in every pass that can see pictures; it changes head outputs. `at_logits` compares the logits of text behind
+    pictures with those of a second prompt, which `negative` declares and which gets the same tokens.
 
     Attributes:
         once: naming the strategy twice makes no sense.

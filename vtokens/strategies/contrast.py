@@ -18,8 +18,8 @@ from vtokens.strategies.signals import Facts
 class Contrast(Strategy):
     """Contrasts the answer with that of the same model under other strategies, as a pruner that leaves little.
 
-    The logits become (1 + alpha) l - alpha l', where l' comes from the same prompt under `branch`. A branch with a tenth
-    of the visual tokens costs about a tenth of a prefill.
+    The logits become (1 + alpha) l - alpha l', where l' comes from the same prompt under `branch`: with a tenth of the
+    visual tokens it costs about a tenth of a prefill.
 
     Attributes:
         alpha: weight of the contrast.

@@ -52,7 +52,7 @@ class Damro(Strategy):
     def outliers(self, visuals: Visuals) -> Selection:
         """The `k` most attended tokens of each picture, or all it has."""
         scores = visuals.saliency().masked_fill(~visuals.valid, -torch.inf)
-        rank = scores.argsort(1, descending=True, stable=True).argsort(1)
+        rank = scores.argsort(stable=True, dim=1, descending=True).argsort(1)
         return Selection((rank < self.k) & visuals.valid, tuple(min(self.k, count) for count in visuals.counts))
 
     def at_logits(self, logits: Logits) -> Tensor:

@@ -1,0 +1,188 @@
+"""The prompt of a negative branch, made from what the real pass was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.call import Call
+from vtokens.engine.reduction import gather, reduce
+from vtokens.engine.seen import Seen, seen_in
+from vtokens.layout import Layout
+from vtokens.strategies.base import Strategy, Visuals
+from vtokens.strategies.logits import Negative, NoPicture, Pixels, Tokens
+
+
+@dataclass
+class Fed:
+    """What the branch is fed of one pass.
+
+    Attributes:
+        embeds: (B, T, D).
+        valid: bool (B, T), False on padding; None if there is none.
+        positions: int64 (B, T) or (C, B, T), rotary positions.
+        rows: int64 (B, N), the branch's row for each position of the real pass, below 0 where it has none; None if they
+            are the same.
+        layout: where its visual tokens sit; None if it has none.
+        seen: what the tower saw of its pictures.
+    """
+
+    embeds: Tensor
+    valid: Tensor | None
+    positions: Tensor
+    rows: Tensor | None = None
+    layout: Layout | None = None
+    seen: list[Seen] = field(default_factory=list)
+
+    def of(self, rows: Tensor, real: Tensor | None) -> Fed:
+        """Some rows (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
+        back = torch.full(self.embeds.shape[:2], -1, device=rows.device)
+        number = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        number = number if real is None else torch.where(real, number, -1)
+        back = back.scatter_reduce(1, rows, number, "amax")
+        valid = real if self.valid is None else gather(self.valid, rows, 1)
+        if self.valid is not None and valid is not None and real is not None:
+            valid = valid & real
+        positions = gather(self.positions, rows, self.positions.dim() - 1)
+        return Fed(gather(self.embeds, rows, 1), valid, positions, back, self.layout, self.seen)
+
+
+def text_rows(layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """int64 (B, T), the text positions of each sample, behind padding where it has fewer; bool (B, T), which are."""
+    length = layout.valid.shape[1]
+    pictures = layout.per_sample([len(picture) for picture in layout.pictures])
+    counts = [length - lead - size for lead, size in zip(layout.lead, pictures, strict=True)]
+    most = max(1, *counts)
+    place = torch.arange(length, device=layout.valid.device)
+    rows = torch.where(layout.valid & (layout.image < 0), place, -1).sort(1).values[:, length - most :]
+    # With padding on the right a sample has fewer than that.
+    real = None if min(counts) == most and not layout.padded else rows >= 0
+    return rows.clamp(min=0), real
+
+
+def build(call: Call, kind: Negative, strategy: Strategy) -> Fed:
+    """The branch's prompt for a pass that brought pictures, other than one given apart (`Prompt`)."""
+    assert call.fed is not None
+    assert call.fed_layout is not None
+    embeds = call.fed["inputs_embeds"]
+    layout = call.fed_layout.to(embeds.device)
+    valid = None if call.fed_mask is None else call.fed_mask[:, call.past :]
+    same = Fed(embeds, valid, call.fed["position_ids"], None, layout, call.seen)
+    if isinstance(kind, NoPicture):
+        return alone(same, layout)
+    if isinstance(kind, Pixels):
+        return with_pixels(call, same, layout, kind)
+    return with_tokens(call, same, layout, kind, strategy) if isinstance(kind, Tokens) else same
+
+
+def alone(same: Fed, layout: Layout) -> Fed:
+    """The text by itself, numbered anew from where the pass begins."""
+    rows, real = text_rows(layout)
+    fed = same.of(rows, real)
+    positions = same.positions if same.positions.dim() == 2 else same.positions[0]
+    first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
+    number = torch.arange(rows.shape[1], device=rows.device).expand_as(rows) if real is None else real.cumsum(1) - 1
+    fed.positions = (number.clamp(min=0) + first).expand(*same.positions.shape[:-2], -1, -1)
+    fed.layout, fed.seen = None, []
+    return fed
+
+
+def with_pixels(call: Call, same: Fed, layout: Layout, kind: Pixels) -> Fed:
+    """The prompt with the features of changed pixels; the tower runs again."""
+    same.seen, features = [], []
+    for seen in call.seen:
+        inputs = call.adapter.change_pixels(seen.modality, seen.inputs, kind.change)
+        output = getattr(call.adapter.multimodal, f"get_{seen.modality}_features")(**inputs)
+        features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
+        found = seen_in(seen.modality, output, needed=True)
+        same.seen += [] if found is None else [found]
+    flat = torch.cat(features).to(same.embeds)
+    inside = (layout.image >= 0)[..., None]
+    same.embeds = torch.where(inside, flat[feature_rows(layout, same.seen)], same.embeds)
+    return same
+
+
+def feature_rows(layout: Layout, seen: Sequence[Seen]) -> Tensor:
+    """int64 (B, N): which feature stands at each position, among those of all runs of the tower; arbitrary for text."""
+    lengths = [len(picture) for part in seen for picture in part.pictures]
+    starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(layout.image.device)
+    return starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
+
+
+def with_tokens(call: Call, same: Fed, layout: Layout, kind: Tokens, strategy: Strategy) -> Fed:
+    """The prompt with some of the visual tokens that the real pass kept to its end."""
+    kept, view = call.layout, call.view
+    assert kept is not None
+    kept = kept.to(layout.visual.device)
+    hidden = same.embeds if view is None else gather(same.embeds, view.index, 1)
+    selection = kind.select(Visuals(hidden, kept, strategy.grouping, call))
+    stay = kept.groups(strategy.grouping).scatter(selection.keep, kept.visual)
+    counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
+    if view is not None:
+        # Rows that pad a view point anywhere; none of them is a visual token, so none of them stays.
+        stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, view.index, stay.long(), "amax") > 0
+    if kind.blank:
+        same.embeds = same.embeds.masked_fill((layout.visual & ~stay)[..., None], 0)
+        return same
+    reduced = reduce(layout, stay, counts, None)
+    if reduced is None:
+        return same
+    short, rows = reduced
+    fed = same.of(rows, short.real)
+    fed.layout = short.layout
+    return fed
+
+
+def with_prompt(call: Call, given: Mapping[str, Any], adapter: Adapter) -> Fed:
+    """Another prompt about the same pictures, and the tokens of the answer that came with the real one.
+
+    Args:
+        call: the pass.
+        given: `input_ids` (B', N') and what else the processor made of it; each row serves for as many of the batch.
+        adapter: the model's.
+
+    Raises:
+        ValueError: rows or pictures do not match.
+    """
+    assert call.fed is not None
+    assert call.fed_layout is not None
+    embeds = call.fed["inputs_embeds"]
+    ids = given["input_ids"].to(embeds.device)
+    if len(embeds) % len(ids):
+        raise ValueError(f"the negative prompt has {len(ids)} rows, the batch {len(embeds)}: one for each is needed")
+    repeats, mask = len(embeds) // len(ids), given.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask.to(embeds.device)
+    if not mask[:, -1].all():
+        raise ValueError("the negative prompt is padded on the right, where the answer follows: pad on the left")
+    positions = adapter.prompt_positions(
+        {**given, "input_ids": ids, "attention_mask": mask}, [s.inputs for s in call.seen]
+    )
+    ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+    positions = positions.repeat_interleave(repeats, positions.dim() - 2)
+    if call.asked > 1:  # candidates of speculative decoding come after both prompts
+        more = call.inputs["input_ids"][:, 1 - call.asked :].to(ids.device)
+        last = positions.amax(-1, keepdim=True)
+        last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
+        positions = torch.cat([positions, last + torch.arange(1, call.asked, device=ids.device)], -1)
+        ids, mask = torch.cat([ids, more], 1), torch.nn.functional.pad(mask, (0, call.asked - 1), value=1)
+    hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
+    here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(call.inputs)
+    for modality, places in here.items():
+        if not torch.equal(places.sum(1), there[modality].to(places.device).sum(1)):
+            raise ValueError(
+                f"the negative prompt's rows hold {places.sum(1).tolist()} {modality} placeholder positions, those of "
+                f"the prompt {there[modality].sum(1).tolist()}: both must be about the same pictures, in one order"
+            )
+        hidden = hidden.masked_scatter(places[..., None], embeds[there[modality].to(embeds.device)])
+    pictures = {seen.modality: seen.pictures for seen in call.seen}
+    layout = Layout.build(here, pictures, mask.bool())
+    valid = mask.bool() if layout.padded else None
+    length = embeds.shape[1]
+    rows = torch.arange(length, device=ids.device).expand(len(ids), -1) + ids.shape[1] - length
+    rows = torch.where(torch.arange(length, device=ids.device) >= length - call.asked, rows, -1)
+    return Fed(hidden, valid, positions, rows, layout, list(call.seen))
