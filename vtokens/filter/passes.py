@@ -109,14 +109,19 @@ def _sequences(output: Any) -> Tensor:
     return sequences
 
 
-def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
-    """What `generate` returned, cut where each response ends."""
+def ends(model: Any, options: dict[str, Any]) -> set[int]:
+    """The tokens behind which a response is over, padding among them; `options` as given to `generate`."""
     config = options.get("generation_config") or model.generation_config
-    ends: list[int] = []
+    found: set[int] = set()
     for name in ("eos_token_id", "pad_token_id"):
         token = options.get(name, getattr(config, name, None))
-        ends += [] if token is None else torch.as_tensor(token).flatten().tolist()
+        found |= set() if token is None else set(torch.as_tensor(token).flatten().tolist())
+    return found
+
+
+def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
+    """What `generate` returned, cut where each response ends."""
     said = sequences[:, inputs["input_ids"].shape[1] :]
-    going = ~torch.isin(said, torch.tensor(ends, dtype=said.dtype, device=said.device))
-    lengths = going.long().cumprod(1).sum(1).tolist()
+    over = torch.tensor(sorted(ends(model, options)), dtype=said.dtype, device=said.device)
+    lengths = (~torch.isin(said, over)).long().cumprod(1).sum(1).tolist()
     return Batch(inputs, said[:, : max(1, *lengths)], tuple(lengths))

@@ -13,7 +13,9 @@ from typing import Any
 from PIL import Image
 
 from vtokens.filter.mentions.base import Mention, Span
+from vtokens.filter.records import Record
 from vtokens.filter.risk import Certificate
+from vtokens.filter.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Report:
             if nothing is to be flagged.
         certificate: what the threshold promises; None if nothing.
         images: pictures of the prompt, for heat maps.
-        trace: what the model's pass left behind; None once it was dropped.
+        setting: under which conditions it came about; goes into records.
+        trace: what the model's pass left behind; None if there was none, because nothing is mentioned.
     """
 
     prompt: str
@@ -86,6 +89,7 @@ class Report:
     calibrated: bool
     threshold: float | None = None
     certificate: Certificate | None = None
+    setting: Setting | None = None
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     trace: Any = field(default=None, repr=False, compare=False)
 
@@ -108,6 +112,22 @@ class Report:
         """For each sentence, whether one of its mentions is flagged."""
         wrong = {judged.mention.sentence for judged in self.flagged}
         return tuple(number in wrong for number in range(len(self.spans)))
+
+    def record(self, image: str | int, labels: Sequence[bool]) -> Record:
+        """The labelled response, to fit or calibrate with.
+
+        Args:
+            image: names the picture; records of one picture stay together.
+            labels: one a mention, True where the picture does not support it.
+
+        Raises:
+            ValueError: labels of another number than the mentions.
+        """
+        names = self.mentions[0].signals if self.mentions else {}
+        signals = {name: [judged.signals[name] for judged in self.mentions] for name in names}
+        mentions = [judged.mention for judged in self.mentions]
+        meta: dict[str, Any] = {} if self.setting is None else dict(self.setting.meta)
+        return Record(image, self.prompt, self.response, mentions, signals, [bool(one) for one in labels], meta)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pictures, in what JSON can hold."""

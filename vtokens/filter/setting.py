@@ -37,9 +37,7 @@ class Setting:
     @classmethod
     def of(cls, model: Any, **more: str) -> Setting:
         """The setting of a live model, with whatever is attached to it now."""
-        handle = attachment(model)
-        strategy = handle.strategy if handle is not None and handle.strategies else "none"
-        return cls(fingerprint(model), strategy, **more)
+        return cls(fingerprint(model), attached_strategy(model), **more)
 
     @classmethod
     def of_records(cls, records: Iterable[Record]) -> Setting:
@@ -70,6 +68,12 @@ class Setting:
         """What differs, as text, one entry a field."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name} {mine[name]!r} against {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+def attached_strategy(model: Any) -> str:
+    """What is attached to a model, as text; "none" if nothing is."""
+    handle = attachment(model)
+    return handle.strategy if handle is not None and handle.strategies else "none"
 
 
 def fingerprint(model: Any) -> str:

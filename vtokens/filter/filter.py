@@ -1,0 +1,324 @@
+"""The hallucination filter: check what a model says about a picture, and act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from transformers import PreTrainedModel
+
+from vtokens.filter.actions import Outcome, apply, check_action
+from vtokens.filter.calibration import Calibration
+from vtokens.filter.calibrator import Calibrator
+from vtokens.filter.decoding import decoding
+from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.mentions import Extractor, get_extractor
+from vtokens.filter.pen import FilterPen
+from vtokens.filter.records import Record
+from vtokens.filter.regenerate import RETRIES, check_retries, regenerate
+from vtokens.filter.report import Report
+from vtokens.filter.risk import Certificate, Risk
+from vtokens.filter.samples import samples
+from vtokens.filter.saved import Saved, find, read, write
+from vtokens.filter.setting import Setting, attached_strategy, fingerprint
+from vtokens.filter.signals import Signal, get_signals, parts_for
+
+
+class HallucinationFilter:
+    """Says which parts of an answer the image does not support, and acts on it.
+
+    The model is used as it is: strategies attached to it run as in `generate`, and nothing is left behind.
+
+    Attributes:
+        model, processor: what answers.
+        judge: signals, extractor and calibrator.
+        calibration: the responses that thresholds are calibrated on; None if there are none.
+        batch_size: samples in one pass.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        signals: str | Sequence[str | Signal] = "fast",
+        extractor: str | Extractor = "chunks",
+        calibrator: Calibrator | None = None,
+        calibration: Calibration | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator)
+        self.calibration = calibration
+        self._fingerprint = fingerprint(model)
+        if calibrator is not None:
+            calibrator.check(self.setting())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: PreTrainedModel | str | Path,
+        processor: Any = None,
+        signals: str | Sequence[str | Signal] | None = None,
+        extractor: str | Extractor | None = None,
+        calibrator: str | Path | None = "auto",
+        batch_size: int = 16,
+        **load_kwargs: Any,
+    ) -> HallucinationFilter:
+        """A filter for a model.
+
+        Args:
+            model: a loaded model, with any strategies attached, or what `vtokens.load` takes.
+            processor: the model's; not needed for a model given by name.
+            signals: "fast" (they cost no pass beyond the one that writes or reads the response), "full", or a list of
+                names; None for those of the calibrator, or "fast".
+            extractor: what finds mentions, by name (`vtokens.filter.mentions.extractors()`); None for the calibrator's,
+                or "chunks".
+            calibrator: the file of a saved filter; "auto" for the one that ships with the model, if one does; None for
+                none, and then scores only rank.
+            batch_size: samples in one pass.
+            load_kwargs: as of `vtokens.load`: `strategy`, `keep`, `dtype`, ...
+
+        Raises:
+            TypeError: a loaded model without its processor.
+            ValueError: an unknown name, or a calibrator of another model or with other signals.
+            OSError: no such file or model.
+        """
+        if isinstance(model, str | Path):
+            from vtokens.api import load
+
+            model, loaded = load(model, **load_kwargs)
+            model.eval()
+            processor = loaded if processor is None else processor
+        elif processor is None or load_kwargs:
+            what = "its processor is needed too" if processor is None else f"{sorted(load_kwargs)} come too late"
+            raise TypeError(f"this model is loaded already: {what}")
+        saved = find(fingerprint(model), attached_strategy(model)) if calibrator == "auto" else None
+        if calibrator is not None and calibrator != "auto":
+            saved = read(calibrator)
+        if saved is None:
+            return cls(model, processor, signals or "fast", extractor or "chunks", batch_size=batch_size)
+        return cls(
+            model, processor, signals or saved.signals, extractor or saved.extractor, saved.calibrator,
+            saved.calibration, batch_size,
+        )  # fmt: skip
+
+    def setting(self, **generate_kwargs: Any) -> Setting:
+        """Under which conditions responses come about now; `generate_kwargs` as they will be given."""
+        fitted = self.judge.calibrator
+        prompts = "any" if fitted is None else fitted.setting.prompts
+        how = decoding(self.model, generate_kwargs)
+        return Setting(self._fingerprint, attached_strategy(self.model), prompts, how, self.judge.extractor.name)
+
+    def certificate(self, risk: Risk | float | None = None, action: str = "flag") -> Certificate:
+        """The threshold for a risk, with what it promises and assumes; printing it shows all of that.
+
+        Args:
+            risk: None for the one that was calibrated for, a number for another bound of the same kind, or a Risk.
+            action: what will be done with it (`vtokens.filter.ACTIONS`).
+
+        Raises:
+            ValueError: the filter was not calibrated.
+        """
+        if self.calibration is None:
+            raise ValueError(
+                "this filter is not calibrated, so it can promise nothing: label some of its reports "
+                "(report.record(image, labels)) and give them to fit(records) and, of other images, calibrate(records)"
+            )
+        return self.calibration.certificate(risk, action)
+
+    @overload
+    def check(
+        self, images: Any, prompt: str, response: Any, *, risk: Risk | float | None = ..., threshold: float | None = ...
+    ) -> Report: ...
+
+    @overload
+    def check(
+        self,
+        images: Any,
+        prompt: Sequence[str],
+        response: Any,
+        *,
+        risk: Risk | float | None = ...,
+        threshold: float | None = ...,
+    ) -> list[Report]: ...
+
+    def check(
+        self,
+        images: Any,
+        prompt: str | Sequence[str],
+        response: Any,
+        *,
+        risk: Risk | float | None = None,
+        threshold: float | None = None,
+    ) -> Report | list[Report]:
+        """Judge a response that is there already: one pass of the model that reads it.
+
+        Args:
+            images: a PIL image, or a list of those the prompt is about; for a batch, a list of these.
+            prompt: what was asked; for a batch, a list.
+            response: text, or the token ids that the model generated; for a batch, a list of these.
+            risk: flag so much that this is kept (`certificate`).
+            threshold: flag mentions with a probability above it; 0.5 if neither is given.
+
+        Returns:
+            A `Report`, or a list of them for a batch.
+
+        Raises:
+            ValueError: a sample without picture, a response longer than the model's context, a risk that cannot be
+                promised, a threshold outside [0, 1].
+        """
+        single, shown, asked = samples(images, prompt)
+        given = [response] if single else list(response)
+        if len(given) != len(asked):
+            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
+        limit = self._threshold("flag", risk, 0.5 if risk is None and threshold is None else threshold, {})
+        reports = [one.report for one in self._pen(limit, self.setting()).read(shown, asked, given)]
+        return reports[0] if single else reports
+
+    @overload
+    def generate(
+        self,
+        images: Any,
+        prompt: str,
+        action: str = ...,
+        *,
+        risk: Risk | float | None = ...,
+        threshold: float | None = ...,
+        retries: Sequence[str] = ...,
+        **generate_kwargs: Any,
+    ) -> Outcome: ...
+
+    @overload
+    def generate(
+        self,
+        images: Any,
+        prompt: Sequence[str],
+        action: str = ...,
+        *,
+        risk: Risk | float | None = ...,
+        threshold: float | None = ...,
+        retries: Sequence[str] = ...,
+        **generate_kwargs: Any,
+    ) -> list[Outcome]: ...
+
+    def generate(
+        self,
+        images: Any,
+        prompt: str | Sequence[str],
+        action: str = "flag",
+        *,
+        risk: Risk | float | None = None,
+        threshold: float | None = None,
+        retries: Sequence[str] = RETRIES,
+        **generate_kwargs: Any,
+    ) -> Outcome | list[Outcome]:
+        """Let the model answer, and act on what it should not have said.
+
+        Args:
+            images, prompt: as in `check`.
+            action: "flag" marks, "redact" drops the sentence, "regenerate" writes it again and drops it if that does
+                not help, "abstain" says nothing at all.
+            risk: what may remain, as in `certificate`; None for the one that was calibrated for. What is written again
+                is outside the promise.
+            threshold: a probability to use in place of a calibrated threshold; nothing is promised then.
+            retries: ways to write again: "ban", "resample" or strategies (`filter.regenerate`).
+            generate_kwargs: as of `model.generate`.
+
+        Returns:
+            An `Outcome`, or a list of them for a batch.
+
+        Raises:
+            ValueError: an unknown action, no threshold to go by, a risk that cannot be promised, or several returned
+                sequences.
+        """
+        check_action(action)
+        single, shown, asked = samples(images, prompt)
+        if action == "regenerate":
+            check_retries(retries)
+        if generate_kwargs.get("num_return_sequences", 1) != 1:
+            raise ValueError(
+                f"num_return_sequences={generate_kwargs['num_return_sequences']} is not allowed: an answer is filtered "
+                "at a time, so 1 is"
+            )
+        limit = self._threshold(action, risk, threshold, generate_kwargs)
+        pen = self._pen(limit, self.setting(**generate_kwargs))
+        drafts = pen.draft(shown, asked, **generate_kwargs)
+        if action == "regenerate":
+            outcomes = regenerate(self.model, pen, drafts, shown, asked, retries, **generate_kwargs)
+        else:
+            outcomes = [apply(draft.report, action) for draft in drafts]
+        return outcomes[0] if single else outcomes
+
+    def fit(self, records: Sequence[Record], estimator: str = "auto", **more: Any) -> HallucinationFilter:
+        """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.
+
+        Args:
+            records: from `Report.record`.
+            estimator, more: as of `Calibrator.fit`.
+
+        Returns:
+            The filter itself.
+        """
+        found = Calibrator.fit(records, estimator=estimator, **more)
+        found.check(self.setting())
+        self.judge, self.calibration = Judge(self.judge.signals, self.judge.extractor, found), None
+        return self
+
+    def calibrate(self, records: Sequence[Record], risk: Risk = Risk()) -> HallucinationFilter:  # noqa: B008 (frozen)
+        """Set thresholds on labelled responses of other images than it was fitted on.
+
+        Returns:
+            The filter itself; `certificate()` says what it promises now.
+
+        Raises:
+            ValueError: it was not fitted yet, records of another setting, or of images that it was fitted on.
+        """
+        if self.judge.calibrator is None:
+            raise ValueError("fit(records) comes first: thresholds are set on the probabilities that it learns")
+        self.calibration = Calibration.of(records, self.judge.calibrator, risk)
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write signals, extractor, calibrator and calibration to one JSON file; `from_pretrained` reads it.
+
+        Raises:
+            ValueError: signals with settings of their own, which have no name.
+        """
+        for signal in self.judge.signals:
+            if signal != type(signal)():
+                raise ValueError(f"{signal!r} has settings of its own: only signals as they are by name can be saved")
+        names = tuple(signal.name for signal in self.judge.signals)
+        return write(path, Saved(names, self.judge.extractor.name, self.judge.calibrator, self.calibration))
+
+    def _pen(self, threshold: Threshold, setting: Setting) -> FilterPen:
+        from vtokens.adapters import adapter_for
+
+        parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
+        return FilterPen(self.model, self.processor, self.judge, parts, threshold, setting, self.batch_size)
+
+    def _threshold(
+        self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]
+    ) -> Threshold:
+        if threshold is not None:
+            if risk is not None:
+                raise ValueError(f"risk={risk!r} and threshold={threshold!r} exclude each other: give one of them")
+            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+                raise ValueError(f"threshold={threshold!r} is not allowed: a probability from 0 to 1")
+            return Threshold(float(threshold))
+        if self.calibration is None:
+            if risk is None and action == "flag":
+                return Threshold()
+            if risk is None:
+                raise ValueError(
+                    f"action={action!r} needs a threshold and this filter is not calibrated: give threshold=, a number "
+                    "from 0 to 1, or calibrate it (fit(records), then calibrate(records) of other images)"
+                )
+        certificate = self.certificate(risk, action)
+        assert self.judge.calibrator is not None
+        self.judge.calibrator.check(self.setting(**generate_kwargs), "error")
+        if certificate.infeasible:
+            raise ValueError(f"this cannot be promised. {certificate}")
+        return Threshold(certificate=certificate)

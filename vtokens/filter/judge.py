@@ -1,0 +1,109 @@
+"""From a trace to a report: which mentions a response has, their signals, and what these make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vtokens.filter import signals
+from vtokens.filter.calibrator import Calibrator
+from vtokens.filter.mentions.base import Extractor, Mention, Span
+from vtokens.filter.report import Judged, Report
+from vtokens.filter.risk import Certificate
+from vtokens.filter.setting import Setting
+from vtokens.filter.trace import Trace
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where mentions begin to be flagged.
+
+    Attributes:
+        value: the highest number that is not flagged; None flags nothing.
+        certificate: what it promises; the value is then one of scores and not of probabilities. An infeasible one flags
+            everything.
+    """
+
+    value: float | None = None
+    certificate: Certificate | None = None
+
+    def flags(self, p: float, score: float) -> bool:
+        """Whether a mention is flagged."""
+        if self.certificate is not None:
+            return not bool(self.certificate.keeps([score])[0])
+        return self.value is not None and p > self.value
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges responses.
+
+    Attributes:
+        signals: what is computed of each mention.
+        extractor: finds mentions.
+        calibrator: makes probabilities of signals; without one the score is the probability, in [0, 1], that the model
+            would have written something else, and `Report.calibrated` is False.
+    """
+
+    signals: tuple[signals.Signal, ...]
+    extractor: Extractor
+    calibrator: Calibrator | None = None
+
+    def mentions(self, prompt: str, text: str, spans: Sequence[Span]) -> list[Mention]:
+        """The mentions of a response, with their tokens; those of which no token wrote anything are left out."""
+        found = [mention.with_tokens(spans) for mention in self.extractor(text, prompt)]
+        return [mention for mention in found if mention.tokens]
+
+    def features(self, trace: Trace, mentions: Sequence[Mention]) -> dict[str, list[float]]:
+        """The signals of each mention, by name."""
+        return signals.features(trace, mentions, self.signals) if mentions else {}
+
+    def report(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        text: str,
+        spans: Sequence[Span],
+        trace: Trace | None,
+        threshold: Threshold,
+        setting: Setting | None = None,
+    ) -> Report:
+        """Judge one response.
+
+        Args:
+            images, prompt: what was shown and asked.
+            text, spans: the response, and the characters of each of its tokens.
+            trace: of the same tokens; None if the response has no mentions, so that no pass was needed.
+            threshold: what is to be flagged.
+            setting: goes into the report.
+        """
+        mentions = self.mentions(prompt, text, spans) if trace is not None else []
+        judged: tuple[Judged, ...] = ()
+        if trace is not None and mentions:
+            values = self.features(trace, mentions)
+            p, scores = self.judge(trace, mentions, values)
+            judged = tuple(
+                Judged(mention, float(a), float(b), {name: column[i] for name, column in values.items()})
+                for i, (mention, a, b) in enumerate(zip(mentions, p, scores, strict=True))
+            )
+            judged = tuple(replace(one, flagged=threshold.flags(one.p, one.score)) for one in judged)
+        certificate = threshold.certificate
+        value = threshold.value if certificate is None else certificate.threshold
+        sentences = tuple(self.extractor.sentences(text))
+        calibrated = self.calibrator is not None
+        return Report(prompt, text, judged, sentences, calibrated, value, certificate, setting, tuple(images), trace)
+
+    def judge(
+        self, trace: Trace, mentions: Sequence[Mention], values: dict[str, list[float]]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """(n,), (n,): the probability of each mention, and the score that thresholds are set on."""
+        if self.calibrator is not None:
+            scores = self.calibrator.score(values)
+            return self.calibrator.link(scores), scores
+        spans = signals.Spans(mentions, trace)
+        p = -np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy())
+        return p, p

@@ -1,0 +1,81 @@
+"""Filters as files: signals, extractor, calibrator and calibration responses in one JSON file, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtokens.eval.files import write_json
+from vtokens.filter.calibration import Calibration
+from vtokens.filter.calibrator import Calibrator
+from vtokens.filter.setting import Setting
+
+_FORMAT = "vtokens filter"
+SCHEMA = 1
+SHIPPED = Path(__file__).parent / "calibrators"
+"""Filters of the embedded models."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a filter's file holds.
+
+    Attributes:
+        signals: names.
+        extractor: name.
+        calibrator: None if it was not fitted.
+        calibration: None if it was not calibrated.
+    """
+
+    signals: tuple[str, ...]
+    extractor: str
+    calibrator: Calibrator | None
+    calibration: Calibration | None
+
+
+def write(path: str | Path, saved: Saved) -> Path:
+    """Write a filter, in one step; OSError if the file cannot be written."""
+    content: dict[str, Any] = {"format": _FORMAT, "schema": SCHEMA, "signals": list(saved.signals)}
+    content["extractor"] = saved.extractor
+    for name, part in (("calibrator", saved.calibrator), ("calibration", saved.calibration)):
+        content[name] = None if part is None else part.to_dict()
+    write_json(Path(path), content)
+    return Path(path)
+
+
+def read(path: str | Path) -> Saved:
+    """Read a filter.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a file that is none, or of another schema.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise TypeError("it does not say that it is one")
+        if content["schema"] != SCHEMA:
+            raise TypeError(f"it has schema {content['schema']!r} and this vtokens reads {SCHEMA}: make it again")
+        fitted, rows = content["calibrator"], content["calibration"]
+        return Saved(
+            tuple(content["signals"]),
+            str(content["extractor"]),
+            None if fitted is None else Calibrator.from_dict(fitted),
+            None if rows is None else Calibration.from_dict(rows),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no filter that can be read: {error}") from error
+
+
+def find(model: str, strategy: str) -> Saved | None:
+    """The shipped filter of a model, by its fingerprint: that of the same strategy, or else of none; None if there is
+    none for this model."""
+    found: dict[str, Saved] = {}
+    for path in sorted(SHIPPED.glob("*.json")):
+        saved = read(path)
+        setting = saved.calibrator.setting if saved.calibrator is not None else None
+        if isinstance(setting, Setting) and setting.model == model:
+            found.setdefault(setting.strategy, saved)
+    return found.get(strategy, found.get("none"))
