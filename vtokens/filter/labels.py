@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vtokens.filter.coco_labels import CocoLabels
 from vtokens.filter.mentions.base import Mention
 from vtokens.filter.mentions.scenes import singular
 from vtokens.scenes import COLOURS, SHAPES, Example, Scene
 from vtokens.scenes.world import COLUMNS, NUMBERS, ROWS
+
+__all__ = ["CocoLabels", "label_scenes"]
 
 
 def label_scenes(scene: Example | Scene, mentions: Sequence[Mention]) -> list[bool]:

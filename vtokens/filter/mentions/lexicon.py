@@ -108,6 +108,22 @@ def parse(
     return Lexicon(forms, frozenset(careful), name, sentences)
 
 
+def from_names(names: Iterable[str], name: str, sentences: Splitter = split) -> Lexicon:
+    """The vocabulary of these objects in singular and plural, without synonyms; they keep their spelling.
+
+    Raises:
+        ValueError: a name without a word in it.
+    """
+    forms: dict[tuple[str, ...], str | None] = {}
+    for item in names:
+        spelt = _forms(item)
+        if not spelt[0]:
+            raise ValueError(f"{item!r} names no object: there is no word in it")
+        for form in spelt:
+            forms.setdefault(form, item)
+    return Lexicon(forms, frozenset(), name, sentences)
+
+
 def _forms(phrase: str) -> list[tuple[str, ...]]:
     single = tuple(word.text for word in words(phrase))
     return [single, *(tuple(plural.split()) for plural in sorted(plurals(" ".join(single))))]
