@@ -1,0 +1,118 @@
+"""The oracle of the `logits` stage: an untouched model, the second prompt fed whole at every step, the formula by hand.
+
+Nothing of the engine takes part. Each step of `generate` a logits processor gives the negative prompt and the tokens so
+far to the model without a cache, row by row, and combines what it says with the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from tests.engine.compare import DETAILS
+
+Combine = Callable[[Tensor, Tensor, int], Tensor]
+"""From positive and negative logits (V,), and which token is asked for, counted from 1, to contrasted ones."""
+
+
+def plausible(positive: Tensor, values: Tensor, beta: float) -> Tensor:
+    """`values` without the tokens whose probability is below `beta` times the best."""
+    chance = positive.softmax(-1)
+    return torch.where(chance >= beta * chance.max() * (1 - 1e-6), values, -torch.inf)
+
+
+def contrasted(alpha: float, beta: float) -> Combine:
+    """What VCD, AvisC, DAMRO and prompt contrast share."""
+    return lambda real, other, step: plausible(real, (1 + alpha) * real - alpha * other, beta)
+
+
+def guided(gamma: float, beta: float) -> Combine:
+    """PAI's refinement."""
+
+    def combine(real: Tensor, other: Tensor, step: int) -> Tensor:
+        real, other = real.log_softmax(-1), other.log_softmax(-1)
+        return plausible(real, gamma * (real - other) + other, beta)
+
+    return combine
+
+
+def forgetful(forgetting: float, beta: float) -> Combine:
+    """M3ID."""
+
+    def combine(real: Tensor, other: Tensor, step: int) -> Tensor:
+        real, other = real.log_softmax(-1), other.log_softmax(-1)
+        left = torch.exp(torch.tensor(-forgetting * step))
+        return plausible(real, real + (1 - left) / left * (real - other), beta)
+
+    return combine
+
+
+@dataclass
+class Whole(LogitsProcessor):
+    """Combines scores with those of other prompts, one a row of the batch; None leaves a row alone.
+
+    Attributes:
+        model: an untouched model.
+        prompts: inputs of a single row each.
+        combine: the formula.
+        length: positions of the real prompt, padding included.
+    """
+
+    model: Any
+    prompts: list[dict[str, Any] | None]
+    combine: Combine
+    length: int
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        repeats, out = len(input_ids) // len(self.prompts), scores.clone()
+        for row, answer in enumerate(input_ids[:, self.length :]):
+            prompt = self.prompts[row // repeats]
+            if prompt is None:
+                continue
+            logits = self.model(**extended(prompt, answer[None]), use_cache=False).logits[0, -1].float()
+            # Beam search hands in log-probabilities and wants such back.
+            changed = self.combine(scores[row], logits, len(answer) + 1)
+            out[row] = changed.log_softmax(-1) if repeats > 1 else changed
+        return out
+
+
+def extended(prompt: dict[str, Any], answer: Tensor) -> dict[str, Any]:
+    """Inputs of one row with the tokens (1, T) of an answer behind them."""
+    more = {
+        "input_ids": answer,
+        "attention_mask": torch.ones_like(answer),
+        "mm_token_type_ids": torch.zeros_like(answer),
+    }
+    return {k: torch.cat([v, more[k].to(v.dtype)], 1) if k in more else v for k, v in prompt.items()}
+
+
+def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any]:
+    """The text of a single row."""
+    text = prompt["input_ids"][0] != model.config.image_token_id
+    ids = prompt["input_ids"][:, text]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.no_grad()
+def expect(
+    model: Any, batch: dict[str, Any], prompts: list[dict[str, Any] | None], combine: Combine, **options: Any
+) -> Any:
+    """What `generate` should give under a contrastive strategy; all numbers of the steps are in `scores`."""
+    whole = Whole(model, prompts, combine, batch["input_ids"].shape[1])
+    return model.generate(**batch, **options, **DETAILS, logits_processor=LogitsProcessorList([whole]))
+
+
+def check_answers(got: Any, expected: Any, beams: bool = False) -> None:
+    """The same tokens, and step by step the same contrasted logits up to a constant."""
+    assert torch.equal(got.sequences, expected.sequences)
+    if beams:
+        torch.testing.assert_close(got.sequences_scores, expected.sequences_scores, rtol=0, atol=1e-4)
+        return
+    for mine, theirs in zip(got.scores, expected.scores, strict=True):
+        assert torch.equal(mine.isinf(), theirs.isinf())
+        torch.testing.assert_close(mine.log_softmax(-1), theirs.log_softmax(-1), rtol=0, atol=5e-4)

@@ -1,0 +1,165 @@
+"""Contrastive strategies give what two untouched sequences and the formula give, in every family, however decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.compare import DETAILS, PROMPTS
+from tests.engine.contrasted import (
+    Combine,
+    check_answers,
+    contrasted,
+    expect,
+    forgetful,
+    guided,
+    without_pictures,
+)
+from tests.families import FAMILIES, image, inputs
+
+GROUPS = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
+# No token ends an answer, so that logits are looked at as they are.
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": 10**6}
+TEXT_ONLY = {
+    "pai": ("pai(gamma=2.0, beta=0.02)", guided(2.0, 0.02)),
+    "m3id": ("m3id(forgetting=0.2, beta=0.02)", forgetful(0.2, 0.02)),
+}
+MODES: dict[str, dict[str, Any]] = {
+    "greedy": GREEDY,
+    "beams": {**GREEDY, "num_beams": 3},
+    "sample": {**GREEDY, "do_sample": True, "top_k": 0, "temperature": 1.3},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def rows(family: str) -> list[dict[str, Any]]:
+    """Three prompts, each alone."""
+    return [dict(inputs(family, [text], [group])) for text, group in zip(PROMPTS, GROUPS, strict=True)]
+
+
+def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0) -> dict[str, Any]:
+    """The same prompt with VCD's noise, made from the formula of the paper, every picture on its own."""
+    beta = torch.sigmoid(torch.linspace(-6, 6, 1000, dtype=torch.float64)) * (0.5e-2 - 1e-5) + 1e-5
+    left = torch.cumprod(1 - beta, 0)[steps].item()
+
+    def change(pixels: Any) -> Any:
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+        return left**0.5 * pixels + (1 - left) ** 0.5 * noise
+
+    pixels = prompt["pixel_values"]
+    if family.startswith("qwen"):
+        parts = pixels.split(prompt["image_grid_thw"].prod(-1).tolist())
+        return {**prompt, "pixel_values": torch.cat([change(part) for part in parts])}
+    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    return {**prompt, "pixel_values": torch.stack([change(plane) for plane in flat]).view_as(pixels)}
+
+
+def run(family: str, spec: Any, batch: dict[str, Any], **options: Any) -> Any:
+    torch.manual_seed(0)
+    with vtokens.attach(model(family, "pruned"), spec):
+        return model(family, "pruned").generate(**batch, **options, **DETAILS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", TEXT_ONLY)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_alone(family: str, name: str, mode: str) -> None:
+    """PAI and M3ID in a left-padded batch of one, two and no pictures."""
+    plain, batch = model(family, "plain"), dict(inputs(family, PROMPTS, GROUPS))
+    others = [without_pictures(prompt, plain) for prompt in rows(family)[:2]]
+    spec, combine = TEXT_ONLY[name]
+    got = run(family, spec, batch, **MODES[mode])
+    torch.manual_seed(0)
+    check_answers(got, expect(plain, batch, [*others, None], combine, **MODES[mode]), mode == "beams")
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beams"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_noised_picture(family: str, mode: str) -> None:
+    """VCD; each picture is noised as it would be alone."""
+    plain, batch = model(family, "plain"), dict(inputs(family, PROMPTS, GROUPS))
+    others = [noised(family, prompt, 400, 3) for prompt in rows(family)[:2]]
+    got = run(family, "vcd(alpha=1.5, beta=0.05, steps=400, seed=3)", batch, **MODES[mode])
+    check_answers(got, expect(plain, batch, [*others, None], contrasted(1.5, 0.05), **MODES[mode]), mode == "beams")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_prompt(family: str) -> None:
+    """Prompt contrast, with a longer and a shorter other prompt, in a padded batch, greedy and with beams."""
+    plain = model(family, "plain")
+    asked = ["Is there a cat?", "What is <image> beside <image>?"]
+    leading = ["Look at the fine cat! Is there a cat?", "<image><image> Is it red?"]
+    batch, other = (dict(inputs(family, texts, GROUPS[:2])) for texts in (asked, leading))
+    others = [dict(inputs(family, [text], [group])) for text, group in zip(leading, GROUPS, strict=False)]
+    for options in (GREEDY, {**GREEDY, "num_beams": 3}):
+        expected = expect(plain, batch, list(others), contrasted(1.0, 0.02), **options)
+        with vtokens.attach(model(family, "pruned"), "lqcd(beta=0.02)") as handle, handle.negative_prompt(**other):
+            got = model(family, "pruned").generate(**batch, **options, **DETAILS)
+        check_answers(got, expected, "num_beams" in options)
+
+
+@pytest.mark.parametrize(
+    ("spec", "branch"),
+    [
+        ("contrast(beta=0.02, branch='random(keep=0.2)')", "random(keep=0.2)"),
+        ("contrast(beta=0.02, branch='fastv(keep=0.3, layer=2)')", "fastv(keep=0.3, layer=2)"),
+        ("damro(alpha=1, beta=0.02, k=3)", "cls(keep=3)"),
+        ("vcd(beta=0.02, branch='cls(keep=0.3)+vhr')", "cls(keep=0.3)+vhr"),
+    ],
+    ids=["random", "fastv", "damro", "noised and pruned"],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_branch(family: str, spec: str, branch: str) -> None:
+    """It says what a second model says that is pruned so, fed the whole at once."""
+    prompt = rows(family)[0]
+    got = run(family, spec, prompt, **GREEDY)
+    second = noised(family, prompt) if spec.startswith("vcd") else prompt
+    check_by_hand(family, got, [("none", prompt), (branch, second)], contrasted(1.0, 0.02))
+
+
+@pytest.mark.parametrize("pruner", ["cls(keep=0.5)", "fastv(keep=0.5, layer=2)", "todre(keep=0.4)+vhr"])
+@pytest.mark.parametrize("family", ["llava", "llava_onevision", "qwen2_5_vl"])
+def test_behind_a_pruner(family: str, pruner: str) -> None:
+    """Both sequences run under it; with the text alone it has nothing to drop."""
+    prompt = rows(family)[1]
+    for spec, second, combine in (
+        (f"{pruner}+vcd(beta=0.02)", noised(family, prompt), contrasted(1.0, 0.02)),
+        (f"pai(gamma=2.0, beta=0.02)+{pruner}", without_pictures(prompt, model(family, "plain")), guided(2.0, 0.02)),
+    ):
+        got = run(family, spec, prompt, **GREEDY)
+        check_by_hand(family, got, [(pruner, prompt), (pruner, second)], combine)
+
+
+def check_by_hand(family: str, got: Any, branches: list[tuple[str, Any]], combine: Combine) -> None:
+    """The two branches, each a generation of its own under its own strategies, given the tokens of the answer."""
+    steps = []
+    for spec, fed in branches:
+        length = fed["input_ids"].shape[1]
+        forced = Forced(got.sequences[0, branches[0][1]["input_ids"].shape[1] :], length)
+        with vtokens.attach(model(family, "branch"), spec):
+            steps.append(model(family, "branch").generate(**fed, **GREEDY, **DETAILS, logits_processor=[forced]).logits)
+    for place, (real, other) in enumerate(zip(*steps, strict=True)):
+        expected, mine = combine(real[0], other[0], place + 1), got.logits[place][0]
+        assert torch.equal(mine.isinf(), expected.isinf())
+        torch.testing.assert_close(mine.log_softmax(-1), expected.log_softmax(-1), rtol=0, atol=5e-4)
+
+
+class Forced:
+    """A logits processor that lets nothing but the tokens of an answer through."""
+
+    def __init__(self, answer: torch.Tensor, length: int) -> None:
+        self._answer, self._length = answer, length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self._answer[input_ids.shape[1] - self._length]] = 0
+        return only
