@@ -1,0 +1,167 @@
+"""Writes the tables of docs/filter-scenes.md from the results: `python benchmarks/filter_page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "filter-scenes.md"
+RESULT = ROOT / "benchmarks" / "results" / "filter-scenes.json"
+COMMAND = "python benchmarks/filter_page.py"
+Row = dict[str, Any]
+
+
+def conditions(result: Row) -> str:
+    """What was measured, on what."""
+    about = result["conditions"]
+    lines = [["strategy", "split", "responses", "mentions", "unsupported", "share"]]
+    for setting in result["settings"]:
+        for split, counts in setting["responses"].items():
+            share = counts["unsupported"] / counts["mentions"]
+            numbers = [f"{counts[key]:,}" for key in ("responses", "mentions", "unsupported")]
+            lines.append([f"`{setting['strategy']}`", split, *numbers, f"{share:.3f}"])
+    versions = about["versions"]
+    return (
+        f"Float32, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
+        f"{versions['torch']}, {about['date'][:10]}; {about['resamples']} bootstrap samples of images. Command: "
+        f"`{about['command']}`.\n\n{_table(lines)}"
+    )
+
+
+def signals(setting: Row) -> str:
+    """Each signal alone: AUROC, and within positions."""
+    rows = [row for row in setting["rows"] if row["what"] == "signal"]
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    at = {(row["name"], row["split"], row["scope"]): row for row in rows}
+    names.sort(key=lambda name: -_value(at[name, splits[0], "all"]["auroc"]))
+    head = ["signal", "all", "stratified", "AP", "captions", "answers"]
+    lines = []
+    for name in names:
+        row = at[name, splits[0], "all"]
+        parts = [row["auroc"], row["stratified"], row["ap"]]
+        parts += [at[name, splits[0], scope]["auroc"] for scope in ("captions", "answers")]
+        lines.append(
+            [f"`{name}`", *map(_show, parts), *(_show(at[name, split, "all"]["auroc"]) for split in splits[1:])]
+        )
+    return _table([[*head, *splits[1:]], *lines])
+
+
+def combined(setting: Row, split: str) -> str:
+    """The combined detectors beside what fools papers, on one split."""
+    head = ["score", "on", "AUROC", "stratified", "AP", "ECE", "Brier", "AURC (excess)", "AUGRC", "real kept"]
+    lines = [head]
+    for scope in ("all", "captions", "answers"):
+        rows = [r for r in setting["rows"] if r["split"] == split and r["scope"] == scope and r["what"] != "signal"]
+        for row in sorted(rows, key=lambda r: r["what"], reverse=True):
+            name = f"**{row['name']}**" if row["what"] == "combined" else row["name"]
+            figures = [_show(row[key]) for key in ("auroc", "stratified", "ap", "ece", "brier")]
+            aurc = f"{_value(row['aurc']):.4f} ({_value(row['excess_aurc']):.4f})"
+            kept = ", ".join(f"{_value(value):.2f} at {risk}" for risk, value in row["kept_real"].items() if value)
+            lines.append([name, scope, *figures, aurc, f"{_value(row['augrc']):.4f}", kept])
+    return _table(lines)
+
+
+def advantage(setting: Row) -> str:
+    """By how much all signals together beat the rest."""
+    lines = [["split", "on", "over", "AUROC", "stratified"]]
+    for row in setting["advantage"]:
+        lines.append(
+            [row["split"], row["scope"], row["over"], _show(row["auroc"], True), _show(row["stratified"], True)]
+        )
+    return _table(lines)
+
+
+def promises(setting: Row) -> str:
+    """What thresholds promise and what they do, over many splits."""
+    lines = [["split", "promise", "unfiltered", "mean risk", "broken", "feasible", "supported mentions kept"]]
+    for row in setting["promises"]:
+        kept = "" if row["kept"] is None else f"{row['kept']:.3f}"
+        risk = f"{row['risk']:.4f} ± {row['standard_error']:.4f}"
+        cells = [f"{row['unfiltered']:.3f}", risk, f"{row['broken']:.2f}", f"{row['feasible']:.2f}", kept]
+        lines.append([row["split"], _promise(row), *cells])
+    return _table(lines)
+
+
+def carried(setting: Row) -> str:
+    """One threshold from the calibration split, on the other splits."""
+    lines = [["promise", "on", "unfiltered", "risk", "supported mentions kept"]]
+    for row in setting["carried_over"]:
+        mark = " †" if row["risk"] > row["alpha"] else ""
+        lines.append(
+            [_promise(row), row["set"], f"{row['unfiltered']:.3f}", f"{row['risk']:.3f}{mark}", f"{row['kept']:.3f}"]
+        )
+    return _table(lines)
+
+
+def truncation(setting: Row) -> str:
+    """Captions cut after some objects, beside the filter at the same recall."""
+    lines = [["split", "objects kept", "CHAIR_I cut", "recall cut", "CHAIR_I filtered", "recall filtered"]]
+    for split, rows in setting["truncation"].items():
+        for row in rows:
+            cut, found = row["truncated"], row["filtered"]
+            parts = [cut["chair_i"], cut["recall"], found["chair_i"], found["recall"]]
+            lines.append([split, f"first {row['objects']}", *map(_show, parts)])
+    return _table(lines)
+
+
+def sections() -> dict[str, str]:
+    """Every generated part of the page by its name."""
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    found = {"conditions": conditions(result)}
+    tables: dict[str, Callable[[Row], str]] = {
+        "signals": signals,
+        "advantage": advantage,
+        "promises": promises,
+        "carried": carried,
+        "truncation": truncation,
+    }
+    for setting in result["settings"]:
+        place = "" if setting["strategy"] == "none" else f" {setting['strategy'].split('(')[0]}"
+        found |= {f"{name}{place}": table(setting) for name, table in tables.items()}
+        for split in dict.fromkeys(row["split"] for row in setting["rows"]):
+            found[f"combined {split}{place}"] = combined(setting, split)
+    return found
+
+
+def updated(text: str) -> str:
+    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
+    made = sections()
+
+    def fresh(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- {name}: {COMMAND} -->\n{made[name]}<!-- end of {name} -->"
+
+    return re.sub(
+        rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL
+    )
+
+
+def _promise(row: Row) -> str:
+    sure = "on average" if row["delta"] is None else f"sure to {1 - row['delta']:g}"
+    return f"{row['kind']} ≤ {row['alpha']:g}, {sure}"
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _value(interval: Row | None) -> float:
+    return float("nan") if interval is None else float(interval["value"])
+
+
+def _show(interval: Row | None, signed: bool = False) -> str:
+    if interval is None:
+        return "-"
+    sign = "+" if signed else ""
+    return f"{interval['value']:{sign}.3f} [{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"{PAGE} is up to date with the results")

@@ -1,0 +1,189 @@
+"""How well the filter finds what the embedded model makes up. See docs/filter-scenes.md.
+
+python benchmarks/filter_scenes.py                    # everything, one thread; goes on where it was stopped
+python benchmarks/filter_scenes.py --quick            # few responses, to see that it runs
+python benchmarks/filter_scenes.py --specs none "cls(keep=0.25)" --ship
+
+Estimators are fitted on the train split, links and thresholds on two halves of the calibration split, and all figures
+are of the other splits. Responses are kept in `--records` with their signals; delete that folder when a signal changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+import vtokens  # noqa: E402
+from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.filter_figures import (  # noqa: E402
+    Table,
+    advantage,
+    baselines,
+    by_image,
+    captions,
+    everything,
+    predicted,
+    ranking,
+    truncation,
+)
+from benchmarks.filter_promises import RISKS, carried_over, splits  # noqa: E402
+from benchmarks.filter_records import Asked, collect  # noqa: E402
+from vtokens.filter.calibrator import Calibrator  # noqa: E402
+from vtokens.filter.records import Record  # noqa: E402
+from vtokens.filter.signals import get_signals  # noqa: E402
+
+TESTS = ("test", "decorrelated", "partner-removed")
+OURS = "kept_vs_dropped"
+RESULT = ROOT / "benchmarks" / "results" / "filter-scenes.json"
+
+
+def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[Record]]:
+    """Records by split: to fit on, to calibrate on, to test on."""
+    scale = options.scale
+    sizes = {"train": (2400, 800), "calibration": (1600, 500), **dict.fromkeys(TESTS, (1000, 500))}
+    return {
+        split: collect(
+            model,
+            processor,
+            spec,
+            Asked(split, int(n * scale), int(q * scale), 1000),
+            options.signals,
+            options.records,
+        )
+        for split, (n, q) in sizes.items()
+    }
+
+
+def chosen(names: Sequence[str], signals: str | Sequence[str]) -> list[str]:
+    """The names of those features that belong to some signals."""
+    wanted = {signal.name for signal in get_signals(signals)}
+    return [name for name in names if name.split(".")[0] in wanted]
+
+
+def fit(sets: dict[str, list[Record]]) -> dict[str, Calibrator]:
+    """The combined detectors: all signals, those that cost no pass, and all but the one that is ours."""
+    link, _ = by_image(sets["calibration"])
+    names = list(next(record.signals for record in sets["train"] if record.mentions))
+    variants = {"full": names, "fast": chosen(names, "fast")}
+    variants[f"full without {OURS}"] = [name for name in names if name.split(".")[0] != OURS]
+    return {
+        name: Calibrator.fit(
+            [r for r in sets["train"] if r.mentions], columns, calibration=[r for r in link if r.mentions]
+        )
+        for name, columns in variants.items()
+    }
+
+
+def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, Any]:
+    """All figures of one strategy."""
+    combined, fitted_on = fit(sets), Table.of(sets["train"])
+    rows: list[dict[str, Any]] = []
+    better: list[dict[str, Any]] = []
+    for split in TESTS:
+        whole = Table.of(sets[split])
+        for scope, inside in (
+            ("all", np.ones(len(whole.labels), dtype=bool)),
+            ("captions", whole.caption),
+            ("answers", ~whole.caption),
+        ):
+            table, at = whole.where(inside), {"split": split, "scope": scope}
+            plain = baselines(fitted_on, table)
+            found = {name: calibrator.predict(table.signals) for name, calibrator in combined.items()}
+            rows += [
+                {**at, "what": "signal", "name": n, **ranking(v, table, resamples)} for n, v in table.signals.items()
+            ]
+            rows += [{**at, "what": "baseline", "name": n, **everything(v, table, resamples)} for n, v in plain.items()]
+            rows += [
+                {**at, "what": "combined", "name": n, **everything(v, table, resamples, probabilities=True)}
+                for n, v in found.items()
+            ]
+            if not 0 < table.labels.sum() < len(table.labels):
+                continue
+            others = {**plain, **{name: v for name, v in found.items() if name != "full"}}
+            better += [{**at, "over": n, **advantage(found["full"], v, table, resamples)} for n, v in others.items()]
+    return {
+        "strategy": spec,
+        "responses": {split: _counts(records) for split, records in sets.items()},
+        "fitted": {name: calibrator.fitted for name, calibrator in combined.items()},
+        "names": list(combined["full"].names),
+        "rows": rows,
+        "advantage": better,
+        **promises(combined["full"], sets, number),
+        "truncation": {
+            split: truncation(captions(sets[split]), predicted(combined["full"], captions(sets[split])), resamples)
+            for split in TESTS
+        },
+    }
+
+
+def promises(calibrator: Calibrator, sets: dict[str, list[Record]], number: int) -> dict[str, Any]:
+    """Thresholds over many splits of the test responses, and one from the calibration split on every other."""
+    _, held = by_image(sets["calibration"])
+    scored = {
+        name: (predicted(calibrator, records), [record.labels for record in records])
+        for name, records in (("calibration", held), *((split, sets[split]) for split in TESTS))
+    }
+    return {
+        "promises": [{"split": split, **splits(*scored[split], risk, number)} for split in TESTS for risk in RISKS],
+        "carried_over": [
+            row
+            for risk in RISKS
+            for row in carried_over(scored["calibration"], {split: scored[split] for split in TESTS}, risk)
+        ],
+    }
+
+
+def _counts(records: Sequence[Record]) -> dict[str, int]:
+    return {
+        "responses": len(records),
+        "images": len({record.image for record in records}),
+        "mentions": sum(len(record.mentions) for record in records),
+        "unsupported": sum(sum(record.labels) for record in records),
+    }
+
+
+def main() -> None:
+    """Ask, fit, measure, write."""
+    options = _options()
+    torch.set_num_threads(1)
+    model, processor = vtokens.load("scenes-llava", strategy="none", dtype=torch.float32)
+    model.eval()
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
+    found = []
+    for spec in options.specs:
+        sets = gather(model, processor, spec, options)
+        found.append(measure(spec, sets, options.resamples, options.splits))
+    write(options.output, {"conditions": {**about, "resamples": options.resamples}, "settings": found})
+    print(f"written to {options.output}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--specs", nargs="+", default=["none", "cls(keep=0.25)"], metavar="SPEC")
+    parser.add_argument("--signals", nargs="+", default="full", help="names, or all of them (%(default)s)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of responses (%(default)s)")
+    parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap (%(default)s)")
+    parser.add_argument("--splits", type=int, default=200, help="for the promises (%(default)s)")
+    parser.add_argument("--records", type=Path, default=ROOT / "runs" / "filter", help="kept here (%(default)s)")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--quick", action="store_true", help="few of everything; write nothing tracked")
+    options = parser.parse_args()
+    if options.quick:
+        options.scale, options.resamples, options.splits = 0.1, 20, 10
+        options.output = options.records / "quick.json"
+    return options
+
+
+if __name__ == "__main__":
+    main()
