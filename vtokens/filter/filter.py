@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,13 +16,14 @@ from vtokens.filter.judge import Judge, Threshold
 from vtokens.filter.mentions import Extractor, get_extractor
 from vtokens.filter.pen import FilterPen
 from vtokens.filter.records import Record
-from vtokens.filter.regenerate import RETRIES, check_retries, regenerate
+from vtokens.filter.regenerate import RETRIES, Written, check_retries, regenerate
 from vtokens.filter.report import Report
 from vtokens.filter.risk import Certificate, Risk
 from vtokens.filter.samples import samples
 from vtokens.filter.saved import Saved, find, read, write
 from vtokens.filter.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.signals import Signal, get_signals, parts_for
+from vtokens.filter.stream import Event, live
 
 
 class HallucinationFilter:
@@ -251,6 +252,44 @@ class HallucinationFilter:
         else:
             outcomes = [apply(draft.report, action) for draft in drafts]
         return outcomes[0] if single else outcomes
+
+    def stream(
+        self,
+        images: Any,
+        prompt: str,
+        action: str = "flag",
+        *,
+        risk: Risk | float | None = None,
+        threshold: float | None = None,
+        retries: Sequence[str] = RETRIES,
+        **generate_kwargs: Any,
+    ) -> Iterator[Event]:
+        """As `generate`, one sentence at a time: each is held back until it is judged, while the model writes on.
+
+        The texts of the events, joined, are the text that `generate` would give; only "abstain" differs, since what was
+        shown cannot be taken back: it ends the answer at the first flagged sentence. With "regenerate" the model stops
+        there, and goes on with the sentence written again. The model is busy until the iterator is exhausted or closed.
+
+        Raises:
+            ValueError: as `generate`; also for a batch, and for signals that cost passes of their own.
+        """
+        check_action(action)
+        ways = check_retries(retries)
+        if not isinstance(prompt, str):
+            raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
+        _, [shown], _ = samples(images, prompt)
+        limit = self._threshold(action, risk, threshold, generate_kwargs)
+        pen = self._pen(limit, self.setting(**generate_kwargs))
+
+        def write(heard: Callable[[Written, int], bool]) -> Written:
+            return pen.listen(shown, prompt, heard, **generate_kwargs)
+
+        def finish(written: Written, stopped: bool) -> Outcome:
+            if stopped:
+                written = pen.read([shown], [prompt], pen.write([shown], [prompt], [written.ids], **generate_kwargs))[0]
+            return regenerate(self.model, pen, [written], [shown], [prompt], ways, **generate_kwargs)[0]
+
+        return live(write, finish, action)
 
     def fit(self, records: Sequence[Record], estimator: str = "auto", **more: Any) -> HallucinationFilter:
         """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from vtokens.filter import passes
+from vtokens.filter.banned import Banned
 from vtokens.filter.decoding import limit
 from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.live import listen
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.offsets import encode, token_spans
 from vtokens.filter.prompts import encode as encode_prompts
@@ -50,23 +53,48 @@ class FilterPen:
             found += [self._written(*one) for one in zip(shown, asked, traces, strict=True)]
         return found
 
+    def listen(
+        self, images: Sequence[Image.Image], prompt: str, heard: Callable[[Written, int], bool], **generate_kwargs: Any
+    ) -> Written:
+        """An answer; `heard` is called with it, and the number of its sentences that are complete, as it is written,
+        and returns whether to stop."""
+
+        def judged(trace: Trace, complete: int) -> bool:
+            return heard(self._written(images, prompt, trace), complete)
+
+        split, ends = self._judge.extractor.sentences, passes.ends(self._model, generate_kwargs)
+        trace = listen(
+            self._model, self._processor, images, prompt, self._parts, split, judged, ends, **generate_kwargs
+        )
+        return self.read([images], [prompt], [[]])[0] if trace is None else self._written(images, prompt, trace)
+
     def write(
-        self, images: Samples, prompts: Sequence[str], begun: Sequence[Sequence[int]], **generate_kwargs: Any
+        self,
+        images: Samples,
+        prompts: Sequence[str],
+        begun: Sequence[Sequence[int]],
+        banned: Sequence[Sequence[Sequence[int]]] | None = None,
+        **generate_kwargs: Any,
     ) -> list[list[int]]:
-        """Whole responses, going on behind what was begun."""
+        """Whole responses, going on behind what was begun, without some sequences of tokens."""
         found: list[list[int]] = []
+        ends = passes.ends(self._model, generate_kwargs)
         for part in self._parted(len(prompts)):
             inputs = encode_prompts(self._processor, images[part], prompts[part], self._model.device)
             most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
-            inputs = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0)
-            options = dict(generate_kwargs)
+            inputs, options = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0), dict(generate_kwargs)
             if most is not None:
                 options["max_new_tokens"] = max(1, most - min(map(len, begun[part])))
                 options.pop("max_length", None)
+            if banned is not None:
+                copies = int(options.get("num_beams") or getattr(self._model.generation_config, "num_beams", None) or 1)
+                given = options.get("logits_processor") or ()
+                options["logits_processor"] = LogitsProcessorList(
+                    [*given, Banned(banned[part], self._model.device, copies)]
+                )
             with torch.no_grad():
                 output = self._model.generate(**inputs, **options)
             said = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :]
-            ends = passes.ends(self._model, generate_kwargs)
             for first, row in zip(begun[part], said.tolist(), strict=True):
                 stop = next((i for i, token in enumerate(row) if token in ends), len(row))
                 found.append([*first, *row[:stop]][:most])

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
-from transformers import LogitsProcessorList
 
 from vtokens.engine.attach import joined
 from vtokens.filter.actions import Edit, Outcome, without
-from vtokens.filter.banned import Banned
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import Report
 from vtokens.strategies import parse
@@ -33,9 +31,14 @@ class Pen(Protocol):
     """Goes on behind what is written already, and reads what came of it."""
 
     def write(
-        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], begun: Sequence[Sequence[int]], **kw: Any
+        self,
+        images: Sequence[Sequence[Image.Image]],
+        prompts: Sequence[str],
+        begun: Sequence[Sequence[int]],
+        banned: Sequence[Sequence[Sequence[int]]] | None = None,
+        **generate_kwargs: Any,
     ) -> list[list[int]]:
-        """Whole responses as token ids, each beginning with what was `begun`."""
+        """Whole responses as token ids, each beginning with what was `begun`, without the sequences `banned` for it."""
         ...
 
     def read(
@@ -179,9 +182,7 @@ def _way(model: Any, way: str, drafts: Sequence[_Draft], options: dict[str, Any]
     """Options of `generate`, and what has to be attached meanwhile."""
     changed = dict(options)
     if way == "ban":
-        copies = int(options.get("num_beams") or getattr(model.generation_config, "num_beams", None) or 1)
-        banned = Banned([draft.reject() for draft in drafts], model.device, copies)
-        changed["logits_processor"] = LogitsProcessorList([*(options.get("logits_processor") or ()), banned])
+        changed["banned"] = [draft.reject() for draft in drafts]
     elif way == "resample":
         changed |= {"do_sample": True, "temperature": 0.7}
     with joined(model, *parse(way)) if way not in ("ban", "resample") else nullcontext():
