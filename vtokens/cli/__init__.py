@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import bench, calibrate, demo, eval, listing, profile, report, run, search
+from vtokens.cli import bench, calibrate, check, demo, eval, listing, profile, report, run, search
 
 _EXAMPLES = """examples:
   vtokens demo
   vtokens run photo.jpg "What is on the table?" --model llava-hf/llava-1.5-7b-hf --strategy todre --keep 0.1
   vtokens run scene.png "how many objects are there?" --strategy "fastv(keep=0.25, layer=2)" --overlay kept.png
+  vtokens check scene.png "red circle, blue square" --threshold 0.8
   vtokens strategies "fast*"
   vtokens models
   vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, listing, demo, calibrate, search, eval, report, profile, bench):
+    for module in (run, check, listing, demo, calibrate, search, eval, report, profile, bench):
         module.add_to(commands)
     return top
 

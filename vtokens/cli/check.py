@@ -1,0 +1,98 @@
+"""`vtokens check`: what in a response an image does not support."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from vtokens.cli.run import keep_value, open_image
+
+_EXAMPLES = """examples:
+  vtokens check scene.png "red circle, blue square"
+  vtokens check photo.jpg "A dog sits beside two cats." --prompt "Describe the image." --model llava-hf/llava-1.5-7b-hf
+  vtokens check photo.jpg yes --prompt "Is there a dog in the image?" --extractor coco --threshold 0.8 --json
+  vtokens check scene.png - --heatmaps maps < answer.txt
+
+exit code: 0 if nothing is flagged, 1 if something is, 2 after an error
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "check",
+        help="say what in a response an image does not support",
+        description="Have a model read a response about an image, and mark what the image does not support.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("image", help="path of an image")
+    command.add_argument("response", help="the text to check; - reads it from the standard input")
+    command.add_argument("--prompt", default="Describe the image.", help='what was asked ("%(default)s")')
+    add_filter_options(command)
+    command.add_argument("--heatmaps", metavar="FOLDER", help="write where the model looked, a picture a mention")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.set_defaults(run=_run)
+
+
+def add_filter_options(command: argparse.ArgumentParser) -> None:
+    """The options that say which filter is used, and from where on it flags."""
+    command.add_argument("--model", default="scenes-llava", help="embedded model, folder or hub id (%(default)s)")
+    command.add_argument("--strategy", help='what prunes the model, e.g. todre, "fastv(keep=0.25)"')
+    command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
+    command.add_argument(
+        "--filter", metavar="FILE", help="a calibrated filter that was saved; the model's own by default"
+    )
+    command.add_argument("--signals", metavar="A,B", help="fast, full, or names; by default the filter's, or fast")
+    command.add_argument("--extractor", metavar="NAME", help="finds mentions: scenes, coco, chunks, lexicon:FILE, ...")
+    limit = command.add_mutually_exclusive_group()
+    limit.add_argument("--threshold", type=float, metavar="P", help="flag from a probability on, 0 to 1")
+    limit.add_argument("--risk", type=float, metavar="ALPHA", help="flag so much that this risk is kept")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+
+
+def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
+    """The filter that these options describe; raises as `HallucinationFilter.from_pretrained`."""
+    from vtokens.filter.filter import HallucinationFilter
+
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ValueError(f"--threshold {options.threshold:g} is not allowed: a probability from 0 to 1")
+    signals: Any = options.signals
+    if signals is not None and signals not in ("fast", "full"):
+        signals = [name.strip() for name in signals.split(",") if name.strip()]
+    made = HallucinationFilter.from_pretrained(
+        options.model,
+        signals=signals,
+        extractor=options.extractor,
+        calibrator=options.filter or "auto",
+        batch_size=batch_size,
+        strategy=options.strategy,
+        keep=options.keep,
+        dtype=options.dtype,
+    )
+    made.model.to(options.device)
+    return made
+
+
+def _run(options: argparse.Namespace) -> None:
+    from vtokens.filter.terminal import show
+
+    image = open_image(options.image)
+    response = sys.stdin.read().strip() if options.response == "-" else options.response
+    if not response.strip():
+        raise ValueError("the response is empty: there is nothing to check")
+    hf = make_filter(options)
+    report = hf.check(image, options.prompt, response, risk=options.risk, threshold=options.threshold)
+    pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
+    if options.json:
+        more = {"image": options.image, "model": options.model, "flagged": len(report.flagged), "heatmaps": pictures}
+        print(json.dumps(report.to_dict() | more, ensure_ascii=False, allow_nan=False))
+    else:
+        show(report)
+        if pictures:
+            print(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
+    if report.flagged:
+        sys.exit(1)

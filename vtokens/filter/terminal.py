@@ -1,0 +1,91 @@
+"""Reports on a terminal: what the image does not support is underlined and red, with the probability behind it."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vtokens.filter.report import Report
+
+_BAD, _NUMBER, _FINE = "underline bold red", "red", "green"
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print a report: the response, a line a mention, and what the numbers mean.
+
+    Without colours (NO_COLOR, a pipe, a file) unsupported spans stand in square brackets.
+    """
+    console = Console() if console is None else console
+    plain = not console.is_terminal or console.no_color or console.color_system is None
+    console.print(marked(report, plain), soft_wrap=not console.is_terminal)
+    if report.mentions:
+        console.print(_table(report))
+    console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
+
+
+def marked(report: Report, plain: bool = False) -> Text:
+    """The response with the flagged spans underlined, coloured and followed by their probability.
+
+    plain: put the spans in square brackets as well. Characters that would steer the terminal are replaced by U+FFFD.
+    """
+    response, out = printable(report.response), Text()
+    ends = {judged.mention.end: judged for judged in sorted(report.flagged, key=lambda one: one.p)}
+    starts = {judged.mention.start for judged in report.flagged} if plain else set()
+    cuts = sorted({0, len(response), *ends, *(judged.mention.start for judged in report.flagged)})
+    for start, end in zip(cuts, [*cuts[1:], len(response)], strict=True):
+        if start in ends:
+            out.append("]" if plain else "", _BAD)
+            out.append(f" ({ends[start].p:.2f})", _NUMBER)
+        if start in starts:
+            out.append("[", _BAD)
+        bad = any(judged.mention.start <= start < judged.mention.end for judged in report.flagged)
+        out.append(response[start:end], _BAD if bad else "")
+    return out
+
+
+def summary(report: Report) -> str:
+    """How many mentions are flagged, and what their numbers and the threshold are worth."""
+    word = "probability" if report.calibrated else "score"
+    count, flagged = len(report.mentions), len(report.flagged)
+    if not count:
+        return "nothing is mentioned that could be checked"
+    lines = [f"{flagged} of {count} {'mention' if count == 1 else 'mentions'} flagged"]
+    if report.certificate is not None:
+        lines.append(str(report.certificate))
+    elif report.threshold is not None:
+        lines[0] += f": {word} above {report.threshold:g}"
+    if not report.calibrated:
+        lines.append("uncalibrated: scores rank mentions, they are no probabilities")
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters and marks that turn its direction replaced, one for one."""
+    return "".join("\ufffd" if _steers(char) else char for char in text)
+
+
+def _steers(char: str) -> bool:
+    if char in "\n\t":
+        return False
+    return unicodedata.category(char) == "Cc" or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
+
+
+def _table(report: Report) -> Table:
+    claims = [printable(f"not: {m.name}" if m.negated else m.name) for m in (one.mention for one in report.mentions)]
+    told = any(claim != one.mention.text for claim, one in zip(claims, report.mentions, strict=True))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "p" if report.calibrated else "score", "mention", "kind", *(["claims"] if told else [])):
+        table.add_column(name, overflow="fold")
+    for judged, claim in zip(report.mentions, claims, strict=True):
+        cells = [
+            Text("!" if judged.flagged else ""),
+            Text(f"{judged.p:.2f}", _NUMBER if judged.flagged else _FINE),
+            Text(printable(judged.mention.text), _BAD if judged.flagged else _FINE),
+            Text(judged.mention.kind),
+            Text("" if claim == judged.mention.text else claim),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return table
