@@ -25,7 +25,7 @@ def attend(
     memory = layer.prefix.memory if layer is not None else Memory()
     fresh = call.record is not None and call.layout is not None and any(call.layout.counts)
     if not (fresh or VISUAL in memory.keys):
-        strategies = [pair for pair in strategies if pair[0].everywhere]
+        strategies = [pair for pair in strategies if pair[0].watches]
     if not strategies:
         return attention.run()
     heads = _heads(call, index, attention, memory, fresh)
@@ -39,7 +39,8 @@ def attend(
         strategy.at_attend(heads)
         if call.record is not None and heads.told:
             call.record.told.append((strategy, heads.told))
-    if fresh:
+    # Who only looks needs no memory, and leaves the cache as it is.
+    if fresh and not all(strategy.watches for strategy, _ in strategies):
         call.memories[index] = heads.noted
     return heads.result, None
 

@@ -191,6 +191,13 @@ class Engine:
             return call.branch.attend(index, attention)
         if call.joint is not None:
             return joint.attend(call, index, attention, self._unmerged)
+        assert call.plan is not None
+        if call.layout is None and attention.query.shape[2] == 1 and index in call.plan.watched:
+            assert call.hidden is not None
+            output = attention.run()
+            for strategy in call.plan.watched[index]:
+                strategy.at_step(index, attention.query, call.hidden, output[0])
+            return output
         return self._unmerged(call, index, attention)
 
     def _unmerged(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:

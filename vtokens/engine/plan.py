@@ -21,6 +21,7 @@ class Plan:
         at_layer: decoder layer -> those that act before it, in the written order.
         at_attend: decoder layer -> those that act in its attention, each with what it prepared: first the one that
             computes it, if there is one, then the others in the written order.
+        watched: decoder layer -> those that act in its attention, where all of them only look.
         unmerges: attention is to see merged tokens at all of their positions.
         branch: one of them wants the prompt's text run without its pictures.
         blocks: tower blocks to watch.
@@ -74,6 +75,11 @@ class Plan:
                     self.rows.setdefault(signal.layer, set()).add(signal)
         for acting in self.at_attend.values():
             acting.sort(key=lambda pair: not pair[0].computes)
+        self.watched = {
+            index: [strategy for strategy, _ in acting]
+            for index, acting in self.at_attend.items()
+            if not self.unmerges and all(strategy.watches for strategy, _ in acting)
+        }
         contrasting = [strategy for strategy in active if "logits" in strategy.stages()]
         if len(contrasting) > 1:
             raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
@@ -110,7 +116,7 @@ def _under(contrast: Strategy, kind: Negative, active: Sequence[Strategy]) -> Se
     under = getattr(kind, "under", None)
     if under is None:
         # Who only looks on is to see the answer, not what it is held against.
-        others = [strategy for strategy in active if strategy is not contrast and not strategy.everywhere]
+        others = [strategy for strategy in active if strategy is not contrast and not strategy.watches]
         # A branch that chooses its tokens itself is not pruned again.
         own = ("prompt", "layer") if isinstance(kind, Tokens) else ()
         return [strategy for strategy in others if not set(own) & set(strategy.stages())]

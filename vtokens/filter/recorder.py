@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from vtokens.adapters import Adapter, adapter_for
@@ -28,43 +29,52 @@ class Layer:
     """What was noted at one decoder layer.
 
     Attributes:
+        visual: bool (B, W), which rows of the pass that brought the pictures hold visual tokens.
+        fed: int64 (B, W), which fed positions these rows are; None if they are the same.
+        real: bool (B, W), False on padding; None if there is none.
+        past: keys that were cached before that pass.
+        scaling: the factor on the products of queries and keys.
+        image: (B, W, D), all its rows, entering the layer; None unless visual tokens are asked for.
         query: (B, H, R, D) a pass, of the rows that predict.
         hidden: (B, R, D) a pass, of the same rows, entering the layer.
         outputs: (B, R, H, D) a pass, head outputs of the same rows.
-        image: (B, W, D), all rows of the pass that brought the pictures.
-        fed: int64 (B, W), which fed positions these are; None if they are the same.
-        real: bool (B, W), False on padding; None if there is none.
-        width: W.
-        past: keys that were cached before that pass.
-        heads: the last call; its keys hold those of all calls before.
-        looked: what `close` found.
+        looked: where these rows looked, once that is computed.
     """
 
+    visual: Tensor
+    fed: Tensor | None
+    real: Tensor | None
+    past: int
+    scaling: float
+    image: Tensor | None = None
     query: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
-    image: Tensor | None = None
-    fed: Tensor | None = None
-    real: Tensor | None = None
-    width: int = 0
-    past: int = 0
-    heads: Heads | None = None
     looked: Looked | None = None
 
-    def close(self) -> bool:
+    @property
+    def width(self) -> int:
+        """W: rows of the pass that brought the pictures."""
+        return self.visual.shape[1]
+
+    def look(self, key: Tensor, done: bool = True) -> bool:
         """Compute the attention of all rows at once, as no key is ever changed once it is cached.
+
+        Args:
+            key: (B, H_kv, K, D), all keys.
+            done: no more rows will come, so that the queries can be let go.
 
         Returns:
             Whether the keys are those of the rows, one after the other.
         """
-        heads = self.heads
-        assert heads is not None
-        query = torch.cat(self.query, 2)
-        first = heads.key.shape[2] - query.shape[2]
+        query, behind = torch.cat(self.query, 2), key.shape[2] - self.width
+        first = key.shape[2] - query.shape[2]
         if self.past or first != self.width - self.query[0].shape[2]:
             return False
-        self.looked = look(query, heads.key, heads.scaling, heads.valid, heads.visual, first)
-        self.heads, self.query = None, []
+        real = None if self.real is None else pad(self.real, (0, behind), value=True)
+        self.looked = look(query, key, self.scaling, real, pad(self.visual, (0, behind)), first)
+        if done:
+            self.query = []
         return True
 
 
@@ -79,6 +89,7 @@ class Tape:
         fed: int64 (B, n) a pass: the tokens fed to it.
         final: (B, R, D) a pass: states that left the decoder.
         final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
+        cache: what the model writes keys into.
         lost: several tokens were fed at once behind the prompt, so that nothing more is noted.
     """
 
@@ -89,6 +100,7 @@ class Tape:
     fed: list[Tensor] = field(default_factory=list)
     final: list[Tensor] = field(default_factory=list)
     final_image: Tensor | None = None
+    cache: Any = None
     lost: bool = False
     _logits: list[Tensor] = field(default_factory=list)
     _likelihood: list[Likelihood] = field(default_factory=list)
@@ -111,26 +123,30 @@ class Tape:
         number, rows, parts = heads.layer, self.rows or 1, self.parts
         layer = self.layers.get(number)
         if layer is None:
-            layer = self.layers[number] = Layer(
-                fed=heads.fed, real=heads.valid, width=heads.query.shape[2], past=heads.past
-            )
+            layer = self.layers[number] = Layer(heads.visual, heads.fed, heads.valid, heads.past, heads.scaling)
             if number in parts.image_states | parts.lens:
-                layer.image = heads.hidden.detach()
-        if number in parts.states:
-            layer.hidden.append(heads.hidden[:, -rows:].detach())
-        if number in parts.layers:
-            layer.query.append(heads.query[:, :, -rows:].detach())
-            layer.heads = heads
-            if parts.divergence:
-                layer.outputs.append(heads.output[:, -rows:].detach())
-            if self.rows is not None:
-                layer.close()
+                layer.image = heads.hidden
+        output = heads.output if number in parts.layers and parts.divergence else None
+        self.step(number, heads.query[:, :, -rows:], heads.hidden[:, -rows:], output)
+        if self.rows is not None and number in parts.layers:
+            layer.look(heads.key)
+
+    def step(self, number: int, query: Tensor, hidden: Tensor, output: Tensor | None) -> None:
+        """Note the R rows that predict: (B, H, R, D), (B, R, D_model); (B, R or more, H, D) if it is asked for."""
+        layer = self.layers[number]
+        if number in self.parts.layers:
+            layer.query.append(query)
+            if self.parts.divergence and output is not None:
+                layer.outputs.append(output[:, -query.shape[2] :])
+        if number in self.parts.states:
+            layer.hidden.append(hidden)
 
     def after_decoder(self, module: Any, args: Any, output: Any) -> None:
         """A hook: note the states that leave the decoder."""
         if self.lost:
             return
-        states, rows, parts = output[0].detach(), self.rows or 1, self.parts
+        states, rows, parts = output[0], self.rows or 1, self.parts
+        self.cache = output.get("past_key_values")
         if self.final_image is None and self.depth in parts.image_states | parts.lens:
             self.final_image = states
         if self.depth in parts.states:
@@ -145,7 +161,7 @@ class Tape:
         if len(self._logits) == _BLOCK:
             self._reduce(torch.cat([*self.fed[1 - _BLOCK :], ids], 1))
         self.fed.append(ids)
-        self._logits.append(output.logits[:, -1].detach())
+        self._logits.append(output.logits[:, -1])
 
     def likelihood(self, sequences: Tensor) -> Likelihood:
         """(B, T) each, of all that was written; `sequences` is what `generate` returned, and `follows` said yes."""
@@ -153,14 +169,19 @@ class Tape:
             self._reduce(sequences[:, -len(self._logits) :])
         return Likelihood(*(torch.cat(part, 1) for part in zip(*self._likelihood, strict=True)))
 
-    def follows(self, sequences: Tensor) -> bool:
-        """Whether what was fed, row by row, is what `generate` returned; computes attention if so."""
+    def follows(self, sequences: Tensor, done: bool = True) -> bool:
+        """Whether what was fed, row by row, is what `generate` returned; computes attention if so.
+
+        Args:
+            sequences: int64 (B, n), prompts and what was written behind them so far.
+            done: no more will be written.
+        """
         if self.lost or not self.fed or len(sequences) != len(self.fed[0]):
             return False
         fed = torch.cat(self.fed, 1)
         if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
             return False
-        return all(self.layers[layer].close() for layer in sorted(self.parts.layers))
+        return all(self.layers[layer].look(self.cache.layers[layer].keys, done) for layer in sorted(self.parts.layers))
 
     def _reduce(self, ids: Tensor) -> None:
         """(B, n) tokens that followed the logits held."""
@@ -175,7 +196,7 @@ class Recorder(Strategy):
     """Notes what a tape asks for and changes nothing; attention as the model's weights give it, whatever acts on it."""
 
     name: ClassVar[str] = "recorder"
-    everywhere: ClassVar[bool] = True
+    watches: ClassVar[bool] = True
     tape: Tape = field(compare=False)
 
     def attends_in(self, facts: Facts) -> Sequence[int]:
@@ -183,6 +204,10 @@ class Recorder(Strategy):
 
     def at_attend(self, heads: Heads) -> None:
         self.tape.note(heads)
+
+    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
+        if not self.tape.lost:
+            self.tape.step(layer, query, hidden, output)
 
 
 @contextmanager

@@ -121,7 +121,8 @@ class Strategy:
 
     Attributes:
         once: naming the strategy twice makes no sense.
-        everywhere: its `at_attend` is also called in passes that see no picture.
+        watches: it only looks: its `at_attend` changes nothing, and is called in passes without pictures too; in the
+            attention over one new token `at_step` may be called in its place, at a fraction of the cost.
         computes: its `at_attend` computes head outputs in place of the attention implementation, so that it comes
             before those that change them, wherever it is written.
     """
@@ -131,7 +132,7 @@ class Strategy:
     aliases: ClassVar[tuple[str, ...]] = ()
     grouping: ClassVar[Grouping] = "image"
     once: ClassVar[bool] = False
-    everywhere: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
     computes: ClassVar[bool] = False
 
     @classmethod
@@ -198,6 +199,11 @@ class Strategy:
 
     def at_attend(self, heads: Heads) -> None:
         """Change the head outputs of one attention call."""
+        raise NotImplementedError
+
+    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
+        """See a new token: its query (B, H, 1, D), the state (B, 1, D_model) that entered the layer, head outputs
+        (B, 1, H, D)."""
         raise NotImplementedError
 
     def negative(self, facts: Facts) -> Negative:
