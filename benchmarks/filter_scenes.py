@@ -77,12 +77,7 @@ def fit(sets: dict[str, list[Record]]) -> dict[str, Calibrator]:
     names = list(next(record.signals for record in sets["train"] if record.mentions))
     variants = {"full": names, "fast": chosen(names, "fast")}
     variants[f"full without {OURS}"] = [name for name in names if name.split(".")[0] != OURS]
-    return {
-        name: Calibrator.fit(
-            [r for r in sets["train"] if r.mentions], columns, calibration=[r for r in link if r.mentions]
-        )
-        for name, columns in variants.items()
-    }
+    return {name: Calibrator.fit(sets["train"], columns, calibration=link) for name, columns in variants.items()}
 
 
 def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, Any]:

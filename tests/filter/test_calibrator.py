@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from vtokens.filter import calibrator as module
+from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import CalibrationWarning, Calibrator
 from vtokens.filter.fitting import matrix, sklearn_link, sklearn_model, split
 from vtokens.filter.mentions import Mention
 from vtokens.filter.records import Record
+from vtokens.filter.risk import Risk
 from vtokens.filter.setting import Setting
 
 SETTING = Setting("llava-1", "none", "captions", "greedy", "scenes")
@@ -87,6 +89,14 @@ def test_parts_share_no_image_and_do_not_depend_on_the_order():
     assert counts["fit"]["images"] == len({r.image for r in first})
     assert counts["calibration"]["mentions"] == sum(len(r.mentions) for r in second)
     assert sum(part["unsupported"] for part in counts.values()) == sum(sum(r.labels) for r in rows)
+
+
+def test_responses_without_mentions_have_no_signals():
+    rows = records(100)
+    bare = [Record(r.image, "?", "a", [], {}, [], SETTING.meta) if not r.mentions else r for r in rows]
+    empty = Record(-1, "?", "", [], {}, [], SETTING.meta)
+    assert Calibrator.fit(bare).to_dict() == Calibrator.fit(rows).to_dict()
+    assert Calibrator.fit([empty, *bare]).names == NAMES
 
 
 def test_calibration_records_of_ones_own():
@@ -186,3 +196,12 @@ def test_probabilities_keep_the_order_of_scores():
     assert (np.diff(p) > 0).all()
     assert ((p > 0) & (p < 1)).all()
     assert (np.diff(np.interp(found.score(signals), found.link.x, found.link.y)) == 0).sum() > 50
+
+
+def test_thresholds_take_other_images():
+    found = Calibrator.fit(records(100))
+    assert len(Calibration.of(records(50, first=1000), found, Risk()).scores) == 50
+    with pytest.raises(
+        ValueError, match="50 images of these records are among those that the calibrator was fitted on"
+    ):
+        Calibration.of(records(80, first=50), found, Risk())

@@ -41,9 +41,16 @@ class Calibration:
         """Score records.
 
         Raises:
-            ValueError: no records, records of several settings or of another one than the calibrator's.
+            ValueError: no records, records of several settings or of another one than the calibrator's, or of images
+                that it was fitted on.
         """
         setting = Setting.of_records(records)
+        both = calibrator.images & {record.image for record in records}
+        if both:
+            raise ValueError(
+                f"{len(both)} images of these records are among those that the calibrator was fitted on, such as "
+                f"{min(both, key=str)!r}: thresholds take records of other images"
+            )
         calibrator.check(setting, "error")
         scores = [tuple(map(float, calibrator.score(r.signals))) if r.mentions else () for r in records]
         labels = [tuple(record.labels) for record in records]

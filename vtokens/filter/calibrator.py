@@ -62,7 +62,7 @@ class Calibrator:
 
         Args:
             records: labelled responses of one setting.
-            names: the signals to use, by default all of the first record.
+            names: the signals to use, by default all of the first record with mentions.
             estimator: "logistic" (regression on standardised signals), "boosting" (trees) or "auto": boosting from
                 5,000 mentions on. The link is a sigmoid below 1,000 calibration mentions, isotonic from there on.
             calibration: records for the link; by default those of a third of the images, drawn with `seed`.
@@ -75,7 +75,7 @@ class Calibrator:
             raise unknown("estimator", estimator, ("auto", "logistic", "boosting"))
         setting = Setting.of_records([*records, *(calibration or ())])
         first, second = split(records, calibration, seed)
-        chosen = tuple(first[0].signals if names is None else names)
+        chosen = tuple(next((r.signals for r in first if r.mentions), ()) if names is None else names)
         parts = {"fit": matrix(first, chosen, "fit"), "calibration": matrix(second, chosen, "calibration")}
         found, link = regress(*parts["fit"], *parts["calibration"], estimator, seed)
         counts = {

@@ -48,6 +48,7 @@ def matrix(records: Sequence[Record], names: Sequence[str], part: str) -> tuple[
     """
     if not names:
         raise ValueError("there are no signals to fit on")
+    records = [record for record in records if record.mentions]
     for record in records:
         missing = [name for name in names if name not in record.signals]
         if missing:
