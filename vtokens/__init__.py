@@ -17,8 +17,10 @@ _EXPORTS = {
     "load": "vtokens.api",
     "models": "vtokens.adapters",
     "save_pretrained": "vtokens.saved",
+    "HallucinationFilter": "vtokens.filter",
     "Handle": "vtokens.engine",
     "Report": "vtokens.engine",
+    "Risk": "vtokens.filter",
     "Strategy": "vtokens.strategies",
     "register": "vtokens.strategies",
 }
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from vtokens.engine import attach as attach
     from vtokens.engine import attachment as attachment
     from vtokens.engine import detach as detach
+    from vtokens.filter import HallucinationFilter as HallucinationFilter
+    from vtokens.filter import Risk as Risk
     from vtokens.saved import from_pretrained as from_pretrained
     from vtokens.saved import save_pretrained as save_pretrained
     from vtokens.strategies import Strategy as Strategy
