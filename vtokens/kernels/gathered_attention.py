@@ -67,9 +67,11 @@ def reference(
     batch, kv_heads, keys, _ = key.shape
     lists = max(kv_heads, index.shape[1])
     listed = index.expand(-1, lists, -1) if keys else index.new_zeros(batch, lists, 0)
-    seen = (listed >= 0)[:, :, None]
+    seen: Tensor | None = (listed >= 0)[:, :, None]
     if position is not None:
-        seen = seen & (listed[:, :, None] <= position[:, None, :, None])
+        seen = (listed >= 0)[:, :, None] & (listed[:, :, None] <= position[:, None, :, None])
+    elif index.device.type == "cpu" and bool((index >= 0).all()):
+        seen = None
     sample = torch.arange(batch, device=index.device)[:, None, None]
     head = torch.arange(lists, device=index.device)[:, None] // (lists // kv_heads)
     at = sample, head, listed.long().clamp(min=0)
