@@ -74,7 +74,9 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
     keep = draw(st.one_of(SHARES, COUNTS) if counts else SHARES)
     # Whatever is registered and drops tokens, with drawn settings where we know them.
     name = draw(
-        st.sampled_from([n for n in vtokens.strategies() if not {"attend", "encode"} & set(vtokens.describe(n).stages)])
+        st.sampled_from(
+            [n for n in vtokens.strategies() if not {"attend", "encode", "logits"} & set(vtokens.describe(n).stages)]
+        )
     )
     fields: dict[str, Any] = {"keep": keep} if "keep" in vtokens.describe(name).fields else {}
     if name == "random":

@@ -37,10 +37,12 @@ class Branched:
 
     Attributes:
         length: positions of its prompt, padding included.
+        tokens: visual tokens among them, over the whole batch.
         views, attended: as in `Record`.
     """
 
     length: int
+    tokens: int
     views: dict[int, View]
     attended: dict[int, int]
 

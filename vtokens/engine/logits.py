@@ -116,7 +116,8 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Callable[[Call, d
     if call.record is not None:
         views = {} if branch.record is None else branch.record.views
         attended = {} if branch.record is None else branch.record.attended
-        call.record.branch = Branched(fed.embeds.shape[1], views, attended)
+        tokens = 0 if fed.layout is None else sum(fed.layout.counts)
+        call.record.branch = Branched(fed.embeds.shape[1], tokens, views, attended)
     layout = call.fed_layout.to(fed.embeds.device)
     seen, more = _seen(call, start)
     if cache is not None:

@@ -75,6 +75,29 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class BranchReport:
+    """What the negative branch of a contrast was fed, beside the prefill; its tokens come in passes of twice the rows.
+
+    Attributes:
+        positions: its positions per decoder layer, averaged; padding included.
+        visual_tokens: those of them that are visual tokens, per sample and layer.
+        flops: decoder FLOPs of its prefill.
+        kv_bytes: bytes of keys and values that it caches.
+    """
+
+    positions: float
+    visual_tokens: float
+    flops: int
+    kv_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"negative branch: {self.visual_tokens:.1f} visual tokens per layer on average; prefill "
+            f"{self.flops / 1e9:.3g} GFLOPs more, KV cache {self.kv_bytes / 1e6:.3g} MB more"
+        )
+
+
+@dataclass(frozen=True)
 class Report:
     """The last prefill of an attached model.
 
@@ -85,6 +108,7 @@ class Report:
         kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
         select_seconds: time spent scoring and selecting.
         contributions: what each strategy did, in the written order.
+        branch: what the negative branch of a contrast cost beside all this; None without one.
     """
 
     strategy: str
@@ -95,6 +119,7 @@ class Report:
     kv_bytes_full: int
     select_seconds: float
     contributions: tuple[Contribution, ...]
+    branch: BranchReport | None = None
 
     @property
     def kv_bytes_saved(self) -> int:
@@ -111,7 +136,8 @@ class Report:
             f"{1e3 * self.select_seconds:.2f} ms selecting"
         )
         told = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
-        return "\n  ".join([head, *map(str, self.contributions if told else ())])
+        parts = [*(self.contributions if told else ()), *([] if self.branch is None else [self.branch])]
+        return "\n  ".join([head, *map(str, parts)])
 
 
 def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> Report:
@@ -152,6 +178,23 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
         batch * kv_bytes(config, full, record.itemsize),
         record.seconds(),
         tuple(_contribution(strategy, record, batch) for strategy in strategies),
+        _branch(record, config, batch),
+    )
+
+
+def _branch(record: Record, config: Any, batch: int) -> BranchReport | None:
+    if record.branch is None:
+        return None
+    branch = record.branch
+    views = [branch.views.get(index) for index in range(record.depth)]
+    widths = [branch.length if view is None else view.index.shape[1] for view in views]
+    attended = [branch.attended.get(index, width) for index, width in enumerate(widths)]
+    tokens = [branch.tokens if view is None else sum(view.layout.counts) for view in views]
+    return BranchReport(
+        sum(widths) / record.depth,
+        sum(tokens) / record.depth / batch,
+        batch * prefill_flops(config, widths, attended),
+        batch * kv_bytes(config, widths, record.itemsize),
     )
 
 

@@ -127,10 +127,22 @@ def _literal(node: ast.expr, text: str) -> Any:
         if node.id in ("nan", "inf"):
             return float(node.id)
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    if any(isinstance(part, ast.Call) for part in ast.walk(node)):
+        return _nested(node, text)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"cannot read the value {ast.unparse(node)!r} in the strategy {text!r}: {_EXAMPLE}") from error
+
+
+def _nested(node: ast.expr, text: str) -> str:
+    """A spec inside a spec, as branch=random(keep=0.1), as text."""
+    try:
+        spec = ast.unparse(node)
+    except RecursionError as error:
+        raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
+    _parse_string(spec)
+    return spec
 
 
 def _names(cls: type[Strategy]) -> list[str]:
