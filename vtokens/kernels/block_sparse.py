@@ -55,8 +55,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scaling: flo
     share = max(1, _COPIES // max(1, batch * tiles.k_slot[0, 0].numel() * max(key.shape[3], value.shape[3])))
     for first in range(0, len(tiles.heads), share):
         plans = Plans(query, key, value, tiles, slice(first, first + share), scaling, wide)
-        for items in plans.chunks():
-            output, lse, place = plans.attend(*items)
+        for chunk in plans.chunks():
+            output, lse, place = plans.attend(chunk)
             values.append(output.to(value.dtype))
             sums.append(lse)
             places.append(place)

@@ -1,22 +1,39 @@
-"""Block-sparse attention in plain PyTorch: tiles are gathered side by side, and a few matrix products do the rest."""
+"""Block-sparse attention in plain PyTorch: tiles are gathered side by side, and dense attention does the rest."""
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vtokens.kernels._softmax import Part, attend, fusible, merge
 from vtokens.kernels.tiles import Tiles
 
 _BUDGET = {"cpu": 1 << 18}
 """Most scores held at once, in elements, by device type: on a CPU 1 MiB a thread, which its caches hold."""
 _BUDGET_ELSEWHERE = 1 << 24
+_TOGETHER = 1024
+"""Rows that are computed side by side where they see the same keys."""
 _NEVER = 2.0**30
 """A key position after every query."""
 _FAR = 1e25
 """What a key loses for each position it lies after its query: more than any score, and finite in float32."""
-_LOG2E = 1 / math.log(2)
+
+
+class Chunk(NamedTuple):
+    """Query tiles that are computed together.
+
+    Attributes:
+        items: int64 (C,), which, counted over samples, plans and tiles.
+        longest: tiles of the longest list; the first `full` of them need no mask in any.
+        alike: their lists are 0, 1, 2, ... in the same keys.
+    """
+
+    items: Tensor
+    longest: int
+    full: int
+    alike: bool
 
 
 class Plans:
@@ -34,10 +51,8 @@ class Plans:
         self, query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, part: slice, scaling: float, wide: torch.dtype
     ) -> None:
         slot, device = tiles.k_slot[:, part], query.device
-        self._query, self._wide, self._ids = query, wide, tiles.ids
-        # exp2 keeps its pace where shares underflow; exp may not.
-        self._scaling = scaling * _LOG2E
-        self._block, self._dims = tiles.block, (key.shape[3], value.shape[3])
+        self._query, self._scaling, self._wide, self._ids = query, scaling, wide, tiles.ids
+        self._block, self._dims, self._fused = tiles.block, (key.shape[3], value.shape[3]), fusible(query, key, value)
         self._budget = _BUDGET.get(device.type, _BUDGET_ELSEWHERE)
         if device.type == "cpu":
             self._budget *= torch.get_num_threads()
@@ -63,71 +78,84 @@ class Plans:
         self._sample, self._head = (
             x.expand(len(query), -1).reshape(-1).repeat_interleave(each) for x in (batch.expand(-1, len(head)), head)
         )
+        self._plan = torch.arange(len(self._count), device=device) // each
         self._first = first.flatten().repeat_interleave(each)
-        self._nth = torch.arange(len(self._count), device=device) // each * slot.shape[2]
+        self._nth = self._plan * slot.shape[2]
 
-    def chunks(self) -> list[tuple[Tensor, int, int]]:
-        """Query tiles, those with lists of like length together; the longest list, and how many need no mask in any."""
-        order = self._count.argsort(descending=True, stable=True)
-        lengths, full = self._count[order].tolist(), self._full[order].tolist()
-        block_m, block_n = self._block
-        chunks, first = [], 0
-        while first < len(lengths) and lengths[first]:
-            # Tiles without a list sort to the end and are left out.
-            end = min(first + max(1, self._budget // (block_m * block_n * lengths[first])), len(lengths))
-            while not lengths[end - 1]:
-                end -= 1
-            chunks.append((order[first:end], lengths[first], min(full[first:end])))
-            first = end
+    def chunks(self) -> list[Chunk]:
+        """All query tiles that have a list; those with the same keys, or with lists of like length, together."""
+        if not self._count.numel():
+            return []
+        (block_m, block_n), size, chunks = self._block, self._count.max().long() + 1, []
+        for alike in (False, True):
+            items = ((self._count > 0) & ((self._start < 0) == alike)).nonzero()[:, 0]
+            major, minor = (self._plan, self._count) if alike else (self._count, self._full)
+            items = items[(major * size + minor)[items].argsort(descending=True, stable=True)]
+            lengths, full, plan = (part[items].tolist() for part in (self._count, self._full, self._plan))
+            first = 0
+            while first < len(items):
+                most = _TOGETHER // block_m if alike else self._budget // (block_m * block_n * lengths[first])
+                end = min(first + max(1, most), len(items))
+                while alike and plan[end - 1] != plan[first]:
+                    end -= 1
+                chunks.append(Chunk(items[first:end], lengths[first], min(full[first:end]), alike))
+                first = end
         return chunks
 
-    def attend(self, items: Tensor, longest: int, full: int) -> tuple[Tensor, Tensor, Tensor]:
+    def attend(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs (C BLOCK_M, D_v) and log-sum-exps (C BLOCK_M,), and the rows of (B, M, H) they belong to."""
-        step = max(1, self._budget // (self._block[0] * self._block[1] * len(items)))
+        items = chunk.items
         rows, head, sample = self._rows[items], self._head[items][:, None], self._sample[items][:, None]
-        states = self._query[sample, head, rows.clamp(min=0)].to(self._wide) * self._scaling
-        last = self._last[items][..., None]
-        top: Tensor | None = None
-        total = sums = last
-        for first in range(0, longest, step):
-            tile, place = self._lists(items, first, min(first + step, longest))
-            masked = max(0, full - first)
-            keys, values = (
-                x.index_select(0, tile).to(self._wide).view(len(items), -1, dim)
-                for x, dim in zip((self._key, self._value), self._dims, strict=True)
-            )
-            scores = torch.bmm(states, keys.transpose(1, 2))
-            if masked < place.shape[1]:
-                later = self._place.index_select(0, place[:, masked:].flatten()).view(len(items), 1, -1) - last
-                scores[:, :, masked * self._block[1] :].sub_(later.clamp_(min=0).mul_(_FAR))
-            # A constant to the gradient: neither output nor log-sum-exp depends on it.
-            new = scores.detach().amax(-1)
-            new = new if top is None else torch.maximum(top, new)
-            shares = scores.sub_(new[..., None]).exp2_()
-            part, summed = torch.bmm(shares, values), shares.sum(-1)
-            if top is not None:
-                decay = (top - new).exp2()
-                part, summed = part + sums * decay[..., None], summed + total * decay
-            top, total, sums = new, summed, part
-        assert top is not None
+        states, last = self._query[sample, head, rows.clamp(min=0)].to(self._wide), self._last[items]
+        if chunk.alike:
+            states, last = states.flatten(0, 1)[None], last.flatten()[None]
+        found: Part | None = None
+        for begin, end in self._segments(chunk):
+            keys, values, place = self._tiles(chunk, begin, end)
+            bias = None
+            if end > chunk.full:
+                bias = (place[:, None] - last[..., None]).clamp_(min=0).mul_(-_FAR).to(self._wide)
+            part = attend(states, keys, values, self._scaling, bias, self._fused)
+            found = part if found is None else merge(found, part)
+        assert found is not None
         # A row that sees nothing has only scores of -1e25 and below.
-        nothing = top < -_FAR / 2
-        output = sums.mul_(total.reciprocal().masked_fill(nothing, 0)[..., None])
-        lse = ((top + total.log2()) / _LOG2E).masked_fill_(nothing, -torch.inf)
+        nothing = found[1] < -_FAR / 2
+        output, lse = found[0].masked_fill(nothing[..., None], 0), found[1].masked_fill(nothing, -torch.inf)
         batch, heads, length, _ = self._query.shape
         where = ((sample * length + rows) * heads + head).masked_fill_(rows < 0, batch * length * heads)
         return output.flatten(0, 1), lse.flatten(), where.flatten()
 
-    def _lists(self, items: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Entries `begin` to `end` of each list, as rows of the keys and of their places; past its end is nowhere."""
-        which = torch.arange(begin, end, device=items.device)
-        start, over = self._start[items][:, None], which >= self._count[items][:, None]
-        tile = which.expand(len(items), -1)
-        if len(self._ids):
-            tile = torch.where(start < 0, which, self._ids[(start + which).clamp(0, len(self._ids) - 1)])
-        tile = tile.masked_fill(over, 0)
-        place = (self._nth[items][:, None] + tile).masked_fill_(over, len(self._place) - 1)
-        return (self._first[items][:, None] + tile).flatten(), place
+    def _segments(self, chunk: Chunk) -> list[tuple[int, int]]:
+        """Which tiles of the lists are taken at a time: first those that need no mask, then the others."""
+        step = max(1, self._budget // (self._block[0] * self._block[1] * len(chunk.items)))
+        # Keys that are read in place cost no memory, nor do scores that stay in the cache.
+        free = chunk.alike and self._fused and self._key.dtype == self._wide
+        whole = [(0, chunk.full)] if free and chunk.full else _steps(0, chunk.full, step)
+        return whole + _steps(chunk.full, chunk.longest, step)
+
+    def _tiles(self, chunk: Chunk, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Entries `begin` to `end` of each list: keys, values, places (C, n BLOCK_N, ...); past its end is nowhere."""
+        items = chunk.items[:1] if chunk.alike else chunk.items
+        if chunk.alike:
+            first, nth = int(self._first[items]), int(self._nth[items])
+            found = self._key[first + begin : first + end], self._value[first + begin : first + end]
+            place = self._place[nth + begin : nth + end]
+        else:
+            which = torch.arange(begin, end, device=items.device)
+            over = which >= self._count[items][:, None]
+            at = (self._start[items][:, None] + which).clamp_(max=len(self._ids) - 1)
+            tile = self._ids[at].long().masked_fill_(over, 0)
+            gathered = (self._first[items][:, None] + tile).flatten()
+            found = self._key.index_select(0, gathered), self._value.index_select(0, gathered)
+            place = self._place[(self._nth[items][:, None] + tile).masked_fill_(over, len(self._place) - 1)]
+        keys, values = (
+            part.to(self._wide).view(len(items), -1, dim) for part, dim in zip(found, self._dims, strict=True)
+        )
+        return keys, values, place.reshape(len(items), -1)
+
+
+def _steps(begin: int, end: int, step: int) -> list[tuple[int, int]]:
+    return [(first, min(first + step, end)) for first in range(begin, end, step)]
 
 
 def _in_order(slot: Tensor, keys: int) -> bool:

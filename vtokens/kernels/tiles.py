@@ -25,8 +25,8 @@ class Tiles:
         k_slot: int32 (B, P, T_k, BLOCK_N), keys, -1 where a slot is empty: nobody attends there.
         ids: int32 (L,), key tiles of all lists.
         start: int64 (B, P, T_q), where the list of a query tile begins in `ids`; below 0 its list is 0, 1, 2, ...
-        count: int32 (B, P, T_q), how many tiles it has; the first `full` of them need no mask.
-        full: int32 (B, P, T_q), 0 where `start` is below 0.
+        count: int32 (B, P, T_q), how many tiles it has.
+        full: int32 (B, P, T_q), how many of these, the first ones, need no mask.
         heads: the query head of each plan; plans of one head must not share rows.
         rows, keys: how many query rows and keys there are.
         offset: the key position of row 0: row r sees keys up to r + `offset`. None: every row sees all keys.
@@ -75,7 +75,9 @@ class Tiles:
             nearest = k_low.flip(-1).cummin(-1).values.flip(-1)
             reach = torch.searchsorted(nearest, q_high, right=True)
             start, count = start.masked_fill(everything, -1), torch.where(everything, reach, count)
-            full = full.masked_fill(everything, 0)
+            # The list is not in another order: what needs no mask is what comes before the first tile that does.
+            before = torch.searchsorted(k_high.cummax(-1).values, q_low, right=True)
+            full = torch.where(everything, torch.minimum(before, reach), full)
         count, full = count.to(torch.int32), full.to(torch.int32)
         return Tiles(q_slot, k_slot, ids.flatten(), start, count, full, tuple(heads), rows, keys, offset)
 

@@ -89,7 +89,8 @@ def _attend(
         total = tl.zeros([BLOCK_M], tl.float32)
         sums = tl.zeros([BLOCK_M, BLOCK_W], tl.float32)
         for t in range(begin, tl.minimum(end, unmasked)):
-            tile = tl.load(ids + first + t)
+            tile = tl.load(ids + first + t, mask=first >= 0, other=0)
+            tile = tl.where(first >= 0, tile, t)
             top, total, sums = _visit(
                 q, last, tile, slots, k_at, v_at, k_row, v_row, scale, top, total, sums,
                 DIM, WIDE, BLOCK_N, BLOCK_D, BLOCK_W, False, CAUSAL, UPCAST,
