@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtokens.eval.files import write_json
+from vtokens.eval.files import line, replacing
 from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import Calibrator
 from vtokens.filter.setting import Setting
@@ -41,7 +41,8 @@ def write(path: str | Path, saved: Saved) -> Path:
     content["extractor"] = saved.extractor
     for name, part in (("calibrator", saved.calibrator), ("calibration", saved.calibration)):
         content[name] = None if part is None else part.to_dict()
-    write_json(Path(path), content)
+    with replacing(Path(path)) as put:
+        put(line(content))
     return Path(path)
 
 
