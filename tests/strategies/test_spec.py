@@ -104,6 +104,7 @@ def test_what_can_be_written() -> None:
     assert parse({"name": "cls", "layers": [1, 2]}) == (Cls(layers=(1, 2)),)
     assert parse(FastV(layer=3), keep=None) == (FastV(layer=3),)
     assert parse("random", seed=5) == (Random(seed=5),)
+    assert parse("contrast(branch=cls(keep=0.25)+vhr)") == parse("contrast(branch='cls(keep=0.25) + vhr')")
     assert parse(None) == parse("none") == parse([]) == parse([None, "none"]) == ()
     assert format_spec(()) == "none"
 

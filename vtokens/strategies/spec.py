@@ -141,7 +141,10 @@ def _nested(node: ast.expr, text: str) -> str:
         spec = ast.unparse(node)
     except RecursionError as error:
         raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
-    _parse_string(spec)
+    try:
+        _parse_string(spec)
+    except ValueError as error:
+        raise ValueError(f"cannot read the value {spec!r} in the strategy {text!r}: {error}") from error
     return spec
 
 
