@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vtokens.cli.run import chat_prompt, open_image
+from vtokens.cli.run import chat_prompt
+from vtokens.images import open_image
 
 _QUESTION = "What is to be seen here?"
 

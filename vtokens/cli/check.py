@@ -7,7 +7,8 @@ import json
 import sys
 from typing import Any
 
-from vtokens.cli.run import keep_value, open_image
+from vtokens.cli.run import keep_value
+from vtokens.images import open_image
 
 _EXAMPLES = """examples:
   vtokens check scene.png "red circle, blue square"

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from vtokens.images import open_image
+
 
 def add_to(commands: Any) -> None:
     """Add the command."""
@@ -44,23 +46,6 @@ def keep_value(text: str) -> float | int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a number: a share such as 0.25, or a count such as 64"
         ) from None
-
-
-def open_image(path: str) -> Any:
-    """The image at `path`, fully decoded, RGB.
-
-    Raises:
-        OSError: missing, truncated or not an image; names the file.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"cannot read the image {path!r}: {error}") from error
 
 
 def chat_prompt(processor: Any, question: str) -> str:
