@@ -75,10 +75,12 @@ class Signal:
     Attributes:
         name: what it is called; several numbers are called name.something.
         paper: where it comes from.
+        heavy: costs much without costing a pass.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    heavy: ClassVar[bool] = False
 
     def parts(self, depth: int) -> Parts:
         """What it needs of a trace of a model with `depth` decoder layers."""
@@ -117,5 +119,4 @@ def scaled(first: int, last: int, depth: int, of: int = 32) -> range:
     The middle of layer l lies at (l + 1/2) / of; the layers whose middles fall between the two belong.
     """
     low, high = ((layer + 0.5) / of * depth - 0.5 for layer in (first, last))
-    inside = range(max(0, round(low)), min(depth - 1, round(high)) + 1)
-    return inside
+    return range(max(0, round(low)), min(depth - 1, round(high)) + 1)

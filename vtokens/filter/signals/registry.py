@@ -16,7 +16,7 @@ _signals: dict[str, type[Signal]] = {}
 S = TypeVar("S", bound=type[Signal])
 
 SETS = ("fast", "full")
-"""Signals that come with the pass that reads or writes the response, and all signals."""
+"""Signals that come almost free with the pass that reads or writes the response, and all signals."""
 
 
 def register(name: str, *, paper: str = "") -> Callable[[S], S]:
@@ -47,7 +47,7 @@ def get_signals(names: str | Sequence[str | Signal]) -> tuple[Signal, ...]:
     """Signals by name.
 
     Args:
-        names: "fast" (no pass beyond the one that reads or writes the response), "full", a name, or a list of names
+        names: "fast" (nothing beyond the pass that reads or writes the response), "full", a name, or a list of names
             and of signals with settings of their own.
 
     Raises:
@@ -57,7 +57,7 @@ def get_signals(names: str | Sequence[str | Signal]) -> tuple[Signal, ...]:
     _load()
     if isinstance(names, str) and names in SETS:
         every = [_signals[name]() for name in sorted(_signals)]
-        return tuple(signal for signal in every if names == "full" or not signal.passes)
+        return tuple(signal for signal in every if names == "full" or not (signal.passes or signal.heavy))
     chosen: list[Signal] = []
     for name in [names] if isinstance(names, str) else names:
         if isinstance(name, Signal):

@@ -1,0 +1,35 @@
+"""Whether the words hang on the visual tokens that matter, or on any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.registry import register
+from vtokens.filter.trace import Parts, Trace
+
+
+@register("kept_vs_dropped", paper="ours; after AGSER and VAUQ, which split the question or mask what was attended to")
+@dataclass(frozen=True)
+class KeptVsDropped(Signal):
+    """-[log p(y_k | kept tokens, .) - log p(y_k | the others, .)], in nats, mean over the mention. One pass.
+
+    Behind a pruner the kept tokens are what it keeps, and the pass sees what it dropped. Without one the first term
+    sees the whole picture, and the pass all but the quarter of it that the response attends to most.
+
+    Attributes:
+        over: how the tokens of a mention are put together.
+    """
+
+    over: Over = "mean"
+
+    def __post_init__(self) -> None:
+        check_over(self.over)
+
+    def parts(self, depth: int) -> Parts:
+        return Parts(layers=frozenset(scaled(5, 18, depth)), contrasts=frozenset({"dropped"}))
+
+    def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
+        return {self.name: spans.over(-trace.contrast("dropped"), self.over)}

@@ -1,0 +1,20 @@
+"""How late in the response the mention comes: it fools papers, and so is always shown beside the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vtokens.filter.signals.base import Signal, Spans
+from vtokens.filter.signals.registry import register
+from vtokens.filter.trace import Trace
+
+
+@register("position", paper="a confounder, as HaloProbe says")
+@dataclass(frozen=True)
+class Position(Signal):
+    """The number of response tokens before the mention. Reads neither picture nor model."""
+
+    def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
+        return {self.name: spans.index[:, 0].float()}

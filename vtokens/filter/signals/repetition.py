@@ -1,0 +1,22 @@
+"""Whether the mention is new: what was said before is said again more safely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtokens.filter.signals.base import Signal, Spans
+from vtokens.filter.signals.registry import register
+from vtokens.filter.trace import Trace
+
+
+@register("repetition", paper="a confounder, as HaloProbe says")
+@dataclass(frozen=True)
+class Repetition(Signal):
+    """1 for the first mention of its kind and name, 0 for a repeat. Reads neither picture nor model."""
+
+    def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
+        new = [not mention.repeat for mention in spans.mentions]
+        return {self.name: torch.tensor(new, dtype=torch.float32, device=trace.ids.device)}

@@ -1,0 +1,28 @@
+"""How much the model looked at the picture, layer by layer, for a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vtokens.filter.signals.base import Signal, Spans, scaled
+from vtokens.filter.signals.registry import register
+from vtokens.filter.trace import Parts, Trace
+
+
+@register("visual_profile", paper="the VAR probe of arXiv:2411.16724, averaged over heads")
+@dataclass(frozen=True)
+class VisualProfile(Signal):
+    """-mean_h sum_{j in V} A^{l,h}[q_k, j], mean over the mention, for each layer of `visual_share`. No further pass.
+
+    One number a layer, `visual_profile.5` and so on.
+    """
+
+    def parts(self, depth: int) -> Parts:
+        return Parts(layers=frozenset(scaled(5, 18, depth)))
+
+    def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
+        layers = scaled(5, 18, trace.depth)
+        rows = -trace.visual[trace.where("layers", layers)].mean(1)
+        return {f"{self.name}.{layer}": spans.over(row, "mean") for layer, row in zip(layers, rows, strict=True)}
