@@ -179,6 +179,37 @@ class HallucinationFilter:
         reports = [one.report for one in self._pen(limit, self.setting()).read(shown, asked, given)]
         return reports[0] if single else reports
 
+    def act(
+        self,
+        images: Any,
+        prompt: str | Sequence[str],
+        response: Any,
+        action: str = "flag",
+        *,
+        risk: Risk | float | None = None,
+        threshold: float | None = None,
+    ) -> Outcome | list[Outcome]:
+        """Act on responses that are there already, by the threshold that belongs to the action.
+
+        Args:
+            images, prompt, response: as in `check`.
+            action: "flag", "redact" or "abstain", as in `generate`.
+            risk, threshold: as in `generate`; "flag" takes 0.5 if neither is given.
+
+        Raises:
+            ValueError: as `check` and `generate`; "regenerate", which would make other responses.
+        """
+        if check_action(action) == "regenerate":
+            raise ValueError("action='regenerate' writes responses: generate does it, from the prompt on")
+        single, shown, asked = samples(images, prompt)
+        given = [response] if single else list(response)
+        if len(given) != len(asked):
+            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
+        neither = action == "flag" and risk is None and threshold is None
+        limit = self._threshold(action, risk, 0.5 if neither else threshold, {})
+        outcomes = [apply(one.report, action) for one in self._pen(limit, self.setting()).read(shown, asked, given)]
+        return outcomes[0] if single else outcomes
+
     @overload
     def generate(
         self,
