@@ -9,7 +9,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vtokens.kernels._triton import attend, group_mean, recycled, rows, unfold
+from vtokens.kernels._triton import attend, group_mean, recycled, rows, unfold, unmerge_rows
 
 
 def compiled(
@@ -55,7 +55,8 @@ def main(file: str) -> None:
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
         types |= {"index": "*i32", "length": "*i32", "output": "*fp32", "lse": "*fp32", "scale": "fp32"}
         print(kind, compiled(attend._attend, types, constants, options, file, ones))
-    for count, ones in ((4, ("batches", "shared", "joint", "rows", "splits", "p_row")), (400, ())):
+    apart = "batches", "joint", "splits", "p_row"
+    for count, ones in ((4, ("batches", "shared", "joint", "rows", "splits", "p_row")), (400, ()), (64, apart)):
         options = rows.settings(torch.bfloat16, 128, count)
         constants = {name: options.pop(name) for name in ("BLOCK_M", "BLOCK_N")}
         constants |= {"DIM": 128, "BLOCK_D": 128, "BIASED": True, "CAUSAL": True, "UPCAST": False}
@@ -70,6 +71,11 @@ def main(file: str) -> None:
         types = {"states": short, "out": short, "order": "*i64", "bounds": "*i64"}
         constants = {"DIM": 2 * half, "BLOCK_C": 1024, "UPCAST": False}
         print(compiled(group_mean._mean, types, constants, {"num_warps": 4}, file))
+    types = dict.fromkeys(("query", "key", "value"), "*bf16") | {"member": "*i64", "angle": "*fp32", "valid": "*i1"}
+    types |= {"output": "*fp32", "lse": "*fp32", "scale": "fp32"}
+    constants = {"HALF": 64, "WIDE": 128, "BLOCK_M": 16, "BLOCK_N": 32, "BLOCK_H": 64, "BLOCK_W": 128, "PADDED": True}
+    for ones in (("rows", "shared", "batches"), ("rows",)):
+        print(compiled(unmerge_rows._rows, types, constants, {"num_warps": 8, "num_stages": 2}, file, ones))
     blocks = {"WIDE": 128, "BLOCK_R": 16, "BLOCK_W": 128}
     floats = dict.fromkeys(("parts", "part_lse", "output", "lse", "weights"), "*fp32")
     floats |= dict.fromkeys(("fraction", "min_share", "min_ratio"), "fp32")

@@ -21,7 +21,7 @@ def test_kernels_compile_without_spilling(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 20
+    assert len(lines) == 24
     for line in lines:
         local, shared = re.search(r"LOCAL:(\d+)", line), re.search(r"SHARED:(\d+)", line)
         assert local is not None, line

@@ -1,11 +1,13 @@
-"""`unmerge_rows` against attention over explicit copies in float64."""
+"""`unmerge_rows`, in plain PyTorch and in Triton, against attention over explicit copies in float64."""
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.kernels import oracle
+from tests.kernels.oracle import DEVICE, HEADS, LENGTHS, on_device
 from vtokens.kernels import rotate, unfold, unmerge_rows
 
 
@@ -48,6 +50,83 @@ def problems(draw: st.DrawFn) -> dict:
 def test_rows_equal_attention_over_copies(problem: dict) -> None:
     """Any heads, maps, padding and numbers of rows."""
     torch.testing.assert_close(unmerge_rows(**problem).double(), explicit(problem), rtol=0, atol=1e-5)
+
+
+def in_triton(splits: int | None = None, **problem: object) -> Tensor:
+    """The kernel on `DEVICE`, what it does not write left as NaN."""
+    pytest.importorskip("triton")
+    from vtokens.kernels._triton.unmerge_rows import unmerge_rows as fused
+
+    with oracle.poisoned():
+        return fused(**on_device(problem), splits=splits).cpu()  # type: ignore[arg-type]
+
+
+@given(problems())
+@settings(max_examples=10)  # each tile takes milliseconds in the interpreter
+def test_triton_equals_attention_over_copies(problem: dict) -> None:
+    """The same; positions in one program or divided over three."""
+    for splits in (1, 3):
+        torch.testing.assert_close(in_triton(splits, **problem).double(), explicit(problem), rtol=0, atol=1e-5)
+
+
+def draw(batch: int, heads: int, kv_heads: int, length: int, dim: int) -> dict:
+    """One row over a fourth as many keys as positions."""
+    unique, turn = max(1, length // 4), 6 * torch.rand(batch, length, dim // 2)
+    query, key, value = oracle.draw(batch, heads, kv_heads, 1, unique, dim)
+    member = torch.randint(0, unique, (batch, length))
+    return {
+        "query": query, "key": key, "value": value, "member": member, "angle": torch.polar(torch.ones_like(turn), turn),
+        "scaling": dim**-0.5, "valid": torch.rand(batch, length) > 0.2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("batch", "heads", "kv_heads", "dim"), HEADS)
+def test_triton_on_tiles_and_their_edges(batch: int, heads: int, kv_heads: int, dim: int, length: int) -> None:
+    """A tile of positions less one, just, and one more."""
+    problem = draw(batch, heads, kv_heads, length, dim) | {"valid": None}
+    torch.testing.assert_close(in_triton(**problem).double(), explicit(problem), rtol=0, atol=5e-6)
+
+
+def test_triton_strides_neighbours_and_runs() -> None:
+    """Storage of any layout; a sample alone and a second run give the same bits; one map of angles for all samples."""
+    problem = draw(3, 4, 2, 40, 16)
+    true = in_triton(2, **problem)
+    oracle.samples_do_not_meet(lambda **parts: (in_triton(2, **parts),), problem, 3)
+    for query, key, value in zip(*(oracle.strided(problem[n]) for n in ("query", "key", "value")), strict=True):
+        turned = {name: problem[name].mT.contiguous().mT for name in ("member", "angle", "valid")}
+        assert torch.equal(in_triton(2, **(problem | turned | {"query": query, "key": key, "value": value})), true)
+    shared = problem | {"angle": problem["angle"][:1]}
+    torch.testing.assert_close(in_triton(**shared).double(), explicit(shared), rtol=0, atol=5e-6)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="memory that is not touched is free on a CPU only")
+def test_triton_offsets_beyond_32_bits() -> None:
+    """The last keys stand behind the 2^31st element."""
+    problem = draw(2, 4, 2, 80, 16)
+    near = problem | {name: problem[name].half() for name in ("query", "key", "value")}
+    far = near | {name: oracle.far_apart(near[name]) for name in ("key", "value")}
+    assert torch.equal(in_triton(**far), in_triton(**near))
+
+
+@pytest.mark.parametrize("choice", ["reference", "triton"])
+def test_the_public_function(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under both values of `VTOKENS_KERNELS`; a sample that sees nothing gets zeros."""
+    monkeypatch.setenv("VTOKENS_KERNELS", choice)
+    problem = draw(2, 4, 2, 40, 16)
+    problem["valid"][1] = False
+    got = unmerge_rows(**on_device(problem)).cpu()  # type: ignore[arg-type]
+    torch.testing.assert_close(got[0].double(), explicit(problem)[0], rtol=0, atol=1e-5)
+    assert (got[1] == 0).all()
+
+
+def test_what_does_not_fit_is_named() -> None:
+    """The message says what it is and what is allowed."""
+    problem = draw(1, 2, 1, 8, 16)
+    with pytest.raises(ValueError, match=r"member holds 2: 0 to 1 is allowed"):
+        unmerge_rows(**(problem | {"member": torch.full((1, 8), 2)}))
+    with pytest.raises(ValueError, match=r"angle is \(1, 7, 8\): \(1, 8, 8\) is needed"):
+        unmerge_rows(**(problem | {"angle": problem["angle"][:, 1:]}))
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])

@@ -36,10 +36,11 @@ def check_shape(name: str, part: Tensor, *allowed: tuple[int, ...]) -> None:
         raise ValueError(f"{name} is {tuple(part.shape)}: {' or '.join(dict.fromkeys(map(str, allowed)))} is needed")
 
 
-def check_range(name: str, index: Tensor, low: int | None, high: int) -> None:
+def check_range(name: str, index: Tensor, low: int | None, high: int, asserted: bool = True) -> None:
     """Raise unless every entry of `index` is in [low, high]; `low` None is no bound.
 
-    An accelerator is not waited for: there, as with PyTorch's own indexing, the device fails when it gets to it.
+    An accelerator is not waited for: as with PyTorch's own indexing, the device fails when it gets to it, or does not
+    look at all unless `asserted`.
 
     Raises:
         TypeError: not integers.
@@ -54,6 +55,6 @@ def check_range(name: str, index: Tensor, low: int | None, high: int) -> None:
         least, most = int(index.min()), int(index.max())
         if most > high or (low is not None and least < low):
             raise ValueError(f"{name} holds {most if most > high else least}: {allowed} is allowed")
-    else:
+    elif asserted:
         fits = index <= high if low is None else (index >= low) & (index <= high)
         torch._assert_async(fits.all(), f"{name} is out of range: {allowed} is allowed")

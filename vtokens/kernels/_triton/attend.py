@@ -44,7 +44,7 @@ def _attend(
         q = q.to(tl.float32)
     last = m * 0
     if LENGTHS:
-        slots = tl.load(length + batch * l_batch + kv_head * l_head).to(tl.int32)
+        slots = tl.minimum(tl.load(length + batch * l_batch + kv_head * l_head), keys).to(tl.int32)
         splits = tl.num_programs(2)
         chunk = ((slots + splits - 1) // splits + BLOCK_N - 1) // BLOCK_N * BLOCK_N
     begin, end = split * chunk, tl.minimum(split * chunk + chunk, slots)
