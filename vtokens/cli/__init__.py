@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import bench, calibrate, check, demo, eval, listing, profile, report, run, search
+from vtokens.cli import bench, calibrate, check, demo, eval, filter, listing, profile, report, run, search
 
 _EXAMPLES = """examples:
   vtokens demo
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
-    for module in (run, check, listing, demo, calibrate, search, eval, report, profile, bench):
+    for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench):
         module.add_to(commands)
     return top
 

@@ -1,0 +1,117 @@
+"""`vtokens filter`: a caption data set without what its images do not support."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtokens import __version__
+from vtokens.cli.check import add_filter_options, make_filter
+from vtokens.filter.rows import digest
+
+if TYPE_CHECKING:
+    from vtokens.filter.dataset import Worker
+    from vtokens.filter.ledger import Tally
+
+_EXAMPLES = """examples:
+  vtokens filter --input captions.jsonl --images photos --output checked.jsonl --threshold 0.8
+  vtokens filter --input captions.jsonl --images photos --output clean.jsonl --action redact --risk 0.1 \\
+      --model llava-hf/llava-1.5-7b-hf --filter llava-filter.json --device cuda --dtype bfloat16
+  vtokens filter --input captions.jsonl --images /data/photos --output checked.jsonl --ray auto --workers 8
+
+A row of the input is {"image": "a.jpg", "caption": "A dog."}, with "prompt" and "id" if it likes; "response" or "text"
+may stand for "caption". Rows come out with a field "filter" that says what was found; those that cannot be filtered go
+to <output>.rejected.jsonl with the reason. Interrupted, even killed, the same command goes on where it was.
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "filter",
+        help="filter a caption data set",
+        description="Check every caption of a data set, and mark or drop what its image does not support.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--input", required=True, metavar="JSONL", help="the rows to filter")
+    command.add_argument("--images", required=True, metavar="DIR", help="paths of images are relative to this folder")
+    command.add_argument("--output", required=True, metavar="JSONL", help="a new file, or one of the same command")
+    command.add_argument(
+        "--action", default="flag", metavar="A",
+        help="flag marks, redact drops sentences, abstain puts null in place of the text (%(default)s)",
+    )  # fmt: skip
+    command.add_argument("--prompt", default="Describe the image.", help='for rows without one ("%(default)s")')
+    command.add_argument("--text", metavar="FIELD", help="the field with the text (response, caption or text)")
+    command.add_argument("--batch-size", type=int, default=16, metavar="B", help="(%(default)s)")
+    command.add_argument("--retry", action="store_true", help="try again what was set aside before")
+    command.add_argument(
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
+        help='spread over a Ray cluster: "auto" or an address; without one, over this machine',
+    )  # fmt: skip
+    command.add_argument("--workers", type=int, metavar="N", help="models at work under --ray (one a GPU or CPU core)")
+    add_filter_options(command)
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vtokens.filter.dataset import alone, check_files, filter_dataset
+
+    total = check_files(options.input, options.images, options.output, options.action)
+    if options.workers is not None and not options.ray:
+        raise ValueError("--workers is for --ray: without it one model works")
+    promises: list[str] = []
+    if options.ray:
+        from vtokens.filter.ray import spread
+
+        gpus = float(options.device.startswith("cuda"))
+        make = partial(_worker, options)
+        work: Any = partial(spread, make=make, workers=options.workers, address=options.ray, gpus=gpus)
+    else:
+        work = alone(partial(_worker, options, promises))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("filtering", total=total)
+        tally = filter_dataset(
+            options.input, options.output, work, _settings(options),
+            prompt=options.prompt, text=options.text, batch_size=options.batch_size, retry=options.retry,
+            told=lambda rows: bar.advance(task, rows),
+        )  # fmt: skip
+    _tell(tally, Path(options.output), options.action)
+    print(*promises, sep="\n", end="\n" if promises else "")
+
+
+def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
+    from vtokens.filter.dataset import Worker
+
+    hf = make_filter(options, options.batch_size)
+    worker = Worker(hf, options.images, options.action, options.risk, options.threshold)
+    if promises is not None and worker.promise:
+        promises.append(worker.promise)
+    return worker
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What decides about the results, as JSON."""
+    names = ("model", "strategy", "keep", "signals", "extractor", "action", "risk", "threshold", "dtype")
+    settings = {name: getattr(options, name) for name in names}
+    settings["filter"] = None if options.filter is None else digest(Path(options.filter).read_text(encoding="utf-8"))
+    return settings | {"vtokens": __version__}
+
+
+def _tell(tally: Tally, output: Path, action: str) -> None:
+    """The summary, over all runs of the command."""
+    rate = f" ({tally.flagged / tally.mentions:.1%})" if tally.mentions else ""
+    told = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
+    told += f", in {tally.flagged_rows} rows"
+    print(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
+    if tally.refused:
+        why = ", ".join(f"{reason} ({number})" for reason, number in tally.refused.most_common())
+        aside = output.with_name(f"{output.stem}.rejected.jsonl")
+        print(f"{sum(tally.refused.values())} rows set aside in {aside}: {why}", file=sys.stderr)
