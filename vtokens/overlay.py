@@ -52,6 +52,19 @@ def brightness(kept: KeptPicture, view: int = -1) -> np.ndarray:
     return out
 
 
+def enlarged(image: Image.Image, scale: int | None = None) -> np.ndarray:
+    """float (h, w, 3) in 0..255: an image `scale` times as large, by default so that its longer side has about 480."""
+    scale = max(1, 480 // max(image.size)) if scale is None else scale
+    size = (image.width * scale, image.height * scale)
+    return np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), dtype=float)
+
+
+def cells(grid: tuple[int, ...], pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (h,), (w,): the row and the column of a grid (rows, columns) that each pixel of an image falls into."""
+    height, width = pixels.shape[:2]
+    return np.arange(height) * grid[0] // height, np.arange(width) * grid[1] // width
+
+
 def overlay(
     image: Image.Image, kept: KeptPicture, view: int = -1, frame: int = 0, scale: int | None = None
 ) -> Image.Image:
@@ -69,11 +82,8 @@ def overlay(
         between patches that the vision tower did not merge, if it merged any.
     """
     grid = brightness(kept, view)[frame]
-    scale = max(1, 480 // max(image.size)) if scale is None else scale
-    size = (image.width * scale, image.height * scale)
-    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.NEAREST), dtype=float)
-    row = np.arange(size[1]) * grid.shape[0] // size[1]
-    column = np.arange(size[0]) * grid.shape[1] // size[0]
+    pixels = enlarged(image, scale)
+    row, column = cells(grid.shape, pixels)
     light = (_LEAST + (1 - _LEAST) * grid)[row][:, column, None]
     pixels = pixels * light + _DIM * (1 - light)
     if kept.merged is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -53,17 +55,24 @@ def contrast(model: PreTrainedModel, given: Batch, tape: Tape, places: Places, t
         if name == "no_image":
             found = _without(model, given, tape, traces)
         elif name == "blank":
-            found = _likely(cast(Any, model)(**given.blank(tape.adapter)), given)
+            with _apart(model, {"logits"}):
+                found = _likely(cast(Any, model)(**given.blank(tape.adapter)), given)
         else:
-            stay = _rest(places, traces)
-            with joined(model) as handle:
-                others = [s for s in handle.strategies if not {"encode", "prompt", "layer"} & set(s.stages())]
-                with handle.running(*others, Only(stay)):
-                    found = _likely(cast(Any, model)(**given.full(tape.adapter)), given)
+            with _apart(model, {"encode", "prompt", "layer", "logits"}, Only(_rest(places, traces))):
+                found = _likely(cast(Any, model)(**given.full(tape.adapter)), given)
         for row, trace in enumerate(traces):
             if name in parts.contrasts:
                 trace.contrasts[name] = found[row, : len(trace)]
     return traces
+
+
+@contextmanager
+def _apart(model: PreTrainedModel, stages: set[str], *more: Strategy) -> Iterator[None]:
+    """Run without the attached strategies that act at some stages, and with others."""
+    with joined(model) as handle:
+        others = [s for s in handle.strategies if not stages & set(s.stages())]
+        with handle.running(*others, *more):
+            yield
 
 
 def _likely(output: Any, given: Batch) -> Tensor:
@@ -76,7 +85,8 @@ def _without(model: PreTrainedModel, given: Batch, tape: Tape, traces: list[Trac
     """The text alone; heads are compared with those of `tape` if that was asked for."""
     inputs = given.text(tape.adapter)
     if not tape.parts.divergence:
-        return _likely(cast(Any, model)(**inputs), given)
+        with _apart(model, {"logits"}):
+            return _likely(cast(Any, model)(**inputs), given)
     watched = Parts(layers=tape.parts.layers, divergence=True)
     with recording(model, watched, given.responses.shape[1]) as (text, _):
         found = _likely(cast(Any, model)(**inputs), given)

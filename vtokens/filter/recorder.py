@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from vtokens.adapters import Adapter, adapter_for
-from vtokens.engine.attach import Handle, joined
+from vtokens.engine.attach import Handle, attachment, joined
 from vtokens.filter.measure import Likelihood, Looked, likelihood, look
 from vtokens.filter.trace import Parts
 from vtokens.strategies.base import Strategy
@@ -214,6 +214,9 @@ class Recorder(Strategy):
 def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> Iterator[tuple[Tape, Handle]]:
     """Watch a model inside a `with` block, beside whatever is attached to it.
 
+    What the model itself says is read, so strategies that change logits are left out while it reads; while it writes
+    they stay, and nothing is noted.
+
     Args:
         model: of a supported family.
         parts: what to note; contrasts are none of the recorder's business.
@@ -222,9 +225,16 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     Yields:
         The tape, and the handle under which the model runs.
     """
-    adapter = adapter_for(model)
+    adapter, taken = adapter_for(model), attachment(model)
     tape = Tape(parts, rows, adapter)
-    with joined(model, Recorder(tape)) as handle:
+    others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
+    contrasted = taken is not None and len(others) < len(taken.strategies)
+    tape.lost = contrasted and rows is None
+    if taken is not None and contrasted and rows is not None:
+        watched = taken.running(*others, Recorder(tape))
+    else:
+        watched = joined(model, *([] if tape.lost else [Recorder(tape)]))
+    with watched as handle:
         # Behind the engine's own hook, which brings the states back to full length.
         hooks = [adapter.language_model.register_forward_hook(tape.after_decoder)]
         if rows is None:

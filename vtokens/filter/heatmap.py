@@ -1,0 +1,105 @@
+"""Where in the pictures the model looked when it wrote a mention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from vtokens.filter.signals.base import Spanned
+from vtokens.filter.trace import Trace
+from vtokens.overlay import cells, enlarged
+
+_COLD, _WARM, _HOT = (np.array(colour, dtype=float) for colour in ((28, 28, 40), (226, 74, 38), (255, 226, 120)))
+_GAP = 8
+
+
+def heat(trace: Trace, mention: Spanned, picture: int = 0, relative: bool = True) -> list[np.ndarray]:
+    """The attention of the rows that predicted a mention, cell by cell.
+
+    Args:
+        trace: with at least one recorded layer.
+        mention: with its tokens.
+        picture: which of the sample's.
+        relative: by how much each cell got more than on average over the other tokens of the response, 0 where it got
+            less, so that sinks, which all rows attend to, do not outshine the rest. Otherwise the attention itself. A
+            mention that is the whole response has nothing to be compared with.
+
+    Returns:
+        One float (t, h, w) array a view of the picture, in shares of all attention; 0 where a pruner dropped the token
+        before the first recorded layer.
+
+    Raises:
+        ValueError: a mention without tokens, a trace without attention, no such picture.
+    """
+    if not trace.layers:
+        raise ValueError("this trace holds no attention: record some layers")
+    if not mention.tokens:
+        raise ValueError(f"mention {mention.text!r} has no tokens: give it some with mention.with_tokens(spans)")
+    if not 0 <= picture < len(trace.pictures):
+        raise ValueError(f"picture {picture} does not exist: the prompt has {len(trace.pictures)}")
+    gaze = trace.gaze[list(mention.tokens)].mean(0)
+    others = sorted(set(range(len(trace))) - set(mention.tokens))
+    if relative and others:
+        gaze = (gaze - trace.gaze[others].mean(0)).clamp(min=0)
+    inside = (trace.picture == picture).cpu().numpy()
+    shown, values, cell = trace.pictures[picture], gaze.cpu().numpy()[inside], trace.cell.cpu().numpy()[inside]
+    maps = [np.zeros(grid) for grid in shown.grids]
+    for number, grid in enumerate(maps):
+        here = shown.view[cell] == number
+        at = cell[here]
+        grid[shown.t[at], shown.y[at], shown.x[at]] = values[here]
+    return maps
+
+
+def density(views: Sequence[np.ndarray], pixels: np.ndarray, frame: int = 0) -> np.ndarray:
+    """float (h, w): views (t, rows, columns) of one picture laid over its pixels and added, in shares of the largest.
+
+    A cell counts by what falls on each of its pixels, so that a thumbnail of few large cells and a tiled view of many
+    small ones weigh the same.
+    """
+    total = np.zeros(pixels.shape[:2])
+    for view in views:
+        row, column = cells(view.shape[1:], pixels)
+        total += view[min(frame, len(view) - 1)][row][:, column] * view[0].size
+    return total / total.max() if total.max() > 0 else total
+
+
+def heatmap(
+    trace: Trace,
+    mention: Spanned,
+    images: Sequence[Image.Image],
+    relative: bool = True,
+    frame: int = 0,
+    scale: int | None = None,
+) -> Image.Image:
+    """Draw where the model looked: the pictures of the prompt side by side, in grey, warm where it looked.
+
+    Args:
+        trace, mention, relative: as in `heat`.
+        images: the pictures as the model saw them (`vtokens.overlay.seen_image`), in order.
+        frame: of a video.
+        scale: enlarge by this factor; default so that the longer side has about 480 pixels.
+
+    Raises:
+        ValueError: another number of images than the prompt had; what `heat` raises.
+    """
+    if len(images) != len(trace.pictures):
+        raise ValueError(f"got {len(images)} images for a prompt with {len(trace.pictures)}")
+    drawn = []
+    for number, image in enumerate(images):
+        pixels = enlarged(image, scale)
+        warmth = density(heat(trace, mention, number, relative), pixels, frame)[..., None]
+        grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.25
+        colour = np.where(warmth < 0.5, _COLD + (_WARM - _COLD) * 2 * warmth, _WARM + (_HOT - _WARM) * (2 * warmth - 1))
+        strength = 0.15 + 0.6 * warmth
+        drawn.append(grey * (1 - strength) + colour * strength)
+    height = max(len(part) for part in drawn)
+    widths = [part.shape[1] for part in drawn]
+    sheet = np.full((height, sum(widths) + _GAP * (len(drawn) - 1), 3), 255.0)
+    left = 0
+    for part, width in zip(drawn, widths, strict=True):
+        sheet[: len(part), left : left + width] = part
+        left += width + _GAP
+    return Image.fromarray(sheet.round().astype(np.uint8))
