@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests.kernels import oracle
 from vtokens.kernels import Recycling, group_weights, grouped_attention, reweigh, reweighed_attention
 
 
@@ -364,3 +365,17 @@ def test_recycling_needs_four_groups() -> None:
     query, key, value = draw(1, 2, 2, rows=1, keys=5)
     with pytest.raises(ValueError, match="groups=3: Recycling"):
         reweighed_attention(query, key, value, torch.zeros(1, 5, dtype=torch.long), 3, 0.4, Recycling(0.5, 0.2, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_what_a_fused_kernel_rounds(dtype: torch.dtype) -> None:
+    """Scores are never rounded: merged outputs and log-sum-exps are within the bounds of the dtype."""
+    query, key, value = (part.to(dtype) for part in draw(2, 4, 2, 20, 61, 64, 64))
+    group, position = torch.randint(0, 3, (2, 61)), torch.randint(0, 61, (2, 20))
+    seen = torch.arange(61) <= position[:, None, :, None]
+    outputs, lse = grouped_attention(query, key, value, group, 3, 0.125, position)
+    merged = reweigh(outputs, group_weights(lse))
+    expected = oracle.attend(query, key, value, seen, 0.125)
+    oracle.close((merged, lse.logsumexp(0)), expected, dtype)
+    same, _ = reweighed_attention(query, key, value, group, 3, 0.125, lambda weights: weights, position)
+    oracle.close((same, lse.logsumexp(0)), expected, dtype)

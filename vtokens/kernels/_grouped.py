@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -44,13 +43,12 @@ def masked_scores(
     seen = member.any(1, keepdim=True)
     if position is not None:
         seen = seen & (torch.arange(keys, device=key.device) <= position[..., None])
-    # Products in the model's own precision, as a fused kernel makes them; the softmax in float32. A power of two, which
-    # costs no digit, keeps the products of large activations in the range of float16.
-    lift = 2.0 ** math.floor(math.log2(scaling)) if query.dtype == torch.float16 else 1.0
-    products = (query * lift).reshape(batch, kv_heads, shared * rows, dim) @ key.transpose(-1, -2)
+    # Products of half-precision numbers are kept in float32, as a fused kernel keeps them.
+    wide = torch.promote_types(query.dtype, torch.float32)
+    products = query.to(wide).reshape(batch, kv_heads, shared * rows, dim) @ key.to(wide).transpose(-1, -2)
     mask = torch.where(seen, 0.0, HIDDEN)[:, None, None]
     products = products.view(batch, kv_heads, shared, rows, keys)
-    return torch.add(mask, products, alpha=scaling / lift).float(), seen
+    return torch.add(mask, products, alpha=scaling).float(), seen
 
 
 def split(scores: Tensor, seen: Tensor, value: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
