@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -43,23 +44,25 @@ def spread(
     items = [{"batch": _sent(batch)} for batch in batches]
     if not items:
         return
-    started = not ray.is_initialized()
+    started, log = not ray.is_initialized(), logging.getLogger("ray.data")
     if started:
         ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
     context = ray.data.DataContext.get_current()
-    before, context.enable_progress_bars = context.enable_progress_bars, False
+    bars, level = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.ERROR)
     try:
         most = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1))
-        number = min(workers or max(most, 1), len(items))
-        done = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _Remote, fn_constructor_args=(make,), concurrency=number, num_gpus=gpus or None, num_cpus=0 if gpus else 1
-        )
-        for row in done.iter_rows():
+        pool = ray.data.ActorPoolStrategy(size=min(workers or max(most, 1), len(items)))
+        needs = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
+        data = ray.data.from_items(items, override_num_blocks=len(items))
+        for row in data.map(_Remote, fn_constructor_args=(make,), compute=pool, **needs).iter_rows():
             yield _received(row["done"])
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"a worker failed: {error.cause if getattr(error, 'cause', None) else error}") from error
+        raise RuntimeError(f"a worker failed: {getattr(error, 'cause', None) or error}") from error
     finally:
-        context.enable_progress_bars = before
+        context.enable_progress_bars = bars
+        log.setLevel(level)
         if started:
             ray.shutdown()
 
