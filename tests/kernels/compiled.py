@@ -35,8 +35,8 @@ def compiled(
     return " ".join([kernel.fn.__name__, *re.findall(r"(?:REG|LOCAL):\d+", usage), f"SHARED:{out.metadata.shared}"])
 
 
-def main(file: str) -> None:
-    """Print a line for every variant."""
+def attention(file: str) -> None:
+    """Print a line for every variant of the kernel that attends."""
     for dtype, short, dim, count, ones, kind in (
         (torch.bfloat16, "*bf16", 128, 4, ("batches", "shared", "joint", "rows", "g_row", "p_row"), "GROUPED"),
         (torch.bfloat16, "*bf16", 128, 400, (), "GROUPED"),
@@ -55,6 +55,10 @@ def main(file: str) -> None:
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
         types |= {"index": "*i32", "length": "*i32", "output": "*fp32", "lse": "*fp32", "scale": "fp32"}
         print(kind, compiled(attend._attend, types, constants, options, file, ones))
+
+
+def others(file: str) -> None:
+    """Print a line for every variant of the rest."""
     apart = "batches", "joint", "splits", "p_row"
     for count, ones in ((4, ("batches", "shared", "joint", "rows", "splits", "p_row")), (400, ()), (64, apart)):
         options = rows.settings(torch.bfloat16, 128, count)
@@ -85,4 +89,4 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    {"attention": attention, "others": others}[sys.argv[1]](sys.argv[2])
