@@ -91,7 +91,7 @@ def heatmap(
     for number, image in enumerate(images):
         pixels = enlarged(image, scale)
         warmth = density(heat(trace, mention, number, relative), pixels, frame)[..., None]
-        grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.25
+        grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.4
         colour = np.where(warmth < 0.5, _COLD + (_WARM - _COLD) * 2 * warmth, _WARM + (_HOT - _WARM) * (2 * warmth - 1))
         strength = 0.15 + 0.6 * warmth
         drawn.append(grey * (1 - strength) + colour * strength)

@@ -20,6 +20,7 @@ from vtokens.filter.recorder import recording
 from vtokens.filter.trace import Parts, Trace
 
 NOTHING = Parts()
+_ENDS = ("eos_token_id", "pad_token_id")
 
 
 @torch.no_grad()
@@ -111,17 +112,21 @@ def _sequences(output: Any) -> Tensor:
 
 def ends(model: Any, options: dict[str, Any]) -> set[int]:
     """The tokens behind which a response is over, padding among them; `options` as given to `generate`."""
+    return _tokens(model, options, _ENDS[0]) | _tokens(model, options, _ENDS[1])
+
+
+def _tokens(model: Any, options: dict[str, Any], name: str) -> set[int]:
     config = options.get("generation_config") or model.generation_config
-    found: set[int] = set()
-    for name in ("eos_token_id", "pad_token_id"):
-        token = options.get(name, getattr(config, name, None))
-        found |= set() if token is None else set(torch.as_tensor(token).flatten().tolist())
-    return found
+    token = options.get(name, getattr(config, name, None))
+    return set() if token is None else set(torch.as_tensor(token).flatten().tolist())
 
 
 def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
     """What `generate` returned, cut where each response ends."""
     said = sequences[:, inputs["input_ids"].shape[1] :]
-    over = torch.tensor(sorted(ends(model, options)), dtype=said.dtype, device=said.device)
-    lengths = (~torch.isin(said, over)).long().cumprod(1).sum(1).tolist()
+    over, padding = (torch.tensor(sorted(_tokens(model, options, name)), device=said.device) for name in _ENDS)
+    ended = torch.isin(said, over).cumsum(1) > 0
+    # A stop string ends a response without an end token; padding follows it all the same, to the end of the row.
+    padded = torch.isin(said, padding).flip(1).long().cumprod(1).flip(1) > 0
+    lengths = (~(ended | padded)).sum(1).tolist()
     return Batch(inputs, said[:, : max(1, *lengths)], tuple(lengths))

@@ -32,7 +32,11 @@ class Batch:
     lengths: tuple[int, ...]
 
     def full(self, adapter: Adapter) -> dict[str, Any]:
-        """Keyword arguments of a pass over prompts and responses; the last token is not fed, as nothing follows it."""
+        """Keyword arguments of a pass over prompts and responses; the last token is not fed, as nothing follows it.
+
+        Raises:
+            ValueError: a response holds a placeholder of a picture.
+        """
         return self._followed(adapter, dict(self.inputs))
 
     def blank(self, adapter: Adapter) -> dict[str, Any]:
@@ -52,6 +56,11 @@ class Batch:
 
     def _followed(self, adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
         fed = self.responses[:, :-1]
+        placeholders = torch.tensor(list(adapter.placeholder_ids.values()), device=fed.device)
+        wrong = torch.isin(self.responses, placeholders).any(1)
+        if wrong.any():
+            rows = wrong.nonzero()[:, 0].tolist()
+            raise ValueError(f"responses {rows} hold a placeholder of a picture, which only prompts may: take it out")
         inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
         mask = inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(fed)], 1)
         types = inputs.get("mm_token_type_ids")
@@ -120,9 +129,6 @@ def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: S
     config = adapter.language_model.config
     vocabulary, context = config.vocab_size, getattr(config, "max_position_embeddings", None)
     rows = [tokens(processor, response, number, vocabulary) for number, response in enumerate(responses)]
-    for number, row in enumerate(rows):
-        if not set(adapter.placeholder_ids.values()).isdisjoint(row):
-            raise ValueError(f"responses[{number}] holds a placeholder of a picture: only prompts may")
     for number, (row, length) in enumerate(zip(rows, mask.sum(1).tolist(), strict=True)):
         if context is not None and length + len(row) > context:
             raise ValueError(

@@ -1,0 +1,127 @@
+"""Cases for traces: tiny models of every family, prompts with pictures, and a trace computed from eager attention."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.families import MARK, build, image
+from vtokens.filter.passes import generate
+from vtokens.filter.trace import Parts, Trace
+
+DEPTH = 4  # decoder layers of the tiny models
+EVERYTHING = Parts(
+    layers=frozenset(range(DEPTH)),
+    states=frozenset(range(DEPTH + 1)),
+    image_states=frozenset(range(DEPTH + 1)),
+    lens=frozenset({2, DEPTH}),
+    contrasts=frozenset({"no_image", "blank", "dropped"}),
+    divergence=True,
+)
+QUESTIONS = ("Is there a red square?", "Describe <image> and <image> in detail, please.", "How many?")
+SIZES = (((100, 60),), ((60, 130), (84, 84)), ((57, 112),))
+
+
+def fixed(processor: Any, tokens: int = 6) -> dict[str, Any]:
+    """Greedy decoding of so many tokens, none of them a placeholder, which a random model writes now and then."""
+    forbidden = [processor.tokenizer.convert_tokens_to_ids(t) for t in ("<video>", "<|video_pad|>")]
+    forbidden = [processor.image_token_id, *(token for token in forbidden if token is not None)]
+    return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "suppress_tokens": forbidden}
+
+
+def question(processor: Any, text: str, pictures: int) -> str:
+    """A prompt with its placeholders, as the family writes them."""
+    token = processor.image_token
+    slot = token if token == MARK else f"<|vision_start|>{token}<|vision_end|>"
+    return slot * (pictures - text.count(MARK)) + text.replace(MARK, slot)
+
+
+def ask(processor: Any, rows: int = 3, seed: int = 0) -> tuple[list[list[Image.Image]], list[str]]:
+    """Pictures and prompts of several lengths; the second has two pictures."""
+    images = [[image(*size, seed=seed + 10 * r + n) for n, size in enumerate(SIZES[r])] for r in range(rows)]
+    return images, [question(processor, QUESTIONS[r], len(SIZES[r])) for r in range(rows)]
+
+
+def written(family: str, parts: Parts = EVERYTHING, **options: Any) -> tuple[Any, Any, Any, list[Trace]]:
+    """A model, its processor, what was asked, and traces recorded while it wrote."""
+    model, processor = build(family)
+    asked = ask(processor)
+    return model, processor, asked, generate(model, processor, *asked, parts, **fixed(processor), **options)
+
+
+def distances(one: Trace, other: Trace) -> dict[str, float]:
+    """The largest difference of each part of two traces; what is no number must be equal."""
+    found = {}
+    for part in dataclasses.fields(Trace):
+        a, b = getattr(one, part.name), getattr(other, part.name)
+        if part.name == "contrasts":
+            assert a.keys() == b.keys()
+            found |= {name: _far(a[name], b[name]) for name in a}
+        elif isinstance(a, Tensor) and a.is_floating_point():
+            found[part.name] = _far(a, b)
+        elif isinstance(a, Tensor):
+            assert torch.equal(a, b), part.name
+        elif part.name != "pictures":
+            assert a == b, part.name
+    return found
+
+
+def _far(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    assert torch.equal(a == -torch.inf, b == -torch.inf)
+    difference = torch.where(a == b, 0.0, (a - b).abs())
+    return float(difference.max()) if len(difference.flatten()) else 0.0
+
+
+def by_hand(
+    model: Any, processor: Any, images: list[Image.Image], prompt: str, ids: list[int], shown: Tensor
+) -> dict[str, Tensor]:
+    """The parts of a trace in float64, from one pass with eager attention over one sample, nothing of ours involved.
+
+    `shown` is bool, False on those placeholder positions that hold no feature, newlines.
+    """
+    inputs = processor(images=[images], text=[prompt], return_tensors="pt")
+    start = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        types = inputs["mm_token_type_ids"]
+        inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros(1, len(ids))], 1)
+    output = model(**inputs, output_attentions=True, output_hidden_states=True)
+    total = start + len(ids)
+    visual = (inputs["input_ids"][0] == processor.image_token_id).nonzero()[shown, 0]
+    logs = output.logits[0].double().log_softmax(-1)
+    found: dict[str, list[Any]] = {name: [] for name in ("visual", "spread", "generated")}
+    gaze = torch.zeros(len(ids), len(visual), dtype=torch.double)
+    for attention in output.attentions:
+        weights = attention[0].double()
+        per_layer: dict[str, list[Any]] = {name: [] for name in found}
+        for k in range(len(ids)):
+            row = weights[:, start - 1 + k]
+            on_picture = row[:, visual]
+            share = on_picture / on_picture.sum(1, keepdim=True)
+            per_layer["visual"].append(on_picture.sum(1))
+            per_layer["spread"].append(-(share * share.log()).sum(1))
+            per_layer["generated"].append(row[:, start:total].sum(1))
+            gaze[k] += on_picture.mean(0) / len(output.attentions)
+        for name, rows in per_layer.items():
+            found[name].append(torch.stack(rows, 1))
+    states = torch.stack([state[0].double() for state in output.hidden_states])
+    rows = slice(start - 1, start - 1 + len(ids))
+    head = model.get_output_embeddings().weight.double()
+    lens = (states[[2, DEPTH]][:, visual] @ head.T).log_softmax(-1)[..., ids].transpose(1, 2)
+    top = logs[rows].exp().topk(2).values
+    return {
+        "logprob": logs[rows].gather(1, torch.tensor(ids)[:, None])[:, 0],
+        "entropy": -(logs[rows].exp() * logs[rows]).sum(-1),
+        "margin": top[:, 0] - top[:, 1],
+        "gaze": gaze,
+        "hidden": states[:, rows],
+        "image_hidden": states[:, visual],
+        "lens": lens,
+        **{name: torch.stack(parts) for name, parts in found.items()},
+    }
