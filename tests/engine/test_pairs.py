@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -17,7 +18,11 @@ from vtokens.sinks import Sinks
 
 GROUPS = [[image(60, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
+LEADING = ["There is a cat! Is there?", "Red <image> and <image> blue", "hello"]
 NEW = 3
+CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
+# Logits come last wherever a contrast is written; `test_the_order_of_a_contrast` has one the other way round.
+PAIRS = [(a, b) for a, b in product(vtokens.strategies(), repeat=2) if a not in CONTRASTS or b in CONTRASTS]
 
 
 @pytest.fixture(scope="module", params=["llava", "llava_onevision", "qwen2_5_vl"])
@@ -46,19 +51,25 @@ def chosen(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def generate(target: Any, family: str, rows: list[int]) -> Any:
-    batch = dict(inputs(family, [PROMPTS[row] for row in rows], [GROUPS[row] for row in rows]))
-    return target.generate(
-        **batch,
-        do_sample=False,
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        return_dict_in_generate=True,
-        output_logits=True,
+    batch, other = (
+        dict(inputs(family, [texts[row] for row in rows], [GROUPS[row] for row in rows]))
+        for texts in (PROMPTS, LEADING)
     )
+    handle = vtokens.attachment(target)
+    assert handle is not None
+    with handle.negative_prompt(**other) if "lqcd" in handle.strategy else nullcontext():
+        return target.generate(
+            **batch,
+            do_sample=False,
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize(("first", "second"), list(product(vtokens.strategies(), repeat=2)))
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 @torch.no_grad()
 def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str, Any]]) -> None:
     target = model(family, "pruned")
@@ -68,6 +79,12 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
             vtokens.attach(target, pair)
         assert vtokens.attachment(target) is None
         return
+    if first in CONTRASTS and second in CONTRASTS:
+        with pytest.raises(ValueError, match="would contrast logits twice"):
+            vtokens.attach(target, pair)
+        return
+    # A contrast adds up the rounding of both branches, each times its weight.
+    tolerance = 5e-4 if second in CONTRASTS else 1e-4
     with vtokens.attach(target, pair) as handle:
         together = generate(target, family, [0, 1, 2])
         told = handle.report().contributions
@@ -75,6 +92,17 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
         for row in range(3):
             alone = generate(target, family, [row])
             for step in range(NEW):
-                torch.testing.assert_close(together.logits[step][row], alone.logits[step][0], rtol=0, atol=1e-4)
+                torch.testing.assert_close(together.logits[step][row], alone.logits[step][0], rtol=0, atol=tolerance)
                 if together.sequences[row, step - NEW] != alone.sequences[0, step - NEW]:
                     break  # a tie, from which on the two go different ways
+
+
+@torch.no_grad()
+def test_the_order_of_a_contrast(family: str) -> None:
+    """Where it is written makes no difference."""
+    target = model(family, "pruned")
+    with vtokens.attach(target, "vcd+cls(keep=0.5)"):
+        before = generate(target, family, [0, 1, 2])
+    with vtokens.attach(target, "cls(keep=0.5)+vcd"):
+        after = generate(target, family, [0, 1, 2])
+    assert all(torch.equal(a, b) for a, b in zip(before.logits, after.logits, strict=True))
