@@ -76,7 +76,8 @@ def _run(options: argparse.Namespace) -> None:
     else:
         work = alone(partial(_worker, options, promises))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("filtering", total=total)
         tally = filter_dataset(
             options.input, options.output, work, _settings(options),

@@ -59,7 +59,8 @@ def spread(
         for row in data.map(_Remote, fn_constructor_args=(make,), compute=pool, **needs).iter_rows():
             yield _received(row["done"])
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"a worker failed: {getattr(error, 'cause', None) or error}") from error
+        # The text is a traceback that crossed machines; its last line is the error.
+        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
     finally:
         context.enable_progress_bars = bars
         log.setLevel(level)

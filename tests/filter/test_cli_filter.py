@@ -1,0 +1,82 @@
+"""`vtokens filter` as a user meets it, on the embedded model."""
+
+import json
+
+import pytest
+
+from tests.filter.filtering import data_set, lines
+from vtokens.cli import main
+
+ORDINARY = ("--extractor", "scenes", "--threshold", "0.9")
+
+
+@pytest.fixture
+def source(tmp_path):
+    return data_set(tmp_path / "data", rows=6)
+
+
+def run(capsys, source, *arguments, **changes):
+    """(exit code, stdout, stderr)"""
+    files = {"input": source, "images": source.parent, "output": source.parent.parent / "out.jsonl", **changes}
+    try:
+        main(["filter", *(part for name, path in files.items() for part in (f"--{name}", str(path))), *arguments])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_a_data_set_is_filtered_and_summed_up(capsys, source, tmp_path):
+    with source.open("a") as file:
+        file.write('{"image": "none.png", "caption": "red circle"}\n')
+    code, out, err = run(capsys, source, *ORDINARY, "--action", "redact")
+    rows = lines(tmp_path / "out.jsonl")
+    flagged = sum(mention["flagged"] for row in rows for mention in row["filter"]["mentions"])
+    assert code == 0
+    assert f"6 rows in {tmp_path / 'out.jsonl'}: {flagged} of " in out
+    assert f"1 rows set aside in {tmp_path / 'out.rejected.jsonl'}: the image does not open (1)" in err
+    assert flagged >= 3
+    settings = json.loads((tmp_path / "out.settings.json").read_text())
+    assert (settings["model"], settings["action"], settings["threshold"]) == ("scenes-llava", "redact", 0.9)
+    assert run(capsys, source, *ORDINARY, "--action", "redact")[1] == out  # done already: the same summary
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "says"),
+    [
+        ({"input": "none.jsonl"}, [], "none.jsonl"),
+        ({"images": "no/such/folder"}, [], "no/such/folder is no folder"),
+        ({"output": "no/such/folder/out.jsonl"}, [], "no/such/folder is no folder"),
+        ({}, ["--action", "redact"], "needs a threshold"),
+        ({}, ["--action", "regenerate"], "written again"),
+        ({}, ["--batch-size", "0"], "batch_size=0 is not allowed"),
+        ({}, ["--threshold", "1.5"], "--threshold 1.5 is not allowed"),
+        ({}, ["--workers", "2"], "--workers is for --ray"),
+        ({}, ["--model", "scene-lava"], "Did you mean 'scenes-llava'?"),
+        ({}, ["--filter", "none.json"], "none.json"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(capsys, source, changes, arguments, says):
+    code, out, err = run(capsys, source, "--extractor", "scenes", *arguments, **changes)
+    assert (code, out) == (2, "")
+    assert err.startswith("vtokens: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_an_error_can_be_mended_with_the_same_output(capsys, source):
+    assert run(capsys, source, "--extractor", "scenes", "--action", "redact")[0] == 2
+    assert run(capsys, source, *ORDINARY, "--action", "redact")[0] == 0
+
+
+def test_an_empty_input(capsys, source):
+    source.write_text("")
+    assert "has no rows" in run(capsys, source)[2]
+
+
+def test_other_settings_for_the_same_output(capsys, source):
+    run(capsys, source, *ORDINARY)
+    assert (
+        "other settings (action was 'flag' and is 'abstain')"
+        in run(capsys, source, *ORDINARY, "--action", "abstain")[2]
+    )
