@@ -48,7 +48,7 @@ def contrast(model: PreTrainedModel, given: Batch, tape: Tape, places: Places, t
         traces: one a response; changed in place and returned.
 
     Raises:
-        ValueError: an unknown contrast.
+        ValueError: "dropped" is asked for, but neither a pruner nor recorded attention says what matters.
     """
     parts = tape.parts
     for name in sorted(parts.contrasts | ({"no_image"} if parts.divergence else set())):

@@ -224,8 +224,12 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
 
     Yields:
         The tape, and the handle under which the model runs.
+
+    Raises:
+        ValueError: the model has not what `parts` asks for.
     """
     adapter, taken = adapter_for(model), attachment(model)
+    parts.check(len(adapter.layers))
     tape = Tape(parts, rows, adapter)
     others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
     contrasted = taken is not None and len(others) < len(taken.strategies)

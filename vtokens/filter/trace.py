@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens._errors import unknown
 from vtokens.picture import Picture
+from vtokens.strategies.base import check_layer
 
 CONTRASTS = ("no_image", "dropped", "blank")
 """Other views of the same prompt: its text alone, its picture without the tokens that matter, a picture of nothing."""
@@ -42,6 +44,19 @@ class Parts:
     def __or__(self, other: Parts) -> Parts:
         joined = {f.name: getattr(self, f.name) | getattr(other, f.name) for f in dataclasses.fields(self)}
         return Parts(**joined)
+
+    def check(self, depth: int) -> None:
+        """Raise `ValueError` unless a model with `depth` decoder layers has all of it."""
+        for name in sorted(self.contrasts - set(CONTRASTS)):
+            raise unknown("contrast", name, CONTRASTS)
+        for layer in sorted(self.layers):
+            check_layer("layers", layer, depth)
+        for what in ("states", "image_states", "lens"):
+            for state in sorted(getattr(self, what)):
+                if not 0 <= state <= depth:
+                    raise ValueError(
+                        f"{what}={state!r} is out of range: a model with {depth} layers has states 0 to {depth}"
+                    )
 
     @property
     def passes(self) -> int:
