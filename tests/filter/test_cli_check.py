@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from PIL import Image
 
 from vtokens import scenes
 from vtokens.cli import main
@@ -89,3 +90,11 @@ def test_a_response_that_mentions_nothing_passes(capsys, scene):
     code, out, _ = run(capsys, scene[0], "👍 犬", "--extractor", "scenes")
     assert code == 0
     assert "nothing is mentioned that could be checked" in out
+
+
+def test_heat_maps_are_written(capsys, scene, absent, tmp_path):
+    maps = tmp_path / "maps"
+    code, out, _ = run(capsys, scene[0], absent, "--extractor", "scenes", "--json", "--heatmaps", str(maps))
+    assert code == 1
+    assert json.loads(out)["heatmaps"] == [str(path) for path in maps.iterdir()]
+    assert Image.open(next(maps.iterdir())).size[0] >= 96

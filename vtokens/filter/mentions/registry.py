@@ -31,12 +31,24 @@ def _chunks(**options: Any) -> Extractor:
     return Chunks(**options)
 
 
-_EXTRACTORS: dict[str, Callable[..., Extractor]] = {"chunks": _chunks, "coco": _coco, "scenes": _scenes}
+def _spacy(**options: Any) -> Extractor:
+    from vtokens.filter.mentions.spacy import load
+
+    return load(**options)
+
+
+_EXTRACTORS: dict[str, Callable[..., Extractor]] = {
+    "chunks": _chunks,
+    "coco": _coco,
+    "scenes": _scenes,
+    "spacy": _spacy,
+}
 
 
 def extractors() -> list[str]:
-    """The names `get_extractor` knows; "lexicon:FILE" reads a vocabulary of yours (see `mentions.lexicon.read`)."""
-    return [*sorted(_EXTRACTORS), "lexicon:FILE"]
+    """The names `get_extractor` knows; "lexicon:FILE" reads a vocabulary of yours (see `mentions.lexicon.read`), and
+    "spacy:PIPELINE" another pipeline than the small English one."""
+    return [*sorted(_EXTRACTORS), "lexicon:FILE", "spacy:PIPELINE"]
 
 
 def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None) -> Extractor:
@@ -64,6 +76,10 @@ def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None
         from vtokens.filter.mentions.lexicon import read
 
         return read(file, **options)
+    if kind == "spacy" and file:
+        from vtokens.filter.mentions.spacy import load
+
+        return load(file, **options)
     if name not in _EXTRACTORS:
         raise unknown("extractor", name, extractors())
     return _EXTRACTORS[name](**options)
