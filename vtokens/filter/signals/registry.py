@@ -20,9 +20,16 @@ SETS = ("fast", "full")
 
 
 def register(name: str, *, paper: str = "") -> Callable[[S], S]:
-    """Class decorator that makes a signal available by name."""
+    """Class decorator that makes a signal available by name.
+
+    Raises:
+        ValueError: another class has that name.
+    """
 
     def add(cls: S) -> S:
+        taken = _signals.get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"signal {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
         cls.name, cls.paper = name, paper
         _signals[name] = cls
         return cls
