@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from vtokens.filter.mentions import Mention
+from tests.filter.traced import mention
 from vtokens.filter.signals import Signal, features, get_signals, list_signals, parts_for, register
 from vtokens.filter.signals.base import Spans, scaled
 from vtokens.filter.trace import Parts, Trace
 
 DEPTH, HEADS, T, N, D = 8, 4, 7, 10, 6
 GONE = 3  # a visual token dropped before the first state recorded
-
-
-def mention(tokens: tuple[int, ...], repeat: bool = False) -> Mention:
-    return Mention(0, 3, "cat", "object", "cat", repeat=repeat, tokens=tokens)
 
 
 MENTIONS = [mention((0, 1)), mention((2,)), mention((4, 5, 6), repeat=True)]
@@ -203,7 +199,7 @@ def test_a_trace_recorded_for_one_signal_serves_it_alone() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="unknown signal 'visual_shar'. Did you mean 'visual_share'"):
+    with pytest.raises(ValueError, match=r"unknown signal 'visual_shar'\. Did you mean 'visual_share'"):
         get_signals(["visual_shar"])
     with pytest.raises(ValueError, match="named twice"):
         get_signals(["nll", "nll"])

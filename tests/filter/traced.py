@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.families import MARK, build, image
+from vtokens.filter.mentions import Mention
 from vtokens.filter.passes import generate
 from vtokens.filter.trace import Parts, Trace
 
@@ -31,6 +32,11 @@ def fixed(processor: Any, tokens: int = 6) -> dict[str, Any]:
     forbidden = [processor.tokenizer.convert_tokens_to_ids(t) for t in ("<video>", "<|video_pad|>")]
     forbidden = [processor.image_token_id, *(token for token in forbidden if token is not None)]
     return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "suppress_tokens": forbidden}
+
+
+def mention(tokens: tuple[int, ...], repeat: bool = False) -> Mention:
+    """A mention of some response tokens."""
+    return Mention(0, 3, "cat", "object", "cat", repeat=repeat, tokens=tokens)
 
 
 def question(processor: Any, text: str, pictures: int) -> str:
