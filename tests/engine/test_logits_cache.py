@@ -206,6 +206,8 @@ def test_a_cache_that_went_on_alone_is_refused(family: str) -> None:
         target(**later, past_key_values=cache)
     with vtokens.attach(target, "cls(keep=0.5)"):
         cache = target(**batch, use_cache=True).past_key_values
+    with vtokens.attach(target, "vcd"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
+        target(**after, past_key_values=cache)
     again = {**batch, "attention_mask": torch.ones(1, 2 * batch["input_ids"].shape[1], dtype=torch.long)}
     with vtokens.attach(target, "pai"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
         target(**again, past_key_values=cache)

@@ -23,7 +23,6 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, read_layout, refuse, select
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
 from vtokens.engine.tower import TowerWatch
-from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 
@@ -116,27 +115,15 @@ class Engine:
             refuse(call, kwargs)
         layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
         if call.plan.contrast is not None and call.opened is not None:
-            joined = self._contrast(call, layout, kwargs)
-            if joined is not None:
-                return args, joined
+            both = logits.enter(call, layout, calls.prompt(id(self.adapter)), kwargs)
+            if both is not None:
+                return args, both
         if layout is None:
             return None
         if call.plan.branch and call.past == 0 and any(layout.counts):
             call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout)
         changed = enter(call, layout, call.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
-
-    def _contrast(self, call: Call, layout: Layout | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """Let the negative branch into a pass that feeds both the same, or keep what it will start from."""
-        assert call.plan is not None
-        if layout is None or not any(layout.counts):
-            branch = Call(self.adapter, {"branch": True}, plan=call.plan.negative, branch_of=call)
-            return joint.enter(call, branch, kwargs)
-        assert call.opened is not None
-        logits.check_pass(call, call.opened.labels, calls.prompt(id(self.adapter)))
-        hidden = kwargs["inputs_embeds"]
-        call.fed = {"inputs_embeds": hidden, "position_ids": joint.fed_positions(call, kwargs, hidden)}
-        return None
 
     def _on_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = calls.current(id(self))
@@ -225,17 +212,6 @@ class Engine:
         call = calls.ended(id(self))
         if call is None or output is None:
             return None
-        found = logits.follow(call) if call.joint is not None else self._prefill(call)
-        tensor = output[0] if isinstance(output, tuple) else output.logits
-        head = self.adapter.model.get_output_embeddings()
-        changed = logits.contrast(call, found, tensor, kwargs.get("logits_to_keep", 0), head)
-        if isinstance(output, tuple):
-            return (changed, *output[1:])
-        output.logits = changed
-        return output
-
-    def _prefill(self, call: Call) -> logits.Rows:
-        """Feed the negative branch the prompt of a pass that has ended."""
 
         def run(branch: Call, inputs: dict[str, Any]) -> Any:
             calls.start(id(self), branch)
@@ -244,4 +220,5 @@ class Engine:
             finally:
                 calls.finish(id(self))
 
-        return logits.prefill(call, calls.prompt(id(self.adapter)), run)
+        keep, head = kwargs.get("logits_to_keep", 0), self.adapter.model.get_output_embeddings()
+        return logits.leave(call, output, keep, head, calls.prompt(id(self.adapter)), run)

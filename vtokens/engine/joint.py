@@ -28,9 +28,6 @@ def enter(call: Call, branch: Call, kwargs: dict[str, Any]) -> dict[str, Any] | 
 
     Returns:
         None if the cache holds no branch.
-
-    Raises:
-        ValueError: the sequence went on without its branch.
     """
     start, cache = start_of(call.cache), branch_cache(call.cache)
     if start is None or cache is None:
@@ -38,11 +35,6 @@ def enter(call: Call, branch: Call, kwargs: dict[str, Any]) -> dict[str, Any] | 
     hidden = kwargs["inputs_embeds"]
     total = call.past + hidden.shape[1]
     branch.cache, branch.past = cache, start.length + call.past - start.fed
-    if cache.get_seq_length() != branch.past:
-        raise ValueError(
-            f"this cache went on for {call.past - start.fed} positions without its negative branch, which got "
-            f"{cache.get_seq_length() - start.length} of them: keep the strategy attached, or start with an empty cache"
-        )
     branch.fed_mask = start.mask(call.fed_mask, total)
     call.beside, call.joint = branch, Joint(call.cache, cache)
     positions = fed_positions(call, kwargs, hidden)
