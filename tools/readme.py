@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import filter_page
 import pages
 
 from vtokens.adapters import adapter_class, models
@@ -81,4 +82,5 @@ def updated(text: str) -> str:
 
 if __name__ == "__main__":
     pages.write()
+    filter_page.write()
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -24,6 +26,7 @@ from vtokens.filter.saved import Saved, find, read, write
 from vtokens.filter.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.filter.stream import Event, live
+from vtokens.overlay import seen_image
 
 
 class HallucinationFilter:
@@ -51,7 +54,8 @@ class HallucinationFilter:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
         self.model, self.processor, self.batch_size = model, processor, batch_size
-        self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator)
+        seen = partial(seen_image, processor)
+        self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator, seen)
         self.calibration = calibration
         self._fingerprint = fingerprint(model)
         if calibrator is not None:
@@ -334,7 +338,7 @@ class HallucinationFilter:
         """
         found = Calibrator.fit(records, estimator=estimator, **more)
         found.check(self.setting())
-        self.judge, self.calibration = Judge(self.judge.signals, self.judge.extractor, found), None
+        self.judge, self.calibration = replace(self.judge, calibrator=found), None
         return self
 
     def calibrate(self, records: Sequence[Record], risk: Risk = Risk()) -> HallucinationFilter:  # noqa: B008 (frozen)

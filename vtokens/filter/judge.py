@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,11 +47,13 @@ class Judge:
         extractor: finds mentions.
         calibrator: makes probabilities of signals; without one the score is the probability, in [0, 1], that the model
             would have written something else, and `Report.calibrated` is False.
+        seen: goes into reports.
     """
 
     signals: tuple[signals.Signal, ...]
     extractor: Extractor
     calibrator: Calibrator | None = None
+    seen: Callable[[Image.Image], Image.Image] | None = None
 
     def mentions(self, prompt: str, text: str, spans: Sequence[Span]) -> list[Mention]:
         """The mentions of a response, with their tokens; those of which no token wrote anything are left out."""
@@ -94,8 +96,10 @@ class Judge:
         certificate = threshold.certificate
         value = threshold.value if certificate is None else certificate.threshold
         sentences = tuple(self.extractor.sentences(text))
-        calibrated = self.calibrator is not None
-        return Report(prompt, text, judged, sentences, calibrated, value, certificate, setting, tuple(images), trace)
+        return Report(
+            prompt, text, judged, sentences, self.calibrator is not None, value, certificate, setting, tuple(images),
+            self.seen, trace,
+        )  # fmt: skip
 
     def judge(
         self, trace: Trace, mentions: Sequence[Mention], values: dict[str, list[float]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,7 @@ class Report:
             if nothing is to be flagged.
         certificate: what the threshold promises; None if nothing.
         images: pictures of the prompt, for heat maps.
+        seen: what the model is given of a picture (LLaVA-1.5 cuts out the centre); None: all of it.
         setting: under which conditions it came about; goes into records.
         trace: what the model's pass left behind; None if there was none, because nothing is mentioned.
     """
@@ -91,6 +92,7 @@ class Report:
     certificate: Certificate | None = None
     setting: Setting | None = None
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    seen: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False, compare=False)
     trace: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -162,7 +164,8 @@ class Report:
             raise ValueError("there is nothing to draw: this report was read from a file, or its prompt has no picture")
         from vtokens.filter.heatmap import heatmap
 
-        return heatmap(self.trace, self.mentions[number].mention, self.images)
+        images = self.images if self.seen is None else [self.seen(image) for image in self.images]
+        return heatmap(self.trace, self.mentions[number].mention, images)
 
     def save_heatmaps(self, folder: str | Path) -> list[Path]:
         """Write one PNG a mention, '00-red-circle.png' and so on; returns the paths."""

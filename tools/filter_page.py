@@ -1,0 +1,63 @@
+"""The tables of docs/filter.md, from the signals and the recorded costs; `python tools/readme.py` writes them too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vtokens.filter.signals import get_signals
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "filter.md"
+
+
+def signals() -> str:
+    """Every signal with what it costs and where it comes from."""
+    lines = ["| signal | what it is | more passes | from |", "|---|---|---|---|"]
+    for signal in sorted(get_signals("full"), key=lambda one: (one.passes, one.name)):
+        module = __import__(type(signal).__module__, fromlist=["__doc__"])
+        about = str(module.__doc__).strip().splitlines()[0].rstrip(".")
+        lines.append(f"| `{signal.name}` | {about} | {signal.passes} | {signal.paper or '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+def costs() -> str:
+    """Checking and generating beside the plain model."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "filter-cpu.json").read_text(encoding="utf-8"))
+    lines = ["| model | answers | signals | `check` | `generate` |", "|---|---|---|---|---|"]
+    for model in found["models"]:
+        about = model["conditions"]
+        cells: dict[tuple[int, str, str], dict[str, str]] = {}
+        for row in model["rows"]:
+            over = row["over_plain"]
+            told = f"{over['median']:.2f}x ({over['q1']:.2f} to {over['q3']:.2f})"
+            cells.setdefault((row["batch"], row["strategy"], row["signals"]), {})[row["run"]] = told
+        for (size, strategy, names), cell in cells.items():
+            with_ = "" if strategy == "none" else f" with `{strategy}`"
+            name = f"{about['shape']}{with_}, {about['parameters'] / 1e6:,.0f}M"
+            lines.append(f"| {name} | {size} | {names} | {cell['check']} | {cell.get('generate', '')} |")
+    about = found["conditions"]
+    lines += ["", f"{about['tokens']} tokens an answer, {about['dtype']}, {about['threads']} thread(s), {about['device']}, "
+              f"median of {about['rounds']} rounds with quartiles, {about['clock']}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"signals": signals, "costs": costs}
+
+
+def updated(text: str) -> str:
+    """`text` with fresh tables between their markers."""
+    for name, table in SECTIONS.items():
+        start, end = f"<!-- {name}: python tools/filter_page.py -->\n", f"<!-- end of {name} -->\n"
+        head, rest = text.split(start)
+        text = head + start + table() + end + rest.split(end)[1]
+    return text
+
+
+def write() -> None:
+    """Bring the page up to date."""
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
