@@ -15,6 +15,7 @@ from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import Calibrator
 from vtokens.filter.decoding import decoding
 from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.limits import certificate, resolve
 from vtokens.filter.mentions import Extractor, get_extractor
 from vtokens.filter.pen import FilterPen
 from vtokens.filter.records import Record
@@ -127,12 +128,7 @@ class HallucinationFilter:
         Raises:
             ValueError: the filter was not calibrated.
         """
-        if self.calibration is None:
-            raise ValueError(
-                "this filter is not calibrated, so it can promise nothing: label some of its reports "
-                "(report.record(image, labels)) and give them to fit(records) and, of other images, calibrate(records)"
-            )
-        return self.calibration.certificate(risk, action)
+        return certificate(self.calibration, risk, action)
 
     @overload
     def check(
@@ -376,23 +372,5 @@ class HallucinationFilter:
     def _threshold(
         self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]
     ) -> Threshold:
-        if threshold is not None:
-            if risk is not None:
-                raise ValueError(f"risk={risk!r} and threshold={threshold!r} exclude each other: give one of them")
-            if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-                raise ValueError(f"threshold={threshold!r} is not allowed: a probability from 0 to 1")
-            return Threshold(float(threshold))
-        if self.calibration is None:
-            if risk is None and action == "flag":
-                return Threshold()
-            if risk is None:
-                raise ValueError(
-                    f"action={action!r} needs a threshold and this filter is not calibrated: give threshold=, a number "
-                    "from 0 to 1, or calibrate it (fit(records), then calibrate(records) of other images)"
-                )
-        certificate = self.certificate(risk, action)
-        assert self.judge.calibrator is not None
-        self.judge.calibrator.check(self.setting(**generate_kwargs), "error")
-        if certificate.infeasible:
-            raise ValueError(f"this cannot be promised. {certificate}")
-        return Threshold(certificate=certificate)
+        now = self.setting(**generate_kwargs)
+        return resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
