@@ -10,7 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "filter-scenes.md"
-RESULT = ROOT / "benchmarks" / "results" / "filter-scenes.json"
+RESULTS = ROOT / "benchmarks" / "results"
 COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]
 
@@ -109,10 +109,22 @@ def truncation(setting: Row) -> str:
     return _table(lines)
 
 
+def actions(result: Row, split: str) -> str:
+    """What acting on captions does, at several thresholds."""
+    lines = [["action", "CHAIR_S", "CHAIR_I", "change", "recall", "change", "objects", "passes"]]
+    for row in (r for r in result["rows"] if r["split"] == split):
+        figures = [row["chair_s"], row["chair_i"]]
+        cells = [*map(_show, figures), _show(row["chair_i_change"], True), _show(row["recall"])]
+        cells += [_show(row["recall_change"], True), f"{row['length']['value']:.2f}"]
+        lines.append([_action(row), *cells, f"{row['passes']:.2f}" if "passes" in row else "1.00"])
+    return _table(lines)
+
+
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    result, acted = (_read(name) for name in ("filter-scenes.json", "filter-actions.json"))
     found = {"conditions": conditions(result)}
+    found |= {f"actions {split}": actions(acted, split) for split in dict.fromkeys(r["split"] for r in acted["rows"])}
     tables: dict[str, Callable[[Row], str]] = {
         "signals": signals,
         "advantage": advantage,
@@ -139,6 +151,19 @@ def updated(text: str) -> str:
     return re.sub(
         rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL
     )
+
+
+def _action(row: Row) -> str:
+    if row["action"] == "truncate":
+        return f"cut after {row['objects']}"
+    if row["action"] == "flag":
+        return "nothing"
+    how = f" by `{'`, `'.join(row['retries'])}`" if "retries" in row else ""
+    return f"{row['action']}{how}, p > {row['threshold']:g}"
+
+
+def _read(name: str) -> Row:
+    return dict(json.loads((RESULTS / name).read_text(encoding="utf-8")))
 
 
 def _promise(row: Row) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,46 +21,42 @@ from vtokens.filter.setting import Setting
 from vtokens.filter.signals import features, get_signals, parts_for
 
 CHUNK = 250  # responses a file; a run that was stopped loses one at most
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to ask: `captions` and yes/no `questions` in each of POPE's three settings, scenes drawn from `seed` on."""
-
-    split: str
-    captions: int
-    questions: int
-    seed: int
-
-    def examples(self) -> list[scenes.Example]:
-        """Captions first, then questions by setting; every one about a scene of its own."""
-        numbers = {"caption": self.captions, **dict.fromkeys(scenes.POPE, self.questions)}
-        found = []
-        for turn, (kind, n) in enumerate(numbers.items()):
-            # A seed of its own for each kind, or all kinds would show the same pictures.
-            found += scenes.examples(self.split, n=n, seed=self.seed + turn, kinds=[kind]) if n else []
-        return found
+SEED = 1000
 
 
 def collect(
-    model: Any, processor: Any, spec: str, asked: Asked, signals: Sequence[str] | str, folder: Path, batch: int = 25
+    model: Any,
+    processor: Any,
+    spec: str,
+    split: str,
+    numbers: Mapping[str, int],
+    signals: Sequence[str] | str,
+    folder: Path,
+    batch: int = 125,
 ) -> list[Record]:
-    """Responses under a strategy with their signals and exact labels, from `folder` as far as they are there."""
-    place = folder / quote(f"{spec}@{asked.split}-{asked.seed}-{asked.captions}-{asked.questions}", safe="()+=.,@")
-    place.mkdir(parents=True, exist_ok=True)
-    examples, records = asked.examples(), list[Record]()
-    for start in track(range(0, len(examples), CHUNK), description=place.name):
-        path = place / f"{start:06d}.jsonl"
-        part = examples[start : start + CHUNK]
-        if not path.exists():
-            with vtokens.attach(model, spec):
-                found = [
-                    record
-                    for begin in range(0, len(part), batch)
-                    for record in ask(model, processor, part[begin : begin + batch], signals)
-                ]
-            write(path, found)
-        records += read(path)
+    """Responses under a strategy with their signals and exact labels, from `folder` as far as they are there.
+
+    Args:
+        numbers: how many of each kind, "caption" or one of POPE's settings; every one is about a scene of its own, and
+            a longer list begins with the shorter one.
+    """
+    records: list[Record] = []
+    for kind, n in numbers.items():
+        # A seed of its own for each kind, or all kinds would show the same pictures.
+        seed = SEED + ("caption", *scenes.POPE).index(kind)
+        place = folder / quote(f"{spec}@{split}-{kind}-{seed}", safe="()+=.,@")
+        place.mkdir(parents=True, exist_ok=True)
+        examples, found = scenes.examples(split, n=n, seed=seed, kinds=[kind]), list[Record]()
+        for start in track(range(0, n, CHUNK), description=place.name):
+            part, path = examples[start : start + CHUNK], place / f"{start:06d}.jsonl"
+            given = list(read(path)) if path.exists() else []
+            if len(given) < len(part):
+                with vtokens.attach(model, spec):
+                    for begin in range(len(given), len(part), batch):
+                        given += ask(model, processor, part[begin : begin + batch], signals)
+                write(path, given)
+            found += given
+        records += found[:n]
     return records
 
 

@@ -38,9 +38,13 @@ from benchmarks.filter_figures import (  # noqa: E402
     truncation,
 )
 from benchmarks.filter_promises import RISKS, carried_over, splits  # noqa: E402
-from benchmarks.filter_records import Asked, collect  # noqa: E402
+from benchmarks.filter_records import collect  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.filter import saved  # noqa: E402
+from vtokens.filter.calibration import Calibration  # noqa: E402
 from vtokens.filter.calibrator import Calibrator  # noqa: E402
 from vtokens.filter.records import Record  # noqa: E402
+from vtokens.filter.risk import Risk  # noqa: E402
 from vtokens.filter.signals import get_signals  # noqa: E402
 
 TESTS = ("test", "decorrelated", "partner-removed")
@@ -50,18 +54,19 @@ RESULT = ROOT / "benchmarks" / "results" / "filter-scenes.json"
 
 def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[Record]]:
     """Records by split: to fit on, to calibrate on, to test on."""
-    scale = options.scale
-    sizes = {"train": (2400, 800), "calibration": (1600, 500), **dict.fromkeys(TESTS, (1000, 500))}
+    numbers = dict.fromkeys(TESTS, (700, 300, 300, 300))
+    numbers = {"train": (2400, 400, 400, 800), "calibration": (1000, 300, 300, 300), **numbers}
     return {
         split: collect(
             model,
             processor,
             spec,
-            Asked(split, int(n * scale), int(q * scale), 1000),
+            split,
+            {kind: int(n * options.scale) for kind, n in zip(("caption", *scenes.POPE), each, strict=True)},
             options.signals,
             options.records,
         )
-        for split, (n, q) in sizes.items()
+        for split, each in numbers.items()
     }
 
 
@@ -96,7 +101,8 @@ def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: in
             plain = baselines(fitted_on, table)
             found = {name: calibrator.predict(table.signals) for name, calibrator in combined.items()}
             rows += [
-                {**at, "what": "signal", "name": n, **ranking(v, table, resamples)} for n, v in table.signals.items()
+                {**at, "what": "signal", "name": n, **ranking(v, table, resamples // 2)}
+                for n, v in table.signals.items()
             ]
             rows += [{**at, "what": "baseline", "name": n, **everything(v, table, resamples)} for n, v in plain.items()]
             rows += [
@@ -139,6 +145,17 @@ def promises(calibrator: Calibrator, sets: dict[str, list[Record]], number: int)
     }
 
 
+def ship(spec: str, sets: dict[str, list[Record]], signals: str = "fast") -> Path:
+    """Write the filter that comes with the package: the signals that cost no pass, and the responses for thresholds."""
+    link, held = by_image(sets["calibration"])
+    names = list(next(record.signals for record in sets["train"] if record.mentions))
+    fitted = Calibrator.fit(sets["train"], chosen(names, signals), calibration=link)
+    name = "scenes-llava" if spec == "none" else f"scenes-llava-{spec.split('(')[0]}"
+    parts = tuple(signal.name for signal in get_signals(signals))
+    rows = Calibration.of(held, fitted, Risk("any", 0.1, 0.1))
+    return saved.write(saved.SHIPPED / f"{name}.json", saved.Saved(parts, "scenes", fitted, rows))
+
+
 def _counts(records: Sequence[Record]) -> dict[str, int]:
     return {
         "responses": len(records),
@@ -158,6 +175,8 @@ def main() -> None:
     found = []
     for spec in options.specs:
         sets = gather(model, processor, spec, options)
+        if options.ship:
+            print(f"written to {ship(spec, sets)}")
         found.append(measure(spec, sets, options.resamples, options.splits))
     write(options.output, {"conditions": {**about, "resamples": options.resamples}, "settings": found})
     print(f"written to {options.output}")
@@ -171,6 +190,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap (%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="for the promises (%(default)s)")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "filter", help="kept here (%(default)s)")
+    parser.add_argument("--ship", action="store_true", help="also write the filters that come with the package")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("--quick", action="store_true", help="few of everything; write nothing tracked")
     options = parser.parse_args()
