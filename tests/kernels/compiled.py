@@ -53,7 +53,8 @@ def attention(file: str) -> None:
         constants |= {name: name == kind for name in ("GROUPED", "LISTED", "LENGTHS")}
         constants["SKIP"] = kind == "LISTED" or (kind == "GROUPED" and count >= constants["BLOCK_M"])
         types = {"query": short, "key": short, "value": short, "group": "*i64", "position": "*i64"}
-        types |= {"index": "*i32", "length": "*i32", "output": "*fp32", "lse": "*fp32", "scale": "fp32"}
+        integer = "*i64" if dtype == torch.bfloat16 else "*i32"
+        types |= {"index": integer, "length": integer, "output": "*fp32", "lse": "*fp32", "scale": "fp32"}
         print(kind, compiled(attend._attend, types, constants, options, file, ones))
 
 

@@ -379,3 +379,13 @@ def test_half_precision_rounds_what_a_fused_kernel_rounds(dtype: torch.dtype) ->
     oracle.close((merged, lse.logsumexp(0)), expected, dtype)
     same, _ = reweighed_attention(query, key, value, group, 3, 0.125, lambda weights: weights, position)
     oracle.close((same, lse.logsumexp(0)), expected, dtype)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_many_rows_go_group_by_group(causal: bool) -> None:
+    """As many rows as make that faster; a group without keys, keys of no group, groups of unequal sizes in a batch."""
+    query, key, value = draw(2, 4, 2, 70, 33, 8, 8)
+    problem = {"query": query, "key": key, "value": value, "groups": 3, "scaling": 0.3}
+    problem["group"] = torch.stack([torch.randint(-1, 2, (33,)), torch.full((33,), 1)])
+    problem["position"] = torch.randint(0, 33, (2, 70)) if causal else None
+    close(grouped_attention(**problem), dense(**problem))

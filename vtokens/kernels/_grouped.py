@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels.attention_rows import HIDDEN, chunk_of
+from vtokens.kernels.gathered_attention import reference
 
 _FAINT = 1e-26
 """Below this share of a row float32 begins to lose the terms of a group; it ends near 1e-38."""
@@ -32,6 +33,18 @@ def joined(parts: list[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor
     if len(parts) == 1:
         return parts[0]
     return torch.cat([one for one, _ in parts], dim), torch.cat([other for _, other in parts], -1)
+
+
+def listed(
+    query: Tensor, key: Tensor, value: Tensor, member: Tensor, scaling: float, position: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Outputs and log-sum-exps, each group's over its own keys side by side: as many products as without groups."""
+    place, parts = torch.arange(key.shape[2]), []
+    for mine in member.unbind(1):
+        most = int(mine.sum(1).max()) if len(mine) else 0
+        index = torch.where(mine, place, -1).sort(1).values[:, len(place) - most :]
+        parts.append(reference(query, key, value, index[:, None], scaling, position))
+    return torch.stack([output.float() for output, _ in parts]), torch.stack([lse for _, lse in parts])
 
 
 def masked_scores(

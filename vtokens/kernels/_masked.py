@@ -30,7 +30,7 @@ def masked_attention(
     if not rows or not keys:
         dtype = torch.promote_types(query.dtype, torch.float32)
         return query.new_zeros(batch, heads, rows, wide), query.new_full((batch, heads, rows), -torch.inf, dtype=dtype)
-    attend = _fused if _fusible(query, key, value) else _chunked
+    attend = _fused if fusible(query, key, value) else _chunked
     cpu = query.device.type == "cpu"
     if seen is not None and not cpu:
         key, value = _hide(key, value, seen)
@@ -50,7 +50,7 @@ def _hide(key: Tensor, value: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return key.masked_fill(unseen, 0), value.masked_fill(unseen, 0)
 
 
-def _fusible(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def fusible(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether PyTorch's fused kernel for CPUs is faster; it gives no gradient of log-sum-exps."""
     if query.device.type != "cpu" or key.shape[3] != value.shape[3]:
         return False

@@ -125,8 +125,9 @@ def reference(
     """In plain PyTorch: `attention_colsum` for weights float32 (B, R), as many rows at a time as `chunk_of` allows."""
     (batch, heads, rows, _), keys = query.shape, key.shape[2]
     key = key.to(torch.promote_types(key.dtype, torch.float32))
-    # Nor more than the queries themselves: a narrow tower's whole peak is only a few times that.
-    chunk = max(1, min(chunk_of(key.device), query.numel()) // max(1, batch * heads * keys))
+    # Nor more than the queries or keys themselves: a narrow tower's whole peak is only a few times that.
+    most = min(chunk_of(key.device), max(query.numel(), key.numel()))
+    chunk = max(1, most // max(1, batch * heads * keys))
     received = torch.zeros(batch, heads, keys, device=query.device)
     for first in range(0, rows, chunk):
         part = slice(first, first + chunk)

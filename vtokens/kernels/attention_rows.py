@@ -55,8 +55,8 @@ def row_scores(
     batch, heads, rows, dim = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     wide = torch.promote_types(query.dtype, torch.float32)
-    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).to(wide)
-    scores = (grouped @ key.to(wide).transpose(-1, -2)).float().view(batch, heads, rows, keys).mul_(scaling)
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).to(wide) * scaling
+    scores = (grouped @ key.to(wide).transpose(-1, -2)).float().view(batch, heads, rows, keys)
     seen = None
     if position is not None:
         seen = torch.arange(keys, device=key.device) <= position[:, :, None]
