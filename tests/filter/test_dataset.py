@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made, started
-from vtokens.filter.dataset import Worker, check_files
+from vtokens.filter.dataset import check_files
 from vtokens.filter.ledger import Ledger
 from vtokens.filter.rows import read
+from vtokens.filter.worker import Worker
 
 BAD = [
     b'{"id": "row 3", "image": "3.png", "caption": "red circle"}\n',

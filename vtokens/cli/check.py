@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from typing import Any
 
 from vtokens.cli.run import keep_value
@@ -64,16 +65,20 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
     signals: Any = options.signals
     if signals is not None and signals not in ("fast", "full"):
         signals = [name.strip() for name in signals.split(",") if name.strip()]
-    made = HallucinationFilter.from_pretrained(
-        options.model,
-        signals=signals,
-        extractor=options.extractor,
-        calibrator=options.filter or "auto",
-        batch_size=batch_size,
-        strategy=options.strategy,
-        keep=options.keep,
-        dtype=options.dtype,
-    )
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        made = HallucinationFilter.from_pretrained(
+            options.model,
+            signals=signals,
+            extractor=options.extractor,
+            calibrator=options.filter or "auto",
+            batch_size=batch_size,
+            strategy=options.strategy,
+            keep=options.keep,
+            dtype=options.dtype,
+        )
+    for warning in warned:
+        print(f"vtokens: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
     made.model.to(options.device)
     return made
 

@@ -13,8 +13,8 @@ from vtokens.cli.check import add_filter_options, make_filter
 from vtokens.filter.rows import digest
 
 if TYPE_CHECKING:
-    from vtokens.filter.dataset import Worker
     from vtokens.filter.ledger import Tally
+    from vtokens.filter.worker import Worker
 
 _EXAMPLES = """examples:
   vtokens filter --input captions.jsonl --images photos --output checked.jsonl --threshold 0.8
@@ -89,12 +89,12 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
-    from vtokens.filter.dataset import Worker
+    from vtokens.filter.worker import Worker
 
     hf = make_filter(options, options.batch_size)
     worker = Worker(hf, options.images, options.action, options.risk, options.threshold)
     if promises is not None and worker.promise:
-        promises.append(worker.promise)
+        promises.append(f"if this model wrote the texts itself: {worker.promise}")
     return worker
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vtokens.filter.rows import Refusal, Row
 
 if TYPE_CHECKING:
-    from vtokens.filter.dataset import Batch, Done, Worker
+    from vtokens.filter.worker import Batch, Done, Worker
 
 
 def spread(
