@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -54,18 +55,25 @@ class Spans:
         rows = [[*mention.tokens, *[-1] * (most - len(mention.tokens))] for mention in mentions]
         index = torch.tensor(rows, dtype=torch.long, device=device).view(len(mentions), most)
         self.index, self.real = index.clamp(min=0), index >= 0
+        self._length = len(trace)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """float32 (T, n): 1 over the tokens of each mention, 0 elsewhere; one product puts many rows together."""
+        weights = torch.zeros(len(self.mentions), self._length, device=self.index.device)
+        return weights.scatter_add_(1, self.index, self.real.float()).T
 
     def over(self, values: Tensor, how: Over) -> Tensor:
         """(..., T) -> (..., n): the tokens of each mention put together."""
+        if how in ("mean", "sum"):
+            total = values @ self._weights.to(values.dtype)
+            return total if how == "sum" else total / self.real.sum(1)
         found = values[..., self.index]
         if how == "first":
             return found[..., 0]
         if how == "last":
             return found.gather(-1, (self.real.sum(1, keepdim=True) - 1).expand(*found.shape[:-1], 1))[..., 0]
-        if how == "max":
-            return found.masked_fill(~self.real, -torch.inf).amax(-1)
-        total = torch.where(self.real, found, 0).sum(-1)
-        return total if how == "sum" else total / self.real.sum(1)
+        return found.masked_fill(~self.real, -torch.inf).amax(-1)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from vtokens.filter.signals.base import Over, Signal, Spans
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Trace
 
+PARTS: Final = ("nll", "entropy", "margin")
 ENDS: Final[tuple[Over, ...]] = ("first", "last")
 
 
@@ -23,5 +25,6 @@ class LikelihoodProfile(Signal):
     """
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        parts = {"nll": -trace.logprob, "entropy": trace.entropy, "margin": -trace.margin}
-        return {f"{self.name}.{key}_{end}": spans.over(part, end) for key, part in parts.items() for end in ENDS}
+        parts = torch.stack([-trace.logprob, trace.entropy, -trace.margin])
+        found = {end: spans.over(parts, end) for end in ENDS}
+        return {f"{self.name}.{key}_{end}": found[end][i] for i, key in enumerate(PARTS) for end in ENDS}

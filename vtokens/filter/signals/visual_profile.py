@@ -24,5 +24,5 @@ class VisualProfile(Signal):
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         layers = scaled(5, 18, trace.depth)
-        rows = -trace.visual[trace.where("layers", layers)].mean(1)
-        return {f"{self.name}.{layer}": spans.over(row, "mean") for layer, row in zip(layers, rows, strict=True)}
+        rows = spans.over(-trace.visual[trace.where("layers", layers)].mean(1), "mean")
+        return {f"{self.name}.{layer}": row for layer, row in zip(layers, rows, strict=True)}
