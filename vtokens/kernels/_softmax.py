@@ -15,7 +15,9 @@ def fusible(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return query.device.type == "cpu" and key.shape[-1] == value.shape[-1] and not wanted
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None, fused: bool) -> Part:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None, triangle: bool, fused: bool
+) -> Part:
     """Softmax attention and its log-sum-exp.
 
     Args:
@@ -23,18 +25,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tens
         key: (C, N, D).
         value: (C, N, D_v).
         scaling: the factor on the products.
-        bias: (C, M, N), finite, added to the scores.
+        mask: (C, M, N), finite, added to the scores.
+        triangle: M = N, and a row sees its own key and those before; only where fused.
         fused: by one operation that keeps scores in the cache; `fusible` says whether it can.
     """
     if fused:
-        mask = None if bias is None else bias[:, None]
         states = query[:, None], key[:, None], value[:, None]
         # What `scaled_dot_product_attention` runs on a CPU; it does not hand out log-sum-exps.
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*states, attn_mask=mask, scale=scaling)
+        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *states, 0.0, triangle, attn_mask=None if mask is None else mask[:, None].to(query.dtype), scale=scaling
+        )
         return output[:, 0], lse[:, 0]
     scores = torch.bmm(query * scaling, key.transpose(1, 2))
-    if bias is not None:
-        scores = scores.add_(bias)
+    if mask is not None:
+        scores = scores.add_(mask)
     # A constant to the gradient: neither output nor log-sum-exp depends on it.
     top = scores.detach().amax(-1)
     shares = scores.sub_(top[..., None]).exp_()
@@ -45,4 +49,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tens
 def merge(one: Part, other: Part) -> Part:
     """Attention over the keys of both, which must not overlap; log-sum-exps are finite."""
     (output, lse), (more, further) = one, other
-    return torch.lerp(output, more, (further - lse).sigmoid()[..., None]), torch.logaddexp(lse, further)
+    share = (further - lse).sigmoid()[..., None]
+    joined = output.lerp(more, share) if output.requires_grad or more.requires_grad else output.lerp_(more, share)
+    return joined, torch.logaddexp(lse, further)

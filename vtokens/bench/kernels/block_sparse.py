@@ -21,12 +21,13 @@ _GRID = 196
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    """Random tiles at 5 %, every tile, and grid heads of a video, at rising lengths; causal."""
+    """Random tiles at 5 %, every tile, and grid heads of a video, at rising lengths."""
     heads, kv_heads = (28, 4) if setting.cuda else (2, 1)
     lengths = (16384, 131072, 1048576) if setting.cuda else (16384,)
     for length in (1024,) if setting.quick else lengths:
         query, (key, value) = _draw(setting, heads, length), (_draw(setting, kv_heads, length) for _ in range(2))
         yield _random(setting, query, key, value, 0.05)
+        yield _random(setting, query, key, value, 0.05, causal=False)
         if length <= 131072:
             yield _random(setting, query, key, value, 1.0)
         yield _grid(setting, query, key, value)
@@ -36,28 +37,23 @@ def _draw(setting: Setting, heads: int, length: int) -> Tensor:
     return setting.randn(1, heads, length, 128)
 
 
-def _random(setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float) -> Case:
-    """Tiles drawn for each query tile, the same share of those that causality leaves, its own among them."""
-    length, heads = query.shape[2], query.shape[1]
-    q_slot, k_slot = (in_order(length, size, 1, 1).to(setting.device) for size in BLOCK)
-    rows = q_slot.shape[2]
-    reach = (torch.arange(rows, device=setting.device) + 1) * (BLOCK[0] // BLOCK[1])
-    wide = max(1, int(density * k_slot.shape[2]))
-    if density == 1.0:
-        everything, lists = torch.ones(1, heads, rows, dtype=torch.bool, device=setting.device), None
-    else:
-        everything = None
-        number = (density * reach).ceil()
-        drawn = (torch.rand(heads, rows, wide, device=setting.device) * reach[:, None]).long()
-        drawn[..., 0] = reach - 1
-        lists = drawn.masked_fill(torch.arange(wide, device=setting.device) >= number[:, None], k_slot.shape[2])[None]
-    if lists is None:
-        lists = torch.full((1, heads, rows, 1), k_slot.shape[2], device=setting.device)
-    q_slot, k_slot = (part.expand(-1, heads, -1, -1).contiguous() for part in (q_slot, k_slot))
-    tiles = Tiles.padded(q_slot, k_slot, lists, everything, tuple(range(heads)), length, length, 0)
-    name = "every tile" if density == 1.0 else f"random tiles, {density:.0%}"
+def _random(setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float, causal: bool = True) -> Case:
+    """Tiles drawn for each query tile, the same share of those it sees, those of its own rows among them."""
+    length, heads, device = query.shape[2], query.shape[1], setting.device
+    q_slot, k_slot = (in_order(length, size, 1, heads).to(device) for size in BLOCK)
+    rows, keys, own = q_slot.shape[2], k_slot.shape[2], BLOCK[0] // BLOCK[1]
+    after = (torch.arange(rows, device=device) + 1) * own
+    reach = after if causal else torch.full_like(after, keys)
+    number = (density * reach).round().clamp(min=own)
+    drawn = (torch.rand(heads, rows, int(number.max()), device=device) * reach[:, None]).long()
+    drawn[..., :own] = after[:, None] - 1 - torch.arange(own, device=device)
+    drawn.masked_fill_(torch.arange(drawn.shape[2], device=device) >= number[:, None], keys)
+    everything = torch.full((1, heads, rows), density == 1.0, dtype=torch.bool, device=device)
+    offset = 0 if causal else None
+    tiles = Tiles.padded(q_slot, k_slot, drawn[None], everything, tuple(range(heads)), length, length, offset)
+    name = ("every tile" if density == 1.0 else f"random tiles, {density:.0%}") + ("" if causal else ", not causal")
     providers = ours(setting, lambda _: block_sparse_attention(query, key, value, tiles))
-    providers |= sdpa(query, key, value, causal=True, matrix=False, same=density == 1.0)
+    providers |= sdpa(query, key, value, causal=causal, matrix=False, same=density == 1.0)
     providers |= flex(query, key, value, partial(block_mask, tiles))
     return Case(
         (1, heads, key.shape[1], query.shape[3], length, length), name, density_of(tiles), work(query, key, tiles),
@@ -82,16 +78,20 @@ def _grid(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Case:
 
 
 def density_of(tiles: Tiles) -> float:
-    """Visited tiles over those that causal attention in order would visit, in area."""
-    area = tiles.block[0] * tiles.block[1]
-    heads = len(set(tiles.heads)) * len(tiles.q_slot)
-    return int(tiles.visited().sum()) * area / (heads * tiles.rows * (tiles.rows + 1) / 2)
+    """The area of the visited tiles over that of the pairs which dense attention computes."""
+    area = int(tiles.visited().sum()) * tiles.block[0] * tiles.block[1]
+    return area / (len(set(tiles.heads)) * len(tiles.q_slot) * pairs(tiles))
+
+
+def pairs(tiles: Tiles) -> float:
+    """Pairs of a row and a key that it sees, in one head."""
+    return tiles.rows * (tiles.keys if tiles.offset is None else tiles.offset + (tiles.rows + 1) / 2)
 
 
 def work(query: Tensor, key: Tensor, tiles: Tiles) -> Work:
-    """Operations of the visited tiles and of causal attention; queries, keys, values and outputs moved once."""
+    """Operations of the visited tiles and of dense attention; queries, keys, values and outputs moved once."""
     (batch, heads, length, dim), kv_heads = query.shape, key.shape[1]
-    dense = 2 * 2 * batch * heads * dim * length * (length + 1) / 2
+    dense = 2 * 2 * batch * heads * dim * pairs(tiles)
     return Work(tiles.flops(dim, dim), 2 * batch * (heads + kv_heads) * length * dim * query.element_size(), dense)
 
 
@@ -106,7 +106,8 @@ def block_mask(tiles: Tiles) -> BlockMask:
     every = listed.expand(batch, heads, rows, keys).to(torch.int32).contiguous()
     return BlockMask.from_kv_blocks(
         tiles.count - tiles.full, masked.to(torch.int32).contiguous(), tiles.full, every, BLOCK_SIZE=tiles.block,
-        mask_mod=lambda b, h, q, k: q >= k, seq_lengths=(tiles.rows, tiles.keys), compute_q_blocks=False,
+        mask_mod=None if tiles.offset is None else lambda b, h, q, k: q >= k,
+        seq_lengths=(tiles.rows, tiles.keys), compute_q_blocks=False,
     )  # fmt: skip
 
 
@@ -124,6 +125,8 @@ def visible(tiles: Tiles) -> Callable[[Tensor], Tensor]:
         inside = torch.zeros(*listed.shape[:3], key_tiles + 1, dtype=torch.bool, device=rows.device)
         inside.scatter_(-1, listed.masked_fill(which >= count[..., None], key_tiles), True)
         keys = inside[..., :key_tiles].repeat_interleave(block_n, -1)[..., : tiles.keys]
-        return keys & (torch.arange(tiles.keys, device=rows.device) <= rows[:, None] + (tiles.offset or 0))
+        if tiles.offset is None:
+            return keys
+        return keys & (torch.arange(tiles.keys, device=rows.device) <= rows[:, None] + tiles.offset)
 
     return seen
