@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from vtokens.engine.fold import Fold, Unmerging
     from vtokens.engine.plan import Plan
 
-_active = threading.local()
+
+class _Active(threading.local):
+    """Of each thread, by attachment: the pass under way, the one that ended, the negative prompt given."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, Call] = {}
+        self.ended: dict[int, Call] = {}
+        self.prompts: dict[int, Mapping[str, Any]] = {}
+
+
+_active = _Active()
 
 
 @dataclass(frozen=True)
@@ -240,41 +250,37 @@ class Call:
 
 def current(owner: int) -> Call | None:
     """The pass under way in this thread for an attachment."""
-    return _calls().get(owner)
+    return _active.calls.get(owner)
 
 
 def start(owner: int, call: Call) -> None:
     """Make `call` the pass under way; one left over from an interrupted pass is dropped."""
-    _calls()[owner] = call
+    _active.calls[owner] = call
 
 
 def finish(owner: int) -> None:
     """Forget the pass under way."""
-    _calls().pop(owner, None)
+    _active.calls.pop(owner, None)
 
 
 def end(owner: int, call: Call) -> None:
     """Keep a pass that has ended for what comes after it: the logits."""
-    _calls("ended")[owner] = call
+    _active.ended[owner] = call
 
 
 def ended(owner: int) -> Call | None:
     """The pass that ended last, which is forgotten now."""
-    return _calls("ended").pop(owner, None)
+    return _active.ended.pop(owner, None)
 
 
 def prompt(owner: int) -> Mapping[str, Any] | None:
     """The negative prompt that this thread gave for its calls of an attachment; None if it gave none."""
-    return _calls("prompts").get(owner)
+    return _active.prompts.get(owner)
 
 
 def set_prompt(owner: int, given: Mapping[str, Any] | None) -> None:
     """Give one, or with None take it back."""
     if given is None:
-        _calls("prompts").pop(owner, None)
+        _active.prompts.pop(owner, None)
     else:
-        _calls("prompts")[owner] = given
-
-
-def _calls(what: str = "calls") -> dict[int, Any]:
-    return _active.__dict__.setdefault(what, {})
+        _active.prompts[owner] = given
