@@ -9,6 +9,8 @@ from PIL import Image
 from vtokens import scenes
 from vtokens.cli import main
 
+PLAIN = ("--extractor", "scenes", "--filter", "none")  # scores as they are, whatever ships
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
@@ -37,17 +39,17 @@ def run(capsys, *arguments):
 
 def test_what_is_there_passes_and_what_is_not_is_marked(capsys, scene, absent):
     path, example = scene
-    code, out, err = run(capsys, path, example.answer, "--extractor", "scenes", "--threshold", "0.9")
+    code, out, err = run(capsys, path, example.answer, *PLAIN, "--threshold", "0.9")
     assert (code, err) == (0, "")
     assert out.startswith(example.answer)
-    code, out, _ = run(capsys, path, f"{example.answer}, {absent}", "--extractor", "scenes", "--threshold", "0.9")
+    code, out, _ = run(capsys, path, f"{example.answer}, {absent}", *PLAIN, "--threshold", "0.9")
     assert code == 1
     assert out.startswith(f"{example.answer}, [{absent}] (")
     assert "1 of " in out
 
 
 def test_json_for_machines(capsys, scene, absent):
-    code, out, _ = run(capsys, scene[0], absent, "--extractor", "scenes", "--json")
+    code, out, _ = run(capsys, scene[0], absent, *PLAIN, "--json")
     found = json.loads(out)
     assert code == 1
     assert found["flagged"] == 1
@@ -58,7 +60,7 @@ def test_json_for_machines(capsys, scene, absent):
 def test_a_question_and_an_answer_from_the_standard_input(capsys, scene, absent, monkeypatch):
     for answer, code in (("yes\n", 1), ("no\n", 0)):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        options = ("--extractor", "scenes", "--prompt", f"Is there a {absent} in the image?")
+        options = (*PLAIN, "--prompt", f"Is there a {absent} in the image?")
         assert run(capsys, scene[0], "-", *options)[0] == code
 
 
@@ -87,14 +89,14 @@ def test_errors_are_one_line_and_exit_code_2(capsys, scene, arguments, says):
 
 
 def test_a_response_that_mentions_nothing_passes(capsys, scene):
-    code, out, _ = run(capsys, scene[0], "👍 犬", "--extractor", "scenes")
+    code, out, _ = run(capsys, scene[0], "👍 犬", *PLAIN)
     assert code == 0
     assert "nothing is mentioned that could be checked" in out
 
 
 def test_heat_maps_are_written(capsys, scene, absent, tmp_path):
     maps = tmp_path / "maps"
-    code, out, _ = run(capsys, scene[0], absent, "--extractor", "scenes", "--json", "--heatmaps", str(maps))
+    code, out, _ = run(capsys, scene[0], absent, *PLAIN, "--json", "--heatmaps", str(maps))
     assert code == 1
     assert json.loads(out)["heatmaps"] == [str(path) for path in maps.iterdir()]
     assert Image.open(next(maps.iterdir())).size[0] >= 96

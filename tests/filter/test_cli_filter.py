@@ -7,7 +7,8 @@ import pytest
 from tests.filter.filtering import data_set, lines
 from vtokens.cli import main
 
-ORDINARY = ("--extractor", "scenes", "--threshold", "0.9")
+PLAIN = ("--extractor", "scenes", "--filter", "none")  # scores as they are, whatever ships
+ORDINARY = (*PLAIN, "--threshold", "0.9")
 
 
 @pytest.fixture
@@ -53,11 +54,11 @@ def test_a_data_set_is_filtered_and_summed_up(capsys, source, tmp_path):
         ({}, ["--threshold", "1.5"], "--threshold 1.5 is not allowed"),
         ({}, ["--workers", "2"], "--workers is for --ray"),
         ({}, ["--model", "scene-lava"], "Did you mean 'scenes-llava'?"),
-        ({}, ["--filter", "none.json"], "none.json"),
+        ({}, ["--filter", "no.json"], "no.json"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(capsys, source, changes, arguments, says):
-    code, out, err = run(capsys, source, "--extractor", "scenes", *arguments, **changes)
+    code, out, err = run(capsys, source, *PLAIN, *arguments, **changes)
     assert (code, out) == (2, "")
     assert err.startswith("vtokens: error: ")
     assert err.count("\n") == 1
@@ -65,7 +66,7 @@ def test_errors_are_one_line_and_exit_code_2(capsys, source, changes, arguments,
 
 
 def test_an_error_can_be_mended_with_the_same_output(capsys, source):
-    assert run(capsys, source, "--extractor", "scenes", "--action", "redact")[0] == 2
+    assert run(capsys, source, *PLAIN, "--action", "redact")[0] == 2
     assert run(capsys, source, *ORDINARY, "--action", "redact")[0] == 0
 
 

@@ -45,7 +45,7 @@ def add_filter_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--strategy", help='what prunes the model, e.g. todre, "fastv(keep=0.25)"')
     command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
     command.add_argument(
-        "--filter", metavar="FILE", help="a calibrated filter that was saved; the model's own by default"
+        "--filter", metavar="FILE", help="a calibrated filter that was saved, or none; by default the model's own"
     )
     command.add_argument("--signals", metavar="A,B", help="fast, full, or names; by default the filter's, or fast")
     command.add_argument("--extractor", metavar="NAME", help="finds mentions: scenes, coco, chunks, lexicon:FILE, ...")
@@ -71,7 +71,7 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
             options.model,
             signals=signals,
             extractor=options.extractor,
-            calibrator=options.filter or "auto",
+            calibrator=None if options.filter == "none" else options.filter or "auto",
             batch_size=batch_size,
             strategy=options.strategy,
             keep=options.keep,

@@ -102,7 +102,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What decides about the results, as JSON."""
     names = ("model", "strategy", "keep", "signals", "extractor", "action", "risk", "threshold", "dtype")
     settings = {name: getattr(options, name) for name in names}
-    settings["filter"] = None if options.filter is None else digest(Path(options.filter).read_text(encoding="utf-8"))
+    named = options.filter in (None, "none")
+    settings["filter"] = options.filter if named else digest(Path(options.filter).read_text(encoding="utf-8"))
     return settings | {"vtokens": __version__}
 
 
