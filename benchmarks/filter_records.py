@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from rich.progress import track
 
@@ -15,13 +16,17 @@ from vtokens import scenes
 from vtokens.filter import passes
 from vtokens.filter.labels import label_scenes
 from vtokens.filter.mentions import get_extractor
-from vtokens.filter.offsets import token_spans
+from vtokens.filter.offsets import encode, token_spans
 from vtokens.filter.records import Record, read, write
 from vtokens.filter.setting import Setting
 from vtokens.filter.signals import features, get_signals, parts_for
 
 CHUNK = 250  # responses a file; a run that was stopped loses one at most
 SEED = 1000
+GIVEN = "given_"
+#: Captions, POPE's settings, and both as somebody else might have written them: with errors put in by lot.
+KINDS = ("caption", *scenes.POPE, "given_caption", "given_pope_random")
+_WRONG = 0.3  # share of the objects and answers of given responses that are made wrong
 
 
 def collect(
@@ -37,43 +42,66 @@ def collect(
     """Responses under a strategy with their signals and exact labels, from `folder` as far as they are there.
 
     Args:
-        numbers: how many of each kind, "caption" or one of POPE's settings; every one is about a scene of its own, and
-            a longer list begins with the shorter one.
+        numbers: how many of each kind (`KINDS`); every one is about a scene of its own, and a longer list begins with
+            the shorter one.
     """
     records: list[Record] = []
     for kind, n in numbers.items():
         # A seed of its own for each kind, or all kinds would show the same pictures.
-        seed = SEED + ("caption", *scenes.POPE).index(kind)
+        seed = SEED + KINDS.index(kind)
         place = folder / quote(f"{spec}@{split}-{kind}-{seed}", safe="()+=.,@")
         place.mkdir(parents=True, exist_ok=True)
-        examples, found = scenes.examples(split, n=n, seed=seed, kinds=[kind]), list[Record]()
+        examples, found = scenes.examples(split, n=n, seed=seed, kinds=[kind.removeprefix(GIVEN)]), list[Record]()
         for start in track(range(0, n, CHUNK), description=place.name):
             part, path = examples[start : start + CHUNK], place / f"{start:06d}.jsonl"
             given = list(read(path)) if path.exists() else []
             if len(given) < len(part):
                 with vtokens.attach(model, spec):
                     for begin in range(len(given), len(part), batch):
-                        given += ask(model, processor, part[begin : begin + batch], signals)
+                        given += ask(model, processor, part[begin : begin + batch], signals, kind.startswith(GIVEN))
                 write(path, given)
             found += given
         records += found[:n]
     return records
 
 
+def edited(example: scenes.Example) -> str:
+    """The right answer with errors: objects replaced by absent ones, half of them alike, and answers turned round."""
+    rng = np.random.default_rng((SEED, example.seed, example.index))
+    if example.kind != "caption":
+        wrong = {"yes": "no", "no": "yes"}[example.answer]
+        return wrong if rng.random() < _WRONG else example.answer
+    there = [thing.name for thing in example.scene.visible]
+    named = []
+    for name in there:
+        absent = [other for other in scenes.CLASSES if other not in there]
+        alike = [other for other in absent if set(other.split()) & set(name.split())]
+        pool = alike if alike and rng.random() < 0.5 else absent
+        named.append(pool[int(rng.integers(len(pool)))] if rng.random() < _WRONG else name)
+    return ", ".join(named)
+
+
 @torch.no_grad()
-def ask(model: Any, processor: Any, examples: Sequence[scenes.Example], signals: Sequence[str] | str) -> list[Record]:
-    """Greedy answers of a batch, read while they were written."""
+def ask(
+    model: Any, processor: Any, examples: Sequence[scenes.Example], signals: Sequence[str] | str, given: bool = False
+) -> list[Record]:
+    """Greedy answers of a batch, read while they were written; or given ones, read in one pass."""
     extractor, chosen = get_extractor("scenes"), get_signals(signals)
-    setting = Setting.of(model, prompts="scenes", extractor="scenes")
-    depth = model.config.get_text_config().num_hidden_layers
+    setting = Setting.of(model, prompts="scenes", extractor="scenes", decoding="given" if given else "greedy")
+    parts = parts_for(chosen, model.config.get_text_config().num_hidden_layers)
     images, prompts = [[e.image] for e in examples], [e.question for e in examples]
-    traces = passes.generate(model, processor, images, prompts, parts_for(chosen, depth), do_sample=False)
+    if given:
+        responses = [encode(processor.tokenizer, edited(e)) for e in examples]
+        traces = passes.score(model, processor, images, prompts, [ids for ids, _ in responses], parts)
+    else:
+        traces = passes.generate(model, processor, images, prompts, parts, do_sample=False)
     records = []
     for example, trace in zip(examples, traces, strict=True):
         text, spans = token_spans(processor.tokenizer, trace.ids.tolist())
         mentions = [mention.with_tokens(spans) for mention in extractor(text, example.question)]
         values = features(trace, mentions, chosen) if mentions else {}
-        meta = {**setting.meta, "kind": example.kind, "truth": sorted(t.name for t in example.scene.visible)}
+        kind = f"{GIVEN if given else ''}{example.kind}"
+        meta = {**setting.meta, "kind": kind, "truth": sorted(t.name for t in example.scene.visible)}
         image = f"{example.split}/{example.seed}/{example.index}/{example.scene.attempt}"
         labels = label_scenes(example, mentions)
         records.append(Record(image, example.question, text, mentions, values, labels, meta))

@@ -107,6 +107,17 @@ def test_calibration_records_of_ones_own():
         Calibrator.fit(records(100), calibration=records(60, first=60))
 
 
+def test_the_setting_is_that_of_the_responses_that_make_probabilities():
+    given = Setting("llava-1", "none", "captions", "given", "scenes")
+    mixed = records(60) + records(60, seed=3, first=500, setting=given)
+    assert Calibrator.fit(mixed, calibration=records(60, seed=2, first=1000)).setting == SETTING
+    with pytest.raises(ValueError, match="several settings"):
+        Calibrator.fit(mixed)
+    other = Setting("llava-2", "none", "captions", "greedy", "scenes")
+    with pytest.raises(ValueError, match=r"to fit on are of the models \['llava-2'\], not of 'llava-1'"):
+        Calibrator.fit(records(60, setting=other), calibration=records(60, seed=2, first=1000))
+
+
 def changed(row, **signals):
     return Record(row.image, row.prompt, row.response, row.mentions, {**row.signals, **signals}, row.labels, row.meta)
 

@@ -61,7 +61,8 @@ class Calibrator:
         """Fit an estimator, and on other images a link.
 
         Args:
-            records: labelled responses of one setting.
+            records: labelled responses of one setting. With `calibration` they may be of several (given responses beside
+                those the model wrote itself, say): the setting is that of what makes probabilities of scores.
             names: the signals to use, by default all of the first record with mentions.
             estimator: "logistic" (regression on standardised signals), "boosting" (trees) or "auto": boosting from
                 5,000 mentions on. The link is a sigmoid below 1,000 calibration mentions, isotonic from there on.
@@ -73,7 +74,12 @@ class Calibrator:
         """
         if estimator not in ("auto", "logistic", "boosting"):
             raise unknown("estimator", estimator, ("auto", "logistic", "boosting"))
-        setting = Setting.of_records([*records, *(calibration or ())])
+        setting = Setting.of_records(records if calibration is None else calibration)
+        others = {record.meta.get("model") for record in records} - {setting.model}
+        if others:
+            raise ValueError(
+                f"records to fit on are of the models {sorted(map(str, others))}, not of {setting.model!r}"
+            )
         first, second = split(records, calibration, seed)
         chosen = tuple(next((r.signals for r in first if r.mentions), ()) if names is None else names)
         parts = {"fit": matrix(first, chosen, "fit"), "calibration": matrix(second, chosen, "calibration")}
