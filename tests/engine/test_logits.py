@@ -82,6 +82,20 @@ def test_the_text_alone(family: str, name: str, mode: str) -> None:
     check_answers(got, expect(plain, batch, [*others, None], combine, **MODES[mode]), mode == "beams")
 
 
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision"])
+@pytest.mark.parametrize("spec", ["pai(gamma=2.0, beta=0.02)", "vcd(beta=0.02)"])
+def test_a_prompt_that_ends_with_its_picture(family: str, spec: str) -> None:
+    """The first token is contrasted with what follows the text, or the noised picture."""
+    plain, prompt = model(family, "plain"), dict(inputs(family, ["Now: <image>"], GROUPS[:1]))
+    assert prompt["input_ids"][0, -1] == plain.config.image_token_id
+    if spec.startswith("pai"):
+        other, combine = without_pictures(prompt, plain), guided(2.0, 0.02)
+    else:
+        other, combine = noised(family, prompt), contrasted(1.0, 0.02)
+    got = run(family, spec, prompt, **GREEDY)
+    check_answers(got, expect(plain, prompt, [other], combine, **GREEDY))
+
+
 @pytest.mark.parametrize("mode", ["greedy", "beams"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_noised_picture(family: str, mode: str) -> None:

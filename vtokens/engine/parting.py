@@ -76,7 +76,8 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
             call.past + call.length, total, mask, _shift(call, fed), seen,
             _tail(call, other), call.past + call.length - call.asked,
         ))  # fmt: skip
-    return Rows(output[0], fed.rows, _answers(call, fed, before), None if cache is None else _step(call))
+    answers = _answers(call, fed, before)
+    return Rows(output[0], fed.rows, answers, None if cache is None else _step(call))
 
 
 def _mask(call: Call, fed: Fed, start: Start | None, past: int) -> Tensor | None:
@@ -88,13 +89,21 @@ def _mask(call: Call, fed: Fed, start: Start | None, past: int) -> Tensor | None
 
 
 def _answers(call: Call, fed: Fed, before: Tensor | None) -> Tensor:
-    """bool (B, N): text behind the first picture of its sample that the branch has too."""
+    """bool (B, N): text behind the first picture of its sample that the branch has too, and the end of the prompt.
+
+    Where that is a picture that the branch has not, what the branch says after the text before it counts.
+    """
     assert call.fed_layout is not None
-    layout = call.fed_layout.to(fed.embeds.device)
+    layout, last = call.fed_layout.to(fed.embeds.device), call.length - call.asked
     shown = layout.visual.cumsum(1) > 0
     shown = shown if before is None else shown | before[:, None]
-    answers = layout.valid & (layout.image < 0) & shown
-    return answers if fed.rows is None else answers & (fed.rows >= 0)
+    answers = layout.image < 0
+    answers[:, last] = True
+    answers = answers & layout.valid & shown
+    if fed.rows is None:
+        return answers
+    fed.rows[:, last] = fed.rows[:, : last + 1].amax(1)
+    return answers & (fed.rows >= 0)
 
 
 def _step(call: Call) -> Tensor:
