@@ -50,7 +50,7 @@ def add_filter_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--signals", metavar="A,B", help="fast, full, or names; by default the filter's, or fast")
     command.add_argument("--extractor", metavar="NAME", help="finds mentions: scenes, coco, chunks, lexicon:FILE, ...")
     limit = command.add_mutually_exclusive_group()
-    limit.add_argument("--threshold", type=float, metavar="P", help="flag from a probability on, 0 to 1")
+    limit.add_argument("--threshold", type=float, metavar="P", help="flag above this probability (0.5)")
     limit.add_argument("--risk", type=float, metavar="ALPHA", help="flag so much that this risk is kept")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
     command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")

@@ -25,7 +25,8 @@ class Worker:
         hf: a `HallucinationFilter`.
         folder: paths of pictures are relative to it.
         action: "flag" leaves the texts, "redact" drops sentences, "abstain" puts null in place of the text.
-        risk, threshold: as in `HallucinationFilter.act`.
+        risk, threshold: as in `HallucinationFilter.act`; if neither is given, a calibrated filter acts on a probability
+            above 0.5: the texts are not its model's, so its certificates would promise nothing.
 
     Raises:
         ValueError: an action that is not for data sets, no threshold, or a risk that cannot be promised.
@@ -35,15 +36,16 @@ class Worker:
         self, hf: Any, folder: str | Path, action: str = "flag", risk: Any = None, threshold: float | None = None
     ) -> None:
         self._hf, self._folder, self._action = hf, Path(folder), action
+        if risk is None and threshold is None and hf.judge.calibrator is not None:
+            threshold = 0.5
         self._limit = {"risk": risk, "threshold": threshold}
         hf.act([], [], [], action, **self._limit)  # a risk that cannot be promised is refused before anything is read
 
     @property
     def promise(self) -> str:
         """What the threshold promises, with its assumptions; empty if nothing."""
-        risk, threshold = self._limit.values()
-        calibrated = self._hf.calibration is not None and (risk is not None or self._action != "flag")
-        return str(self._hf.certificate(risk, self._action)) if calibrated and threshold is None else ""
+        risk = self._limit["risk"]
+        return "" if risk is None else str(self._hf.certificate(risk, self._action))
 
     def __call__(self, batch: Batch) -> Done:
         """Filter the rows of a batch; one that fails by itself is set aside, whatever the others do."""
