@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor
 
 import vtokens
 from tests.families import FAMILIES
-from tests.strategies.helpers import llava_scores, pair, three_rows, top
+from tests.strategies.helpers import llava_scores, pair, registry_restored, three_rows, top
 from vtokens.strategies import Facts, describe, get, list_strategies, parse
 from vtokens.strategies.avisc import blind_tokens
 from vtokens.strategies.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
@@ -163,6 +165,28 @@ def test_blind_tokens_do_not_depend_on_padding() -> None:
     assert torch.equal(together[1, :5], alone[0])
     assert together.any(1).all()
     assert not together[1, 5:].any()
+
+
+@torch.no_grad()
+def test_the_example_of_the_page() -> None:
+    """The strategy that docs/contrastive.md shows runs, and does what its formula says."""
+    page = (Path(__file__).parents[2] / "docs" / "contrastive.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[1]
+    target, batch = pair("llava")[0], three_rows("llava")
+    with registry_restored():
+        exec(compile(code, "docs/contrastive.md", "exec", dont_inherit=True), {"__name__": "docs_contrastive"})
+        with vtokens.attach(target, "sharpen(weight=2)"):
+            got = target(**batch, logits_to_keep=1).logits
+        assert describe("sharpen").stages == ("logits",)
+    real = target(**batch, logits_to_keep=1).logits
+    with vtokens.attach(target, "uniform(keep=0.5)"):
+        half = target(**batch, logits_to_keep=1).logits
+    gain = (real.log_softmax(-1) - half.log_softmax(-1)).clamp(min=0)
+    expected = (real + 2 * gain).masked_fill(real < real.amax(-1, keepdim=True) + math.log(0.1), -math.inf)
+    torch.testing.assert_close(got[:2], expected[:2], rtol=0, atol=1e-4)
+    assert torch.equal(got[2], real[2])
+    named = re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)
+    assert {cls.__name__ for cls in (NoPicture, Pixels, Tokens, Same, Prompt)} == set(named)
 
 
 class Spy:

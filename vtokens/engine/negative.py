@@ -125,7 +125,8 @@ def with_tokens(call: Call, same: Fed, layout: Layout, kind: Tokens, strategy: S
     counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
     if view is not None:
         # Rows that pad a view point anywhere; none of them is a visual token, so none of them stays.
-        stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, view.index, stay.long(), "amax") > 0
+        index = view.index.to(stay.device)
+        stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, index, stay.long(), "amax") > 0
     if kind.blank:
         same.embeds = same.embeds.masked_fill((layout.visual & ~stay)[..., None], 0)
         return same
