@@ -114,8 +114,7 @@ def _receive(
                 last = tl.load(position + batch * p_batch + row * p_row, mask=real, other=-1).to(tl.int32)
                 seen = seen & (n[None, :] <= last[:, None])
             shares = tl.exp2(tl.where(seen, scores, float("-inf")) - whole[:, None])
-            counts = tl.load(weight + batch * rows + row, mask=real, other=0.0)[:, None]
-            sums += tl.sum(tl.where(counts == 0.0, 0.0, shares * counts), 0)
+            sums += tl.sum(shares * tl.load(weight + batch * rows + row, mask=real, other=0.0)[:, None], 0)
         out = received + ((batch * kv_heads + kv_head) * (shared // joint) + nth // joint) * keys
         tl.store(out + n, sums, mask=inside)
 
