@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels.attention_rows import chunk_of
 
 
@@ -63,8 +64,13 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
     source, target, may_go, may_take = order[:, 0::2], order[:, 1::2], free[:, 0::2], free[:, 1::2]
     if target.shape[1] == 0:
         return Edges(torch.full(source.shape, -torch.inf, device=valid.device), source, source)
-    unit = _unit(metric)
-    score, best = _best(_take(unit, source), _take(unit, target), may_take)
+    if use_triton(metric):
+        from vtokens.kernels._triton.bipartite_merge import match as fused
+
+        score, best = fused(metric, source, target, may_take)
+    else:
+        unit = _unit(metric)
+        score, best = _best(_take(unit, source), _take(unit, target), may_take)
     # Rounding lifts the cosine of equal vectors above 1, but a threshold of 1 must merge nothing.
     score = score.clamp(max=1.0).masked_fill(~may_go, -torch.inf)
     return Edges(score, source, target.gather(1, best))
@@ -89,10 +95,13 @@ def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: 
     size = size * valid
     total = torch.zeros_like(size).flatten().index_add_(0, flat, size.flatten())
     # Weights first: they are exactly 1 on rows nothing joins, and the sum cannot leave the range of its parts.
-    weight = size.flatten() / total[flat].clamp(min=1e-30)
+    weight, total = size.flatten() / total[flat].clamp(min=1e-30), total.view_as(size)
+    if use_triton(hidden):
+        from vtokens.kernels._triton.bipartite_merge import mean as fused
+
+        return Merged(fused(hidden, weight.view_as(size), row), total, total > 0, row)
     parts = hidden.flatten(0, 1).float() * weight[:, None]
     mean = torch.zeros_like(parts).index_add(0, flat, parts)
-    total = total.view_as(size)
     return Merged(mean.view_as(hidden).to(hidden.dtype), total, total > 0, row)
 
 
@@ -101,8 +110,8 @@ def bipartite_merge(
 ) -> Merged:
     """One round of bipartite soft matching: tokens whose best partner is above `threshold` are merged into it.
 
-    At most every other token disappears. Several may share a target. On CUDA, three or more tokens are summed in no
-    fixed order unless `torch.use_deterministic_algorithms(True)` is set.
+    At most every other token disappears. Several may share a target. In plain PyTorch on CUDA, three or more tokens are
+    summed in no fixed order unless `torch.use_deterministic_algorithms(True)` is set.
 
     Args:
         hidden: (B, N, C) tokens.

@@ -50,25 +50,19 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scaling: flo
     """In plain PyTorch; waits for the device to read how long the lists are."""
     batch, heads, rows, _ = query.shape
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    values, sums, places = [value.new_zeros(1, value.shape[3])], [torch.full((1,), -torch.inf, dtype=wide)], []
-    sums[0] = sums[0].to(query.device)
+    # The last row is where empty slots write.
+    output = value.new_zeros(batch * rows * heads + 1, value.shape[3])
+    lse = torch.full(output.shape[:1], -torch.inf, dtype=wide, device=value.device)
     share = max(1, _COPIES // max(1, batch * tiles.k_slot[0, 0].numel() * max(key.shape[3], value.shape[3])))
     for first in range(0, len(tiles.heads), share):
         plans = Plans(query, key, value, tiles, slice(first, first + share), scaling, wide)
         for chunk in plans.chunks():
-            output, lse, place = plans.attend(chunk)
-            values.append(output.to(value.dtype))
-            sums.append(lse)
-            places.append(place)
-    # Where each row's result stands; rows in no slot take the zero in front, empty slots write behind the rows.
-    found = torch.zeros(batch * rows * heads + 1, dtype=torch.long, device=query.device)
-    if places:
-        place = torch.cat(places)
-        found[place] = torch.arange(1, len(place) + 1, device=query.device)
-    found = found[:-1]
+            found, sums, place = plans.attend(chunk)
+            output = output.index_copy_(0, place, found.to(value.dtype))
+            lse = lse.index_copy_(0, place, sums)
     return (
-        torch.cat(values).index_select(0, found).view(batch, rows, heads, value.shape[3]).transpose(1, 2),
-        torch.cat(sums).index_select(0, found).view(batch, rows, heads).transpose(1, 2),
+        output[:-1].view(batch, rows, heads, value.shape[3]).transpose(1, 2),
+        lse[:-1].view(batch, rows, heads).transpose(1, 2),
     )
 
 
