@@ -145,12 +145,11 @@ class Tape:
         """A hook: note the states that leave the decoder."""
         if self.lost:
             return
-        states, rows, parts = output[0], self.rows or 1, self.parts
-        self.cache = output.get("past_key_values")
-        if self.final_image is None and self.depth in parts.image_states | parts.lens:
+        states, self.cache = output.last_hidden_state, output.past_key_values
+        if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
             self.final_image = states
-        if self.depth in parts.states:
-            self.final.append(states[:, -rows:])
+        if self.depth in self.parts.states:
+            self.final.append(states[:, -(self.rows or 1) :])
 
     def after_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """A hook: note what was fed, and the logits of the last row of each pass."""
