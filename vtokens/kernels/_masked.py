@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.kernels._softmax import fusible
 from vtokens.kernels.attention_rows import HIDDEN, chunk_of
 
 _FEW = 8
@@ -30,7 +31,8 @@ def masked_attention(
     if not rows or not keys:
         dtype = torch.promote_types(query.dtype, torch.float32)
         return query.new_zeros(batch, heads, rows, wide), query.new_full((batch, heads, rows), -torch.inf, dtype=dtype)
-    attend = _fused if fusible(query, key, value) else _chunked
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    attend = _fused if (rows > _FEW or half) and fusible(query, key, value) else _chunked
     cpu = query.device.type == "cpu"
     if seen is not None and not cpu:
         key, value = _hide(key, value, seen)
@@ -48,15 +50,6 @@ def _hide(key: Tensor, value: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros where no row sees."""
     unseen = ~seen.any(2)[..., None]
     return key.masked_fill(unseen, 0), value.masked_fill(unseen, 0)
-
-
-def fusible(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether PyTorch's fused kernel for CPUs is faster; it gives no gradient of log-sum-exps."""
-    if query.device.type != "cpu" or key.shape[3] != value.shape[3]:
-        return False
-    if torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value)):
-        return False
-    return query.shape[2] > _FEW or query.dtype in (torch.float16, torch.bfloat16)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None) -> tuple[Tensor, Tensor]:

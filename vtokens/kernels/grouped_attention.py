@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._grouped import chunks, joined, listed, masked_scores, membership, reweighed, split
-from vtokens.kernels._masked import fusible
+from vtokens.kernels._softmax import fusible
 from vtokens.kernels.attention_rows import HIDDEN
 from vtokens.kernels.recycling import Recycling
 
