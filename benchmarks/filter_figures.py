@@ -38,7 +38,7 @@ class Table:
         """All mentions of the records, in their order."""
         pairs = [(record, mention) for record in records for mention in record.mentions]
         names = next(record.signals for record in records if record.mentions)
-        kinds = ["caption" if record.meta["kind"] == "caption" else "answer" for record, _ in pairs]
+        kinds = ["caption" if record.meta["kind"].endswith("caption") else "answer" for record, _ in pairs]
         return cls(
             {name: np.array([v for r in records if r.mentions for v in r.signals[name]]) for name in names},
             np.array([label for record in records for label in record.labels], dtype=bool),

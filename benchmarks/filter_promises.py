@@ -12,9 +12,9 @@ from vtokens.filter.responses import realised
 from vtokens.filter.risk import Risk
 
 RISKS = (
-    *(Risk("any", alpha, delta) for alpha in (0.1, 0.05, 0.02) for delta in (None, 0.1)),
-    *(Risk("share", alpha, None) for alpha in (0.05, 0.02)),
-    *(Risk("ratio", alpha, 0.1) for alpha in (0.05, 0.02)),
+    *(Risk("any", alpha, delta) for alpha in (0.1, 0.02) for delta in (None, 0.1)),
+    Risk("share", 0.02, None),
+    Risk("ratio", 0.02, 0.1),
 )
 Rows = Sequence[Sequence[Any]]
 

@@ -61,8 +61,8 @@ class Calibrator:
         """Fit an estimator, and on other images a link.
 
         Args:
-            records: labelled responses of one setting. With `calibration` they may be of several (given responses beside
-                those the model wrote itself, say): the setting is that of what makes probabilities of scores.
+            records: labelled responses of one setting. With `calibration` they may be of several (responses that were
+                given beside those the model wrote, say): the setting is that of `calibration`.
             names: the signals to use, by default all of the first record with mentions.
             estimator: "logistic" (regression on standardised signals), "boosting" (trees) or "auto": boosting from
                 5,000 mentions on. The link is a sigmoid below 1,000 calibration mentions, isotonic from there on.
