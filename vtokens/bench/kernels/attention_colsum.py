@@ -42,7 +42,16 @@ def _beside(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Case
         output = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return output, attention_colsum(rows, key, position=place)
 
-    providers = ours(setting, both) | sdpa(query, key, value, causal=True, matrix=False, same=False)
+    def given(_: object) -> tuple[Tensor, Tensor]:
+        output, lse = attend(query, key, value, 0.0, True)[:2]
+        return output, attention_colsum(rows, key, position=place, lse=lse[:, :, -ROWS:])
+
+    attend = torch.ops.aten._scaled_dot_product_flash_attention
+    if not setting.cuda:
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    providers = ours(setting, both)
+    providers |= {f"{name}, lse given": provider for name, provider in ours(setting, given).items()}
+    providers |= sdpa(query, key, value, causal=True, matrix=False, same=False)
     (batch, heads, length, dim), few = query.shape, work(query, key)
     attention = 2 * 2 * batch * heads * dim * length * (length + 1) / 2
     moved = 2 * (query.numel() + key.numel()) * query.element_size()
