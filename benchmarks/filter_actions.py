@@ -26,24 +26,26 @@ from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import mentioned, visible  # noqa: E402
 from vtokens.eval.metrics import Interval, chair  # noqa: E402
 from vtokens.eval.metrics.paired import difference  # noqa: E402
-from vtokens.filter import HallucinationFilter  # noqa: E402
+from vtokens.filter import HallucinationFilter, Report  # noqa: E402
+from vtokens.filter.actions import without  # noqa: E402
 
-THRESHOLDS = (0.05, 0.1, 0.2, 0.35, 0.5)
-RETRIES = (("ban",), ("resample",), ("vhr(alpha=0.5)",))
+THRESHOLDS = (0.05, 0.1, 0.3, 0.5)
+RETRIES = {("ban",): (0.1, 0.3), ("resample",): (0.1, 0.3), ("vhr(alpha=0.5)",): (0.3,)}
 RESULT = ROOT / "benchmarks" / "results" / "filter-actions.json"
 
 
 def act(hf: HallucinationFilter, examples: Sequence[scenes.Example], action: str, **more: Any) -> dict[str, Any]:
-    """Texts after an action, the drafts, and passes a response."""
-    texts, drafts, passes = [], [], 0
-    for start in range(0, len(examples), 25):
-        part = examples[start : start + 25]
+    """Texts after an action, passes a response, and for "flag" the texts after redaction at each threshold."""
+    texts, passes, redacted = [], 0, {str(threshold): list[str]() for threshold in THRESHOLDS}
+    for start in range(0, len(examples), 50):
+        part = examples[start : start + 50]
         images, prompts = [example.image for example in part], [example.question for example in part]
         for outcome in hf.generate(images, prompts, action, do_sample=False, **more):
             texts.append(outcome.text)
-            drafts.append(outcome.draft)
             passes += outcome.passes
-    return {"texts": texts, "drafts": drafts, "passes": passes / len(examples)}
+            for threshold in THRESHOLDS if action == "flag" else ():
+                redacted[str(threshold)].append(_redacted(outcome.report, threshold))
+    return {"texts": texts, "passes": passes / len(examples), "redacted": redacted}
 
 
 def graded(examples: Sequence[scenes.Example], texts: Sequence[str], plain: Sequence[str]) -> dict[str, Any]:
@@ -66,21 +68,30 @@ def truncated(texts: Sequence[str], objects: int) -> list[str]:
 
 def measure(hf: HallucinationFilter, examples: Sequence[scenes.Example], folder: Path) -> list[dict[str, Any]]:
     """Rows of the table: plain, truncated, redacted and regenerated."""
+    split = examples[0].split
     jobs: list[tuple[str, dict[str, Any]]] = [("flag", {})]
-    jobs += [("redact", {"threshold": t}) for t in THRESHOLDS]
-    jobs += [("regenerate", {"threshold": t, "retries": list(r)}) for r in RETRIES for t in THRESHOLDS]
+    jobs += [("regenerate", {"threshold": t, "retries": list(way)}) for way, at in RETRIES.items() for t in at]
     rows, plain = [], list[str]()
-    for action, more in track(jobs, description=examples[0].split):
-        path = folder / f"{examples[0].split}-{len(examples)}-{action}-{'-'.join(map(str, more.values()))}.json"
+    for action, more in track(jobs, description=split):
+        path = folder / f"{split}-{len(examples)}-{action}-{'-'.join(map(str, more.values()))}.json"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(act(hf, examples, action, **more)), encoding="utf-8")
         found = json.loads(path.read_text(encoding="utf-8"))
         plain = plain or found["texts"]
         rows.append({"action": action, **more, "passes": found["passes"], **graded(examples, found["texts"], plain)})
+        for threshold in THRESHOLDS if action == "flag" else ():
+            texts = found["redacted"][str(threshold)]
+            rows.append({"action": "redact", "threshold": threshold, "passes": 1.0, **graded(examples, texts, plain)})
     for objects in range(1, 8):
         rows.append({"action": "truncate", "objects": objects, **graded(examples, truncated(plain, objects), plain)})
-    return [{"split": examples[0].split, **row} for row in rows]
+    return [{"split": split, **row} for row in rows]
+
+
+def _redacted(report: Report, threshold: float) -> str:
+    """The response without sentences that hold a mention above the threshold."""
+    bad = {judged.mention.sentence for judged in report.mentions if judged.p > threshold}
+    return without(report.response, report.spans, [number in bad for number in range(len(report.spans))]).strip()
 
 
 def _counts(said: Sequence[str], truth: set[str]) -> tuple[int, int, int, int]:
@@ -96,7 +107,7 @@ def main() -> None:
     """Act, grade, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", default="none")
-    parser.add_argument("--captions", type=int, default=600, help="per split (%(default)s)")
+    parser.add_argument("--captions", type=int, default=400, help="per split (%(default)s)")
     parser.add_argument("--splits", nargs="+", default=["test", "partner-removed"])
     parser.add_argument(
         "--replies", type=Path, default=ROOT / "runs" / "filter-actions", help="kept here (%(default)s)"
