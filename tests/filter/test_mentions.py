@@ -129,6 +129,12 @@ def test_chunks_of_a_description():
         ("Dogs are playing. A dog runs.", ["dog", "dog"]),
         ("The man is wearing a hat and holding a cell phone, creating a sense of calm.", ["man", "hat", "cell phone"]),
         ("There is no microwave in the kitchen.", ["microwave", "kitchen"]),
+        ("The sky is clear, there is water and there are birds.", ["sky", "water", "bird"]),
+        (
+            "A woman is crossing the road while her friends watch, and people carry umbrellas.",
+            ["woman", "road", "friend", "people", "umbrella"],
+        ),
+        ("In this picture we can see a table on which there are plates.", ["table", "plate"]),
         ("Overall, the scene is very beautiful.", []),
         ("Собака бежит. 犬が走っている。 👍🏽", []),
         ("", []),
@@ -136,6 +142,11 @@ def test_chunks_of_a_description():
 )
 def test_objects_of_chunks(text, objects):
     assert names(CHUNKS, text, kind="object") == objects
+
+
+def test_adjectives_that_share_a_noun():
+    assert [m.name for m in CHUNKS("a red and white bus")] == ["red bus", "white bus", "bus"]
+    assert [m.name for m in CHUNKS("a red bus and white cars")] == ["red bus", "bus", "white car", "car"]
 
 
 def test_words_in_quotation_marks_are_text():

@@ -2,9 +2,11 @@
 
 import pytest
 
+import vtokens
 from vtokens import scenes
 from vtokens.filter.labels import label_scenes
 from vtokens.filter.mentions import Mention, get_extractor
+from vtokens.filter.offsets import token_spans
 from vtokens.scenes.world import Scene, Thing
 
 EXTRACT = get_extractor("scenes")
@@ -100,6 +102,23 @@ def test_answers_about_another_scene_are_found_out():
     for example, other in zip(drawn, drawn[3:], strict=False):
         wrong = label_scenes(example, EXTRACT(other.answer, example.question))
         assert wrong == [other.answer != example.answer]
+
+
+def test_tokens_of_mentions_in_what_the_model_wrote():
+    """From genuine generated ids: the tokens of a mention spell it, special tokens belong to none."""
+    model, processor = vtokens.load("scenes-llava")
+    drawn = scenes.examples("test", n=4, kinds=["caption", "where"])
+    asked = [scenes.prompt(processor, example.question) for example in drawn]
+    inputs = processor(images=[e.image for e in drawn], text=asked, padding=True, return_tensors="pt")
+    written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+    for example, ids in zip(drawn, written.tolist(), strict=True):
+        text, spans = token_spans(processor.tokenizer, ids)
+        assert text == processor.decode(ids, skip_special_tokens=True)
+        found = [mention.with_tokens(spans) for mention in EXTRACT(text, example.question)]
+        assert found
+        for mention in found:
+            spelt = processor.tokenizer.convert_ids_to_tokens([ids[i] for i in mention.tokens])
+            assert " ".join(spelt) == mention.text
 
 
 def test_a_name_that_is_not_of_scenes():

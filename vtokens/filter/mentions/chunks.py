@@ -46,8 +46,8 @@ class Chunks:
         said = words(text)
         outside = [word for word in said if not any(a <= word.start < b for a, b in quotes)]
         phrases = list(_phrases(outside))
-        for phrase in phrases:
-            found += _claims(outside, phrase)
+        for before, phrase in zip([None, *phrases], phrases, strict=False):
+            found += _claims(outside, phrase, before)
         found += _relations(outside, [phrase for phrase in phrases if phrase.object])
         return arrange(text, found or short_answer(text, prompt), self.sentences(text))
 
@@ -90,13 +90,15 @@ def _introduces(said: Sequence[Word], at: int, end: int) -> bool:
     """Whether a noun phrase begins here: by a number, behind an article, a preposition or a verb, or as a subject."""
     if _numeral(said[at].text):
         return True
-    if not said[at].joined:  # "Dogs are playing"
+    before = said[at - 1].text if at else ""
+    if not said[at].joined or before in ("and", "but", "while", "where", "when"):  # "Dogs are playing"
         return not _participle(said[at].text) and end < len(said) and said[end].text in listed("verbs")
-    before = said[at - 1].text
     if before in listed("determiners"):
         return True
     if _participle(said[at].text):  # "is wearing", but "with sliced bread"
         return before in listed("prepositions") and end - at > 1
+    if before in listed("copulas"):  # "is clear", "is crossing", but "there is water" and "are dogs"
+        return (at > 1 and said[at - 2].text == "there") or singular(said[end - 1].text) != said[end - 1].text
     return before in listed("prepositions", "verbs") or _participle(before)
 
 
@@ -123,14 +125,17 @@ def _describes(said: Sequence[Word], at: int) -> bool:
     return (_participle(word) and word not in listed("compounds")) or word.endswith(("ly", "ful", "less", "ish", "ous"))
 
 
-def _claims(said: Sequence[Word], phrase: _Phrase) -> Iterator[Found]:
+def _claims(said: Sequence[Word], phrase: _Phrase, before: _Phrase | None) -> Iterator[Found]:
     if not phrase.object:
         return
     no = denied(said, phrase.first)
-    for word in said[phrase.first : phrase.noun]:
+    described = list(said[phrase.first : phrase.noun])
+    if before is not None and before.end + 1 == phrase.first and said[before.end].text in ("and", "or"):
+        shared = said[before.first : before.end]  # "a red and white bus"
+        described += shared if all(word.text in listed("colours", "attributes") for word in shared) else []
+    for word in described:
         if _numeral(word.text):
-            plural = said[phrase.end - 1].text
-            counted = " ".join([*(w.text for w in said[phrase.noun : phrase.end - 1]), plural])
+            counted = " ".join(w.text for w in said[phrase.noun : phrase.end])
             yield Found(word.start, word.end, "count", f"{word.text} {counted}", no)
         elif not word.text.endswith("ly"):
             yield Found(word.start, word.end, "attribute", f"{word.text} {phrase.name}", no)
@@ -145,6 +150,8 @@ def _relations(said: Sequence[Word], phrases: Sequence[_Phrase]) -> Iterator[Fou
         while gap and gap[-1].text in listed("determiners"):
             gap.pop()
         if not gap or len(gap) > _RELATION or not all(w.joined for w in said[left.end : right.first + 1]):
+            continue
+        if any(word.text in listed("others") for word in gap):
             continue
         between = f" {' '.join(word.text for word in gap)} "
         if any(f" {relation} " in between for relation in relations):
