@@ -130,6 +130,7 @@ def test_infinite_threshold_survives_json():
     assert found.threshold == math.inf
     assert Certificate.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     assert found.keeps([1e300]).all()
+    assert "threshold: keep all mentions" in str(found)
 
 
 def test_infeasible_is_said():

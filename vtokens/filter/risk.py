@@ -123,9 +123,10 @@ class Certificate:
         if self.threshold is None:
             return f"infeasible: {self.risk}{of}\n{self.reason} ({counted}; risk unfiltered {self.unfiltered:.3f})"
         kept = "" if self.kept_supported is None else f", keeping {self.kept_supported:.1%} of the supported mentions"
+        limit = f"mentions that score at most {self.threshold:.6g}" if math.isfinite(self.threshold) else "all mentions"
         lines = [
             f"{self.risk}{of}",
-            f"threshold: keep mentions that score at most {self.threshold:.6g}",
+            f"threshold: keep {limit}",
             f"calibrated on {counted}: risk {self.unfiltered:.3f} unfiltered, {self.observed:.3f} filtered{kept}",
             "assumptions:",
             *(f"- {text}" for text in self.assumptions),
