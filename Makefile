@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test eval-smoke test-triton36 lint format bench bench-gpu-profile fuzz clean
+.PHONY: help setup demo test eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ format: $(STAMP)  ## Reformat the code and mend what the linter can
 
 bench: $(STAMP)  ## Time the prefill of every strategy
 	$(BIN)/python benchmarks/prefill.py
+
+# Installs nothing: a torch that sees a GPU brings what this needs, or PYTHON=... names one that has it.
+bench-gpu:  ## Measure the kernels on the GPU at hand, in less than ten minutes
+	PYTHON="$(PYTHON)" benchmarks/kernels/gpu.sh $(ARGS)
 
 bench-gpu-profile: $(STAMP)  ## Profile published shapes on the GPU at hand
 	PYTHON=$(BIN)/python benchmarks/profile_gpu.sh $(ARGS)

@@ -31,6 +31,7 @@ def sdpa(
     mask: Tensor | None = None,
     matrix: bool = True,
     same: bool = True,
+    only: tuple[str, ...] = (),
 ) -> dict[str, Provider]:
     """PyTorch's scaled dot-product attention, each backend forced, and the eager way.
 
@@ -40,12 +41,14 @@ def sdpa(
         causal: M = N and a row sees what is before it.
         mask: bool, to be broadcast over (B, H, M, N), instead.
         same: whether this is the problem of the case, or a denser one.
+        only: the names of backends to take; all by default.
         matrix: whether those are tried too that hold all probabilities at once, where these are not too many.
     """
     held = query[..., 0].numel() * key.shape[2] * 4
-    names = [name for name in _BACKENDS if query.is_cuda or name in ("sdpa_flash", "sdpa_math")]
+    here = tuple(_BACKENDS) if query.is_cuda else ("sdpa_flash", "sdpa_math")
+    names = [name for name in here if not only or name in only]
     if not matrix or 2 * held > _MATRIX[query.device.type]:
-        names.remove("sdpa_math")
+        names = [name for name in names if name != "sdpa_math"]
     found = {name: Provider(_forced(_BACKENDS[name], query, key, value, causal, mask), same=same) for name in names}
     if matrix and 2 * held <= _MATRIX[query.device.type]:
         found["eager"] = Provider(lambda _: eager(query, key, value, causal, mask), same=same)

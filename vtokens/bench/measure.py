@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
@@ -19,6 +20,8 @@ from vtokens.eval.measure import peak_bytes, rounds
 
 _LEAST, _MOST = 3, 200
 """Rounds of a case."""
+_LONG = 10.0
+"""Seconds of a round of which one has to do."""
 
 
 def names() -> list[str]:
@@ -48,7 +51,7 @@ def measure(
         case, setting: what and where.
         stopwatch: reads the time.
         roof: the machine's.
-        seconds: how long to measure, about; three rounds are always made.
+        seconds: how long to measure, about; three rounds are made in any case, or one where it takes long.
     """
     facts: dict[str, dict[str, Any]] = {name: {} for name in case.providers}
     runs: dict[str, Callable[[], float]] = {}
@@ -59,9 +62,10 @@ def measure(
             output = provider.run(selected)
             facts[name]["max_error"] = case.error(output) if case.error and provider.same else None
             del output
+            begun = time.perf_counter()
             facts[name]["peak_mb"] = peak_bytes(partial(_whole, provider), setting.device) / 2**20
+            spent += (time.perf_counter() - begun) * (1 if provider.select is None else 2)
             parts = _parts(provider, selected)
-            spent += sum(stopwatch.time(part) for part in parts.values())
         # A backend that does not take the shape, or for which there is no memory or compiler, says so in its own way.
         except Exception as error:
             facts[name] = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
@@ -69,7 +73,7 @@ def measure(
                 torch.cuda.empty_cache()
             continue
         runs |= {f"{name}/{part}": partial(stopwatch.time, run) for part, run in parts.items()}
-    count = max(_LEAST, min(_MOST, int(1e3 * seconds / max(spent, 1e-3))))
+    count = max(_LEAST if spent < _LONG else 1, min(_MOST, int(seconds / max(spent, 1e-6))))
     measured = rounds(runs, count, warm_up=0)
     return [
         _row(kernel, name, case, setting, stopwatch, count, roof, _split(measured, name), facts[name])

@@ -46,6 +46,7 @@ def _run(options: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
+    from vtokens._errors import unknown
     from vtokens.bench.case import Setting
     from vtokens.bench.measure import cases, measure, names
     from vtokens.bench.row import append
@@ -63,6 +64,10 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"--device {options.device} is not allowed: cpu, cuda or cuda:0 and so on")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but this torch sees no GPU: cpu is what there is")
+    chosen = names() if options.kernel is None else options.kernel.split(",")
+    for name in chosen:
+        if name not in names():
+            raise unknown("kernel", name, names())
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     setting = Setting(device, dtype, options.quick)
     stopwatch = Stopwatch(device, options.clock)
@@ -70,7 +75,7 @@ def _run(options: argparse.Namespace) -> None:
     begun = time.monotonic()
     roof = roofline(device, dtype, stopwatch)
     console.print(heading(setting, stopwatch, roof))
-    for kernel in names() if options.kernel is None else options.kernel.split(","):
+    for kernel in chosen:
         rows: list[Row] = []
         torch.manual_seed(0)
         for case in cases(kernel, setting):
