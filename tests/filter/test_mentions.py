@@ -96,6 +96,7 @@ def test_a_denied_object_after_no_is_the_same_claim():
         ("Can you see the clock in this photo?", "clock"),
         ("Describe the image.", None),
         ("Is the car red?", None),
+        ("USER: Is there a dog? ASSISTANT: yes USER: Do you see a cat? ASSISTANT:", "cat"),
         ("", None),
     ],
 )

@@ -69,6 +69,11 @@ def test_an_answer_claims_what_was_asked(prompt, answer, claim, wrong):
         assert labels(answer, asked) == [wrong]
 
 
+def test_of_several_questions_the_last_is_answered():
+    talk = "USER: What colour is the circle? ASSISTANT: red USER: What shape is red? ASSISTANT:"
+    assert claims("ring", talk) == [("ring", "object", "red ring", False)]
+
+
 @pytest.mark.parametrize(
     ("text", "found", "wrong"),
     [

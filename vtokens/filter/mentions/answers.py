@@ -34,11 +34,15 @@ _KINDS = (
 
 
 def asked_for(prompt: str) -> str | None:
-    """What an existence question asks for ("Is there a red car in the image?" -> "red car"); None for other prompts."""
-    found = _IS_THERE.search(prompt) or _DOES_IT_SHOW.search(prompt)
-    if found is None:
+    """What an existence question asks for ("Is there a red car in the image?" -> "red car"); None for other prompts.
+
+    Of several questions, as in a conversation, the last counts.
+    """
+    found = [*_IS_THERE.finditer(prompt), *_DOES_IT_SHOW.finditer(prompt)]
+    if not found:
         return None
-    return found["what"] or found.groupdict().get("seen")
+    last = max(found, key=lambda match: match.start())
+    return last["what"] or last.groupdict().get("seen")
 
 
 def said(text: str) -> tuple[int, int, bool] | None:

@@ -81,13 +81,16 @@ def _several(phrase: str) -> str:
 
 
 def _answer(text: str, prompt: str) -> list[Found]:
-    for question, unit, kind, claim in _QUESTIONS:
-        asked = question.search(prompt)
-        answer = unit.search(text) if asked else None
-        if asked and answer:
-            about = (_several if kind == "count" else _plain)(asked[1])
-            return [Found(answer.start(), answer.end(), kind, claim.format(_plain(answer[0]), about))]
-    return []
+    """What the text says to the last of the prompt's questions."""
+    asked = [(match, unit, kind, claim) for q, unit, kind, claim in _QUESTIONS for match in q.finditer(prompt)]
+    if not asked:
+        return []
+    question, unit, kind, claim = max(asked, key=lambda one: one[0].start())
+    answer = unit.search(text)
+    if answer is None:
+        return []
+    about = (_several if kind == "count" else _plain)(question[1])
+    return [Found(answer.start(), answer.end(), kind, claim.format(_plain(answer[0]), about))]
 
 
 def _statements(text: str) -> list[Found]:
