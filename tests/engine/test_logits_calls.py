@@ -14,6 +14,7 @@ import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import DETAILS, one, ragged
 from tests.engine.state import snapshot
+from tests.engine.test_cache import step
 from tests.engine.test_logits import GREEDY
 from tests.families import FAMILIES, build, inputs
 from tests.families.processors import tokenizer
@@ -155,9 +156,33 @@ def test_what_cannot_be_generated(spec: str, options: dict[str, Any], reason: st
 
 
 def test_labels_are_refused() -> None:
+    """With pictures, and in later passes; for text alone they mean what they always do."""
     target, batch = model("llava", "pruned"), one("llava")
-    with vtokens.attach(target, "pai"), pytest.raises(ValueError, match=r"labels under a contrastive strategy"):
-        target(**batch, labels=batch["input_ids"])
+    text = dict(inputs("llava", ["hello there"]))
+    expected = model("llava", "plain")(**text, labels=text["input_ids"]).loss
+    with vtokens.attach(target, "pai"):
+        with pytest.raises(ValueError, match=r"labels under a contrastive strategy"):
+            target(**batch, labels=batch["input_ids"])
+        cache = target(**batch, use_cache=True).past_key_values
+        after = step("llava", batch["attention_mask"])
+        with pytest.raises(ValueError, match=r"labels under a contrastive strategy"):
+            target(**after, past_key_values=cache, labels=after["input_ids"])
+        assert torch.equal(target(**text, labels=text["input_ids"]).loss, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_both_go_through_the_model_at_once(beams: int) -> None:
+    """Two passes over the prompt, then one for each token, with twice the rows: layers and head alike."""
+    target, batch = build("llava")[0], one("llava")
+    rows: dict[str, list[int]] = {"layer": [], "head": []}
+    layer, head = target.model.language_model.layers[0].mlp, target.lm_head
+    with (
+        vtokens.attach(target, "pai"),
+        layer.register_forward_hook(lambda module, args, output: rows["layer"].append(len(args[0]))),
+        head.register_forward_pre_hook(lambda module, args: rows["head"].append(len(args[0]))),
+    ):
+        target.generate(**batch, **GREEDY, num_beams=beams)
+    assert rows == {name: [beams, beams, *[2 * beams] * 4] for name in rows}
 
 
 def test_another_prompt_must_fit() -> None:

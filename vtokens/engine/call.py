@@ -133,10 +133,11 @@ class Call:
         asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
         plan: which strategy acts where in it.
         opened: the forward pass of the model with logits that this one belongs to; None if it was called by itself.
-        labels: what that one was given as such.
+        labels, keep: what that one was given as such, and as `logits_to_keep`.
         branch_of: the pass whose negative branch this is; None if it is a pass of its own.
         beside: the negative branch that runs in the same pass; None if none does.
         joint: the cache of both.
+        logits: what the branch of such a pass says, (B, R, V).
         mask: the attention mask of the layer under way, in such a pass.
         fed: what the language model was given, before anything was dropped, if a negative branch is to start from it.
     """
@@ -168,6 +169,8 @@ class Call:
     plan: Plan | None = None
     opened: Call | None = None
     labels: Any = None
+    keep: Any = 0
+    logits: Tensor | None = None
     branch_of: Call | None = None
     beside: Call | None = None
     joint: Joint | None = None
@@ -268,9 +271,9 @@ def end(owner: int, call: Call) -> None:
     _active.ended[owner] = call
 
 
-def ended(owner: int) -> Call | None:
-    """The pass that ended last, which is forgotten now."""
-    return _active.ended.pop(owner, None)
+def ended(owner: int, forget: bool = True) -> Call | None:
+    """The pass that ended last, which is forgotten then."""
+    return _active.ended.pop(owner, None) if forget else _active.ended.get(owner)
 
 
 def prompt(owner: int) -> Mapping[str, Any] | None:

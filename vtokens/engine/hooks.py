@@ -43,8 +43,10 @@ class Engine:
             if adapter.model is not adapter.multimodal:
                 self._before(adapter.model, self._on_model)
                 if self.plan.contrast is not None:
-                    hook = adapter.model.register_forward_hook(self._on_logits, with_kwargs=True, always_call=True)
-                    self._removable.append(hook)
+                    self._removable.append(adapter.model.register_forward_hook(self._on_logits, always_call=True))
+                    head = adapter.model.get_output_embeddings()
+                    self._removable.append(head.register_forward_pre_hook(self._before_head))
+                    self._removable.append(head.register_forward_hook(self._after_head))
             self._before(adapter.multimodal, self._on_start)
             self._removable.append(adapter.multimodal.register_forward_hook(self._on_end, always_call=True))
             self._before(adapter.language_model, self._on_language_model)
@@ -78,7 +80,9 @@ class Engine:
         asked = kwargs.get("logits_to_keep")
         asked = asked if isinstance(asked, int) and asked > 0 else 1
         calls.ended(id(self))
-        calls.start(id(self), Call(self.adapter, {}, asked=asked, plan=self.plan, labels=kwargs.get("labels")))
+        opened = Call(self.adapter, {}, asked=asked, plan=self.plan)
+        opened.labels, opened.keep = kwargs.get("labels"), kwargs.get("logits_to_keep", 0)
+        calls.start(id(self), opened)
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
@@ -208,7 +212,15 @@ class Engine:
         if call is not None and call.opened is not None and (call.fed is not None or call.joint is not None):
             calls.end(id(self), call)
 
-    def _on_logits(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    def _before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+        call = calls.ended(id(self), forget=False)
+        return None if call is None or call.joint is None else (logits.both(call, args[0]),)
+
+    def _after_head(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
+        call = calls.ended(id(self), forget=False)
+        return None if call is None or call.joint is None else logits.apart(call, output)
+
+    def _on_logits(self, module: nn.Module, args: Any, output: Any) -> Any:
         call = calls.ended(id(self))
         if call is None or output is None:
             return None
@@ -220,5 +232,4 @@ class Engine:
             finally:
                 calls.finish(id(self))
 
-        keep, head = kwargs.get("logits_to_keep", 0), self.adapter.model.get_output_embeddings()
-        return logits.leave(call, output, keep, head, calls.prompt(id(self.adapter)), run)
+        return logits.leave(call, output, calls.prompt(id(self.adapter)), run)

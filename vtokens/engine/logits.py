@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from vtokens.engine import joint
 from vtokens.engine.beside import Start, start_of
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
-from vtokens.engine.parting import Rows, Run, prefill
+from vtokens.engine.parting import Run, prefill
 from vtokens.layout import Layout
 from vtokens.strategies.heads import VISUAL
 from vtokens.strategies.logits import Logits, Prompt
@@ -37,46 +37,87 @@ def enter(
         ValueError: the pass cannot be contrasted.
     """
     assert call.plan is not None
-    pictures = layout is not None and any(layout.counts)
-    _check_cache(call)
-    if not pictures:
+    _check_pass(call)
+    if layout is None or not any(layout.counts):
         return joint.enter(call, Call(call.adapter, {"branch": True}, plan=call.plan.negative, branch_of=call), kwargs)
-    _check_pass(call, prompt)
+    _check_prompt(call, prompt)
     hidden = kwargs["inputs_embeds"]
     call.fed = {"inputs_embeds": hidden, "position_ids": joint.fed_positions(call, kwargs, hidden)}
     return None
 
 
-def leave(
-    call: Call,
-    output: Any,
-    keep: Any,
-    head: Callable[[Tensor], Tensor],
-    prompt: Mapping[str, Any] | None,
-    run: Run,
-) -> Any:
+def both(call: Call, hidden: Tensor) -> Tensor:
+    """States (B, R, D) on their way to logits, with those of the branch of a joint pass behind them."""
+    assert call.beside is not None
+    assert call.beside.hidden is not None
+    assert call.hidden is not None
+    return torch.cat([hidden, call.beside.hidden[:, _kept(call, call.hidden.shape[1])].to(hidden.device)])
+
+
+def apart(call: Call, logits: Tensor) -> Tensor:
+    """Those of the sequence (B, R, V) alone; the branch's are kept."""
+    assert call.beside is not None
+    real, call.beside.logits = logits.chunk(2)
+    return real
+
+
+def leave(call: Call, output: Any, prompt: Mapping[str, Any] | None, run: Run) -> Any:
     """The model's output with contrasted logits.
 
     Args:
         call: the pass, ended.
         output: of the model with logits.
-        keep: `logits_to_keep` as it was given.
-        head: from states (B, R, D) to logits.
         prompt: the negative prompt, if one was given.
         run: calls the language model.
     """
-    found = _follow(call) if call.joint is not None else prefill(call, prompt, run)
     logits = output[0] if isinstance(output, tuple) else output.logits
-    changed = contrast(call, found, logits, keep, head)
+    step: Tensor | None
+    if call.beside is not None:
+        assert call.hidden is not None
+        assert call.beside.logits is not None
+        at, negative = _kept(call, call.hidden.shape[1]), call.beside.logits
+        answers, step = _follow(call, call.hidden.shape[1])
+    else:
+        at, found = _kept(call, call.length), prefill(call, prompt, run)
+        negative = call.adapter.model.get_output_embeddings()(found.at(at))
+        answers, step = found.answers, found.step
+    changed = _contrast(call, logits, negative, step if step is None else step[at])
+    if answers is not None:
+        changed = torch.where(answers[:, at.to(answers.device)].to(logits.device)[..., None], changed, logits)
     if isinstance(output, tuple):
         return (changed, *output[1:])
     output.logits = changed
     return output
 
 
-def _check_cache(call: Call) -> None:
-    # What stood in the cache before is fed to nobody again, so a branch cannot make up for pictures it never saw.
+def _kept(call: Call, length: int) -> Tensor:
+    """int64 (R,): the positions, of `length` fed ones, that the caller wants logits of."""
+    assert call.opened is not None
+    keep = call.opened.keep
+    return torch.arange(length)[keep.cpu() if isinstance(keep, Tensor) else slice(-keep or None, None)]
+
+
+def _contrast(call: Call, logits: Tensor, negative: Tensor, step: Tensor | None) -> Tensor:
+    """(B, R, V): what the strategy makes of both."""
+    assert call.plan is not None
+    assert call.plan.contrast is not None
+    step = None if step is None else step[None].to(logits.device)
+    view = Logits(logits.float(), negative.to(logits.device).float(), step)
+    changed = call.plan.contrast.at_logits(view).to(logits.dtype)
+    if call.record is not None and view.told:
+        call.record.told.append((call.plan.contrast, view.told))
+    return changed
+
+
+def _check_pass(call: Call) -> None:
+    assert call.opened is not None
     start, first = start_of(call.cache), held(call.cache, 0)
+    if call.opened.labels is not None and (start is not None or call.seen):
+        raise ValueError(
+            "labels under a contrastive strategy: the model would compute its loss from logits that are not "
+            "contrasted, and contrasted ones are minus infinity for what was ruled out. Leave labels out and score "
+            "the logits, or detach() the strategy for training"
+        )
     if first is not None and first.beside is not None and start is not None:
         since, own = call.past - start.fed, first.beside.layer.get_seq_length() - start.length
         if since != own:
@@ -84,6 +125,7 @@ def _check_cache(call: Call) -> None:
                 f"this cache went on for {since} positions without its negative branch, which got {own} of them: keep "
                 "the strategy attached, or start with an empty cache"
             )
+    # What stands in the cache is fed to nobody again, so a branch cannot make up for pictures it never saw.
     if (
         call.past
         and start is None
@@ -96,15 +138,8 @@ def _check_cache(call: Call) -> None:
         )
 
 
-def _check_pass(call: Call, prompt: Mapping[str, Any] | None) -> None:
+def _check_prompt(call: Call, prompt: Mapping[str, Any] | None) -> None:
     assert call.plan is not None
-    assert call.opened is not None
-    if call.opened.labels is not None:
-        raise ValueError(
-            "labels under a contrastive strategy: the model would compute its loss from logits that are not "
-            "contrasted, and contrasted ones are minus infinity for what was ruled out. Leave labels out and score "
-            "the logits, or detach() the strategy for training"
-        )
     if not isinstance(call.plan.negative_kind, Prompt):
         return
     if prompt is None:
@@ -118,50 +153,14 @@ def _check_pass(call: Call, prompt: Mapping[str, Any] | None) -> None:
         )
 
 
-def _follow(call: Call) -> Rows:
-    """What the branch said in a joint pass."""
-    assert call.beside is not None
-    assert call.beside.hidden is not None
-    hidden, start = call.beside.hidden, start_of(call.cache)
+def _follow(call: Call, length: int) -> tuple[Tensor | None, Tensor]:
+    """What a joint pass of `length` positions contrasts, bool (B, length), None for all; their places in the answer."""
+    start = start_of(call.cache)
     assert start is not None
-    length = hidden.shape[1]
     if length > call.asked:  # a new prompt, with an answer of its own
         start = _answering(call.cache, call.past + length - call.asked)
     step = (torch.arange(length) + call.past - start.answer).clamp(min=0) + 1
-    seen = None if start.seen is None else start.seen[:, None].expand(-1, length)
-    return Rows(hidden, None, seen, step)
-
-
-def contrast(call: Call, found: Rows, logits: Tensor, keep: Any, head: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (B, R, V) with those of the answer contrasted.
-
-    Args:
-        call: the pass.
-        found: what the branch said.
-        logits: those of the real pass.
-        keep: which positions they are of, as `logits_to_keep`.
-        head: from states (B, R, D) to logits.
-    """
-    assert call.plan is not None
-    assert call.plan.contrast is not None
-    total = call.length or found.hidden.shape[1]
-    device = found.hidden.device
-    at = torch.arange(total, device=device)
-    at = at[keep.to(device)] if isinstance(keep, Tensor) else at[-keep or None :]
-    if found.rows is None:
-        hidden = found.hidden[:, at]
-    else:
-        index = found.rows.to(device)[:, at].clamp(min=0)
-        hidden = found.hidden.gather(1, index[..., None].expand(-1, -1, found.hidden.shape[-1]))
-    step = None if found.step is None else found.step.to(logits.device)[at.to(logits.device)][None]
-    view = Logits(logits.float(), head(hidden).to(logits.device).float(), step)
-    changed = call.plan.contrast.at_logits(view).to(logits.dtype)
-    if call.record is not None and view.told:
-        call.record.told.append((call.plan.contrast, view.told))
-    if found.answers is None:
-        return changed
-    answers = found.answers.to(logits.device)[:, at.to(logits.device)]
-    return torch.where(answers[..., None], changed, logits)
+    return None if start.seen is None else start.seen[:, None].expand(-1, length), step
 
 
 def _answering(cache: Any, answer: int) -> Start:

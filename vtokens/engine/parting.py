@@ -37,6 +37,14 @@ class Rows:
     answers: Tensor | None
     step: Tensor | None
 
+    def at(self, positions: Tensor) -> Tensor:
+        """(B, R, D): the branch's states for some positions (R,) of the pass; arbitrary where it has none."""
+        hidden, positions = self.hidden, positions.to(self.hidden.device)
+        if self.rows is None:
+            return hidden[:, positions]
+        index = self.rows.to(hidden.device)[:, positions].clamp(min=0)
+        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
 
 def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
     """Feed the branch its prompt; what it caches goes beside the cache of the real pass.
