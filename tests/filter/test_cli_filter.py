@@ -75,6 +75,14 @@ def test_an_empty_input(capsys, source):
     assert "has no rows" in run(capsys, source)[2]
 
 
+def test_an_input_of_which_nothing_can_be_filtered(capsys, source):
+    source.write_text(json.dumps([json.loads(text) for text in source.read_text().splitlines()], indent=1))
+    code, out, err = run(capsys, source, *ORDINARY)
+    assert (code, out) == (2, "")
+    assert "no row could be filtered" in err
+    assert "no JSON" in err
+
+
 def test_other_settings_for_the_same_output(capsys, source):
     run(capsys, source, *ORDINARY)
     assert (

@@ -108,12 +108,16 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tell(tally: Tally, output: Path, action: str) -> None:
-    """The summary, over all runs of the command."""
+    """The summary, over all runs of the command; ValueError if no row at all could be filtered."""
+    why = ", ".join(f"{reason} ({number})" for reason, number in tally.refused.most_common())
+    aside = (
+        f"{sum(tally.refused.values())} rows set aside in {output.with_name(f'{output.stem}.rejected.jsonl')}: {why}"
+    )
+    if not tally.rows:
+        raise ValueError(f"no row could be filtered; {aside}")
     rate = f" ({tally.flagged / tally.mentions:.1%})" if tally.mentions else ""
     told = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
     told += f", in {tally.flagged_rows} rows"
     print(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
     if tally.refused:
-        why = ", ".join(f"{reason} ({number})" for reason, number in tally.refused.most_common())
-        aside = output.with_name(f"{output.stem}.rejected.jsonl")
-        print(f"{sum(tally.refused.values())} rows set aside in {aside}: {why}", file=sys.stderr)
+        print(aside, file=sys.stderr)
