@@ -37,6 +37,16 @@ def test_auroc_by_its_pairs(samples):
     assert same(stratified_auroc(scores, labels, strata), np.mean(inside) if inside else None)
 
 
+def test_auroc_is_scikit_learns():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(2)
+    labels = rng.random(500) < 0.1
+    for scores in (rng.normal(labels), rng.integers(0, 4, 500).astype(float)):
+        assert auroc(scores, labels.astype(float)) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+        assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
 @given(SAMPLES)
 def test_average_precision_by_its_steps(samples):
     scores, labels, _ = columns(samples)

@@ -101,9 +101,13 @@ def detection(
 
 def auroc(scores: Array, labels: Array) -> float:
     """Chance that a positive scores above a negative, ties counted half; NaN for labels of one class."""
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
-    return float(roc_auc_score(labels, scores)) if _both(labels) else float("nan")
+    # By ranks: scikit-learn's checks of its arguments cost ten times as much, which a bootstrap pays a thousand times.
+    right, wrong = float((labels == 0).sum()), float((labels != 0).sum())
+    if not right or not wrong:
+        return float("nan")
+    return float((rankdata(scores)[labels != 0].sum() - wrong * (wrong + 1) / 2) / (right * wrong))
 
 
 def average_precision(scores: Array, labels: Array) -> float:
