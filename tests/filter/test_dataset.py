@@ -4,12 +4,13 @@ import json
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made, started
-from vtokens.filter.dataset import check_files
+from vtokens.filter.dataset import ACTIONS, check_files
 from vtokens.filter.ledger import Ledger
 from vtokens.filter.rows import read
 from vtokens.filter.worker import Worker
@@ -258,3 +259,11 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, unint
     assert uninterrupted[1] == lines(tmp_path / "out.rejected.jsonl") == []
     assert not (tmp_path / "out.rejected.jsonl").exists()
     assert all(row.prompt == PROMPT for row in read(source, PROMPT))
+
+
+def test_the_page_names_every_field_that_is_written(source, tmp_path, hf):
+    page = (Path(__file__).parents[2] / "docs" / "filter-data-sets.md").read_text(encoding="utf-8")
+    filtered(source, tmp_path / "out.jsonl", hf)
+    row = lines(tmp_path / "out.jsonl")[1]
+    for name in [*row["filter"], *row["filter"]["mentions"][0], *ACTIONS]:
+        assert f"`{name}`" in page or f"--action {name}" in page
