@@ -58,3 +58,29 @@ def test_false_promises_are_rare():
 def test_outcomes_that_cannot_be(wrong, said, risk, message):
     with pytest.raises(ValueError, match=message):
         policy_threshold(wrong, said, THRESHOLDS, risk)
+
+
+@pytest.mark.slow
+def test_a_policy_of_the_embedded_model_is_what_its_runs_leave():
+    """Counted from the runs themselves; the last threshold lets everything through."""
+    from vtokens import scenes
+    from vtokens.filter import HallucinationFilter
+    from vtokens.filter.labels import label_scenes
+    from vtokens.filter.policy import calibrate_policy
+
+    hf = HallucinationFilter.from_pretrained("scenes-llava")
+    asked = scenes.examples("partner-removed", n=24, seed=21, kinds=["caption"])
+    images, prompts = [e.image for e in asked], [e.question for e in asked]
+    found = calibrate_policy(
+        hf, images, prompts, lambda i, mentions: label_scenes(asked[i], mentions), Risk("share", 0.3, 0.2),
+        thresholds=(0.2, 1.0), retries=("ban",), do_sample=False,
+    )  # fmt: skip
+    drafts = [outcome.text for outcome in hf.generate(images, prompts, "flag", do_sample=False)]
+    mentions = [hf.judge.extractor(text, prompt) for text, prompt in zip(drafts, prompts, strict=True)]
+    wrong = [sum(label_scenes(e, said)) for e, said in zip(asked, mentions, strict=True)]
+    assert (found.n, found.mentions, found.unsupported) == (24, sum(map(len, mentions)), sum(wrong))
+    assert found.unfiltered == pytest.approx(
+        np.mean([w / max(1, len(m)) for w, m in zip(wrong, mentions, strict=True)])
+    )
+    assert found.setting.decoding == "greedy, regenerate by ban"
+    assert found.threshold is not None
