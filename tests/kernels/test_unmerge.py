@@ -94,6 +94,19 @@ def test_outputs_equal_the_decomposition(problem: dict) -> None:
             torch.testing.assert_close(got[b, h], expected, rtol=0, atol=1e-6)
 
 
+def test_rotation_is_its_definition_and_has_its_gradient() -> None:
+    """Each pair of dimensions as a complex number times cos + i sin; dtypes are promoted."""
+    states = torch.randn(2, 3, 5, 8, requires_grad=True, dtype=torch.float64)
+    cos, sin = rotary(torch.randint(0, 40, (2, 5)), 8)
+    turned = torch.complex(*states.chunk(2, -1)) * torch.complex(cos, sin)[:, None, :, :4]
+    expected, weight = torch.cat([turned.real, turned.imag], -1), torch.randn(2, 3, 5, 8).double()
+    got = rotate(states, cos, sin)
+    torch.testing.assert_close(got, expected)
+    (slope,), (true,) = (torch.autograd.grad((part * weight).sum(), states) for part in (got, expected))
+    torch.testing.assert_close(slope, true)
+    assert rotate(states.bfloat16(), cos.float(), sin.float()).dtype == torch.float32
+
+
 def test_an_identity_map_is_full_attention() -> None:
     """Nothing merged: ordinary rotary attention, to 1e-5 in float32."""
     q, k, v = torch.randn(2, 4, 7, 16), torch.randn(2, 2, 7, 16), torch.randn(2, 2, 7, 16)

@@ -32,6 +32,6 @@ def reference(states: Tensor, member: Tensor, unique: int) -> Tensor:
     count = torch.zeros(batch * unique, device=states.device).index_add_(0, flat, weight.flatten())
     # Weights first: exactly 1 for a token of its own, and no sum leaves the range of its parts.
     weight = weight.flatten() / count[flat].clamp(min=1)
-    rows = states.transpose(1, 2).reshape(batch * length, heads * dim).float() * weight[:, None]
+    rows = (states.transpose(1, 2).reshape(batch * length, heads * dim) * weight[:, None]).float()
     mean = torch.zeros(batch * unique, heads * dim, device=states.device).index_add(0, flat, rows)
     return mean.to(states.dtype).view(batch, unique, heads, dim).transpose(1, 2)

@@ -33,5 +33,9 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         states: un-rotated queries or keys.
         cos, sin: (B or 1, N, D) of each position's angles.
     """
-    first, second = states.chunk(2, dim=-1)
-    return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+    turned, half = states * cos[:, None], states.shape[-1] // 2
+    first, second = states.to(turned.dtype).chunk(2, -1)
+    low, high = sin[:, None].to(turned.dtype).chunk(2, -1)
+    turned[..., :half].addcmul_(second, low, value=-1)
+    turned[..., half:].addcmul_(first, high)
+    return turned
