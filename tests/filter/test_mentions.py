@@ -155,6 +155,7 @@ def test_words_in_quotation_marks_are_text():
     assert [(m.text, m.kind) for m in found] == [
         ("sign", "object"), ("Big Dogs Only", "text"), ("white", "attribute"), ("letters", "object"),
     ]  # fmt: skip
+    assert [m.text for m in CHUNKS('?" " "!" « Arrêt  ici » “a\nb”') if m.kind == "text"] == ["Arrêt  ici"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import Word, denied, english, listed, singular, words
 from vtokens.filter.sentences import split
 
-_QUOTED = re.compile(r"[\"\u201c\u00ab](?P<said>[^\"\u201c\u201d\u00ab\u00bb\n]{1,80})[\"\u201d\u00bb]")
+_QUOTED = re.compile(
+    r"[\"\u201c\u00ab]\s*(?P<said>(?=[^\"\u201c\u201d\u00ab\u00bb\n]*\w)[^\"\u201c\u201d\u00ab\u00bb\n]{1,80}?)\s*[\"\u201d\u00bb]"
+)
 _RELATION = 6  # more words than that between two objects relate something else
 
 
@@ -42,7 +44,7 @@ class Chunks:
         """The mentions of an English text; other languages give few, or none."""
         found = answered(text, prompt, lambda phrase: singular(" ".join(phrase.casefold().split())))
         quotes = [(m.start("said"), m.end("said")) for m in _QUOTED.finditer(text)]
-        found += [Found(a, b, "text", text[a:b].strip().casefold()) for a, b in quotes]
+        found += [Found(a, b, "text", " ".join(text[a:b].casefold().split())) for a, b in quotes]
         said = words(text)
         outside = [word for word in said if not any(a <= word.start < b for a, b in quotes)]
         phrases = list(_phrases(outside))
