@@ -16,9 +16,8 @@ from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import Word, denied, english, listed, singular, words
 from vtokens.filter.sentences import split
 
-_QUOTED = re.compile(
-    r"[\"\u201c\u00ab]\s*(?P<said>(?=[^\"\u201c\u201d\u00ab\u00bb\n]*\w)[^\"\u201c\u201d\u00ab\u00bb\n]{1,80}?)\s*[\"\u201d\u00bb]"
-)
+_INSIDE = r"[^\"\u201c\u201d\u00ab\u00bb\n]"
+_QUOTED = re.compile(rf"[\"\u201c\u00ab]\s*(?P<said>(?={_INSIDE}*\w){_INSIDE}{{1,80}}?)\s*[\"\u201d\u00bb]")
 _RELATION = 6  # more words than that between two objects relate something else
 
 
