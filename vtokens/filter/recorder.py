@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -105,7 +106,7 @@ class Tape:
     _logits: list[Tensor] = field(default_factory=list)
     _likelihood: list[Likelihood] = field(default_factory=list)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Decoder layers of the model."""
         return len(self.adapter.layers)
