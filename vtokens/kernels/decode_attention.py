@@ -1,4 +1,7 @@
-"""One or a few new rows over caches of which each sample, or each of its key-value heads, has filled another length."""
+"""One or a few new rows over caches of which each sample, or each of its key-value heads, has filled another length.
+
+A part of the library only: the engine pads caches on the left, so that all have one length.
+"""
 
 from __future__ import annotations
 

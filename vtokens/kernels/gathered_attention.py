@@ -1,4 +1,7 @@
-"""Sparse cross-modal attention: chosen rows, text usually, over a list of chosen keys, visual ones usually."""
+"""Sparse cross-modal attention: chosen rows, text usually, over a list of chosen keys, visual ones usually.
+
+A part of the library only: no strategy here attends to lists of keys.
+"""
 
 from __future__ import annotations
 
