@@ -1,5 +1,6 @@
 """What a GPU would be asked to do, counted without one: tiles, operations and bytes of a long video's grid heads."""
 
+import heapq
 from dataclasses import replace
 
 import pytest
@@ -55,22 +56,23 @@ def test_the_targets_are_within_the_operations(length: int, faster: float) -> No
     assert HEADS * list_bytes(tiles) < 0.1 * states
 
 
-def test_no_program_is_left_with_a_strip() -> None:
-    """Lists of all keys are shared by programs, so that the longest of them is a small part of one multiprocessor's."""
+@pytest.mark.parametrize("length", [131072, pytest.param(1048576, marks=pytest.mark.slow)])
+def test_no_multiprocessor_waits_for_a_strip(length: int) -> None:
+    """Programs in the order of their launch, one at a time on each of 132 multiprocessors, end at nearly once."""
     pytest.importorskip("triton")
     from vtokens.kernels._triton.block_sparse import _CHUNK, _SHARES, _divide
 
-    tiles = planned(131072)
-    count = tiles.count.flatten()
-    assert int(count.max()) >= 131072 // 64
+    count = planned(length).count.flatten().repeat(HEADS)
     work, merged = _divide(count, _CHUNK, _SHARES)
     work = work[work[:, 0] >= 0].long()
     left = count[work[:, 0]] - work[:, 1]
     load = torch.where(work[:, 2] >= 0, left.clamp(max=_CHUNK), left)
     assert int(load.sum()) == int(count.sum())
-    assert int(load.max()) == _CHUNK
-    assert int(load.max()) < int(count.sum()) * HEADS / 132 / 4
-    assert int((merged[:, 0] >= 0).sum()) == int((count > _CHUNK).sum())
+    assert int((merged[:, 0] >= 0).sum()) > 0
+    busy = [0] * 132
+    for tiles in load.tolist():
+        heapq.heapreplace(busy, busy[0] + tiles)
+    assert max(busy) < 1.02 * sum(busy) / 132
 
 
 @pytest.mark.parametrize("causal", [True, False])
