@@ -100,3 +100,14 @@ def test_heat_maps_are_written(capsys, scene, absent, tmp_path):
     assert code == 1
     assert json.loads(out)["heatmaps"] == [str(path) for path in maps.iterdir()]
     assert Image.open(next(maps.iterdir())).size[0] >= 96
+
+
+def test_the_filter_that_ships_tells_what_is_there_from_what_is_not(capsys, scene, absent):
+    path, example = scene
+    assert run(capsys, path, example.answer)[0] == 0
+    code, out, _ = run(capsys, path, f"{example.answer}, {absent}")
+    assert code == 1
+    assert out.startswith(f"{example.answer}, [{absent}] (")
+    assert "probability above 0.5" in out
+    for answer, code in (("yes", 1), ("no", 0)):
+        assert run(capsys, path, answer, "--prompt", f"Is there a {absent} in the image?")[0] == code

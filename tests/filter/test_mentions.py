@@ -217,7 +217,8 @@ def test_a_vocabulary_of_ones_own(tmp_path):
         "# tools\nhammer: mallet, claw hammer\nsaw*: handsaw\n!hammer head\n", encoding="utf-8"
     )
     tools = get_extractor(f"lexicon:{tmp_path / 'tools.txt'}", sentences="clauses")
-    assert tools.name == "lexicon:tools.txt"
+    assert tools.name == f"lexicon:{tmp_path / 'tools.txt'}@clauses"
+    assert get_extractor(tools.name) == tools
     assert tools.names == ["hammer", "saw"]
     assert names(tools, "Mallets, a hammer head; he saw two saws and handsaws") == ["hammer", "saw", "saw"]
     assert [m.sentence for m in tools("mallet, saws")] == [0, 1]
@@ -236,6 +237,15 @@ def test_a_vocabulary_of_ones_own(tmp_path):
 def test_vocabularies_that_cannot_be(lines, says):
     with pytest.raises(ValueError, match=says):
         parse(lines)
+
+
+def test_the_name_says_what_is_redacted_as_one():
+    assert get_extractor("coco@clauses") == get_extractor("coco", sentences="clauses") != COCO
+    assert get_extractor("coco@sentences") == COCO == get_extractor("coco", sentences=split)
+    assert get_extractor("scenes", sentences="sentences").name == "scenes@sentences"
+    assert get_extractor("scenes@clauses").name == "scenes"
+    with pytest.raises(ValueError, match="unknown extractor 'coco@words'"):
+        get_extractor("coco@words")
 
 
 def test_extractors_by_name(tmp_path):

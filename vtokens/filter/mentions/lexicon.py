@@ -77,7 +77,7 @@ def read(path: str | Path, name: str | None = None, sentences: Splitter = split)
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
-    return parse(text.splitlines(), name or f"lexicon:{path.name}", str(path), sentences)
+    return parse(text.splitlines(), name or f"lexicon:{path}", str(path), sentences)
 
 
 def parse(

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vtokens._errors import unknown
 from vtokens.filter.mentions.base import Extractor, Splitter
-from vtokens.filter.sentences import get_splitter
+from vtokens.filter.sentences import SPLITTERS, get_splitter
 
 _COCO = Path(__file__).parent / "vocabularies" / "coco.txt"
 
 
-def _scenes(**options: Any) -> Extractor:
+def _scenes() -> Extractor:
     from vtokens.filter.mentions.scenes import Scenes
 
-    return Scenes(**options)
+    return Scenes()
 
 
-def _coco(**options: Any) -> Extractor:
+def _coco() -> Extractor:
     from vtokens.filter.mentions.lexicon import read
 
-    return read(_COCO, "coco", **options)
+    return read(_COCO, "coco")
 
 
-def _chunks(**options: Any) -> Extractor:
+def _chunks() -> Extractor:
     from vtokens.filter.mentions.chunks import Chunks
 
-    return Chunks(**options)
+    return Chunks()
 
 
-def _spacy(**options: Any) -> Extractor:
+def _spacy() -> Extractor:
     from vtokens.filter.mentions.spacy import load
 
-    return load(**options)
+    return load()
 
 
 _EXTRACTORS: dict[str, Callable[..., Extractor]] = {
@@ -55,7 +56,8 @@ def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None
     """An extractor by its name.
 
     Args:
-        name: one of `extractors()`, or an extractor, which is returned as it is.
+        name: one of `extractors()`, or an extractor, which is returned as it is. "coco@clauses" is "coco" with the
+            sentences "clauses"; an extractor's `name` says so, and so gives the same extractor again.
         sentences: "sentences", "clauses" or a function; None for the extractor's own. It cuts responses into what is
             redacted as one.
 
@@ -70,16 +72,27 @@ def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None
         if sentences is not None:
             raise TypeError("sentences belongs to extractors given by name; this one has its own")
         return name
-    options: dict[str, Any] = {} if sentences is None else {"sentences": get_splitter(sentences)}
+    what, at, cut = name.rpartition("@")
+    if not at or cut not in SPLITTERS:  # a file may have an @ in its name
+        what, cut = name, ""
+    made: Any = _made(what)
+    splitter = get_splitter(sentences or cut) if sentences or cut else made.sentences
+    if splitter == made.sentences:
+        return cast(Extractor, made)
+    called = next((known for known, one in SPLITTERS.items() if one == splitter), getattr(splitter, "__name__", "own"))
+    return cast(Extractor, replace(made, sentences=splitter, name=f"{what}@{called}"))
+
+
+def _made(name: str) -> Extractor:
     kind, _, file = name.partition(":")
     if kind == "lexicon" and file:
         from vtokens.filter.mentions.lexicon import read
 
-        return read(file, **options)
+        return read(file)
     if kind == "spacy" and file:
         from vtokens.filter.mentions.spacy import load
 
-        return load(file, **options)
+        return load(file)
     if name not in _EXTRACTORS:
         raise unknown("extractor", name, extractors())
-    return _EXTRACTORS[name](**options)
+    return _EXTRACTORS[name]()

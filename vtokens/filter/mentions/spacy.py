@@ -39,13 +39,13 @@ class Spacy:
         return arrange(text, found or short_answer(text, prompt), self.sentences(text))
 
 
-def load(model: str = _MODEL, **options: Any) -> Spacy:
+def load(model: str = _MODEL) -> Spacy:
     """The extractor with an installed spaCy pipeline.
 
     Raises:
         ImportError: spaCy or the pipeline is not installed; says how to install it.
     """
-    return Spacy(_pipeline(model), "spacy" if model == _MODEL else f"spacy:{model}", **options)
+    return Spacy(_pipeline(model), "spacy" if model == _MODEL else f"spacy:{model}")
 
 
 @lru_cache(maxsize=2)
