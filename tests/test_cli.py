@@ -64,7 +64,7 @@ def test_strategies_lists_describes_and_filters(capsys):
     assert "Qwen/Qwen2.5-VL-7B-Instruct" in listed
 
 
-@pytest.mark.parametrize("command", ["run", "strategies", "models", "demo", "eval", "report"])
+@pytest.mark.parametrize("command", ["run", "check", "filter", "strategies", "models", "demo", "eval", "report"])
 def test_help_shows_examples(capsys, command):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
