@@ -30,7 +30,7 @@ from vtokens.filter import HallucinationFilter, Report  # noqa: E402
 from vtokens.filter.actions import without  # noqa: E402
 
 THRESHOLDS = (0.05, 0.1, 0.3, 0.5)
-RETRIES = {("ban",): (0.1, 0.3), ("resample",): (0.1, 0.3), ("vhr(alpha=0.5)",): (0.3,)}
+RETRIES = {("ban",): (0.1,), ("resample",): (0.1,)}
 RESULT = ROOT / "benchmarks" / "results" / "filter-actions.json"
 
 
@@ -107,8 +107,8 @@ def main() -> None:
     """Act, grade, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strategy", default="none")
-    parser.add_argument("--captions", type=int, default=400, help="per split (%(default)s)")
-    parser.add_argument("--splits", nargs="+", default=["test", "partner-removed"])
+    parser.add_argument("--captions", type=int, default=300, help="per split (%(default)s)")
+    parser.add_argument("--splits", nargs="+", default=["partner-removed", "test"])
     parser.add_argument(
         "--replies", type=Path, default=ROOT / "runs" / "filter-actions", help="kept here (%(default)s)"
     )

@@ -84,10 +84,11 @@ def fit(sets: dict[str, list[Record]], signals: Sequence[str]) -> Calibrator:
 
 
 def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, Any]:
-    """All figures of one strategy: all signals, those that cost no pass, and all but the one that is ours."""
+    """All figures of one strategy: all signals, those that cost no pass, and both with and without ours."""
     names = list(next(record.signals for record in sets["train"] if record.mentions))
     variants = {"full": names, "fast": chosen(names, "fast")}
     variants[f"full without {OURS}"] = [name for name in names if name.split(".")[0] != OURS]
+    variants[f"fast with {OURS}"] = [name for name in names if name in {*variants["fast"], OURS}]
     combined, fitted_on = {name: fit(sets, columns) for name, columns in variants.items()}, Table.of(sets["train"])
     rows: list[dict[str, Any]] = []
     better: list[dict[str, Any]] = []
