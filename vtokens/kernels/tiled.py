@@ -11,8 +11,8 @@ from torch import Tensor
 from vtokens.kernels._softmax import Part, attend, fusible, merge
 from vtokens.kernels.tiles import Tiles
 
-_BUDGET = {"cpu": 1 << 19}
-"""Most scores held at once, in elements, by device type: on a CPU 2 MiB a thread."""
+_BUDGET = {"cpu": 1 << 20}
+"""Most scores held at once, in elements, by device type: on a CPU 4 MiB a thread."""
 _BUDGET_ELSEWHERE = 1 << 24
 _TOGETHER = 1024
 """Rows that are computed side by side where they see the same keys."""

@@ -16,6 +16,8 @@ from vtokens.patterns.grid import Grid
 from vtokens.patterns.index import Run, Scene, index
 
 BLOCK = (128, 64)
+_LARGE = (256, 128)
+"""What suits a CPU better: plain PyTorch takes tiles of any size."""
 _LONG = 131072
 """Beyond so many tokens dense attention takes seconds, and FlexAttention's lists gigabytes."""
 _GRID = 196
@@ -30,6 +32,8 @@ def cases(setting: Setting) -> Iterator[Case]:
         query, (key, value) = _draw(setting, heads, length), (_draw(setting, kv_heads, length) for _ in range(2))
         yield _grid(setting, query, key, value)
         yield _random(setting, query, key, value, 0.05)
+        if not setting.cuda:
+            yield _random(setting, query, key, value, 0.05, block=_LARGE)
         if length <= _LONG:
             yield _random(setting, query, key, value, 0.05, causal=False)
             yield _random(setting, query, key, value, 1.0)
@@ -39,11 +43,14 @@ def _draw(setting: Setting, heads: int, length: int) -> Tensor:
     return setting.randn(1, heads, length, 128)
 
 
-def _random(setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float, causal: bool = True) -> Case:
+def _random(
+    setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float, causal: bool = True,
+    block: tuple[int, int] = BLOCK,
+) -> Case:  # fmt: skip
     """Tiles drawn for each query tile, the same share of those it sees, those of its own rows among them."""
     length, heads, device = query.shape[2], query.shape[1], setting.device
-    q_slot, k_slot = (in_order(length, size, 1, heads).to(device) for size in BLOCK)
-    rows, keys, own = q_slot.shape[2], k_slot.shape[2], BLOCK[0] // BLOCK[1]
+    q_slot, k_slot = (in_order(length, size, 1, heads).to(device) for size in block)
+    rows, keys, own = q_slot.shape[2], k_slot.shape[2], block[0] // block[1]
     after = (torch.arange(rows, device=device) + 1) * own
     reach = after if causal else torch.full_like(after, keys)
     number = (density * reach).round().clamp(min=own)
@@ -53,7 +60,9 @@ def _random(setting: Setting, query: Tensor, key: Tensor, value: Tensor, density
     everything = torch.full((1, heads, rows), density == 1.0, dtype=torch.bool, device=device)
     offset = 0 if causal else None
     tiles = Tiles.padded(q_slot, k_slot, drawn[None], everything, tuple(range(heads)), length, length, offset)
-    name = ("every tile" if density == 1.0 else f"random tiles, {density:.0%}") + ("" if causal else ", not causal")
+    name = ("every tile" if density == 1.0 else f"random tiles of {block[0]} x {block[1]}, {density:.0%}") + (
+        "" if causal else ", not causal"
+    )
     providers = ours(setting, lambda _: block_sparse_attention(query, key, value, tiles))
     providers |= _dense(query, key, value, causal, density == 1.0)
     if length <= _LONG:
