@@ -19,6 +19,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +37,7 @@ from benchmarks.hallucination import remembered, replies  # noqa: E402
 from benchmarks.hallucination_page import chair, pope  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.eval.hallucination import exam  # noqa: E402
+from vtokens.eval.hallucination import exam, grade  # noqa: E402
 
 CELLS: tuple[tuple[str, str | None], ...] = (
     ("none", None),
@@ -54,6 +55,8 @@ CELLS: tuple[tuple[str, str | None], ...] = (
     ("todre(keep=0.25)+pai", "todre(keep=0.25)"),
 )
 """Strategies, and what each is compared with."""
+BRANCHES = ("random(keep=0.1)", "cls(keep=0.1)")
+"""Branches of `contrast` that are asked by themselves."""
 RESULT = ROOT / "benchmarks" / "results" / "contrastive-scenes.json"
 STEPS = ROOT / "benchmarks" / "results" / "contrastive-cpu.json"
 PAGE = ROOT / "docs" / "contrastive.md"
@@ -118,6 +121,21 @@ def steps(result: dict[str, Any]) -> str:
     )
 
 
+def branches(result: dict[str, Any]) -> str:
+    """How often a branch says 'yes' by itself, and the model when it is held against it."""
+    rows = {row["strategy"]: row for row in result["rows"] if row["split"] == "test"}
+    lines = [["`none`", "", _share(rows["none"]["pope"]["adversarial"]["yes_ratio"])]]
+    for spec, own in result["branches"].items():
+        name = "contrast" if spec == BRANCHES[0] else f"contrast(branch={spec!r})"
+        lines.append([f"`{name}`", _share(own), _share(rows[name]["pope"]["adversarial"]["yes_ratio"])])
+    head = ["strategy", "'yes' of the branch alone", "'yes' of the answer"]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]) + "\n"
+
+
+def _share(part: dict[str, float]) -> str:
+    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+
+
 def made(result: dict[str, Any]) -> dict[str, str]:
     """Every generated part of the page by its name."""
     about, rows = result["conditions"], result["rows"]
@@ -132,6 +150,7 @@ def made(result: dict[str, Any]) -> dict[str, str]:
     for split in dict.fromkeys(row["split"] for row in rows):
         part = [row for row in rows if row["split"] == split]
         found |= {f"pope {split}": pope(part), f"chair {split}": chair(part)}
+    found["branches"] = branches(result)
     found["steps"] = steps(json.loads(STEPS.read_text(encoding="utf-8")))
     return found | {"cost": cost([row for row in rows if "over_plain" in row])}
 
@@ -182,12 +201,21 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
             row = make_row(asked, given["texts"], told[base] if base else None)
             of_split.append({"strategy": spec, "base": base, "split": split, "tokens": given["tokens"], **row})
         rows += adjust_together(of_split)
+    asked = exam("test", options.questions, 0, options.seed)
+    asked = [example for example in asked if example.kind == "pope_adversarial"]
+    said = {}
+    for spec in BRANCHES:
+        identity = {"spec": f"{spec} alone", "split": "test", **size, "weights": weights, "versions": about["versions"]}
+        given = remembered(
+            options.replies, identity, lambda s=spec: replies(model, processor, s, asked, options.batch_size)
+        )
+        said[spec] = asdict(grade(asked, given["texts"]).pope["adversarial"].yes_ratio)
     with vtokens.attach(model, "none") as handle:
         scenes.answer(model, processor, exam("test", 0, options.each, seed=7), options.each)
         full = handle.report()
     for row in rows[: len(CELLS)]:
         row |= {**cost[row["strategy"]], "flops_full": full.flops_full, "kv_bytes_full": full.kv_bytes_full}
-    return {"conditions": about, "rows": rows}
+    return {"conditions": about, "rows": rows, "branches": said}
 
 
 def _options() -> argparse.Namespace:
