@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vtokens.engine.call import Record
 from vtokens.engine.reduction import gather
 from vtokens.filter.measure import Likelihood, Looked, lens
-from vtokens.filter.recorder import Tape
+from vtokens.filter.tape import Tape
 from vtokens.filter.trace import Trace
 
 
