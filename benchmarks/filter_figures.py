@@ -105,6 +105,16 @@ def advantage(scores: Array, other: Array, table: Table, resamples: int) -> dict
     }
 
 
+def added(scores: Array, without: Array, table: Table, resamples: int) -> dict[str, Any]:
+    """What a signal adds: AUROC and average precision of scores with it, less those of scores without."""
+    rows = np.column_stack([scores, without, table.labels])
+    more: dict[str, Any] = {"groups": table.images.tolist(), "resamples": resamples}
+    return {
+        name: _rounded(bootstrap(rows, lambda r, f=figure: f(r[:, 0], r[:, 2]) - f(r[:, 1], r[:, 2]), **more))
+        for name, figure in (("auroc", auroc), ("ap", average_precision))
+    }
+
+
 def baselines(fitted_on: Table, table: Table) -> dict[str, Array]:
     """Scores that know neither the picture nor the model's inside, the model's own confidence aside.
 

@@ -68,11 +68,17 @@ def combined(setting: Row, split: str) -> str:
 
 def advantage(setting: Row) -> str:
     """By how much all signals together beat the rest."""
-    lines = [["split", "on", "over", "AUROC", "stratified"]]
-    for row in setting["advantage"]:
-        lines.append(
-            [row["split"], row["scope"], row["over"], _show(row["auroc"], True), _show(row["stratified"], True)]
-        )
+    lines = [["on", "over", "AUROC", "stratified"]]
+    for row in (r for r in setting["advantage"] if r["scope"] == "all"):
+        lines.append([row["split"], row["over"], _show(row["auroc"], True), _show(row["stratified"], True)])
+    return _table(lines)
+
+
+def ablation(setting: Row) -> str:
+    """What the project's own signal adds."""
+    lines = [["on", "to", "AUROC", "AP"]]
+    for row in setting["ablation"]:
+        lines.append([row["split"], row["to"].split(" ")[0], _show(row["auroc"], True), _show(row["ap"], True)])
     return _table(lines)
 
 
@@ -128,6 +134,7 @@ def sections() -> dict[str, str]:
     tables: dict[str, Callable[[Row], str]] = {
         "signals": signals,
         "advantage": advantage,
+        "ablation": ablation,
         "promises": promises,
         "carried": carried,
         "truncation": truncation,

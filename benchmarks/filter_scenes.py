@@ -29,6 +29,7 @@ import vtokens  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.filter_figures import (  # noqa: E402
     Table,
+    added,
     advantage,
     baselines,
     by_image,
@@ -112,6 +113,12 @@ def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: in
                 better += [
                     {**at, "over": n, **advantage(found["full"], v, table, resamples)} for n, v in others.items()
                 ]
+    ablation = []
+    for split in (*TESTS, GIVEN):
+        table = Table.of(sets[split])
+        p = {name: calibrator.predict(table.signals) for name, calibrator in combined.items()}
+        for name, without in ((f"fast with {OURS}", "fast"), ("full", f"full without {OURS}")):
+            ablation.append({"split": split, "to": without, **added(p[name], p[without], table, resamples)})
     return {
         "strategy": spec,
         "responses": {split: _counts(records) for split, records in sets.items()},
@@ -119,6 +126,7 @@ def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: in
         "names": names,
         "rows": rows,
         "advantage": better,
+        "ablation": ablation,
         **promises(combined["full"], sets, number),
         "truncation": {
             split: truncation(captions(sets[split]), predicted(combined["full"], captions(sets[split])), resamples)

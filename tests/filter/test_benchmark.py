@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.filter_figures import Table, advantage, baselines, by_image, chair_row, ranking, truncation
+from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
 from benchmarks.filter_promises import carried_over, splits
 from vtokens.filter.mentions import Mention
 from vtokens.filter.records import Record
@@ -47,6 +47,12 @@ def test_ranking_beside_position():
     assert more["stratified"]["value"] == 0.5
     right = table.where(~table.labels)
     assert ranking(right.signals["nll"], right, 20)["auroc"] is None
+
+
+def test_what_a_signal_adds():
+    table = Table.of(ROWS)
+    found = added(table.signals["nll"], np.zeros(6), table, 20)
+    assert (found["auroc"]["value"], found["ap"]["value"]) == pytest.approx((0.5, 1 - 2 / 6), abs=1e-5)
 
 
 def test_claims_are_learnt_from_other_records():
