@@ -276,8 +276,8 @@ def test_rows_of_one_head_may_stand_in_one_plan_only() -> None:
     ("shapes", "message"),
     [
         (((1, 2, 3, 8), (1, 1, 5, 8), (1, 1, 5, 8)), "the tiles are for a batch of 1, 3 rows and 4 keys"),
-        (((1, 2, 3, 8), (1, 1, 4, 6), (1, 1, 4, 8)), "do not fit"),
-        (((1, 2, 3, 8), (1, 1, 4, 8), (1, 1, 5, 8)), "do not fit"),
+        (((1, 2, 3, 8), (1, 1, 4, 6), (1, 1, 4, 8)), "they must be"),
+        (((1, 2, 3, 8), (1, 1, 4, 8), (1, 1, 5, 8)), "they must be"),
         (((1, 3, 3, 8), (1, 2, 4, 8), (1, 2, 4, 8)), "H a multiple of H_kv"),
         (((2, 1, 3, 8), (2, 1, 4, 8), (2, 1, 4, 8)), "the tiles are for a batch of 1"),
     ],
@@ -292,7 +292,7 @@ def test_dtypes_and_heads_that_do_not_fit() -> None:
     """One floating-point dtype; heads that exist."""
     parts = [torch.ones(1, 1, size, 8) for size in (3, 4, 4)]
     block_sparse_attention(*parts, csr())
-    with pytest.raises(TypeError, match=r"torch\.float32, torch\.float16 and torch\.float32: one floating-point dtype"):
+    with pytest.raises(TypeError, match=r"torch\.float32, torch\.float16, torch\.float32: one floating-point dtype"):
         block_sparse_attention(parts[0], parts[1].half(), parts[2], csr())
     with pytest.raises(TypeError, match=r"torch\.int64"):
         block_sparse_attention(*(part.long() for part in parts), csr())

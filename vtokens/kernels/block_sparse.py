@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.kernels._check import check_states
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels.tiled import Plans
 from vtokens.kernels.tiles import Tiles
@@ -67,16 +68,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scaling: flo
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, tiles: Tiles) -> None:
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise TypeError(
-            f"query, key and value are {query.dtype}, {key.dtype} and {value.dtype}: one floating-point dtype is needed"
-        )
-    fits = query.dim() == key.dim() == value.dim() == 4 and key.shape[:3] == value.shape[:3]
-    if not fits or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3] or query.shape[1] % key.shape[1]:
-        raise ValueError(
-            f"query {tuple(query.shape)}, key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: they must "
-            "be (B, H, M, D), (B, H_kv, N, D) and (B, H_kv, N, D_v), with H a multiple of H_kv"
-        )
+    check_states(query, key, value)
     batch, heads, rows, _ = query.shape
     if (tiles.q_slot.shape[0], tiles.rows, tiles.keys) != (batch, rows, key.shape[2]):
         raise ValueError(
