@@ -185,7 +185,8 @@ def test_the_example_of_the_page() -> None:
     expected = (real + 2 * gain).masked_fill(real < real.amax(-1, keepdim=True) + math.log(0.1), -math.inf)
     torch.testing.assert_close(got[:2], expected[:2], rtol=0, atol=1e-4)
     assert torch.equal(got[2], real[2])
-    named = re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)
+    table = page.split("| the other prompt")[1].split("## Limits")[0]
+    named = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
     assert {cls.__name__ for cls in (NoPicture, Pixels, Tokens, Same, Prompt)} == set(named)
 
 
