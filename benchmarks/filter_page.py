@@ -25,10 +25,10 @@ def conditions(result: Row) -> str:
             numbers = [f"{counts[key]:,}" for key in ("responses", "mentions", "unsupported")]
             lines.append([f"`{setting['strategy']}`", split, *numbers, f"{share:.3f}"])
     versions = about["versions"]
+    runs = " ".join(f"`{s['command']}`, {s['resamples']} bootstrap samples of images." for s in result["settings"])
     return (
         f"Float32, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
-        f"{versions['torch']}, {about['date'][:10]}; {about['resamples']} bootstrap samples of images. Command: "
-        f"`{about['command']}`.\n\n{_table(lines)}"
+        f"{versions['torch']}, {about['date'][:10]}. {runs}\n\n{_table(lines)}"
     )
 
 

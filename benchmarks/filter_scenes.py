@@ -2,15 +2,17 @@
 
 python benchmarks/filter_scenes.py                    # everything, one thread; goes on where it was stopped
 python benchmarks/filter_scenes.py --quick            # few responses, to see that it runs
-python benchmarks/filter_scenes.py --specs none "cls(keep=0.25)" --ship
+python benchmarks/filter_scenes.py --specs "cls(keep=0.25)" --scale 0.5 --resamples 150 --ship
 
 Estimators are fitted on the train split, links and thresholds on two halves of the calibration split, and all figures
-are of the other splits. Responses are kept in `--records` with their signals; delete that folder when a signal changes.
+are of the other splits. A run replaces the figures of its strategies and keeps the others. Responses are kept in
+`--records` with their signals; delete that folder when a signal changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -178,13 +180,15 @@ def main() -> None:
     model, processor = vtokens.load("scenes-llava", strategy="none", dtype=torch.float32)
     model.eval()
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
-    found = []
+    kept = json.loads(options.output.read_text(encoding="utf-8"))["settings"] if options.output.exists() else []
+    found = [setting for setting in kept if setting["strategy"] not in options.specs]
     for spec in options.specs:
         sets = gather(model, processor, spec, options)
         if options.ship:
             print(f"written to {ship(spec, sets)}")
-        found.append(measure(spec, sets, options.resamples, options.splits))
-    write(options.output, {"conditions": {**about, "resamples": options.resamples}, "settings": found})
+        run = {"command": about["command"], "resamples": options.resamples}
+        found.append({**run, **measure(spec, sets, options.resamples, options.splits)})
+    write(options.output, {"conditions": about, "settings": found})
     print(f"written to {options.output}")
 
 
