@@ -133,7 +133,8 @@ def updated(text: str) -> str:
         name = match["name"]
         return f"<!-- {name}: {COMMAND} -->\n{made[name]}<!-- end of {name} -->"
 
-    return re.sub(rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL)
+    section = rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->"
+    return re.sub(section, fresh, text, flags=re.DOTALL)
 
 
 def _read(name: str) -> Row:

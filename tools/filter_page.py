@@ -37,8 +37,11 @@ def costs() -> str:
             name = f"{about['shape']}{with_}, {about['parameters'] / 1e6:,.0f}M"
             lines.append(f"| {name} | {size} | {names} | {cell['check']} | {cell.get('generate', '')} |")
     about = found["conditions"]
-    lines += ["", f"{about['tokens']} tokens an answer, {about['dtype']}, {about['threads']} thread(s), {about['device']}, "
-              f"median of {about['rounds']} rounds with quartiles, {about['clock']}."]  # fmt: skip
+    lines += [
+        "",
+        f"{about['tokens']} tokens an answer, {about['dtype']}, {about['threads']} thread(s), {about['device']}, "
+        f"median of {about['rounds']} rounds with quartiles, {about['clock']}.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # name -> the module that defines it; imported on first use: command lines must not wait for torch.
 _EXPORTS = {
     "ACTIONS": "actions",
+    "Calibrator": "calibrator",
     "Certificate": "risk",
     "Event": "stream",
     "HallucinationFilter": "filter",
@@ -21,14 +22,17 @@ _EXPORTS = {
     "Record": "records",
     "Report": "report",
     "Risk": "risk",
+    "calibrate_policy": "policy",
 }
 __all__ = sorted(_EXPORTS)
 
 if TYPE_CHECKING:
     from vtokens.filter.actions import ACTIONS as ACTIONS
     from vtokens.filter.actions import Outcome as Outcome
+    from vtokens.filter.calibrator import Calibrator as Calibrator
     from vtokens.filter.filter import HallucinationFilter as HallucinationFilter
     from vtokens.filter.mentions import Mention as Mention
+    from vtokens.filter.policy import calibrate_policy as calibrate_policy
     from vtokens.filter.records import Record as Record
     from vtokens.filter.report import Report as Report
     from vtokens.filter.risk import Certificate as Certificate

@@ -254,7 +254,7 @@ class HallucinationFilter:
             action: "flag" marks, "redact" drops the sentence, "regenerate" writes it again and drops it if that does
                 not help, "abstain" says nothing at all.
             risk: what may remain, as in `certificate`; None for the one that was calibrated for. What is written again
-                is outside the promise.
+                is outside the promise; `calibrate_policy` makes one for it.
             threshold: a probability to use in place of a calibrated threshold; nothing is promised then.
             retries: ways to write again: "ban", "resample" or strategies (`filter.regenerate`).
             generate_kwargs: as of `model.generate`.
