@@ -24,7 +24,8 @@ def decoding(model: Any, options: Mapping[str, Any]) -> str:
     name = "greedy" if beams == 1 else f"beams({beams})"
     if asked("do_sample"):
         settings = [f"{key}={asked(key):g}" for key in _SAMPLED if asked(key) is not None]
-        name = f"sample({', '.join(settings)})" if beams == 1 else f"beams({beams}, sample)"
+        sampled = f"sample({', '.join(settings)})" if settings else "sample"
+        name = sampled if beams == 1 else f"beams({beams}, sample)"
     return name
 
 

@@ -175,7 +175,7 @@ class HallucinationFilter:
         given = [response] if single else list(response)
         if len(given) != len(asked):
             raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
-        limit = self._threshold("flag", risk, 0.5 if risk is None and threshold is None else threshold, {})
+        limit = self._threshold("flag", risk, threshold, {})
         reports = [one.report for one in self._pen(limit, self.setting()).read(shown, asked, given)]
         return reports[0] if single else reports
 
@@ -194,7 +194,7 @@ class HallucinationFilter:
         Args:
             images, prompt, response: as in `check`.
             action: "flag", "redact" or "abstain", as in `generate`.
-            risk, threshold: as in `generate`; "flag" takes 0.5 if neither is given.
+            risk, threshold: as in `generate`.
 
         Raises:
             ValueError: as `check` and `generate`; "regenerate", which would make other responses.
@@ -205,8 +205,7 @@ class HallucinationFilter:
         given = [response] if single else list(response)
         if len(given) != len(asked):
             raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
-        neither = action == "flag" and risk is None and threshold is None
-        limit = self._threshold(action, risk, 0.5 if neither else threshold, {})
+        limit = self._threshold(action, risk, threshold, {})
         outcomes = [apply(one.report, action) for one in self._pen(limit, self.setting()).read(shown, asked, given)]
         return outcomes[0] if single else outcomes
 
@@ -255,7 +254,8 @@ class HallucinationFilter:
                 not help, "abstain" says nothing at all.
             risk: what may remain, as in `certificate`; None for the one that was calibrated for. What is written again
                 is outside the promise; `calibrate_policy` makes one for it.
-            threshold: a probability to use in place of a calibrated threshold; nothing is promised then.
+            threshold: a probability to use in place of a calibrated threshold; nothing is promised then. "flag" takes
+                0.5 if neither is given.
             retries: ways to write again: "ban", "resample" or strategies (`filter.regenerate`).
             generate_kwargs: as of `model.generate`.
 

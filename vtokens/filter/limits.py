@@ -41,8 +41,7 @@ def resolve(
         threshold: a probability, in place of it.
 
     Returns:
-        What was given; or the certificate's threshold; or none, if nothing was given to a filter that is not
-        calibrated and that only flags.
+        What was given; or 0.5 for "flag", if nothing was; or the certificate's threshold.
 
     Raises:
         ValueError: both, a threshold outside [0, 1], none where one is needed, another setting than the calibration's,
@@ -54,16 +53,19 @@ def resolve(
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold!r} is not allowed: a probability from 0 to 1")
         return Threshold(float(threshold))
+    if risk is None and action == "flag":
+        return Threshold(0.5)
     if calibration is None and risk is None:
-        if action == "flag":
-            return Threshold()
         raise ValueError(
             f"action={action!r} needs a threshold and this filter is not calibrated: give threshold=, a number from 0 "
             "to 1, or calibrate it (fit(records), then calibrate(records) of other images)"
         )
     found = certificate(calibration, risk, action)
     assert calibrator is not None
-    calibrator.check(setting, "error")
+    try:
+        calibrator.check(setting, "error")
+    except ValueError as error:
+        raise ValueError(f"{error}; or give threshold=, which promises nothing") from error
     if found.infeasible:
         raise ValueError(f"this cannot be promised. {found}")
     return Threshold(certificate=found)
