@@ -95,14 +95,16 @@ def test_a_keep_that_cannot_be(capsys, scene, keep, says):
     assert says in failure(capsys, "run", str(scene[0]), "what?", "--strategy", "cls", f"--keep={keep}")
 
 
-def test_images_that_cannot_be_read(capsys, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # lmms-eval switches it on for the whole process
+@pytest.mark.parametrize("lenient", [False, True])
+def test_images_that_cannot_be_read(capsys, scene, tmp_path, monkeypatch, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # lmms-eval switches it on for the whole process
     whole = scene[0].read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("this is no picture")
     assert "cut.png" in failure(capsys, "run", str(tmp_path / "cut.png"), "what?")
     assert "text.png" in failure(capsys, "run", str(tmp_path / "text.png"), "what?")
     assert "none.png" in failure(capsys, "run", str(tmp_path / "none.png"), "what?")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4000, 10)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
+
+_lock = threading.Lock()
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -14,8 +17,13 @@ def open_image(path: str | Path) -> Image.Image:
         OSError: missing, truncated or not an image; names the file.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with Image.open(path) as image, _lock:
+            # Other libraries (lmms-eval, for one) let half files pass as grey, for the whole process.
+            lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            try:
+                return image.convert("RGB")
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -157,7 +157,11 @@ def test_words_filter_a_table(seen):
     total = len(cells(seen, "t-all", 0, visible=False))
     count = len(cells(seen, "t-all", 0))
     assert seen.page.locator("#all output").inner_text() == f"{count} of {total} rows"
-    seen.page.locator(".chip[data-value='0.5']").click()
+    from playwright.sync_api import expect
+
+    chip = seen.page.locator(".chip[data-value='0.5']")
+    chip.click()
+    expect(chip).to_have_attribute("aria-pressed", "true")
     assert set(cells(seen, "t-all", 1)) == {"0.5"}
     assert seen.page.locator("#all output").inner_text() == f"1 of {total} rows"
     box.fill("no such thing")
