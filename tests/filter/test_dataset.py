@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,6 @@ from PIL import Image
 
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made, started
 from vtokens.filter.dataset import ACTIONS, check_files
-from vtokens.filter.ledger import Ledger
 from vtokens.filter.rows import read
 from vtokens.filter.worker import Worker
 
@@ -166,8 +167,18 @@ def test_outputs_that_cannot_be_gone_on_with(source, tmp_path, hf):
     (tmp_path / "mine.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="is there already and not from this command"):
         filtered(source, tmp_path / "mine.jsonl", hf)
-    with Ledger(tmp_path / "held.jsonl", {}), pytest.raises(ValueError, match="another process is writing"):
-        filtered(source, tmp_path / "held.jsonl", hf)
+
+
+def test_only_one_process_writes(source, tmp_path, hf):
+    held = tmp_path / "held.jsonl"
+    hold = (
+        f"from vtokens.filter.ledger import Ledger; x = Ledger({str(held)!r}, {{}}); print('held', flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="another process is writing"):
+            filtered(source, held, hf)
+        other.communicate(b"\n")
 
 
 def test_an_unfinished_last_line_is_cut_off_and_done_again(source, tmp_path, hf):
