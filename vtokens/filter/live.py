@@ -12,6 +12,7 @@ from transformers import StoppingCriteria
 
 from vtokens.filter.assemble import Places, assemble
 from vtokens.filter.mentions.base import Splitter
+from vtokens.filter.passes import lengths
 from vtokens.filter.prompts import encode
 from vtokens.filter.recorder import Tape, recording
 from vtokens.filter.trace import Parts, Trace
@@ -61,7 +62,6 @@ def listen(
     parts: Parts,
     split: Splitter,
     heard: Heard,
-    ends: set[int],
     **generate_kwargs: Any,
 ) -> Trace | None:
     """Let the model answer one prompt, and call `heard` after each sentence.
@@ -84,7 +84,7 @@ def listen(
     with recording(model, parts) as (tape, handle):
 
         def trace(sequences: Tensor) -> Trace:
-            return _trace(model, tape, handle.record, sequences, length, ends)
+            return _trace(model, tape, handle.record, sequences, length, generate_kwargs)
 
         def decode(ids: list[int]) -> str:
             return str(tokenizer.decode(ids, skip_special_tokens=True).strip())
@@ -96,7 +96,7 @@ def listen(
     return found if len(found) else None
 
 
-def _trace(model: Any, tape: Tape, record: Any, sequences: Tensor, prompt: int, ends: set[int]) -> Trace:
+def _trace(model: Any, tape: Tape, record: Any, sequences: Tensor, prompt: int, options: dict[str, Any]) -> Trace:
     if not tape.follows(sequences, done=False):
         raise ValueError(
             "the response cannot be judged while it is written: with beams, an assistant or unmerged tokens take "
@@ -104,6 +104,6 @@ def _trace(model: Any, tape: Tape, record: Any, sequences: Tensor, prompt: int, 
         )
     likely = tape.likelihood(sequences)
     ids = sequences[:, prompt:]
-    said = next((i for i, token in enumerate(ids[0].tolist()) if token in ends), ids.shape[1])
-    [found] = assemble(tape, Places(record, ids.device), ids, [said], likely, model.get_output_embeddings())
+    said = lengths(model, ids, options)
+    [found] = assemble(tape, Places(record, ids.device), ids, said, likely, model.get_output_embeddings())
     return found

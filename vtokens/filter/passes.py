@@ -110,9 +110,14 @@ def _sequences(output: Any) -> Tensor:
     return sequences
 
 
-def ends(model: Any, options: dict[str, Any]) -> set[int]:
-    """The tokens behind which a response is over, padding among them; `options` as given to `generate`."""
-    return _tokens(model, options, _ENDS[0]) | _tokens(model, options, _ENDS[1])
+def lengths(model: Any, said: Tensor, options: dict[str, Any]) -> list[int]:
+    """How many tokens of each row (B, n) that `generate` wrote are the response; `options` as given to it."""
+    over, padding = (torch.tensor(sorted(_tokens(model, options, name)), device=said.device) for name in _ENDS)
+    ended = torch.isin(said, over).cumsum(1) > 0
+    # A stop string ends a response without an end token; padding follows it all the same, to the end of the row.
+    padded = torch.isin(said, padding).flip(1).long().cumprod(1).flip(1) > 0
+    found: list[int] = (~(ended | padded)).sum(1).tolist()
+    return found
 
 
 def _tokens(model: Any, options: dict[str, Any], name: str) -> set[int]:
@@ -124,9 +129,5 @@ def _tokens(model: Any, options: dict[str, Any], name: str) -> set[int]:
 def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
     """What `generate` returned, cut where each response ends."""
     said = sequences[:, inputs["input_ids"].shape[1] :]
-    over, padding = (torch.tensor(sorted(_tokens(model, options, name)), device=said.device) for name in _ENDS)
-    ended = torch.isin(said, over).cumsum(1) > 0
-    # A stop string ends a response without an end token; padding follows it all the same, to the end of the row.
-    padded = torch.isin(said, padding).flip(1).long().cumprod(1).flip(1) > 0
-    lengths = (~(ended | padded)).sum(1).tolist()
-    return Batch(inputs, said[:, : max(1, *lengths)], tuple(lengths))
+    real = lengths(model, said, options)
+    return Batch(inputs, said[:, : max(1, *real)], tuple(real))

@@ -62,10 +62,8 @@ class FilterPen:
         def judged(trace: Trace, complete: int) -> bool:
             return heard(self._written(images, prompt, trace), complete)
 
-        split, ends = self._judge.extractor.sentences, passes.ends(self._model, generate_kwargs)
-        trace = listen(
-            self._model, self._processor, images, prompt, self._parts, split, judged, ends, **generate_kwargs
-        )
+        split = self._judge.extractor.sentences
+        trace = listen(self._model, self._processor, images, prompt, self._parts, split, judged, **generate_kwargs)
         return self.read([images], [prompt], [[]])[0] if trace is None else self._written(images, prompt, trace)
 
     def write(
@@ -78,7 +76,6 @@ class FilterPen:
     ) -> list[list[int]]:
         """Whole responses, going on behind what was begun, without some sequences of tokens."""
         found: list[list[int]] = []
-        ends = passes.ends(self._model, generate_kwargs)
         for part in self._parted(len(prompts)):
             inputs = encode_prompts(self._processor, images[part], prompts[part], self._model.device)
             most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
@@ -95,9 +92,9 @@ class FilterPen:
             with torch.no_grad():
                 output = self._model.generate(**inputs, **options)
             said = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :]
-            for first, row in zip(begun[part], said.tolist(), strict=True):
-                stop = next((i for i, token in enumerate(row) if token in ends), len(row))
-                found.append([*first, *row[:stop]][:most])
+            lengths = passes.lengths(self._model, said, generate_kwargs)
+            for first, row, length in zip(begun[part], said.tolist(), lengths, strict=True):
+                found.append([*first, *row[:length]][:most])
         return found
 
     def read(self, images: Samples, prompts: Sequence[str], responses: Sequence[str | Sequence[int]]) -> list[Written]:
