@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 
 
 @register("attention_entropy", paper="spatial attention entropy; VRP finds it all but unrelated to being right")
 @dataclass(frozen=True)
-class AttentionEntropy(Signal):
+class AttentionEntropy(Pooled):
     """mean_{l,h} -sum_{j in V} a_j log a_j, a = A[q_k, V] / sum A[q_k, V], over the middle layers. No further pass.
 
     In nats. Sink tokens are left in: what makes a sink differs between models.
@@ -22,14 +22,9 @@ class AttentionEntropy(Signal):
         over: how the tokens of a mention are put together.
     """
 
-    over: Over = "mean"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
-
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)))
+        return Parts(layers=frozenset(middle(depth)))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.spread[trace.where("layers", scaled(5, 18, trace.depth))]
+        rows = trace.spread[trace.where("layers", middle(trace.depth))]
         return {self.name: spans.over(rows.mean((0, 1)), self.over)}

@@ -121,6 +121,28 @@ def check_over(value: str, allowed: Sequence[str] = ("first", "last", "mean", "m
         raise unknown("way to put tokens together", value, allowed)
 
 
+@dataclass(frozen=True)
+class Pooled(Signal):
+    """Base of the signals that put one number a token together.
+
+    Attributes:
+        over: how the tokens of a mention are put together.
+
+    Raises:
+        ValueError: `over` is no such way.
+    """
+
+    over: Over = "mean"
+
+    def __post_init__(self) -> None:
+        check_over(self.over)
+
+
+def middle(depth: int) -> range:
+    """The layers in which SVAR's authors watch a model of 32, 5 to 18, scaled to `depth`."""
+    return scaled(5, 18, depth)
+
+
 def scaled(first: int, last: int, depth: int, of: int = 32) -> range:
     """Layers `first` to `last`, inclusive, of a model with `of` layers, in one of `depth`: those at the same height.
 

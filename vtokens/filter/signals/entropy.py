@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over
+from vtokens.filter.signals.base import Over, Pooled, Spans
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Trace
 
 
 @register("entropy", paper="the usual baseline")
 @dataclass(frozen=True)
-class Entropy(Signal):
+class Entropy(Pooled):
     """-sum_w p(w) log p(w), in nats, of the distribution that predicted each token; the largest one. No further pass.
 
     Attributes:
@@ -21,9 +21,6 @@ class Entropy(Signal):
     """
 
     over: Over = "max"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         return {self.name: spans.over(trace.entropy, self.over)}

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 
 
 @register("generated_share", paper="PAS, prelim attention score")
 @dataclass(frozen=True)
-class GeneratedShare(Signal):
+class GeneratedShare(Pooled):
     """mean_{l,h} sum_{j generated, j < k} A^{l,h}[q_k, j] over the layers of `visual_share`. No further pass.
 
     The authors' choice of layers is not known to us. The number grows with k by itself, so that it has to be compared
@@ -23,14 +23,9 @@ class GeneratedShare(Signal):
         over: how the tokens of a mention are put together.
     """
 
-    over: Over = "mean"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
-
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)))
+        return Parts(layers=frozenset(middle(depth)))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.generated[trace.where("layers", scaled(5, 18, trace.depth))]
+        rows = trace.generated[trace.where("layers", middle(trace.depth))]
         return {self.name: spans.over(rows.mean((0, 1)), self.over)}

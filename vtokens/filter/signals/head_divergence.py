@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.base import Over, Signal, Spans, check_over, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 from vtokens.strategies.base import check_share
@@ -34,11 +34,11 @@ class HeadDivergence(Signal):
         check_share("share", self.share)
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)), divergence=True)
+        return Parts(layers=frozenset(middle(depth)), divergence=True)
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         if trace.divergence is None:
             raise ValueError("this trace was not compared with the text alone: score it for 'head_divergence'")
-        rows = trace.divergence[trace.where("layers", scaled(5, 18, trace.depth))]
+        rows = trace.divergence[trace.where("layers", middle(trace.depth))]
         most = rows.topk(max(1, math.ceil(self.share * rows.shape[1])), dim=1).values
         return {self.name: spans.over(-most.sum((0, 1)), self.over)}

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 
 
 @register("kept_vs_dropped", paper="ours; after AGSER and VAUQ, which split the question or mask what was attended to")
 @dataclass(frozen=True)
-class KeptVsDropped(Signal):
+class KeptVsDropped(Pooled):
     """-[log p(y_k | kept tokens, .) - log p(y_k | the others, .)], in nats, mean over the mention. One pass.
 
     Behind a pruner the kept tokens are what it keeps, and the pass sees what it dropped. Without one the first term
@@ -23,13 +23,8 @@ class KeptVsDropped(Signal):
         over: how the tokens of a mention are put together.
     """
 
-    over: Over = "mean"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
-
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)), contrasts=frozenset({"dropped"}))
+        return Parts(layers=frozenset(middle(depth)), contrasts=frozenset({"dropped"}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         return {self.name: spans.over(-trace.contrast("dropped"), self.over)}

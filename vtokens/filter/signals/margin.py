@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over
+from vtokens.filter.signals.base import Over, Pooled, Spans
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Trace
 
 
 @register("margin", paper="MetaToken, arXiv:2405.19186")
 @dataclass(frozen=True)
-class Margin(Signal):
+class Margin(Pooled):
     """-(p_1 - p_2) of the two most likely tokens at each step, in [-1, 0]; the largest one. No further pass.
 
     Attributes:
@@ -21,9 +21,6 @@ class Margin(Signal):
     """
 
     over: Over = "max"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         return {self.name: spans.over(-trace.margin, self.over)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Signal, Spans, scaled
+from vtokens.filter.signals.base import Signal, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 
@@ -20,9 +20,9 @@ class VisualProfile(Signal):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)))
+        return Parts(layers=frozenset(middle(depth)))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        layers = scaled(5, 18, trace.depth)
+        layers = middle(trace.depth)
         rows = spans.over(-trace.visual[trace.where("layers", layers)].mean(1), "mean")
         return {f"{self.name}.{layer}": row for layer, row in zip(layers, rows, strict=True)}

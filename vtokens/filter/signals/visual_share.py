@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Over, Signal, Spans, check_over, scaled
+from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace import Parts, Trace
 
 
 @register("visual_share", paper="SVAR, arXiv:2411.16724")
 @dataclass(frozen=True)
-class VisualShare(Signal):
+class VisualShare(Pooled):
     """-sum_l mean_h sum_{j in V} A^{l,h}[q_k, j] over the middle layers (5 to 18 of 32, scaled). No further pass.
 
     q_k is the row that predicts token k, as in the authors' code, not the token's own.
@@ -22,14 +22,9 @@ class VisualShare(Signal):
         over: how the tokens of a mention are put together.
     """
 
-    over: Over = "mean"
-
-    def __post_init__(self) -> None:
-        check_over(self.over)
-
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(scaled(5, 18, depth)))
+        return Parts(layers=frozenset(middle(depth)))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.visual[trace.where("layers", scaled(5, 18, trace.depth))]
+        rows = trace.visual[trace.where("layers", middle(trace.depth))]
         return {self.name: spans.over(-rows.mean(1).sum(0), self.over)}
