@@ -10,11 +10,12 @@ from typing import Any, overload
 
 from transformers import PreTrainedModel
 
+from vtokens.adapters import adapter_for
 from vtokens.filter.actions import Outcome, apply, check_action
 from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import Calibrator
 from vtokens.filter.decoding import decoding
-from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.judge import Judge
 from vtokens.filter.limits import certificate, resolve
 from vtokens.filter.mentions import Extractor, get_extractor
 from vtokens.filter.pen import FilterPen
@@ -171,12 +172,7 @@ class HallucinationFilter:
             ValueError: a sample without picture, a response longer than the model's context, a risk that cannot be
                 promised, a threshold outside [0, 1].
         """
-        single, shown, asked = samples(images, prompt)
-        given = [response] if single else list(response)
-        if len(given) != len(asked):
-            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
-        limit = self._threshold("flag", risk, threshold, {})
-        reports = [one.report for one in self._pen(limit, self.setting()).read(shown, asked, given)]
+        single, reports = self._read(images, prompt, response, "flag", risk, threshold)
         return reports[0] if single else reports
 
     def act(
@@ -201,12 +197,8 @@ class HallucinationFilter:
         """
         if check_action(action) == "regenerate":
             raise ValueError("action='regenerate' writes responses: generate does it, from the prompt on")
-        single, shown, asked = samples(images, prompt)
-        given = [response] if single else list(response)
-        if len(given) != len(asked):
-            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
-        limit = self._threshold(action, risk, threshold, {})
-        outcomes = [apply(one.report, action) for one in self._pen(limit, self.setting()).read(shown, asked, given)]
+        single, reports = self._read(images, prompt, response, action, risk, threshold)
+        outcomes = [apply(report, action) for report in reports]
         return outcomes[0] if single else outcomes
 
     @overload
@@ -275,8 +267,7 @@ class HallucinationFilter:
                 f"num_return_sequences={generate_kwargs['num_return_sequences']} is not allowed: an answer is filtered "
                 "at a time, so 1 is"
             )
-        limit = self._threshold(action, risk, threshold, generate_kwargs)
-        pen = self._pen(limit, self.setting(**generate_kwargs))
+        pen = self._pen(action, risk, threshold, generate_kwargs)
         drafts = pen.draft(shown, asked, **generate_kwargs)
         if action == "regenerate":
             outcomes = regenerate(self.model, pen, drafts, shown, asked, retries, **generate_kwargs)
@@ -309,8 +300,7 @@ class HallucinationFilter:
         if not isinstance(prompt, str):
             raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
         _, [shown], _ = samples(images, prompt)
-        limit = self._threshold(action, risk, threshold, generate_kwargs)
-        pen = self._pen(limit, self.setting(**generate_kwargs))
+        pen = self._pen(action, risk, threshold, generate_kwargs)
 
         def write(heard: Callable[[Written, int], bool]) -> Written:
             return pen.listen(shown, prompt, heard, **generate_kwargs)
@@ -363,14 +353,21 @@ class HallucinationFilter:
         names = tuple(signal.name for signal in self.judge.signals)
         return write(path, Saved(names, self.judge.extractor.name, self.judge.calibrator, self.calibration))
 
-    def _pen(self, threshold: Threshold, setting: Setting) -> FilterPen:
-        from vtokens.adapters import adapter_for
+    def _read(
+        self, images: Any, prompt: Any, response: Any, action: str, risk: Risk | float | None, threshold: float | None
+    ) -> tuple[bool, list[Report]]:
+        """Whether it is a single sample, and the reports of responses that are there already."""
+        single, shown, asked = samples(images, prompt)
+        given = [response] if single else list(response)
+        if len(given) != len(asked):
+            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
+        pen = self._pen(action, risk, threshold, {})
+        return single, [one.report for one in pen.read(shown, asked, given)]
 
-        parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
-        return FilterPen(self.model, self.processor, self.judge, parts, threshold, setting, self.batch_size)
-
-    def _threshold(
+    def _pen(
         self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]
-    ) -> Threshold:
+    ) -> FilterPen:
         now = self.setting(**generate_kwargs)
-        return resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
+        limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
+        parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
+        return FilterPen(self.model, self.processor, self.judge, parts, limit, now, self.batch_size)
