@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
 
@@ -22,6 +23,11 @@ def test_every_strategy_has_a_page_with_fresh_tables():
     for name in list_strategies():
         text = (pages.PAGES / f"{name}.md").read_text(encoding="utf-8")
         assert text == pages.updated(name, text), "run: python tools/readme.py"
+
+
+def test_the_tables_of_the_filters_guide_are_fresh():
+    text = filter_page.PAGE.read_text(encoding="utf-8")
+    assert text == filter_page.updated(text), "run: python tools/readme.py"
 
 
 def test_links_between_documents_hold():

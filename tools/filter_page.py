@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import sections
+
 from vtokens.filter.signals import get_signals
 
 ROOT = Path(__file__).parent.parent
@@ -50,11 +52,7 @@ SECTIONS = {"signals": signals, "costs": costs}
 
 def updated(text: str) -> str:
     """`text` with fresh tables between their markers."""
-    for name, table in SECTIONS.items():
-        start, end = f"<!-- {name}: python tools/filter_page.py -->\n", f"<!-- end of {name} -->\n"
-        head, rest = text.split(start)
-        text = head + start + table() + end + rest.split(end)[1]
-    return text
+    return sections.fill(text, SECTIONS, "python tools/filter_page.py")
 
 
 def write() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import sections
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "strategies"
@@ -106,12 +109,13 @@ SECTIONS = {"scenes": scenes, "agreement": agreement, "tokens": tokens, "merging
 
 def updated(name: str, text: str) -> str:
     """The page of strategy `name` with fresh tables between its markers."""
-    for section, table in SECTIONS.items():
-        start, end = f"<!-- {section}: python tools/readme.py -->\n", f"<!-- end of {section} -->"
-        if start in text:
-            head, rest = text.split(start)
-            text = head + start + table(name) + end + rest.split(end)[1]
-    return text
+    command = "python tools/readme.py"
+    there = {
+        section: partial(table, name)
+        for section, table in SECTIONS.items()
+        if sections.opening(section, command) in text
+    }
+    return sections.fill(text, there, command)
 
 
 def write() -> None:

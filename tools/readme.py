@@ -8,6 +8,7 @@ from typing import Any
 
 import filter_page
 import pages
+import sections
 
 from vtokens.adapters import adapter_class, models
 from vtokens.strategies import Facts, Saliency, describe, get, list_strategies
@@ -73,11 +74,7 @@ SECTIONS = {"support": support, "results": results}
 
 def updated(text: str) -> str:
     """`text` with fresh tables between their markers."""
-    for name, table in SECTIONS.items():
-        start, end = f"<!-- {name}: python tools/readme.py -->\n", f"<!-- end of {name} -->\n"
-        head, rest = text.split(start)
-        text = head + start + table() + end + rest.split(end)[1]
-    return text
+    return sections.fill(text, SECTIONS, "python tools/readme.py")
 
 
 if __name__ == "__main__":
