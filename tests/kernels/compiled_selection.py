@@ -4,6 +4,7 @@ import sys
 
 from tests.kernels.compiled import compiled
 from vtokens.kernels._triton import bipartite_merge, farthest_point
+from vtokens.kernels.bipartite_merge import TIE
 
 
 def main(file: str) -> None:
@@ -18,7 +19,7 @@ def main(file: str) -> None:
         print(compiled(farthest_point._choose, types | {"states": short}, constants, {"num_warps": 4}, file))
     types = {"scale": "*fp32", "source": "*i64", "target": "*i64", "open_": "*u8", "score": "*fp32", "best": "*i64"}
     for short, dim in (("*bf16", 64), ("*fp16", 80), ("*fp32", 64)):
-        constants = {"DIM": dim, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 64, "UPCAST": False}
+        constants = {"TIE": TIE, "DIM": dim, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_D": 64, "UPCAST": False}
         options = {"num_warps": 4, "num_stages": 2}
         print(compiled(bipartite_merge._match, types | {"metric": short}, constants, options, file))
     types = {"weight": "*fp32", "order": "*i64", "begin": "*i64", "end": "*i64"}

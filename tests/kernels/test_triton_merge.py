@@ -82,6 +82,9 @@ def test_ties_go_to_the_earlier_token() -> None:
     score, best = poisoned(fused_match, metric, order[:, 0::2], order[:, 1::2], may_take, block=(16, 16, 16))
     assert (best == 3).all()
     torch.testing.assert_close(score, torch.ones(1, 40))
+    close = torch.randn(5, 1, 24) * (1 + 4e-7 * torch.randn(5, 80, 24))  # the largest cosine is rounding's to place
+    sides, closed = (order[:, 0::2].repeat(5, 1), order[:, 1::2].repeat(5, 1)), may_take.repeat(5, 1)
+    assert (poisoned(fused_match, close, *sides, closed, block=(16, 16, 16))[1] == 3).all()
     score, _ = poisoned(fused_match, metric, order[:, 0::2], order[:, 1::2], ~may_take[:, :1].expand(1, 40) & False)
     assert (score == -torch.inf).all()
 

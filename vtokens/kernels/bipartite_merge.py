@@ -14,6 +14,9 @@ from torch import Tensor
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels.attention_rows import chunk_of
 
+TIE = 64 * torch.finfo(torch.float32).eps
+"""Cosines this close are one and the same: equal tokens leave a tower unequal by rounding, otherwise in each batch."""
+
 
 class Merged(NamedTuple):
     """Token sets after a round of merging.
@@ -50,7 +53,8 @@ class Edges:
 def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
     """Draw an edge from every other token to the most similar one of those in between.
 
-    Tokens take sides by their rank among the valid ones, so padding changes nothing. Ties go to the earlier token.
+    Tokens take sides by their rank among the valid ones, so padding changes nothing. Of partners whose cosines lie
+    within `TIE` of the largest the earliest is taken: on a flat picture the largest alone is a matter of rounding.
 
     Args:
         metric: (B, N, d), any float dtype and length; zero vectors are dissimilar to everything.
@@ -157,7 +161,8 @@ def _unit(metric: Tensor) -> Tensor:
 
 
 def _best(left: Tensor, right: Tensor, may_take: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of left (B, E, d) the largest product with right (B, F, d) where `may_take` (B, F), and its index."""
+    """For each of left (B, E, d) the largest product with right (B, F, d) where `may_take` (B, F), and the first index
+    that comes within `TIE` of it."""
     (batch, sources, _), targets = left.shape, right.shape[1]
     most = chunk_of(left.device)
     # Whole samples together while they fit: how their rows are cut must not depend on how many samples there are.
@@ -169,8 +174,10 @@ def _best(left: Tensor, right: Tensor, may_take: Tensor) -> tuple[Tensor, Tensor
         other, closed = right[some].transpose(1, 2), ~may_take[some, None]
         for r in range(0, sources, rows):
             part = slice(r, r + rows)
-            found = (left[some, part] @ other).masked_fill_(closed, -torch.inf).max(2)
-            values[some, part], indices[some, part] = found
+            found = (left[some, part] @ other).masked_fill_(closed, -torch.inf)
+            top = found.amax(2, keepdim=True)
+            values[some, part] = top[..., 0]
+            indices[some, part] = (found >= top - TIE).to(torch.uint8).argmax(2)
     return values, indices
 
 

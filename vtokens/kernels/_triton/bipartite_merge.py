@@ -8,43 +8,62 @@ import triton.language as tl
 from torch import Tensor
 
 from vtokens.kernels._dispatch import interpreted
+from vtokens.kernels.bipartite_merge import TIE
+
+
+@triton.jit
+def _cosines(
+    far, scale, target, open_, row, inside, mine, first, targets, m_token,
+    DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    n, d = first + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    real = n < targets
+    column = tl.load(target + n, mask=real, other=0)
+    theirs = tl.load(scale + column, mask=real, other=0.0)
+    product = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for c in range(0, DIM, BLOCK_D):
+        seen = c + d < DIM
+        at = far + row[:, None] * m_token + (c + d)[None, :]
+        left = tl.load(at, mask=inside[:, None] & seen[None, :], other=0.0)
+        at = far + column[None, :] * m_token + (c + d)[:, None]
+        right = tl.load(at, mask=real[None, :] & seen[:, None], other=0.0)
+        if UPCAST:
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        product += tl.dot(left, right, input_precision="ieee")
+    may = tl.load(open_ + n, mask=real, other=0) != 0
+    return tl.where(may[None, :], product * mine[:, None] * theirs[None, :], float("-inf"))
 
 
 @triton.jit
 def _match(
     metric, scale, source, target, open_, score, best, sources, targets, tokens, m_batch, m_token,
-    DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+    TIE: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
-    m, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = m < sources
     row = tl.load(source + batch * sources + m, mask=inside, other=0)
-    mine = tl.load(scale + batch * tokens + row, mask=inside, other=0.0)
-    far = metric + batch * m_batch
+    far, scale, target, open_ = (
+        metric + batch * m_batch, scale + batch * tokens, target + batch * targets, open_ + batch * targets,
+    )  # fmt: skip
+    mine = tl.load(scale + row, mask=inside, other=0.0)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    where = tl.zeros([BLOCK_M], tl.int32)
     for first in range(0, targets, BLOCK_N):
+        cosine = _cosines(
+            far, scale, target, open_, row, inside, mine, first, targets, m_token, DIM, BLOCK_M, BLOCK_N, BLOCK_D,
+            UPCAST,
+        )  # fmt: skip
+        top = tl.maximum(top, tl.max(cosine, 1))
+    # Only who knows the largest can tell the earliest that ties with it, so the products are made again.
+    where = tl.full([BLOCK_M], 0, tl.int32) + targets
+    for first in range(0, targets, BLOCK_N):
+        cosine = _cosines(
+            far, scale, target, open_, row, inside, mine, first, targets, m_token, DIM, BLOCK_M, BLOCK_N, BLOCK_D,
+            UPCAST,
+        )  # fmt: skip
         n = first + tl.arange(0, BLOCK_N)
-        real = n < targets
-        column = tl.load(target + batch * targets + n, mask=real, other=0)
-        theirs = tl.load(scale + batch * tokens + column, mask=real, other=0.0)
-        product = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for c in range(0, DIM, BLOCK_D):
-            seen = c + d < DIM
-            at = far + row[:, None] * m_token + (c + d)[None, :]
-            left = tl.load(at, mask=inside[:, None] & seen[None, :], other=0.0)
-            at = far + column[None, :] * m_token + (c + d)[:, None]
-            right = tl.load(at, mask=real[None, :] & seen[:, None], other=0.0)
-            if UPCAST:
-                left, right = left.to(tl.float32), right.to(tl.float32)
-            product += tl.dot(left, right, input_precision="ieee")
-        may = tl.load(open_ + batch * targets + n, mask=real, other=0) != 0
-        cosine = tl.where(may[None, :], product * mine[:, None] * theirs[None, :], float("-inf"))
-        most = tl.max(cosine, 1)
-        # Ties go to the earlier token: here to the left, and to the tile before.
-        better = most > top
-        where = tl.where(better, first + tl.argmax(cosine, 1).to(tl.int32), where)
-        top = tl.where(better, most, top)
+        where = tl.minimum(where, tl.min(tl.where(cosine >= (top - TIE)[:, None], n[None, :], targets), 1))
     tl.store(score + batch * sources + m, top, mask=inside)
     tl.store(best + batch * sources + m, where.to(tl.int64), mask=inside)
 
@@ -69,7 +88,7 @@ def _mean(
 def match(
     metric: Tensor, source: Tensor, target: Tensor, may_take: Tensor, block: tuple[int, int, int] = (64, 64, 64)
 ) -> tuple[Tensor, Tensor]:
-    """For each source its largest cosine with a target, and which.
+    """For each source its largest cosine with a target, and the first target that comes within `TIE` of it.
 
     Args:
         metric: (B, N, d).
@@ -92,8 +111,8 @@ def match(
         return score, best
     _match[(triton.cdiv(sources, block[0]), batch)](
         metric, scale, source.contiguous(), target.contiguous(), may_take.contiguous().view(torch.uint8), score, best,
-        sources, targets, tokens, *metric.stride()[:2], DIM=dim, BLOCK_M=block[0], BLOCK_N=block[1], BLOCK_D=block[2],
-        UPCAST=interpreted(), num_warps=4, num_stages=2,
+        sources, targets, tokens, *metric.stride()[:2], TIE=TIE, DIM=dim, BLOCK_M=block[0], BLOCK_N=block[1],
+        BLOCK_D=block[2], UPCAST=interpreted(), num_warps=4, num_stages=2,
     )  # fmt: skip
     return score, best
 
