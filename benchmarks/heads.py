@@ -17,6 +17,7 @@ from torch import Tensor
 
 import vtokens
 from vtokens import scenes
+from vtokens.compat import returned_cache
 from vtokens.strategies import get
 
 
@@ -24,7 +25,7 @@ from vtokens.strategies import get
 def chosen(model: Any, batch: dict[str, Tensor], divergence: str) -> dict[int, Tensor]:
     """Decoder layer -> bool (B, H), the heads reinforced."""
     with vtokens.attach(model, get("vhr")(divergence=divergence)):
-        cache = model(**batch, use_cache=True).past_key_values
+        cache = returned_cache(model(**batch, use_cache=True))
     layers = enumerate(cache.layers)
     return {
         index: layer.prefix.memory.samples["vhr.heads"]

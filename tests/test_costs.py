@@ -14,6 +14,7 @@ import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.budget import budget
+from vtokens.compat import returned_cache
 from vtokens.costs import call_flops, decode_flops, kv_bytes, layer_flops, prefill_flops, projector_flops, tower_flops
 from vtokens.eval.presets import preset, presets
 from vtokens.eval.synthetic import default_size, noise
@@ -223,9 +224,9 @@ def test_kv_bytes_are_what_the_cache_holds(family: str, strategy: str | None, dt
     model, processor = build(family)
     model = model.to(dtype)
     batch = inputs(processor, ["Is there a cat?"] * 2, [[image(84, 112, seed=1)], [image(100, 60, seed=2)]])
-    full = model(**batch.to(dtype), use_cache=True).past_key_values
+    full = returned_cache(model(**batch.to(dtype), use_cache=True))
     with vtokens.attach(model, strategy or "uniform(keep=0.9999)") as handle:
-        cache = model(**batch.to(dtype), use_cache=True).past_key_values
+        cache = returned_cache(model(**batch.to(dtype), use_cache=True))
         report = handle.report()
     held, unpruned = (
         sum(t.numel() * t.element_size() for layer in c.layers for t in (layer.keys, layer.values))

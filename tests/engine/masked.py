@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vtokens import Report
+from vtokens.compat import given_cache
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:
@@ -64,7 +65,7 @@ def _close_columns(
     index: int, dropped: Tensor, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     hidden = args[0] if args else kwargs["hidden_states"]
-    cache = kwargs.get("past_key_values")
+    cache = given_cache(kwargs)
     past = 0 if cache is None else cache.get_seq_length(index)
     queries, keys = hidden.shape[1], past + hidden.shape[1]
     closed = nn.functional.pad(dropped, (0, max(0, keys - dropped.shape[1])))[:, None, None, :keys]
@@ -79,7 +80,7 @@ def _close_columns(
 
 
 def _repeat_survivors(dropped: Tensor, decoder: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    hidden, cache = output.last_hidden_state, kwargs.get("past_key_values")
+    hidden, cache = output.last_hidden_state, given_cache(kwargs)
     length = hidden.shape[1]
     past = 0 if cache is None else cache.get_seq_length() - length  # the cache holds this pass already
     rows = hidden.clone()

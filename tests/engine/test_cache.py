@@ -12,6 +12,7 @@ from tests.engine.cases import model
 from tests.engine.compare import SPEC, one, ragged
 from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES
+from vtokens.compat import as_cache, returned_cache
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 ROWS = {
@@ -43,16 +44,16 @@ def test_rows_move_with_their_padding(family: str, how: str) -> None:
     pruned, reference, batch = model(family, "pruned"), model(family, "plain", "eager"), ragged(family)
     order, change = ROWS[how]
     with vtokens.attach(pruned, SPEC) as handle:
-        mine = pruned(**batch, use_cache=True).past_key_values
+        mine = returned_cache(pruned(**batch, use_cache=True))
         dropped = dropped_keys(handle.report(), batch["attention_mask"])
         change(mine)
         then = step(family, batch["attention_mask"][order])
-        got = pruned(**then, past_key_values=mine).logits
+        got = pruned(**then, **as_cache(pruned, mine)).logits
     with masking(reference, dropped):
-        theirs = reference(**batch, use_cache=True).past_key_values
+        theirs = returned_cache(reference(**batch, use_cache=True))
         change(theirs)
     with masking(reference, [keys[order] for keys in dropped]):
-        expected = reference(**then, past_key_values=theirs).logits
+        expected = reference(**then, **as_cache(reference, theirs)).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
@@ -61,12 +62,12 @@ def test_the_end_can_be_cropped(family: str) -> None:
     pruned, batch = model(family, "pruned"), one(family)
     length = batch["attention_mask"].shape[1]
     with vtokens.attach(pruned, SPEC):
-        cache = pruned(**batch, use_cache=True).past_key_values
+        cache = returned_cache(pruned(**batch, use_cache=True))
         stored = [layer.keys.shape[2] for layer in cache.layers]
-        first = pruned(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+        first = pruned(**step(family, batch["attention_mask"], 4), **as_cache(pruned, cache)).logits
         cache.crop(-4)
         assert [layer.keys.shape[2] for layer in cache.layers] == stored
-        again = pruned(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+        again = pruned(**step(family, batch["attention_mask"], 4), **as_cache(pruned, cache)).logits
         assert torch.equal(again, first)
         cache.crop(-5)
         assert [layer.keys.shape[2] for layer in cache.layers] == [count - 1 for count in stored]
@@ -79,8 +80,8 @@ def test_a_reset_cache_serves_another_prompt(family: str) -> None:
     """As good as a new one, for a batch of another size too."""
     pruned, batch = model(family, "pruned"), ragged(family)
     with vtokens.attach(pruned, SPEC):
-        cache = pruned(**one(family), use_cache=True).past_key_values
+        cache = returned_cache(pruned(**one(family), use_cache=True))
         cache.reset()
         assert cache.get_seq_length() == 0
-        assert torch.equal(pruned(**batch, past_key_values=cache).logits, pruned(**batch).logits)
+        assert torch.equal(pruned(**batch, **as_cache(pruned, cache)).logits, pruned(**batch).logits)
         assert {layer.get_seq_length() for layer in cache.layers} == {batch["input_ids"].shape[1]}

@@ -15,6 +15,7 @@ from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
+from vtokens.compat import as_cache
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl"
@@ -100,7 +101,7 @@ def test_caches_that_cannot_hold_it(family: str) -> None:
         expected = target(**batch).logits
         cache = StaticCache(config=target.config.text_config, max_cache_len=256)
         with pytest.raises(ValueError, match=r"StaticLayer in a StaticCache cannot hold pruned sequences"):
-            target(**batch, past_key_values=cache, use_cache=True)
+            target(**batch, **as_cache(target, cache), use_cache=True)
         assert torch.equal(target(**batch).logits, expected)
 
 

@@ -16,6 +16,7 @@ from tests.engine.test_cache import ROWS, step
 from tests.engine.test_logits import GREEDY, TEXT_ONLY, noised
 from tests.engine.test_multiturn import followed_by
 from tests.families import FAMILIES, image, inputs
+from vtokens.compat import as_cache, returned_cache
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 SPECS = ["pai(gamma=2.0, beta=0)", "damro(beta=0, k=3)", "cls(keep=0.5)+vcd(beta=0)"]
@@ -34,12 +35,12 @@ def test_rows_move_with_their_branch(family: str, spec: str, how: str) -> None:
     target, batch = model(family, "pruned"), ragged(family)
     order, change = ROWS[how]
     with vtokens.attach(target, spec):
-        cache = target(**batch, use_cache=True).past_key_values
-        still = target(**step(family, batch["attention_mask"]), past_key_values=copy.deepcopy(cache)).logits
+        cache = returned_cache(target(**batch, use_cache=True))
+        still = target(**step(family, batch["attention_mask"]), **as_cache(target, copy.deepcopy(cache))).logits
         change(cache)
         ids = step(family, batch["attention_mask"])
         moved = {k: v[..., order, :] if k == "position_ids" else v[order] for k, v in ids.items() if k != "use_cache"}
-        got = target(**moved, past_key_values=cache).logits
+        got = target(**moved, **as_cache(target, cache)).logits
     torch.testing.assert_close(got, still[order], rtol=0, atol=2e-4)
 
 
@@ -48,17 +49,17 @@ def test_the_end_can_be_cropped(family: str, spec: str) -> None:
     """Tokens go and come again in both, down to the pictures and no further."""
     target, batch = model(family, "pruned"), one(family)
     with vtokens.attach(target, spec):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
         after = step(family, batch["attention_mask"], 4)
-        first = target(**after, past_key_values=cache).logits
+        first = target(**after, **as_cache(target, cache)).logits
         cache.crop(-4)
-        torch.testing.assert_close(target(**after, past_key_values=cache).logits, first, rtol=0, atol=1e-5)
+        torch.testing.assert_close(target(**after, **as_cache(target, cache)).logits, first, rtol=0, atol=1e-5)
         cache.crop(-6)  # two tokens of the prompt
         short = {name: value[:, :-2] for name, value in batch.items() if name in ("input_ids", "attention_mask")}
-        same = target(**{**batch, **short, **kinds(batch, 2)}, use_cache=True).past_key_values
+        same = returned_cache(target(**{**batch, **short, **kinds(batch, 2)}, use_cache=True))
         again = step(family, short["attention_mask"], 3)
-        expected = target(**again, past_key_values=same).logits
-        torch.testing.assert_close(target(**again, past_key_values=cache).logits, expected, rtol=0, atol=2e-4)
+        expected = target(**again, **as_cache(target, same)).logits
+        torch.testing.assert_close(target(**again, **as_cache(target, cache)).logits, expected, rtol=0, atol=2e-4)
         lengths = [layer.get_seq_length() for layer in cache.layers]
         with pytest.raises(
             ValueError, match=r"cannot crop 40 .*(are those of the negative branch|come after the pruned)"
@@ -76,13 +77,13 @@ def test_a_copy_and_a_fresh_start(family: str) -> None:
     """A copied cache goes its own way; a reset one serves another prompt."""
     target, batch = model(family, "pruned"), one(family)
     with vtokens.attach(target, "pai(gamma=2.0)"):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
         other = copy.deepcopy(cache)
         after = step(family, batch["attention_mask"])
-        first = target(**after, past_key_values=cache).logits
-        assert torch.equal(target(**after, past_key_values=other).logits, first)
+        first = target(**after, **as_cache(target, cache)).logits
+        assert torch.equal(target(**after, **as_cache(target, other)).logits, first)
         cache.reset()
-        assert torch.equal(target(**batch, past_key_values=cache).logits, target(**batch).logits)
+        assert torch.equal(target(**batch, **as_cache(target, cache)).logits, target(**batch).logits)
 
 
 @pytest.mark.parametrize("name", ["pai(gamma=2.0, beta=0.02)", "m3id(forgetting=0.2, beta=0.02)"])
@@ -95,7 +96,7 @@ def test_a_text_turn_goes_on_in_both(family: str, name: str) -> None:
     with vtokens.attach(target, name):
         first = target.generate(**batch, **GREEDY, **DETAILS)
         text = followed_by(first.sequences, more)
-        got = target.generate(**text, **GREEDY, **DETAILS, past_key_values=first.past_key_values)
+        got = target.generate(**text, **GREEDY, **DETAILS, **as_cache(target, returned_cache(first)))
     length = batch["input_ids"].shape[1]
     answer = got.sequences[:, length:]
     for place in range(5):
@@ -126,10 +127,10 @@ def test_a_picture_turn(family: str, spec: str, first: str) -> None:
     with vtokens.attach(target, spec):
         one = target(**turns[0], position_ids=places[..., :cut], use_cache=True)
         rest = {**turns[1], "attention_mask": whole["attention_mask"], "position_ids": places[..., cut:]}
-        got = target(**rest, past_key_values=one.past_key_values, use_cache=True)
+        got = target(**rest, **as_cache(target, returned_cache(one)), use_cache=True)
         after = {"input_ids": torch.tensor([[65]]), "position_ids": places[..., -1:] + 1}
         mask = torch.ones(1, whole["input_ids"].shape[1] + 1, dtype=torch.long)
-        then = target(**after, attention_mask=mask, past_key_values=got.past_key_values).logits[0, -1]
+        then = target(**after, attention_mask=mask, **as_cache(target, returned_cache(got))).logits[0, -1]
     if spec.startswith("pai"):
         other, combine = without_pictures(whole, plain), guided(2.0, 0.02)
     else:
@@ -197,17 +198,17 @@ def test_a_cache_that_went_on_alone_is_refused(family: str) -> None:
     """A branch that missed tokens cannot be gone on from, and pictures that no branch saw neither."""
     target, batch = model(family, "pruned"), one(family)
     with vtokens.attach(target, "pai"):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     after = step(family, batch["attention_mask"])
-    target(**after, past_key_values=cache)
+    target(**after, **as_cache(target, cache))
     mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.long)
     later = {**after, "attention_mask": mask}
     with vtokens.attach(target, "pai"), pytest.raises(ValueError, match="went on for 1 positions without its negative"):
-        target(**later, past_key_values=cache)
+        target(**later, **as_cache(target, cache))
     with vtokens.attach(target, "cls(keep=0.5)"):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     with vtokens.attach(target, "vcd"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
-        target(**after, past_key_values=cache)
+        target(**after, **as_cache(target, cache))
     again = {**batch, "attention_mask": torch.ones(1, 2 * batch["input_ids"].shape[1], dtype=torch.long)}
     with vtokens.attach(target, "pai"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
-        target(**again, past_key_values=cache)
+        target(**again, **as_cache(target, cache))

@@ -18,6 +18,7 @@ from tests.engine.test_cache import step
 from tests.engine.test_logits import GREEDY
 from tests.families import FAMILIES, build, inputs
 from tests.families.processors import tokenizer
+from vtokens.compat import as_cache, returned_cache
 from vtokens.costs import kv_bytes, prefill_flops
 
 CONTRASTS = ["vcd", "avisc", "avisc(others=drop)", "damro(k=3)", "pai", "m3id", "contrast"]
@@ -105,10 +106,10 @@ def test_hidden_states_are_those_of_the_prompt(family: str) -> None:
     for mine, theirs in zip(got.hidden_states, expected.hidden_states, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
-    assert type(got.past_key_values) is type(expected.past_key_values)
-    fed = expected.past_key_values.get_seq_length()
-    assert {layer.get_seq_length() for layer in got.past_key_values.layers} == {fed}
-    assert len(got.past_key_values.layers[0].keys) == 3
+    assert type(returned_cache(got)) is type(returned_cache(expected))
+    fed = returned_cache(expected).get_seq_length()
+    assert {layer.get_seq_length() for layer in returned_cache(got).layers} == {fed}
+    assert len(returned_cache(got).layers[0].keys) == 3
 
 
 @pytest.mark.parametrize(
@@ -163,10 +164,10 @@ def test_labels_are_refused() -> None:
     with vtokens.attach(target, "pai"):
         with pytest.raises(ValueError, match=r"labels under a contrastive strategy"):
             target(**batch, labels=batch["input_ids"])
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
         after = step("llava", batch["attention_mask"])
         with pytest.raises(ValueError, match=r"labels under a contrastive strategy"):
-            target(**after, past_key_values=cache, labels=after["input_ids"])
+            target(**after, **as_cache(target, cache), labels=after["input_ids"])
         assert torch.equal(target(**text, labels=text["input_ids"]).loss, expected)
 
 

@@ -15,6 +15,7 @@ from tests.engine.cases import model
 from tests.engine.compare import DETAILS, GREEDY
 from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES, image, inputs
+from vtokens.compat import as_cache, returned_cache
 
 SPECS = ["cls(keep=0.5)+fastv(keep=0.5, layer=2)", "todre(keep=0.4, exit_threshold=2.0)", "fastv(keep=0.3, layer=1)"]
 
@@ -50,14 +51,14 @@ def test_a_text_turn_goes_on_from_the_cache(family: str, spec: str) -> None:
         expected = reference.generate(**batch, **GREEDY, **DETAILS)
         for turn in [None, *more]:
             if turn is not None:
-                text, caches = followed_by(got.sequences, turn), (got.past_key_values, expected.past_key_values)
-                got = pruned.generate(**text, **GREEDY, **DETAILS, past_key_values=caches[0])
-                expected = reference.generate(**text, **GREEDY, **DETAILS, past_key_values=caches[1])
+                text, caches = followed_by(got.sequences, turn), (returned_cache(got), returned_cache(expected))
+                got = pruned.generate(**text, **GREEDY, **DETAILS, **as_cache(pruned, caches[0]))
+                expected = reference.generate(**text, **GREEDY, **DETAILS, **as_cache(reference, caches[1]))
             assert torch.equal(got.sequences, expected.sequences)
             torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits), rtol=0, atol=1e-4)
     fed = got.sequences.shape[1] - 1
-    assert {layer.get_seq_length() for layer in got.past_key_values.layers} == {fed}
-    assert got.past_key_values.layers[-1].keys.shape[2] < fed
+    assert {layer.get_seq_length() for layer in returned_cache(got).layers} == {fed}
+    assert returned_cache(got).layers[-1].keys.shape[2] < fed
 
 
 def test_a_new_picture_is_pruned_beside_the_cached_one(family: str, spec: str) -> None:
@@ -81,13 +82,13 @@ def test_a_new_picture_is_pruned_beside_the_cached_one(family: str, spec: str) -
             # One numbering for both models; three equal rows are M-RoPE's own way to number text.
             ids = places[:, part].expand(3, -1, -1) if family.startswith("qwen") else places[:, part]
             call = {**turn, "attention_mask": mask, "position_ids": ids, "use_cache": True}
-            got = pruned(**call, past_key_values=caches[0])
+            got = pruned(**call, **as_cache(pruned, caches[0]))
             report = handle.report()
             new = dropped_keys(report, turn["attention_mask"])
             dropped = [torch.cat(pair, dim=1) for pair in zip(dropped, new, strict=True)]
             with masking(reference, dropped):
-                expected = reference(**call, past_key_values=caches[1])
-            caches = [got.past_key_values, expected.past_key_values]
+                expected = reference(**call, **as_cache(reference, caches[1]))
+            caches = [returned_cache(got), returned_cache(expected)]
             for row, sample in enumerate(report.samples):
                 at = torch.from_numpy(sample.positions[-1])
                 torch.testing.assert_close(got.logits[row, at], expected.logits[row, at], rtol=0, atol=1e-4)
@@ -96,9 +97,9 @@ def test_a_new_picture_is_pruned_beside_the_cached_one(family: str, spec: str) -
         one["position_ids"] = places[:, -1:] + 1
         if family.startswith("qwen"):
             one["position_ids"] = one["position_ids"].expand(3, -1, -1)
-        got = pruned(**one, past_key_values=caches[0])
+        got = pruned(**one, **as_cache(pruned, caches[0]))
     with masking(reference, dropped):
-        expected = reference(**one, past_key_values=caches[1])
+        expected = reference(**one, **as_cache(reference, caches[1]))
     torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-4)
     assert dropped[-1][:, cut:].sum(1).gt(0).tolist() == [True, False, True]
 
@@ -117,7 +118,9 @@ def test_a_picture_turn_through_generate(family: str, spec: str) -> None:
             first = target.generate(**batch, **GREEDY, **DETAILS)
             lost = [] if handle is None else dropped_keys(handle.report(), batch["attention_mask"])
             text = followed_by(first.sequences, new["input_ids"])
-            second = target.generate(**text, **pixels(new), **GREEDY, **DETAILS, past_key_values=first.past_key_values)
+            second = target.generate(
+                **text, **pixels(new), **GREEDY, **DETAILS, **as_cache(target, returned_cache(first))
+            )
         if handle is None:
             return second, []
         # The last generated token had not been fed yet: it belongs to the second pass.

@@ -15,6 +15,7 @@ from tests.engine.cases import model
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.budget import budget
+from vtokens.compat import returned_cache
 from vtokens.costs import prefill_flops
 from vtokens.layout import Layout
 from vtokens.picture import Picture
@@ -79,7 +80,7 @@ def test_iv_cache_lengths(family: str, layer: int) -> None:
     """[S] * K + [S'] * (L - K), and every layer answers S when asked how much it was fed."""
     batch, pruned = one(family), model(family, "pruned")
     with vtokens.attach(pruned, "fastv", keep=0.25, layer=layer) as handle:
-        cache = pruned(**batch, use_cache=True).past_key_values
+        cache = returned_cache(pruned(**batch, use_cache=True))
         sample = handle.report().samples[0]
     length, tokens = batch["input_ids"].shape[1], sample.visual_tokens[0]
     short = length - tokens + budget(tokens, 0.25)

@@ -14,6 +14,7 @@ from tests.engine.cases import MODES, Case, cases, model
 from tests.engine.compare import TOLERANCE, check_tokens
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES
+from vtokens.compat import returned_cache
 
 NEW = 3
 
@@ -43,7 +44,7 @@ def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str)
         torch.testing.assert_close(output.logits[row, fed], expected[row, fed], rtol=0, atol=TOLERANCE)
     places = torch.arange(valid.shape[1])
     behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
-    for index, layer in enumerate(output.past_key_values.layers):
+    for index, layer in enumerate(returned_cache(output).layers):
         seen = torch.tensor([len(sample.positions[index]) for sample in report.samples])
         longest = int((seen + behind).max()) if dropped[index].any() else valid.shape[1]
         assert layer.keys.shape[-2] == layer.values.shape[-2] == longest

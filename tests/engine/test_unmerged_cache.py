@@ -13,6 +13,7 @@ from tests.engine.compare import DETAILS, GREEDY, one, ragged
 from tests.engine.test_cache import ROWS, step
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, image, inputs
+from vtokens.compat import as_cache, returned_cache
 
 SPEC = "dymu(thresholds=(0.5, 0.4, 0.4))"
 SPECS = [SPEC, "cls(keep=0.7)+dymu(thresholds=(0.5, 0.4, 0.4))+fastv(keep=0.6, layer=2)"]
@@ -41,15 +42,15 @@ def test_rows_move_with_their_copies(family: str, how: str) -> None:
     order, change = ROWS[how]
     numbers, dropped, features = oracle_of(family, batch, SPECS[1])
     with vtokens.attach(target, SPECS[1]):
-        mine = target(**batch, use_cache=True).past_key_values
+        mine = returned_cache(target(**batch, use_cache=True))
         change(mine)
         then = step(family, batch["attention_mask"][order])
-        got = target(**then, past_key_values=mine).logits
+        got = target(**then, **as_cache(target, mine)).logits
     with unmerged(reference, numbers, dropped, [features]):
-        theirs = reference(**batch, use_cache=True).past_key_values
+        theirs = returned_cache(reference(**batch, use_cache=True))
         change(theirs)
     with unmerged(reference, numbers[order], [keys[order] for keys in dropped], []):
-        expected = reference(**then, past_key_values=theirs).logits
+        expected = reference(**then, **as_cache(reference, theirs)).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
 
 
@@ -57,7 +58,7 @@ def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
     """As many rows as tokens are left, in every layer; keys of copies' tokens are projections, not turned ones."""
     target, batch = model(family, "pruned"), one(family)
     with vtokens.attach(target, SPEC) as handle:
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
         report = handle.report()
         rows = [len(positions) for positions in report.samples[0].positions]
         assert [layer.keys.shape[2] for layer in cache.layers] == rows
@@ -67,7 +68,7 @@ def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
         layer = target.model.language_model.layers[0]
         held = []
         hook = layer.self_attn.k_proj.register_forward_hook(lambda _, __, output: held.append(output))
-        keys = target(**batch, use_cache=True).past_key_values.layers[0].keys
+        keys = returned_cache(target(**batch, use_cache=True)).layers[0].keys
         hook.remove()
     torch.testing.assert_close(keys, held[0].view(1, rows[0], keys.shape[1], -1).transpose(1, 2))
 
@@ -77,19 +78,19 @@ def test_the_end_can_be_cropped(family: str) -> None:
     target, batch = model(family, "pruned"), one(family)
     length = batch["attention_mask"].shape[1]
     with vtokens.attach(target, SPEC):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
         stored = [layer.keys.shape[2] for layer in cache.layers]
-        first = target(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+        first = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
         cache.crop(-4)
-        assert torch.equal(target(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits, first)
+        assert torch.equal(target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits, first)
         cache.crop(-6)
         assert [layer.keys.shape[2] for layer in cache.layers] == [count - 2 for count in stored]
         assert {layer.get_seq_length() for layer in cache.layers} == {length - 2}
         back = step(family, batch["attention_mask"][:, :-2], 2)
-        target(**{**back, "input_ids": batch["input_ids"][:, -2:]}, past_key_values=cache)
+        target(**{**back, "input_ids": batch["input_ids"][:, -2:]}, **as_cache(target, cache))
         assert [layer.keys.shape[2] for layer in cache.layers] == stored
         if not family.startswith("qwen"):  # `step` numbers text on, which M-RoPE does not
-            then = target(**step(family, batch["attention_mask"], 4), past_key_values=cache).logits
+            then = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
             torch.testing.assert_close(then, first, rtol=0, atol=1e-4)
         with pytest.raises(ValueError, match=r"cannot crop 30 positions: only .* come after the pruned visual tokens"):
             cache.crop(-30)
@@ -99,9 +100,9 @@ def test_a_reset_cache_serves_another_prompt(family: str) -> None:
     """As good as a new one."""
     target, batch = model(family, "pruned"), ragged(family)
     with vtokens.attach(target, SPEC):
-        cache = target(**one(family), use_cache=True).past_key_values
+        cache = returned_cache(target(**one(family), use_cache=True))
         cache.reset()
-        assert torch.equal(target(**batch, past_key_values=cache).logits, target(**batch).logits)
+        assert torch.equal(target(**batch, **as_cache(target, cache)).logits, target(**batch).logits)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -133,14 +134,14 @@ def test_turns_with_new_pictures_and_without(family: str, spec: str) -> None:
         ids = places[:, part].expand(3, -1, -1) if family.startswith("qwen") else places[:, part]
         call = {**turn, "attention_mask": valid[:, : part.stop], "position_ids": ids, "use_cache": True}
         with vtokens.attach(target, spec) as handle:
-            got = target(**call, past_key_values=mine)
+            got = target(**call, **as_cache(target, mine))
             if features:  # what FastV keeps depends on what is cached
                 lost = gone(handle.report(), new, turn["attention_mask"])
         numbers = torch.cat([numbers, torch.where(new < 0, -1, new + 1000 * number)], 1)
         dropped = [torch.cat(pair, 1) for pair in zip(dropped, lost, strict=True)]
         with unmerged(reference, numbers, dropped, features):
-            expected = reference(**call, past_key_values=theirs)
-        mine, theirs, start = got.past_key_values, expected.past_key_values, part.stop
+            expected = reference(**call, **as_cache(reference, theirs))
+        mine, theirs, start = returned_cache(got), returned_cache(expected), part.stop
         for row in range(3):
             fed = turn["attention_mask"][row].bool() & ~dropped[-1][row, part]
             torch.testing.assert_close(got.logits[row, fed], expected.logits[row, fed], rtol=0, atol=1e-4)
@@ -158,10 +159,10 @@ def test_generate_goes_on_from_the_cache(family: str, spec: str) -> None:
         first = target.generate(**batch, **GREEDY, **DETAILS)
         ids = torch.cat([first.sequences, more], 1)
         text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        got = target.generate(**text, **GREEDY, **DETAILS, past_key_values=first.past_key_values)
+        got = target.generate(**text, **GREEDY, **DETAILS, **as_cache(target, returned_cache(first)))
     with unmerged(reference, numbers, dropped, [features]):
         other = reference.generate(**batch, **GREEDY, **DETAILS)
-        expected = reference.generate(**text, **GREEDY, **DETAILS, past_key_values=other.past_key_values)
+        expected = reference.generate(**text, **GREEDY, **DETAILS, **as_cache(reference, returned_cache(other)))
     assert torch.equal(got.sequences, expected.sequences)
     torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits), rtol=0, atol=1e-4)
 
@@ -180,12 +181,12 @@ def test_a_cache_with_merged_tokens_needs_its_strategy(family: str) -> None:
     """Others do not know how to read it, and say so; attached again, it goes on."""
     target, batch = model(family, "pruned"), one(family)
     with vtokens.attach(target, SPEC):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     then = step(family, batch["attention_mask"])
     with vtokens.attach(target, "fastv"), pytest.raises(ValueError, match="this cache holds merged tokens"):
-        target(**then, past_key_values=cache)
+        target(**then, **as_cache(target, cache))
     with vtokens.attach(target, SPEC):
-        assert target(**then, past_key_values=cache).logits.isfinite().all()
+        assert target(**then, **as_cache(target, cache)).logits.isfinite().all()
 
 
 def test_a_text_prompt_behind_a_picture_prompt(family: str) -> None:

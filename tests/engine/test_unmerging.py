@@ -22,6 +22,7 @@ from tests.engine.masked import dropped_keys
 from tests.engine.test_attend_equals_dense import attends, oracle, sinks
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, build, image, inputs
+from vtokens.compat import returned_cache
 from vtokens.strategies.dymu import Dymu
 
 NEW = 3
@@ -70,7 +71,7 @@ def check(family: str, case: Case, spec: str) -> None:
         assert sample.visual_tokens[0] == len(set(numbers[row].tolist()) - {-1}) or "uniform" in spec or "todre" in spec
     places = torch.arange(valid.shape[1])
     behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
-    for index, layer in enumerate(output.past_key_values.layers):
+    for index, layer in enumerate(returned_cache(output).layers):
         seen = torch.tensor([len(sample.positions[index]) for sample in report.samples])
         assert layer.keys.shape[2] in (int((seen + behind).max()), valid.shape[1])
         assert layer.get_seq_length() == valid.shape[1]

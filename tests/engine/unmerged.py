@@ -20,6 +20,7 @@ import vtokens
 from tests.engine.dense import layout
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from vtokens.adapters import adapter_for
+from vtokens.compat import given_cache
 from vtokens.strategies.base import Selection, Visuals
 from vtokens.strategies.dymu import Dymu
 
@@ -141,7 +142,7 @@ def _features(model: Any, name: str, given: Sequence[tuple[dict[str, Any], Any]]
 
 
 def _mean(numbers: Tensor, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    hidden, cache = output[0].clone(), kwargs.get("past_key_values")
+    hidden, cache = output[0].clone(), given_cache(kwargs)
     past = 0 if cache is None else cache.get_seq_length(index) - hidden.shape[1]
     part = numbers[:, past : past + hidden.shape[1]]
     for row in range(part.shape[0]):

@@ -6,6 +6,7 @@ import torch
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
+from vtokens.compat import as_cache, returned_cache
 from vtokens.eval.clock import PhaseClock
 
 TOWER, DECODER, HEAD = 100.0, 10.0, 1.0
@@ -87,10 +88,10 @@ def test_a_picture_in_a_later_turn_is_prefill_again():
     model, processor = build("llava")
     hands = Hands(model)
     first, second = (inputs(processor, ["x"], [[image(56, 56, seed=seed)]]) for seed in (0, 1))
-    cache = model(**first, use_cache=True).past_key_values
+    cache = returned_cache(model(**first, use_cache=True))
     with PhaseClock(model, hands) as clock:
-        model(**first, use_cache=True, past_key_values=cache)
-        model(**second, use_cache=True, past_key_values=cache)
+        model(**first, use_cache=True, **as_cache(model, cache))
+        model(**second, use_cache=True, **as_cache(model, cache))
     assert clock.phases().encode == 2 * TOWER
     assert clock.phases().tokens == 0
 

@@ -7,6 +7,7 @@ from torch import Tensor
 import vtokens
 from tests.families import FAMILIES, image, inputs
 from tests.strategies.helpers import kept, pair, probe, report, three_rows, top
+from vtokens.compat import returned_cache
 from vtokens.layout import Layout
 from vtokens.picture import Picture
 from vtokens.strategies import Attention, Visuals
@@ -122,7 +123,7 @@ def test_caches_are_short_from_layer_k_on() -> None:
     length = batch["input_ids"].shape[1]
     for layer in (1, 2, 3):
         with vtokens.attach(model, f"fastv(keep=4, layer={layer})"):
-            cache = model(**batch, use_cache=True).past_key_values
+            cache = returned_cache(model(**batch, use_cache=True))
         held = [part.keys.shape[2] for part in cache.layers]
         assert held == [length] * layer + [length - 12] * (4 - layer)
         assert {part.get_seq_length() for part in cache.layers} == {length}

@@ -21,6 +21,7 @@ from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES, image, inputs
 from tests.kernels.sparse import visible
 from vtokens.adapters import adapter_for
+from vtokens.compat import as_cache, returned_cache
 from vtokens.kernels import Tiles
 from vtokens.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash
 from vtokens.patterns import index as indexing
@@ -227,9 +228,9 @@ def test_decoding_and_a_second_turn(tmp_path: Path) -> None:
     with torch.no_grad():
         for spec in ("none", f"mminference(patterns={path!r}, min_length=1)"):
             with vtokens.attach(target, spec):
-                cache = target(**first).past_key_values
+                cache = returned_cache(target(**first))
                 mask = torch.cat([first["attention_mask"], second["attention_mask"]], 1)
-                outputs.append(target(**(second | {"attention_mask": mask}), past_key_values=cache).logits)
+                outputs.append(target(**(second | {"attention_mask": mask}), **as_cache(target, cache)).logits)
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-4)
 
 

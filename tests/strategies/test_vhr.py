@@ -10,6 +10,7 @@ from torch import Tensor
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
+from vtokens.compat import as_cache, returned_cache
 from vtokens.strategies import Facts
 from vtokens.strategies.vhr import Vhr, select_heads
 
@@ -109,7 +110,7 @@ def test_two_branch_advances_both_sequences_together(family: str) -> None:
     text = {"input_ids": batch["input_ids"][:, keep], "attention_mask": batch["attention_mask"][:, keep]}
     expected = branches(model, batch, text, 2.0, layers)
     with vtokens.attach(model, f"vhr(layers={layers}, divergence=two_branch)"):
-        cache = model(**batch, use_cache=True).past_key_values
+        cache = returned_cache(model(**batch, use_cache=True))
     for layer in layers:
         got = cache.layers[layer].prefix.memory.samples["vhr.heads"]
         assert torch.equal(got, expected[layer]), layer
@@ -122,16 +123,16 @@ def test_heads_stay_those_of_the_prompt() -> None:
     batch = dict(inputs(processor, ["What is it?", "hi"], [[image(60, 60, seed=0)], []]))
     with vtokens.attach(model, "vhr"):
         first = model(**batch, use_cache=True)
-        cache, mask = first.past_key_values, batch["attention_mask"]
+        cache, mask = returned_cache(first), batch["attention_mask"]
         tokens = torch.tensor([[5, 6, 7], [8, 9, 10]])
         steps = []
         for place in range(3):
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
             steps.append(
-                model(input_ids=tokens[:, place : place + 1], attention_mask=mask, past_key_values=cache).logits
+                model(input_ids=tokens[:, place : place + 1], attention_mask=mask, **as_cache(model, cache)).logits
             )
         again = model(**batch, use_cache=True)
-        together = model(input_ids=tokens, attention_mask=mask, past_key_values=again.past_key_values).logits
+        together = model(input_ids=tokens, attention_mask=mask, **as_cache(model, returned_cache(again))).logits
     torch.testing.assert_close(torch.cat(steps, 1), together, rtol=0, atol=1e-4)
-    chosen = first.past_key_values.layers[3].prefix.memory.samples["vhr.heads"]
+    chosen = returned_cache(first).layers[3].prefix.memory.samples["vhr.heads"]
     assert chosen.sum(1).tolist() == [2, 0]  # the sample without a picture has no vision-aware heads

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.compat import as_cache
 from vtokens.engine.attention import Attention
 from vtokens.engine.masks import layer_mask
 from vtokens.layout import Layout
@@ -80,7 +81,7 @@ class Branch:
         try:
             # Past the layer's own hooks, which belong to the real pass.
             output = layer.forward(
-                self._hidden, position_ids=None, past_key_values=None, use_cache=False, **self._kwargs
+                self._hidden, position_ids=None, use_cache=False, **as_cache(layer, None), **self._kwargs
             )
         finally:
             self.running = False

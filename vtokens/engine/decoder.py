@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vtokens.compat import given_cache
 from vtokens.engine.cache import Prefix, ReducedLayer, held, seen_length, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.fold import Fold, copies_after, fold_now
@@ -18,7 +19,7 @@ from vtokens.strategies.heads import Memory
 
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
-    cache = kwargs.get("past_key_values")
+    cache = given_cache(kwargs)
     reduced = reduced_layer(cache, index)
     if call.view is None and reduced is None:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
+from vtokens.compat import given_cache, returned_cache
 from vtokens.engine import call as calls
 from vtokens.engine import joint, logits, unmerge
 from vtokens.engine.attend import attend
@@ -106,7 +107,7 @@ class Engine:
             # The language model on its own: it may still meet a reduced cache.
             call = Call(self.adapter, {}, direct=True, plan=self.plan)
             calls.start(id(self), call)
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
         assert call.plan is not None
@@ -142,7 +143,7 @@ class Engine:
                 hidden = select(call, strategy, partial(strategy.at_layer, index=index), hidden)
         if call.branch is not None:
             call.branch.observe(index)
-        call.hidden, call.cache = hidden, kwargs.get("past_key_values")
+        call.hidden, call.cache = hidden, given_cache(kwargs)
         changed = adjust(call, index, hidden, kwargs)
         if changed is None:
             return None
@@ -169,7 +170,7 @@ class Engine:
         call.record.copies = call.scratch.get(("copies",))
         if call.branch_of is None:
             self.last_record = call.record
-        cache = output.get("past_key_values") if hasattr(output, "get") else kwargs.get("past_key_values")
+        cache = returned_cache(output) if hasattr(output, "get") else given_cache(kwargs)
         if cache is not None:
             account(call, cache)
         return None if call.view is None else restore(call, output)

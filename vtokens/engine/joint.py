@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.compat import swap_cache
 from vtokens.engine.attention import Attention
 from vtokens.engine.beside import Joint, branch_cache, start_of
 from vtokens.engine.call import Call
@@ -41,11 +42,10 @@ def enter(call: Call, branch: Call, kwargs: dict[str, Any]) -> dict[str, Any] | 
     other = positions - start.shift.to(positions.device)[:, None]
     # The layers' own hooks put in the masks; four dimensions tell the language model not to make one.
     return dict(
-        kwargs,
+        swap_cache(call.adapter.language_model, kwargs, call.joint),
         inputs_embeds=torch.cat([hidden, hidden]),
         position_ids=torch.cat([positions, other], positions.dim() - 2),
         attention_mask=hidden.new_zeros(1, 1, 1, 1),
-        past_key_values=call.joint,
     )
 
 

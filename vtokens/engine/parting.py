@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from vtokens.compat import as_cache
 from vtokens.engine.beside import Beside, Start, branch_cache, start_of
 from vtokens.engine.cache import Prefix, ReducedLayer
 from vtokens.engine.call import Branched, Call
@@ -67,7 +68,11 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
     mask = _mask(call, fed, start, 0 if cache is None else cache.get_seq_length())
     branch = Call(call.adapter, {"branch": True}, plan=plan.negative, branch_of=call, asked=call.asked)
     branch.layout, branch.seen = fed.layout, fed.seen
-    inputs = {"inputs_embeds": fed.embeds, "position_ids": fed.positions, "past_key_values": cache}
+    inputs = {
+        "inputs_embeds": fed.embeds,
+        "position_ids": fed.positions,
+        **as_cache(call.adapter.language_model, cache),
+    }
     # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
     total = fed.embeds.shape[1] + (0 if cache is None else cache.get_seq_length())
     said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask

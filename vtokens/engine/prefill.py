@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.compat import given_cache
 from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
 from vtokens.engine.fold import Unmerging, rotary_positions
@@ -55,7 +56,7 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
             "model.activation_checkpointing_disable() (in older releases of transformers "
             "gradient_checkpointing_disable()), or detach() the strategy for training"
         )
-    check_cache(kwargs.get("past_key_values"))  # first, since transformers prepares the mask for a static cache itself
+    check_cache(given_cache(kwargs))  # first, since transformers prepares the mask for a static cache itself
     mask = kwargs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise ValueError(

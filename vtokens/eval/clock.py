@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
+from vtokens.compat import given_cache
 from vtokens.engine import attachment
 
 
@@ -116,7 +117,7 @@ class PhaseClock:
         self._encode[1:] = [self._mark()]
 
     def _before_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         self._start, self._record = self._mark(), self._recorded()
         self._filled = cache is not None and cache.get_seq_length() > 0
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vtokens.adapters import adapter_for
+from vtokens.compat import given_cache, swap_cache
 from vtokens.engine import Report
 
 
@@ -37,42 +38,38 @@ class Written(nn.Module):
         self,
         inputs_embeds: Tensor,
         position_ids: Tensor,
-        past_key_values: DynamicCache,
         attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """As the decoder's own; `cuts` are left alone once the cache holds something."""
-        decoder = self.decoder
-        hidden, fresh = inputs_embeds, past_key_values.get_seq_length() == 0
+        decoder, cache = self.decoder, given_cache(kwargs)
+        hidden, fresh = inputs_embeds, cache.get_seq_length() == 0
         # M-RoPE models hand on the plain numbering in front of the three rotary ones.
         rotary = position_ids[1:] if position_ids.dim() == 3 and len(position_ids) == 4 else position_ids
         rotated = decoder.rotary_emb(hidden, rotary)
-        mask = self._mask(hidden, attention_mask, past_key_values) if fresh else None
+        mask = self._mask(hidden, attention_mask) if fresh else None
         for number, layer in enumerate(decoder.layers):
             if fresh and number in self.cuts:
                 rows = self.cuts[number]
                 hidden = _gather(hidden, rows)
                 rotated = tuple(_gather(part, rows) for part in rotated)
                 attention_mask = None if attention_mask is None else attention_mask.gather(1, rows)
-                mask = self._mask(hidden, attention_mask, DynamicCache())
+                mask = self._mask(hidden, attention_mask)
             hidden = layer(
                 hidden,
                 attention_mask=mask,
                 position_embeddings=rotated,
                 position_ids=None,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
-                **kwargs,
+                **swap_cache(layer, kwargs, cache),
             )
-        return BaseModelOutputWithPast(last_hidden_state=decoder.norm(hidden), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(decoder.norm(hidden), cache)
 
-    def _mask(self, hidden: Tensor, attention_mask: Tensor | None, cache: DynamicCache) -> Any:
+    def _mask(self, hidden: Tensor, attention_mask: Tensor | None) -> Any:
         if attention_mask is None:
             return None
-        return create_causal_mask(
-            config=self.decoder.config, inputs_embeds=hidden, attention_mask=attention_mask, past_key_values=cache
-        )
+        return create_causal_mask(self.decoder.config, hidden, attention_mask, None)
 
 
 class Ideal:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vtokens.adapters import Adapter
+from vtokens.compat import returned_cache
 from vtokens.filter.measure import Likelihood, Looked, likelihood, look
 from vtokens.filter.trace import Parts
 from vtokens.strategies.heads import Heads
@@ -140,7 +141,7 @@ class Tape:
         """A hook: note the states that leave the decoder."""
         if self.lost:
             return
-        states, self.cache = output.last_hidden_state, output.past_key_values
+        states, self.cache = output.last_hidden_state, returned_cache(output)
         if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
             self.final_image = states
         if self.depth in self.parts.states:
