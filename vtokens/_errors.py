@@ -5,10 +5,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST = 200
+
+
+def shorten(value: object, most: int = _MOST) -> str:
+    """How a message repeats what it was given: as `repr`, and where that is long its beginning, its end and its length.
+
+    Args:
+        value: anything; text is never turned into a `repr` of its whole length.
+        most: characters that are repeated in full.
+    """
+    if isinstance(value, str | bytes):
+        if len(value) <= most:
+            return repr(value)
+        half, unit = most // 2, "characters" if isinstance(value, str) else "bytes"
+        return f"{value[:half]!r} ... {value[-half:]!r} ({len(value):,} {unit})"
+    text = repr(value)
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} ... {text[-(most // 2) :]} ({len(text):,} characters)"
+
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     """A `ValueError` for a name that is not among `allowed`, with the nearest valid one first."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    # What is compared grows with the length, and nothing this long is a misspelt name.
+    near = difflib.get_close_matches(str(value)[:_MOST], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {value!r}.{hint} Allowed: {', '.join(names)}")
+    return ValueError(f"unknown {kind} {shorten(value)}.{hint} Allowed: {', '.join(names)}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from vtokens._reading import regular
+
 _lock = threading.Lock()
 
 
@@ -14,8 +16,9 @@ def open_image(path: str | Path) -> Image.Image:
     """The image at `path`, fully decoded, RGB.
 
     Raises:
-        OSError: missing, truncated or not an image; names the file.
+        OSError: missing, truncated, not an image, or no regular file; names the file.
     """
+    regular(path)
     try:
         with Image.open(path) as image, _lock:
             # Other libraries (lmms-eval, for one) let half files pass as grey, for the whole process.

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from transformers.utils import cached_file
 
+from vtokens._writing import write_json
 from vtokens.strategies import Spec, Strategy, parse, to_dict
 
 FILE = "vtokens.json"
@@ -27,7 +28,7 @@ def save_pretrained(strategy: Spec, folder: str | Path) -> Path:
     content = {"version": _VERSION, "strategies": [to_dict(s) for s in parse(strategy)]}
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)
     return path
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vtokens import scenes
+from vtokens._writing import line, write_json
 from vtokens.eval import manifest, pictures, tables
 from vtokens.eval.cells import Cell, cells
-from vtokens.eval.files import line, write_json
 from vtokens.eval.journal import Answer
 from vtokens.eval.score import Graded
 

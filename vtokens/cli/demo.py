@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens._writing import write_picture
+
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
 _KEEPS = (0.5, 0.25, 0.1)
 
@@ -70,7 +72,7 @@ def _demo(options: argparse.Namespace) -> None:
         for cell in track(cells, description="asking", transient=True, console=Console(stderr=True))
     ]
     Console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
-    kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS).save(picture)
+    write_picture(picture, kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS))
     print(f"which patches each strategy kept: {picture}")
 
 

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vtokens._errors import shorten
 from vtokens.budget import Keep, check_keep
 from vtokens.eval.lmms.loading import seeded
 from vtokens.strategies import format_spec, parse
-from vtokens.strategies.spec import open_keeps
+from vtokens.strategies.spec import grammar, open_keeps
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,10 @@ def split(text: str) -> list[str]:
     Raises:
         ValueError: text that is no such list.
     """
-    try:
-        found = ast.parse(f"[{text}]", mode="eval").body  # Python's own grammar, as the strategies themselves are read
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ValueError(f"cannot read the strategies {text!r}: write for example 'none,cls,fastv(layer=3)'") from error
+    example = "write for example 'none,cls,fastv(layer=3)'"
+    found = grammar(f"[{text}]", "strategies", example)
     if not isinstance(found, ast.List) or not found.elts:
-        raise ValueError(f"cannot read the strategies {text!r}: write for example 'none,cls,fastv(layer=3)'")
+        raise ValueError(f"cannot read the strategies {shorten(text)}: {example}")
     return [ast.get_source_segment(f"[{text}]", part) or "" for part in found.elts]
 
 

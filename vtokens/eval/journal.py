@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vtokens.eval.files import append, line
+from vtokens._writing import append, line
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vtokens._writing import write_json
 from vtokens.costs import BUDGET
 from vtokens.eval.cells import Cell
-from vtokens.eval.files import write_json
 from vtokens.eval.journal import collect
 from vtokens.eval.machine import hardware, versions
 from vtokens.scenes import embedded_models

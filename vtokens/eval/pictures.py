@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens._writing import write_picture
 from vtokens.overlay import seen_image
 
 MOST = 64
@@ -73,9 +74,7 @@ def first_seen(messages: Any, processor: Any) -> Image.Image | None:
 
 def _write(image: Image.Image, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}")
-    image.save(draft, "PNG")
-    draft.replace(place)
+    write_picture(place, image)
 
 
 def _pictures(messages: Any) -> Iterator[Image.Image]:

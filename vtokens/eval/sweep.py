@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens._writing import line, replacing, write_json
 from vtokens.budget import Keep
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
 from vtokens.eval.asking import ask, quiet, warm_up
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
-from vtokens.eval.files import line, replacing, write_json
 from vtokens.eval.journal import Journal, collect
 from vtokens.eval.lmms.loading import default_device, load
 from vtokens.eval.score import Graded, grade

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtokens._errors import unknown
-from vtokens.eval.files import line, replacing
+from vtokens._writing import line, replacing
 from vtokens.filter import estimators
 from vtokens.filter.estimators import Array, Estimator, Isotonic, Sigmoid
 from vtokens.filter.fitting import matrix, regress, split

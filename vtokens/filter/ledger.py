@@ -12,7 +12,7 @@ from typing import Any
 
 import filelock
 
-from vtokens.eval.files import append, line, write_json
+from vtokens._writing import append, line, write_json
 from vtokens.filter.rows import OWN, Refusal, Row, digest
 
 _KEPT = "every row so far is kept"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vtokens.eval.files import line, replacing
+from vtokens._writing import line, replacing
 from vtokens.filter.mentions import Mention
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens._writing import write_picture
 from vtokens.filter.mentions.base import Mention, Span
 from vtokens.filter.records import Record
 from vtokens.filter.risk import Certificate
@@ -175,7 +176,7 @@ class Report:
         for number, judged in enumerate(self.mentions):
             name = "".join(c if c.isalnum() else "-" for c in judged.mention.name)[:40].strip("-")
             paths.append(folder / f"{number:02d}-{name or 'mention'}.png")
-            self.heatmap(number).save(paths[-1])
+            write_picture(paths[-1], self.heatmap(number))
         return paths
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtokens.eval.files import line, replacing
+from vtokens._writing import line, replacing
 from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import Calibrator
 from vtokens.filter.setting import Setting

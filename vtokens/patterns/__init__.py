@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtokens._errors import unknown
+from vtokens._writing import write_text
 from vtokens.patterns.a_shape import AShape
 from vtokens.patterns.grid import Grid
 from vtokens.patterns.index import INTER, Run
@@ -74,7 +75,7 @@ class Patterns:
             "source": self.source,
         }
         head = json.dumps(about, indent=1).removesuffix("\n}")
-        Path(path).write_text(f'{head},\n "patterns": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+        write_text(path, f'{head},\n "patterns": [\n{lines}\n ]\n}}\n')
 
 
 def read(path: str | Path) -> Patterns:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens._writing import write_json
+
 SCHEMA = 1
 
 
@@ -45,7 +47,7 @@ class Sinks:
 
     def save(self, path: str | Path) -> None:
         """Write a file that `read` reads."""
-        Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n")
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
 
 
 def read(path: str | Path) -> Sinks:

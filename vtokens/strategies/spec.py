@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtokens._errors import unknown
+from vtokens._errors import shorten, unknown
 from vtokens.budget import Keep
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.registry import get
@@ -16,6 +16,9 @@ from vtokens.strategies.registry import get
 Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
 """Anything that names one or several strategies; None and "none" name no strategy at all."""
 
+LONGEST = 10_000
+"""Characters of a spec: what Python's grammar takes for text grows faster than its length."""
+_MOST = 32  # strategies of one spec, and lists inside each other
 _EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fastv(keep=0.5)'"
 
 
@@ -32,15 +35,19 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
         ValueError: unknown names or fields, bad syntax, a `keep` that nobody or more than one could take.
     """
     drafts = _drafts(spec)
+    if len(drafts) > _MOST:
+        raise ValueError(f"{len(drafts)} strategies at once: {_MOST} are allowed")
     if options:
         if len(drafts) != 1:
-            raise ValueError(f"options {sorted(options)} need a single strategy, got {len(drafts)}: {_EXAMPLE}")
+            raise ValueError(
+                f"options {shorten(sorted(options))} need a single strategy, got {len(drafts)}: {_EXAMPLE}"
+            )
         drafts[0][1].update(options)
     if keep is not None:
         takers = _takers(drafts)
         if len(takers) != 1:
             names = ", ".join(cls.name for cls, _ in takers) or "none of the strategies"
-            raise ValueError(f"keep={keep!r} is ambiguous: {names} would take it; {_EXAMPLE}")
+            raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")
         takers[0][1]["keep"] = keep
     return tuple(_build(cls, fields) for cls, fields in drafts)
 
@@ -79,7 +86,7 @@ def _same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
 
 
-def _drafts(spec: Any) -> list[tuple[type[Strategy], dict[str, Any]]]:
+def _drafts(spec: Any, depth: int = 0) -> list[tuple[type[Strategy], dict[str, Any]]]:
     if spec is None or spec == "none":
         return []
     if isinstance(spec, Strategy):
@@ -88,36 +95,54 @@ def _drafts(spec: Any) -> list[tuple[type[Strategy], dict[str, Any]]]:
         return _parse_string(spec)
     if isinstance(spec, Mapping):
         if "name" not in spec:
-            raise ValueError(f"a strategy as a dict needs a 'name', got the keys {sorted(map(str, spec))}")
+            raise ValueError(f"a strategy as a dict needs a 'name', got the keys {shorten(sorted(map(str, spec)))}")
         return [(get(spec["name"]), {k: v for k, v in spec.items() if k != "name"})]
-    if isinstance(spec, Sequence):
-        return [draft for part in spec for draft in _drafts(part)]
-    raise TypeError(f"{spec!r} does not name a strategy: a string, a Strategy, a dict or a list is allowed; {_EXAMPLE}")
+    if isinstance(spec, Sequence) and not isinstance(spec, bytes | bytearray):
+        if depth > _MOST or len(spec) > _MOST:
+            raise ValueError(f"a list of {len(spec)} strategies, {depth} lists deep: {_MOST} of either are allowed")
+        return [draft for part in spec for draft in _drafts(part, depth + 1)]
+    raise TypeError(
+        f"{shorten(spec)} does not name a strategy: a string, a Strategy, a dict or a list is allowed; {_EXAMPLE}"
+    )
 
 
 def _parse_string(text: str) -> list[tuple[type[Strategy], dict[str, Any]]]:
-    # Python's own grammar reads 'a(x=1)+b', so quoting and nesting are right without a parser of our own.
-    try:
-        node: ast.expr = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deep
-        raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
+    text = text.strip()
+    node = grammar(text, "strategy", _EXAMPLE)
     parts: list[ast.expr] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts.insert(0, node.right)
+        parts.append(node.right)
         node = node.left
-    return [_parse_term(part, text) for part in [node, *parts]]
+    return [_parse_term(part, text) for part in [node, *reversed(parts)]]
+
+
+def grammar(text: str, what: str, example: str) -> ast.expr:
+    """What Python's own grammar makes of `text`, so that quoting and nesting are right without a parser of our own.
+
+    Raises:
+        ValueError: no expression, one nested too deep, or one of more than `LONGEST` characters; `what` it should be
+            and an `example` of it are named.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"cannot read the {what} {shorten(text)}: at most {LONGEST:,} characters are read, and it has {len(text):,}"
+        )
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deep
+        raise ValueError(f"cannot read the {what} {shorten(text)}: {example}") from error
 
 
 def _parse_term(node: ast.expr, text: str) -> tuple[type[Strategy], dict[str, Any]]:
     name = node.func if isinstance(node, ast.Call) else node
     if not isinstance(name, ast.Name) or (isinstance(node, ast.Call) and node.args):
-        raise ValueError(f"cannot read the strategy {text!r}: fields are given by name; {_EXAMPLE}")
+        raise ValueError(f"cannot read the strategy {shorten(text)}: fields are given by name; {_EXAMPLE}")
     fields: dict[str, Any] = {}
     for keyword in node.keywords if isinstance(node, ast.Call) else []:
         if keyword.arg is None:
-            raise ValueError(f"cannot read the strategy {text!r}: '**' is not allowed; {_EXAMPLE}")
+            raise ValueError(f"cannot read the strategy {shorten(text)}: '**' is not allowed; {_EXAMPLE}")
         if keyword.arg in fields:
-            raise ValueError(f"cannot read the strategy {text!r}: {keyword.arg!r} is given twice")
+            raise ValueError(f"cannot read the strategy {shorten(text)}: {shorten(keyword.arg)} is given twice")
         fields[keyword.arg] = _literal(keyword.value, text)
     return get(name.id), fields
 
@@ -132,7 +157,8 @@ def _literal(node: ast.expr, text: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"cannot read the value {ast.unparse(node)!r} in the strategy {text!r}: {_EXAMPLE}") from error
+        value = shorten(ast.get_source_segment(text, node))  # what is nested too deep cannot be unparsed either
+        raise ValueError(f"cannot read the value {value} in the strategy {shorten(text)}: {_EXAMPLE}") from error
 
 
 def _nested(node: ast.expr, text: str) -> str:
@@ -140,11 +166,11 @@ def _nested(node: ast.expr, text: str) -> str:
     try:
         spec = ast.unparse(node)
     except RecursionError as error:
-        raise ValueError(f"cannot read the strategy {text!r}: {_EXAMPLE}") from error
+        raise ValueError(f"cannot read the strategy {shorten(text)}: {_EXAMPLE}") from error
     try:
         _parse_string(spec)
     except ValueError as error:
-        raise ValueError(f"cannot read the value {spec!r} in the strategy {text!r}: {error}") from error
+        raise ValueError(f"cannot read the value {shorten(spec)} in the strategy {shorten(text)}: {error}") from error
     return spec
 
 

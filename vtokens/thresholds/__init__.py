@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vtokens._writing import write_json
 from vtokens.strategies.signals import Facts
 
 SCHEMA = 1
@@ -74,7 +75,7 @@ class Table:
 
     def save(self, path: str | Path) -> None:
         """Write a file that `read` reads."""
-        Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
 
 
 def read(path: str | Path) -> Table:

@@ -21,6 +21,8 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
         ValueError: no results folder (naming what is missing), or an unfinished sweep.
         OSError: `out` cannot be written, or a picture is broken.
     """
+    from vtokens._writing import write_text
+
     from . import answers, flips, page, plots, reading
 
     results = reading.read(folder)
@@ -30,5 +32,5 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     plots.write(results, given, changes, target / "plots")
     path = target / "report.html"
-    path.write_text(page.render(results, given, changes), encoding="utf-8")
+    write_text(path, page.render(results, given, changes))
     return path

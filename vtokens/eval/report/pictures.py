@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vtokens._reading import regular
 from vtokens.engine import KeptPicture
 from vtokens.overlay import overlay
 from vtokens.picture import Picture
@@ -25,6 +26,7 @@ def shown(path: Path) -> Image.Image:
     Raises:
         OSError: not a picture, or a broken one; names the file.
     """
+    regular(path)
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
