@@ -224,7 +224,7 @@ class TestVideos:
 
 def test_what_is_no_picture(tmp_path):
     (tmp_path / "note.png").write_text("nothing")
-    with pytest.raises(OSError, match=r"cannot read the picture '.*note.png'"):
+    with pytest.raises(OSError, match=r"cannot read the image '.*note.png'"):
         picture(str(tmp_path / "note.png"))
     with pytest.raises(FileNotFoundError, match=r"gone.png"):
         picture(str(tmp_path / "gone.png"))

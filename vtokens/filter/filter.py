@@ -159,7 +159,9 @@ class HallucinationFilter:
         """Judge a response that is there already: one pass of the model that reads it.
 
         Args:
-            images: a PIL image, or a list of those the prompt is about; for a batch, a list of these.
+            images: a picture, or a list of those the prompt is about; for a batch, a list of these. A picture is a PIL
+                image, a path, or a uint8 array or tensor; it is turned as its EXIF orientation says
+                (`vtokens.images.as_image`).
             prompt: what was asked; for a batch, a list.
             response: text, or the token ids that the model generated; for a batch, a list of these.
             risk: flag so much that this is kept (`certificate`).
@@ -169,6 +171,8 @@ class HallucinationFilter:
             A `Report`, or a list of them for a batch.
 
         Raises:
+            TypeError: what is no picture, no prompt or no response.
+            OSError: a picture that cannot be read.
             ValueError: a sample without picture, a response longer than the model's context, a risk that cannot be
                 promised, a threshold outside [0, 1].
         """

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vtokens.images import as_image, open_image
+
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -54,26 +56,17 @@ def content(visual: Any) -> dict[str, Any]:
 
 
 def picture(value: Any) -> Image.Image:
-    """An image, RGB, from a PIL image, a path or what `datasets` stores for an undecoded one.
+    """An image, RGB and upright, from what `vtokens.images` takes or what `datasets` stores for an undecoded one.
 
     Raises:
         OSError: missing or damaged; names the file.
-        TypeError: something else.
+        TypeError, ValueError: something else.
     """
     if isinstance(value, Mapping):
         value = BytesIO(value["bytes"]) if value.get("bytes") is not None else value.get("url") or value.get("path")
-    if isinstance(value, Image.Image):
-        return value.convert("RGB")
-    if not isinstance(value, str | Path | BytesIO):
-        raise TypeError(f"a picture of type {type(value).__name__} is not allowed: a PIL image or a path")
-    try:
-        with Image.open(value) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = "embedded in a document" if isinstance(value, BytesIO) else repr(str(value))
-        raise OSError(f"cannot read the picture {name}: {error}") from error
+    if isinstance(value, BytesIO):
+        return open_image(value, "embedded in a document")
+    return as_image(value)
 
 
 def clip(value: Any, most: int, start: float | None = None, end: float | None = None) -> Clip:
