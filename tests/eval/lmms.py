@@ -14,10 +14,10 @@ from lmms_eval.tasks import TaskManager
 from PIL import Image
 
 
-def evaluate(model: Any, tasks: Sequence[str], folder: Path, model_args: str = "") -> dict[str, Any]:
-    """`simple_evaluate` over the tasks in `folder` alone, without bootstraps."""
+def evaluate(model: Any, tasks: Sequence[str], folder: Path, model_args: str = "", **more: Any) -> dict[str, Any]:
+    """`simple_evaluate` over the tasks in `folder` alone, without bootstraps; `more` as it takes it."""
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return simple_evaluate(model, model_args, tasks=list(tasks), task_manager=manager, bootstrap_iters=0)
+    return simple_evaluate(model, model_args, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **more)
 
 
 def texts(results: dict[str, Any]) -> dict[tuple[str, int], str]:

@@ -65,21 +65,40 @@ def test_pruning_sees_the_prompt_as_in_generation(shipped, strategy):
     assert vtokens.attachment(shipped[0]) is None
 
 
-def test_lmms_eval_chooses_the_likeliest(shipped, scenes_tasks, tmp_path):
-    (tmp_path / "utils.py").write_text("def look(doc):\n    return [doc['image']]\n")
+@pytest.fixture(scope="module")
+def choices(scenes_tasks, tmp_path_factory):
+    """A folder with a task "choice" of scored answers."""
+    folder = tmp_path_factory.mktemp("choice")
+    (folder / "utils.py").write_text("def look(doc):\n    return [doc['image']]\n")
     documents = json.dumps(str(scenes_tasks / "documents" / "scenes_pope_random"))
-    (tmp_path / "choice.yaml").write_text(
+    (folder / "choice.yaml").write_text(
         f"task: choice\ndataset_path: {documents}\ndataset_kwargs: {{load_from_disk: true}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_visual: !function utils.look\ndoc_to_text: question\n"
         "doc_to_target: answer\ndoc_to_choice: ['yes', 'no']\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
+    return folder
+
+
+def test_lmms_eval_chooses_the_likeliest(shipped, scenes_tasks, choices):
     model = VTokensSimple.of(*shipped, batch_size=4, progress=False)
-    chosen = evaluate(model, ["choice"], tmp_path)
+    chosen = evaluate(model, ["choice"], choices)
     written = evaluate(model, ["scenes_pope_random"], scenes_tasks)
     right = [sample["acc"] for sample in chosen["samples"]["choice"]]
     assert right == [sample["accuracy"] for sample in written["samples"]["scenes_pope_random"]]
     assert chosen["results"]["choice"]["acc,none"] == sum(right) / len(right) > 0.8
+
+
+def test_choices_are_the_same_with_a_cache(shipped, choices, tmp_path):
+    """Whether the cache is new or filled, every choice is scored and scored alike."""
+    found = []
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        model = VTokensSimple.of(*shipped, strategy="fastv(keep=0.25)", batch_size=4, progress=False)
+        results = evaluate(model, ["choice"], choices, use_cache=None if cache is None else str(cache), limit=8)
+        found.append((results["results"]["choice"]["acc,none"], [s["resps"] for s in results["samples"]["choice"]]))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][1]) == 8
+    assert all(len({loss for [(loss, _)] in sample}) == 2 for sample in found[0][1])
 
 
 def test_nothing_to_score(shipped):

@@ -168,7 +168,8 @@ class VTokens(lmms):
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """Score given answers; each result's text is (negative log-likelihood, whether greedy decoding gives it).
 
-        lmms-eval chooses the smallest, so it is a loss; and it would turn a pair that is no result into a string.
+        lmms-eval chooses the smallest, so it is a loss; and it would turn a pair that is no result into a string. Under
+        `--use_cache` it could not give a stored pair back either, so scores are never stored.
         """
         with self._attached(), self._bar(len(requests)) as bar:
             where = (self._model, self.processor, self.task_dict, self.max_frames_num, self.batch_size)

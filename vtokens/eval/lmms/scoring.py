@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from vtokens.eval.lmms.asked import user_turn
 from vtokens.eval.lmms.prompts import Prompt, begins, encode, prompt
+
+
+class Scored(NamedTuple):
+    """How unlikely an answer is, as a negative log-likelihood in nats, and whether greedy decoding gives it."""
+
+    loss: float
+    greedy: bool
+
+    def strip(self) -> str:
+        """Nothing: lmms-eval's response cache asks this of what it takes for text, and then does not store the pair.
+
+        What it stores comes back as JSON and is made a string on its way to the task, which cannot choose by that.
+        """
+        return ""
+
 
 _WINDOW = 32  # batches whose pictures are held at a time, to be put together by length
 
@@ -22,7 +37,7 @@ def score(
     frames: int,
     size: int,
     done: Callable[[int], Any],
-) -> list[tuple[float, bool]]:
+) -> list[Scored]:
     """`losses` of `loglikelihood` requests, in their order.
 
     Args:
@@ -81,9 +96,7 @@ def answer_tokens(processor: Any, text: str, answer: str) -> int:
     return counts[0] - counts[1]
 
 
-def losses(
-    model: Any, processor: Any, prompts: Sequence[Prompt], answers: Sequence[str], tokens: int
-) -> list[tuple[float, bool]]:
+def losses(model: Any, processor: Any, prompts: Sequence[Prompt], answers: Sequence[str], tokens: int) -> list[Scored]:
     """Score answers of equally many tokens.
 
     A strategy decides on the prompt alone, as it does in `generate`: the model is asked for the logits of the answer
@@ -104,4 +117,4 @@ def losses(
     right = inputs["input_ids"][:, -tokens:]
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none").sum(1)
     greedy = (logits.argmax(-1) == right).all(1)
-    return list(zip(loss.tolist(), greedy.tolist(), strict=True))
+    return [Scored(*pair) for pair in zip(loss.tolist(), greedy.tolist(), strict=True)]
