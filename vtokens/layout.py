@@ -31,6 +31,7 @@ class Layout:
         source: for each of them, which one the tower saw: beams and returned sequences repeat pictures.
         owner: the batch row of each picture.
         counts: visual tokens left of each picture, on the host.
+        newlines: positions left of each picture that hold none of its features, on the host.
         lead: padding positions at the start of each row, on the host.
         before: real positions before each row's first placeholder (0 where it has none), on the host.
         tail: positions after the last placeholder, the least of any row, on the host.
@@ -45,6 +46,7 @@ class Layout:
     source: tuple[int, ...]
     owner: tuple[int, ...]
     counts: tuple[int, ...]
+    newlines: tuple[int, ...]
     lead: tuple[int, ...]
     before: tuple[int, ...]
     tail: int
@@ -97,8 +99,9 @@ class Layout:
             source += [seen + i for i in which]
             seen += len(given)
         counts = tuple(p.tokens for p in ordered)
+        newlines = tuple(len(p) - p.tokens for p in ordered)
         return Layout(
-            visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, tuple(lead),
+            visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, newlines, tuple(lead),
             tuple(before), length - max(ends), any(padding),
         )  # fmt: skip
 
@@ -134,15 +137,32 @@ class Layout:
             totals[row] += count
         return totals
 
+    def text(self) -> list[int]:
+        """At most how many text positions each row has: exactly as many, if it is not padded on the right."""
+        pictures = self.per_sample([tokens + lines for tokens, lines in zip(self.counts, self.newlines, strict=True)])
+        return [self.visual.shape[1] - lead - size for lead, size in zip(self.lead, pictures, strict=True)]
+
     def text_after(self) -> list[int]:
         """At most how many text positions each row has after its first placeholder; 0 in a row without any."""
-        newlines = self.per_sample([len(picture) - picture.tokens for picture in self.pictures])
         return [
-            self.visual.shape[1] - lead - before - tokens - lines if row in self.owner else 0
-            for row, (lead, before, tokens, lines) in enumerate(
-                zip(self.lead, self.before, self.per_sample(), newlines, strict=True)
-            )
+            text - before if row in self.owner else 0
+            for row, (text, before) in enumerate(zip(self.text(), self.before, strict=True))
         ]
+
+    def text_rows(self) -> tuple[Tensor, Tensor | None]:
+        """Where the text of each row is.
+
+        Returns:
+            int64 (B, T), its positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
+            None if there is none.
+        """
+        counts, length = self.text(), self.visual.shape[1]
+        most = max(1, *counts)
+        place = torch.arange(length, device=self.valid.device)
+        rows = torch.where(self.valid & (self.image < 0), place, -1).sort(1).values[:, length - most :]
+        # With padding on the right a row has fewer than was counted.
+        real = None if min(counts) == most and not self.padded else rows >= 0
+        return rows.clamp(min=0), real
 
     @cached_property
     def by_image(self) -> Groups:

@@ -106,3 +106,18 @@ def test_the_order_of_a_contrast(family: str) -> None:
     with vtokens.attach(target, "cls(keep=0.5)+vcd"):
         after = generate(target, family, [0, 1, 2])
     assert all(torch.equal(a, b) for a, b in zip(before.logits, after.logits, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("divergence", ["single_pass", "two_branch"])
+def test_heads_of_a_negative_branch(divergence: str) -> None:
+    """Heads are chosen in the branch as in a prompt that has its few tokens alone, which `cls` makes."""
+    target, vhr = model("llava", "pruned"), f"vhr(layers=(0, 1, 2, 3), divergence='{divergence}')"
+    batch = dict(inputs("llava", PROMPTS, GROUPS))
+    found = []
+    for spec in (vhr, f"cls(keep=3)+{vhr}", f"{vhr}+damro(k=3, alpha=1.0, beta=0)"):
+        with vtokens.attach(target, spec):
+            found.append(target(**batch).logits[:, -1])
+    plain, few, contrasted = found
+    torch.testing.assert_close(contrasted[:2], 2 * plain[:2] - few[:2], rtol=0, atol=1e-4)
+    assert (plain[:2] - few[:2]).abs().max() > 1e-2

@@ -12,6 +12,7 @@ from vtokens.adapters import Adapter
 from vtokens.compat import as_cache
 from vtokens.engine.attention import Attention
 from vtokens.engine.masks import layer_mask
+from vtokens.engine.reduction import gather
 from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Heads, Memory, Rows
@@ -30,15 +31,10 @@ class Branch:
     def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout) -> None:
         self._adapter = adapter
         layout = layout.to(hidden.device)
-        length = hidden.shape[1]
-        text = layout.valid & (layout.image < 0)
-        pictures = layout.per_sample([len(picture) for picture in layout.pictures])
-        most = max(1, *(length - lead - size for lead, size in zip(layout.lead, pictures, strict=True)))
-        rows = torch.where(text, torch.arange(length, device=hidden.device), -1).sort(1).values[:, length - most :]
-        self._real = rows >= 0
-        rows = rows.clamp(min=0)
-        self._hidden = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
-        positions = (self._real.cumsum(1) - 1).clamp(min=0)
+        rows, self._real = layout.text_rows()
+        self._hidden = gather(hidden, rows, 1)
+        real = torch.ones_like(rows, dtype=torch.bool) if self._real is None else self._real
+        positions = (real.cumsum(1) - 1).clamp(min=0)
         self._kwargs = {
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
             "position_embeddings": adapter.rotary(self._hidden, positions),

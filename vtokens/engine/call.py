@@ -15,7 +15,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
-from vtokens.engine.reduction import View
+from vtokens.engine.reduction import View, spread
 from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
 from vtokens.layout import Layout
@@ -120,6 +120,9 @@ class Call:
         layout: the layout of what the current layer sees; None if the pass brings no pictures.
         view: how that relates to what was fed; None while they are the same.
         entry: the view the language model was given at its input.
+        left: bool (B, N), fed visual tokens of samples that lost all they still had, when they lost them; None if none
+            did.
+        received: decoder layer and query rows -> float32 (B, N), the attention that fed positions got there.
         rows: gathered rows since `entry`, to cut per-position tensors the language model made at its input.
         fed_mask: bool (B, past + N) padding mask over fed positions; None if there is no padding.
         past: fed positions cached before this pass.
@@ -160,6 +163,7 @@ class Call:
     by_layer: dict[int, View] = field(default_factory=dict)
     scratch: dict[Any, Any] = field(default_factory=dict)
     fed_layout: Layout | None = None
+    left: Tensor | None = None
     hidden: Tensor | None = None
     branch: Branch | None = None
     memories: dict[int, Memory] = field(default_factory=dict)
@@ -201,8 +205,9 @@ class Call:
         return full if self.view is None else full.gather(1, self.view.index)
 
     def attention(self, layer: int, rows: Rows) -> Tensor:
-        """float32 (B, W): what keys received in a decoder layer; the positions seen there and now are the same."""
-        return self.received[layer, rows]
+        """float32 (B, W): what keys received in a decoder layer; 0 where it did not see them."""
+        full = self.received[layer, rows]
+        return full if self.view is None else full.gather(1, self.view.index.to(full.device))
 
     def last_prompt(self, device: torch.device) -> Tensor:
         """int64 (B, 1): where each sample's prompt ends, among the positions seen now."""
@@ -225,6 +230,9 @@ class Call:
             cached: bool (B, past), False on padding among the cached keys; None if there is none.
         """
         assert self.layout is not None
+        if not any(self.layout.counts):  # an exit before this layer left no picture to look at
+            self.received[layer, rows] = query.new_zeros(len(query), self.length, dtype=torch.float32)
+            return
         query, key = query.detach(), key.detach()
         layout, length = self.layout, query.shape[2]
         past = key.shape[2] - length
@@ -248,7 +256,7 @@ class Call:
         index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
         allowed = join(cached, valid, past, length)
         mean = attention_colmean(query.gather(2, index), key, scaling, weight, where + past, allowed)
-        self.received[layer, rows] = mean[:, past:]
+        self.received[layer, rows] = spread(mean[:, past:], self.view, self.length)
 
 
 def current(owner: int) -> Call | None:

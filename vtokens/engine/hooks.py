@@ -141,6 +141,8 @@ class Engine:
         if call.layout is not None:
             for strategy in call.plan.at_layer.get(index, ()):
                 hidden = select(call, strategy, partial(strategy.at_layer, index=index), hidden)
+            if not any(call.layout.counts):
+                call.branch = None  # no picture is left whose absence could be told
         if call.branch is not None:
             call.branch.observe(index)
         call.hidden, call.cache = hidden, given_cache(kwargs)
@@ -200,7 +202,7 @@ class Engine:
     def _attend(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
         assert call.plan is not None
         rows, query = call.plan.rows.get(index), attention.query
-        if rows and call.layout is not None and call.record is not None and any(call.layout.counts):
+        if rows and call.layout is not None and call.record is not None:
             with call.record.selecting(query.device):
                 for signal in rows:
                     cached = cached_padding(call, index)

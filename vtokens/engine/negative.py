@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine.call import Call
-from vtokens.engine.reduction import gather, reduce
+from vtokens.engine.reduction import gather, reduce, spread
 from vtokens.engine.seen import Seen, seen_in
 from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy, Visuals
@@ -52,19 +52,6 @@ class Fed:
         return Fed(gather(self.embeds, rows, 1), valid, positions, back, self.layout, self.seen)
 
 
-def text_rows(layout: Layout) -> tuple[Tensor, Tensor | None]:
-    """int64 (B, T), the text positions of each sample, behind padding where it has fewer; bool (B, T), which are."""
-    length = layout.valid.shape[1]
-    pictures = layout.per_sample([len(picture) for picture in layout.pictures])
-    counts = [length - lead - size for lead, size in zip(layout.lead, pictures, strict=True)]
-    most = max(1, *counts)
-    place = torch.arange(length, device=layout.valid.device)
-    rows = torch.where(layout.valid & (layout.image < 0), place, -1).sort(1).values[:, length - most :]
-    # With padding on the right a sample has fewer than that.
-    real = None if min(counts) == most and not layout.padded else rows >= 0
-    return rows.clamp(min=0), real
-
-
 def build(call: Call, kind: Negative, strategy: Strategy) -> Fed:
     """The branch's prompt for a pass that brought pictures, other than one given apart (`Prompt`)."""
     assert call.fed is not None
@@ -82,7 +69,7 @@ def build(call: Call, kind: Negative, strategy: Strategy) -> Fed:
 
 def alone(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
-    rows, real = text_rows(layout)
+    rows, real = layout.text_rows()
     fed = same.of(rows, real)
     positions = same.positions if same.positions.dim() == 2 else same.positions[0]
     first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
@@ -115,12 +102,18 @@ def feature_rows(layout: Layout, seen: Sequence[Seen]) -> Tensor:
 
 
 def with_tokens(call: Call, same: Fed, layout: Layout, kind: Tokens, strategy: Strategy) -> Fed:
-    """The prompt with some of the visual tokens that the real pass kept to its end."""
+    """The prompt with some of the visual tokens that the real pass kept until an exit, or to its end."""
     kept, view = call.layout, call.view
     assert kept is not None
     kept = kept.to(layout.visual.device)
+    if call.left is not None:
+        stay = (spread(kept.visual.long(), view, call.length) > 0) | call.left.to(kept.visual.device)
+        reduced = reduce(layout, stay, layout.count(stay), None)
+        view = None if reduced is None else reduced[0]
+        kept = layout if view is None else view.layout
     hidden = same.embeds if view is None else gather(same.embeds, view.index, 1)
-    selection = kind.select(Visuals(hidden, kept, strategy.grouping, call))
+    seen = replace(call, view=view, layout=kept)
+    selection = kind.select(Visuals(hidden, kept, strategy.grouping, seen))
     stay = kept.groups(strategy.grouping).scatter(selection.keep, kept.visual)
     counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
     if view is not None:

@@ -13,7 +13,7 @@ from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
 from vtokens.engine.fold import Unmerging, rotary_positions
 from vtokens.engine.masks import join
-from vtokens.engine.reduction import gather, reduce
+from vtokens.engine.reduction import View, gather, reduce, spread
 from vtokens.layout import Layout
 from vtokens.strategies.base import Selection, Strategy, Visuals
 
@@ -116,11 +116,20 @@ def select(call: Call, strategy: Strategy, stage: Callable[[Visuals], Selection 
         call.view, rows = reduced
         call.record.reduced.append((strategy, layout.counts, call.view.layout.counts))
         call.layout = call.view.layout
+        _leave(call, layout, view)
         if selection.member is not None:
             assert call.positions is not None
             stands = groups.stand(selection.member, layout.visual)
             call.unmerging = Unmerging(view, layout, stands, call.view.group, call.positions)
         call.rows = rows if call.rows is None else call.rows.to(rows.device).gather(1, rows)
-        # What was observed before goes along, for the next strategy that reads it.
-        call.received = {key: part.gather(1, rows.to(part.device)) for key, part in call.received.items()}
         return gather(hidden, rows, 1)
+
+
+def _leave(call: Call, before: Layout, view: View | None) -> None:
+    """Note what a sample had that has nothing any more: which tokens were its last."""
+    assert call.layout is not None
+    gone = [had > 0 and not has for had, has in zip(before.per_sample(), call.layout.per_sample(), strict=True)]
+    if any(gone):
+        last = before.visual & torch.tensor(gone).to(before.visual.device)[:, None]
+        last = spread(last.long(), view, call.length) > 0
+        call.left = last if call.left is None else call.left.to(last.device) | last

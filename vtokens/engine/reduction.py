@@ -84,6 +84,22 @@ def gather(values: Tensor, rows: Tensor, dim: int) -> Tensor:
     return values[index]
 
 
+def spread(values: Tensor, view: View | None, length: int) -> Tensor:
+    """(B, W), of the rows that `view` sees, at the `length` positions that were fed; 0 where it sees none.
+
+    Args:
+        values: 0 or above.
+        view: None if it sees all of them.
+        length: positions that were fed.
+    """
+    if view is None:
+        return values
+    index = view.index.to(values.device)
+    # Padding rows point anywhere, so they must not add to anything.
+    real = values if view.real is None else torch.where(view.real.to(values.device), values, 0)
+    return values.new_zeros(len(values), length).scatter_reduce(1, index, real, "amax")
+
+
 def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """(B, W, D) back to (B, length, D): dropped positions repeat the row of the last one kept before them.
 

@@ -18,7 +18,7 @@ from vtokens.engine.call import Call
 from vtokens.engine.copies import Copies
 from vtokens.engine.fold import Fold
 from vtokens.engine.padding import seen_padding
-from vtokens.engine.reduction import gather
+from vtokens.engine.reduction import gather, spread
 from vtokens.kernels import rotate, unfold, unmerge_attention, unmerge_rows
 
 Attend = Callable[[Attention], tuple[Tensor, Any]]
@@ -149,9 +149,10 @@ def _unfolded(call: Call, fold: Fold, states: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        found = {key: call.attention(*key) for key in call.received}
+        call.view, call.layout, call.hidden = view, layout, hidden
         # What all positions of a token received, the token received.
-        found = {key: _sum(part, fold) for key, part in call.received.items()}
-        call.view, call.layout, call.hidden, call.received = view, layout, hidden, received | found
+        call.received = received | {key: spread(_sum(part, fold), view, call.length) for key, part in found.items()}
 
 
 def _sum(values: Tensor, fold: Fold) -> Tensor:

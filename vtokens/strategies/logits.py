@@ -34,7 +34,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The prompt with some of the visual tokens that the real pass kept to its end.
+    """The prompt with some of the visual tokens that the real pass kept to its end, or until an exit took them all.
 
     Attributes:
         select: chooses them; sees the signals that the strategy asked for, as observed in the real pass.
