@@ -81,7 +81,7 @@ def test_layers_out_of_range(family: str) -> None:
     }.items():
         with pytest.raises(ValueError, match=reason):
             vtokens.attach(target, spec)
-    with pytest.raises(TypeError, match=r"layer=1.5 is not a layer number: an int from 1 to 3"):
+    with pytest.raises(TypeError, match=r"layer=1.5 is not allowed: a whole number is"):
         vtokens.attach(target, "fastv(layer=1.5)")
 
 

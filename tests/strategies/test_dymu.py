@@ -105,12 +105,12 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     [
         ({"target": "lowest"}, ValueError, "Did you mean 'low'"),
         ({"target": 2.0}, ValueError, r"target=2.0 is out of range: a share of the patches in \(0, 1\)"),
-        ({"target": 3}, TypeError, "target=3 is not a share"),
-        ({"thresholds": (0.5, "x")}, ValueError, "are no cosines"),
-        ({"thresholds": (float("nan"),)}, ValueError, "are no cosines"),
-        ({"thresholds": 0.5}, TypeError, "thresholds=0.5 is neither a JSON file nor a tuple"),
+        ({"target": 3}, ValueError, "target=3 is out of range"),
+        ({"thresholds": (0.5, "x")}, TypeError, r"'x'\) is not allowed: a text or a tuple of numbers or None is"),
+        ({"thresholds": (float("nan"),)}, ValueError, "numbers have to be finite"),
+        ({"thresholds": 0.5}, TypeError, r"thresholds=0.5 is not allowed: .* Did you mean thresholds=\(0.5,\)"),
         ({"thresholds": (0.5,), "target": "low"}, ValueError, "leave one of the two out"),
-        ({"unmerge": 1}, TypeError, "unmerge=1 is neither True nor False"),
+        ({"unmerge": 1}, TypeError, "unmerge=1 is not allowed: True or False is"),
     ],
 )
 def test_settings_out_of_range(fields: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -277,11 +277,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         vtokens.attach(target, "mminference(patterns='nowhere.json')")
     with pytest.raises(ValueError, match="min_length=0 is out of range"):
         vtokens.strategies.parse("mminference(min_length=0)")
-    with pytest.raises(TypeError, match=r"min_length=1\.5 is not a number of positions"):
+    with pytest.raises(TypeError, match=r"min_length=1\.5 is not allowed: a whole number is"):
         vtokens.strategies.parse("mminference(min_length=1.5)")
     with pytest.raises(ValueError, match="max_cost=0 is out of range: a share above 0 is allowed, inf is no limit"):
         vtokens.strategies.parse("mminference(max_cost=0)")
-    with pytest.raises(TypeError, match="max_cost='low' is not a number"):
+    with pytest.raises(TypeError, match="max_cost='low' is not allowed: a number is"):
         vtokens.strategies.parse("mminference(max_cost=low)")
     with pytest.raises(ValueError, match="names 'mminference' twice"):
         vtokens.attach(target, f"mminference(patterns={str(path)!r})+permuted_prefill(patterns={str(path)!r})")

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vtokens._errors import unknown
 from vtokens.layout import Grouping
 from vtokens.strategies.base import Selection, Strategy, Visuals, check_share, check_weight
 from vtokens.strategies.logits import Logits, Tokens
@@ -51,8 +50,6 @@ class Avisc(Strategy):
         check_share("beta", self.beta)
         check_share("gamma", self.gamma)
         check_weight("lam", self.lam)
-        if self.others not in ("zero", "drop"):
-            raise unknown("others", self.others, ("zero", "drop"))
 
     def signals(self, facts: Facts) -> Sequence[Attention]:
         return tuple(Attention(layer) for layer in range(facts.depth))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vtokens.budget import Keep, budget, check_keep
+from vtokens.budget import Keep, budget
 from vtokens.kernels import Merged
 from vtokens.layout import Grouping, Layout
+from vtokens.strategies.fields import checked
 from vtokens.strategies.heads import Heads
 from vtokens.strategies.logits import Logits, Negative
 from vtokens.strategies.patches import Patches
@@ -141,9 +142,9 @@ class Strategy:
         return tuple(stage for stage in STAGES if getattr(cls, f"at_{stage}") is not getattr(Strategy, f"at_{stage}"))
 
     def __post_init__(self) -> None:
-        keep = getattr(self, "keep", None)
-        if keep is not None:
-            object.__setattr__(self, "keep", check_keep(keep))
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        for name, value in checked(type(self), given).items():
+            object.__setattr__(self, name, value)
 
     @property
     def keeps_all(self) -> bool:
@@ -241,9 +242,7 @@ def check_share(what: str, value: object) -> None:
         raise ValueError(f"{what}={value!r} is out of range: a share in [0, 1] is allowed")
 
 
-def check_weight(what: str, value: object, least: float = 0.0) -> None:
-    """Raise unless `value` is a finite number, `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{what}={value!r} is not a number")
+def check_weight(what: str, value: float, least: float = 0.0) -> None:
+    """Raise `ValueError` unless a number is `least` or more, and not inf."""
     if not least <= value < math.inf:
         raise ValueError(f"{what}={value!r} is out of range: a finite number from {least:g} on is allowed")

@@ -29,10 +29,8 @@ class Cls(Strategy):
 
     def check(self, facts: Facts) -> None:
         if self.layers is not None:
-            if not isinstance(self.layers, tuple) or not self.layers:
-                raise ValueError(
-                    f"layers={self.layers!r} names no tower block: a tuple of ints such as (-2,) is allowed"
-                )
+            if not self.layers:
+                raise ValueError("layers=() names no tower block: a tuple of ints such as (-2,) is allowed")
             for block in self.layers:
                 check_layer("layers", block, facts.tower_depth, first=-facts.tower_depth)
 

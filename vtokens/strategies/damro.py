@@ -39,8 +39,6 @@ class Damro(Strategy):
         super().__post_init__()
         check_weight("alpha", self.alpha)
         check_share("beta", self.beta)
-        if not isinstance(self.k, int):
-            raise TypeError(f"k={self.k!r} is not a number of tokens: an int >= 1 is allowed")
         check_keep(self.k)
 
     def signals(self, facts: Facts) -> Sequence[Saliency]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,19 +44,10 @@ class Dymu(Strategy):
         if self.target is not None:
             if isinstance(self.target, str) and self.target not in tables.NAMED:
                 raise unknown("target", self.target, tables.NAMED)
-            if not isinstance(self.target, str | float):
-                raise TypeError(f"target={self.target!r} is not a share: a float in (0, 1), or low, mid, high")
-            if isinstance(self.target, float) and not 0 < self.target < 1:
+            if not isinstance(self.target, str) and not 0 < self.target < 1:
                 raise ValueError(f"target={self.target!r} is out of range: a share of the patches in (0, 1)")
             if isinstance(self.thresholds, tuple):
                 raise ValueError("target chooses thresholds, which are given: leave one of the two out")
-        if not isinstance(self.unmerge, bool):
-            raise TypeError(f"unmerge={self.unmerge!r} is neither True nor False")
-        if isinstance(self.thresholds, tuple):
-            if not all(isinstance(value, int | float) and not math.isnan(value) for value in self.thresholds):
-                raise ValueError(f"thresholds={self.thresholds!r} are no cosines: numbers, one a tower block")
-        elif not isinstance(self.thresholds, str | None):
-            raise TypeError(f"thresholds={self.thresholds!r} is neither a JSON file nor a tuple of numbers")
 
     def check(self, facts: Facts) -> None:
         self.prepare(facts)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vtokens._errors import unknown
 from vtokens.budget import Keep
 from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
 from vtokens.strategies.registry import register
@@ -37,10 +36,6 @@ class FastV(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.query_scope not in _SCOPES:
-            raise unknown("query_scope", self.query_scope, _SCOPES)
-        if self.pool not in ("image", "sample"):
-            raise unknown("pool", self.pool, ("image", "sample"))
         object.__setattr__(self, "grouping", self.pool)
 
     def check(self, facts: Facts) -> None:

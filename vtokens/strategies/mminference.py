@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from vtokens.kernels import block_sparse_attention
 from vtokens.patterns import Patterns
 from vtokens.patterns.index import Run, Scene, index, share
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.fields import UNLIMITED
 from vtokens.strategies.heads import Heads
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Facts
@@ -38,16 +39,12 @@ class MMInference(Strategy):
     computes: ClassVar[bool] = True
     patterns: str | None = None
     min_length: int = 16384
-    max_cost: float = 0.8
+    max_cost: float = field(default=0.8, metadata=UNLIMITED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.min_length, bool) or not isinstance(self.min_length, int):
-            raise TypeError(f"min_length={self.min_length!r} is not a number of positions: an int is allowed")
         if self.min_length < 1:
             raise ValueError(f"min_length={self.min_length} is out of range: 1 and above is allowed")
-        if isinstance(self.max_cost, bool) or not isinstance(self.max_cost, int | float):
-            raise TypeError(f"max_cost={self.max_cost!r} is not a number")
         if not self.max_cost > 0:
             raise ValueError(f"max_cost={self.max_cost!r} is out of range: a share above 0 is allowed, inf is no limit")
 

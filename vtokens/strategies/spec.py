@@ -11,6 +11,7 @@ from typing import Any
 from vtokens._errors import shorten, unknown
 from vtokens.budget import Keep
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.fields import checked
 from vtokens.strategies.registry import get
 
 Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
@@ -182,4 +183,4 @@ def _build(cls: type[Strategy], fields: Mapping[str, Any]) -> Strategy:
     for field in fields:
         if field not in _names(cls):
             raise unknown(f"field of strategy {cls.name!r}:", field, _names(cls))
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    return cls(**checked(cls, {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}))

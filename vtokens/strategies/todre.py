@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vtokens._errors import unknown
 from vtokens.budget import Keep
 from vtokens.kernels import farthest_point
 from vtokens.strategies.base import Selection, Strategy, Visuals
@@ -47,11 +45,6 @@ class Todre(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in ("maxsum", "kcenter"):
-            raise unknown("objective", self.objective, ("maxsum", "kcenter"))
-        if self.exit_threshold is not None:
-            _check_number("exit_threshold", self.exit_threshold)
-        _check_number("exit_depth", self.exit_depth)
         if self.exit_threshold is not None and not 0 <= self.exit_threshold < math.inf:
             raise ValueError(f"exit_threshold={self.exit_threshold!r} is not a share of attention: 0 or more, or None")
         if not 0 < self.exit_depth < 1:
@@ -86,11 +79,6 @@ class Todre(Strategy):
         leave = (to_visual < threshold) & (to_text < threshold)
         owner = torch.tensor(layout.owner, dtype=torch.long).to(leave.device)
         return Selection(visuals.valid & ~leave[owner][:, None])
-
-
-def _check_number(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{field}={value!r} is not a number")
 
 
 def _in_thumbnail(visuals: Visuals) -> Tensor:
