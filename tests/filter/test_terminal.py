@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vtokens.filter.mentions import get_extractor
 from vtokens.filter.report import Judged, Report
-from vtokens.filter.terminal import marked, printable, show, summary
+from vtokens.filter.terminal import marked, show, summary
 
 RED_UNDERLINED = "\x1b[1;4;31m"
 
@@ -78,7 +78,7 @@ def test_the_summary_says_what_the_numbers_are_worth():
 
 def test_control_characters_do_not_reach_the_terminal():
     evil = "red circle\x1b[2J\x07 \u202eblue\r\n\tsquare"
-    assert printable(evil) == "red circle\ufffd[2J\ufffd \ufffdblue\ufffd\n\tsquare"
+    assert marked(report(evil, {0}), plain=True).plain == "[red circle] (0.93)\\x1b[2J\\x07 \\u202eblue\\x0d\n\tsquare"
     out = shown(report(evil, {0}), force_terminal=True, color_system="standard")
     assert "\x1b[2J" not in out
     assert "\u202e" not in out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,9 @@ from typing import NoReturn
 
 from vtokens import __version__
 from vtokens.cli import bench, calibrate, check, demo, eval, filter, listing, profile, report, run, search
+from vtokens.cli.output import fail, warnings_on_one_line
 
+_FORESEEN = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 _EXAMPLES = """examples:
   vtokens demo
   vtokens run photo.jpg "What is on the table?" --model llava-hf/llava-1.5-7b-hf --strategy todre --keep 0.1
@@ -30,12 +34,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see {self.prog} --help)")
-
-
-def fail(message: object) -> NoReturn:
-    """One line on stderr, exit code 2."""
-    print(f"vtokens: error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,17 +60,47 @@ def _quiet() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `vtokens`. Errors are one line on stderr with exit code 2, never a traceback."""
+    """Entry point of `vtokens`.
+
+    Errors are one line on stderr with exit code 2, never a traceback; `VTOKENS_DEBUG=1` shows where they come from. A
+    pipe that nobody reads any more ends it with 141 and Ctrl-C with 130, as a shell reports a program that a signal
+    ended, and without a word.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    options = parser().parse_args(arguments)
     try:
-        _quiet()
-        options.run(options)
+        with warnings_on_one_line():
+            _run(arguments)
     except KeyboardInterrupt:
-        fail("interrupted")
+        sys.exit(130)
     except BrokenPipeError:  # `vtokens strategies | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        _discard()
+        sys.exit(141)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding has not is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            options = parser().parse_args(arguments)
+            _quiet()
+            options.run(options)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         if os.environ.get("VTOKENS_DEBUG"):
             raise
-        fail(error or type(error).__name__)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # it would be tried again at the end
+            _discard()
+        if isinstance(error, _FORESEEN):
+            fail(str(error) or type(error).__name__)
+        fail(f"{type(error).__name__}: {error} (not foreseen; VTOKENS_DEBUG=1 shows where: please report it)")
+
+
+def _discard() -> None:
+    """Let go of what could not be printed, so that Python does not try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

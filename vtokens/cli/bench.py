@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtokens.cli.output import console
+
 if TYPE_CHECKING:
     from vtokens.bench.row import Row
 
@@ -44,7 +46,6 @@ def add_to(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     import torch
-    from rich.console import Console
 
     from vtokens._errors import unknown
     from vtokens.bench.case import Setting
@@ -71,10 +72,10 @@ def _run(options: argparse.Namespace) -> None:
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     setting = Setting(device, dtype, options.quick)
     stopwatch = Stopwatch(device, options.clock)
-    console = Console(width=None if Console().is_terminal else 190)
+    screen = console(width=None if console().is_terminal else 190)
     begun = time.monotonic()
     roof = roofline(device, dtype, stopwatch)
-    console.print(heading(setting, stopwatch, roof))
+    screen.print(heading(setting, stopwatch, roof))
     for kernel in chosen:
         rows: list[Row] = []
         torch.manual_seed(0)
@@ -85,6 +86,6 @@ def _run(options: argparse.Namespace) -> None:
             rows += found
             for row in found if options.csv else ():
                 append(options.csv, row)
-        console.print(table(kernel, rows))
+        screen.print(table(kernel, rows))
     if options.limit is not None and time.monotonic() - begun > options.limit:
-        console.print(f"stopped after {options.limit:g} s: what is missing was not measured")
+        screen.print(f"stopped after {options.limit:g} s: what is missing was not measured")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens.cli.output import say
 from vtokens.cli.run import chat_prompt
 from vtokens.images import open_image
 
@@ -57,15 +58,15 @@ def _var(options: argparse.Namespace) -> None:
     found = discover(model, track(batches, "looking for sinks", options.samples, transient=True), tau=options.tau)
     found.sinks.save(options.out)
     reach = ", ".join(f"{layer}: {phi:.1f}" for layer, phi in zip(found.layers, found.first, strict=True))
-    print(f"largest activation of the first token over its root mean square, by layer: {reach}")
+    say(f"largest activation of the first token over its root mean square, by layer: {reach}")
     if found.sinks.dims:
-        print(
+        say(
             f"sink dimensions {list(found.sinks.dims)} (above {found.sinks.tau:g}); {found.visual:.1%} of the visual "
             "tokens are sinks"
         )
     else:
-        print(f"no dimension exceeds {found.sinks.tau:g}: this decoder has no sinks, and var will change nothing")
-    print(f"written to {options.out}; use it as \"var(sinks='{options.out}')\"")
+        say(f"no dimension exceeds {found.sinks.tau:g}: this decoder has no sinks, and var will change nothing")
+    say(f"written to {options.out}; use it as \"var(sinks='{options.out}')\"")
 
 
 def _add_dymu(strategies: Any) -> None:
@@ -122,9 +123,9 @@ def _dymu(options: argparse.Namespace) -> None:
     table.save(options.out)
     for setting in table.settings:
         numbers = ", ".join(f"{value:.4f}" for value in setting.thresholds)
-        print(f"target {setting.target:g}: {setting.left:.1%} of the patches left; thresholds {numbers}")
+        say(f"target {setting.target:g}: {setting.left:.1%} of the patches left; thresholds {numbers}")
     spec = f"dymu(thresholds={options.out!r}" + (f", target={targets[0]:g})" if len(targets) > 1 else ")")
-    print(f'written to {options.out}; use it as "{spec}"')
+    say(f'written to {options.out}; use it as "{spec}"')
 
 
 def images(folder: str | None, samples: int) -> Iterator[Any]:

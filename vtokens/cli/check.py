@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import warnings
 from typing import Any
 
+from vtokens._terminal import json_text
+from vtokens.cli.output import console, say
 from vtokens.cli.run import keep_value
 from vtokens.images import open_image
 
@@ -65,20 +65,16 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
     signals: Any = options.signals
     if signals is not None and signals not in ("fast", "full"):
         signals = [name.strip() for name in signals.split(",") if name.strip()]
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("default")
-        made = HallucinationFilter.from_pretrained(
-            options.model,
-            signals=signals,
-            extractor=options.extractor,
-            calibrator=None if options.filter == "none" else options.filter or "auto",
-            batch_size=batch_size,
-            strategy=options.strategy,
-            keep=options.keep,
-            dtype=options.dtype,
-        )
-    for warning in warned:
-        print(f"vtokens: warning: {' '.join(str(warning.message).split())}", file=sys.stderr)
+    made = HallucinationFilter.from_pretrained(
+        options.model,
+        signals=signals,
+        extractor=options.extractor,
+        calibrator=None if options.filter == "none" else options.filter or "auto",
+        batch_size=batch_size,
+        strategy=options.strategy,
+        keep=options.keep,
+        dtype=options.dtype,
+    )
     made.model.to(options.device)
     return made
 
@@ -95,10 +91,10 @@ def _run(options: argparse.Namespace) -> None:
     pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
     if options.json:
         more = {"image": options.image, "model": options.model, "flagged": len(report.flagged), "heatmaps": pictures}
-        print(json.dumps(report.to_dict() | more, ensure_ascii=False, allow_nan=False))
+        say(json_text(report.to_dict() | more, allow_nan=False))
     else:
-        show(report)
+        show(report, console())
         if pictures:
-            print(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
+            say(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
     if report.flagged:
         sys.exit(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtokens._writing import write_picture
+from vtokens.cli.output import console, say
 
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
 _KEEPS = (0.5, 0.25, 0.1)
@@ -50,7 +51,6 @@ def add_to(commands: Any) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     import torch
-    from rich.console import Console
     from rich.progress import track
 
     import vtokens
@@ -69,11 +69,11 @@ def _demo(options: argparse.Namespace) -> None:
     cells = [("none", 1.0), *((spec, keep) for spec in _SPECS for keep in _KEEPS)]
     rows = [
         _row(model, processor, questions, batch, *cell, options.batch_size)
-        for cell in track(cells, description="asking", transient=True, console=Console(stderr=True))
+        for cell in track(cells, description="asking", transient=True, console=console(stderr=True))
     ]
-    Console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
+    console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
     write_picture(picture, kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS))
-    print(f"which patches each strategy kept: {picture}")
+    say(f"which patches each strategy kept: {picture}")
 
 
 def _busy(questions: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ import sys
 from statistics import geometric_mean
 from typing import Any
 
+from vtokens.cli.output import cell, console, say
 from vtokens.cli.run import keep_value
 
 _EXAMPLES = """examples:
@@ -74,8 +75,8 @@ def _eval(options: argparse.Namespace) -> None:
     _print(outcome)
     if outcome.unknown:
         some = ", ".join(outcome.unknown[:5]) + (", ..." if len(outcome.unknown) > 5 else "")
-        print(f"{len(outcome.unknown)} of {len(outcome.results)} results are no number: {some}", file=sys.stderr)
-    print(f"results: {outcome.folder}")
+        say(f"{len(outcome.unknown)} of {len(outcome.results)} results are no number: {some}", error=True)
+    say(f"results: {outcome.folder}")
 
 
 def _arguments() -> list[str]:
@@ -95,7 +96,6 @@ def _keep(text: str) -> float | int:
 
 def _print(outcome: Any) -> None:
     """One line per strategy, keep and task: its first metric, and what it cost."""
-    from rich.console import Console
     from rich.table import Table
 
     costs: dict[tuple[Any, ...], list[Any]] = {}
@@ -114,15 +114,15 @@ def _print(outcome: Any) -> None:
         rows = costs[key]
         ups = [r["speedup"] for r in rows if r["speedup"] is not None]
         table.add_row(
-            row["name"],
+            cell(row["name"]),
             "" if row["keep"] is None else f"{row['keep']:g}",
-            row["task"],
-            row["metric"],
+            cell(row["task"]),
+            cell(row["metric"]),
             _figure(row),
             f"{sum(r['kept_tokens'] for r in rows) / len(rows):.1f}",
             f"{geometric_mean(ups):.2f}x" if ups else "",
         )
-    Console(width=116).print(table)
+    console(width=116).print(table)
 
 
 def _figure(row: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens import __version__
 from vtokens.cli.check import add_filter_options, make_filter
+from vtokens.cli.output import console, say
 from vtokens.filter.rows import digest
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vtokens.filter.dataset import alone, check_files, filter_dataset
@@ -76,8 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     else:
         work = alone(partial(_worker, options, promises))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("filtering", total=total)
         tally = filter_dataset(
             options.input, options.output, work, _settings(options),
@@ -85,7 +84,8 @@ def _run(options: argparse.Namespace) -> None:
             told=lambda rows: bar.advance(task, rows),
         )  # fmt: skip
     _tell(tally, Path(options.output), options.action)
-    print(*promises, sep="\n", end="\n" if promises else "")
+    for promise in promises:
+        say(promise)
 
 
 def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
@@ -118,6 +118,6 @@ def _tell(tally: Tally, output: Path, action: str) -> None:
     rate = f" ({tally.flagged / tally.mentions:.1%})" if tally.mentions else ""
     told = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
     told += f", in {tally.flagged_rows} rows"
-    print(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
+    say(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
     if tally.refused:
-        print(aside, file=sys.stderr)
+        say(aside, error=True)

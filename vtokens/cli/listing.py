@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from vtokens.cli.output import say
+
 
 def add_to(commands: Any) -> None:
     """Add both commands."""
@@ -34,19 +36,19 @@ def _strategies(options: argparse.Namespace) -> None:
     if not names:
         describe(options.pattern)  # raises, naming the nearest
     if len(names) == 1:
-        print(describe(names[0]))
+        say(describe(names[0]))
         return
     width = max(map(len, names))
     for name in names:
         card = describe(name)
-        print(f"{name:<{width}}  {'+'.join(card.stages):<12}  {card.summary}")
+        say(f"{name:<{width}}  {'+'.join(card.stages):<12}  {card.summary}")
 
 
 def _models(options: argparse.Namespace) -> None:
     from vtokens.adapters import adapter_class, models
     from vtokens.scenes import embedded_models
 
-    print("embedded: " + ", ".join(embedded_models()))
+    say("embedded: " + ", ".join(embedded_models()))
     width = max(map(len, models()))
     for family in models():
-        print(f"{family:<{width}}  {', '.join(adapter_class(family).examples)}")
+        say(f"{family:<{width}}  {', '.join(adapter_class(family).examples)}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtokens._terminal import json_text
+from vtokens.cli.output import console, say
 from vtokens.cli.run import keep_value
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def _run(options: argparse.Namespace) -> None:
     import torch
-    from rich.console import Console
     from rich.progress import Progress
 
     from vtokens.cli.profile_tables import tables
@@ -91,16 +91,16 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     total = len(job.names) * len(job.batches) * len(job.cells)
-    screen = Console(stderr=True)
+    screen = console(stderr=True)
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("measuring", total=total)
         result = run(job, options.out, lambda: progress.advance(task))
     if options.json:
-        print(json.dumps(result, indent=1))
+        say(json_text(result, indent=1))
     else:
-        console = Console()
+        shown = console()
         # Redirected, a table is as wide as it needs to be.
-        (console if console.is_terminal else Console(width=200)).print(*tables(result))
+        (shown if shown.is_terminal else console(width=200)).print(*tables(result))
 
 
 def _job(options: argparse.Namespace) -> Job:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
+
+from vtokens.cli.output import cell
 
 _COSTS = ("batch", "strategy", "keep", "tokens/layer", "encode", "prefill", "decode", "all", "KV cache", "peak memory")
 _TIMES = ("batch", "strategy", "keep", "encode", "select", "prefill", "first token", "speed-up", "of ideal",
@@ -29,21 +30,21 @@ def tables(result: dict[str, Any]) -> Iterator[Any]:
     for row in result["rows"]:
         for what, why in row["failed"].items():
             which = "" if what == "all" else f", {what}"
-            yield Text(f"failed: {row['model']}, batch {row['batch']}, {row['strategy']}{which}: {why}", style="red")
+            yield cell(f"failed: {row['model']}, batch {row['batch']}, {row['strategy']}{which}: {why}", "red")
     hardware = about["hardware"]
     place = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
-    yield Text(
+    yield cell(
         f"{place}; {about['attention']} attention; one picture and {about['text']} text tokens a "
         f"prompt, {about['new_tokens']} new tokens. Noise for weights, pictures or words says nothing about quality."
     )
 
 
 def _table(heads: tuple[str, ...], rows: list[list[str]], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=cell(title), title_justify="left")
     for head in heads:
         table.add_column(head, justify="left" if head == "strategy" else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(cell, row))
     return table
 
 

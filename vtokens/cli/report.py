@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from vtokens.cli.output import say
+
 
 def add_to(commands: Any) -> None:
     """Add the command."""
@@ -24,4 +26,4 @@ def add_to(commands: Any) -> None:
 def _report(options: argparse.Namespace) -> None:
     from vtokens.eval.report import write
 
-    print(write(options.folder, options.out))
+    say(write(options.folder, options.out))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
+from vtokens.cli.output import say
 from vtokens.images import open_image
 
 
@@ -72,8 +72,8 @@ def _run(options: argparse.Namespace) -> None:
     inputs = inputs.to(model.device)
     tokens = model.generate(**inputs, max_new_tokens=options.max_new_tokens, do_sample=False)
     text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-    print(text.strip())
+    say(text.strip())
     report = handle.report()
-    print(report, file=sys.stderr)
+    say(report, error=True)
     if options.overlay:
         overlay(seen_image(processor, image), report.samples[0].pictures[0]).save(options.overlay)

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from vtokens.cli.calibrate import images
+from vtokens.cli.output import say
 
 _QUESTION = "What is to be seen in these pictures?"
 
@@ -78,13 +79,13 @@ def _search(options: argparse.Namespace) -> None:
     found.save(options.out)
     heads = [head for layer in found.heads for head in layer]
     names = Counter("dense" if head.run.intra is None else f"{head.run.intra.intra}/{head.run.inter}" for head in heads)
-    print(", ".join(f"{count} x {name}" for name, count in names.most_common()))
-    print(
+    say(", ".join(f"{count} x {name}" for name, count in names.most_common()))
+    say(
         f"tiles visited {_mean([head.density for head in heads]):.1%}, relative error of the output "
         f"{_mean([head.score for head in heads]):.3f}, attention kept {_mean([head.recall for head in heads]):.1%} "
         f"(means over {len(heads)} heads); a visited tile takes {found.ratio:g} times one of dense attention"
     )
-    print(f"written to {options.out}; use it as \"mminference(patterns='{options.out}')\"")
+    say(f"written to {options.out}; use it as \"mminference(patterns='{options.out}')\"")
 
 
 def _prompts(processor: Any, options: argparse.Namespace, device: Any) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,8 @@ class Board:
     def __init__(self, done: int, total: int, show: bool = True) -> None:
         # The stream itself, not whatever stands in for stderr while a task runs.
         console = Console(file=sys.stderr)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        asked = TextColumn("{task.description}", markup=False)
+        columns = (asked, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         left = (TextColumn("left"), TimeRemainingColumn())
         # Cells differ in speed, so the time left follows from the last hour and not from the last seconds.
         self._bar = Progress(

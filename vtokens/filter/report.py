@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens._terminal import json_text
 from vtokens._writing import write_picture
 from vtokens.filter.mentions.base import Mention, Span
 from vtokens.filter.records import Record
@@ -149,8 +149,8 @@ class Report:
         }
 
     def to_json(self, **options: Any) -> str:
-        """`to_dict` as text; `options` as of `json.dumps`."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, **options)
+        """`to_dict` as text that a terminal can be shown; `options` as of `json.dumps`."""
+        return json_text(self.to_dict(), **options)
 
     def heatmap(self, number: int) -> Image.Image:
         """Where the model looked when it wrote mention `number`: a picture over the image.

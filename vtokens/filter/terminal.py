@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vtokens._terminal import printable
 from vtokens.filter.report import Report
 
 _BAD, _NUMBER, _FINE = "underline bold red", "red", "green"
@@ -23,15 +22,15 @@ def show(report: Report, console: Console | None = None) -> None:
     console.print(marked(report, plain), soft_wrap=not console.is_terminal)
     if report.mentions:
         console.print(_table(report))
-    console.print(summary(report), soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(summary(report)), soft_wrap=True, highlight=False, markup=False)
 
 
 def marked(report: Report, plain: bool = False) -> Text:
     """The response with the flagged spans underlined, coloured and followed by their probability.
 
-    plain: put the spans in square brackets as well. Characters that would steer the terminal are replaced by U+FFFD.
+    plain: put the spans in square brackets as well. What would steer the terminal is escaped (`printable`).
     """
-    response, out = printable(report.response), Text()
+    response, out = report.response, Text()
     ends = {judged.mention.end: judged for judged in sorted(report.flagged, key=lambda one: one.p)}
     starts = {judged.mention.start for judged in report.flagged} if plain else set()
     cuts = sorted({0, len(response), *ends, *(judged.mention.start for judged in report.flagged)})
@@ -42,7 +41,7 @@ def marked(report: Report, plain: bool = False) -> Text:
         if start in starts:
             out.append("[", _BAD)
         bad = any(judged.mention.start <= start < judged.mention.end for judged in report.flagged)
-        out.append(response[start:end], _BAD if bad else "")
+        out.append(printable(response[start:end]), _BAD if bad else "")
     return out
 
 
@@ -62,20 +61,9 @@ def summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def printable(text: str) -> str:
-    """`text` with control characters and marks that turn its direction replaced, one for one."""
-    return "".join("\ufffd" if _steers(char) else char for char in text)
-
-
-def _steers(char: str) -> bool:
-    if char in "\n\t":
-        return False
-    return unicodedata.category(char) == "Cc" or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"
-
-
 def _table(report: Report) -> Table:
     claims = [printable(f"not: {m.name}" if m.negated else m.name) for m in (one.mention for one in report.mentions)]
-    told = any(claim != one.mention.text for claim, one in zip(claims, report.mentions, strict=True))
+    told = any(claim != printable(one.mention.text) for claim, one in zip(claims, report.mentions, strict=True))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "p" if report.calibrated else "score", "mention", "kind", *(["claims"] if told else [])):
         table.add_column(name, overflow="fold")
@@ -84,8 +72,8 @@ def _table(report: Report) -> Table:
             Text("!" if judged.flagged else ""),
             Text(f"{judged.p:.2f}", _NUMBER if judged.flagged else _FINE),
             Text(printable(judged.mention.text), _BAD if judged.flagged else _FINE),
-            Text(judged.mention.kind),
-            Text("" if claim == judged.mention.text else claim),
+            Text(printable(judged.mention.kind)),
+            Text("" if claim == printable(judged.mention.text) else claim),
         ]
         table.add_row(*cells[: len(table.columns)])
     return table

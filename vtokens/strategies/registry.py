@@ -14,12 +14,15 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_args
 
 from vtokens._errors import unknown
+from vtokens._terminal import one_line
 from vtokens.strategies.base import Strategy
 
 ENTRY_POINTS = "vtokens.strategies"
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
 _aliases: dict[str, str] = {}
+_broken: dict[str, str] = {}
+"""Plugins that could not be loaded, by the name of their entry point, and why."""
 _loaded = False
 _lock = threading.RLock()
 S = TypeVar("S", bound=type[Strategy])
@@ -70,8 +73,12 @@ def _load_all() -> None:
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()
-        except Exception as error:  # a broken plugin must not take the library down, nor vanish silently
-            _log.warning("strategy plugin %r (%s) could not be loaded: %s", entry.name, entry.value, error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a broken plugin must not take the library down
+            why = one_line(f"{entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}", 500)
+            _log.warning("strategy plugin %s", why)
+            _broken[entry.name] = why
 
 
 def get(name: str) -> type[Strategy]:
@@ -80,12 +87,15 @@ def get(name: str) -> type[Strategy]:
     Raises:
         TypeError: `name` is no string.
         ValueError: there is none; names the nearest.
+        ImportError: the plugin that announces it cannot be loaded; says why.
     """
     _load()
     if not isinstance(name, str):
         raise TypeError(f"{name!r} is not the name of a strategy: a string such as 'fastv' is allowed")
     canonical = _aliases.get(name, name)
     if canonical not in _strategies:
+        if name in _broken:
+            raise ImportError(f"the strategy plugin {_broken[name]}")
         raise unknown("strategy", name, [*_strategies, *_aliases])
     return _strategies[canonical]
 
