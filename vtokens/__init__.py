@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vtokens._errors import with_cause
+from vtokens._torchvision import set_aside_if_broken
+
 __version__ = "0.1.0"
 
 # name -> the module that defines it; imported on first use, so that `import vtokens` stays light.
@@ -43,12 +46,18 @@ if TYPE_CHECKING:
     from vtokens.strategies import register as register
 
 
+set_aside_if_broken()  # before anything here imports transformers
+
+
 def __getattr__(name: str) -> Any:
     if name == "strategies":  # the subpackage, which lists names when called
         return importlib.import_module("vtokens.strategies")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vtokens' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    try:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    except ImportError as error:
+        raise with_cause(error) from error
 
 
 def __dir__() -> list[str]:

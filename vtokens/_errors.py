@@ -33,3 +33,13 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(value)[:_MOST], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {kind} {shorten(value)}.{hint} Allowed: {', '.join(names)}")
+
+
+def with_cause(error: ImportError) -> ImportError:
+    """The error with its first cause in the message: transformers says only which of its names is lacking."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is error or str(cause) in str(error):
+        return error
+    return ImportError(f"{error} The cause is {type(cause).__name__}: {cause}. `vtokens doctor` says what does not fit")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
+from vtokens import processors
 from vtokens._errors import unknown
 from vtokens.adapters import adapter_class
 from vtokens.budget import Keep
@@ -60,29 +60,10 @@ def load(
         saved = [{field: value for field, value in entry.items() if field != "keep"} for entry in saved]
     strategies = drafted if drafted is not None else parse(saved, keep)
     model = AutoModelForImageTextToText.from_pretrained(source, **from_pretrained_kwargs)
-    processor = _processor(source, hub)
+    processor = processors.load(source, config, **hub)
     if strategies:
         attach(model, strategies)
     return model, processor
-
-
-def _processor(source: str, hub: dict[str, Any]) -> Any:
-    """The genuine processor; where a video part cannot be built without torchvision, an error says so."""
-    try:
-        processor = AutoProcessor.from_pretrained(source, **hub)
-    except (ImportError, OSError, AttributeError) as error:
-        if "video" in str(error).lower():
-            raise ImportError(
-                f"the processor of {source!r} has a video part, which transformers builds with torchvision only: "
-                "pip install 'vtokens[video]'"
-            ) from error
-        raise
-    if isinstance(processor, PreTrainedTokenizerBase):  # transformers' silent answer to a processor it cannot build
-        raise ImportError(
-            f"the processor of {source!r} came back as a bare tokenizer: a part of it could not be built. "
-            "If it handles video, transformers needs torchvision for it: pip install 'vtokens[video]'"
-        )
-    return processor
 
 
 def _locate(name_or_path: str | Path) -> str:

@@ -16,6 +16,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from vtokens.processors import pictures_only
+
 VOCABULARY = 320
 CORPUS = [
     "Is there a red square in the image? Please answer yes or no.",
@@ -67,49 +69,6 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens=extra, **common)
 
 
-class OnevisionImages(LlavaOnevisionProcessor):
-    """The genuine LLaVA-OneVision processor without its video slot, which nothing can fill where torchvision is absent.
-
-    Processors read their parts off the signature of `__init__`; the parent's check of an empty video slot would import
-    the video classes, so the slot has to be missing, not empty.
-    """
-
-    def __init__(
-        self,
-        image_processor: Any,
-        tokenizer: Any,
-        num_image_tokens: int | None = None,
-        vision_feature_select_strategy: str | None = None,
-        chat_template: str | None = None,
-        vision_aspect_ratio: str = "anyres_max_9",
-    ) -> None:
-        """Take what the parent takes, but for `video_processor`; only what is named here is saved with it."""
-        super().__init__(
-            image_processor,
-            tokenizer,
-            num_image_tokens=num_image_tokens,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            chat_template=chat_template,
-            vision_aspect_ratio=vision_aspect_ratio,
-        )
-
-
-class Qwen2Images(Qwen2VLProcessor):
-    """The genuine Qwen2-VL processor without its video slot (see `OnevisionImages`)."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
-        """Take what the parent takes, but for `video_processor`."""
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-
-
-class Qwen25Images(Qwen2_5_VLProcessor):
-    """The genuine Qwen2.5-VL processor without its video slot (see `OnevisionImages`)."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
-        """Take what the parent takes, but for `video_processor`."""
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-
-
 def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
     """The genuine processor of `family` with its PIL image processor, in agreement with the model's `config`."""
     vision = config.vision_config
@@ -121,10 +80,10 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
             temporal_patch_size=vision.temporal_patch_size,
             size={"shortest_edge": 4 * merged, "longest_edge": 48 * merged},
         )
-        return (Qwen2Images if family == "qwen2_vl" else Qwen25Images)(patches, tok)
+        return pictures_only(Qwen2VLProcessor if family == "qwen2_vl" else Qwen2_5_VLProcessor)(patches, tok)
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "llava_onevision":
-        return OnevisionImages(
+        return pictures_only(LlavaOnevisionProcessor)(
             LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=config.image_grid_pinpoints),
             tok,
             num_image_tokens=(vision.image_size // vision.patch_size) ** 2,

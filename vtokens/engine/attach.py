@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
 from vtokens.budget import Keep
@@ -18,6 +19,7 @@ from vtokens.engine.hooks import Engine
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.logits import Prompt
+from vtokens.versions import warn_if_untested
 
 _HANDLE = "_vtokens_handle"
 
@@ -30,6 +32,7 @@ class Handle:
     """
 
     def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...]) -> None:
+        warn_if_untested(transformers_version)
         self.strategies = strategies
         self._adapter = adapter_for(model)
         taken = _held(self._adapter.multimodal)

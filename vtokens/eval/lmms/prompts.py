@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vtokens.eval.lmms.media import Clip, clip, picture
+from vtokens.processors import refuse_videos
 
 _PLACEHOLDER = "<image>"  # what tasks write where a picture is meant, whatever the model calls it
 
@@ -34,6 +35,7 @@ def prompt(processor: Any, messages: Any, frames: int) -> Prompt:
 
     Raises:
         OSError, TypeError, ValueError: media that cannot be opened, or audio.
+        ImportError: a video, for a model that sees videos, where torchvision is missing.
     """
     images: list[Image.Image] = []
     clips: list[Clip] = []
@@ -47,6 +49,7 @@ def prompt(processor: Any, messages: Any, frames: int) -> Prompt:
                 images.append(picture(part.url))
                 parts.append({"type": "image"})
             elif part.type == "video":
+                refuse_videos(processor)
                 video = clip(part.url, frames, part.start_time, part.end_time)
                 if getattr(processor, "video_processor", None) is None:
                     images += video.images()
