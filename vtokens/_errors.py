@@ -29,10 +29,14 @@ def shorten(value: object, most: int = _MOST) -> str:
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     """A `ValueError` for a name that is not among `allowed`, with the nearest valid one first."""
     names = sorted(allowed)
+    return ValueError(f"unknown {kind} {shorten(value)}.{nearest(value, names)} Allowed: {', '.join(names)}")
+
+
+def nearest(value: object, names: Iterable[str]) -> str:
+    """A sentence that asks whether the nearest of `names` was meant, behind a space; nothing where none is near."""
     # What is compared grows with the length, and nothing this long is a misspelt name.
-    near = difflib.get_close_matches(str(value)[:_MOST], names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {shorten(value)}.{hint} Allowed: {', '.join(names)}")
+    near = difflib.get_close_matches(str(value)[:_MOST], sorted(names), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def with_cause(error: ImportError) -> ImportError:

@@ -8,27 +8,19 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vtokens import processors
-from vtokens._errors import unknown
 from vtokens.adapters import adapter_class
 from vtokens.budget import Keep
 from vtokens.engine import attach
-from vtokens.hub import check_reachable
+from vtokens.hub import check_reachable, locate
+from vtokens.options import HUB, split
 from vtokens.saved import read
 from vtokens.strategies import Spec, parse
 
-_HUB_OPTIONS = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
+_SHOWN = 4  # names in a message
 
 
 def load(
-    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **from_pretrained_kwargs: Any
+    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **options: Any
 ) -> tuple[PreTrainedModel, Any]:
     """Load a vision-language model and its processor, with a strategy attached.
 
@@ -37,18 +29,22 @@ def load(
         strategy: as in `vtokens.attach`. None takes the strategy saved beside the model, if there is one;
             "none" attaches nothing.
         keep: the `keep` of the strategy that takes it; goes before a saved one.
-        from_pretrained_kwargs: passed to transformers: `dtype`, `device_map`, `attn_implementation`, ...
+        options: further fields of a single strategy, as in `vtokens.attach`; all others are passed to transformers:
+            `dtype`, `device_map`, `attn_implementation`, ..., and fields of the model's config.
 
     Returns:
         (model, processor): the genuine transformers classes. `vtokens.attachment(model)` gives the handle,
         `vtokens.detach(model)` takes the strategy off.
 
     Raises:
-        TypeError, ValueError: an unknown strategy or family, a setting out of range.
+        TypeError, ValueError: an unknown strategy, option or family, a setting out of range, a checkpoint in which
+            weights are missing.
         OSError: no such folder or hub id, or a hub that cannot be reached.
     """
-    drafted = None if strategy is None else parse(strategy, keep)  # before anything is downloaded
-    source, hub = _locate(name_or_path), {k: v for k, v in from_pretrained_kwargs.items() if k in _HUB_OPTIONS}
+    fields, _ = split(strategy, options)  # before anything is downloaded
+    drafted = None if strategy is None else parse(strategy, keep, **fields)
+    hub = {name: value for name, value in options.items() if name in HUB}
+    source = locate(name_or_path, **hub)
     check_reachable(source, **hub)
     try:
         config = AutoConfig.from_pretrained(source, **hub)
@@ -58,20 +54,24 @@ def load(
     saved = read(source, **hub) if strategy is None else None
     if saved is not None and keep is not None:  # what is asked for now goes before what was saved
         saved = [{field: value for field, value in entry.items() if field != "keep"} for entry in saved]
-    strategies = drafted if drafted is not None else parse(saved, keep)
-    model = AutoModelForImageTextToText.from_pretrained(source, **from_pretrained_kwargs)
+    fields, passed = split((saved or "none") if strategy is None else strategy, options, config)
+    strategies = drafted if drafted is not None else parse(saved, keep, **fields)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **passed)
+    model, found = loaded
+    _check_complete(source, found)
     processor = processors.load(source, config, **hub)
     if strategies:
         attach(model, strategies)
     return model, processor
 
 
-def _locate(name_or_path: str | Path) -> str:
-    from vtokens.scenes import embedded_models, embedded_path
-
-    name = str(name_or_path)
-    if name in embedded_models():
-        return str(embedded_path(name))
-    if Path(name).exists() or "/" in name:
-        return name
-    raise unknown("model (no embedded model or local folder; hub ids look like 'owner/name'):", name, embedded_models())
+def _check_complete(source: str, found: Any) -> None:
+    """Raise `ValueError` where transformers made up weights that the checkpoint has not; tied ones are not missing."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise ValueError(
+            f"{len(missing)} of the weights of {source!r} are missing from its checkpoint ({names}): answers would "
+            "come from random numbers. Get all of its files, or, if these weights are of no importance, load it with "
+            "transformers and use vtokens.attach(model, strategy)"
+        )

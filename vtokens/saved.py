@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers.utils import cached_file
 
 from vtokens._writing import write_json
+from vtokens.hub import locate
 from vtokens.strategies import Spec, Strategy, parse, to_dict
 
 FILE = "vtokens.json"
@@ -39,7 +40,7 @@ def from_pretrained(name_or_path: str | Path, **hub: Any) -> tuple[Strategy, ...
         FileNotFoundError: there are none.
         ValueError: the file is not ours, of a later version, or names something unknown.
     """
-    found = read(str(name_or_path), **hub)
+    found = read(locate(name_or_path, **hub), **hub)
     if found is None:
         raise FileNotFoundError(
             f"{name_or_path} holds no {FILE}: save one with vtokens.save_pretrained(strategy, folder)"

@@ -137,7 +137,9 @@ def test_models_without_an_adapter() -> None:
     """Another family, a text model, no model at all, and a part that holds no decoder."""
     tiny: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
     text = LlamaForCausalLM(LlamaConfig(**tiny))
-    with pytest.raises(ValueError, match=rf"LlamaForCausalLM has no adapter: .*'llama'.*{SUPPORTED}"):
+    with pytest.raises(
+        ValueError, match=rf"LlamaForCausalLM: there is no adapter .*'llama' .*{SUPPORTED}, and docs/add-a-model.md"
+    ):
         vtokens.attach(text, "cls")
     assert isinstance(text.model, LlamaModel)
     for thing in (nn.Linear(2, 2), "llava", None):

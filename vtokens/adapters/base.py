@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vtokens._errors import unknown
 from vtokens.costs import Encoding
 from vtokens.picture import Picture
 from vtokens.strategies.signals import Facts
@@ -230,8 +229,16 @@ def adapter_class(model_type: str) -> type[Adapter]:
         ValueError: there is none; names the supported ones.
     """
     if model_type not in _adapters:
-        raise unknown("model family (no adapter for config.model_type)", model_type, _adapters)
+        raise ValueError(_no_adapter(model_type))
     return _adapters[model_type]
+
+
+def _no_adapter(model_type: str) -> str:
+    # A family that is spelt alike is another one all the same: none is suggested.
+    return (
+        f"there is no adapter for the model family {model_type!r} (config.model_type); supported are "
+        f"{', '.join(models())}, and docs/add-a-model.md says how to add one"
+    )
 
 
 def adapter_for(model: object) -> Adapter:
@@ -245,6 +252,5 @@ def adapter_for(model: object) -> Adapter:
         raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
     model_type = model.config.model_type
     if model_type not in _adapters:
-        error = unknown("model family", model_type, _adapters)
-        raise ValueError(f"{type(model).__name__} has no adapter: {error}")
+        raise ValueError(f"{type(model).__name__}: {_no_adapter(model_type)}")
     return _adapters[model_type](model)

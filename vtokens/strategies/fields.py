@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vtokens._errors import unknown
+from vtokens._errors import shorten, unknown
 from vtokens.budget import check_keep
 
 UNLIMITED = {"unlimited": True}
@@ -65,13 +65,13 @@ def _checked(name: str, value: Any, kind: Any, unlimited: bool) -> Any:
         found = _as(value, choice)
         if found is not _NO:
             if not _sound(found, unlimited):
-                raise ValueError(f"{name}={value!r} is out of range: numbers have to be finite")
+                raise ValueError(f"{name}={shorten(value)} is out of range: numbers have to be finite")
             return found
     named = [option for choice in choices if get_origin(choice) is Literal for option in get_args(choice)]
     if named and (isinstance(value, str) or len(choices) == 1):
         raise unknown(name, value, map(str, named))
     hint = f". Did you mean {name}=({value!r},)?" if any(_as((value,), c) is not _NO for c in choices) else ""
-    raise TypeError(f"{name}={value!r} is not allowed: {' or '.join(map(_words, choices))} is{hint}")
+    raise TypeError(f"{name}={shorten(value)} is not allowed: {' or '.join(map(_words, choices))} is{hint}")
 
 
 _NO: Any = object()

@@ -58,6 +58,11 @@ def open_keeps(spec: Spec) -> list[str]:
     return [cls.name for cls, _ in _takers(_drafts(spec))]
 
 
+def field_names(spec: Spec) -> set[str]:
+    """Names of the fields that the strategies in `spec` take."""
+    return {name for cls, _ in _drafts(spec) for name in _names(cls)}
+
+
 def format_spec(strategies: Sequence[Strategy]) -> str:
     """The string that `parse` turns back into `strategies`; only fields that differ from their defaults appear."""
     return "+".join(_format(strategy) for strategy in strategies) or "none"
