@@ -23,7 +23,7 @@ def conditions(device: torch.device, clock: Clock, model: Any, **more: Any) -> d
     """What a figure must be read with: command, versions, machine, load and the model's shape."""
     return {
         "command": " ".join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -39,11 +39,15 @@ def nearest(value: object, names: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+class MissingExtra(ImportError):
+    """An optional package is missing or broken; the message is one line that says what to install (`_extras`)."""
+
+
 def with_cause(error: ImportError) -> ImportError:
     """The error with its first cause in the message: transformers says only which of its names is lacking."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if cause is error or str(cause) in str(error):
+    if isinstance(error, MissingExtra) or cause is error or str(cause) in str(error):
         return error
     return ImportError(f"{error} The cause is {type(cause).__name__}: {cause}. `vtokens doctor` says what does not fit")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
+from vtokens._extras import explain
 from vtokens.cli import bench, calibrate, check, demo, eval, filter, listing, profile, report, run, search
 from vtokens.cli.output import fail, warnings_on_one_line
 
@@ -27,6 +28,9 @@ _EXAMPLES = """examples:
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
   vtokens bench kernels --kernel farthest_point
 """
+
+# What a command needs beyond the extra `cli`.
+_EXTRAS = {"check": "filter", "filter": "filter", "eval": "eval"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
-    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench):
         module.add_to(commands)
     return top
@@ -85,7 +89,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         try:
             options = parser().parse_args(arguments)
             _quiet()
-            options.run(options)
+            _carry_out(options)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -99,6 +103,15 @@ def _run(arguments: Sequence[str] | None) -> None:
         if isinstance(error, _FORESEEN):
             fail(str(error) or type(error).__name__)
         fail(f"{type(error).__name__}: {error} (not foreseen; VTOKENS_DEBUG=1 shows where: please report it)")
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    try:
+        options.run(options)
+    except ImportError as error:
+        if not error.name:  # it says itself what is wrong
+            raise
+        raise explain(error, _EXTRAS.get(options.command, "cli"), f"`vtokens {options.command}`") from error
 
 
 def _discard() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vtokens._extras import needs
+
 if TYPE_CHECKING:
     from vtokens.eval.journal import Answer, Journal
     from vtokens.eval.lmms.model import VTokens
@@ -17,4 +19,6 @@ __all__ = ["Answer", "Journal", "VTokens", "tasks_path"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    with needs("eval", "evaluation"):
+        module = import_module(f"{__name__}.{_HOME[name]}")
+    return getattr(module, name)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,7 +143,7 @@ def _rows(
 def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
     conditions: dict[str, Any] = {
         "commands": [job.command],
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "hardware": hardware(job.device),
         "load_average": {"at_start": _load()},

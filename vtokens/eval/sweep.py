@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens._extras import check, needs
 from vtokens._writing import line, replacing, write_json
 from vtokens.budget import Keep
 from vtokens.engine import attach
@@ -80,12 +81,13 @@ def run(
         TypeError, ValueError: a setting out of range, an unknown name, or a folder of another sweep.
         OSError: the folder cannot be written, or its disk is full; every batch answered before is kept.
         RuntimeError: a task that cannot be loaded.
-        ImportError: lmms-eval is not installed.
+        ImportError: lmms-eval is not installed, or something beside it that is known to break it.
     """
-    try:
-        import lmms_eval  # noqa: F401
-    except ImportError as error:
-        raise ImportError("a sweep needs lmms-eval: pip install 'vtokens[eval]' (docs/evaluation.md)") from error
+    with needs("eval", "a sweep"):
+        import lmms_eval
+    with needs("eval-light", "a sweep"):  # of one that was installed without what it asks for
+        import lmms_eval.evaluator  # noqa: F401
+    check("eval-light", "a sweep")
     wanted, folder = cells(strategies, keeps, seeds), Path(out)
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vtokens._extras import needs
+
 # name -> the module that defines it; imported on first use: command lines must not wait for torch.
 _EXPORTS = {
     "ACTIONS": "actions",
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vtokens.filter' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"vtokens.filter.{_EXPORTS[name]}"), name)
+    with needs("filter", "the hallucination filter"):
+        module = importlib.import_module(f"vtokens.filter.{_EXPORTS[name]}")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from vtokens._extras import needs
 from vtokens.filter.rows import Refusal, Row
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ def _received(text: str) -> Done:
 
 
 def _ray() -> Any:
-    try:
+    with needs("ray", "`--ray`"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise ImportError(f"Ray Data is not installed ({error}): pip install 'vtokens[ray]'") from error
     return ray

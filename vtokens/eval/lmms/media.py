@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vtokens._extras import needs
 from vtokens.images import as_image, open_image
 
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -115,10 +116,8 @@ def sample(total: int, most: int, fps: float, start: float | None = None, end: f
 
 
 def _reader(path: str) -> Any:
-    try:
+    with needs("video", "decoding a video"):
         import decord
-    except ImportError as error:
-        raise ImportError("videos are decoded with decord, which is not installed: pip install decord") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such video: {path!r}")
     try:

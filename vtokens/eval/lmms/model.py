@@ -15,6 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from tqdm import tqdm
 
+from vtokens._extras import check
 from vtokens.budget import Keep
 from vtokens.engine import Handle, attach
 from vtokens.eval.journal import Answer, Journal
@@ -49,6 +50,7 @@ class VTokens(lmms):
     Raises:
         TypeError, ValueError: what is wrong and what is allowed.
         OSError: no such folder or hub id, or a hub that cannot be reached.
+        ImportError: something is installed that is known to break lmms-eval.
     """
 
     is_simple = False
@@ -70,6 +72,7 @@ class VTokens(lmms):
         max_batch_size: int | None = None,
         **options: Any,
     ) -> None:
+        check("eval-light", "lmms-eval with the model vtokens")
         size = whole("batch_size", batch_size)
         model, processor, strategies = load(
             str(pretrained),

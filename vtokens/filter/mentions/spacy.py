@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from vtokens._extras import needs
 from vtokens.filter.mentions.answers import answered, short_answer
 from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import listed
@@ -50,12 +51,8 @@ def load(model: str = _MODEL) -> Spacy:
 
 @lru_cache(maxsize=2)
 def _pipeline(model: str) -> Any:
-    try:
+    with needs("nlp", "the extractor 'spacy'"):
         import spacy
-    except ImportError as error:
-        raise ImportError(
-            f"the extractor 'spacy' needs spaCy: pip install 'vtokens[nlp]', then python -m spacy download {model}"
-        ) from error
     try:
         return spacy.load(model)
     except OSError as error:
