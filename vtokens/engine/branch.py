@@ -12,6 +12,7 @@ from vtokens.adapters import Adapter
 from vtokens.compat import as_cache
 from vtokens.engine.attention import Attention
 from vtokens.engine.masks import layer_mask
+from vtokens.engine.prompt_end import at_end
 from vtokens.engine.reduction import gather
 from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
@@ -25,20 +26,23 @@ class Branch:
     the heads chosen there reinforced in the branch too, as in a batch of the two.
 
     Attributes:
-        output: (B, H, D) float32, head outputs of the last position in the layer under way.
+        output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.
     """
 
-    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout) -> None:
+    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout, ends: Tensor) -> None:
         self._adapter = adapter
         layout = layout.to(hidden.device)
         rows, self._real = layout.text_rows()
         self._hidden = gather(hidden, rows, 1)
         real = torch.ones_like(rows, dtype=torch.bool) if self._real is None else self._real
+        self._last = at_end(ends, rows, real)[:, 0]
+        self._begun = (real & (rows <= ends.to(rows.device))).any(1)
         positions = (real.cumsum(1) - 1).clamp(min=0)
         self._kwargs = {
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
             "position_embeddings": adapter.rotary(self._hidden, positions),
         }
+        self._batch = torch.arange(len(rows), device=rows.device)
         self._strategies: Sequence[tuple[Strategy, Any]] | None = None
         self._memory = Memory()
         self.running = False
@@ -59,7 +63,8 @@ class Branch:
         """The attention of the branch."""
         output, weights = attention.run()
         if self._strategies is None:
-            self.output = output[:, -1].float()
+            batch, last, begun = (part.to(output.device) for part in (self._batch, self._last, self._begun))
+            self.output = torch.where(begun[:, None, None], output[batch, last].float(), 0)
             return output, weights
         place = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
         rows = Rows(place, whole=True)

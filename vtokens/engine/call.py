@@ -15,6 +15,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
+from vtokens.engine.prompt_end import at_end
 from vtokens.engine.reduction import View, spread
 from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
@@ -133,7 +134,8 @@ class Call:
         positions: int64 (C, B, N), rotary positions of what was fed.
         unmerging: what is to be unmerged in attention; None if nothing is.
         folds: decoder layer -> how its rows are unmerged.
-        asked: how many trailing positions the caller wants logits of; the first of them is the last prompt position.
+        asked: how many trailing positions the caller wants logits of, if that tells where the prompt ends; else 1.
+        ends: int64 (B, 1), the fed position at which each prompt ends; None if the pass brings no pictures.
         plan: which strategy acts where in it.
         opened: the forward pass of the model with logits that this one belongs to; None if it was called by itself.
         labels, keep: what that one was given as such, and as `logits_to_keep`.
@@ -156,6 +158,7 @@ class Call:
     past: int = 0
     length: int = 0
     asked: int = 1
+    ends: Tensor | None = None
     record: Record | None = None
     seen: list[Seen] = field(default_factory=list)
     direct: bool = False
@@ -212,10 +215,8 @@ class Call:
     def last_prompt(self, device: torch.device) -> Tensor:
         """int64 (B, 1): where each sample's prompt ends, among the positions seen now."""
         assert self.layout is not None
-        valid = self.layout.valid.to(device)
-        # Right padding and speculative candidates come after it.
-        place = torch.arange(1, valid.shape[1] + 1, device=device)
-        return ((valid * place).amax(1, keepdim=True) - self.asked).clamp(min=0)
+        assert self.ends is not None
+        return at_end(self.ends, None if self.view is None else self.view.index, self.layout.valid.bool().to(device))
 
     def observe_decoder(
         self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float, cached: Tensor | None

@@ -21,7 +21,7 @@ from vtokens.engine.decoder import account, adjust, restore
 from vtokens.engine.encode import Encode
 from vtokens.engine.padding import cached_padding
 from vtokens.engine.plan import Plan
-from vtokens.engine.prefill import enter, read_layout, refuse, select
+from vtokens.engine.prefill import enter, find_ends, read_layout, refuse, select
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
 from vtokens.engine.tower import TowerWatch
 from vtokens.strategies.base import Strategy
@@ -77,19 +77,15 @@ class Engine:
         self._removable.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # generate() asks for the logits of one position, or of the candidates' positions under speculative decoding.
-        asked = kwargs.get("logits_to_keep")
-        asked = asked if isinstance(asked, int) and asked > 0 else 1
         calls.ended(id(self))
-        opened = Call(self.adapter, {}, asked=asked, plan=self.plan)
+        opened = Call(self.adapter, {}, plan=self.plan)
         opened.labels, opened.keep = kwargs.get("labels"), kwargs.get("logits_to_keep", 0)
         calls.start(id(self), opened)
 
     def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
         opened = calls.current(id(self))
-        call = Call(self.adapter, inputs, asked=opened.asked if opened is not None else 1, plan=self.plan)
-        call.opened = opened
+        call = Call(self.adapter, inputs, plan=self.plan, opened=opened)
         calls.start(id(self), call)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
         given = inputs.get("mm_encoder_outputs") or {}
@@ -119,6 +115,8 @@ class Engine:
         if call.plan and not call.direct and call.branch_of is None:
             refuse(call, kwargs)
         layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
+        if call.branch_of is None:
+            find_ends(call, layout, kwargs["inputs_embeds"].shape[1])
         if call.plan.contrast is not None and call.opened is not None:
             both = logits.enter(call, layout, calls.prompt(id(self.adapter)), kwargs)
             if both is not None:
@@ -126,7 +124,8 @@ class Engine:
         if layout is None:
             return None
         if call.plan.branch and call.past == 0 and any(layout.counts):
-            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout)
+            assert call.ends is not None
+            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout, call.ends)
         changed = enter(call, layout, call.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
 

@@ -81,7 +81,7 @@ def leave(call: Call, output: Any, prompt: Mapping[str, Any] | None, run: Run) -
         at, found = _kept(call, call.length), prefill(call, prompt, run)
         negative = call.adapter.model.get_output_embeddings()(found.at(at))
         answers, step = found.answers, found.step
-    changed = _contrast(call, logits, negative, step if step is None else step[at])
+    changed = _contrast(call, logits, negative, None if step is None else step[:, at.to(step.device)])
     if answers is not None:
         changed = torch.where(answers[:, at.to(answers.device)].to(logits.device)[..., None], changed, logits)
     if isinstance(output, tuple):
@@ -101,7 +101,7 @@ def _contrast(call: Call, logits: Tensor, negative: Tensor, step: Tensor | None)
     """(B, R, V): what the strategy makes of both."""
     assert call.plan is not None
     assert call.plan.contrast is not None
-    step = None if step is None else step[None].to(logits.device)
+    step = None if step is None else step.to(logits.device)
     view = Logits(logits.float(), negative.to(logits.device).float(), step)
     changed = call.plan.contrast.at_logits(view).to(logits.dtype)
     if call.record is not None and view.told:
@@ -154,12 +154,12 @@ def _check_prompt(call: Call, prompt: Mapping[str, Any] | None) -> None:
 
 
 def _follow(call: Call, length: int) -> tuple[Tensor | None, Tensor]:
-    """What a joint pass of `length` positions contrasts, bool (B, length), None for all; their places in the answer."""
+    """What a joint pass contrasts, bool (B, length), None for all; int64 (1, length), their places in the answer."""
     start = start_of(call.cache)
     assert start is not None
     if length > call.asked:  # a new prompt, with an answer of its own
         start = _answering(call.cache, call.past + length - call.asked)
-    step = (torch.arange(length) + call.past - start.answer).clamp(min=0) + 1
+    step = (torch.arange(length) + call.past - start.answer).clamp(min=0)[None] + 1
     return None if start.seen is None else start.seen[:, None].expand(-1, length), step
 
 

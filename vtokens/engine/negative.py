@@ -30,6 +30,7 @@ class Fed:
             are the same.
         layout: where its visual tokens sit; None if it has none.
         seen: what the tower saw of its pictures.
+        renumbered: positions are the branch's own, so that those of what follows lag behind or run ahead.
     """
 
     embeds: Tensor
@@ -38,6 +39,7 @@ class Fed:
     rows: Tensor | None = None
     layout: Layout | None = None
     seen: list[Seen] = field(default_factory=list)
+    renumbered: bool = False
 
     def of(self, rows: Tensor, real: Tensor | None) -> Fed:
         """Some rows (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
@@ -75,7 +77,7 @@ def alone(same: Fed, layout: Layout) -> Fed:
     first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
     number = torch.arange(rows.shape[1], device=rows.device).expand_as(rows) if real is None else real.cumsum(1) - 1
     fed.positions = (number.clamp(min=0) + first).expand(*same.positions.shape[:-2], -1, -1)
-    fed.layout, fed.seen = None, []
+    fed.layout, fed.seen, fed.renumbered = None, [], True
     return fed
 
 
@@ -145,6 +147,7 @@ def with_prompt(call: Call, given: Mapping[str, Any], adapter: Adapter) -> Fed:
     """
     assert call.fed is not None
     assert call.fed_layout is not None
+    assert call.ends is not None
     embeds = call.fed["inputs_embeds"]
     ids = given["input_ids"].to(embeds.device)
     if len(embeds) % len(ids):
@@ -158,12 +161,14 @@ def with_prompt(call: Call, given: Mapping[str, Any], adapter: Adapter) -> Fed:
     )
     ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
     positions = positions.repeat_interleave(repeats, positions.dim() - 2)
-    if call.asked > 1:  # candidates of speculative decoding come after both prompts
+    width = ids.shape[1]
+    if call.asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
         more = call.inputs["input_ids"][:, 1 - call.asked :].to(ids.device)
         last = positions.amax(-1, keepdim=True)
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
         positions = torch.cat([positions, last + torch.arange(1, call.asked, device=ids.device)], -1)
-        ids, mask = torch.cat([ids, more], 1), torch.nn.functional.pad(mask, (0, call.asked - 1), value=1)
+        ids = torch.cat([ids, more], 1)
+        mask = torch.cat([mask, call.fed_layout.valid[:, 1 - call.asked :].to(mask)], 1)
     hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
     here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(call.inputs)
     for modality, places in here.items():
@@ -176,7 +181,6 @@ def with_prompt(call: Call, given: Mapping[str, Any], adapter: Adapter) -> Fed:
     pictures = {seen.modality: seen.pictures for seen in call.seen}
     layout = Layout.build(here, pictures, mask.bool())
     valid = mask.bool() if layout.padded else None
-    length = embeds.shape[1]
-    rows = torch.arange(length, device=ids.device).expand(len(ids), -1) + ids.shape[1] - length
-    rows = torch.where(torch.arange(length, device=ids.device) >= length - call.asked, rows, -1)
-    return Fed(hidden, valid, positions, rows, layout, list(call.seen))
+    behind = torch.arange(embeds.shape[1], device=ids.device) - call.ends.to(ids.device)
+    rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=ids.shape[1] - 1), -1)
+    return Fed(hidden, valid, positions, rows, layout, list(call.seen), renumbered=True)

@@ -30,7 +30,7 @@ class Rows:
         hidden: (B, T, D), last states of the branch.
         rows: int64 (B, N), its row for each position of the pass, below 0 where it has none; None if they are the same.
         answers: bool (B, N), positions whose logits are contrasted; None if all are.
-        step: int64 (N,), which token of the answer each position predicts; None if nobody knows.
+        step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
     """
 
     hidden: Tensor
@@ -68,6 +68,7 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
     mask = _mask(call, fed, start, 0 if cache is None else cache.get_seq_length())
     branch = Call(call.adapter, {"branch": True}, plan=plan.negative, branch_of=call, asked=call.asked)
     branch.layout, branch.seen = fed.layout, fed.seen
+    branch.ends = _ends(call, fed)
     inputs = {
         "inputs_embeds": fed.embeds,
         "position_ids": fed.positions,
@@ -86,11 +87,22 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
     seen, before = _seen(call, start)
     if cache is not None:
         _keep(call, cache, Start(
-            call.past + call.length, total, mask, _shift(call, fed), seen,
+            call.past + call.length, total, mask, _shift(call, fed, start), seen,
             _tail(call, other), call.past + call.length - call.asked,
         ))  # fmt: skip
     answers = _answers(call, fed, before)
     return Rows(output[0], fed.rows, answers, None if cache is None else _step(call))
+
+
+def _ends(call: Call, fed: Fed) -> Tensor:
+    """int64 (B, 1): where the branch's prompts end; noted in `fed.rows`, should the real one end with a picture."""
+    assert call.ends is not None
+    if fed.rows is None:
+        return call.ends
+    ends, place = call.ends.to(fed.rows.device), torch.arange(call.length, device=fed.rows.device)
+    last = torch.where(place <= ends, fed.rows, -1).amax(1, keepdim=True)
+    fed.rows = fed.rows.scatter(1, ends, last)
+    return last.clamp(min=0)
 
 
 def _mask(call: Call, fed: Fed, start: Start | None, past: int) -> Tensor | None:
@@ -107,21 +119,18 @@ def _answers(call: Call, fed: Fed, before: Tensor | None) -> Tensor:
     Where that is a picture that the branch has not, what the branch says after the text before it counts.
     """
     assert call.fed_layout is not None
-    layout, last = call.fed_layout.to(fed.embeds.device), call.length - call.asked
+    assert call.ends is not None
+    layout, ends = call.fed_layout.to(fed.embeds.device), call.ends.to(fed.embeds.device)
     shown = layout.visual.cumsum(1) > 0
     shown = shown if before is None else shown | before[:, None]
-    answers = layout.image < 0
-    answers[:, last] = True
-    answers = answers & layout.valid & shown
-    if fed.rows is None:
-        return answers
-    fed.rows[:, last] = fed.rows[:, : last + 1].amax(1)
-    return answers & (fed.rows >= 0)
+    answers = (layout.image < 0).scatter(1, ends, True) & layout.valid & shown
+    return answers if fed.rows is None else answers & (fed.rows >= 0)
 
 
 def _step(call: Call) -> Tensor:
-    """int64 (N,): the last position asked for comes at the end of the prompt or of candidates behind it."""
-    return (torch.arange(call.length) - (call.length - call.asked)).clamp(min=0) + 1
+    """int64 (B, N): the end of the prompt predicts the first token, what stands behind it the next ones."""
+    assert call.ends is not None
+    return (torch.arange(call.length, device=call.ends.device) - call.ends).clamp(min=0) + 1
 
 
 def _tail(call: Call, other: bool) -> int:
@@ -143,9 +152,15 @@ def _seen(call: Call, start: Start | None) -> tuple[Tensor | None, Tensor | None
     return now if before is None else now | before, before
 
 
-def _shift(call: Call, fed: Fed) -> Tensor:
+def _shift(call: Call, fed: Fed, start: Start | None) -> Tensor:
     """int64 (B,): by how much the branch's rotary positions lag behind for what follows."""
     assert call.fed is not None
+    if not fed.renumbered:  # as before, even where the branch has not what stands last
+        return (
+            torch.zeros(len(fed.embeds), dtype=torch.long, device=fed.positions.device)
+            if start is None
+            else start.shift
+        )
 
     def last(places: Tensor, valid: Tensor | None) -> Tensor:
         places = places if places.dim() == 2 else places.amax(0)

@@ -13,6 +13,7 @@ from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
 from vtokens.engine.fold import Unmerging, rotary_positions
 from vtokens.engine.masks import join
+from vtokens.engine.prompt_end import asked_for, prompt_ends
 from vtokens.engine.reduction import View, gather, reduce, spread
 from vtokens.layout import Layout
 from vtokens.strategies.base import Selection, Strategy, Visuals
@@ -28,6 +29,17 @@ def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:
     if isinstance(mask, Tensor) and mask.dim() == 2:
         valid = mask[:, -some.shape[1] :].to(some.device).bool()
     return Layout.build(placeholders, {seen.modality: seen.pictures for seen in call.seen}, valid)
+
+
+def find_ends(call: Call, layout: Layout | None, length: int) -> None:
+    """Note in `call` where the prompts of a pass of `length` positions end; see `prompt_end`."""
+    opened = call.opened
+    call.asked = 1 if opened is None else asked_for(opened.keep, length)
+    if layout is None:
+        return
+    if call.asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
+        call.asked = 1
+    call.ends = prompt_ends(layout, call.asked, None if opened is None else opened.labels)
 
 
 def refuse(call: Call, kwargs: dict[str, Any]) -> None:

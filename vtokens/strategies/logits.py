@@ -70,7 +70,7 @@ class Logits:
     Attributes:
         positive: float32 (B, R, V), of the prompt as it was given.
         negative: float32 (B, R, V), of the negative branch.
-        step: int64 (1, R), which token of the answer each row predicts, the first is 1; None in a pass without a
+        step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
             cache, which cannot know.
     """
 
