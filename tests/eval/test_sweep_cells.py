@@ -68,7 +68,8 @@ def test_what_is_no_list(text):
     [
         (["fastw"], [0.5], 1, "Did you mean 'fastv'"),
         (["fastv(layr=2)"], [0.5], 1, "Did you mean 'layer'"),
-        (["fastv"], [], 1, "'fastv' needs a keep"),
+        (["none", "vhr"], [0.5], 1, "keep=0.5 has no strategy to take it: none, vhr leave none open"),
+        (["fastv(keep=0.25)"], [0.5], 1, "keep=0.5 has no strategy to take it"),
         (["fastv"], [1.5], 1, "keep=1.5 is out of range"),
         (["cls+fastv"], [0.5], 1, "ambiguous: cls, fastv"),
         (["none", "none"], [], 1, "'none#s0' is asked for twice"),
@@ -77,6 +78,8 @@ def test_what_is_no_list(text):
         (["none"], [], 0, "no cells: 1 strategies and 0 seeds"),
         ([], [0.5], 1, "no cells: 0 strategies"),
         (["none"], [], [-1], "seed -1 is not allowed"),
+        (["none"], [], [2**32], "seed 4294967296 is not allowed: an int from 0 to 4294967295"),
+        (["none"], [], 99_999_999_999, "99,999,999,999 seeds are not allowed: at most 1,000"),
     ],
 )
 def test_what_cannot_be_a_sweep(strategies, keeps, seeds, says):

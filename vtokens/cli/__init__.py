@@ -13,6 +13,7 @@ from typing import NoReturn
 from vtokens import __version__
 from vtokens._extras import explain
 from vtokens.cli import bench, calibrate, check, demo, eval, filter, listing, profile, report, run, search
+from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
 
 _FORESEEN = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
@@ -88,6 +89,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     try:
         try:
             options = parser().parse_args(arguments)
+            check_values(options)
             _quiet()
             _carry_out(options)
         finally:

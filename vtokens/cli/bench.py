@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtokens._hardware import check_device
+from vtokens.cli.options import above_zero, add_placement, check_file, listed, path, whole
 from vtokens.cli.output import console
 
 if TYPE_CHECKING:
@@ -26,21 +27,20 @@ def add_to(commands: Any) -> None:
         "  vtokens bench kernels --device cuda --csv kernels.csv\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--kernel", metavar="NAMES", help="comma-separated; all of them by default")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    command.add_argument("--kernel", type=listed, metavar="NAMES", help="comma-separated; all of them by default")
+    add_placement(command, dtype=None)
     command.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="(float32; bfloat16 on CUDA)", default=None
+        "--threads", type=whole(1, 1024), metavar="N", help="torch threads on a CPU (torch's own choice)"
     )
-    command.add_argument("--threads", type=int, metavar="N", help="torch threads on a CPU (torch's own choice)")
     command.add_argument(
         "--clock", choices=("auto", "wall", "cpu"), default="auto",
         help="on a CPU: wall time, or processor time over threads, which other programs disturb less "
         "(auto: cpu with one thread)",
     )  # fmt: skip
-    command.add_argument("--seconds", type=float, default=2.0, help="to measure each case, about (%(default)s)")
-    command.add_argument("--limit", type=float, metavar="SECONDS", help="start no case after so long")
+    command.add_argument("--seconds", type=above_zero, default=2.0, help="to measure each case, about (%(default)s)")
+    command.add_argument("--limit", type=above_zero, metavar="SECONDS", help="start no case after so long")
     command.add_argument("--quick", action="store_true", help="small sizes: does it run?")
-    command.add_argument("--csv", type=Path, metavar="FILE", help="add the rows to this file as they come")
+    command.add_argument("--csv", type=path, metavar="FILE", help="add the rows to this file as they come")
     command.set_defaults(run=_run)
 
 
@@ -54,22 +54,19 @@ def _run(options: argparse.Namespace) -> None:
     from vtokens.bench.table import heading, table
     from vtokens.bench.timing import Stopwatch, roofline
 
-    if options.seconds <= 0 or (options.limit is not None and options.limit <= 0):
-        raise ValueError(f"--seconds {options.seconds} --limit {options.limit}: seconds above 0 are allowed")
+    if options.csv:
+        check_file(options.csv, "--csv")
     if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads {options.threads} is not allowed: an int of at least 1")
         torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = check_device(options.device)
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {options.device} is not allowed: cpu, cuda or cuda:0 and so on")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but this torch sees no GPU: cpu is what there is")
-    chosen = names() if options.kernel is None else options.kernel.split(",")
+        raise ValueError(f"--device {options.device} is not allowed: kernels are measured on cpu and cuda")
+    chosen = names() if options.kernel is None else options.kernel
     for name in chosen:
         if name not in names():
             raise unknown("kernel", name, names())
-    dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    usual = "bfloat16" if device.type == "cuda" else "float32"
+    dtype = getattr(torch, usual if options.dtype in (None, "auto") else options.dtype)
     setting = Setting(device, dtype, options.quick)
     stopwatch = Stopwatch(device, options.clock)
     screen = console(width=None if console().is_terminal else 190)

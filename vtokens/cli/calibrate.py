@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens._hardware import check_device
+from vtokens.cli.options import above_zero, add_placement, check_file, whole
 from vtokens.cli.output import say
 from vtokens.cli.run import chat_prompt
 from vtokens.images import open_image
@@ -38,9 +40,9 @@ def _add_var(strategies: Any) -> None:
     var.add_argument("model", help="an embedded model, a folder or a hub id")
     var.add_argument("--out", required=True, help="the JSON file to write")
     var.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
-    var.add_argument("--samples", type=int, default=32, help="prompts to look at (default: 32)")
+    var.add_argument("--samples", type=whole(), default=32, help="prompts to look at (default: 32)")
     var.add_argument(
-        "--tau", type=float, help="how many times the root mean square is huge (default: 20, less if narrow)"
+        "--tau", type=above_zero, help="how many times the root mean square is huge (default: 20, less if narrow)"
     )
     var.set_defaults(run=_var)
 
@@ -51,6 +53,7 @@ def _var(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.sinks.discover import discover
 
+    check_file(options.out, "--out")
     model, processor = vtokens.load(options.model)
     pictures = images(options.images, options.samples)
     prompt = chat_prompt(processor, _QUESTION)
@@ -84,13 +87,14 @@ def _add_dymu(strategies: Any) -> None:
     dymu.add_argument("--out", required=True, help="the JSON file to write")
     dymu.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
     dymu.add_argument(
-        "--target", type=float, action="append", metavar="SHARE",
+        "--target", type=above_zero, action="append", metavar="SHARE",
         help="share of the patches to be left; may be given several times (default: 0.15, 0.34 and 0.68)",
     )  # fmt: skip
-    dymu.add_argument("--samples", type=int, default=256, help="pictures to look at (default: %(default)s)")
-    dymu.add_argument("--batch", type=int, default=32, help="pictures that compete for merges (default: %(default)s)")
-    dymu.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
-    dymu.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    dymu.add_argument("--samples", type=whole(), default=256, help="pictures to look at (default: %(default)s)")
+    dymu.add_argument(
+        "--batch", type=whole(), default=32, help="pictures that compete for merges (default: %(default)s)"
+    )
+    add_placement(dymu)
     dymu.set_defaults(run=_dymu)
 
 
@@ -101,12 +105,12 @@ def _dymu(options: argparse.Namespace) -> None:
     from vtokens.thresholds import NAMED
     from vtokens.thresholds.measure import measure
 
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch} is not allowed: an int of at least 1")
+    device = check_device(options.device)
+    check_file(options.out, "--out")
     targets = options.target or list(NAMED.values())
     loaded: Any = vtokens.load(options.model, strategy="none", dtype=options.dtype)
     model, processor = loaded
-    model.to(options.device).eval()
+    model.to(device).eval()
     pictures = list(images(options.images, options.samples))
     prompt = chat_prompt(processor, _QUESTION)
 

@@ -6,9 +6,10 @@ import argparse
 import sys
 from typing import Any
 
+from vtokens._hardware import check_device
 from vtokens._terminal import json_text
+from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
-from vtokens.cli.run import keep_value
 from vtokens.images import open_image
 
 _EXAMPLES = """examples:
@@ -47,13 +48,14 @@ def add_filter_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--filter", metavar="FILE", help="a calibrated filter that was saved, or none; by default the model's own"
     )
-    command.add_argument("--signals", metavar="A,B", help="fast, full, or names; by default the filter's, or fast")
+    command.add_argument(
+        "--signals", type=listed, metavar="A,B", help="fast, full, or names; by default the filter's, or fast"
+    )
     command.add_argument("--extractor", metavar="NAME", help="finds mentions: scenes, coco, chunks, lexicon:FILE, ...")
     limit = command.add_mutually_exclusive_group()
     limit.add_argument("--threshold", type=float, metavar="P", help="flag above this probability (0.5)")
     limit.add_argument("--risk", type=float, metavar="ALPHA", help="flag so much that this risk is kept")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
-    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    add_placement(command)
 
 
 def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
@@ -62,10 +64,11 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
 
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold {options.threshold:g} is not allowed: a probability from 0 to 1")
+    device = check_device(options.device)
     signals: Any = options.signals
-    if signals is not None and signals not in ("fast", "full"):
-        signals = [name.strip() for name in signals.split(",") if name.strip()]
-    made = HallucinationFilter.from_pretrained(
+    if signals in (["fast"], ["full"]):
+        [signals] = signals
+    made: Any = HallucinationFilter.from_pretrained(
         options.model,
         signals=signals,
         extractor=options.extractor,
@@ -75,7 +78,7 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
         keep=options.keep,
         dtype=options.dtype,
     )
-    made.model.to(options.device)
+    made.model.to(device)
     return made
 
 
@@ -83,6 +86,8 @@ def _run(options: argparse.Namespace) -> None:
     from vtokens.filter.terminal import show
 
     image = open_image(options.image)
+    if options.heatmaps:
+        check_folder(options.heatmaps, "--heatmaps")
     response = sys.stdin.read().strip() if options.response == "-" else options.response
     if not response.strip():
         raise ValueError("the response is empty: there is nothing to check")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtokens._writing import write_picture
+from vtokens.cli.options import SEEDS, check_file, check_folder, whole
 from vtokens.cli.output import console, say
 
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
@@ -42,9 +43,11 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--model", default="scenes-llava", help="an embedded model (%(default)s)")
-    command.add_argument("--questions", type=int, default=220, metavar="N", help="held-out questions (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="which held-out questions (%(default)s)")
-    command.add_argument("--batch-size", type=int, default=16, metavar="B", help="(%(default)s)")
+    command.add_argument(
+        "--questions", type=whole(1, 100_000), default=220, metavar="N", help="held-out questions (%(default)s)"
+    )
+    command.add_argument("--seed", type=whole(0, SEEDS), default=0, help="which held-out questions (%(default)s)")
+    command.add_argument("--batch-size", type=whole(), default=16, metavar="B", help="(%(default)s)")
     command.add_argument("--out", default="demo", metavar="DIR", help="where the picture goes (%(default)s)")
     command.set_defaults(run=_demo)
 
@@ -56,10 +59,9 @@ def _demo(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens import scenes
 
-    if options.batch_size < 1:
-        raise ValueError(f"--batch-size {options.batch_size} is not allowed: an int of at least 1")
     picture = Path(options.out) / "kept.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(options.out, "--out")
+    check_file(picture, "--out")
     # A model this small gains nothing from more threads, and times on one thread can be compared.
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none")

@@ -8,8 +8,8 @@ import sys
 from statistics import geometric_mean
 from typing import Any
 
+from vtokens.cli.options import add_placement, keeps, listed, whole
 from vtokens.cli.output import cell, console, say
-from vtokens.cli.run import keep_value
 
 _EXAMPLES = """examples:
   vtokens eval --tasks scenes_vqa,scenes_pope --strategies none,random,fastv,cls --keep 0.5,0.25,0.1 --out runs/first
@@ -33,18 +33,23 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--model", default="scenes-llava", help="embedded model, folder or hub id (%(default)s)")
-    command.add_argument("--tasks", required=True, metavar="A,B", help="tasks of vtokens or lmms-eval")
+    command.add_argument("--tasks", required=True, type=listed, metavar="A,B", help="tasks of vtokens or lmms-eval")
     command.add_argument("--strategies", required=True, metavar="A,B", help='e.g. "none,random,fastv(layer=3)"')
-    command.add_argument("--keep", default="", metavar="K,L", help="shares such as 0.25, or counts such as 64")
-    command.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1 (%(default)s)")
-    command.add_argument("--out", required=True, metavar="DIR", help="a new folder, or one of the same sweep")
-    command.add_argument("--limit", type=int, metavar="N", help="the most documents of each task")
-    command.add_argument("--batch-size", type=int, default=8, metavar="B", help="(%(default)s)")
     command.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="where a task sets none (%(default)s)"
+        "--keep",
+        default=(),
+        type=keeps,
+        metavar="K,L",
+        help="shares such as 0.25, or counts such as 64 (each strategy's own)",
     )
-    command.add_argument("--device", help="cpu, cuda, cuda:0, ... (the GPU of the process, if there is one)")
-    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    command.add_argument("--seeds", type=whole(), default=1, metavar="N", help="seeds 0 to N-1 (%(default)s)")
+    command.add_argument("--out", required=True, metavar="DIR", help="a new folder, or one of the same sweep")
+    command.add_argument("--limit", type=whole(), metavar="N", help="the most documents of each task")
+    command.add_argument("--batch-size", type=whole(), default=8, metavar="B", help="(%(default)s)")
+    command.add_argument(
+        "--max-new-tokens", type=whole(), default=64, metavar="N", help="where a task sets none (%(default)s)"
+    )
+    add_placement(command, device=None)
     command.add_argument("--attn-implementation", metavar="NAME", help="eager, sdpa, flash_attention_2, ...")
     command.add_argument("--include-path", action="append", default=[], metavar="DIR", help="further lmms-eval tasks")
     command.set_defaults(run=_eval)
@@ -56,9 +61,9 @@ def _eval(options: argparse.Namespace) -> None:
 
     outcome = sweep.run(
         options.model,
-        _list(options.tasks),
+        options.tasks,
         split(options.strategies),
-        [_keep(text) for text in _list(options.keep)],
+        options.keep,
         options.seeds,
         options.out,
         limit=options.limit,
@@ -81,17 +86,6 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _arguments() -> list[str]:
     return sys.argv[1:] if sys.argv[1:2] == ["eval"] else ["eval", *sys.argv[1:]]
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _keep(text: str) -> float | int:
-    try:
-        return keep_value(text)
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"--keep: {error}") from None
 
 
 def _print(outcome: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vtokens import __version__
 from vtokens.cli.check import add_filter_options, make_filter
+from vtokens.cli.options import whole
 from vtokens.cli.output import console, say
 from vtokens.filter.rows import digest
 
@@ -46,13 +47,15 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument("--prompt", default="Describe the image.", help='for rows without one ("%(default)s")')
     command.add_argument("--text", metavar="FIELD", help="the field with the text (response, caption or text)")
-    command.add_argument("--batch-size", type=int, default=16, metavar="B", help="(%(default)s)")
+    command.add_argument("--batch-size", type=whole(), default=16, metavar="B", help="(%(default)s)")
     command.add_argument("--retry", action="store_true", help="try again what was set aside before")
     command.add_argument(
         "--ray", nargs="?", const="local", metavar="ADDRESS",
         help='spread over a Ray cluster: "auto" or an address; without one, over this machine',
     )  # fmt: skip
-    command.add_argument("--workers", type=int, metavar="N", help="models at work under --ray (one a GPU or CPU core)")
+    command.add_argument(
+        "--workers", type=whole(), metavar="N", help="models at work under --ray (one a GPU or CPU core)"
+    )
     add_filter_options(command)
     command.set_defaults(run=_run)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vtokens._errors import shorten
+from vtokens._hardware import check_device
 from vtokens._terminal import json_text
+from vtokens.cli.options import add_placement, keeps, listed, numbers, path, whole
 from vtokens.cli.output import console, say
-from vtokens.cli.run import keep_value
 
 if TYPE_CHECKING:
     from vtokens.eval.profile_job import Job
@@ -35,48 +36,46 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "model", nargs="?", help="embedded model, folder or hub id; with --random-weights a config too"
     )
-    command.add_argument("--preset", metavar="NAMES", help="published shapes, with random weights, comma-separated")
+    command.add_argument(
+        "--preset", type=listed, metavar="NAMES", help="published shapes, with random weights, comma-separated"
+    )
     command.add_argument("--random-weights", action="store_true", help="build the model from its configuration alone")
-    command.add_argument("--scale", type=int, default=1, metavar="S", help="divide every width and number of heads")
-    command.add_argument("--layers", type=int, metavar="N", help="decoder layers; the tower shrinks by the same factor")
+    command.add_argument("--scale", type=whole(), default=1, metavar="S", help="divide every width and number of heads")
+    command.add_argument(
+        "--layers", type=whole(), metavar="N", help="decoder layers; the tower shrinks by the same factor"
+    )
     command.add_argument("--strategy", default="none", metavar="SPECS", help='e.g. none,cls,"fastv(layer=3)" (none)')
-    command.add_argument("--keep", type=_keeps, default=(), metavar="KEEPS", help="shares or counts: 0.5,0.1 or 64")
-    command.add_argument("--batch", type=_numbers, metavar="SIZES", help="prompts of a call (1; 1,2,4,8,16,32 on CUDA)")
-    command.add_argument("--prompt", type=int, default=40, metavar="N", help="text tokens of a prompt (%(default)s)")
+    command.add_argument("--keep", type=keeps, default=(), metavar="KEEPS", help="shares or counts: 0.5,0.1 or 64")
+    command.add_argument(
+        "--batch", type=numbers(1, 65536), metavar="SIZES", help="prompts of a call (1; 1,2,4,8,16,32 on CUDA)"
+    )
+    command.add_argument(
+        "--prompt", type=whole(), default=40, metavar="N", help="text tokens of a prompt (%(default)s)"
+    )
     command.add_argument(
         "--image", type=_size, metavar="WxH", help="picture in pixels, where the family takes any size"
     )
-    command.add_argument("--new-tokens", type=int, default=128, metavar="N", help="length of answers (%(default)s)")
-    command.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds that count (%(default)s)")
-    command.add_argument("--threads", type=int, metavar="N", help="torch threads on a CPU (torch's own choice)")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
+    command.add_argument("--new-tokens", type=whole(), default=128, metavar="N", help="length of answers (%(default)s)")
     command.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="(as saved; for random weights float32, bfloat16 on CUDA)",
+        "--rounds", type=whole(1, 10_000), default=5, metavar="N", help="rounds that count (%(default)s)"
     )
+    command.add_argument(
+        "--threads", type=whole(1, 1024), metavar="N", help="torch threads on a CPU (torch's own choice)"
+    )
+    add_placement(command, dtype=None)
     command.add_argument("--attention", default="sdpa", metavar="NAME", help="attention implementation (%(default)s)")
-    command.add_argument("--out", type=Path, metavar="JSON", help="write rows here as they come; goes on where it was")
+    command.add_argument("--out", type=path, metavar="JSON", help="write rows here as they come; goes on where it was")
     command.add_argument("--json", action="store_true", help="print JSON instead of tables")
     command.set_defaults(run=_run)
 
 
-def _keeps(text: str) -> tuple[float | int, ...]:
-    return tuple(keep_value(part) for part in text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,8") from None
-
-
 def _size(text: str) -> tuple[int, int]:
     try:
-        width, height = (int(part) for part in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 672x672") from None
+        width, height = (whole(1, 16384)(part) for part in text.split("x"))
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{shorten(text)} is no size such as 672x672, of 1 to 16384 pixels a side"
+        ) from None
     return width, height
 
 
@@ -112,17 +111,13 @@ def _job(options: argparse.Namespace) -> Job:
 
     if (options.model is None) == (options.preset is None):
         raise ValueError("give either a model or --preset NAMES: 'vtokens profile scenes-llava', for example")
-    if options.threads is not None and options.threads < 1:
-        raise ValueError(f"--threads {options.threads} is not possible: an int of at least 1")
-    device = torch.device(options.device)
+    device = check_device(options.device)
     cuda = device.type == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device} is not possible: torch sees no CUDA device here")
     return Job(
-        names=tuple(options.preset.split(",")) if options.preset else (options.model,),
+        names=tuple(options.preset) if options.preset else (options.model,),
         source="preset" if options.preset else "config" if options.random_weights else "weights",
         device=device,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        dtype=None if options.dtype in (None, "auto") else getattr(torch, options.dtype),
         cells=tuple(cells(split(options.strategy), options.keep)),
         batches=options.batch or ((1, 2, 4, 8, 16, 32) if cuda else (1,)),
         settings=Settings(options.prompt, options.image, options.new_tokens, options.rounds),

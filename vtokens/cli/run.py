@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from vtokens._context import check_characters, check_room, context_of
+from vtokens._hardware import check_device
+from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import say
 from vtokens.images import open_image
 
@@ -28,24 +31,9 @@ def add_to(commands: Any) -> None:
     command.add_argument("--strategy", help='e.g. todre, "fastv(keep=0.25)", "cls+fastv", none')
     command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
     command.add_argument("--overlay", metavar="PNG", help="write a picture of the patches that were kept")
-    command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="(%(default)s)")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
-    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    command.add_argument("--max-new-tokens", type=whole(), default=64, metavar="N", help="(%(default)s)")
+    add_placement(command)
     command.set_defaults(run=_run)
-
-
-def keep_value(text: str) -> float | int:
-    """A count if written as an integer, otherwise a share."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number: a share such as 0.25, or a count such as 64"
-        ) from None
 
 
 def chat_prompt(processor: Any, question: str) -> str:
@@ -61,15 +49,18 @@ def _run(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.overlay import overlay, seen_image
 
-    image = open_image(options.image)
-    if options.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens {options.max_new_tokens} is not allowed: an int of at least 1")
+    device, image = check_device(options.device), open_image(options.image)
+    if options.overlay:
+        check_picture(options.overlay, "--overlay")
     model: Any
     model, processor = vtokens.load(options.model, strategy=options.strategy, keep=options.keep, dtype=options.dtype)
-    model.to(options.device).eval()
+    context = context_of(model)
+    check_characters(options.question, context, "the question")
+    model.to(device).eval()
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
     inputs = processor(images=image, text=chat_prompt(processor, options.question), return_tensors="pt")
     inputs = inputs.to(model.device)
+    check_room(inputs["input_ids"].shape[1], options.max_new_tokens, context)
     tokens = model.generate(**inputs, max_new_tokens=options.max_new_tokens, do_sample=False)
     text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
     say(text.strip())

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from vtokens._hardware import check_device
 from vtokens.cli.calibrate import images
+from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
 from vtokens.cli.output import say
 
 _QUESTION = "What is to be seen in these pictures?"
@@ -28,31 +30,23 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("model", help="an embedded model, a folder or a hub id")
     command.add_argument("--out", required=True, help="the JSON file to write")
-    command.add_argument("--samples", type=int, default=8, help="prompts to try patterns on (default: %(default)s)")
+    command.add_argument("--samples", type=whole(), default=8, help="prompts to try patterns on (default: %(default)s)")
     command.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
     command.add_argument(
-        "--pictures", type=_counts, default=(1, 2, 4, 8), help="pictures of a prompt, in turn (default: 1,2,4,8)"
+        "--pictures",
+        type=numbers(1, 1000),
+        default=(1, 2, 4, 8),
+        help="pictures of a prompt, in turn (default: 1,2,4,8)",
     )
     command.add_argument(
         "--block", type=int, nargs=2, default=(128, 64), metavar=("ROWS", "KEYS"), help="a tile (default: 128 64)"
     )
     bound = command.add_mutually_exclusive_group()
-    bound.add_argument("--cost", type=float, help="the most time, as a share of dense attention's (default: 0.5)")
-    bound.add_argument("--density", type=float, help="instead: the most tiles, as a share of the causal ones")
-    command.add_argument("--max-error", type=float, help="heads with a larger relative error stay dense")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, ... (%(default)s)")
-    command.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (%(default)s)")
+    bound.add_argument("--cost", type=above_zero, help="the most time, as a share of dense attention's (default: 0.5)")
+    bound.add_argument("--density", type=above_zero, help="instead: the most tiles, as a share of the causal ones")
+    command.add_argument("--max-error", type=above_zero, help="heads with a larger relative error stay dense")
+    add_placement(command)
     command.set_defaults(run=_search)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers of pictures: 1,2,4 for example")
-    return counts
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -62,13 +56,13 @@ def _search(options: argparse.Namespace) -> None:
     from vtokens.patterns import BLOCKS
     from vtokens.patterns.search import search
 
-    if options.samples < 1:
-        raise ValueError(f"--samples {options.samples} is not allowed: an int of at least 1")
+    device = check_device(options.device)
+    check_file(options.out, "--out")
     if any(size not in BLOCKS for size in options.block):
         raise ValueError(f"--block {' '.join(map(str, options.block))} is not allowed: two of {BLOCKS}")
     model: Any
     model, processor = vtokens.load(options.model, strategy="none", dtype=options.dtype)
-    model.to(options.device).eval()
+    model.to(device).eval()
     cost = 0.5 if options.cost is None and options.density is None else options.cost
     with Progress(transient=True) as bar:
         task = bar.add_task("trying patterns", total=options.samples)

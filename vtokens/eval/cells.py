@@ -13,6 +13,10 @@ from vtokens.eval.lmms.loading import seeded
 from vtokens.strategies import format_spec, parse
 from vtokens.strategies.spec import grammar, open_keeps
 
+_SEEDS = 1000
+LARGEST_SEED = 2**32 - 1
+"""numpy takes no larger one."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -52,9 +56,9 @@ def split(text: str) -> list[str]:
 def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Sequence[int] = 1) -> list[Cell]:
     """Every combination, seed by seed, in the order given.
 
-    A strategy that leaves its `keep` open makes a cell for each of `keeps`; one without a `keep`, or with its `keep`
-    written out, makes a single cell. A strategy that draws (has a field `seed`) takes the cell's seed, unless it was
-    given another one.
+    A strategy that leaves its `keep` open makes a cell for each of `keeps`, or one with its own default where there are
+    none; one without a `keep`, or with its `keep` written out, makes a single cell. A strategy that draws (has a field
+    `seed`) takes the cell's seed, unless it was given another one.
 
     Args:
         strategies: such as "none", "fastv", "random(seed=3)" or "todre(keep=0.1)+fastv(keep=0.5)".
@@ -63,13 +67,17 @@ def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Se
 
     Raises:
         TypeError, ValueError: what names no strategy, `keep` or seed; a `keep` that two strategies of one cell would
-            take; a cell that is there twice; no cell at all.
+            take, or that none would; a cell that is there twice; no cell at all, or seeds without end.
     """
     numbers = range(seeds) if isinstance(seeds, int) else seeds
+    if len(numbers) > _SEEDS:
+        raise ValueError(f"{len(numbers):,} seeds are not allowed: at most {_SEEDS:,}, each asks everything again")
     for seed in numbers:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed {seed!r} is not allowed: an int of at least 0")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+            raise ValueError(f"seed {shorten(seed)} is not allowed: an int from 0 to {LARGEST_SEED}")
     checked = [check_keep(keep) for keep in keeps]
+    if checked and strategies and not any(open_keeps(text) for text in strategies):
+        raise ValueError(f"keep={checked[0]!r} has no strategy to take it: {', '.join(strategies)} leave none open")
     found = [cell for seed in numbers for text in strategies for cell in _of(text, checked, seed)]
     if not found:
         raise ValueError(
@@ -86,7 +94,10 @@ def _of(text: str, keeps: Sequence[Keep], seed: int) -> list[Cell]:
     if not open_keeps(text):
         return [Cell(f"{name}#s{seed}", format_spec(seeded(plain, seed)), name, None, seed)]
     if not keeps:
-        raise ValueError(f"the strategy {name!r} needs a keep: give some, or write it out as in 'fastv(keep=0.25)'")
+        own = [strategy.keep for strategy in plain if strategy.name in open_keeps(text)]  # type: ignore[attr-defined]
+        if len(own) > 1:  # the cell is called by none of them
+            return [Cell(f"{name}#s{seed}", format_spec(seeded(plain, seed)), name, None, seed)]
+        keeps = own
     return [
         Cell(f"{name}@{keep!r}#s{seed}", format_spec(seeded(parse(text, keep), seed)), name, keep, seed)
         for keep in keeps

@@ -16,6 +16,7 @@ Tasks = dict[str, Any]
 """lmms-eval's task objects by name."""
 
 _DOCUMENTS = 500
+_DRAWN = 100_000
 
 
 def load(
@@ -48,6 +49,8 @@ def load(
             if name not in known:
                 raise _unknown(name, ours, known)
     once = {name: _load(name, foreign) for name in names if name not in ours}
+    if limit is not None and limit > _DRAWN and {*names} & {*ours}:
+        raise ValueError(f"limit={limit:,} is not allowed: at most {_DRAWN:,} documents are drawn of a task of scenes")
     found = {}
     for seed in seeds:
         drawn = tasks_path(limit or _DOCUMENTS, seed) if {*names} & {*ours} else None

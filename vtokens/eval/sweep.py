@@ -10,6 +10,7 @@ from typing import Any
 
 from vtokens._extras import check, needs
 from vtokens._writing import line, replacing, write_json
+from vtokens._context import check_room, context_of
 from vtokens.budget import Keep
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
@@ -100,6 +101,7 @@ def run(
         network, processor, _ = load(
             model, "none", None, {}, device=device, dtype=dtype, attn_implementation=attn_implementation
         )
+        check_room(1, max_new_tokens, context_of(network))
         for cell in wanted:
             attach(network, cell.strategy).detach()  # what cannot work says so before anything is asked
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}

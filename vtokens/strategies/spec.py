@@ -46,6 +46,8 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
         drafts[0][1].update(options)
     if keep is not None:
         takers = _takers(drafts)
+        if not takers:
+            raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {_EXAMPLE}")
         if len(takers) != 1:
             names = ", ".join(cls.name for cls, _ in takers) or "none of the strategies"
             raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")

@@ -11,6 +11,7 @@ import torch
 
 import vtokens
 from vtokens._errors import unknown
+from vtokens._hardware import check_device, check_dtype
 from vtokens.budget import Keep
 from vtokens.strategies import Strategy, parse
 
@@ -28,7 +29,6 @@ ARGUMENTS = (
     "seed",
     "batch_size",
 )
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load(
@@ -52,12 +52,13 @@ def load(
     Returns:
         (model, processor, strategies), with nothing attached.
     """
-    if dtype not in _DTYPES:
-        raise unknown("dtype", dtype, _DTYPES)
+    number = check_dtype(dtype)
+    if device is not None and device_map is None:
+        check_device(device)
     if options and strategy in (None, "none"):
         raise unknown("model argument (and no strategy to take it as its field):", next(iter(options)), ARGUMENTS)
     drafted = None if strategy is None else read_strategy(strategy, keep, options)
-    more |= {"device_map": device_map, "dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    more |= {"device_map": device_map, "dtype": number}
     passed = {name: value for name, value in more.items() if value is not None}
     model: Any
     model, processor = vtokens.load(pretrained, drafted, keep if drafted is None else None, **passed)
