@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens._context import check_room, context_of
 from vtokens._extras import check, needs
 from vtokens._writing import line, replacing, write_json
-from vtokens._context import check_room, context_of
 from vtokens.budget import Keep
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
