@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -301,19 +300,9 @@ def test_videos(family: str) -> None:
 
 @torch.no_grad()
 def test_what_attention_is_not_prepared_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A strategy that unmerges without saying so, and a decoder that rotates other pairs of dimensions."""
+    """A strategy that unmerges without saying so; decoders that rotate otherwise are in test_decoders."""
     target, batch = build("llava")[0], one("llava")
     with monkeypatch.context() as patched:
         patched.setattr(Dymu, "unmerges", lambda self: False)
         with vtokens.attach(target, Dymu((0.3, 0.3))), pytest.raises(ValueError, match="let its unmerges"):
             target(**batch)
-    module = sys.modules[type(target.model.language_model.layers[0].self_attn).__module__]
-
-    def neighbours(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
-        turned = torch.stack([-q[..., 1::2], q[..., ::2]], -1).flatten(-2)
-        return q * cos + turned * sin, k
-
-    monkeypatch.setattr(module, "apply_rotary_pos_emb", neighbours)
-    with pytest.raises(ValueError, match="LlamaAttention does not: use dymu"):
-        vtokens.attach(target, Dymu((0.3, 0.3)))
-    vtokens.attach(target, Dymu((0.3, 0.3), unmerge=False)).detach()

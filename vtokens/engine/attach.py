@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
+from vtokens.adapters.decoder import check_decoder
 from vtokens.budget import Keep
 from vtokens.engine import call as calls
 from vtokens.engine.call import Record
@@ -35,6 +36,7 @@ class Handle:
         warn_if_untested(transformers_version)
         self.strategies = strategies
         self._adapter = adapter_for(model)
+        check_decoder(self._adapter.language_model)
         taken = _held(self._adapter.multimodal)
         if taken is not None:
             raise ValueError(

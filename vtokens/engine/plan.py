@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtokens.adapters import Adapter
-from vtokens.engine.unmerge import check_rotary
+from vtokens.engine.rotary import check_rotary
 from vtokens.strategies import Strategy, format_spec, parse
 from vtokens.strategies.logits import Negative, Tokens
 from vtokens.strategies.signals import Attention, Saliency

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.adapters import Adapter
 from vtokens.engine.attention import Attention
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
@@ -19,25 +17,9 @@ from vtokens.engine.copies import Copies
 from vtokens.engine.fold import Fold
 from vtokens.engine.padding import seen_padding
 from vtokens.engine.reduction import gather, spread
-from vtokens.kernels import rotate, unfold, unmerge_attention, unmerge_rows
+from vtokens.kernels import unfold, unmerge_attention, unmerge_rows
 
 Attend = Callable[[Attention], tuple[Tensor, Any]]
-
-
-def check_rotary(adapter: Adapter) -> None:
-    """Raise `ValueError` if the decoder does not rotate queries and keys as `kernels.rotate` does."""
-    layer = adapter.layers[0].self_attn
-    function = getattr(sys.modules[type(layer).__module__], "apply_rotary_pos_emb", None)
-    dim = getattr(layer, "head_dim", 2)
-    states = torch.linspace(-1, 1, 2 * dim).view(1, 1, 2, dim)
-    angle = torch.linspace(0, 2, dim // 2).expand(1, 2, -1).repeat(1, 1, 2)
-    if function is None or not torch.allclose(
-        function(states, states, angle.cos(), angle.sin())[0], rotate(states, angle.cos(), angle.sin()), atol=1e-5
-    ):
-        raise ValueError(
-            f"virtual unmerging rotates dimension d of a head with d + D/2, and {type(layer).__name__} does not: use "
-            "dymu(unmerge=False)"
-        )
 
 
 def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
