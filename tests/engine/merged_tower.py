@@ -23,13 +23,23 @@ def best_partner(metric: Tensor, sources: list[int], targets: list[int]) -> dict
 
 
 def merge_round(
-    groups: dict[int, list[int]], metric: dict[int, Tensor], hidden: Tensor, threshold: float, protect: int
+    groups: dict[int, list[int]],
+    metric: dict[int, Tensor],
+    hidden: Tensor,
+    threshold: float,
+    protect: int,
+    release: bool = False,
 ) -> dict[int, list[int]]:
-    """One round: groups is row -> its patches, hidden (N, C) is changed in place so that members stay equal."""
-    rows = sorted(groups)
+    """One round: groups is row -> its patches, hidden (N, C) is changed in place so that members stay equal.
+
+    The order of the dict is that of the next round: rows as they were, or sources that were not merged first.
+    """
+    rows = list(groups)
     table = torch.stack([metric[row] for row in rows]).double()
     sources, targets = ([i for i in range(protect, len(rows)) if i % 2 == side] for side in (0, 1))
     partners = best_partner(table, sources, targets) if targets else {}
+    if len(partners) > (len(rows) - protect) // 2:
+        del partners[min(reversed(partners), key=lambda source: partners[source][1])]
     joined = {row: [row] for row in groups}
     for source, (target, score) in partners.items():
         if score > threshold:
@@ -40,11 +50,14 @@ def merge_round(
         members = sorted(patch for part in parts for patch in groups[part])
         hidden[members] = hidden[members].double().mean(0).to(hidden.dtype)  # one vote a patch is weighting by size
         out[row] = members
-    return out
+    unmerged = [rows[source] for source in [*range(protect), *sources] if rows[source] in out]
+    return {row: out[row] for row in sorted(out, key=lambda row: row not in unmerged if release else 0)}
 
 
 @torch.no_grad()
-def merged_states(tower: Any, pixels: Tensor, thresholds: tuple[float, ...], last: int) -> tuple[Tensor, list[Any]]:
+def merged_states(
+    tower: Any, pixels: Tensor, thresholds: tuple[float, ...], last: int, release: bool = False
+) -> tuple[Tensor, list[Any]]:
     """States (pictures, patches, C) behind block `last`, and for each picture its groups of patches."""
     protect = int(hasattr(tower.embeddings, "class_embedding"))
     states, grouped = [], []
@@ -60,7 +73,7 @@ def merged_states(tower: Any, pixels: Tensor, thresholds: tuple[float, ...], las
                 heads = block.self_attn.num_heads
                 keys = block.self_attn.k_proj(normed)[0].view(hidden.shape[1], heads, -1).mean(1)
                 metric = {row: keys[members[0]] for row, members in groups.items()}
-                groups = merge_round(groups, metric, hidden[0], thresholds[index], protect)
+                groups = merge_round(groups, metric, hidden[0], thresholds[index], protect, release)
             hidden = hidden + block.mlp(block.layer_norm2(hidden))
         states.append(hidden[0])
         grouped.append(groups)

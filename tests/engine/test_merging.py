@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import vtokens
-from tests.engine.merged_tower import best_partner, merged_states
+from tests.engine.merged_tower import merge_round, merged_states
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.engine import merging
 from vtokens.engine.seen import seen_in
@@ -45,14 +45,17 @@ def features(model: Any, arguments: dict[str, Any], **options: Any) -> Any:
 @torch.no_grad()
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", TOWERS)
-def test_features_equal_those_of_equal_copies(family: str, attention: str) -> None:
+@pytest.mark.parametrize("order", ["raster", "release"])
+def test_features_equal_those_of_equal_copies(family: str, attention: str, order: str) -> None:
     """Against a tower that computes every patch at full length: to 1e-5 of the largest, at every position."""
     model = build(family, attn_implementation=attention)[0]
     arguments = feature_inputs(family)
-    with vtokens.attach(model, "dymu", thresholds=SOME) as handle:
+    with vtokens.attach(model, "dymu", thresholds=SOME, order=order) as handle:
         output = model.model.get_image_features(**arguments, return_dict=True)
         adapter = handle._adapter
-    states, groups = merged_states(adapter.tower, squares(arguments, adapter), SOME, adapter.feature_block)
+    pixels, last = squares(arguments, adapter), adapter.feature_block
+    states, groups = merged_states(adapter.tower, pixels, SOME, last, order == "release")
+    assert groups != merged_states(adapter.tower, pixels, SOME, last, order != "release")[1]
     merged = [len(group) for group in groups]
     assert all(3 <= count < len(member) for count, member in zip(merged, states, strict=True))
     seen = seen_in("image", output, True)
@@ -85,15 +88,8 @@ def test_qwen_merges_finished_features(family: str) -> None:
     for before, after in zip(plain, output.pooler_output, strict=True):
         groups, values = {i: [i] for i in range(len(before))}, before.clone()
         for threshold in (0.5, 0.4):
-            rows = sorted(groups)
-            table = torch.stack([values[groups[row][0]] for row in rows])
-            for source, (target, score) in best_partner(
-                table, list(range(0, len(rows), 2)), list(range(1, len(rows), 2))
-            ).items():
-                if score > threshold:
-                    groups[rows[target]] += groups.pop(rows[source])
-            for members in groups.values():
-                values[members] = values[members].mean(0)
+            metric = {row: values[members[0]] for row, members in groups.items()}
+            groups = merge_round(groups, metric, values, threshold, protect=0)
         lost += len(before) - len(groups)
         torch.testing.assert_close(after, values, rtol=0, atol=1e-5)
     assert lost > 3

@@ -32,6 +32,27 @@ def test_no_divergence_no_heads() -> None:
     assert not select_heads(torch.zeros(2, 8), torch.rand(2, 8)).any()
 
 
+@torch.no_grad()
+def test_rounding_sets_no_head_aside() -> None:
+    """Two pairs of heads that are equally loud: mean and deviation add up to the louder pair, but for rounding."""
+    divergence = torch.tensor([[9.0, 1.0, 2.0, 3.0]])
+    for factor in torch.linspace(0.1, 9, 200).tolist():
+        text = factor * torch.tensor([[3.0, 3.0, 1.0, 1.0]])
+        assert select_heads(divergence, text)[0].tolist() == [True, False, False, True]
+        assert select_heads(divergence, factor * torch.ones(1, 4))[0].tolist() == [True, False, False, True]
+
+
+@torch.no_grad()
+def test_a_text_of_one_token() -> None:
+    """Heads that share keys are equally loud over it; a sample is reinforced in a batch as it is alone."""
+    target = build("llava_onevision")[0]
+    prompts, groups = ["<image> is what?", ""], [[image(84, 84, seed=37)], [image(170, 50, seed=46)]]
+    with vtokens.attach(target, "fastv(pool='sample')+vhr(alpha=0.25, divergence='two_branch')"):
+        together = target(**inputs("llava_onevision", prompts, groups)).logits[1, -1]
+        alone = target(**inputs("llava_onevision", prompts[1:], groups[1:])).logits[0, -1]
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
+
+
 def test_layers_by_depth() -> None:
     def layers(depth: int) -> list[int]:
         return list(Vhr().attends_in(Facts("llava", depth, 24, True)))

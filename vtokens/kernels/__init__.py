@@ -3,7 +3,16 @@
 from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
 from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
-from vtokens.kernels.bipartite_merge import Edges, Merged, bipartite_merge, compact, match, merge, pooled_threshold
+from vtokens.kernels.bipartite_merge import (
+    Edges,
+    Merged,
+    bipartite_merge,
+    compact,
+    match,
+    merge,
+    pooled_threshold,
+    unmerged_first,
+)
 from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.decode_attention import decode_attention
 from vtokens.kernels.farthest_point import farthest_point
@@ -45,4 +54,5 @@ __all__ = [
     "unfold",
     "unmerge_attention",
     "unmerge_rows",
+    "unmerged_first",
 ]

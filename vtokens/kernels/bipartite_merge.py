@@ -55,6 +55,8 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
 
     Tokens take sides by their rank among the valid ones, so padding changes nothing. Of partners whose cosines lie
     within `TIE` of the largest the earliest is taken: on a flat picture the largest alone is a matter of rounding.
+    Half of the free tokens have an edge at most, as in the release: where an odd number of them would leave one more,
+    the least alike has none, the last of them within `TIE`.
 
     Args:
         metric: (B, N, d), any float dtype and length; zero vectors are dissimilar to everything.
@@ -77,7 +79,8 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
         score, best = _best(_take(unit, source), _take(unit, target), may_take)
     # Rounding lifts the cosine of equal vectors above 1, but a threshold of 1 must merge nothing.
     score = score.clamp(max=1.0).masked_fill(~may_go, -torch.inf)
-    return Edges(score, source, target.gather(1, best))
+    spare = _last_least(score, may_go) & (2 * may_go.sum(1) > free.sum(1))[:, None]
+    return Edges(score.masked_fill(spare, -torch.inf), source, target.gather(1, best))
 
 
 def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: float) -> Merged:
@@ -114,7 +117,7 @@ def bipartite_merge(
 ) -> Merged:
     """One round of bipartite soft matching: tokens whose best partner is above `threshold` are merged into it.
 
-    At most every other token disappears. Several may share a target. In plain PyTorch on CUDA, three or more tokens are
+    At most half of the tokens disappear. Several may share a target. In plain PyTorch on CUDA, three or more tokens are
     summed in no fixed order unless `torch.use_deterministic_algorithms(True)` is set.
 
     Args:
@@ -140,6 +143,18 @@ def compact(hidden: Tensor, size: Tensor, valid: Tensor) -> Merged:
     order = _valid_first(valid)[:, :width]
     row = (valid.cumsum(1) - 1).clamp(min=0)
     return Merged(_take(hidden, order), size.gather(1, order), valid.gather(1, order), row)
+
+
+def unmerged_first(merged: Merged, edges: Edges) -> Merged:
+    """The rows of a round in the order of the release: sources that were not merged, then targets, then what is empty.
+
+    Which of two tokens is the source in the next round follows from that order. Leading tokens stay in front if there
+    is but one of them (a class token).
+    """
+    is_source = torch.zeros_like(merged.valid).scatter(1, edges.source, True)
+    order = torch.where(merged.valid, (~is_source).long(), 2).argsort(dim=1, stable=True)
+    row = order.argsort(1).gather(1, merged.row)
+    return Merged(_take(merged.hidden, order), merged.size.gather(1, order), merged.valid.gather(1, order), row)
 
 
 def pooled_threshold(score: Tensor, merges: int) -> float:
@@ -179,6 +194,14 @@ def _best(left: Tensor, right: Tensor, may_take: Tensor) -> tuple[Tensor, Tensor
             values[some, part] = top[..., 0]
             indices[some, part] = (found >= top - TIE).to(torch.uint8).argmax(2)
     return values, indices
+
+
+def _last_least(score: Tensor, real: Tensor) -> Tensor:
+    """bool (B, E): of the `real` ones, the last that comes within `TIE` of the smallest."""
+    place = torch.arange(1, score.shape[1] + 1, device=score.device)
+    least = score.masked_fill(~real, torch.inf).amin(1, keepdim=True)
+    near = place * (real & (score <= least + TIE))
+    return (place == near.amax(1, keepdim=True)) & real
 
 
 def _valid_first(valid: Tensor) -> Tensor:

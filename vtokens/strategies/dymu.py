@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
 from vtokens import thresholds as tables
 from vtokens._errors import unknown
-from vtokens.kernels import Merged, bipartite_merge, first_equal
+from vtokens.kernels import Merged, first_equal, match, merge, unmerged_first
 from vtokens.strategies.base import Selection, Strategy, Visuals
 from vtokens.strategies.patches import Patches
 from vtokens.strategies.registry import register
@@ -32,12 +32,16 @@ class Dymu(Strategy):
         target: which of those in the file: the share of patches left on average, or "low", "mid" or "high" of the paper
             (0.15, 0.34, 0.68). None takes the only one, or "mid".
         unmerge: False leaves each merged token at its first position only.
+        order: by which every other token is the one that may be merged away: "raster" keeps that of the patches;
+            "release" puts, after each block, tokens that could have been and were not in front of all others, and goes
+            with thresholds that were calibrated so.
     """
 
     once: ClassVar[bool] = True
     thresholds: str | tuple[float, ...] | None = None
     target: str | float | None = None
     unmerge: bool = True
+    order: Literal["raster", "release"] = "raster"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,8 +93,9 @@ class Dymu(Strategy):
         return [block for block, threshold in enumerate(self.prepare(facts)) if threshold < 1]
 
     def at_encode(self, patches: Patches) -> Merged:
-        threshold = patches.prepared[patches.block]
-        return bipartite_merge(patches.hidden, patches.size, patches.metric, patches.valid, threshold, patches.protect)
+        edges = match(patches.metric, patches.valid, patches.protect)
+        merged = merge(patches.hidden, patches.size, patches.valid, edges, patches.prepared[patches.block])
+        return unmerged_first(merged, edges) if self.order == "release" else merged
 
     def unmerges(self) -> bool:
         return self.unmerge

@@ -17,6 +17,8 @@ from vtokens.strategies.signals import Facts
 
 TEXT, VISUAL = range(2)
 _HEADS = "vhr.heads"
+SLACK = 64 * torch.finfo(torch.float32).eps
+"""Of the mean of norms: what rounding makes of them."""
 
 
 @register("vhr", paper="VHR, arXiv:2412.13949")
@@ -98,7 +100,10 @@ def select_heads(divergence: Tensor, text: Tensor) -> Tensor:
     """
 
     def far(values: Tensor) -> Tensor:
-        return values > values.mean(1, keepdim=True) + values.std(1, keepdim=True, correction=0)
+        # Half of the heads at one value and half at another lie at that limit, as heads of two groups that share keys
+        # do over a text of one token: rounding must not put them beyond it.
+        mean, spread = values.mean(1, keepdim=True), values.std(1, keepdim=True, correction=0)
+        return values - mean > spread + SLACK * mean
 
     divergence = divergence.masked_fill(far(divergence) & far(text), 0.0)
     return divergence > divergence.quantile(0.5, dim=1, keepdim=True)
