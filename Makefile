@@ -8,12 +8,15 @@ WORKERS ?= 2
 # How many examples `make fuzz` draws for each property.
 FUZZ_EXAMPLES ?= 2000
 
-# What the kernels are tested with where torch, being for CPUs only, has brought no triton of its own.
-TRITON := 3.9.0
-
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The lock holds for what packages are built with, too: older and newer releases of pip take it by different names.
+INSTALL := PIP_CONSTRAINT=requirements/all.txt PIP_BUILD_CONSTRAINT=requirements/all.txt \
+    $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# What `make lock` resolves with.
+UV := 0.13.9
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -21,21 +24,21 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
+.PHONY: help setup lock demo test test-matrix test-newest eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The environment is rebuilt only when what it is made of changes. The stamp is written last, so an interrupted
 # installation is taken up again by the next call.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml requirements/all.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("the pinned environment needs Python 3.11 or newer, $(PYTHON) is %d.%d; choose another with: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
-	    lmms-eval 'decord; platform_machine == "x86_64"'
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    --no-deps 'triton==$(TRITON); platform_system == "Linux" and platform_machine == "x86_64"'
+	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps lmms-eval 'decord; platform_machine == "x86_64"'
+	@# For the kernels, where torch, being for CPUs only, has brought no triton of its own.
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) \
+	    --no-deps 'triton; platform_system == "Linux" and platform_machine == "x86_64"'
 	@touch $@
 
 setup: $(STAMP)  ## Build the environment and do nothing else
@@ -46,6 +49,12 @@ demo: $(STAMP)  ## Compare the strategies on the embedded model: a table and a p
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
+test-matrix: $(STAMP)  ## Test engine and strategies on the oldest and newest transformers allowed (CELLS=torch-2.9 for more)
+	$(BIN)/python tools/matrix.py --workers $(WORKERS) $(CELLS)
+
+test-newest: $(STAMP)  ## The part of it that takes minutes: few tests, on the newest transformers allowed
+	$(BIN)/python tools/matrix.py --workers $(WORKERS) --fast newest
+
 eval-smoke: $(STAMP)  ## Run the evaluation end to end: lmms-eval's own command line, and the page in a real browser
 	@tools/browser.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke tests/eval $(ARGS)
@@ -54,6 +63,12 @@ test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
 	@test -d $(VENV)/triton36 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    --target $(VENV)/triton36 triton==3.6.0 'numpy<2.4'
 	PYTHONPATH=$(VENV)/triton36 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels -k "triton or dispatch" $(ARGS)
+
+lock:  ## Resolve what pyproject.toml asks for into requirements/ (ARGS=--upgrade for the newest releases)
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --target $(VENV)/uv uv==$(UV)
+	UV=$(VENV)/uv/bin/uv tools/lock.sh $(ARGS)
 
 lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
 	$(BIN)/ruff format --check .

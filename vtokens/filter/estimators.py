@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vtokens._extras import needs
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -101,7 +103,8 @@ class Sigmoid:
     b: float
 
     def __call__(self, score: Array) -> Array:
-        from scipy.special import expit
+        with needs("filter", "a calibrator"):
+            from scipy.special import expit
 
         return np.asarray(expit(-(self.a * score + self.b)))
 
@@ -122,7 +125,8 @@ class Isotonic:
     trace: float = 1e-3
 
     def __call__(self, score: Array) -> Array:
-        from scipy.special import expit
+        with needs("filter", "a calibrator"):
+            from scipy.special import expit
 
         return (1 - self.trace) * np.interp(score, self.x, self.y) + self.trace * np.asarray(expit(score))
 

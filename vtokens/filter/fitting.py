@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vtokens._extras import needs
 from vtokens.filter.estimators import Array, Estimator, Isotonic, Logistic, Sigmoid, Trees
 from vtokens.filter.records import Record
 
@@ -83,7 +84,8 @@ def regress(
 def sklearn_model(estimator: str, mentions: int, seed: int = 0) -> Any:
     """The unfitted scikit-learn estimator for so many mentions."""
     if estimator == "boosting" or (estimator == "auto" and mentions >= _BOOSTING):
-        from sklearn.ensemble import HistGradientBoostingClassifier
+        with needs("filter", "fitting a calibrator"):
+            from sklearn.ensemble import HistGradientBoostingClassifier
 
         # Scikit-learn's own settings overfit a few thousand mentions; small trees that each see part of the signals did
         # best on held-out training images of scenes. Its early stopping would tear images apart.
@@ -97,17 +99,19 @@ def sklearn_model(estimator: str, mentions: int, seed: int = 0) -> Any:
             early_stopping=False,
             random_state=seed,
         )
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    with needs("filter", "fitting a calibrator"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
 
 
 def sklearn_link(model: Any, signals: Array, labels: Array) -> Any:
     """`model` as it is with a link on top, by scikit-learn."""
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.frozen import FrozenEstimator
+    with needs("filter", "fitting a calibrator"):
+        from sklearn.calibration import CalibratedClassifierCV
+        from sklearn.frozen import FrozenEstimator
 
     method = "sigmoid" if len(labels) < _ISOTONIC else "isotonic"
     return CalibratedClassifierCV(FrozenEstimator(model), method=method).fit(signals, labels)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._extras import needs
 from .sampling import Example, prompt, score
 
 
@@ -31,7 +32,8 @@ def accuracy(correct: int, n: int) -> Accuracy:
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"need 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
-    from scipy.stats import binomtest
+    with needs("filter", "the interval of an accuracy"):
+        from scipy.stats import binomtest
 
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return Accuracy(n, correct, correct / n, float(interval.low), float(interval.high))

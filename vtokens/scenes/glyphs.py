@@ -6,13 +6,16 @@ from functools import lru_cache
 
 import numpy as np
 
+from .._extras import needs
+
 _TRAINING = 1297  # the first that many of the 1797 glyphs are for training, the rest for every other split
 
 
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     # Imported here: scikit-learn takes a second to import, and most scenes hold no digit.
-    from sklearn.datasets import load_digits
+    with needs("filter", "a scene with digits"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vtokens._extras import needs
+
 from .intervals import Array, Interval, bootstrap
 from .selective import augrc, aurc, excess_aurc, kept_real
 
@@ -101,7 +103,8 @@ def detection(
 
 def auroc(scores: Array, labels: Array) -> float:
     """Chance that a positive scores above a negative, ties counted half; NaN for labels of one class."""
-    from scipy.stats import rankdata
+    with needs("filter", "a detection metric"):
+        from scipy.stats import rankdata
 
     # By ranks: scikit-learn's checks of its arguments cost ten times as much, which a bootstrap pays a thousand times.
     right, wrong = float((labels == 0).sum()), float((labels != 0).sum())
@@ -112,7 +115,8 @@ def auroc(scores: Array, labels: Array) -> float:
 
 def average_precision(scores: Array, labels: Array) -> float:
     """Mean precision over recall, by scikit-learn's definition; NaN for labels of one class."""
-    from sklearn.metrics import average_precision_score
+    with needs("filter", "a detection metric"):
+        from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(labels, scores)) if _both(labels) else float("nan")
 

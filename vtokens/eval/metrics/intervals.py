@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vtokens._extras import needs
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -31,7 +33,8 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
-    from scipy.stats import binomtest
+    with needs("filter", "Wilson's interval"):
+        from scipy.stats import binomtest
 
     found = binomtest(int(successes), int(n)).proportion_ci(_checked(confidence), method="wilson")
     return Interval(successes / n, float(found.low), float(found.high), int(n))

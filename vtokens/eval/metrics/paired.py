@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vtokens._extras import needs
+
 from .intervals import Array, Interval, bootstrap
 
 
@@ -27,7 +29,8 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     (McNemar, 1947). With none such, p is 1. Raises ValueError for lists of different length, TypeError for other than
     bools.
     """
-    from scipy.stats import binomtest
+    with needs("filter", "McNemar's test"):
+        from scipy.stats import binomtest
 
     first, second = bools("a", a), bools("b", b)
     if len(first) != len(second):
