@@ -14,10 +14,11 @@ from transformers import __version__ as transformers_version
 from vtokens.adapters import adapter_for
 from vtokens.adapters.decoder import check_decoder
 from vtokens.budget import Keep
-from vtokens.engine import call as calls
 from vtokens.engine.call import Record
-from vtokens.engine.hooks import Engine
+from vtokens.engine.installed import engine_on, put, running
+from vtokens.engine.records import Records
 from vtokens.engine.report import Report, make_report
+from vtokens.engine.scope import Block, Given, blocks, lock, prompted
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.logits import Prompt
 from vtokens.versions import warn_if_untested
@@ -32,27 +33,32 @@ class Handle:
         strategies: what runs, in order.
     """
 
-    def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...]) -> None:
+    def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...] = ()) -> None:
         warn_if_untested(transformers_version)
         self.strategies = strategies
-        self._adapter = adapter_for(model)
+        self._adapter, self._records = adapter_for(model), Records()
         check_decoder(self._adapter.language_model)
-        taken = _held(self._adapter.multimodal)
-        if taken is not None:
-            raise ValueError(
-                f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
-                f"or attach both as one, {taken.strategy + '+' + self.strategy!r}"
-            )
+        self._own: Block | None = None
+
+    def _attach(self) -> Handle:
+        model = self._adapter.model
         cache = getattr(getattr(model, "generation_config", None), "cache_implementation", None)
-        if strategies and cache not in (None, "dynamic"):
+        if self.strategies and cache not in (None, "dynamic"):
             raise ValueError(
                 f"generation_config.cache_implementation={cache!r} cannot hold pruned sequences, whose length differs "
                 "from layer to layer: set it to None (the default DynamicCache)"
             )
-        self._engine = Engine(self._adapter, strategies)
-        self._engine.install()
-        # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
-        self._adapter.multimodal.__dict__[_HANDLE] = self
+        with lock:
+            taken = _held(self._adapter.multimodal)
+            if taken is not None:
+                raise ValueError(
+                    f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
+                    f"or attach both as one, {taken.strategy + '+' + self.strategy!r}"
+                )
+            self._own = put(self._adapter, self.strategies, self._records)
+            self._own.owner.own = self._own
+            self._adapter.multimodal.__dict__[_HANDLE] = self
+        return self
 
     @property
     def strategy(self) -> str:
@@ -65,29 +71,43 @@ class Handle:
         return _held(self._adapter.multimodal) is self
 
     def detach(self) -> None:
-        """Leave the model as if it had never been touched. Calling it twice does no harm."""
-        if self.attached:
-            del self._adapter.multimodal.__dict__[_HANDLE]
-        self._engine.remove()
+        """Leave the model as if it had never been touched. Calling it twice does no harm.
+
+        The caller's `with` blocks end with it; those of other threads go on until they are left.
+        """
+        with lock:
+            own, engine = self._own, engine_on(self._adapter)
+            if self.attached:
+                del self._adapter.multimodal.__dict__[_HANDLE]
+            if engine is not None and own is not None and own.owner is engine:
+                engine.own = None
+                for block in (*blocks(engine), own):
+                    engine.close(block)
 
     @property
     def record(self) -> Record | None:
         """What the engine noted of the last prefill with pictures, left on the device; `report()` reads it."""
-        return self._engine.last_record
+        return self._records.mine()
 
     def report(self) -> Report:
-        """What the last prefill with pictures did.
+        """What the last prefill with pictures did: the last of the calling thread, or one of a thread that began since.
 
         Raises:
             RuntimeError: there was none yet.
         """
-        if self._engine.last_record is None:
+        record = self.record
+        if record is None:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
-        return make_report(self.strategies, self._engine.last_record, self._adapter.language_model.config)
+        return make_report(self.strategies, record, self._adapter.language_model.config)
 
     @contextmanager
     def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:
-        """Hold answers against that to another prompt, for the calls this thread makes inside a `with` block.
+        """Hold answers against that to another prompt, for the calls of a `with` block.
+
+        These are the calls of this thread, and of a thread that is started inside the block, as
+        `Thread(target=model.generate, ...)` for a streamer. Where several threads have such blocks open at a time, a
+        thread started in one has to be handed the context: `Thread(target=contextvars.copy_context().run,
+        args=(model.generate,), kwargs=...)`. Leave the block when its calls are done.
 
         Args:
             inputs: `input_ids` (B, N) and what else the processor makes of text with the same pictures, padded on the
@@ -97,52 +117,48 @@ class Handle:
             TypeError: no `input_ids`.
             ValueError: no strategy that asks for another prompt is attached.
         """
-        if not isinstance(self._engine.plan.negative_kind, Prompt):
+        block = self._block()
+        if block is None or not isinstance(block.plan.negative_kind, Prompt):
             raise ValueError(
                 f"{self.strategy!r} holds the answer against no other prompt: attach one that does, such as 'lqcd'"
             )
         if not isinstance(inputs.get("input_ids"), Tensor):
             raise TypeError("negative_prompt(**processor(...)) needs the input_ids of the other prompt, as a tensor")
-        owner = id(self._adapter)
-        before = calls.prompt(owner)
-        calls.set_prompt(owner, inputs)
-        try:
+        with prompted(Given(block.owner, inputs)):
             yield self
-        finally:
-            calls.set_prompt(owner, before)
 
     @contextmanager
     def joined(self, *more: Strategy) -> Iterator[Handle]:
-        """Run further strategies behind the handle's own inside a `with` block; afterwards all is as it was.
+        """Run further strategies behind what runs now, for this thread's calls inside a `with` block.
 
-        `strategies`, and so `report()`, go on meaning the handle's own. Blocks may be nested, and detaching inside one
-        stays detached.
+        Other threads are not concerned, nor are those started inside, unless they are handed the context
+        (`contextvars.copy_context().run`). `strategies`, and so `report()`, go on meaning the handle's own. Blocks may
+        be nested, and left in any order; detaching inside one stays detached.
 
         Raises:
             TypeError, ValueError: what is wrong with them, or with them together; the attachment is as it was.
+            RuntimeError: the handle is detached.
         """
-        with self.running(*self._engine.strategies, *more):
+        block = self._block()
+        with self.running(*(block.plan.strategies if block is not None else ()), *more):
             yield self
 
     @contextmanager
     def running(self, *strategies: Strategy) -> Iterator[Handle]:
-        """Run these strategies in place of the handle's own inside a `with` block; as `joined` otherwise."""
-        if not self.attached:
+        """Run these strategies in place of what runs now; as `joined` otherwise."""
+        if self._own is not None and not self.attached:
             raise RuntimeError(f"{self!r}: attach it again first")
-        before, now = self._engine, Engine(self._adapter, strategies)
-        before.remove()
-        try:
-            now.install()
-            now.last_record = before.last_record
-            self._engine = now
+        with running(self._adapter, strategies, self._records):
             yield self
-        finally:
-            now.remove()
-            self._engine = before
-            # What the pruner did in the block is what the handle reports next.
-            before.last_record = now.last_record or before.last_record
-            if self.attached:
-                before.install()
+
+    def runs(self, strategy: Strategy) -> bool:
+        """Whether the calling thread runs this very strategy on the model now."""
+        block = self._block()
+        return block is not None and any(one is strategy for one in block.plan.strategies)
+
+    def _block(self) -> Block | None:
+        engine = engine_on(self._adapter)
+        return None if engine is None else engine.block()
 
     def __enter__(self) -> Handle:
         return self
@@ -173,19 +189,14 @@ def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **o
     Raises:
         TypeError, ValueError: what is wrong and what is allowed; the model is left untouched.
     """
-    return Handle(model, parse(strategy, keep, **options))
+    return Handle(model, parse(strategy, keep, **options))._attach()
 
 
 @contextmanager
 def joined(model: PreTrainedModel, *more: Strategy) -> Iterator[Handle]:
     """`Handle.joined` on whatever is attached to `model`, which may be nothing."""
-    handle = attachment(model)
-    if handle is not None:
-        with handle.joined(*more):
-            yield handle
-        return
-    with Handle(model, more) as handle:
-        handle.strategies = ()
+    handle = attachment(model) or Handle(model)
+    with handle.joined(*more):
         yield handle
 
 

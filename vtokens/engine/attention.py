@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vtokens.engine.scope import lock
+
 _PREFIX = "vtokens_"
-_HANDLER = "_vtokens_handler"
 
 
 @dataclass
@@ -41,14 +41,13 @@ class Attention:
         return self.kwargs.get("scaling") or self.query.shape[-1] ** -0.5
 
     def run(self) -> tuple[Tensor, Any]:
-        """(B, W, H, D) and what the implementation returns beside it."""
+        """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
         module: Any = self.module
-        chosen = module.config._attn_implementation.removeprefix(_PREFIX)
+        config = module.config.real if isinstance(module.config, _Tapped) else module.config
+        chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
         eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
-            config = copy.copy(module.config)
-            config._attn_implementation_internal = chosen
             module = _AsChosen(module, config)
         return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
 
@@ -66,29 +65,65 @@ class _AsChosen:
         return getattr(self._module, name)
 
 
+class _Tapped:
+    """The config of a tapped attention module: the module's own in all but the implementation's name.
+
+    Attributes:
+        real: that config.
+        handler: what calls are handed to. Here, so that it lives and dies, and is deep-copied, with the module.
+    """
+
+    def __init__(self, real: Any, handler: Handler) -> None:
+        self.__dict__.update(real=real, handler=handler)
+
+    @property
+    def _attn_implementation(self) -> str:
+        name = _PREFIX + (self.real._attn_implementation or "eager")
+        if name not in ALL_ATTENTION_FUNCTIONS:
+            AttentionInterface.register(name, _tapped)
+        return name
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("real", "handler"):  # asked for before they are set, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+
 class Tap:
     """Hands each call of one attention module to `handler`, until `remove()`.
 
-    The module gets a copy of its config that names a registered attention function; that function calls the handler,
-    which runs the implementation, or answers in its place. Nothing else of the model changes: masks are made for the
-    original implementation.
+    The module gets a config that names a registered attention function; that function calls the handler, which runs the
+    implementation, or answers in its place. Nothing else of the model changes: masks are made for the implementation
+    that the user has chosen, now or later.
     """
 
     def __init__(self, module: Any, handler: Handler) -> None:
-        self._module, self._config = module, module.config
-        name = _PREFIX + (self._config._attn_implementation or "eager")
-        AttentionInterface.register(name, _tapped)
-        config = copy.copy(self._config)
-        config._attn_implementation_internal = name
-        # On the copy, so that it lives and dies, and is deep-copied, with the module.
-        setattr(config, _HANDLER, handler)
-        module.config = config
+        self._handler = handler
+        self._put(module)
+
+    def follow(self, module: Any) -> None:
+        """Go to another module, or to the same one with another config, if one took the place of the first."""
+        if module is self._module and module.config is self._config:
+            return
+        with lock:
+            if module is not self._module or module.config is not self._config:
+                self.remove()
+                self._put(module)
 
     def remove(self) -> None:
         """Put the module's own config back."""
-        self._module.config = self._config
+        if self._module.config is self._config:
+            self._module.config = self._config.real
+
+    def _put(self, module: Any) -> None:
+        self._module, self._config = module, _Tapped(module.config, self._handler)
+        module.config = self._config
 
 
 def _tapped(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
-    handler: Handler = getattr(module.config, _HANDLER)
-    return handler(Attention(module, query, key, value, attention_mask, kwargs))
+    attention, config = Attention(module, query, key, value, attention_mask, kwargs), module.config
+    # In the middle of a call, another thread may have taken its tap off.
+    return config.handler(attention) if isinstance(config, _Tapped) else attention.run()

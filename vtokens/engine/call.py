@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from vtokens.adapters import Adapter
 from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
 from vtokens.engine.prompt_end import at_end
+from vtokens.engine.records import clock, here
 from vtokens.engine.reduction import View, spread
 from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from vtokens.engine.beside import Joint
     from vtokens.engine.fold import Fold, Unmerging
     from vtokens.engine.plan import Plan
-
-
-class _Active(threading.local):
-    """Of each thread, by attachment: the pass under way, the one that ended, the negative prompt given."""
-
-    def __init__(self) -> None:
-        self.calls: dict[int, Call] = {}
-        self.ended: dict[int, Call] = {}
-        self.prompts: dict[int, Mapping[str, Any]] = {}
-
-
-_active = _Active()
 
 
 @dataclass(frozen=True)
@@ -138,6 +126,11 @@ class Call:
         ends: int64 (B, 1), the fed position at which each prompt ends; None if the pass brings no pictures.
         plan: which strategy acts where in it.
         opened: the forward pass of the model with logits that this one belongs to; None if it was called by itself.
+        outer: it is such a pass of the model with logits.
+        entered: the language model has begun with it.
+        reached: decoder layers that have begun with it.
+        prompt: the negative prompt that was given for it; None if none was.
+        headed: 1 while the branch's states of such a pass are in the output layer beside its own, 2 afterwards.
         labels, keep: what that one was given as such, and as `logits_to_keep`.
         branch_of: the pass whose negative branch this is; None if it is a pass of its own.
         beside: the negative branch that runs in the same pass; None if none does.
@@ -175,6 +168,11 @@ class Call:
     folds: dict[int, Fold] = field(default_factory=dict)
     plan: Plan | None = None
     opened: Call | None = None
+    outer: bool = False
+    entered: bool = False
+    reached: int = 0
+    prompt: Mapping[str, Any] | None = None
+    headed: int = 0
     labels: Any = None
     keep: Any = 0
     logits: Tensor | None = None
@@ -260,39 +258,28 @@ class Call:
         self.received[layer, rows] = spread(mean[:, past:], self.view, self.length)
 
 
-def current(owner: int) -> Call | None:
-    """The pass under way in this thread for an attachment."""
-    return _active.calls.get(owner)
+def current(owner: Any) -> Call | None:
+    """The pass under way in this thread on an engine's model."""
+    return here().calls.get(owner)
 
 
-def start(owner: int, call: Call) -> None:
+def start(owner: Any, call: Call) -> None:
     """Make `call` the pass under way; one left over from an interrupted pass is dropped."""
-    _active.calls[owner] = call
+    here().calls[owner] = call
+    here().last = next(clock)
 
 
-def finish(owner: int) -> None:
+def finish(owner: Any) -> None:
     """Forget the pass under way."""
-    _active.calls.pop(owner, None)
+    if here().calls.pop(owner, None) is not None:
+        here().last = next(clock)
 
 
-def end(owner: int, call: Call) -> None:
+def end(owner: Any, call: Call) -> None:
     """Keep a pass that has ended for what comes after it: the logits."""
-    _active.ended[owner] = call
+    here().ended[owner] = call
 
 
-def ended(owner: int, forget: bool = True) -> Call | None:
+def ended(owner: Any, forget: bool = True) -> Call | None:
     """The pass that ended last, which is forgotten then."""
-    return _active.ended.pop(owner, None) if forget else _active.ended.get(owner)
-
-
-def prompt(owner: int) -> Mapping[str, Any] | None:
-    """The negative prompt that this thread gave for its calls of an attachment; None if it gave none."""
-    return _active.prompts.get(owner)
-
-
-def set_prompt(owner: int, given: Mapping[str, Any] | None) -> None:
-    """Give one, or with None take it back."""
-    if given is None:
-        _active.prompts.pop(owner, None)
-    else:
-        _active.prompts[owner] = given
+    return here().ended.pop(owner, None) if forget else here().ended.get(owner)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,61 +21,61 @@ Stage = Mapping[int, tuple[Strategy, Any]]
 
 
 class Encode:
-    """Hooks on the blocks of a tower, until `remove()`.
+    """Hooks on one block of a tower, until `remove()`.
 
     A block computes x + attention, then adds its MLP to that. What enters the norm in front of the MLP is merged there,
     the block's own last addition is given a zero to add, and the merged tokens leave the block in its place.
     """
 
-    def __init__(self, adapter: Adapter, stage: Stage) -> None:
-        self._adapter, self._stage = adapter, stage
-        self._last = max(stage)
-        self._handles: list[Any] = []
-        for index in stage:
-            block, norm, mlp = adapter.merge_points[index]
-            self._handles += [
-                norm.register_forward_pre_hook(partial(self._before_norm, index)),
-                mlp.register_forward_hook(self._after_mlp),
-                # First, since transformers records hidden states in hooks that it never takes off again.
-                block.register_forward_hook(self._after_block, prepend=True),
-            ]
-        self._handles.append(adapter.projector.register_forward_hook(self._after_projector))
+    def __init__(self, adapter: Adapter, index: int) -> None:
+        self._adapter, self._index = adapter, index
+        block, norm, mlp = adapter.merge_points[index]
+        self._handles: list[Any] = [
+            norm.register_forward_pre_hook(self._before_norm),
+            mlp.register_forward_hook(self._after_mlp),
+            # First, since transformers records hidden states in hooks that it never takes off again.
+            block.register_forward_hook(self._after_block, prepend=True),
+        ]
 
     def remove(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
 
-    def _merging(self) -> Merging | None:
-        seen = running(self._adapter)
-        return None if seen is None else seen.merging
-
-    def _before_norm(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        merging = self._merging()
-        if merging is None:
+    def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        found = running(self._adapter)
+        if found is None or found[0].merging is None or self._index not in found[1].at_encode:
             return None
-        (hidden,) = args
-        merging.after = merge(merging, self._stage, index, hidden, merging.key, last=index == self._last)
+        (hidden,), merging, stage = args, found[0].merging, found[1].at_encode
+        last = self._index == max(stage)
+        merging.after = merge(merging, stage, self._index, hidden, merging.key, last)
         merging.key = None
         return (merging.after,)
 
     def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        merging = self._merging()
+        merging = _merging(self._adapter)
         if merging is None or merging.after is None:
             return None
         merging.after = merging.after + output
         return output.new_zeros(())
 
     def _after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        merging = self._merging()
+        merging = _merging(self._adapter)
         if merging is None or merging.after is None:
             return None
         after, merging.after = merging.after, None
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
-    def _after_projector(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        merging = self._merging()
-        return None if merging is None or not merging.begun else merging.expand(output)
+
+def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+    """A hook: features of merged tokens are copied to all of their patches."""
+    merging = _merging(adapter)
+    return None if merging is None or not merging.begun else merging.expand(output)
+
+
+def _merging(adapter: Adapter) -> Merging | None:
+    found = running(adapter)
+    return None if found is None else found[0].merging
 
 
 def attend(seen: Seen, stage: Stage, block: int, attention: Attention) -> tuple[Tensor, Any]:

@@ -1,8 +1,8 @@
-"""The hooks that carry strategies into a live model: they gather rows, nothing is patched."""
+"""What the hooks do that carry strategies into a live model: they gather rows, nothing is patched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -13,100 +13,91 @@ from vtokens.compat import given_cache, returned_cache
 from vtokens.engine import call as calls
 from vtokens.engine import joint, logits, unmerge
 from vtokens.engine.attend import attend
-from vtokens.engine.attention import Attention, Tap
+from vtokens.engine.attention import Attention
 from vtokens.engine.branch import Branch
 from vtokens.engine.cache import holds_copies
-from vtokens.engine.call import Call, Record
+from vtokens.engine.call import Call
 from vtokens.engine.decoder import account, adjust, restore
-from vtokens.engine.encode import Encode
 from vtokens.engine.padding import cached_padding
-from vtokens.engine.plan import Plan
 from vtokens.engine.prefill import enter, find_ends, read_layout, refuse, select
+from vtokens.engine.scope import Block, Given, blocks, prompt
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
-from vtokens.engine.tower import TowerWatch
-from vtokens.strategies.base import Strategy
 from vtokens.strategies.heads import Memory
 
 
-class Engine:
-    """Runs strategies on one model. `install()` adds hooks, `remove()` takes every one of them away."""
+class Hooks:
+    """What hooks call. Each asks which pass of the caller's is under way, so that threads do not meet.
 
-    def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
-        self.adapter, self.strategies = adapter, tuple(strategies)
-        self.plan = Plan(adapter, strategies)
-        self.last_record: Record | None = None
-        self._removable: list[Any] = []
+    Attributes:
+        adapter: the model's.
+        own: what is attached for every caller; None if nothing is.
+        prompts: the negative prompts of all callers.
+        standing: what stands on the model (`parts`), by name.
+    """
 
-    def install(self) -> None:
-        """Attach to the model; on an error nothing stays behind."""
-        adapter = self.adapter
-        try:
-            if adapter.model is not adapter.multimodal:
-                self._before(adapter.model, self._on_model)
-                if self.plan.contrast is not None:
-                    self._removable.append(adapter.model.register_forward_hook(self._on_logits, always_call=True))
-                    head = adapter.model.get_output_embeddings()
-                    self._removable.append(head.register_forward_pre_hook(self._before_head))
-                    self._removable.append(head.register_forward_hook(self._after_head))
-            self._before(adapter.multimodal, self._on_start)
-            self._removable.append(adapter.multimodal.register_forward_hook(self._on_end, always_call=True))
-            self._before(adapter.language_model, self._on_language_model)
-            hook = adapter.language_model.register_forward_hook(self._on_output, with_kwargs=True)
-            self._removable.append(hook)
-            for index, layer in enumerate(adapter.layers):
-                self._before(layer, partial(self._on_layer, index))
-                if self.plan.branch or (self.plan.negative is not None and self.plan.negative.branch):
-                    self._removable.append(layer.register_forward_hook(partial(self._after_layer, index)))
-            self._removable.append(TowerWatch(adapter, self.plan.blocks, self.plan.at_encode, self._on_features))
-            if self.plan.at_encode and adapter.merge_points:
-                self._removable.append(Encode(adapter, self.plan.at_encode))
-            for index in self.plan.tapped(len(adapter.layers)):
-                self._removable.append(Tap(adapter.layers[index].self_attn, partial(self._on_attention, index)))
-        except BaseException:
-            self.remove()
-            raise
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.own: Block | None = None
+        self.prompts: list[Given] = []
+        self.standing: dict[Hashable, Any] = {}
 
-    def remove(self) -> None:
-        """Take everything away again, in reverse order."""
-        while self._removable:
-            self._removable.pop().remove()
-        calls.finish(id(self))
-        calls.ended(id(self))
+    def block(self) -> Block | None:
+        """What runs for the caller: the innermost `with` block, or what is attached; None if nothing does."""
+        found = blocks(self)
+        return found[-1] if found else self.own
 
-    def _before(self, module: nn.Module, hook: Any) -> None:
-        self._removable.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    def interrupted(self) -> None:
+        """Forget the caller's pass: it ended, or what is left of it belongs to nobody."""
+        calls.finish(self)
+        calls.ended(self)
 
-    def _on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.ended(id(self))
-        opened = Call(self.adapter, {}, plan=self.plan)
+    def on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        self.interrupted()
+        block = self.block()
+        if block is None or kwargs is None:  # without them while another thread puts the hook on
+            return
+        opened = Call(self.adapter, {}, plan=block.plan, outer=True)
         opened.labels, opened.keep = kwargs.get("labels"), kwargs.get("logits_to_keep", 0)
-        calls.start(id(self), opened)
+        calls.start(self, opened)
+        if block.plan.contrast is not None:
+            self.standing["head"].follow(self.adapter.model.get_output_embeddings())
 
-    def _on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        # What an interrupted pass left is nobody's any more.
+        opened = calls.current(self)
+        opened = opened if opened is not None and opened.outer else None
+        self.interrupted()
+        block = self.block()
+        if block is None or kwargs is None:
+            return
         inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
-        opened = calls.current(id(self))
-        call = Call(self.adapter, inputs, plan=self.plan, opened=opened)
-        calls.start(id(self), call)
+        call = Call(self.adapter, inputs, plan=block.plan, opened=opened)
+        calls.start(self, call)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
         given = inputs.get("mm_encoder_outputs") or {}
-        seen = [seen_in(m, given[m], bool(self.plan)) for m in MODALITIES if given.get(m) is not None]
+        seen = [seen_in(m, given[m], bool(block.plan)) for m in MODALITIES if given.get(m) is not None]
         call.seen = [s for s in seen if s is not None]
 
-    def _on_features(self, seen: Seen) -> None:
-        call = calls.current(id(self))
-        if call is not None and call.inputs:
+    def on_features(self, seen: Seen) -> None:
+        call = calls.current(self)
+        if call is not None and not call.outer and not call.entered:
             call.seen.append(seen)
 
-    def _on_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = calls.current(id(self))
-        if call is None or call.direct or not call.inputs:
+    def on_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        call, block = calls.current(self), self.block()
+        if kwargs is None or not _handed_on(call, args, kwargs):
+            self.interrupted()
+            if block is None or kwargs is None:
+                return None
             # The language model on its own: it may still meet a reduced cache.
-            call = Call(self.adapter, {}, direct=True, plan=self.plan)
-            calls.start(id(self), call)
+            call = Call(self.adapter, {}, direct=True, plan=block.plan)
+            calls.start(self, call)
+        assert call is not None
+        assert call.plan is not None
+        call.entered = True
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        assert call.plan is not None
         if not call.plan.unmerges and holds_copies(cache):
             raise ValueError(
                 "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
@@ -115,10 +106,11 @@ class Engine:
         if call.plan and not call.direct and call.branch_of is None:
             refuse(call, kwargs)
         layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
-        if call.branch_of is None:
+        if call.branch_of is None and not call.direct:
             find_ends(call, layout, kwargs["inputs_embeds"].shape[1])
         if call.plan.contrast is not None and call.opened is not None:
-            both = logits.enter(call, layout, calls.prompt(id(self.adapter)), kwargs)
+            call.prompt = prompt(self, self.prompts)
+            both = logits.enter(call, layout, kwargs)
             if both is not None:
                 return args, both
         if layout is None:
@@ -129,10 +121,16 @@ class Engine:
         changed = enter(call, layout, call.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
 
-    def _on_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = calls.current(id(self))
-        if call is None:
+    def on_layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        call = calls.current(self)
+        if call is None or kwargs is None or not call.entered:
             return None
+        call.reached += 1
+        tap = self.standing.get(("tap", index))
+        if tap is not None:
+            tap.follow(module.self_attn)
         hidden = args[0] if args else kwargs["hidden_states"]
         assert call.plan is not None
         if call.joint is not None:
@@ -150,18 +148,19 @@ class Engine:
             return None
         return ((hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=hidden))
 
-    def _after_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        call = calls.current(id(self))
+    def after_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = calls.current(self)
         if call is not None and call.branch is not None:
             assert call.plan is not None
             call.branch.advance(index, call.plan.at_attend.get(index, ()), call.memories.get(index, Memory()))
 
-    def _on_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        call = calls.current(id(self))
-        if call is None:
+    def on_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None) -> Any:
+        call = calls.current(self)
+        if call is None or output is None:  # without one while another thread puts the hook on
             return None
         if call.direct:
-            calls.finish(id(self))
+            calls.finish(self)
+        _check_reached(call)
         if call.joint is not None:
             return joint.leave(call, output)
         if call.record is None:
@@ -169,15 +168,16 @@ class Engine:
         call.record.views = call.by_layer
         call.record.attended = {index: part.member.shape[1] for index, part in call.folds.items()}
         call.record.copies = call.scratch.get(("copies",))
-        if call.branch_of is None:
-            self.last_record = call.record
+        block = self.block()
+        if call.branch_of is None and block is not None:
+            block.records.note(call.record)
         cache = returned_cache(output) if hasattr(output, "get") else given_cache(kwargs)
         if cache is not None:
             account(call, cache)
         return None if call.view is None else restore(call, output)
 
-    def _on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        call = calls.current(id(self))
+    def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        call = calls.current(self)
         if call is None:
             return attention.run()
         if call.branch is not None and call.branch.running:
@@ -208,30 +208,61 @@ class Engine:
                     call.observe_decoder(index, signal.rows, query, attention.key, attention.scaling, cached)
         return attend(call, index, attention, call.plan.at_attend.get(index, ()))
 
-    def _on_end(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = calls.current(id(self))
-        calls.finish(id(self))
+    def on_end(self, module: nn.Module, args: Any, output: Any) -> None:
+        call = calls.current(self)
+        calls.finish(self)
+        if call is not None and output is not None and not call.outer:
+            _check_reached(call)
         if call is not None and call.opened is not None and (call.fed is not None or call.joint is not None):
-            calls.end(id(self), call)
+            calls.end(self, call)
 
-    def _before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        call = calls.ended(id(self), forget=False)
-        return None if call is None or call.joint is None else (logits.both(call, args[0]),)
+    def before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+        call = calls.ended(self, forget=False)
+        if call is None or call.joint is None:
+            return None
+        call.headed += 1  # once: whoever calls the layer after an interruption gets what it says
+        return (logits.both(call, args[0]),) if call.headed == 1 else None
 
-    def _after_head(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
-        call = calls.ended(id(self), forget=False)
-        return None if call is None or call.joint is None else logits.apart(call, output)
+    def after_head(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
+        call = calls.ended(self, forget=False)
+        return logits.apart(call, output) if call is not None and call.headed == 1 else None
 
-    def _on_logits(self, module: nn.Module, args: Any, output: Any) -> Any:
-        call = calls.ended(id(self))
+    def on_logits(self, module: nn.Module, args: Any, output: Any) -> Any:
+        call = calls.ended(self)
         if call is None or output is None:
             return None
 
         def run(branch: Call, inputs: dict[str, Any]) -> Any:
-            calls.start(id(self), branch)
+            calls.start(self, branch)
             try:
                 return self.adapter.language_model(**inputs)
             finally:
-                calls.finish(id(self))
+                calls.finish(self)
 
-        return logits.leave(call, output, calls.prompt(id(self.adapter)), run)
+        return logits.leave(call, output, run)
+
+
+def _handed_on(call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the language model got this from a pass of the whole model, and not from the caller itself.
+
+    torch tells hooks of an exception, but of no KeyboardInterrupt, so that the pass may be one that was cut off.
+    """
+    if call is None or call.outer or call.entered or call.direct:
+        return False
+    hidden, given = kwargs.get("inputs_embeds"), call.inputs.get("input_ids")
+    if args or hidden is None or kwargs.get("input_ids") is not None:
+        return False
+    return not isinstance(given, Tensor) or given.shape == hidden.shape[:2]
+
+
+def _check_reached(call: Call) -> None:
+    """Raise `RuntimeError` if a pass went past the hooks of the decoder or of its layers."""
+    if not call.plan or call.direct:
+        return
+    decoder = call.adapter.language_model
+    depth = min(len(decoder.layers), getattr(decoder.config, "num_hidden_layers", len(decoder.layers)))
+    if call.reached != depth:
+        raise RuntimeError(
+            f"{call.reached} of {depth} decoder layers ran with the strategies that are attached: the decoder, or "
+            "layers of it, were replaced since. detach() and attach() again"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +18,12 @@ from vtokens.strategies.heads import VISUAL
 from vtokens.strategies.logits import Logits, Prompt
 
 
-def enter(
-    call: Call, layout: Layout | None, prompt: Mapping[str, Any] | None, kwargs: dict[str, Any]
-) -> dict[str, Any] | None:
+def enter(call: Call, layout: Layout | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """Let the negative branch into a pass that feeds both the same, or keep what it will start from.
 
     Args:
         call: the pass.
         layout: where its visual tokens sit; None if it brings no pictures.
-        prompt: the negative prompt that was given for it, if one was.
         kwargs: what the language model is about to get.
 
     Returns:
@@ -40,7 +36,7 @@ def enter(
     _check_pass(call)
     if layout is None or not any(layout.counts):
         return joint.enter(call, Call(call.adapter, {"branch": True}, plan=call.plan.negative, branch_of=call), kwargs)
-    _check_prompt(call, prompt)
+    _check_prompt(call)
     hidden = kwargs["inputs_embeds"]
     call.fed = {"inputs_embeds": hidden, "position_ids": joint.fed_positions(call, kwargs, hidden)}
     return None
@@ -61,13 +57,12 @@ def apart(call: Call, logits: Tensor) -> Tensor:
     return real
 
 
-def leave(call: Call, output: Any, prompt: Mapping[str, Any] | None, run: Run) -> Any:
+def leave(call: Call, output: Any, run: Run) -> Any:
     """The model's output with contrasted logits.
 
     Args:
         call: the pass, ended.
         output: of the model with logits.
-        prompt: the negative prompt, if one was given.
         run: calls the language model.
     """
     logits = output[0] if isinstance(output, tuple) else output.logits
@@ -78,7 +73,7 @@ def leave(call: Call, output: Any, prompt: Mapping[str, Any] | None, run: Run) -
         at, negative = _kept(call, call.hidden.shape[1]), call.beside.logits
         answers, step = _follow(call, call.hidden.shape[1])
     else:
-        at, found = _kept(call, call.length), prefill(call, prompt, run)
+        at, found = _kept(call, call.length), prefill(call, run)
         negative = call.adapter.model.get_output_embeddings()(found.at(at))
         answers, step = found.answers, found.step
     changed = _contrast(call, logits, negative, None if step is None else step[:, at.to(step.device)])
@@ -138,11 +133,11 @@ def _check_pass(call: Call) -> None:
         )
 
 
-def _check_prompt(call: Call, prompt: Mapping[str, Any] | None) -> None:
+def _check_prompt(call: Call) -> None:
     assert call.plan is not None
     if not isinstance(call.plan.negative_kind, Prompt):
         return
-    if prompt is None:
+    if call.prompt is None:
         raise ValueError(
             "this strategy holds the answer against that to another prompt, and none was given: "
             "with vtokens.attachment(model).negative_prompt(**processor(...)): model.generate(...)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,11 @@ class Rows:
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
+def prefill(call: Call, run: Run) -> Rows:
     """Feed the branch its prompt; what it caches goes beside the cache of the real pass.
 
     Args:
         call: a pass that brought pictures, ended.
-        prompt: the negative prompt that was given for it, if one was.
         run: calls the language model.
     """
     plan = call.plan
@@ -60,7 +59,9 @@ def prefill(call: Call, prompt: Mapping[str, Any] | None, run: Run) -> Rows:
     assert plan.contrast is not None
     assert plan.negative_kind is not None
     other = isinstance(plan.negative_kind, Prompt)
-    fed = with_prompt(call, prompt or {}, call.adapter) if other else build(call, plan.negative_kind, plan.contrast)
+    fed = (
+        with_prompt(call, call.prompt or {}, call.adapter) if other else build(call, plan.negative_kind, plan.contrast)
+    )
     start = start_of(call.cache)
     cache = None if call.cache is None else branch_cache(call.cache) or _copied(call.cache, call.past)
     if start is not None:

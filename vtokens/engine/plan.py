@@ -16,6 +16,7 @@ class Plan:
     """Strategies spread over the stages of one model.
 
     Attributes:
+        strategies: all of them, in the written order.
         at_encode: tower block, or round behind the tower -> the one that merges tokens there, and what it prepared.
         at_prompt: those that act before the decoder, in the written order.
         at_layer: decoder layer -> those that act before it, in the written order.
@@ -32,7 +33,7 @@ class Plan:
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
-        facts = adapter.facts
+        facts, self.strategies = adapter.facts, tuple(strategies)
         for number, strategy in enumerate(strategies):
             strategy.check(facts)
             if strategy.once and any(earlier.name == strategy.name for earlier in strategies[:number]):
@@ -99,6 +100,12 @@ class Plan:
 
     def __bool__(self) -> bool:
         return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.contrast)
+
+    def towers(self, adapter: Adapter) -> list[int]:
+        """The tower blocks whose attention is stood in for."""
+        # From the first merge on, every block has to know how much a token stands for.
+        merging = range(min(self.at_encode), len(adapter.tower_attentions)) if self.at_encode else ()
+        return sorted({*self.blocks, *(merging if adapter.merge_points else ())})
 
     def tapped(self, depth: int) -> list[int]:
         """The decoder layers, of `depth`, whose attention is stood in for."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.engine.merging import Merging
 from vtokens.picture import Picture
+
+if TYPE_CHECKING:
+    from vtokens.engine.plan import Plan
 
 MODALITIES = ("image", "video")
 _MARK = "_vtokens_seen"
@@ -76,19 +79,19 @@ class Seen:
 
 
 @contextmanager
-def run(seen: Seen) -> Iterator[None]:
-    """Make `seen` the run under way in this thread."""
-    before, _state.seen = getattr(_state, "seen", None), seen
+def run(seen: Seen, plan: Plan) -> Iterator[None]:
+    """Make `seen` the run under way in this thread, under `plan`."""
+    before, _state.run = getattr(_state, "run", None), (seen, plan)
     try:
         yield
     finally:
-        _state.seen = before
+        _state.run = before
 
 
-def running(adapter: Adapter) -> Seen | None:
-    """The run of this model's tower that is under way in this thread."""
-    seen: Seen | None = getattr(_state, "seen", None)
-    return seen if seen is not None and seen.adapter is adapter else None
+def running(adapter: Adapter) -> tuple[Seen, Plan] | None:
+    """The run of this model's tower that is under way in this thread, and its plan."""
+    found: tuple[Seen, Plan] | None = getattr(_state, "run", None)
+    return found if found is not None and found[0].adapter is adapter else None
 
 
 def mark(output: Any, seen: Seen) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine import encode
 from vtokens.engine.attention import Attention, Tap
-from vtokens.engine.encode import Stage
 from vtokens.engine.merging import Merging
+from vtokens.engine.scope import Block
 from vtokens.engine.seen import MODALITIES, Seen, mark, run, running
 from vtokens.kernels import attention_colmean
 
@@ -21,26 +21,44 @@ from vtokens.kernels import attention_colmean
 class _Features:
     """Stands in for `get_image_features` on one instance; an object, so that a deep copy belongs to the copy."""
 
-    def __init__(
-        self, adapter: Adapter, modality: str, name: str, stage: Stage, report: Callable[[Seen], None]
-    ) -> None:
-        self._adapter, self._modality, self.__name__, self._stage = adapter, modality, name, stage
-        self._report = report
+    def __init__(self, adapter: Adapter, modality: str, name: str, watcher: Watcher) -> None:
+        self._adapter, self._modality, self.__name__, self._watcher = adapter, modality, name, watcher
         # generate() reads the parameters off the signature.
         self.__signature__ = inspect.signature(getattr(adapter.multimodal, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        multimodal = self._adapter.multimodal
+        multimodal, block = self._adapter.multimodal, self._watcher.block()
+        method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, *args, **kwargs)
+        if block is None:
+            return method()
+        stage = block.plan.at_encode
         seen = Seen(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
-        if self._stage:
+        if stage:
             self._adapter.check_merging(seen.inputs)
-        with run(seen):
-            output = getattr(type(multimodal), self.__name__)(multimodal, *args, **kwargs)
-        if self._stage and not self._adapter.merge_points and not isinstance(output, tuple):
-            output.pooler_output = encode.merge_features(seen, self._stage, output.pooler_output)
+        try:
+            with run(seen, block.plan):
+                output = method()
+        except BaseException:  # torch tells hooks of no KeyboardInterrupt
+            self._watcher.interrupted()
+            raise
+        if stage and not self._adapter.merge_points and not isinstance(output, tuple):
+            output.pooler_output = encode.merge_features(seen, stage, output.pooler_output)
         mark(output, seen)
-        self._report(seen)
+        self._watcher.on_features(seen)
         return output
+
+
+class Watcher(Protocol):
+    """Who is told of feature calls."""
+
+    def block(self) -> Block | None:
+        """What runs for the caller."""
+
+    def on_features(self, seen: Seen) -> None:
+        """A feature call is over."""
+
+    def interrupted(self) -> None:
+        """A feature call was cut off by an exception."""
 
 
 class TowerWatch:
@@ -48,43 +66,43 @@ class TowerWatch:
 
     `generate` calls `get_image_features` before the forward pass, and only that call knows the image sizes, so a
     module hook would come too late: the method is wrapped on this one instance, and unwrapped again.
-
-    Args:
-        blocks: those whose attention is scored.
-        stage: those in which tokens are merged.
-        report: is told of each feature call.
     """
 
-    def __init__(self, adapter: Adapter, blocks: Sequence[int], stage: Stage, report: Callable[[Seen], None]) -> None:
-        self._adapter, self._blocks, self._stage = adapter, frozenset(blocks), stage
-        # From the first merge on, every block has to know how much a token stands for.
-        merged = range(min(stage), len(adapter.tower_attentions)) if stage and adapter.merge_points else ()
-        self._taps = [
-            Tap(adapter.tower_attentions[b], functools.partial(self._on_block, b)) for b in sorted({*blocks, *merged})
-        ]
-        self._wrapped: list[str] = []
+    def __init__(self, adapter: Adapter, watcher: Watcher) -> None:
+        self._multimodal, self._wrapped = adapter.multimodal, list[str]()
         for modality in MODALITIES:
             name = f"get_{modality}_features"
             if hasattr(adapter.multimodal, name):
                 # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
-                adapter.multimodal.__dict__[name] = _Features(adapter, modality, name, stage, report)
+                adapter.multimodal.__dict__[name] = _Features(adapter, modality, name, watcher)
                 self._wrapped.append(name)
 
     def remove(self) -> None:
         """Stop watching."""
         for name in self._wrapped:
-            self._adapter.multimodal.__dict__.pop(name, None)
-        for tap in self._taps:
-            tap.remove()
+            self._multimodal.__dict__.pop(name, None)
 
-    def _on_block(self, block: int, attention: Attention) -> tuple[Tensor, Any]:
-        seen = running(self._adapter)
-        if seen is None:
+
+class TowerTap:
+    """Scores the attention of one tower block, and lets merged tokens attend, until `remove()`."""
+
+    def __init__(self, adapter: Adapter, index: int) -> None:
+        self._adapter, self._index = adapter, index
+        self._tap = Tap(adapter.tower_attentions[index], self._on_block)
+
+    def remove(self) -> None:
+        """Take the tap off."""
+        self._tap.remove()
+
+    def _on_block(self, attention: Attention) -> tuple[Tensor, Any]:
+        found = running(self._adapter)
+        if found is None:
             return attention.run()
-        if block in self._blocks:
-            seen.scores.setdefault(block, []).extend(self._scores(attention, seen.merging))
-        if self._stage and self._adapter.merge_points:
-            return encode.attend(seen, self._stage, block, attention)
+        (seen, plan), index = found, self._index
+        if index in plan.blocks:
+            seen.scores.setdefault(index, []).extend(self._scores(attention, seen.merging))
+        if plan.at_encode and self._adapter.merge_points:
+            return encode.attend(seen, plan.at_encode, index, attention)
         return attention.run()
 
     def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:

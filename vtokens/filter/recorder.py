@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -61,18 +61,28 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     adapter, taken = adapter_for(model), attachment(model)
     parts.check(len(adapter.layers))
     tape = Tape(parts, rows, adapter)
+    recorder = Recorder(tape)
     others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
     contrasted = taken is not None and len(others) < len(taken.strategies)
     tape.lost = contrasted and rows is None
     if taken is not None and contrasted and rows is not None:
-        watched = taken.running(*others, Recorder(tape))
+        watched = taken.running(*others, recorder)
     else:
-        watched = joined(model, *([] if tape.lost else [Recorder(tape)]))
+        watched = joined(model, *([] if tape.lost else [recorder]))
     with watched as handle:
+        # The model's other callers, in other threads, are none of the tape's business.
+        def after_decoder(module: Any, args: Any, output: Any) -> None:
+            if handle.runs(recorder):
+                tape.after_decoder(module, args, output)
+
+        def after_model(module: Any, args: Any, kwargs: Any, output: Any = None) -> None:
+            if handle.runs(recorder):
+                tape.after_model(module, args, kwargs, output)
+
         # Behind the engine's own hook, which brings the states back to full length.
-        hooks = [adapter.language_model.register_forward_hook(tape.after_decoder)]
+        hooks = [adapter.language_model.register_forward_hook(after_decoder)]
         if rows is None:
-            hooks.append(model.register_forward_hook(tape.after_model, with_kwargs=True))
+            hooks.append(model.register_forward_hook(after_model, with_kwargs=True))
         try:
             yield tape, handle
         finally:

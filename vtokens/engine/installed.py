@@ -1,0 +1,108 @@
+"""The engine of a model: what stands on it, for the blocks of all callers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vtokens.adapters import Adapter
+from vtokens.engine.hooks import Hooks
+from vtokens.engine.parts import Parts, parts
+from vtokens.engine.plan import Plan
+from vtokens.engine.records import Records
+from vtokens.engine.scope import Block, inside, lock
+from vtokens.strategies import Strategy
+
+_ENGINE = "_vtokens_engine"
+
+
+class Engine(Hooks):
+    """Runs strategies on one model, for as long as a block needs it there."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter)
+        self._blocks: list[Block] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        """The engine of a copied model: what is attached stays, what runs for a while in the original does not."""
+        new = memo[id(self)] = Engine.__new__(Engine)  # first, since the model leads back here
+        new.__init__(copy.deepcopy(self.adapter, memo))  # type: ignore[misc]
+        new.own = copy.deepcopy(self.own, memo)
+        new._blocks = [] if new.own is None else [new.own]
+        new.standing = copy.deepcopy(self.standing, memo)
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a model cannot be pickled while a strategy is attached to it, since that would take its hooks along: "
+            "detach() first, or save model.state_dict(), or model.save_pretrained(folder) and "
+            "vtokens.save_pretrained(strategy, folder)"
+        )
+
+    def open(self, block: Block) -> None:
+        """Put on the model what a block needs; on an error nothing stays behind."""
+        with lock:
+            self._blocks.append(block)
+            try:
+                self._sync()
+            except BaseException:
+                self.close(block)
+                raise
+
+    def close(self, block: Block) -> None:
+        """Take off what no other block needs; once more does no harm."""
+        with lock:
+            block.owner = None
+            self._blocks = [other for other in self._blocks if other is not block]
+            self._sync()
+        self.interrupted()
+
+    def _sync(self) -> None:
+        wanted = Parts()
+        for block in self._blocks:
+            wanted |= parts(self, block.plan)
+        for key in [key for key in reversed(self.standing) if key not in wanted]:
+            self.standing.pop(key).remove()
+        for key, make in wanted.items():
+            if key not in self.standing:
+                self.standing[key] = make()
+        # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
+        attributes = self.adapter.multimodal.__dict__
+        if self._blocks:
+            attributes[_ENGINE] = self
+        elif attributes.get(_ENGINE) is self:
+            del attributes[_ENGINE]
+
+
+def engine_on(adapter: Adapter) -> Engine | None:
+    """The engine on a model; None while nothing runs there."""
+    found: Engine | None = adapter.multimodal.__dict__.get(_ENGINE)
+    return found
+
+
+def put(adapter: Adapter, strategies: Sequence[Strategy], records: Records) -> Block:
+    """Put what runs strategies on a model; returns the block, for which it stays there.
+
+    Raises:
+        TypeError, ValueError: what is wrong with them; the model is as it was.
+    """
+    plan = Plan(adapter, strategies)
+    with lock:
+        engine = engine_on(adapter) or Engine(adapter)
+        block = Block(engine, plan, records)
+        engine.open(block)
+    return block
+
+
+@contextmanager
+def running(adapter: Adapter, strategies: Sequence[Strategy], records: Records) -> Iterator[None]:
+    """Run strategies inside a `with` block, for its caller alone."""
+    block = put(adapter, strategies, records)
+    engine = block.owner
+    try:
+        with inside(block):
+            yield
+    finally:
+        engine.close(block)

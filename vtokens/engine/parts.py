@@ -1,0 +1,95 @@
+"""What stands on a live model while strategies run on it: hooks, taps, and the watch on the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, Protocol
+
+from torch import nn
+
+from vtokens.engine.attention import Tap
+from vtokens.engine.encode import Encode, after_projector
+from vtokens.engine.hooks import Hooks
+from vtokens.engine.plan import Plan
+from vtokens.engine.scope import lock
+from vtokens.engine.tower import TowerTap, TowerWatch
+
+
+class Part(Protocol):
+    """Something that can be taken off again."""
+
+    def remove(self) -> None:
+        """Leave no trace."""
+
+
+Parts = dict[Hashable, Callable[[], Part]]
+
+
+def parts(hooks: Hooks, plan: Plan) -> Parts:
+    """What a plan needs on the model, by name, and how to put it there.
+
+    Equal names stand for the same part: it is put on once, for all who need it, and serves each caller by its own plan.
+    """
+    adapter, found = hooks.adapter, Parts()
+    if adapter.model is not adapter.multimodal:
+        found["model"] = partial(_before, adapter.model, hooks.on_model)
+        if plan.contrast is not None:
+            found["logits"] = partial(adapter.model.register_forward_hook, hooks.on_logits, always_call=True)
+            found["head"] = partial(Head, hooks, adapter.model.get_output_embeddings())
+    found["start"] = partial(_before, adapter.multimodal, hooks.on_start)
+    found["end"] = partial(adapter.multimodal.register_forward_hook, hooks.on_end, always_call=True)
+    found["language model"] = partial(_before, adapter.language_model, hooks.on_language_model)
+    found["output"] = partial(adapter.language_model.register_forward_hook, hooks.on_output, with_kwargs=True)
+    for index, layer in enumerate(adapter.layers):
+        found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
+        if plan.branch or (plan.negative is not None and plan.negative.branch):
+            found["after layer", index] = partial(layer.register_forward_hook, partial(hooks.after_layer, index))
+    found["tower"] = partial(TowerWatch, adapter, hooks)
+    for block in plan.towers(adapter):
+        found["tower tap", block] = partial(TowerTap, adapter, block)
+    if plan.at_encode and adapter.merge_points:
+        for block in plan.at_encode:
+            found["encode", block] = partial(Encode, adapter, block)
+        found["projector"] = partial(adapter.projector.register_forward_hook, partial(after_projector, adapter))
+    for index in plan.tapped(len(adapter.layers)):
+        found["tap", index] = partial(Tap, adapter.layers[index].self_attn, partial(hooks.on_attention, index))
+    return found
+
+
+def _before(module: nn.Module, hook: Any) -> Part:
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+class Head:
+    """Hooks on the output layer, whichever that is: around whatever others there are, so that they see both halves."""
+
+    def __init__(self, hooks: Hooks, module: Any) -> None:
+        self._hooks = hooks
+        self._put(module)
+
+    def follow(self, module: Any) -> None:
+        """Go to the layer that took the place of the first, and around hooks that came later."""
+        if self._around(module):
+            return
+        with lock:
+            if not self._around(module):
+                self.remove()
+                self._put(module)
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _around(self, module: Any) -> bool:
+        before, after = self._handles
+        first, last = next(iter(module._forward_pre_hooks), None), next(reversed(module._forward_hooks), None)
+        return module is self._module and first == before.id and last == after.id
+
+    def _put(self, module: Any) -> None:
+        self._module = module
+        self._handles = (
+            module.register_forward_pre_hook(self._hooks.before_head, prepend=True),
+            module.register_forward_hook(self._hooks.after_head),
+        )
