@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,6 +91,9 @@ class _Tapped:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.real, name, value)
+
+    def __copy__(self) -> Any:  # whoever wants another config to change means the module's own
+        return copy.copy(self.real)
 
 
 class Tap:
