@@ -111,9 +111,9 @@ def test_the_command_writes_what_dymu_reads(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch", "0"], "--batch 0 is not allowed"),
+        (["--batch", "0"], "--batch: '0' is not allowed"),
         (["--target", "0.05"], "target=0.05 is out of reach"),
-        (["--samples", "0"], "0 samples are not enough"),
+        (["--samples", "0"], "--samples: '0' is not allowed"),
         (["--images", "/nowhere"], "no pictures in '/nowhere'"),
     ],
 )

@@ -50,10 +50,19 @@ def within(folder: str | Path, name: str) -> Path:
     Raises:
         ValueError: it lies elsewhere: by "..", as an absolute path, or through a link.
     """
-    root, path = Path(folder).resolve(), Path(folder, name).resolve()
-    if not path.is_relative_to(root):
+    # Other than Path.resolve, realpath takes links that lead in a circle; opening says what is wrong with them.
+    root, path = os.path.realpath(folder), os.path.realpath(Path(folder, name))
+    if not Path(path).is_relative_to(root):
         raise ValueError(f"{shorten(name)} lies outside of {shorten(str(folder))}")
-    return path
+    return Path(path)
+
+
+def same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths lead to one file, by links of either kind or in other letters; it need not be there yet."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return os.path.realpath(first) == os.path.realpath(second)
 
 
 def read_text(path: str | Path, most: int = 64 * MEBIBYTE) -> str:
@@ -78,8 +87,12 @@ def read_json(path: str | Path, most: int = 64 * MEBIBYTE) -> Any:
     return parse_json(read_text(path, most))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, halves: bool = False) -> Any:
     """What JSON text holds, if every reader would understand it alike.
+
+    Args:
+        text: JSON.
+        halves: whether halves of surrogate pairs, which stand for bytes that are no UTF-8, are let through.
 
     Raises:
         ValueError: no JSON, or JSON with NaN or infinity, a number that no float holds (1e999, or an integer of more
@@ -94,7 +107,7 @@ def parse_json(text: str) -> Any:
         depth += 1
         if depth >= DEPTH:
             raise ValueError(f"it is nested deeper than {DEPTH} levels")
-    if "\\u" in text:
+    if "\\u" in text and not halves:
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

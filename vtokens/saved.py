@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from transformers.utils import cached_file
 
+from vtokens._errors import shorten
+from vtokens._reading import MEBIBYTE, read_json
 from vtokens._writing import write_json
 from vtokens.hub import locate
 from vtokens.strategies import Spec, Strategy, parse, to_dict
@@ -60,12 +61,25 @@ def read(source: str, **hub: Any) -> list[dict[str, Any]] | None:
     if path is None:
         return None
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        version, strategies = content["version"], content["strategies"]
-        if not isinstance(strategies, list) or not all(isinstance(s, dict) for s in strategies):
-            raise TypeError("'strategies' is no list of objects")
-    except (ValueError, KeyError, TypeError) as error:
+        content = read_json(path, MEBIBYTE)
+        version, strategies = _fields(content)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a strategy saved by vtokens: {error}") from error
-    if version != _VERSION:
-        raise ValueError(f"{path} has version {version!r}; this vtokens reads version {_VERSION}")
+    if version != _VERSION or isinstance(version, bool):
+        raise ValueError(f"{path} has version {shorten(version)}; this vtokens reads version {_VERSION}")
+    try:
+        parse(strategies)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return strategies
+
+
+def _fields(content: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Version and strategies; what these hold is checked by their classes, so that the core needs no schemas."""
+    if not isinstance(content, dict) or set(content) != {"version", "strategies"}:
+        found = shorten(sorted(content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"an object of 'version' and 'strategies' is needed, got {found}")
+    strategies = content["strategies"]
+    if not isinstance(strategies, list) or not all(isinstance(s, dict) for s in strategies):
+        raise ValueError("'strategies' is no list of objects")
+    return content["version"], strategies

@@ -64,9 +64,9 @@ def test_figures_are_those_of_the_rows(folder):
     assert both.encode == pytest.approx((cost.encode + setting.costs["scenes_vqa"].encode) / 2)
 
 
-def test_nulls_and_nan_are_gaps(folder):
+def test_nulls_and_what_is_missing_are_gaps(folder):
     def blank(rows):
-        rows[0].update(value=None, low=float("nan"), p_value="none")
+        rows[0].update(value=None, low=None, p_value="none")
         del rows[0]["high"]
 
     change(folder / "summary.json", blank)

@@ -187,8 +187,11 @@ def test_another_setting_is_refused_or_warned_of():
         (lambda text: text[:50], "Unterminated|Expecting"),
         (lambda text: "[1]", "it does not say that it is one"),
         (lambda text: text.replace('"schema": 1', '"schema": 2'), "it has schema 2 and this vtokens reads 1"),
-        (lambda text: text.replace('"logistic"', '"forest"'), "no calibrator that can be read: 'forest'"),
-        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "link"}), "'link'"),
+        (
+            lambda text: text.replace('"logistic"', '"forest"'),
+            "no calibrator that can be read: estimator: input tag 'forest'",
+        ),
+        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "link"}), "link is missing"),
     ],
 )
 def test_files_that_are_no_calibrator(tmp_path, spoil, message):

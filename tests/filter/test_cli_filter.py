@@ -50,7 +50,7 @@ def test_a_data_set_is_filtered_and_summed_up(capsys, source, tmp_path):
         ({"output": "no/such/folder/out.jsonl"}, [], "no/such/folder is no folder"),
         ({}, ["--action", "redact"], "needs a threshold"),
         ({}, ["--action", "regenerate"], "written again"),
-        ({}, ["--batch-size", "0"], "batch_size=0 is not allowed"),
+        ({}, ["--batch-size", "0"], "'0' is not allowed"),
         ({}, ["--threshold", "1.5"], "--threshold 1.5 is not allowed"),
         ({}, ["--workers", "2"], "--workers is for --ray"),
         ({}, ["--model", "scene-lava"], "Did you mean 'scenes-llava'?"),

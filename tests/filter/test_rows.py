@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.rows import Refusal, Row, read
+from vtokens.filter.bounds import LINE
+from vtokens.filter.rows import Refusal, Row, count, read
 
 GOOD = {"image": "a.png", "caption": "a dog"}
 
@@ -35,7 +36,15 @@ def test_rows_as_they_are_written(tmp_path):
         (b"\xff\xfe\n", "no JSON: it is not UTF-8"),
         (b"[1]\n", "no JSON object but list"),
         (b'{"image": "a.png", "caption": NaN}\n', "no JSON: NaN is no number"),
-        (b"[" * 100_000 + b"\n", "no JSON"),
+        (b"[" * 100_000 + b"\n", "no JSON: it is nested deeper than 64 levels"),
+        (b'{"image": "a.png", "caption": "a", "score": 1e999}\n', "no JSON: '1e999' is too large for a number"),
+        (b'{"image": "a.png", "caption": "a", "id": ' + b"9" * 400 + b"}\n", "is too large for a number"),
+        (b'{"image": "a.png", "caption": "a", "deep": ' + b"[" * 70 + b"]" * 70 + b"}\n", "deeper than 64 levels"),
+        (rb'{"image": "a.png", "caption": "a \ud800"}' + b"\n", "half of a surrogate pair"),
+        (b'{"image": "a.png", "caption": "a", "caption": "b"}\n', "has the name 'caption' twice"),
+        (b'{"image": "a.png", "caption": "' + b"a " * 25_001 + b'"}\n', "'caption' is too long: it has 50,002 char"),
+        (b'{"image": "a.png", "caption": "a", "prompt": "' + b"a" * 50_001 + b'"}\n', "'prompt' is too long"),
+        (b'{"image": "' + b"a" * 4097 + b'", "caption": "a"}\n', "'image' is no path: it has 4,097 characters"),
         (b'{"caption": "a"}\n', "no field 'image'"),
         (b'{"image": 3, "caption": "a"}\n', "'image' is no text but int"),
         (b'{"image": "", "caption": "a"}\n', "'image' is empty"),
@@ -51,6 +60,31 @@ def test_lines_that_are_set_aside(tmp_path, data, reason):
     with pytest.raises(ValueError, match=reason):
         raise ValueError(found.reason)
     assert found.raw.encode("utf-8", "surrogateescape") == data.rstrip(b"\n")
+
+
+def test_a_line_that_is_too_long_is_never_held(tmp_path):
+    """Its beginning is kept, and the lines around it are read."""
+    good = json.dumps(GOOD).encode() + b"\n"
+    long = b'{"image": "a.png", "caption": "' + b"a" * LINE + b'"}\n'
+    found = rows(tmp_path, good + long + b" " * (LINE + 1) + b"\n" + good)
+    assert [type(one).__name__ for one in found] == ["Row", "Refusal", "Refusal", "Row"]
+    assert found[1].reason == f"the line is too long: it has {len(long):,} bytes and 16,777,216 are read"
+    assert found[1].raw == long[:1000].decode()
+    assert count(tmp_path / "in.jsonl") == 4
+
+
+def test_reasons_are_short(tmp_path):
+    name = "x" * 1_000_000
+    data = b"".join(
+        text.encode() + b"\n"
+        for text in (
+            json.dumps({**GOOD, "id": name}), json.dumps({**GOOD, "id": name}),
+            f'{{"{name}": 1, "{name}": 2}}', f'{{"image": "a", "caption": "a", "n": {"9" * 1_000_000}}}',
+        )
+    )  # fmt: skip
+    found = rows(tmp_path, data)
+    assert [type(one).__name__ for one in found] == ["Row", "Refusal", "Refusal", "Refusal"]
+    assert max(len(one.reason) for one in found[1:]) < 400
 
 
 def test_duplicate_ids(tmp_path):

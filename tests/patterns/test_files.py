@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [
         ({"schema": 2}, {}, "schema 2, this release reads 1"),
         ({"block": [64, 48]}, {}, r"block=\[64, 48\]: two of \(16, 32, 64, 128\)"),
-        ({"ratio": 0}, {}, "ratio=0.0 is not positive"),
+        ({"ratio": 0}, {}, "ratio should be greater than 0, got 0"),
         ({"layers": 3}, {}, "patterns are not those of 3 layers with 2 heads each"),
         ({"heads": 3}, {}, "patterns are not those of 2 layers with 3 heads each"),
         ({}, {"inter": "qk"}, "unknown inter-modality pattern 'qk'"),
@@ -58,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({}, {"params": {"rows": 1}}, "rows=1 of 'grid': bool is allowed"),
         ({}, {"params": {"strides": ["a"]}}, r"strides=\('a',\) of 'grid': tuple is allowed"),
         ({}, {"params": {"window": -1}}, "window=-1 of 'grid' is out of range: 0 and above"),
-        ({}, {"density": "much"}, "could not convert"),
+        ({}, {"density": "much"}, "density should be a valid number, got 'much'"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, change: dict[str, Any], entry: dict[str, Any], message: str) -> None:
@@ -72,7 +72,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     """No file, no JSON, another object, a field that is missing."""
     for name, text in {"a.json": "{", "b.json": "[]", "c.json": '{"schema": 1}'}.items():
         (tmp_path / name).write_text(text)
-    for name, message in {"no": "No such file", "a": "Expecting", "b": "an object", "c": "'block' is missing"}.items():
+    for name, message in {
+        "no": "No such file",
+        "a": "Expecting",
+        "b": "should be an object",
+        "c": "decoder is missing",
+    }.items():
         with pytest.raises(ValueError, match=message):
             read(tmp_path / f"{name}.json")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens import __version__
+from vtokens._reading import read_text
 from vtokens.cli.check import add_filter_options, make_filter
 from vtokens.cli.options import whole
-from vtokens.cli.output import console, say
+from vtokens.cli.output import console, note, say
+from vtokens.filter.mentions import extractors
 from vtokens.filter.rows import digest
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ _EXAMPLES = """examples:
 A row of the input is {"image": "a.jpg", "caption": "A dog."}, with "prompt" and "id" if it likes; "response" or "text"
 may stand for "caption". Rows come out with a field "filter" that says what was found; those that cannot be filtered go
 to <output>.rejected.jsonl with the reason. Interrupted, even killed, the same command goes on where it was.
+
+exit code: 0, 2 after an error, 3 if no row says anything that could be judged
 """
 
 
@@ -40,6 +45,9 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--input", required=True, metavar="JSONL", help="the rows to filter")
     command.add_argument("--images", required=True, metavar="DIR", help="paths of images are relative to this folder")
+    command.add_argument(
+        "--allow-outside", action="store_true", help="open images that lie elsewhere: by .., an absolute path or a link"
+    )
     command.add_argument("--output", required=True, metavar="JSONL", help="a new file, or one of the same command")
     command.add_argument(
         "--action", default="flag", metavar="A",
@@ -65,7 +73,8 @@ def _run(options: argparse.Namespace) -> None:
 
     from vtokens.filter.dataset import alone, check_files, filter_dataset
 
-    total = check_files(options.input, options.images, options.output, options.action)
+    named = [] if options.filter in (None, "none") else [options.filter]
+    total = check_files(options.input, options.images, options.output, options.action, *named)
     if options.workers is not None and not options.ray:
         raise ValueError("--workers is for --ray: without it one model works")
     promises: list[str] = []
@@ -89,13 +98,15 @@ def _run(options: argparse.Namespace) -> None:
     _tell(tally, Path(options.output), options.action)
     for promise in promises:
         say(promise)
+    if tally.silent == tally.rows:
+        sys.exit(3)
 
 
 def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
     from vtokens.filter.worker import Worker
 
     hf = make_filter(options, options.batch_size)
-    worker = Worker(hf, options.images, options.action, options.risk, options.threshold)
+    worker = Worker(hf, options.images, options.action, options.risk, options.threshold, options.allow_outside)
     if promises is not None and worker.promise:
         promises.append(f"if this model wrote the texts itself: {worker.promise}")
     return worker
@@ -106,7 +117,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("model", "strategy", "keep", "signals", "extractor", "action", "risk", "threshold", "dtype")
     settings = {name: getattr(options, name) for name in names}
     named = options.filter in (None, "none")
-    settings["filter"] = options.filter if named else digest(Path(options.filter).read_text(encoding="utf-8"))
+    settings["filter"] = options.filter if named else digest(read_text(options.filter))
     return settings | {"vtokens": __version__}
 
 
@@ -124,3 +135,10 @@ def _tell(tally: Tally, output: Path, action: str) -> None:
     say(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
     if tally.refused:
         say(aside, error=True)
+    if tally.silent:
+        note(
+            f"in {tally.silent} of {tally.rows} rows nothing was found that could be judged: they are as they were; "
+            f"--extractor names what finds mentions ({', '.join(extractors())})"
+        )
+    if tally.uncalibrated:
+        note("the numbers are scores that rank and no probabilities: no calibrated filter was used (--filter)")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vtokens._reading import MEBIBYTE, lines, opened, parse_json
 from vtokens._writing import append, line
+from vtokens.schemas import check
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Answer:
         return self.encode + self.prefill
 
 
-_FIELDS = {field.name for field in fields(Answer)}
+_LONGEST = 64 * MEBIBYTE  # bytes of a line
 
 
 class Journal:
@@ -141,18 +142,19 @@ def read(path: str | Path) -> Iterator[Answer]:
     Raises:
         ValueError: a line that is no `Answer`, by its number.
     """
-    with open(path, "rb") as file:
-        whole: Iterable[bytes] = file.read().split(b"\n")[:-1]
-    for number, text in enumerate(whole, 1):
-        try:
-            row = json.loads(text)
-            if not isinstance(row, dict) or set(row) != _FIELDS:
-                raise ValueError("it does not have the fields of an answer")
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}, is damaged ({error}): delete it to have it asked again"
-            ) from error
-        yield Answer(**row)
+    with opened(path) as file:
+        for number, (data, length) in enumerate(lines(file, _LONGEST), 1):
+            if not data.endswith(b"\n") and length == len(data):
+                return
+            try:
+                if length > len(data):
+                    raise ValueError(f"it has {length:,} bytes, and {_LONGEST:,} are read")
+                row = check(parse_json(data.decode("utf-8")), "answer")
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}, is damaged ({error}): delete it to have it asked again"
+                ) from error
+            yield Answer(**row)
 
 
 def _stem(cell: str) -> str:

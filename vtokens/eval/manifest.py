@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vtokens._errors import shorten
+from vtokens._reading import read_json
 from vtokens._writing import write_json
 from vtokens.costs import BUDGET
 from vtokens.eval.cells import Cell
 from vtokens.eval.journal import collect
 from vtokens.eval.machine import hardware, versions
 from vtokens.scenes import embedded_models
+from vtokens.schemas import check
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -92,7 +95,7 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     found = read(folder)
     for key, there, here in _differences(found, wanted):
         raise ValueError(
-            f"{folder} holds another sweep: {key} is {there!r} there and {here!r} here; "
+            f"{folder} holds another sweep: {shorten(key)[1:-1]} is {shorten(there)} there and {shorten(here)} here; "
             "give another folder, or the settings of the one there"
         )
     gone = [cell["cell"] for cell in found["cells"] if cell not in wanted["cells"]]
@@ -119,13 +122,13 @@ def read(folder: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no {FILE}: `vtokens eval --out {folder}` makes one")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        schema = found["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = read_json(path)
+        if isinstance(found, dict) and found.get("schema", SCHEMA) != SCHEMA:
+            schema = shorten(found["schema"])
+            raise ValueError(f"it has schema {schema}, and this vtokens reads schema {SCHEMA}")
+        return dict(check(found, "manifest"))
+    except ValueError as error:
         raise ValueError(f"{path} is not the manifest of a sweep: {error}") from error
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema!r}; this vtokens reads schema {SCHEMA}")
-    return dict(found)
 
 
 def weights_hash(model: PreTrainedModel) -> str:

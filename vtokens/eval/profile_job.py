@@ -14,6 +14,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 import vtokens
+from vtokens._reading import read_json
 from vtokens._writing import write_json
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
@@ -21,6 +22,7 @@ from vtokens.eval.measure import Clock
 from vtokens.eval.presets import preset
 from vtokens.eval.profile import Settings, failure, profile, tidy
 from vtokens.eval.shapes import random_model, read_config, resize, supported, trained_model
+from vtokens.schemas import check
 
 SCHEMA = 1
 _FREE = ("commands", "date", "load_average")
@@ -158,13 +160,13 @@ def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
         write_json(out, result)  # what cannot be written is known before the work
         return result
     try:
-        found = json.loads(out.read_text(encoding="utf-8"))
+        found = check(read_json(out), "profile")
         before = found["conditions"]
         differ = [key for key in conditions if key not in _FREE and before.get(key) != conditions[key]]
         found["rows"] = [row for row in found["rows"] if not row["failed"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(
-            f"{out} is there and is no profile, so it is left alone: {error!r}; give another file"
+            f"{out} is there and is no profile, so it is left alone: {error}; give another file"
         ) from error
     if found.get("schema") != SCHEMA or differ:
         what = differ[0] if differ else "schema"

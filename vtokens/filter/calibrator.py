@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vtokens._errors import unknown
+from vtokens._errors import shorten, unknown
+from vtokens._reading import read_json
 from vtokens._writing import line, replacing
 from vtokens.filter import estimators
 from vtokens.filter.estimators import Array, Estimator, Isotonic, Sigmoid
 from vtokens.filter.fitting import matrix, regress, split
 from vtokens.filter.records import Record
 from vtokens.filter.setting import Setting
+from vtokens.schemas import check
 
 _FORMAT = "vtokens calibrator"
 SCHEMA = 1  #: raised when the file or the meaning of a signal changes
@@ -151,11 +152,13 @@ class Calibrator:
         try:
             if not isinstance(content, dict) or content.get("format") != _FORMAT:
                 raise TypeError("it does not say that it is one")
-            if content["schema"] != SCHEMA:
-                raise TypeError(f"it has schema {content['schema']!r} and this vtokens reads {SCHEMA}: fit it again")
+            if content.get("schema") != SCHEMA:
+                found = shorten(content.get("schema"))
+                raise TypeError(f"it has schema {found} and this vtokens reads {SCHEMA}: fit it again")
+            check(content, "calibrator")
             found, link = (estimators.from_dict(content[part]) for part in ("estimator", "link"))
             return cls(Setting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"this is no calibrator that can be read: {error}") from error
 
     def save(self, path: str | Path) -> Path:
@@ -168,6 +171,6 @@ class Calibrator:
     def load(cls, path: str | Path) -> Calibrator:
         """Read what `save` wrote; ValueError naming the file for anything else."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(read_json(path))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{shorten(str(path))}: {error}") from error

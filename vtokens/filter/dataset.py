@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens._reading import regular, same_file
 from vtokens.filter.actions import check_action
-from vtokens.filter.ledger import Ledger, Tally
-from vtokens.filter.rows import Refusal, Row, read
+from vtokens.filter.ledger import Ledger, Tally, places
+from vtokens.filter.rows import Refusal, Row, count, read
 from vtokens.filter.worker import Batch, Done, Worker
 
 Work = Callable[[Iterator[Batch]], Iterable[Done]]
@@ -48,6 +49,7 @@ def filter_dataset(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
     told = told or (lambda rows: None)
+    check_apart(source, output)
     with Ledger(output, {**settings, "prompt": prompt, "text": text}, retry) as ledger:
         for rows, refusals in work(_pending(ledger, read(source, prompt, text), batch_size, told)):
             ledger.put(rows, refusals)
@@ -55,25 +57,41 @@ def filter_dataset(
         return ledger.tally
 
 
-def check_files(source: str | Path, folder: str | Path, output: str | Path, action: str) -> int:
+def check_files(source: str | Path, folder: str | Path, output: str | Path, action: str, *more: str | Path) -> int:
     """What can be known before a model is loaded; returns the number of rows, empty lines aside.
 
     Raises:
-        OSError: the input cannot be read, or there is no folder of pictures or for the output.
-        ValueError: no rows, an action that is not for data sets, or an output that is the input.
+        OSError: the input cannot be read, is no regular file, or there is no folder of pictures or for the output.
+        ValueError: no rows, an action that is not for data sets, or as `check_apart`.
     """
     if check_action(action) not in ACTIONS:
         raise ValueError(f"action={action!r} needs texts that can be written again: {', '.join(ACTIONS)} do not")
-    with open(source, "rb") as file:
-        found = sum(not line.isspace() for line in file)
+    found = count(source)
     if not found:
         raise ValueError(f"{source} has no rows: JSON lines with 'image' and 'caption' or 'response' are needed")
     for needed in (Path(folder), Path(output).parent):
         if not needed.is_dir():
             raise NotADirectoryError(f"{needed} is no folder")
-    if Path(source).resolve() == Path(output).resolve():
-        raise ValueError(f"{output} is the input: give another output")
+    check_apart(source, output, *more)
     return found
+
+
+def check_apart(source: str | Path, output: str | Path, *more: str | Path) -> None:
+    """Raise `ValueError` where what is written would replace what is read, or each other; by links, too.
+
+    Args:
+        source, output: as of `filter_dataset`, which writes further files beside the output.
+        more: what else is read.
+    """
+    written = list(places(output).items())
+    for number, (what, path) in enumerate(written):
+        if any(same_file(path, read) for read in (source, *more)):
+            raise ValueError(f"{path}, {what}, is the input: give another output")
+        for other, second in written[:number]:
+            if same_file(path, second):
+                raise ValueError(f"{path}, {what}, is the same file as {second}, {other}: give another output")
+        if path.exists():
+            regular(path)
 
 
 def alone(make: Callable[[], Worker]) -> Work:

@@ -109,5 +109,6 @@ class Judge:
             scores = self.calibrator.score(values)
             return self.calibrator.link(scores), scores
         spans = signals.Spans(mentions, trace)
-        p = -np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy())
+        # Rounding may leave a certain token a logarithm above 0.
+        p = np.clip(-np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy()), 0, 1)
         return p, p

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,15 +11,24 @@ from typing import Any
 
 import filelock
 
+from vtokens._errors import shorten
+from vtokens._reading import lines, parse_json, regular
 from vtokens._writing import append, line, write_json
+from vtokens.filter.bounds import LINE
 from vtokens.filter.rows import OWN, Refusal, Row, digest
+from vtokens.schemas import check, load
 
 _KEPT = "every row so far is kept"
+_LONGEST = 8 * LINE  # a row with what was found of it
+_TOLD = 5  # settings that an error names
 
 
 @dataclass
 class Tally:
-    """What is in the files: rows filtered, flagged and changed, mentions and flagged ones, and why rows are aside."""
+    """What is in the files: rows filtered, flagged and changed, mentions and flagged ones, and why rows are aside.
+
+    `silent` rows mention nothing that could be judged; `uncalibrated` ones were judged by scores that only rank.
+    """
 
     rows: int = 0
     flagged_rows: int = 0
@@ -28,6 +36,8 @@ class Tally:
     mentions: int = 0
     flagged: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    silent: int = 0
+    uncalibrated: int = 0
 
     def add(self, found: dict[str, Any]) -> None:
         """Count the result of a row."""
@@ -37,6 +47,19 @@ class Tally:
         self.changed_rows += bool(found["edits"])
         self.mentions += len(found["mentions"])
         self.flagged += bad
+        self.silent += not found["mentions"]
+        self.uncalibrated += not found["calibrated"]
+
+
+def places(out: str | Path) -> dict[str, Path]:
+    """The files of a run with the output `out`, and what each is for."""
+    out = Path(out)
+    return {
+        "the output": out,
+        "the file of rows set aside": out.with_name(f"{out.stem}.rejected.jsonl"),
+        "the file of settings": out.with_name(f"{out.stem}.settings.json"),
+        "the lock": out.with_name(f".{out.name}.lock"),
+    }
 
 
 class Ledger:
@@ -56,18 +79,18 @@ class Ledger:
     """
 
     def __init__(self, out: str | Path, settings: dict[str, Any], retry: bool = False) -> None:
-        self.out = Path(out)
-        self.rejected = self.out.with_name(f"{self.out.stem}.rejected.jsonl")
+        self.out, self.rejected, self._settings, lock = places(out).values()
         self.tally = Tally()
-        self._lock = _locked(self.out)
+        self._lock = _locked(self.out, lock)
         try:
             self._check(settings)
             if retry:
                 self.rejected.unlink(missing_ok=True)
             self._done: dict[int, str] = {}
-            for path, take in ((self.out, self._written), (self.rejected, self._refused)):
-                for content in _lines(path):
-                    take(content)
+            for content in _lines(self.out, "filtered"):
+                self._written(content)
+            for content in _lines(self.rejected, "rejected"):
+                self._refused(content)
             self._files = {path: open(path, "ab", buffering=0) for path in (self.out, self.rejected)}  # noqa: SIM115
         except BaseException:
             self._lock.release()
@@ -122,17 +145,21 @@ class Ledger:
             raise
 
     def _check(self, settings: dict[str, Any]) -> None:
-        path = self.out.with_name(f"{self.out.stem}.settings.json")
-        begun = any(file.exists() and file.stat().st_size for file in (self.out, self.rejected))
+        path, there = self._settings, self._settings.exists()
+        begun = [file for file in (self.out, self.rejected) if file.exists() and file.stat().st_size]
+        before = _settings(path) if there else {}
+        if (begun and not there) or (there and not begun and not {*before} <= {*settings}):
+            strange = begun[0] if begun else path
+            raise ValueError(f"{strange} is there already and not from this command: give another output")
         if not begun:
             write_json(path, settings)
             return
-        if not path.exists():
-            raise ValueError(f"{self.out} is there already and not from this command: give another output")
-        before = json.loads(path.read_text(encoding="utf-8"))
         names = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if names:
-            told = ", ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in names)
+            told = ", ".join(
+                f"{shorten(name)[1:-1]} was {shorten(before.get(name))} and is {shorten(settings.get(name))}"
+                for name in names[:_TOLD]
+            )
             raise ValueError(f"{self.out} was begun with other settings ({told}): give another output, or these again")
 
     def _written(self, content: dict[str, Any]) -> None:
@@ -147,8 +174,8 @@ class Ledger:
         self.tally.refused[refusal.reason.partition(":")[0]] += 1
 
 
-def _locked(out: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+def _locked(out: Path, path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -156,18 +183,30 @@ def _locked(out: Path) -> filelock.BaseFileLock:
     return lock
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
+def _lines(path: Path, kind: str) -> Iterable[dict[str, Any]]:
     """The rows in a file, which loses a last line that a killed process left unfinished."""
     if not path.exists():
         return
+    regular(path)
     with open(path, "r+b") as file:
         whole = 0
-        for number, data in enumerate(file, 1):
-            if not data.endswith(b"\n"):
-                break
-            whole += len(data)
+        for number, (data, length) in enumerate(lines(file, _LONGEST), 1):
             try:
-                yield json.loads(data)
+                if length > len(data):
+                    raise ValueError(f"it has {length:,} bytes")
+                if not data.endswith(b"\n"):
+                    break
+                whole += length
+                yield check(parse_json(data.decode("utf-8"), halves=True), kind)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}, is damaged ({error}): give another output") from error
         file.truncate(whole)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(load(path, "settings"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not the settings of a data set that was filtered ({error}): give another output"
+        ) from error

@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList
 
 from vtokens.filter import passes
 from vtokens.filter.banned import Banned
+from vtokens.filter.bounds import check_length
 from vtokens.filter.decoding import limit
 from vtokens.filter.judge import Judge, Threshold
 from vtokens.filter.live import listen
@@ -98,8 +99,22 @@ class FilterPen:
         return found
 
     def read(self, images: Samples, prompts: Sequence[str], responses: Sequence[str | Sequence[int]]) -> list[Written]:
-        """Judge given responses, as text or as token ids; one that mentions nothing costs no pass."""
+        """Judge given responses, as text or as token ids; one that mentions nothing costs no pass.
+
+        Raises:
+            ValueError: a response that is too long.
+        """
+        for number, response in enumerate(responses):
+            if isinstance(response, str):
+                check_length(f"responses[{number}]", response)
         known = [self._spans(response) for response in responses]
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        for number, (_, ids, _) in enumerate(known):  # before mentions are looked for, which takes long in long texts
+            if context is not None and len(ids) > context:
+                raise ValueError(
+                    f"responses[{number}] has {len(ids)} tokens, but the model's context holds {context}: check it in "
+                    "parts"
+                )
         asked = [
             i for i, (text, ids, spans) in enumerate(known) if ids and self._judge.mentions(prompts[i], text, spans)
         ]

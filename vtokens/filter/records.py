@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vtokens._errors import shorten
+from vtokens._reading import lines, opened, parse_json
 from vtokens._writing import line, replacing
+from vtokens.filter.bounds import LINE
 from vtokens.filter.mentions import Mention
+from vtokens.schemas import check
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Record:
             raise TypeError(f"a record is an object, got {type(row).__name__}")
         if set(row) != names:
             missing, extra = sorted(names - set(row)), sorted(set(row) - names)
-            raise ValueError(f"a record has the fields {sorted(names)}; missing {missing}, unknown {extra}")
+            raise ValueError(f"a record has the fields {sorted(names)}; missing {missing}, unknown {shorten(extra)}")
+        check(row, "record")
         return cls(**{**row, "mentions": [Mention.from_dict(mention) for mention in row["mentions"]]})
 
 
@@ -96,11 +100,13 @@ def read(path: str | Path) -> Iterator[Record]:
     Raises:
         ValueError: a line that is no record, by its number; a last line that was cut off is one.
     """
-    with open(path, encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
+    with opened(path) as file:
+        for number, (data, length) in enumerate(lines(file, LINE), 1):
             try:
-                if not text.endswith("\n"):
+                if length > len(data):
+                    raise ValueError(f"it has {length:,} bytes, and {LINE:,} are read")
+                if not data.endswith(b"\n"):
                     raise ValueError("it is cut off, so the file is incomplete")
-                yield Record.from_dict(json.loads(text))
+                yield Record.from_dict(parse_json(data.decode("utf-8")))
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}, is no record: {error}") from error

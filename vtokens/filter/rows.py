@@ -7,10 +7,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from vtokens._errors import shorten
+from vtokens._reading import lines, opened, parse_json
+from vtokens.filter.bounds import LINE, check_length
 
 TEXTS = ("response", "caption", "text")  #: fields that may hold the text, the first that a row has
 OWN = "filter"  #: the field that is added to each row
+_KEPT = 1000  # characters that are kept of a line too long to be read
+_PATH = 4096  # characters of a path, as Linux has it
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A line that is set aside: its number, why, and the line as it was read."""
+    """A line that is set aside: its number, why, and the line as it was read; of an overlong one its beginning."""
 
     line: int
     reason: str
@@ -66,9 +72,13 @@ def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[Row
         OSError: the file cannot be read.
     """
     seen: dict[str, int] = {}
-    with open(path, "rb") as file:
-        for number, data in enumerate(file, 1):
+    with opened(path) as file:
+        for number, (data, length) in enumerate(lines(file, LINE), 1):
             raw = data.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+            if length > len(data):
+                reason = f"the line is too long: it has {length:,} bytes and {LINE:,} are read"
+                yield Refusal(number, reason, raw[:_KEPT])
+                continue
             if not raw.strip():
                 continue
             try:
@@ -76,12 +86,18 @@ def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[Row
                 if "id" in row.content:
                     name = json.dumps(row.content["id"])
                     if name in seen:
-                        raise ValueError(f"duplicate id: line {seen[name]} has {name} too")
+                        raise ValueError(f"duplicate id: line {seen[name]} has {_cut(name)} too")
                     seen[name] = number
             except ValueError as error:
                 yield Refusal(number, str(error), raw)
             else:
                 yield row
+
+
+def count(path: str | Path) -> int:
+    """How many lines `read` gives; raises as it does."""
+    with opened(path) as file:
+        return sum(length > len(data) or not data.isspace() for data, length in lines(file, LINE))
 
 
 def digest(content: Any) -> str:
@@ -92,10 +108,10 @@ def digest(content: Any) -> str:
 def _object(raw: str, whole: bool) -> dict[str, Any]:
     try:
         raw.encode()
-        content = json.loads(raw, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw)
+    except ValueError as error:
         cut = "" if whole else "; it is the last line and has no line break, so the file may be cut off"
-        reason = "it is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error) or "it is nested too deeply"
+        reason = "it is not UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
         raise ValueError(f"no JSON: {reason}{cut}") from error
     if not isinstance(content, dict):
         raise ValueError(f"no JSON object but {type(content).__name__}")
@@ -117,8 +133,12 @@ def _row(line: int, raw: str, content: dict[str, Any], prompt: str, text: str | 
             raise ValueError(f"no field {name!r}" if missing else f"{name!r} is no text but {type(value).__name__}")
     if not content["image"]:
         raise ValueError("'image' is empty")
+    if len(content["image"]) > _PATH:
+        raise ValueError(f"'image' is no path: it has {len(content['image']):,} characters")
+    for name, value in ((named, content[named]), ("prompt", asked)):
+        check_length(repr(name), value)
     return Row(line, content, content["image"], asked, named, content[named], raw)
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+def _cut(name: str) -> str:
+    return name if len(name) <= _KEPT else shorten(name)

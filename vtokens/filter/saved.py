@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens._errors import shorten
+from vtokens._reading import read_json
 from vtokens._writing import line, replacing
 from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import Calibrator
 from vtokens.filter.setting import Setting
+from vtokens.schemas import check
 
 _FORMAT = "vtokens filter"
 SCHEMA = 1
@@ -54,20 +56,23 @@ def read(path: str | Path) -> Saved:
         ValueError: a file that is none, or of another schema.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise TypeError("it does not say that it is one")
-        if content["schema"] != SCHEMA:
-            raise TypeError(f"it has schema {content['schema']!r} and this vtokens reads {SCHEMA}: make it again")
+        if content.get("schema") != SCHEMA:
+            raise TypeError(
+                f"it has schema {shorten(content.get('schema'))} and this vtokens reads {SCHEMA}: make it again"
+            )
+        check(content, "filter")
         fitted, rows = content["calibrator"], content["calibration"]
         return Saved(
             tuple(content["signals"]),
-            str(content["extractor"]),
+            content["extractor"],
             None if fitted is None else Calibrator.from_dict(fitted),
             None if rows is None else Calibration.from_dict(rows),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no filter that can be read: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{shorten(str(path))} is no filter that can be read: {error}") from error
 
 
 def find(model: str, strategy: str) -> Saved | None:

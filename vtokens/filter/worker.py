@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens._reading import within
 from vtokens.filter.actions import Outcome
 from vtokens.filter.rows import OWN, Refusal, Row
 from vtokens.images import open_image
@@ -18,24 +19,36 @@ Done = tuple[list[tuple[Row, dict[str, Any]]], list[Refusal]]
 """Rows with what is written for each, and rows that are set aside."""
 
 
+class _Outside(ValueError):
+    """A picture that is there, perhaps, and not to be looked at."""
+
+
 class Worker:
     """Filters batches with one model.
 
     Args:
         hf: a `HallucinationFilter`.
-        folder: paths of pictures are relative to it.
+        folder: paths of pictures are relative to it, and lie in it.
         action: "flag" leaves the texts, "redact" drops sentences, "abstain" puts null in place of the text.
         risk, threshold: as in `HallucinationFilter.act`; if neither is given, a calibrated filter acts on a probability
             above 0.5: the texts are not its model's, so its certificates would promise nothing.
+        allow_outside: whether pictures outside of the folder, by "..", an absolute path or a link, are opened.
 
     Raises:
         ValueError: an action that is not for data sets, no threshold, or a risk that cannot be promised.
     """
 
     def __init__(
-        self, hf: Any, folder: str | Path, action: str = "flag", risk: Any = None, threshold: float | None = None
+        self,
+        hf: Any,
+        folder: str | Path,
+        action: str = "flag",
+        risk: Any = None,
+        threshold: float | None = None,
+        allow_outside: bool = False,
     ) -> None:
         self._hf, self._folder, self._action = hf, Path(folder), action
+        self._outside = allow_outside
         if risk is None and threshold is None and hf.judge.calibrator is not None:
             threshold = 0.5
         self._limit = {"risk": risk, "threshold": threshold}
@@ -56,10 +69,11 @@ class Worker:
                 continue
             try:
                 if item.image not in pictures:
-                    pictures[item.image] = open_image(self._folder / item.image)
+                    pictures[item.image] = self._open(item.image)
                 rows.append(item)
             except (OSError, ValueError) as error:
-                aside.append(Refusal(item.line, f"the image does not open: {error}", item.raw))
+                what = "the image is not allowed" if isinstance(error, _Outside) else "the image does not open"
+                aside.append(Refusal(item.line, f"{what}: {error}", item.raw))
         try:
             found: list[Outcome | Refusal] = list(self._act(rows, pictures))
         except (ValueError, TypeError):  # one of them; which, shows alone
@@ -68,6 +82,14 @@ class Worker:
             (row, self._content(row, one)) for row, one in zip(rows, found, strict=True) if isinstance(one, Outcome)
         ]
         return done, aside + [one for one in found if isinstance(one, Refusal)]
+
+    def _open(self, name: str) -> Image.Image:
+        if not self._outside:
+            try:
+                within(self._folder, name)
+            except ValueError as error:
+                raise _Outside(f"{error} (--allow-outside opens it)") from error
+        return open_image(self._folder / name)
 
     def _act(self, rows: Sequence[Row], pictures: dict[str, Image.Image]) -> list[Outcome]:
         shown, asked = [pictures[row.image] for row in rows], [row.prompt for row in rows]

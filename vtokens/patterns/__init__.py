@@ -10,13 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vtokens._errors import unknown
+from vtokens._errors import shorten, unknown
 from vtokens._writing import write_text
 from vtokens.patterns.a_shape import AShape
 from vtokens.patterns.grid import Grid
 from vtokens.patterns.index import INTER, Run
 from vtokens.patterns.lines import Pattern
 from vtokens.patterns.vertical_slash import VerticalSlash
+from vtokens.schemas import load
 
 SCHEMA = 1
 DENSE = "dense"
@@ -82,14 +83,13 @@ def read(path: str | Path) -> Patterns:
     """Patterns from a JSON file.
 
     Raises:
+        ImportError: pydantic is missing.
         ValueError: no such file, or not what the search writes.
     """
     try:
-        return _parse(json.loads(Path(path).read_text(encoding="utf-8")))
-    except KeyError as error:
-        raise ValueError(f"{str(path)!r} holds no patterns ({error} is missing): write it with {_HOW}") from error
+        return _parse(load(path, "patterns", ("schema", SCHEMA)))
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} holds no patterns ({error}): write it with {_HOW}") from error
+        raise ValueError(f"{shorten(str(path))} holds no patterns ({error}): write it with {_HOW}") from error
 
 
 def known(decoder: str) -> Patterns | None:
@@ -121,19 +121,13 @@ def _entry(head: Head) -> dict[str, Any]:
 
 
 def _parse(data: Any) -> Patterns:
-    if not isinstance(data, dict):
-        raise TypeError("an object is needed")
-    if data["schema"] != SCHEMA:
-        raise ValueError(f"schema {data['schema']!r}, this release reads {SCHEMA}")
-    block, ratio = tuple(data["block"]), float(data["ratio"])
-    if len(block) != 2 or any(size not in BLOCKS for size in block):
+    block = tuple(data["block"])
+    if any(size not in BLOCKS for size in block):
         raise ValueError(f"block={list(block)}: two of {BLOCKS} are allowed")
-    if not ratio > 0:
-        raise ValueError(f"ratio={ratio} is not positive")
     heads = tuple(tuple(_head(entry) for entry in layer) for layer in data["patterns"])
-    if len(heads) != data["layers"] or any(len(layer) != data["heads"] for layer in heads) or not data["heads"]:
+    if len(heads) != data["layers"] or any(len(layer) != data["heads"] for layer in heads):
         raise ValueError(f"patterns are not those of {data['layers']} layers with {data['heads']} heads each")
-    return Patterns(str(data["decoder"]), block, ratio, str(data["source"]), heads)
+    return Patterns(data["decoder"], block, float(data["ratio"]), data["source"], heads)
 
 
 def _head(entry: dict[str, Any]) -> Head:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens._errors import shorten
 from vtokens._writing import write_json
+from vtokens.schemas import load
 
 SCHEMA = 1
 
@@ -54,13 +56,15 @@ def read(path: str | Path) -> Sinks:
     """Sinks from a JSON file.
 
     Raises:
+        ImportError: pydantic is missing.
         ValueError: no such file, or not what `vtokens calibrate var` writes.
     """
     try:
-        return _parse(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return _parse(load(path, "sinks", ("schema", SCHEMA)))
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{str(path)!r} holds no sink dimensions ({error}): write it with `vtokens calibrate var MODEL --out FILE`"
+            f"{shorten(str(path))} holds no sink dimensions ({error}): write it with "
+            "`vtokens calibrate var MODEL --out FILE`"
         ) from error
 
 
@@ -81,9 +85,4 @@ def _shipped() -> Iterator[Sinks]:
 
 
 def _parse(data: dict[str, Any]) -> Sinks:
-    if data["schema"] != SCHEMA:
-        raise ValueError(f"schema {data['schema']!r}, this release reads {SCHEMA}")
-    dims, tau = tuple(data["dims"]), float(data["tau"])
-    if not all(isinstance(dim, int) and dim >= 0 for dim in dims) or not tau > 0:
-        raise ValueError(f"dims={list(dims)} must be dimensions and tau={tau} positive")
-    return Sinks(str(data["decoder"]), dims, tau, str(data["source"]))
+    return Sinks(data["decoder"], tuple(data["dims"]), float(data["tau"]), data["source"])

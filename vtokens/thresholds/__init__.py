@@ -11,7 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vtokens._errors import shorten
 from vtokens._writing import write_json
+from vtokens.schemas import load
 from vtokens.strategies.signals import Facts
 
 SCHEMA = 1
@@ -82,12 +84,13 @@ def read(path: str | Path) -> Table:
     """Thresholds from a JSON file.
 
     Raises:
+        ImportError: pydantic is missing.
         ValueError: no such file, or not what `vtokens calibrate dymu` writes.
     """
     try:
-        return _parse(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{str(path)!r} holds no thresholds ({error}): write it with {HOW}") from error
+        return _parse(load(path, "thresholds", ("schema", SCHEMA)))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shorten(str(path))} holds no thresholds ({error}): write it with {HOW}") from error
 
 
 def known(facts: Facts) -> Table | None:
@@ -107,12 +110,8 @@ def _read_shipped() -> Iterator[Table]:
 
 
 def _parse(data: dict[str, Any]) -> Table:
-    if data["schema"] != SCHEMA:
-        raise ValueError(f"schema {data['schema']!r}, this release reads {SCHEMA}")
     settings = tuple(
         Setting(float(s["target"]), float(s["left"]), tuple(map(float, s["rates"])), tuple(map(float, s["thresholds"])))
         for s in data["settings"]
     )
-    if not settings or not all(math.isfinite(value) for setting in settings for value in setting.thresholds):
-        raise ValueError("no settings, or thresholds that are no numbers")
-    return Table(str(data["tower"]), tuple(map(float, data["sample"])), str(data["source"]), settings)
+    return Table(data["tower"], tuple(map(float, data["sample"])), data["source"], settings)

@@ -65,7 +65,7 @@ def read(results: Results) -> Answers:
     questions: dict[tuple[str, int, int], Question] = {}
     sums: dict[str, list[tuple[float, float]]] = {}
     unread, batch = 0, 0
-    for row in lines(samples) if samples.is_file() else ():
+    for row in lines(samples, "sample") if samples.is_file() else ():
         if row is None or str(row.get("cell")) not in results.cells or not isinstance(row.get("doc"), int):
             unread += 1
             continue

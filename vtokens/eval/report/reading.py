@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from vtokens._errors import unknown
+from vtokens._reading import MEBIBYTE, opened, parse_json, read_json
+from vtokens._reading import lines as bounded
 from vtokens.eval.manifest import read as read_manifest
+from vtokens.schemas import check
 
 from .results import BASELINE, MEANS, NAN, Cost, Metric, Results, Score, Setting, geometric, key, mean, number, order
 
 _NEEDED = ("manifest.json", "results.jsonl", "summary.json")
 _LOWER = ("chair", "error", "wer", "cer", "loss", "perplexity", "hallucination")
+_LONGEST = 64 * MEBIBYTE  # bytes of a line
 _NEITHER = ("yes_ratio", "length", "unanswered")
 
 
@@ -55,16 +58,15 @@ def read(folder: str | Path) -> Results:
     return Results(folder, manifest, tuple(settings), headlines, metrics, where_cells, tuple(notes))
 
 
-def lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The objects of a JSON-lines file; None for a line that is none, as a torn last one."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.strip():
+def lines(path: Path, kind: str) -> Iterator[dict[str, Any] | None]:
+    """The lines of a JSON-lines file; None for one that is not of the `kind` of `vtokens.schemas`."""
+    with opened(path) as file:
+        for data, _ in bounded(file, _LONGEST):
+            if data.strip():
                 try:
-                    row = json.loads(line)
+                    yield check(parse_json(data.decode("utf-8")), kind)
                 except ValueError:
-                    row = None
-                yield row if isinstance(row, dict) else None
+                    yield None
 
 
 def _files(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], list[str]]:
@@ -84,29 +86,35 @@ def _files(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dic
         raise ValueError(
             f"{str(folder)!r} is no results folder: {', '.join(missing)} missing; `vtokens eval --out` writes one"
         )
-    manifest, summary = read_manifest(folder), _json(folder / "summary.json")
-    found_rows = list(lines(folder / "results.jsonl"))
-    rows = [row for row in found_rows if row and _has(row, "cell", "name", "task", "metric")]
+    manifest, given = read_manifest(folder), _rows(folder / "summary.json")
+    found_rows = list(lines(folder / "results.jsonl", "result"))
+    rows, summary = [row for row in found_rows if row], [row for row in given if row]
     notes = []
     if len(rows) < len(found_rows):
         notes.append(f"{len(found_rows) - len(rows)} of {len(found_rows)} lines of results.jsonl could not be read")
-    given = summary if isinstance(summary, list) else []
-    summary = [row for row in given if isinstance(row, dict) and _has(row, "name", "task", "metric")]
+    if len(summary) < len(given):
+        notes.append(f"{len(given) - len(summary)} of {len(given)} rows of summary.json could not be read")
     if not rows or not summary:
         empty = "summary.json" if rows else "results.jsonl"
         raise ValueError(f"{folder / empty} holds no result: the sweep has asked nothing")
     return manifest, rows, summary, notes
 
 
-def _has(row: dict[str, Any], *names: str) -> bool:
-    return all(name in row for name in names)
-
-
-def _json(path: Path) -> Any:
+def _rows(path: Path) -> list[dict[str, Any] | None]:
+    """The rows of the summary; None for one that is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+        if not isinstance(content, list):
+            raise ValueError(f"a list of rows is needed, got {type(content).__name__}")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    found: list[dict[str, Any] | None] = []
+    for row in content:
+        try:
+            found.append(check(row, "summary"))
+        except ValueError:
+            found.append(None)
+    return found
 
 
 def _score(row: dict[str, Any]) -> Score:
