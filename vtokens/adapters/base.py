@@ -37,11 +37,14 @@ class Adapter(ABC):
         multimodal: the module whose forward takes pixels and token ids and calls the language model.
         examples: hub ids of well-known checkpoints.
         saliency: where the tower's scores come from, in two words for tables.
+        side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
+            part of a sequence: second sequences get them too. Any other that holds tensors is refused.
     """
 
     model_type: ClassVar[str]
     examples: ClassVar[tuple[str, ...]] = ()
     saliency: ClassVar[str] = "mean attention"
+    side_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -175,6 +178,10 @@ class Adapter(ABC):
             features: the arguments of the feature calls for its pictures.
         """
         return (given["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
+
+    def packing_positions(self, positions: Tensor) -> Tensor | None:
+        """(B, N): of the decoder's `position_ids`, those that tell it that rows are packed; None if none of them do."""
+        return positions if positions.dim() == 2 else None
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin), each (B, W, D_head), at int64 positions: (B, W) of text, or (C, B, W) as the model has them."""

@@ -49,6 +49,10 @@ class Qwen2VL(Adapter):
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         return self.restore(scores.view(-1, self._merge**2).mean(1), inputs[f"{modality}_grid_thw"])
 
+    def packing_positions(self, positions: Tensor) -> Tensor | None:
+        # Pictures make the three rotary rows go back; a row for text comes first where somebody packed.
+        return positions[0] if positions.dim() == 3 and len(positions) == 4 else None
+
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         # Text has the same position in time, height and width.
         positions = positions[None].expand(3, -1, -1) if positions.dim() == 2 else positions

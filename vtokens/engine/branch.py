@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Branch:
         output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.
     """
 
-    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout, ends: Tensor) -> None:
+    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout, ends: Tensor, side: Mapping[str, Any]) -> None:
         self._adapter = adapter
         layout = layout.to(hidden.device)
         rows, self._real = layout.text_rows()
@@ -38,7 +38,8 @@ class Branch:
         self._last = at_end(ends, rows, real)[:, 0]
         self._begun = (real & (rows <= ends.to(rows.device))).any(1)
         positions = (real.cumsum(1) - 1).clamp(min=0)
-        self._kwargs = {
+        self._kwargs: dict[str, Any] = {
+            **side,
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
             "position_embeddings": adapter.rotary(self._hidden, positions),
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from vtokens.engine.beside import Beside
 from vtokens.engine.copies import Copies
@@ -63,6 +63,10 @@ class Prefix:
         )  # fmt: skip
 
 
+_OF_WINDOWS = vars(DynamicSlidingWindowLayer(1)).keys() - vars(DynamicLayer()).keys()
+"""What a layer of a sliding window counts, beside keys and values."""
+
+
 class ReducedLayer(DynamicLayer):
     """A dynamic cache layer that holds fewer positions than it was fed.
 
@@ -80,7 +84,7 @@ class ReducedLayer(DynamicLayer):
     def adopt(cls, layer: DynamicLayer, prefix: Prefix) -> ReducedLayer:
         """Take over the keys and values of `layer`."""
         new = cls(prefix)
-        new.__dict__.update({k: v for k, v in layer.__dict__.items() if k != "prefix"})
+        new.__dict__.update({k: v for k, v in layer.__dict__.items() if k not in {"prefix", *_OF_WINDOWS}})
         return new
 
     @property
@@ -184,6 +188,11 @@ def held(cache: Cache | None, layer: int) -> ReducedLayer | None:
     return there if isinstance(there, ReducedLayer) else None
 
 
+def holds_ours(cache: Cache | None) -> bool:
+    """Whether any of its layers is one of ours."""
+    return cache is not None and any(isinstance(layer, ReducedLayer) for layer in cache.layers)
+
+
 def holds_copies(cache: Cache | None) -> bool:
     """Whether merged tokens are in it, which only an attached strategy can unmerge."""
     layers = [] if cache is None else [held(cache, index) for index in range(len(cache.layers))]
@@ -195,9 +204,10 @@ def check_cache(cache: Cache | None) -> None:
     if cache is None:
         return
     for layer in cache.layers:
-        if type(layer) not in (DynamicLayer, ReducedLayer):
+        # Those of a window hold all of a sequence that is shorter than it (`window`).
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, ReducedLayer):
             raise ValueError(
                 f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
                 "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
-                "cache_implementation, no compiled or quantised cache, no sliding window), or detach() the strategy"
+                "cache_implementation, no compiled or quantised cache), or detach() the strategy"
             )

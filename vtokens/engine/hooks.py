@@ -12,16 +12,18 @@ from vtokens.adapters import Adapter
 from vtokens.compat import given_cache, returned_cache
 from vtokens.engine import call as calls
 from vtokens.engine import joint, logits, unmerge
+from vtokens.engine.arguments import side_inputs
 from vtokens.engine.attend import attend
 from vtokens.engine.attention import Attention
 from vtokens.engine.branch import Branch
-from vtokens.engine.cache import holds_copies
+from vtokens.engine.cache import holds_copies, holds_ours
 from vtokens.engine.call import Call
 from vtokens.engine.decoder import account, adjust, restore
 from vtokens.engine.padding import cached_padding
 from vtokens.engine.prefill import enter, find_ends, read_layout, refuse, select
 from vtokens.engine.scope import Block, Given, blocks, prompt
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
+from vtokens.engine.window import check_window
 from vtokens.strategies.heads import Memory
 
 
@@ -103,11 +105,14 @@ class Hooks:
                 "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
                 "strategy that merged them again, or start with an empty cache"
             )
-        if call.plan and not call.direct and call.branch_of is None:
+        acts = bool(call.plan) and not call.direct and call.branch_of is None
+        if acts:
             refuse(call, kwargs)
+        if (acts and call.seen) or call.branch_of is not None or holds_ours(cache):
+            check_window(self.adapter.language_model.config, call.past + _length(args, kwargs))
         layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
         if call.branch_of is None and not call.direct:
-            find_ends(call, layout, kwargs["inputs_embeds"].shape[1])
+            find_ends(call, layout, _length(args, kwargs))
         if call.plan.contrast is not None and call.opened is not None:
             call.prompt = prompt(self, self.prompts)
             both = logits.enter(call, layout, kwargs)
@@ -117,7 +122,8 @@ class Hooks:
             return None
         if call.plan.branch and call.past == 0 and any(layout.counts):
             assert call.ends is not None
-            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout, call.ends)
+            side = side_inputs(self.adapter, kwargs)
+            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout, call.ends, side)
         changed = enter(call, layout, call.plan.at_prompt, kwargs)
         return None if changed is None else (args, changed)
 
@@ -266,3 +272,10 @@ def _check_reached(call: Call) -> None:
             f"{call.reached} of {depth} decoder layers ran with the strategies that are attached: the decoder, or "
             "layers of it, were replaced since. detach() and attach() again"
         )
+
+
+def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Positions that a language model is about to be fed."""
+    fed = kwargs.get("inputs_embeds")
+    fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+    return int(fed.shape[1])

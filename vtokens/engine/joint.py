@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from vtokens.compat import swap_cache
+from vtokens.engine.arguments import check_arguments
 from vtokens.engine.attention import Attention
 from vtokens.engine.beside import Joint, branch_cache, start_of
 from vtokens.engine.call import Call
 from vtokens.engine.decoder import own_mask
+from vtokens.engine.window import check_window
 
 
 def enter(call: Call, branch: Call, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -36,6 +38,9 @@ def enter(call: Call, branch: Call, kwargs: dict[str, Any]) -> dict[str, Any] | 
     hidden = kwargs["inputs_embeds"]
     total = call.past + hidden.shape[1]
     branch.cache, branch.past = cache, start.length + call.past - start.fed
+    # Another prompt may be the longer one of the two.
+    check_window(call.adapter.language_model.config, branch.past + hidden.shape[1])
+    check_arguments(call.adapter, kwargs)
     branch.fed_mask = start.mask(call.fed_mask, total)
     call.beside, call.joint = branch, Joint(call.cache, cache)
     positions = fed_positions(call, kwargs, hidden)

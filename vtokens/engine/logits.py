@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine import joint
+from vtokens.engine.arguments import side_inputs
 from vtokens.engine.beside import Start, start_of
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
@@ -39,6 +40,7 @@ def enter(call: Call, layout: Layout | None, kwargs: dict[str, Any]) -> dict[str
     _check_prompt(call)
     hidden = kwargs["inputs_embeds"]
     call.fed = {"inputs_embeds": hidden, "position_ids": joint.fed_positions(call, kwargs, hidden)}
+    call.fed |= side_inputs(call.adapter, kwargs)
     return None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from vtokens.compat import as_cache
+from vtokens.engine.arguments import side_inputs
 from vtokens.engine.beside import Beside, Start, branch_cache, start_of
 from vtokens.engine.cache import Prefix, ReducedLayer
 from vtokens.engine.call import Branched, Call
@@ -58,6 +59,7 @@ def prefill(call: Call, run: Run) -> Rows:
     assert plan is not None
     assert plan.contrast is not None
     assert plan.negative_kind is not None
+    assert call.fed is not None
     other = isinstance(plan.negative_kind, Prompt)
     fed = (
         with_prompt(call, call.prompt or {}, call.adapter) if other else build(call, plan.negative_kind, plan.contrast)
@@ -74,6 +76,7 @@ def prefill(call: Call, run: Run) -> Rows:
         "inputs_embeds": fed.embeds,
         "position_ids": fed.positions,
         **as_cache(call.adapter.language_model, cache),
+        **side_inputs(call.adapter, call.fed),
     }
     # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
     total = fed.embeds.shape[1] + (0 if cache is None else cache.get_seq_length())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.compat import given_cache
+from vtokens.engine.arguments import check_arguments
 from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
 from vtokens.engine.fold import Unmerging, rotary_positions
@@ -56,6 +57,7 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
                 "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
             )
         return
+    check_arguments(call.adapter, kwargs)
     language_model = call.adapter.language_model
     if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
         raise ValueError(

@@ -1,0 +1,117 @@
+"""What a decoder is handed beside its states: refused unless it is known to stay right where tokens are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+import vtokens
+from tests.engine.cases import model
+from tests.families import FAMILIES, image, inputs
+from vtokens.adapters import base
+from vtokens.adapters.qwen2_vl import Qwen2VL
+
+SPECS = ("uniform(keep=0.5)", "fastv(keep=0.5, layer=1)", "vhr", "contrast", "pai", "damro(k=3)")
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def deepstack() -> Iterator[Any]:
+    """A tiny Qwen3-VL, and for the length of a test an adapter that has never heard of deepstack."""
+
+    class Qwen3VL(Qwen2VL):
+        pass
+
+    base.register_adapter("qwen3_vl")(Qwen3VL)
+    text = {
+        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "head_dim": 16,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+    }  # fmt: skip
+    vision = {
+        "depth": 4, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 14, "out_hidden_size": 64,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2], "initializer_range": 0.2,
+    }  # fmt: skip
+    qwen = model("qwen2_vl", "plain").config
+    ids = {name: getattr(qwen, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
+    config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=vision, **ids)
+    torch.manual_seed(0)
+    yield AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval(), Qwen3VL
+    del base._adapters["qwen3_vl"]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_deepstack_is_refused(deepstack: Any, spec: str) -> None:
+    """Features that are added in deeper layers: neither cut by pruners nor handed to a second sequence."""
+    target, _ = deepstack
+    batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    expected = target(**batch).logits
+    with vtokens.attach(target, spec):
+        with pytest.raises(ValueError, match=r"'visual_pos_masks'.*Adapter.side_inputs"):
+            target(**batch)
+        with pytest.raises(ValueError, match="'visual_pos_masks'"):
+            target.generate(**batch, max_new_tokens=2)
+    assert torch.equal(target(**batch).logits, expected)
+
+
+@pytest.mark.parametrize("spec", ["fastv(keep=9, layer=2)", "vcd(alpha=0, beta=0)", "avisc(alpha=0, beta=0)"])
+def test_an_adapter_may_declare_them(deepstack: Any, spec: str) -> None:
+    """What it vouches for goes along, to a second sequence too; here nothing is dropped, and no weight lies on that."""
+    target, adapter = deepstack
+    batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    expected = target(**batch).logits
+    adapter.side_inputs = frozenset(("visual_pos_masks", "deepstack_visual_embeds"))
+    with vtokens.attach(target, spec):
+        torch.testing.assert_close(target(**batch).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_second_sequence_gets_what_was_declared(deepstack: Any) -> None:
+    """With the same picture in both, l + (l - l') is l: the branch has deepstack too."""
+    target, adapter = deepstack
+    batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    expected = target(**batch).logits
+    adapter.side_inputs = frozenset(("visual_pos_masks", "deepstack_visual_embeds"))
+    with vtokens.attach(target, "contrast(alpha=1, beta=0, branch='uniform(keep=1.0)')"):
+        torch.testing.assert_close(target(**batch).logits, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_arguments_of_the_user(family: str) -> None:
+    """Tensors under a name nobody declared, in whatever holds them; numbers, words, None, what losses read pass."""
+    target = model(family, "pruned")
+    batch = dict(inputs(family, ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    mine = torch.zeros(batch["input_ids"].shape)
+    wrong: list[dict[str, Any]] = [{"per_layer_inputs": mine}, {"mine": [mine]}, {"mine": {"deep": (None, mine)}}]
+    if family.startswith("llava"):  # Qwen's tower takes no such word itself
+        wrong.append({"is_causal": False})
+    right: dict[str, Any] = {
+        "per_layer_inputs": None, "mine": [], "deep": {"a": 1.0}, "word": "x", "num_items_in_batch": torch.tensor(3),
+        "shift_labels": mine.long(), "return_dict": True, "token_type_ids": mine.long(),
+    }  # fmt: skip
+    for spec in SPECS:
+        with vtokens.attach(target, spec):
+            expected = target(**batch).logits
+            for more in wrong:
+                with pytest.raises(ValueError, match=next(iter(more))):
+                    target(**batch, **more)
+            torch.testing.assert_close(target(**batch, **right).logits, expected, rtol=0, atol=0)
+
+
+def test_a_later_pass_of_both() -> None:
+    """A step that the sequence and its negative branch go together is refused alike."""
+    target = model("llava", "pruned")
+    batch = dict(inputs("llava", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    with vtokens.attach(target, "pai"):
+        cache = target(**batch, use_cache=True).past_key_values
+        more = {"input_ids": torch.tensor([[50]]), "past_key_values": cache, "use_cache": True}
+        with pytest.raises(ValueError, match="'mine'"):
+            target(**more, mine=torch.zeros(1, 1))

@@ -1,0 +1,127 @@
+"""Decoders with a sliding window: as without one while the window cuts nothing, refused from there on."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.families import build, image, inputs
+
+LONG, SHORT = 4096, 40
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("llava", {"model_type": "mistral", "num_key_value_heads": 2}),
+    "qwen2": ("llava_onevision", {"use_sliding_window": True, "max_window_layers": 0}),
+    "some layers": ("llava_onevision", {"use_sliding_window": True, "max_window_layers": 2}),
+    "qwen2_vl": ("qwen2_vl", {"use_sliding_window": True, "max_window_layers": 1}),
+}
+SPECS = (
+    "uniform(keep=0.5)", "fastv(keep=0.5, layer=2)", "vhr", "todre(keep=0.5, exit_threshold=2.0)", "pai", "damro(k=3)",
+    "vhr(divergence='two_branch')", "dymu(thresholds=(0.2, 0.2, 0.2))", "cls(keep=0.5)+vcd",
+)  # fmt: skip
+GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True}
+DETAILS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@cache
+def made(decoder: str, window: int | None) -> tuple[Any, Any]:
+    """The same weights, whatever the window."""
+    family, text = DECODERS[decoder]
+    return build(family, text_config={**text, "sliding_window": window})
+
+
+def batch(decoder: str, window: int | None, text: str = "what is <image> this?") -> dict[str, Any]:
+    """Two rows, padded on the left."""
+    pictures = [[image(84, 84, seed=0)], [image(84, 84, seed=1)]]
+    return dict(inputs(made(decoder, window)[1], [text, "and <image>"], pictures))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_window_that_cuts_nothing(decoder: str, spec: str) -> None:
+    """What the same weights give without a window: in a plain pass, and in `generate`, with the window's own cache."""
+    (windowed, _), (plain, _) = made(decoder, LONG), made(decoder, None)
+    given = batch(decoder, LONG)
+    for options in ({"use_cache": False}, {"use_cache": True}):
+        with vtokens.attach(windowed, spec), vtokens.attach(plain, spec):
+            torch.testing.assert_close(windowed(**given, **options).logits, plain(**given, **options).logits)
+    with vtokens.attach(windowed, spec), vtokens.attach(plain, spec):
+        got, expected = windowed.generate(**given, **DETAILS), plain.generate(**given, **DETAILS)
+    assert torch.equal(got.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_window_that_cuts(decoder: str, spec: str) -> None:
+    """Refused in a plain pass as in `generate`, with a cache or without; the model itself goes on."""
+    target, _ = made(decoder, SHORT)
+    given = batch(decoder, SHORT, "what is <image> this? " + "tell me all about it " * 3)
+    assert given["input_ids"].shape[1] >= SHORT
+    expected = target(**given).logits
+    with vtokens.attach(target, spec):
+        for options in ({"use_cache": False}, {"use_cache": True}, {"logits_to_keep": 1}):
+            with pytest.raises(ValueError, match=f"sliding_window={SHORT}.*detach"):
+                target(**given, **options)
+        with pytest.raises(ValueError, match=f"sliding_window={SHORT}"):
+            target.generate(**given, **GREEDY)
+        text = target.model.language_model if hasattr(target.model, "language_model") else target.language_model
+        ids = given["input_ids"][:, -1:].repeat(1, SHORT + 5)
+        assert text(input_ids=ids).last_hidden_state.shape[1] == SHORT + 5  # text by itself is nobody's business
+    assert torch.equal(target(**given).logits, expected)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_answer_that_grows_to_the_window(decoder: str, spec: str) -> None:
+    """Steps are right until the window would cut, and refused then, before a token comes from less than was meant."""
+    plain, processor = made(decoder, None)
+    given = dict(inputs(processor, ["what is <image>"], [[image(84, 84, seed=0)]]))
+    length = given["input_ids"].shape[1]
+    small = build(DECODERS[decoder][0], text_config={**DECODERS[decoder][1], "sliding_window": length + 4})[0]
+    room = {**DETAILS, "max_new_tokens": 4, "min_new_tokens": 4}
+    with vtokens.attach(small, spec), vtokens.attach(plain, spec):
+        got, expected = small.generate(**given, **room), plain.generate(**given, **room)
+        assert torch.equal(got.sequences, expected.sequences)
+        torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits), rtol=0, atol=1e-4)
+        with pytest.raises(ValueError, match=f"came to {length + 4} positions"):
+            small.generate(**given, **{**room, "max_new_tokens": 5, "min_new_tokens": 5})
+
+
+def test_another_prompt_that_is_longer() -> None:
+    """The second sequence has a length of its own, and meets the window first."""
+    windowed, processor = made("qwen2", SHORT + 80)
+    given = dict(inputs(processor, ["<image>a"], [[image(56, 56, seed=0)]]))
+    other = dict(inputs(processor, ["<image>" + "look at it for a good while " * 30], [[image(56, 56, seed=0)]]))
+    assert given["input_ids"].shape[1] + 4 < SHORT + 80 <= other["input_ids"].shape[1]
+    with (
+        vtokens.attach(windowed, "lqcd") as handle,
+        handle.negative_prompt(**other),
+        pytest.raises(ValueError, match="sliding_window"),
+    ):
+        windowed.generate(**given, **GREEDY)
+
+
+@pytest.mark.parametrize("spec", ["fastv(keep=0.5, layer=2)", "vhr", "pai"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_beams_and_assistants(decoder: str, spec: str) -> None:
+    """Cache layers of a window are reordered, repeated and cropped as others are."""
+    (windowed, _), (plain, _) = made(decoder, LONG), made(decoder, None)
+    given = batch(decoder, LONG)
+    one = {
+        name: part[:1] for name, part in given.items() if name in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    one |= {k: v[: len(v) // 2] for k, v in given.items() if k not in one}
+    for rows, options in ((given, {"num_beams": 3}), (one, {"prompt_lookup_num_tokens": 2})):
+        with vtokens.attach(windowed, spec), vtokens.attach(plain, spec):
+            got, expected = (target.generate(**rows, **GREEDY, **options) for target in (windowed, plain))
+        assert torch.equal(got, expected)

@@ -1,0 +1,86 @@
+"""What a decoder is handed beside its states: only what is known to follow dropped tokens goes along.
+
+Whoever drops positions, or runs a second sequence beside the first, has to cut each argument that has one entry a
+position. Of an argument that nobody declared this is not known: to hand it on whole, or to leave it out, would be wrong
+without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers.masking_utils import find_packed_sequence_indices
+
+from vtokens.adapters import Adapter
+
+KNOWN = frozenset(
+    (
+        *("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache"),
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
+        # Losses read these, no layer does.
+        *("labels", "shift_labels", "num_items_in_batch"),
+        # Processors make these, no decoder reads them.
+        *("token_type_ids", "mm_token_type_ids"),
+    )
+)
+"""Keyword arguments that the engine cuts itself, or that no decoder layer reads."""
+PACKING = frozenset(("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"))
+"""Keyword arguments that tell samples packed into one row apart."""
+_UNPACK = (
+    "its samples would see each other where tokens are dropped or reweighed. Unpack them: give each a row of its own, "
+    "padded under an attention_mask (a collator without packing or padding-free mode), or detach() the strategy"
+)
+
+
+def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a decoder is about to get what strategies cannot act beside.
+
+    Args:
+        adapter: of the model; may declare more arguments (`Adapter.side_inputs`).
+        kwargs: what the language model is about to get.
+    """
+    for name, value in kwargs.items():
+        if value is None or name in KNOWN or name in adapter.side_inputs or name.startswith("cache"):
+            continue
+        if name in PACKING:
+            raise ValueError(f"{name} is given, so rows are packed: {_UNPACK}")
+        if name == "is_causal" and not value:
+            raise ValueError(
+                "is_causal=False lets positions see what comes after them, which strategies count on not to happen: "
+                "leave it out, or detach() the strategy"
+            )
+        if _by_position(value):
+            raise ValueError(
+                f"the decoder of a {type(adapter.multimodal).__name__} is given {name!r}, and no adapter says how it "
+                "follows tokens that are dropped, or a second sequence: leave it out if it is yours, or detach() the "
+                "strategy. An adapter of that family may declare it (Adapter.side_inputs)"
+            )
+    _check_positions(adapter, kwargs)
+
+
+def side_inputs(adapter: Adapter, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the adapter declared, of what the language model is about to get: a second sequence gets it too."""
+    return {name: kwargs[name] for name in adapter.side_inputs if name in kwargs}
+
+
+def _by_position(value: Any) -> bool:
+    """Whether there may be an entry a position in it."""
+    if isinstance(value, Tensor):
+        return value.dim() > 0
+    if isinstance(value, Mapping):
+        return any(map(_by_position, value.values()))
+    return isinstance(value, list | tuple) and any(map(_by_position, value))
+
+
+def _check_positions(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if positions start again in a row, which is packing to transformers where there is no mask."""
+    positions = kwargs.get("position_ids")
+    if kwargs.get("attention_mask") is not None or not isinstance(positions, Tensor):
+        return
+    told = adapter.packing_positions(positions)
+    if told is not None and find_packed_sequence_indices(told) is not None:
+        raise ValueError(
+            f"position_ids are not consecutive, and there is no attention_mask, so rows are packed: {_UNPACK}"
+        )
