@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import transformers
 from packaging.requirements import Requirement
 
-from tests.environments import python
+from tests.environments import ROOT, python
 from vtokens import versions
 
 ATTACH_TWICE = """
@@ -60,6 +61,14 @@ def test_the_rule_is_that_of_torchvision_itself():
         torch = next(iter(one.specifier)).version
         expected = versions.installed("torchvision") or "0.28.0"
         assert versions.torchvision_for(torch) == ".".join(expected.split(".")[:2])
+
+
+def test_the_tested_range_is_the_one_that_may_be_installed():
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    allowed = next(r.specifier for r in map(Requirement, core) if r.name == "transformers")
+    (major, oldest), (_, newest) = versions.OLDEST, versions.NEWEST
+    for number in range(oldest - 3, newest + 4):
+        assert allowed.contains(f"{major}.{number}.0") == (not versions.untested(f"{major}.{number}.0"))
 
 
 @pytest.mark.parametrize("version", ["5.16.1", "5.25.0", "5.25.0.dev0", "6.0.0", "4.57.6"])

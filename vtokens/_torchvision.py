@@ -10,8 +10,20 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from dataclasses import dataclass
 
 from vtokens.versions import build, torchvision_command, torchvision_fits
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A torchvision that was found broken: its release, and why it does not import."""
+
+    release: str
+    reason: str
+
+
+aside: list[Aside] = []  # at most one, told by `vtokens doctor`
 
 
 def set_aside_if_broken() -> None:
@@ -34,6 +46,7 @@ def set_aside_if_broken() -> None:
     for name in [name for name in sys.modules if name.startswith("torchvision.")]:
         del sys.modules[name]
     sys.modules["torchvision"] = None  # type: ignore[assignment]
+    aside.append(Aside(torchvision, reason))
     _forget()
     warnings.warn(
         f"torchvision {torchvision} does not import beside torch {torch} ({reason}) and is taken for missing in this "

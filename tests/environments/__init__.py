@@ -42,7 +42,7 @@ def overlay(*requirements: str) -> Path:
 
 def python(*arguments: str, over: Sequence[Path] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     """Run an interpreter that sees the overlays, the first one in front, and this checkout."""
-    path = os.pathsep.join(map(str, [*over, ROOT]))
+    path = os.pathsep.join(map(str, [*over, ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]))
     settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "default"}
     return subprocess.run(
         [sys.executable, *arguments],

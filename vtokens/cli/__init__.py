@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
+from vtokens._errors import with_cause
 from vtokens._extras import explain
-from vtokens.cli import bench, calibrate, check, demo, eval, filter, listing, profile, report, run, search
+from vtokens.cli import bench, calibrate, check, demo, doctor, eval, filter, listing, profile, report, run, search
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
 
@@ -28,6 +29,7 @@ _EXAMPLES = """examples:
   vtokens report runs/first
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
   vtokens bench kernels --kernel farthest_point
+  vtokens doctor
 """
 
 # What a command needs beyond the extra `cli`.
@@ -51,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench):
+    for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench, doctor):
         module.add_to(commands)
     return top
 
@@ -90,7 +92,8 @@ def _run(arguments: Sequence[str] | None) -> None:
         try:
             options = parser().parse_args(arguments)
             check_values(options)
-            _quiet()
+            if options.command != "doctor":  # which begins without transformers
+                _quiet()
             _carry_out(options)
         finally:
             if sys.stdout is not None:
@@ -112,7 +115,7 @@ def _carry_out(options: argparse.Namespace) -> None:
         options.run(options)
     except ImportError as error:
         if not error.name:  # it says itself what is wrong
-            raise
+            raise with_cause(error) from error
         raise explain(error, _EXTRAS.get(options.command, "cli"), f"`vtokens {options.command}`") from error
 
 

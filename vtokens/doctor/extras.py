@@ -1,0 +1,52 @@
+"""Which extras there are, and whether each works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from vtokens._extras import install
+from vtokens.doctor import child
+from vtokens.doctor.finding import Finding
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of `pyproject.toml`.
+
+    Attributes:
+        name: as in `pip install 'vtokens[name]'`.
+        brings: what it is for.
+        modules: what has to import, the package that it is all about first.
+    """
+
+    name: str
+    brings: str
+    modules: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package that it is all about is there."""
+        return find_spec(self.modules[0].partition(".")[0]) is not None
+
+
+EXTRAS = (
+    # lmms-eval takes filelock._api by the hand when an evaluation begins, not when it is imported.
+    Extra("eval", "evaluation", ("lmms_eval.tasks", "lmms_eval.evaluator", "datasets", "filelock._api")),
+    Extra("cli", "commands and plots", ("matplotlib.figure", "rich.table")),
+    Extra("filter", "the hallucination filter", ("sklearn.linear_model", "scipy.stats", "pydantic", "rich.table")),
+    Extra("triton", "kernels for a CPU", ("triton.language",)),
+    Extra("video", "decoding videos", ("decord",)),
+    Extra("nlp", "mentions by spaCy", ("spacy",)),
+    Extra("ray", "`vtokens filter --ray`", ("ray.data",)),
+)
+
+
+def examine(extra: Extra) -> Finding:
+    """Whether an extra works: absent where a package is not installed, wrong where one is and does not import."""
+    if not extra.installed:
+        return Finding("extras", extra.name, f"not installed ({extra.brings})", "absent", install(extra.name))
+    found, fault = child.run("attempt", extra.name)
+    if found:
+        return Finding(**found[0])
+    return Finding("extras", extra.name, fault, "wrong", install(extra.name))
