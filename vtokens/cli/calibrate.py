@@ -11,7 +11,6 @@ from vtokens._hardware import check_device
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
 from vtokens.cli.output import say
 from vtokens.cli.run import chat_prompt
-from vtokens.images import open_image
 
 _QUESTION = "What is to be seen here?"
 
@@ -138,6 +137,8 @@ def images(folder: str | None, samples: int) -> Iterator[Any]:
     Raises:
         ValueError: the folder has no pictures, or `samples` is no positive number.
     """
+    from vtokens.images import open_image
+
     if samples < 1:
         raise ValueError(f"{samples} samples are not enough: at least 1 is needed")
     if folder is None:

@@ -10,7 +10,6 @@ from vtokens._hardware import check_device
 from vtokens._terminal import json_text
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
-from vtokens.images import open_image
 
 _EXAMPLES = """examples:
   vtokens check scene.png "red circle, blue square"
@@ -84,6 +83,7 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
 
 def _run(options: argparse.Namespace) -> None:
     from vtokens.filter.terminal import show
+    from vtokens.images import open_image
 
     image = open_image(options.image)
     if options.heatmaps:

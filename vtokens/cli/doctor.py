@@ -20,8 +20,8 @@ def add_to(commands: Any) -> None:
         help="say whether this environment works, and how to mend it",
         description="Print which releases are installed and whether they fit each other, which extras work, the "
         "device, and a self-check on the embedded model: keep=1.0 changes no bit, pruned equals masked, a batch equals "
-        "its samples. Exit code 0 if all is well; 1 if something is wrong, with the remedy. An extra that is not installed "
-        "is not wrong. Bug reports begin with these lines.",
+        "its samples. Exit code 0 if all is well; 1 if something is wrong, with the remedy. An extra that is not "
+        "installed is not wrong. Bug reports begin with these lines.",
         epilog="examples:\n  vtokens doctor\n  vtokens doctor --json > doctor.json\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -9,7 +9,6 @@ from vtokens._context import check_characters, check_room, context_of
 from vtokens._hardware import check_device
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import say
-from vtokens.images import open_image
 
 
 def add_to(commands: Any) -> None:
@@ -47,6 +46,7 @@ def chat_prompt(processor: Any, question: str) -> str:
 
 def _run(options: argparse.Namespace) -> None:
     import vtokens
+    from vtokens.images import open_image
     from vtokens.overlay import overlay, seen_image
 
     device, image = check_device(options.device), open_image(options.image)
