@@ -105,8 +105,18 @@ class Layout:
             tuple(before), length - max(ends), any(padding),
         )  # fmt: skip
 
-    def take(self, index: Tensor, valid: Tensor | None, counts: Sequence[int], lead: Sequence[int]) -> Layout:
-        """The layout after the rows `index` (B, W) were gathered; `valid` (B, W) is False on new padding."""
+    def take(
+        self,
+        index: Tensor,
+        valid: Tensor | None,
+        counts: Sequence[int],
+        lead: Sequence[int],
+        newlines: Sequence[int] | None = None,
+    ) -> Layout:
+        """The layout after the rows `index` (B, W) were gathered; `valid` (B, W) is False on new padding.
+
+        `counts`, `lead` and `newlines` (None: as before) are those of the result.
+        """
         real = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
         return dataclasses.replace(
             self,
@@ -115,6 +125,7 @@ class Layout:
             cell=self.cell.gather(1, index).masked_fill(~real, -1),
             valid=self.valid.gather(1, index) & real,
             counts=tuple(counts),
+            newlines=self.newlines if newlines is None else tuple(newlines),
             lead=tuple(lead),
         )
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import vtokens
+from tests.engine.contrasted import extended
 from tests.families import FAMILIES
-from tests.strategies.helpers import llava_scores, pair, registry_restored, three_rows, top
+from tests.strategies.helpers import llava_scores, pair, qwen_scores, registry_restored, three_rows, top
 from vtokens.strategies import Facts, describe, get, list_strategies, parse
 from vtokens.strategies.avisc import blind_tokens
 from vtokens.strategies.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
@@ -223,11 +224,57 @@ def test_damro_keeps_the_outliers_of_the_tower(family: str) -> None:
     stay = ~image.flatten()
     for place, score, inside in zip(places, scores, real, strict=True):
         stay[place[torch.from_numpy(inside)][top(score, 3)]] = True
-        stay[place[~torch.from_numpy(inside)]] = True  # newlines are text as far as pruning goes
     for row in range(3):
         kept = stay.view_as(image)[row] & batch["attention_mask"][row].bool()
         expected = whole[row, kept]
         assert torch.equal(short[row, -len(expected) :], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "positions"),
+    [*((family, "compact") for family in FAMILIES), ("llava_next", "original"), ("llava_onevision", "original")],
+)
+def test_damro_as_the_plain_model_answers(family: str, positions: str) -> None:
+    """k tokens of each picture and the text: the most attended first and numbered anew, or in their places."""
+    target, batch, compact = pair(family)[0], three_rows(family), positions == "compact"
+    spec = f"damro(k=3, alpha=1.0, beta=0, positions={positions!r})"
+    with Spy(target) as spy, vtokens.attach(target, spec) as handle:
+        got = target.generate(
+            **batch, do_sample=False, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True,
+            output_logits=True,
+        )  # fmt: skip
+        pictures = [sample.pictures for sample in handle.report().samples]
+    qwen = family.startswith("qwen")
+    scores = iter(
+        qwen_scores(target, batch, 3) if qwen else llava_scores(family, batch, 3 if "onevision" in family else 2)
+    )
+    image, answers = batch["input_ids"] == target.config.image_token_id, got.sequences[:, -3:]
+    for row in range(3):
+        places = image[row].nonzero().flatten().split([len(part.picture) for part in pictures[row]])
+        chosen = {}
+        for place, part in zip(places, pictures[row], strict=True):
+            inside = place[torch.from_numpy(part.picture.view >= 0)]
+            ranked = inside[next(scores).topk(3).indices].tolist()
+            chosen[int(place[0])] = ranked if compact else sorted(ranked)
+        text = (batch["attention_mask"][row].bool() & ~image[row]).nonzero().flatten().tolist()
+        short = [at for key in sorted([*text, *chosen]) for at in chosen.get(key, [key])]
+        for step, logits in enumerate(got.logits):
+            said = answers[row : row + 1, :step]
+            states = torch.cat([spy.fed[0][row : row + 1, short], target.get_input_embeddings()(said)], 1)
+            padding, length = int((batch["attention_mask"][row] == 0).sum()), image.shape[1]
+            kept = torch.tensor([*short, *range(length, length + step)]) - padding
+            places = (torch.arange(len(kept)) if compact else kept)[None]
+            places = places.expand(3, 1, -1) if qwen else places
+            negative = target.lm_head(
+                target.model.language_model(
+                    inputs_embeds=states, position_ids=places, attention_mask=torch.ones_like(states[..., 0])
+                ).last_hidden_state[0, -1]
+            )
+            real = target(**extended(batch, answers[:, :step])).logits[row, -1]
+            expected = 2 * real - negative if pictures[row] else real
+            torch.testing.assert_close(logits[row], expected, rtol=0, atol=5e-4)
+            assert not pictures[row] or (real - negative).abs().max() > 0.01
 
 
 @torch.no_grad()

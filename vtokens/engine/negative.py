@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine.call import Call
-from vtokens.engine.reduction import gather, reduce, spread
+from vtokens.engine.reduction import View, gather, reduce, spread
 from vtokens.engine.seen import Seen, seen_in
 from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy, Visuals
@@ -72,12 +72,19 @@ def build(call: Call, kind: Negative, strategy: Strategy) -> Fed:
 def alone(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
     rows, real = layout.text_rows()
-    fed = same.of(rows, real)
+    fed = numbered(same.of(rows, real), same, layout)
+    fed.layout, fed.seen = None, []
+    return fed
+
+
+def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:
+    """Some rows of a pass, numbered one after the other from where the pass begins."""
     positions = same.positions if same.positions.dim() == 2 else same.positions[0]
     first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
-    number = torch.arange(rows.shape[1], device=rows.device).expand_as(rows) if real is None else real.cumsum(1) - 1
-    fed.positions = (number.clamp(min=0) + first).expand(*same.positions.shape[:-2], -1, -1)
-    fed.layout, fed.seen, fed.renumbered = None, [], True
+    valid = torch.ones(fed.embeds.shape[:2], device=first.device) if fed.valid is None else fed.valid
+    number = (valid.long().cumsum(1) - 1).clamp(min=0)
+    fed.positions = (number.to(first.device) + first).expand(*same.positions.shape[:-2], -1, -1)
+    fed.renumbered = True
     return fed
 
 
@@ -115,7 +122,8 @@ def with_tokens(call: Call, same: Fed, layout: Layout, kind: Tokens, strategy: S
         kept = layout if view is None else view.layout
     hidden = same.embeds if view is None else gather(same.embeds, view.index, 1)
     seen = replace(call, view=view, layout=kept)
-    selection = kind.select(Visuals(hidden, kept, strategy.grouping, seen))
+    visuals = Visuals(hidden, kept, strategy.grouping, seen)
+    selection = kind.select(visuals)
     stay = kept.groups(strategy.grouping).scatter(selection.keep, kept.visual)
     counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
     if view is not None:
@@ -125,13 +133,30 @@ def with_tokens(call: Call, same: Fed, layout: Layout, kind: Tokens, strategy: S
     if kind.blank:
         same.embeds = same.embeds.masked_fill((layout.visual & ~stay)[..., None], 0)
         return same
-    reduced = reduce(layout, stay, counts, None)
+    reduced = reduce(layout, stay, counts, None, kind.newlines)
+    if kind.arrange is not None:
+        return arranged(same, layout, reduced, spread(kind.arrange(visuals), view, call.length))
     if reduced is None:
         return same
     short, rows = reduced
     fed = same.of(rows, short.real)
     fed.layout = short.layout
     return fed
+
+
+def arranged(same: Fed, layout: Layout, reduced: tuple[View, Tensor] | None, scores: Tensor) -> Fed:
+    """What is left of a prompt, numbered anew, the tokens of each picture by their scores (B, N), highest first."""
+    place = torch.arange(layout.visual.shape[1], device=layout.visual.device).expand_as(layout.visual)
+    short, real, rows = (layout, None, place) if reduced is None else (reduced[0].layout, reduced[0].real, reduced[1])
+    slot = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    # A picture's tokens stand together: all of them sort as its first one does.
+    begins = (short.image < 0) | (short.image != torch.nn.functional.pad(short.image, (1, 0), value=-1)[:, :-1])
+    first = torch.where(begins, slot, 0).cummax(1).values
+    order = scores.to(rows.device).gather(1, rows).argsort(dim=1, descending=True, stable=True)
+    order = order.gather(1, first.gather(1, order).argsort(dim=1, stable=True))
+    fed = same.of(rows.gather(1, order), real)
+    fed.layout = short.take(order, real, short.counts, short.lead)
+    return numbered(fed, same, layout)
 
 
 def with_prompt(call: Call, given: Mapping[str, Any], adapter: Adapter) -> Fed:

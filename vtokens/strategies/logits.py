@@ -39,10 +39,15 @@ class Tokens:
     Attributes:
         select: chooses them; sees the signals that the strategy asked for, as observed in the real pass.
         blank: the others stay as zeros; else they are dropped, and the branch is as short as what is left.
+        newlines: positions of a picture that hold none of its features stay; not looked at if the others do.
+        arrange: what is left is numbered anew, the tokens of each picture by these scores, highest first: float (B, W)
+            of what the callable sees, 0 or above. None leaves order and positions as they are.
     """
 
     select: Callable[[Visuals], Selection]
     blank: bool = False
+    newlines: bool = True
+    arrange: Callable[[Visuals], Tensor] | None = None
 
 
 @dataclass(frozen=True)
