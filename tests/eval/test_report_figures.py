@@ -1,15 +1,17 @@
 """What the report computes, on cases small enough to work out by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vtokens.eval.metrics.paired import holm, mcnemar
 from vtokens.eval.report import palette
 from vtokens.eval.report.answers import Answers, Given, Question
 from vtokens.eval.report.charts import Mark, against_speed, against_tokens, apart, pareto, summary_charts
-from vtokens.eval.report.findings import findings, podiums
+from vtokens.eval.report.findings import findings, least, podiums
 from vtokens.eval.report.flips import Flip, draw, flips, pick, spread
 from vtokens.eval.report.phases import bars_of
 from vtokens.eval.report.pictures import caption, drawn, shown
@@ -151,6 +153,46 @@ def test_findings_say_so_where_nothing_qualifies():
     same, near = findings(bad, table(bad))
     assert (same.label, near.label) == (None, None)
     assert near.text == "No pruned setting reaches 95% of the unpruned model on average."
+
+
+@pytest.mark.parametrize("tests", [1, 2, 3, 9, 10, 60, 500])
+def test_what_the_least_number_of_questions_can_see(tests):
+    """A loss of 5% is significant after Holm's correction by the worst of the tests, and one question less is not."""
+    lost = round(0.05 * least(tests))
+    worst = [mcnemar([True] * lost, [False] * lost).p_value] + [1.0] * (tests - 1)
+    assert holm(worst)[0] < 0.05
+    one_less = [mcnemar([True] * (lost - 1), [False] * (lost - 1)).p_value] + [1.0] * (tests - 1)
+    assert holm(one_less)[0] >= 0.05
+
+
+@pytest.mark.parametrize(("n", "seeds", "few"), [(1, 1, 1), (4, 1, 4), (12, 3, 4), (119, 1, 119), (300, 3, 100)])
+def test_too_few_questions_claim_nothing(n, seeds, few):
+    """Neither that nothing was lost nor that 95% was kept, however good the figures look."""
+    base, same = setting("none", None, 1.0, 0.0, 1.0), setting("cls", 0.5, 1.0, 0.0, 2.0, p=1.0)
+    for part in (base, same):
+        score = part.scores["vqa", "exact"]
+        part.scores["vqa", "exact"] = dataclasses.replace(score, n=n, seeds=seeds)
+    small = results(base, same)
+    (only,) = findings(small, table(small))
+    assert (only.title, only.label) == ("Too few questions", None)
+    assert only.text.startswith(f"A task has {few} question{'' if few == 1 else 's'}: ")
+    assert "With 1 comparison it takes 120 of a task to see a loss of 5%." in only.text
+    same.scores["vqa", "exact"] = dataclasses.replace(same.scores["vqa", "exact"], n=120, seeds=1)
+    assert [found.label for found in findings(small, table(small))] == ["cls 0.5", "cls 0.5"]
+
+
+@pytest.mark.parametrize("speedup", [0.63, 0.99, 1.0, 1.004])
+def test_nothing_is_called_faster_that_is_not(speedup):
+    """A setting that loses nothing and takes as long, or longer, is no finding of speed."""
+    slow = results(setting("none", None, 0.8, 0.1, 1.0), setting("cls", 0.5, 0.8, 0.1, speedup, p=1.0))
+    same, near = findings(slow, table(slow))
+    assert (same.label, near.label) == (None, None)
+    for found in (same, near):
+        assert found.text.startswith("No setting ")
+        assert "is faster than none: cls 0.5 comes nearest" in found.text
+        assert f"after {1 / speedup:.2f} times as long" in found.text
+        assert "sooner" not in found.text
+        assert "fastest" not in found.text
 
 
 def test_charts_hold_what_was_measured(four):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .relative import Row
-from .results import NAN, Metric, Results
+from .relative import SIGNIFICANT, Row, averaged
+from .results import NAN, Metric, Results, Score
 
 NEAR = 95.0
 """Percent of `none` that counts as near."""
 _SAME = "No significant loss"
+_FEW = "Too few questions"
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,40 @@ class Podium:
     rows: tuple[Row, ...]
 
 
+def least(tests: int) -> int:
+    """How many questions of a task it takes before nothing significant means something.
+
+    That is when losing 5% of them (what `NEAR` leaves) and winning none would be significant: McNemar's exact test
+    gives d such questions 2 * 0.5**d, which Holm's correction multiplies by the number of tests. A single one takes
+    d = 6, so 120 questions. Below that a setting can lose the 5% and no test would say so.
+
+    Args:
+        tests: how many p-values were corrected together.
+    """
+    lost = math.floor(math.log2(2 * max(tests, 1) / SIGNIFICANT)) + 1
+    return math.ceil(lost / (1 - NEAR / 100))
+
+
 def findings(results: Results, rows: list[Row]) -> list[Finding]:
-    """The fastest setting without a measurable loss, and the fastest near `none`; nothing without `none`."""
+    """The fastest setting without a measurable loss, and the fastest near `none`.
+
+    Nothing without `none`; nothing but that they are too few where a task has fewer than `least` questions.
+    """
     base = results.baseline
     pruned = [row for row in rows if base and row.setting.key != base.key and math.isfinite(row.setting.cost().speedup)]
     if not pruned:
         return []
     tested = [m for m in results.headlines if any(_known(row, m) for row in pruned)]
+    tests = sum(math.isfinite(score.p_value) for part in results.settings for score in part.scores.values())
+    asked = [_questions(row, m) for row in pruned for m in {*tested, *averaged(results)} if _score(row, m) is not None]
+    if asked and min(asked) < least(tests):
+        return [
+            Finding(
+                _FEW, None,
+                f"A task has {_count(min(asked), 'question')}: what is lost or kept on so few is chance. With "
+                f"{_count(tests, 'comparison')} it takes {least(tests)} of a task to see a loss of {100 - NEAR:g}%.",
+            )
+        ]  # fmt: skip
     found = []
     if tested:
         same = [
@@ -79,6 +107,9 @@ def _fastest(rows: list[Row], title: str, text: str) -> Finding | None:
         return None
     best = max(rows, key=lambda row: row.setting.cost().speedup)
     cost = best.setting.cost()
+    if round(cost.speedup, 2) <= 1:
+        later = f"{best.setting.label} comes nearest, with a first token after {1 / cost.speedup:.2f} times as long"
+        return Finding(title, None, f"{text.replace('The fastest', 'No', 1)[:-1]} is faster than none: {later}.")
     figures = [f"first token {cost.speedup:.2f} times sooner"]
     if math.isfinite(cost.kv_ratio):
         figures.append(f"{100 * cost.kv_ratio:.0f}% of the KV cache")
@@ -88,8 +119,18 @@ def _fastest(rows: list[Row], title: str, text: str) -> Finding | None:
     return Finding(title, best.setting.label, f"{text} {sentence[0].upper()}{sentence[1:]}.")
 
 
+def _score(row: Row, metric: Metric) -> Score | None:
+    return row.setting.scores.get((metric.task, metric.name))
+
+
+def _questions(row: Row, metric: Metric) -> int:
+    """Of one seed, since several may have asked the same."""
+    score = _score(row, metric)
+    return score.n // max(score.seeds, 1) if score else 0
+
+
 def _p(row: Row, metric: Metric) -> float:
-    score = row.setting.scores.get((metric.task, metric.name))
+    score = _score(row, metric)
     return score.p_value if score else NAN
 
 
