@@ -63,6 +63,6 @@ def test_the_pages_name_what_exists() -> None:
         text = (DOCS / page).read_text(encoding="utf-8")
         for path in re.findall(r"`((?:vtokens|tests|examples|docs)/[\w/.-]+)`", text):
             assert (root / path).exists() or path == "vtokens/strategies/norm.py", f"{page} names {path}"
-    towers = {"tower_depth", "has_cls", "tower", "tower_sample", "merge_blocks"}
+    towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == {"family", "depth", "decoder"} | towers
     assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member"}

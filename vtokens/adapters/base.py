@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from vtokens.costs import Encoding
 from vtokens.picture import Picture
 from vtokens.strategies.signals import Facts
+from vtokens.weights import named, whole, whole_shape
 
 _adapters: dict[str, type[Adapter]] = {}
 A = TypeVar("A", bound="type[Adapter]")
@@ -148,8 +150,8 @@ class Adapter(ABC):
             self.has_cls,
             f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}",
             f"{tower.model_type}-{depth}x{tower.hidden_size}-{tower.patch_size}" + (f"-{size}" if size else ""),
-            _sample(self.tower),
             self.feature_block + 1 if self.merge_points else None,
+            partial(_sample, self.tower),
         )
 
     def change_pixels(
@@ -206,9 +208,10 @@ class Adapter(ABC):
 
 
 def _sample(tower: nn.Module) -> tuple[float, ...]:
-    """Sixteen numbers from the tower's first matrix, which tell towers of one shape apart; none if it is elsewhere."""
-    weight = next(p for p in tower.parameters() if p.dim() > 1).detach()
-    if weight.device.type == "meta":
+    """Sixteen numbers from the tower's first matrix, which tell towers of one shape apart; none if it is unreadable."""
+    first = next(((name, p) for name, p in named(tower) if len(whole_shape(p)) > 1), None)
+    weight = None if first is None else whole(tower, *first)
+    if weight is None:
         return ()
     return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
 

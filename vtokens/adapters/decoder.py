@@ -27,6 +27,15 @@ def check_decoder(language_model: Any) -> None:
         )
 
 
+def beside(kind: type, name: str) -> Any:
+    """What is called `name` in the module that defines a class, or one of its bases; None if nothing is.
+
+    FSDP2 gives a module it shards a class made on the spot, whose first base with code of its own is the genuine one.
+    """
+    homes = (vars(sys.modules[base.__module__]) for base in kind.__mro__)
+    return next((home[name] for home in homes if name in home), None)
+
+
 def _reasons(language_model: Any) -> Iterator[str]:
     """What is other than it has to be; those that could not be looked at without the earlier ones come later."""
     layers, config = getattr(language_model, "layers", None), language_model.config
@@ -55,11 +64,9 @@ def _reasons(language_model: Any) -> Iterator[str]:
 def _reasons_of(attention: Any, index: int) -> Iterator[str]:
     # Wrappers that hand attributes on have the class of what they wrap nowhere else than there.
     kind = type(getattr(attention, "_checkpoint_wrapped_module", attention))
-    # A sharded module's class was made on the spot: what it was made from is among its bases.
-    names = {name for base in kind.__mro__ for name in vars(sys.modules[base.__module__])}
-    if "ALL_ATTENTION_FUNCTIONS" not in names or not hasattr(attention, "config"):
+    if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None or not hasattr(attention, "config"):
         yield f"its {kind.__name__} does not call transformers' attention interface"
-    if not any(name in names for name in _TURNS):
+    if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
     if getattr(attention, "layer_idx", None) != index:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vtokens.adapters.decoder import beside
 from vtokens.engine.scope import lock
 
 _PREFIX = "vtokens_"
@@ -46,7 +46,7 @@ class Attention:
         module: Any = self.module
         config = module.config.real if isinstance(module.config, _Tapped) else module.config
         chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
-        eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        eager: Any = beside(type(module), "eager_attention_forward")
         function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
             module = _AsChosen(module, config)

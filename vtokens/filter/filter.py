@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from vtokens.adapters import adapter_for
 from vtokens.filter.actions import Outcome, apply, check_action
 from vtokens.filter.calibration import Calibration
-from vtokens.filter.calibrator import Calibrator
+from vtokens.filter.calibrator import CalibrationWarning, Calibrator
 from vtokens.filter.decoding import decoding
 from vtokens.filter.judge import Judge
 from vtokens.filter.limits import certificate, resolve
@@ -24,11 +25,24 @@ from vtokens.filter.regenerate import RETRIES, Written, check_retries, regenerat
 from vtokens.filter.report import Report
 from vtokens.filter.risk import Certificate, Risk
 from vtokens.filter.samples import samples
-from vtokens.filter.saved import Saved, find, read, write
+from vtokens.filter.saved import Saved, find, read, ships_for, write
 from vtokens.filter.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.filter.stream import Event, live
 from vtokens.overlay import seen_image
+from vtokens.weights import doubts
+
+
+def _say_if_unknown(model: PreTrainedModel) -> None:
+    """Warn where it cannot be told whether a calibrator that ships fits."""
+    why = doubts(model)
+    if why is not None and ships_for(model.config.model_type):
+        warnings.warn(
+            f"whether the calibrator that ships for a {model.config.model_type} model fits this one is not known, "
+            f"since its weights {why}: none is used, and scores only rank. Fit one on this model, or give its file",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 class HallucinationFilter:
@@ -103,6 +117,8 @@ class HallucinationFilter:
             what = "its processor is needed too" if processor is None else f"{sorted(load_kwargs)} come too late"
             raise TypeError(f"this model is loaded already: {what}")
         saved = find(fingerprint(model), attached_strategy(model)) if calibrator == "auto" else None
+        if saved is None and calibrator == "auto":
+            _say_if_unknown(model)
         if calibrator is not None and calibrator != "auto":
             saved = read(calibrator)
         if saved is None:

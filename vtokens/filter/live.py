@@ -16,6 +16,7 @@ from vtokens.filter.passes import lengths
 from vtokens.filter.prompts import encode
 from vtokens.filter.recorder import Tape, recording
 from vtokens.filter.trace import Parts, Trace
+from vtokens.weights import input_device
 
 Heard = Callable[[Trace, int], bool]
 """Called with the response so far and how many of its sentences are complete; returns whether to stop."""
@@ -78,7 +79,7 @@ def listen(
             f"these signals need {parts.passes} more passes over the whole response, so that they cannot judge it "
             "while it is written: take signals='fast', or generate()"
         )
-    inputs = encode(processor, [images], [prompt], model.device)
+    inputs = encode(processor, [images], [prompt], input_device(model))
     length = inputs["input_ids"].shape[1]
     tokenizer = getattr(processor, "tokenizer", processor)
     with recording(model, parts) as (tape, handle):

@@ -18,6 +18,7 @@ from vtokens.filter.measure import Likelihood, likelihood
 from vtokens.filter.prompts import Batch, Response, batch, encode
 from vtokens.filter.recorder import recording
 from vtokens.filter.trace import Parts, Trace
+from vtokens.weights import input_device
 
 NOTHING = Parts()
 _ENDS = ("eos_token_id", "pad_token_id")
@@ -51,7 +52,7 @@ def score(
             the model's context.
     """
     adapter = adapter_for(model)
-    inputs = encode(processor, images, prompts, model.device)
+    inputs = encode(processor, images, prompts, input_device(model))
     return _read(model, batch(adapter, processor, inputs, responses), parts)
 
 
@@ -73,7 +74,7 @@ def generate(
         One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if
         the model said nothing.
     """
-    inputs = encode(processor, images, prompts, model.device)
+    inputs = encode(processor, images, prompts, input_device(model))
     unmerges = (handle := attachment(model)) is not None and any(s.unmerges() for s in handle.strategies)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
@@ -81,7 +82,7 @@ def generate(
     copies = len(sequences) // len(prompts)
     if copies > 1:
         each = [number for number in range(len(prompts)) for _ in range(copies)]
-        inputs = encode(processor, [images[i] for i in each], [prompts[i] for i in each], model.device)
+        inputs = encode(processor, [images[i] for i in each], [prompts[i] for i in each], input_device(model))
     given = _responses(model, inputs, sequences, generate_kwargs)
     if unmerges or not tape.follows(sequences):
         return _read(model, given, parts)

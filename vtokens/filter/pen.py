@@ -22,6 +22,7 @@ from vtokens.filter.prompts import encode as encode_prompts
 from vtokens.filter.regenerate import Written
 from vtokens.filter.setting import Setting
 from vtokens.filter.trace import Parts, Trace
+from vtokens.weights import input_device
 
 Samples = Sequence[Sequence[Image.Image]]
 
@@ -78,7 +79,7 @@ class FilterPen:
         """Whole responses, going on behind what was begun, without some sequences of tokens."""
         found: list[list[int]] = []
         for part in self._parted(len(prompts)):
-            inputs = encode_prompts(self._processor, images[part], prompts[part], self._model.device)
+            inputs = encode_prompts(self._processor, images[part], prompts[part], input_device(self._model))
             most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
             inputs, options = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0), dict(generate_kwargs)
             if most is not None:
@@ -88,7 +89,7 @@ class FilterPen:
                 copies = int(options.get("num_beams") or getattr(self._model.generation_config, "num_beams", None) or 1)
                 given = options.get("logits_processor") or ()
                 options["logits_processor"] = LogitsProcessorList(
-                    [*given, Banned(banned[part], self._model.device, copies)]
+                    [*given, Banned(banned[part], input_device(self._model), copies)]
                 )
             with torch.no_grad():
                 output = self._model.generate(**inputs, **options)

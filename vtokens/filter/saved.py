@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,18 @@ def read(path: str | Path) -> Saved:
 def find(model: str, strategy: str) -> Saved | None:
     """The shipped filter of a model, by its fingerprint: that of the same strategy, or else of none; None if there is
     none for this model."""
-    found: dict[str, Saved] = {}
+    found = {setting.strategy: saved for setting, saved in _shipped() if setting.model == model}
+    return found.get(strategy, found.get("none"))
+
+
+def ships_for(model_type: str) -> bool:
+    """Whether any filter ships for a model of that family."""
+    return any(setting.model.rpartition("-")[0] == model_type for setting, _ in _shipped())
+
+
+def _shipped() -> Iterator[tuple[Setting, Saved]]:
     for path in sorted(SHIPPED.glob("*.json")):
         saved = read(path)
         setting = saved.calibrator.setting if saved.calibrator is not None else None
-        if isinstance(setting, Setting) and setting.model == model:
-            found.setdefault(setting.strategy, saved)
-    return found.get(strategy, found.get("none"))
+        if isinstance(setting, Setting):
+            yield setting, saved

@@ -11,6 +11,7 @@ import torch
 
 from vtokens.engine import attachment
 from vtokens.filter.records import Record
+from vtokens.weights import named, whole, whole_shape
 
 _SAMPLED = 16  # entries read of each tensor
 
@@ -79,16 +80,17 @@ def attached_strategy(model: Any) -> str:
 def fingerprint(model: Any) -> str:
     """The model type and a hash of the parameters' names, shapes and some entries of each, such as 'llava-0f3a...'.
 
-    Entries are compared in bfloat16, so that a model read in half precision is still the same model. Weights that lie
-    on no device (`meta`, offloaded) count by name and shape only.
+    Entries are compared in bfloat16, so that a model read in half precision is still the same model. Sharded weights
+    are gathered and offloaded ones fetched, one at a time; those that cannot be read count by name and shape only.
     """
     digest = hashlib.sha256()
     with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            if tensor.is_meta or not tensor.is_floating_point():
+        for name, parameter in named(model):
+            digest.update(f"{name}{whole_shape(parameter)}".encode())
+            tensor = whole(model, name, parameter)
+            if tensor is None:
                 continue
-            flat = tensor.detach().reshape(-1)
+            flat = tensor.reshape(-1)
             at = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).long()
             digest.update(flat[at.to(flat.device)].to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
     return f"{model.config.model_type}-{digest.hexdigest()[:16]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -55,6 +56,12 @@ class Dymu(Strategy):
 
     def check(self, facts: Facts) -> None:
         self.prepare(facts)
+        if not isinstance(self.thresholds, tuple) and self._table(facts).in_doubt(facts):
+            warnings.warn(
+                f"whether the thresholds are those of this vision tower is not known: the shape is {facts.tower!r}, "
+                f"but weights could not be read to compare. Get its own with {tables.HOW}, or give them as numbers",
+                stacklevel=2,
+            )
 
     def prepare(self, facts: Facts) -> tuple[float, ...]:
         found = self.thresholds if isinstance(self.thresholds, tuple) else self._table(facts).at(self._share).thresholds

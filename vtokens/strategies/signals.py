@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -21,8 +23,8 @@ class Facts:
         has_cls: the tower has a class token, so that saliency is its attention row.
         decoder: what tells one decoder from another, as "llama-32x4096x11008".
         tower: what tells one vision tower from another, as "clip_vision_model-24x1024-14-336".
-        tower_sample: a few of its weights, for towers of equal shape; none if they cannot be read.
         merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
+        read_sample: gives `tower_sample`.
     """
 
     family: str
@@ -31,8 +33,16 @@ class Facts:
     has_cls: bool
     decoder: str = ""
     tower: str = ""
-    tower_sample: tuple[float, ...] = ()
     merge_blocks: int | None = None
+    read_sample: Callable[[], tuple[float, ...]] = field(default=tuple, compare=False, repr=False)
+
+    @cached_property
+    def tower_sample(self) -> tuple[float, ...]:
+        """A few of the tower's weights, for towers of equal shape; none if they cannot be read.
+
+        Read when it is asked for, since weights that are sharded or elsewhere have to be fetched first.
+        """
+        return self.read_sample()
 
 
 @dataclass(frozen=True)

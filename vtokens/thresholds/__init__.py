@@ -61,6 +61,10 @@ class Table:
         pairs = zip(self.sample, facts.tower_sample, strict=False)
         return all(math.isclose(a, b, rel_tol=2**-6, abs_tol=1e-6) for a, b in pairs)
 
+    def in_doubt(self, facts: Facts) -> bool:
+        """Whether the sample of one of the two is not known, so that only the tower's shape could be compared."""
+        return not (self.sample and facts.tower_sample)
+
     def at(self, target: float | None) -> Setting:
         """The setting for a target; None is the only one there is, or "mid".
 
