@@ -11,10 +11,9 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
+from tests.engine.combos import tables
 from tests.families import image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.patterns import AShape, Head, Patterns, Run
-from vtokens.sinks import Sinks
 
 GROUPS = [[image(60, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
@@ -33,13 +32,10 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def settings(family: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What a strategy needs beside its defaults to do something on the tiny model."""
-    folder, facts = tmp_path_factory.mktemp("tables"), adapter_for(model(family, "plain")).facts
-    Sinks(facts.decoder, (1, 5, 40), 1.6, "chosen at random").save(folder / "sinks.json")
-    layer = (Head(Run("none", AShape(4, 6)), density=0.5, score=0.1, recall=0.9),) * 4
-    Patterns(facts.decoder, (16, 16), 0.01, "chosen by hand", (layer,) * facts.depth).save(folder / "patterns.json")
+    sinks, patterns, _ = tables(adapter_for(model(family, "plain")).facts, tmp_path_factory.mktemp("tables"))
     return {
-        "mminference": {"patterns": str(folder / "patterns.json"), "min_length": 1},
-        "var": {"sinks": str(folder / "sinks.json"), "first_layer": 0, "min_nonsink_ratio": 0.1, "min_visual": 0.0},
+        "mminference": {"patterns": patterns, "min_length": 1},
+        "var": {"sinks": sinks, "first_layer": 0, "min_nonsink_ratio": 0.1, "min_visual": 0.0},
         "vhr": {"layers": (1, 3)},
         "dymu": {"thresholds": (0.5, 0.5, 0.5)},
     }

@@ -40,6 +40,17 @@ def test_one_cell(shipped, look, tmp_path):
     assert "no none cell to compare answers with" in words["flips"]
 
 
+@pytest.mark.parametrize(("questions", "claims"), [(4, False), (160, True)])
+def test_what_a_small_sweep_claims(shipped, tmp_path, questions, claims):
+    folder = folders.write(
+        tmp_path / "x", shipped[0], ["none", "cls"], [0.5], 1, ["scenes_vqa"], questions=questions, shown=0
+    )
+    page = report.write(folder).read_text()
+    assert ("Too few questions" in page) != claims
+    assert ("No significant loss" in page) == claims
+    assert ("95% of none kept" in page) == claims
+
+
 def test_none_alone(shipped, look, tmp_path):
     words = look(folders.write(tmp_path / "x", shipped[0], ["none"], [], 1, ["scenes_vqa"]))
     assert "100.0%" in words["relative"]
