@@ -50,7 +50,8 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        parts = (m for m in model.modules() if hasattr(m, "language_model") and hasattr(m, "get_image_features"))
+        # Asked of the class: wrappers hand on the attributes of what they wrap, and are not it.
+        parts = (m for m in model.modules() if hasattr(m, "language_model") and hasattr(type(m), "get_image_features"))
         self.multimodal: Any = next((m for m in parts if not hasattr(m, "lm_head")), None)
         if self.multimodal is None:
             raise ValueError(

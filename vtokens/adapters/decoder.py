@@ -27,6 +27,11 @@ def check_decoder(language_model: Any) -> None:
         )
 
 
+def inside(module: Any) -> Any:
+    """What torch's activation wrapper holds: it hands attributes on, but those set on it stay there."""
+    return getattr(module, "_checkpoint_wrapped_module", module)
+
+
 def beside(kind: type, name: str) -> Any:
     """What is called `name` in the module that defines a class, or one of its bases; None if nothing is.
 
@@ -62,8 +67,7 @@ def _reasons(language_model: Any) -> Iterator[str]:
 
 
 def _reasons_of(attention: Any, index: int) -> Iterator[str]:
-    # Wrappers that hand attributes on have the class of what they wrap nowhere else than there.
-    kind = type(getattr(attention, "_checkpoint_wrapped_module", attention))
+    kind = type(inside(attention))
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None or not hasattr(attention, "config"):
         yield f"its {kind.__name__} does not call transformers' attention interface"
     if not any(beside(kind, name) for name in _TURNS):

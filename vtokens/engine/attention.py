@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vtokens.adapters.decoder import beside
+from vtokens.adapters.decoder import beside, inside
 from vtokens.engine.scope import lock
 
 _PREFIX = "vtokens_"
@@ -106,10 +106,11 @@ class Tap:
 
     def __init__(self, module: Any, handler: Handler) -> None:
         self._handler = handler
-        self._put(module)
+        self._put(inside(module))
 
     def follow(self, module: Any) -> None:
         """Go to another module, or to the same one with another config, if one took the place of the first."""
+        module = inside(module)
         if module is self._module and module.config is self._config:
             return
         with lock:

@@ -15,6 +15,7 @@ from vtokens.engine.call import Call, Record
 from vtokens.engine.fold import Unmerging, rotary_positions
 from vtokens.engine.masks import join
 from vtokens.engine.prompt_end import asked_for, prompt_ends
+from vtokens.engine.recompute import check_decoder_runs_once
 from vtokens.engine.reduction import View, gather, reduce, spread
 from vtokens.layout import Layout
 from vtokens.strategies.base import Selection, Strategy, Visuals
@@ -64,12 +65,7 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
             "output_attentions=True cannot be met while tokens are dropped: layers see different lengths. "
             "Use handle.report() for what was kept, or detach() the strategy first"
         )
-    if language_model.training and getattr(language_model, "gradient_checkpointing", False):
-        raise ValueError(
-            "gradient checkpointing runs layers a second time, without the tokens' layout: call "
-            "model.activation_checkpointing_disable() (in older releases of transformers "
-            "gradient_checkpointing_disable()), or detach() the strategy for training"
-        )
+    check_decoder_runs_once(call.adapter)
     check_cache(given_cache(kwargs))  # first, since transformers prepares the mask for a static cache itself
     mask = kwargs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):

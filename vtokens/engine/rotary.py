@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import inside
 from vtokens.engine.attention import Attention, Tap
 from vtokens.kernels import rotate
 
@@ -28,10 +29,11 @@ def check_rotary(adapter: Adapter) -> None:
     if adapter.language_model in _known:
         return
     for index, layer in enumerate(adapter.layers):
-        if not _turns_last(layer.self_attn, index):
+        attention = inside(layer.self_attn)
+        if not _turns_last(attention, index):
             raise ValueError(
                 "virtual unmerging rotates dimension d of a head with d + D/2, behind all else that is done to queries "
-                f"and keys, and the {type(layer.self_attn).__name__} of layer {index} does not: use dymu(unmerge=False)"
+                f"and keys, and the {type(attention).__name__} of layer {index} does not: use dymu(unmerge=False)"
             )
     _known.add(adapter.language_model)
 

@@ -13,6 +13,7 @@ from vtokens.adapters import Adapter
 from vtokens.engine import encode
 from vtokens.engine.attention import Attention, Tap
 from vtokens.engine.merging import Merging
+from vtokens.engine.recompute import check_tower_runs_once
 from vtokens.engine.scope import Block
 from vtokens.engine.seen import MODALITIES, Seen, mark, run, running
 from vtokens.kernels import attention_colmean
@@ -35,6 +36,8 @@ class _Features:
         seen = Seen(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
         if stage:
             self._adapter.check_merging(seen.inputs)
+            if self._adapter.merge_points:
+                check_tower_runs_once(self._adapter)
         try:
             with run(seen, block.plan):
                 output = method()
