@@ -8,6 +8,7 @@ from PIL import Image
 
 from vtokens import scenes
 from vtokens.cli import main
+from vtokens.scenes.recognise import looks_drawn
 
 PLAIN = ("--extractor", "scenes", "--filter", "none")  # scores as they are, whatever ships
 
@@ -88,10 +89,59 @@ def test_errors_are_one_line_and_exit_code_2(capsys, scene, arguments, says):
     assert says in err
 
 
-def test_a_response_that_mentions_nothing_passes(capsys, scene):
-    code, out, _ = run(capsys, scene[0], "👍 犬", *PLAIN)
-    assert code == 0
-    assert "nothing is mentioned that could be checked" in out
+@pytest.mark.parametrize("text", ["👍 犬", "what a lovely day"])
+def test_a_response_of_which_nothing_can_be_judged_has_a_code_of_its_own(capsys, scene, text):
+    code, out, _ = run(capsys, scene[0], text, *PLAIN)
+    assert code == 3
+    assert "nothing was judged" in out
+    code, out, err = run(capsys, scene[0], text, *PLAIN, "--json")
+    assert (code, err) == (3, "")
+    assert json.loads(out)["unjudged"] == [text]
+
+
+def test_what_could_not_be_judged_is_said_and_changes_no_code(capsys, scene, absent):
+    path, example = scene
+    dogs = f"{example.answer} and a dog, a cat sleeps"
+    for text, expected in ((dogs, 0), (f"{dogs}, {absent}", 1)):
+        code, out, _ = run(capsys, path, text, *PLAIN, "--threshold", "0.95")
+        assert code == expected
+        assert "not judged: 'dog', 'a cat sleeps'" in out
+        found = json.loads(run(capsys, path, text, *PLAIN, "--threshold", "0.95", "--json")[1])
+        assert found["unjudged"] == ["dog", "a cat sleeps"]
+    assert "not judged" not in run(capsys, path, example.answer, *PLAIN)[1]
+
+
+def test_a_word_that_the_model_cannot_read_is_not_judged(capsys, scene):
+    """COCO's extractor finds the dog; the tokenizer has no word for it, and the model would judge another one."""
+    code, out, _ = run(capsys, scene[0], "a dog", "--extractor", "coco", "--filter", "none")
+    assert code == 3
+    assert "nothing was judged" in out
+
+
+def test_a_photograph_is_nothing_that_an_embedded_model_can_see(capsys, scene, tmp_path):
+    says = "vtokens: note: scenes-llava knows drawn scenes only"
+    photographs = {
+        "large.png": scene[1].image.resize((480, 480)),
+        "flat.png": Image.new("RGB", (96, 96), "red"),
+        "white.png": Image.new("RGB", (96, 96), "white"),
+        "noise.png": Image.effect_noise((96, 96), 90).convert("RGB").resize((96, 64)),
+    }
+    for name, image in photographs.items():
+        image.save(tmp_path / name)
+        code, out, err = run(capsys, str(tmp_path / name), "red circle", *PLAIN, "--json")
+        assert code in (0, 1)
+        assert json.loads(out)["response"] == "red circle"
+        assert err.startswith(says)
+        assert err.count("\n") == 1
+        main(["run", str(tmp_path / name), "how many objects are there?"])
+        assert says in capsys.readouterr().err
+    main(["run", scene[0], "how many objects are there?"])
+    assert says not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", scenes.SPLITS)
+def test_every_scene_is_known_as_one(split):
+    assert all(looks_drawn(example.image) for example in scenes.examples(split, n=100, seed=11))
 
 
 def test_heat_maps_are_written(capsys, scene, absent, tmp_path):

@@ -73,7 +73,7 @@ def test_every_mention_has_a_line_with_what_it_claims():
 def test_the_summary_says_what_the_numbers_are_worth():
     assert summary(report("red circle", set())) == "0 of 1 mention flagged: probability above 0.5"
     assert "no probabilities" in summary(report("red circle", {0}, calibrated=False))
-    assert summary(report("hello", set())) == "nothing is mentioned that could be checked"
+    assert summary(report("hello", set())) == "nothing is mentioned that could be checked, so nothing was judged"
 
 
 def test_control_characters_do_not_reach_the_terminal():

@@ -10,6 +10,7 @@ from vtokens._hardware import check_device
 from vtokens._terminal import json_text
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
+from vtokens.cli.run import note_drawn
 
 _EXAMPLES = """examples:
   vtokens check scene.png "red circle, blue square"
@@ -17,7 +18,8 @@ _EXAMPLES = """examples:
   vtokens check photo.jpg yes --prompt "Is there a dog in the image?" --extractor coco --threshold 0.8 --json
   vtokens check scene.png - --heatmaps maps < answer.txt
 
-exit code: 0 if nothing is flagged, 1 if something is, 2 after an error
+exit code: 0 if nothing is flagged, 1 if something is, 2 after an error, 3 if nothing in the response could be judged;
+what could not be judged beside other things is printed, and changes neither 0 nor 1
 """
 
 
@@ -92,6 +94,7 @@ def _run(options: argparse.Namespace) -> None:
     if not response.strip():
         raise ValueError("the response is empty: there is nothing to check")
     hf = make_filter(options)
+    note_drawn(options.model, image)
     report = hf.check(image, options.prompt, response, risk=options.risk, threshold=options.threshold)
     pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
     if options.json:
@@ -101,5 +104,5 @@ def _run(options: argparse.Namespace) -> None:
         show(report, console())
         if pictures:
             say(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
-    if report.flagged:
-        sys.exit(1)
+    if report.flagged or not report.mentions:
+        sys.exit(1 if report.flagged else 3)

@@ -8,7 +8,7 @@ from typing import Any
 from vtokens._context import check_characters, check_room, context_of
 from vtokens._hardware import check_device
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
-from vtokens.cli.output import say
+from vtokens.cli.output import note, say
 
 
 def add_to(commands: Any) -> None:
@@ -44,6 +44,18 @@ def chat_prompt(processor: Any, question: str) -> str:
     return f"{processor.image_token}\n{question}"
 
 
+def note_drawn(model: str, image: Any) -> None:
+    """Say on stderr what an embedded model can see, if this picture is plainly something else."""
+    from vtokens.scenes import embedded_models
+    from vtokens.scenes.recognise import looks_drawn
+
+    if model in embedded_models() and not looks_drawn(image):
+        note(
+            f"{model} knows drawn scenes only (coloured shapes and digits on grey, 96 x 96 pixels), and this picture "
+            "is none: what it says of it means nothing. --model takes others, such as llava-hf/llava-1.5-7b-hf"
+        )
+
+
 def _run(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.images import open_image
@@ -58,6 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     check_characters(options.question, context, "the question")
     model.to(device).eval()
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
+    note_drawn(options.model, image)
     inputs = processor(images=image, text=chat_prompt(processor, options.question), return_tensors="pt")
     inputs = inputs.to(model.device)
     check_room(inputs["input_ids"].shape[1], options.max_new_tokens, context)

@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+from PIL.Image import Image
 from transformers import PreTrainedModel
 
+from vtokens._context import check_characters, context_of
+from vtokens._errors import shorten
 from vtokens.adapters import adapter_for
 from vtokens.filter.actions import Outcome, apply, check_action
 from vtokens.filter.calibration import Calibration
@@ -24,7 +27,7 @@ from vtokens.filter.records import Record
 from vtokens.filter.regenerate import RETRIES, Written, check_retries, regenerate
 from vtokens.filter.report import Report
 from vtokens.filter.risk import Certificate, Risk
-from vtokens.filter.samples import samples
+from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read, ships_for, write
 from vtokens.filter.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.signals import Signal, get_signals, parts_for
@@ -113,6 +116,8 @@ class HallucinationFilter:
             model, loaded = load(model, **load_kwargs)
             model.eval()
             processor = loaded if processor is None else processor
+        elif not hasattr(model, "named_parameters"):
+            raise TypeError(f"model={shorten(model)} is neither a model nor the name of one")
         elif processor is None or load_kwargs:
             what = "its processor is needed too" if processor is None else f"{sorted(load_kwargs)} come too late"
             raise TypeError(f"this model is loaded already: {what}")
@@ -279,7 +284,7 @@ class HallucinationFilter:
                 sequences.
         """
         check_action(action)
-        single, shown, asked = samples(images, prompt)
+        single, shown, asked = self._samples(images, prompt)
         if action == "regenerate":
             check_retries(retries)
         if generate_kwargs.get("num_return_sequences", 1) != 1:
@@ -319,7 +324,7 @@ class HallucinationFilter:
         ways = check_retries(retries)
         if not isinstance(prompt, str):
             raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
-        _, [shown], _ = samples(images, prompt)
+        _, [shown], _ = self._samples(images, prompt)
         pen = self._pen(action, risk, threshold, generate_kwargs)
 
         def write(heard: Callable[[Written, int], bool]) -> Written:
@@ -377,12 +382,19 @@ class HallucinationFilter:
         self, images: Any, prompt: Any, response: Any, action: str, risk: Risk | float | None, threshold: float | None
     ) -> tuple[bool, list[Report]]:
         """Whether it is a single sample, and the reports of responses that are there already."""
-        single, shown, asked = samples(images, prompt)
-        given = [response] if single else list(response)
-        if len(given) != len(asked):
-            raise ValueError(f"got {len(given)} responses for {len(asked)} prompts: one a prompt is needed")
+        single, shown, asked = self._samples(images, prompt)
+        given = responses(response, single, len(asked), self.model.config.get_text_config().vocab_size)
+        for number, one in enumerate(given):
+            if isinstance(one, str):
+                check_characters(one, context_of(self.model), f"responses[{number}]")
         pen = self._pen(action, risk, threshold, {})
         return single, [one.report for one in pen.read(shown, asked, given)]
+
+    def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Image]], list[str]]:
+        single, shown, asked = samples(images, prompt)
+        for one in asked:
+            check_characters(one, context_of(self.model), "the prompt")
+        return single, shown, asked
 
     def _pen(
         self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]

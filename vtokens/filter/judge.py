@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from vtokens.filter.report import Judged, Report
 from vtokens.filter.risk import Certificate
 from vtokens.filter.setting import Setting
 from vtokens.filter.trace import Trace
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Judge:
         sentences = tuple(self.extractor.sentences(text))
         return Report(
             prompt, text, judged, sentences, self.calibrator is not None, value, certificate, setting, tuple(images),
-            self.seen, trace,
+            self.seen, trace, unjudged(text, spans, sentences, judged),
         )  # fmt: skip
 
     def judge(
@@ -112,3 +115,27 @@ class Judge:
         # Rounding may leave a certain token a logarithm above 0.
         p = np.clip(-np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy()), 0, 1)
         return p, p
+
+
+def unjudged(
+    text: str, spans: Sequence[Span], sentences: Sequence[Span], mentions: Sequence[Mention | Judged]
+) -> tuple[str, ...]:
+    """The parts of a response that were not judged, in order.
+
+    Args:
+        text, spans: the response, and the characters of each of its tokens; an unknown token has none.
+        sentences: where they stand.
+        mentions: what was judged; of a sentence without any, the whole is given back.
+    """
+    known = bytearray(len(text))
+    for start, end in spans:
+        known[start:end] = b"\1" * (end - start)
+    found = []
+    about = {one.sentence for one in mentions}
+    for number, (start, end) in enumerate(sentences):
+        if number not in about:
+            found += [text[start:end]] * any(char.isalnum() for char in text[start:end])
+            continue
+        words = _WORD.finditer(text, start, end)
+        found += [word[0] for word in words if not any(known[word.start() : word.end()])]
+    return tuple(found)

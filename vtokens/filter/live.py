@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
+from vtokens._context import check_room, context_of
 from vtokens.filter.assemble import Places, assemble
 from vtokens.filter.mentions.base import Splitter
 from vtokens.filter.passes import lengths
@@ -80,6 +81,7 @@ def listen(
             "while it is written: take signals='fast', or generate()"
         )
     inputs = encode(processor, [images], [prompt], input_device(model))
+    check_room(inputs["input_ids"].shape[1], 1, context_of(model))
     length = inputs["input_ids"].shape[1]
     tokenizer = getattr(processor, "tokenizer", processor)
     with recording(model, parts) as (tape, handle):

@@ -41,12 +41,16 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str | None = None) -> 
 def encode(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
     """The ids of a response that was written elsewhere, and the characters of each; no special tokens are added.
 
+    The unknown token has no characters: whatever it stands for, the model cannot read it.
+
     Raises:
         ValueError: a slow tokenizer whose ids do not give the text back.
     """
     if getattr(tokenizer, "is_fast", False):
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return list(found["input_ids"]), [(int(a), int(b)) for a, b in found["offset_mapping"]]
+        ids, unknown = list(found["input_ids"]), tokenizer.unk_token_id
+        places = zip(ids, found["offset_mapping"], strict=True)
+        return ids, [(int(a), int(a if token == unknown else b)) for token, (a, b) in places]
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return ids, token_spans(tokenizer, ids, text)[1]
 

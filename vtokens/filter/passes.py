@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vtokens._context import check_room, context_of
 from vtokens.adapters import adapter_for
 from vtokens.engine.attach import attachment
 from vtokens.filter.assemble import Places, assemble
@@ -75,6 +76,7 @@ def generate(
         the model said nothing.
     """
     inputs = encode(processor, images, prompts, input_device(model))
+    check_room(inputs["input_ids"].shape[1], 1, context_of(model))
     unmerges = (handle := attachment(model)) is not None and any(s.unmerges() for s in handle.strategies)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))

@@ -82,6 +82,8 @@ class Report:
         seen: what the model is given of a picture (LLaVA-1.5 cuts out the centre); None: all of it.
         setting: under which conditions it came about; goes into records.
         trace: what the model's pass left behind; None if there was none, because nothing is mentioned.
+        unjudged: what was not judged, in order: sentences in which nothing was found that could be checked, and words
+            that the model's tokenizer does not know.
     """
 
     prompt: str
@@ -95,6 +97,7 @@ class Report:
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     seen: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False, compare=False)
     trace: Any = field(default=None, repr=False, compare=False)
+    unjudged: tuple[str, ...] = ()
 
     @cached_property
     def sentences(self) -> tuple[Sentence, ...]:
@@ -146,6 +149,7 @@ class Report:
                 {"start": s.start, "end": s.end, "text": s.text, "p": s.p, "mentions": list(s.mentions)}
                 for s in self.sentences
             ],
+            "unjudged": list(self.unjudged),
         }
 
     def to_json(self, **options: Any) -> str:
@@ -185,7 +189,11 @@ class Report:
         for judged in self.mentions:
             mark = "!" if judged.flagged else " "
             lines.append(f"{mark} {word} {judged.p:.3f}  {judged.mention.text!r} ({judged.mention.kind})")
-        return "\n".join(lines if self.mentions else [*lines, "  names nothing that could be checked"])
+        if not self.mentions:
+            lines.append("  names nothing that could be checked")
+        elif self.unjudged:
+            lines.append(f"  not judged: {', '.join(map(repr, self.unjudged))}")
+        return "\n".join(lines)
 
 
 def worst(reports: Sequence[Report]) -> float:

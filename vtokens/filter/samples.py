@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from PIL import Image
 
+from vtokens._errors import shorten
 from vtokens.images import as_image
 
 
@@ -29,15 +31,62 @@ def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Image.Image]], li
     """
     single = isinstance(prompt, str)
     if not isinstance(prompt, Iterable):
-        raise TypeError(f"a prompt is text, got {prompt!r}")
+        raise TypeError(f"a prompt is text, got {shorten(prompt)}")
     prompts: list[str] = [str(prompt)] if single else list(prompt)
     for one in prompts:
         if not isinstance(one, str):
-            raise TypeError(f"a prompt is text, got {one!r}")
+            raise TypeError(f"a prompt is text, got {shorten(one)}")
+        _check_text("the prompt", one)
     groups = [images] if single else list(images) if _several(images) else [images]
     if len(groups) != len(prompts):
         raise ValueError(f"got pictures for {len(groups)} samples and {len(prompts)} prompts: equal numbers are needed")
     return single, [_opened(number, group) for number, group in enumerate(groups)], prompts
+
+
+def responses(given: Any, single: bool, count: int, vocabulary: int) -> list[str | list[int]]:
+    """Sort out responses that are there already.
+
+    Args:
+        given: text or token ids, as a list, an array or a tensor; for a batch, a list of these.
+        single: whether it is one sample.
+        count: how many samples there are.
+        vocabulary: how many token ids the model has.
+
+    Raises:
+        TypeError: neither text nor token ids.
+        ValueError: another number of responses than of samples, or an id that the model has not.
+    """
+    if not single and (isinstance(given, str | bytes) or not isinstance(given, Iterable)):
+        raise TypeError(f"the responses to {count} prompts are {shorten(given)}: a list with one a prompt is needed")
+    found = [_response(number, one, vocabulary) for number, one in enumerate([given] if single else given)]
+    if len(found) != count:
+        raise ValueError(f"got {len(found)} responses for {count} prompts: one a prompt is needed")
+    return found
+
+
+def _response(number: int, given: Any, vocabulary: int) -> str | list[int]:
+    if isinstance(given, str):
+        _check_text(f"responses[{number}]", given)
+        return given
+    ids = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
+        raise TypeError(f"responses[{number}]={shorten(given)} is neither text nor a list of token ids")
+    other = [one for one in ids if not isinstance(one, Integral) or isinstance(one, bool)]
+    if other:
+        raise TypeError(f"responses[{number}] is neither text nor a list of token ids: it holds {shorten(other[0])}")
+    found = [int(one) for one in ids]
+    if found and not 0 <= min(found) <= max(found) < vocabulary:
+        wrong = next(one for one in found if not 0 <= one < vocabulary)
+        raise ValueError(f"responses[{number}] holds token {wrong}: ids from 0 to {vocabulary - 1} are allowed")
+    return found
+
+
+def _check_text(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise ValueError(f"{what} holds {half}, half of a surrogate pair, which is no character") from error
 
 
 def _several(images: Any) -> bool:

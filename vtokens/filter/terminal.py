@@ -9,6 +9,7 @@ from rich.text import Text
 from vtokens._terminal import printable
 from vtokens.filter.report import Report
 
+_SHOWN = 8  # of what was not judged
 _BAD, _NUMBER, _FINE = "underline bold red", "red", "green"
 
 
@@ -50,7 +51,7 @@ def summary(report: Report) -> str:
     word = "probability" if report.calibrated else "score"
     count, flagged = len(report.mentions), len(report.flagged)
     if not count:
-        return "nothing is mentioned that could be checked"
+        return "nothing is mentioned that could be checked, so nothing was judged"
     lines = [f"{flagged} of {count} {'mention' if count == 1 else 'mentions'} flagged"]
     if report.certificate is not None:
         lines.append(str(report.certificate))
@@ -58,6 +59,9 @@ def summary(report: Report) -> str:
         lines[0] += f": {word} above {report.threshold:g}"
     if not report.calibrated:
         lines.append("uncalibrated: scores rank mentions, they are no probabilities")
+    if report.unjudged:
+        more = "" if len(report.unjudged) <= _SHOWN else f" and {len(report.unjudged) - _SHOWN} more"
+        lines.append(f"not judged: {', '.join(map(repr, report.unjudged[:_SHOWN]))}{more}")
     return "\n".join(lines)
 
 

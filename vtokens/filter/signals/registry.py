@@ -66,6 +66,8 @@ def get_signals(names: str | Sequence[str | Signal]) -> tuple[Signal, ...]:
         every = [_signals[name]() for name in sorted(_signals)]
         return tuple(signal for signal in every if names == "full" or not (signal.passes or signal.heavy))
     chosen: list[Signal] = []
+    if not isinstance(names, Sequence):
+        raise TypeError(f"{names!r} is no signal: a name, or a list of names and Signals, is allowed")
     for name in [names] if isinstance(names, str) else names:
         if isinstance(name, Signal):
             chosen.append(name)
