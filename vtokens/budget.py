@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+from vtokens._errors import shorten
+
 Keep = float | int
 """A float in (0, 1] is a share of the visual tokens, an int >= 1 is a count per image."""
 
@@ -19,10 +21,10 @@ def check_keep(keep: object) -> Keep:
         ValueError: zero, negative, a float above 1, NaN or infinite.
     """
     if isinstance(keep, bool) or not isinstance(keep, Real):
-        raise TypeError(f"keep={keep!r} is not a number: {_ALLOWED}")
+        raise TypeError(f"keep={shorten(keep)} is not a number: {_ALLOWED}")
     if isinstance(keep, Integral):
         if keep < 1:
-            raise ValueError(f"keep={int(keep)} keeps nothing: {_ALLOWED}")
+            raise ValueError(f"keep={shorten(int(keep))} keeps nothing: {_ALLOWED}")
         return int(keep)
     share = float(keep)
     if math.isnan(share) or not 0.0 < share <= 1.0:

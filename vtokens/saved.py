@@ -67,10 +67,11 @@ def read(source: str, **hub: Any) -> list[dict[str, Any]] | None:
         raise ValueError(f"{path} is not a strategy saved by vtokens: {error}") from error
     if version != _VERSION or isinstance(version, bool):
         raise ValueError(f"{path} has version {shorten(version)}; this vtokens reads version {_VERSION}")
-    try:
-        parse(strategies)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    for number, strategy in enumerate(strategies):
+        try:
+            parse(strategy)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: strategies[{number}]: {error}") from error
     return strategies
 
 

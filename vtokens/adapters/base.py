@@ -153,6 +153,7 @@ class Adapter(ABC):
             f"{tower.model_type}-{depth}x{tower.hidden_size}-{tower.patch_size}" + (f"-{size}" if size else ""),
             self.feature_block + 1 if self.merge_points else None,
             partial(_sample, self.tower),
+            config.hidden_size,
         )
 
     def change_pixels(

@@ -140,4 +140,11 @@ _KINDS = {"logistic": Logistic, "trees": Trees, "sigmoid": Sigmoid, "isotonic": 
 def from_dict(content: Mapping[str, Any]) -> Any:
     """The estimator or link that `to_dict` gave; KeyError or TypeError for anything else."""
     kind = _KINDS[content["kind"]]
-    return kind(**{k: np.array(v) if isinstance(v, list) else v for k, v in content.items() if k != "kind"})
+    return kind(**{name: _number(name, value) for name, value in content.items() if name != "kind"})
+
+
+def _number(name: str, value: Any) -> Any:
+    """A number or an array of them; JSON does not tell 1 from 1.0, and numpy makes objects of large integers."""
+    if name in ("feature", "left", "right", "depth"):
+        return np.array(value, dtype=np.int64) if isinstance(value, list) else value
+    return np.array(value, dtype=np.float64) if isinstance(value, list) else float(value)

@@ -160,17 +160,27 @@ class Ledger:
                 f"{shorten(name)[1:-1]} was {shorten(before.get(name))} and is {shorten(settings.get(name))}"
                 for name in names[:_TOLD]
             )
-            raise ValueError(f"{self.out} was begun with other settings ({told}): give another output, or these again")
+            raise ValueError(
+                f"{self.out} was begun with other settings, says {path.name} ({told}): give another output, or these "
+                "again"
+            )
+
+    def _take(self, number: int, content: str) -> None:
+        if number in self._done:
+            raise ValueError(
+                f"{self.out} and {self.rejected.name} say twice what became of line {number}: give another output"
+            )
+        self._done[number] = content
 
     def _written(self, content: dict[str, Any]) -> None:
         found = content.pop(OWN)
         content[found["field"]] = found["draft"]
-        self._done[int(found["line"])] = digest(content)
+        self._take(found["line"], digest(content))
         self.tally.add(found)
 
     def _refused(self, content: dict[str, Any]) -> None:
         refusal = Refusal(**content)
-        self._done[refusal.line] = refusal.digests[0]
+        self._take(refusal.line, refusal.digests[0])
         self.tally.refused[refusal.reason.partition(":")[0]] += 1
 
 

@@ -70,7 +70,13 @@ class Record:
             missing, extra = sorted(names - set(row)), sorted(set(row) - names)
             raise ValueError(f"a record has the fields {sorted(names)}; missing {missing}, unknown {shorten(extra)}")
         check(row, "record")
-        return cls(**{**row, "mentions": [Mention.from_dict(mention) for mention in row["mentions"]]})
+        mentions = []
+        for number, mention in enumerate(row["mentions"]):
+            try:
+                mentions.append(Mention.from_dict(mention))
+            except ValueError as error:
+                raise ValueError(f"mentions[{number}]: {error}") from error
+        return cls(**{**row, "mentions": mentions})
 
 
 def write(path: str | Path, records: Iterable[Record]) -> int:

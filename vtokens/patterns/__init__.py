@@ -155,5 +155,5 @@ def run_of(inter: str, intra: str, params: dict[str, Any]) -> Run:
             raise unknown(f"parameter of {intra!r}:", name, defaults)
         kind = type(defaults[name])
         if type(value) is not kind or (kind is tuple and not all(type(part) is int for part in value)):
-            raise TypeError(f"{name}={value!r} of {intra!r}: {kind.__name__} is allowed")
+            raise TypeError(f"{name}={shorten(value)} of {intra!r}: {kind.__name__} is allowed")
     return Run(inter, cls(**given))

@@ -29,10 +29,11 @@ KINDS = {
     "sample": "sweeps.SampleLine",
     "result": "sweeps.ResultLine",
     "summary": "sweeps.SummaryRow",
-    "profile": "sweeps.ProfileFile",
+    "profile": "profiles.ProfileFile",
 }
 """By kind of file, or of line, the class of its schema."""
 _MOST = 64 * MEBIBYTE
+_TOLD = 200  # characters of what pydantic says, which may repeat the input
 
 
 def load(path: str | Path, kind: str, version: tuple[str, int] | None = None, most: int = _MOST) -> Any:
@@ -75,13 +76,15 @@ def check(content: Any, kind: str) -> Any:
 def _told(error: Any) -> str:
     """The first thing that is wrong: where, what is allowed, and what is there."""
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{shorten(part, 60)[1:-1]}" for part in error["loc"])
-    place = place.lstrip(".") or "the content"
+    place = place.lstrip(".")
+    if error["type"] == "value_error":
+        return f"{place}: {error['ctx']['error']}".removeprefix(": ")
+    place = place or "the content"
     if error["type"] == "missing":
         return f"{place} is missing"
     if error["type"] == "extra_forbidden":
-        return f"{place} is no field that there is"
-    if error["type"] == "value_error":
-        return f"{place}: {error['ctx']['error']}"
+        return f"there is no field {shorten(error['loc'][-1], 60)}" + (f": {place}" if len(error["loc"]) > 1 else "")
     told = "Input should be an object" if error["type"] in ("model_type", "dict_type") else error["msg"]
+    told = told if len(told) <= _TOLD else f"{told[:_TOLD]} ..."
     told = f" {told.removeprefix('Input ')}" if told.startswith("Input should") else f": {told[:1].lower()}{told[1:]}"
     return f"{place}{told}, got {shorten(error['input'], 60)}"

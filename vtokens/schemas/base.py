@@ -24,9 +24,10 @@ class Open(Schema):
 
 
 def _keep(value: Any) -> Any:
-    if value is not None:
-        check_keep(value)
-    return value
+    try:
+        return value if value is None else check_keep(value)
+    except TypeError as error:  # pydantic would let it through
+        raise ValueError(str(error)) from error
 
 
 def _scalar(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What `vtokens eval` and `vtokens profile` write and read again; docs/results-format.md says what the fields mean."""
+"""What `vtokens eval` writes and reads again; docs/results-format.md says what the fields mean."""
 
 from __future__ import annotations
 
@@ -109,20 +109,3 @@ class SummaryRow(Open):
     low: Number | None = None
     high: Number | None = None
     n: Count
-
-
-class _Measured(Open):
-    failed: dict[Name, Any]
-
-
-class _Model(Open):
-    name: Name
-
-
-class ProfileFile(Open):
-    """`vtokens.eval.profile_job`."""
-
-    version: Literal[1] = Field(alias="schema")
-    conditions: dict[Name, Any]
-    models: Many[_Model]
-    rows: Many[_Measured]

@@ -25,6 +25,7 @@ class Facts:
         tower: what tells one vision tower from another, as "clip_vision_model-24x1024-14-336".
         merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
         read_sample: gives `tower_sample`.
+        width: channels of a decoder state; 0 if not known.
     """
 
     family: str
@@ -35,6 +36,7 @@ class Facts:
     tower: str = ""
     merge_blocks: int | None = None
     read_sample: Callable[[], tuple[float, ...]] = field(default=tuple, compare=False, repr=False)
+    width: int = 0
 
     @cached_property
     def tower_sample(self) -> tuple[float, ...]:

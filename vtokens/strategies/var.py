@@ -67,6 +67,11 @@ class Var(Strategy):
                 f"{self.sinks!r} holds the sink dimensions of the decoder {table.decoder!r}, this one is "
                 f"{facts.decoder!r}: find its own with `vtokens calibrate var MODEL --out FILE`"
             )
+        if table.dims and facts.width and max(table.dims) >= facts.width:
+            raise ValueError(
+                f"{self.sinks!r} names the dimension {max(table.dims)}: the states of this decoder have {facts.width}, "
+                "from 0 on"
+            )
         return table
 
     def attends_in(self, facts: Facts) -> Sequence[int]:
