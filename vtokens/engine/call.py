@@ -128,7 +128,6 @@ class Call:
         opened: the forward pass of the model with logits that this one belongs to; None if it was called by itself.
         outer: it is such a pass of the model with logits.
         entered: the language model has begun with it.
-        reached: decoder layers that have begun with it.
         prompt: the negative prompt that was given for it; None if none was.
         headed: 1 while the branch's states of such a pass are in the output layer beside its own, 2 afterwards.
         labels, keep: what that one was given as such, and as `logits_to_keep`.
@@ -170,7 +169,6 @@ class Call:
     opened: Call | None = None
     outer: bool = False
     entered: bool = False
-    reached: int = 0
     prompt: Mapping[str, Any] | None = None
     headed: int = 0
     labels: Any = None

@@ -26,6 +26,8 @@ from vtokens.engine.seen import MODALITIES, Seen, seen_in
 from vtokens.engine.window import check_window
 from vtokens.strategies.heads import Memory
 
+_REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
+
 
 class Hooks:
     """What hooks call. Each asks which pass of the caller's is under way, so that threads do not meet.
@@ -35,6 +37,7 @@ class Hooks:
         own: what is attached for every caller; None if nothing is.
         prompts: the negative prompts of all callers.
         standing: what stands on the model (`parts`), by name.
+        layers: the decoder layers on which it stands.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -42,6 +45,7 @@ class Hooks:
         self.own: Block | None = None
         self.prompts: list[Given] = []
         self.standing: dict[Hashable, Any] = {}
+        self.layers: tuple[nn.Module, ...] = ()
 
     def block(self) -> Block | None:
         """What runs for the caller: the innermost `with` block, or what is attached; None if nothing does."""
@@ -97,6 +101,8 @@ class Hooks:
         assert call is not None
         assert call.plan is not None
         call.entered = True
+        if call.plan and tuple(self.adapter.layers) != self.layers:
+            raise RuntimeError(f"decoder layers were {_REPLACED}")
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
         call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -133,7 +139,6 @@ class Hooks:
         call = calls.current(self)
         if call is None or kwargs is None or not call.entered:
             return None
-        call.reached += 1
         tap = self.standing.get(("tap", index))
         if tap is not None:
             tap.follow(module.self_attn)
@@ -166,7 +171,6 @@ class Hooks:
             return None
         if call.direct:
             calls.finish(self)
-        _check_reached(call)
         if call.joint is not None:
             return joint.leave(call, output)
         if call.record is None:
@@ -217,8 +221,8 @@ class Hooks:
     def on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         call = calls.current(self)
         calls.finish(self)
-        if call is not None and output is not None and not call.outer:
-            _check_reached(call)
+        if call is not None and output is not None and call.plan and not call.entered:
+            raise RuntimeError(f"the decoder was {_REPLACED}")
         if call is not None and call.opened is not None and (call.fed is not None or call.joint is not None):
             calls.end(self, call)
 
@@ -259,19 +263,6 @@ def _handed_on(call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any])
     if args or hidden is None or kwargs.get("input_ids") is not None:
         return False
     return not isinstance(given, Tensor) or given.shape == hidden.shape[:2]
-
-
-def _check_reached(call: Call) -> None:
-    """Raise `RuntimeError` if a pass went past the hooks of the decoder or of its layers."""
-    if not call.plan or call.direct:
-        return
-    decoder = call.adapter.language_model
-    depth = min(len(decoder.layers), getattr(decoder.config, "num_hidden_layers", len(decoder.layers)))
-    if call.reached != depth:
-        raise RuntimeError(
-            f"{call.reached} of {depth} decoder layers ran with the strategies that are attached: the decoder, or "
-            "layers of it, were replaced since. detach() and attach() again"
-        )
 
 
 def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -31,6 +31,7 @@ class Engine(Hooks):
         new.__init__(copy.deepcopy(self.adapter, memo))  # type: ignore[misc]
         new.own = copy.deepcopy(self.own, memo)
         new._blocks = [] if new.own is None else [new.own]
+        new.layers = copy.deepcopy(self.layers, memo)
         new.standing = copy.deepcopy(self.standing, memo)
         return new
 
@@ -61,6 +62,8 @@ class Engine(Hooks):
 
     def _sync(self) -> None:
         wanted = Parts()
+        if not self.standing:
+            self.layers = tuple(self.adapter.layers)
         for block in self._blocks:
             wanted |= parts(self, block.plan)
         for key in [key for key in reversed(self.standing) if key not in wanted]:
