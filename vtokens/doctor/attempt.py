@@ -17,9 +17,9 @@ from vtokens.doctor.finding import Finding
 def attempt(extra: Extra) -> Finding:
     """Whether what an extra brings can be imported in this process, in releases that it goes with."""
     try:
-        check(extra.name, extra.brings)
+        check(extra.light or extra.name, extra.brings)
         for module in extra.modules:
-            with needs(extra.name, extra.brings):
+            with needs(extra.light or extra.name, extra.brings):
                 importlib.import_module(module)
     except MissingExtra as error:
         fault, command, remedy = str(error).partition(": pip install ")

@@ -18,21 +18,31 @@ class Extra:
         name: as in `pip install 'vtokens[name]'`.
         brings: what it is for.
         modules: what has to import, the package that it is all about first.
+        light: the extra that brings all but that package, where the whole would bring another torch.
     """
 
     name: str
     brings: str
     modules: tuple[str, ...]
+    light: str = ""
 
     @property
     def installed(self) -> bool:
         """Whether the package that it is all about is there."""
         return find_spec(self.modules[0].partition(".")[0]) is not None
 
+    @property
+    def command(self) -> str:
+        """How it is installed without another torch."""
+        if not self.light:
+            return install(self.name)
+        package = self.modules[0].partition(".")[0].replace("_", "-")
+        return f"{install(self.light)}, then pip install --no-deps {package}"
+
 
 EXTRAS = (
     # lmms-eval takes filelock._api by the hand when an evaluation begins, not when it is imported.
-    Extra("eval", "evaluation", ("lmms_eval.tasks", "lmms_eval.evaluator", "datasets", "filelock._api")),
+    Extra("eval", "evaluation", ("lmms_eval.tasks", "lmms_eval.evaluator", "datasets", "filelock._api"), "eval-light"),
     Extra("cli", "commands and plots", ("matplotlib.figure", "rich.table")),
     Extra("filter", "the hallucination filter", ("sklearn.linear_model", "scipy.stats", "pydantic", "rich.table")),
     Extra("triton", "kernels for a CPU", ("triton.language",)),
@@ -45,8 +55,8 @@ EXTRAS = (
 def examine(extra: Extra) -> Finding:
     """Whether an extra works: absent where a package is not installed, wrong where one is and does not import."""
     if not extra.installed:
-        return Finding("extras", extra.name, f"not installed ({extra.brings})", "absent", install(extra.name))
+        return Finding("extras", extra.name, f"not installed ({extra.brings})", "absent", extra.command)
     found, fault = child.run("attempt", extra.name)
     if found:
         return Finding(**found[0])
-    return Finding("extras", extra.name, fault, "wrong", install(extra.name))
+    return Finding("extras", extra.name, fault, "wrong", extra.command)

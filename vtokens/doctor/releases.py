@@ -9,7 +9,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vtokens._extras import install, requirements
+from vtokens._extras import requirements
 from vtokens._torchvision import aside
 from vtokens.doctor import child
 from vtokens.doctor.extras import EXTRAS
@@ -33,7 +33,7 @@ def examine() -> Iterator[Finding]:
         if release or name in faults:
             yield _finding(name, release, *faults.pop(name, ("", "")))
         else:
-            remedy = install(_OPTIONAL[name]) if name in _OPTIONAL else ""
+            remedy = next((e.command for e in EXTRAS if e.name == _OPTIONAL.get(name)), "")
             yield Finding("versions", name, "not installed", "absent", remedy)
         if name == "torch":
             yield _torchvision()
