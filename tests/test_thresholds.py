@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,36 @@ def test_nothing_to_measure() -> None:
         measure(build("llava")[0], list, (), "none")
     with pytest.raises(ValueError, match="no pictures to measure"):
         measure(build("llava")[0], list, (0.5,), "none")
+
+
+def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are named, others take their places, and only a folder without any that can be read is an error."""
+    folder, out = tmp_path / "photos", tmp_path / "t.json"
+    folder.mkdir()
+    for number in range(5):
+        image(96, 96, seed=number).save(folder / f"{number}.png")
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "2.png").write_text("no picture")
+    os.mkfifo(folder / "1.jpg")
+    arguments = ["calibrate", "dymu", "scenes-llava", "--images", str(folder), "--out", str(out), "--target", "0.4"]
+    main([*arguments, "--samples", "2"])
+    err = capsys.readouterr().err
+    assert "3 of 5 pictures could not be read and were left out: 0.png, 1.jpg, 2.png" in err
+    assert json.loads(out.read_text())["source"] == "vtokens calibrate dymu, 2 pictures"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("1.png", "3.png"):
+        (alone / name).write_bytes((folder / name).read_bytes())
+    main([*arguments[:4], str(alone), "--out", str(tmp_path / "a.json"), *arguments[7:]])
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(out.read_text())
+    for name in ("1.png", "3.png", "4.png"):
+        (folder / name).unlink()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "none of the 3 pictures in" in (err := capsys.readouterr().err)
+    assert "0.png" in err
 
 
 def test_the_command_writes_what_dymu_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

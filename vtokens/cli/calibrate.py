@@ -9,10 +9,11 @@ from typing import Any
 
 from vtokens._hardware import check_device
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
-from vtokens.cli.output import say
+from vtokens.cli.output import note, say
 from vtokens.cli.run import chat_prompt
 
 _QUESTION = "What is to be seen here?"
+_NAMED = 10  # pictures left out that are named
 
 
 def add_to(commands: Any) -> None:
@@ -134,8 +135,10 @@ def _dymu(options: argparse.Namespace) -> None:
 def images(folder: str | None, samples: int) -> Iterator[Any]:
     """Up to `samples` RGB pictures of a folder, in order of their names; drawn scenes if there is no folder.
 
+    Those that cannot be read are passed over, and named on stderr at the end.
+
     Raises:
-        ValueError: the folder has no pictures, or `samples` is no positive number.
+        ValueError: the folder has no pictures, or none that can be read, or `samples` is no positive number.
     """
     from vtokens.images import open_image
 
@@ -152,4 +155,21 @@ def images(folder: str | None, samples: int) -> Iterator[Any]:
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known)
     if not paths:
         raise ValueError(f"no pictures in {folder!r}: a folder with image files is needed")
-    yield from (open_image(str(path)) for path in paths[:samples])
+    found, aside = 0, dict[Path, str]()
+    for path in paths:
+        if found == samples:
+            break
+        try:
+            image = open_image(path)
+        except OSError as error:
+            aside[path] = str(error)
+            continue
+        found += 1
+        yield image
+    if not found:
+        path, reason = next(iter(aside.items()))
+        raise ValueError(f"none of the {len(aside)} pictures in {folder!r} can be read; {path}: {reason}")
+    if aside:
+        names = ", ".join(str(path.relative_to(folder)) for path in list(aside)[:_NAMED])
+        more = f" and {len(aside) - _NAMED} more" if len(aside) > _NAMED else ""
+        note(f"{len(aside)} of {found + len(aside)} pictures could not be read and were left out: {names}{more}")
