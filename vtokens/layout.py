@@ -33,6 +33,7 @@ class Layout:
         counts: visual tokens left of each picture, on the host.
         newlines: positions left of each picture that hold none of its features, on the host.
         lead: padding positions at the start of each row, on the host.
+        trail: padding positions at its end, on the host.
         before: real positions before each row's first placeholder (0 where it has none), on the host.
         tail: positions after the last placeholder, the least of any row, on the host.
         padded: whether any position is padding, on the host.
@@ -48,6 +49,7 @@ class Layout:
     counts: tuple[int, ...]
     newlines: tuple[int, ...]
     lead: tuple[int, ...]
+    trail: tuple[int, ...]
     before: tuple[int, ...]
     tail: int
     padded: bool
@@ -70,8 +72,8 @@ class Layout:
         last = (anywhere * torch.arange(1, length + 1, device=valid.device)).amax(1)
         # The one host read of a prefill: which rows the pictures fall into, and where padding ends.
         first = (anywhere.cumsum(1) == 0) & valid & anywhere.any(1, keepdim=True)
-        sums = [*placeholders.values(), valid.cumsum(1) == 0, ~valid, first]
-        *host, lead, padding, before, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
+        sums = [*placeholders.values(), valid.cumsum(1) == 0, valid.flip(1).cumsum(1) == 0, ~valid, first]
+        *host, lead, trail, padding, before, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
         image = torch.full_like(valid, -1, dtype=torch.long)
         cell, visual = image.clone(), torch.zeros_like(valid)
         ordered: list[Picture] = []
@@ -102,7 +104,7 @@ class Layout:
         newlines = tuple(len(p) - p.tokens for p in ordered)
         return Layout(
             visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, newlines, tuple(lead),
-            tuple(before), length - max(ends), any(padding),
+            tuple(trail), tuple(before), length - max(ends), any(padding),
         )  # fmt: skip
 
     def take(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 import vtokens
 from tests.engine.cases import MODES, SIZES, model
 from tests.engine.masked import decoder_layers, dropped_keys, masking
+from tests.engine.test_prompt_end import drawn, followed, written
 from tests.families import FAMILIES, image, inputs
 from tests.kernels.sparse import visible
 from vtokens.adapters import adapter_for
@@ -87,26 +88,24 @@ def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_ma
     return (output @ value.repeat_interleave(shared, 1)).transpose(1, 2).contiguous(), None
 
 
-def spread(mask: Tensor, positions: list[Tensor], length: int) -> Tensor:
-    """A mask over what a layer saw at the fed positions: all of them, or what is left of them on the right."""
-    if mask.shape[2] == length:
-        return mask
-    full = torch.ones(len(mask), mask.shape[1], length, length, dtype=torch.bool)
-    for row, place in enumerate(positions):
-        full[row][:, place[:, None], place] = mask[row][:, -len(place) :, -len(place) :]
+def spread(mask: Tensor, place: Tensor, length: int) -> Tensor:
+    """A mask over what a layer saw of one sample, at the fed positions."""
+    full = torch.ones(1, mask.shape[1], length, length, dtype=torch.bool)
+    full[0][:, place[:, None], place] = mask[0]
     return full
 
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sparse_equals_attention_masked_by_tiles(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Generated logits are those of a model that masks what no visited tile holds; batches, padding, pruners, beams."""
+    """Logits of a batch are those of a model that masks what no tile holds that a sample visits alone: batches, padding
+    on either side, pruners, beams."""
     folder = tmp_path_factory.mktemp("patterns")
     groups = st.lists(st.sampled_from(SIZES), min_size=0, max_size=3).map(tuple)
 
     @settings(max_examples=-(-settings.default.max_examples // (4 * len(FAMILIES))))
     @given(
-        st.permutations(RUNS), st.lists(groups, min_size=1, max_size=2).filter(any), st.sampled_from(["left", "right"]),
+        st.permutations(RUNS), st.lists(groups, min_size=1, max_size=3).filter(any), st.sampled_from(["left", "right"]),
         st.sampled_from(["", "uniform(keep=0.5)+", "cls(keep=0.3)+", "fastv(keep=0.5, layer=2)+"]),
         st.sampled_from(["greedy", "beam"]), st.sampled_from([2, 20]), st.integers(0, 99),
     )  # fmt: skip
@@ -114,28 +113,40 @@ def test_sparse_equals_attention_masked_by_tiles(family: str, tmp_path_factory: 
     def holds(
         runs: list[Run], sizes: list[tuple[Any, ...]], side: Any, pruner: str, mode: str, least: int, seed: int
     ) -> None:
-        # What a pruner leaves beside padding on the right, the report does not tell.
-        side = "left" if pruner else side
         target, reference = model(family, "pruned"), model(family, "plain")
+        texts = ["What is it?", "Say what you see, or not", "and?"][: len(sizes)]
         pictures = [[image(*size, seed=seed + n) for n, size in enumerate(group)] for group in sizes]
-        batch = dict(inputs(family, ["What is it?", "Say what you see, or not"][: len(sizes)], pictures, side))
+        batch = dict(inputs(family, texts, pictures, side))
         spec = f"{pruner}mminference(patterns={table(family, folder, runs)!r}, min_length=1)"
+        # `generate` itself needs padding on the left.
         options = {**MODES[mode], "max_new_tokens": 2, "min_new_tokens": 2, "return_dict_in_generate": True}
-        with vtokens.attach(target, spec) as handle, recorded(least) as tiles:
-            got = target.generate(**batch, **options, output_logits=True)
-            report = handle.report()
-        assert len(tiles) == len(decoder_layers(target))
-        valid = batch["attention_mask"].repeat_interleave(len(report.samples) // len(sizes), 0)
-        length, heads = valid.shape[1], target.config.get_text_config().num_attention_heads
-        masks = [
-            spread(visible(part, heads), [torch.from_numpy(s.positions[layer]) for s in report.samples], length)
-            for layer, part in enumerate(tiles)
-        ]
-        with masked(reference, masks), masking(reference, dropped_keys(report, valid)):
-            expected = reference.generate(**batch, **options, output_logits=True)
-        torch.testing.assert_close(got.logits[0], expected.logits[0], rtol=0, atol=1e-4)
-        if mode == "greedy":
-            torch.testing.assert_close(got.logits[1], expected.logits[1], rtol=0, atol=1e-4)
+        options |= {"output_logits": True}
+
+        def steps(runner: Any, fed: dict[str, Any]) -> list[Tensor]:
+            if side == "right":
+                last = fed["attention_mask"].sum(1) - 1
+                return [runner(**fed).logits[torch.arange(len(last)), last]]
+            found = runner.generate(**fed, **options).logits
+            return list(found[: 1 if mode == "beam" else 2])
+
+        with vtokens.attach(target, spec), recorded(least):
+            got = steps(target, batch)
+        repeats = len(got[0]) // len(texts)
+        for row, (text, group) in enumerate(zip(texts, pictures, strict=True)):
+            one = dict(inputs(family, [text], [group]))
+            length, heads = one["input_ids"].shape[1], target.config.get_text_config().num_attention_heads
+            masks, dropped = [torch.ones(1, heads, length, length, dtype=torch.bool)] * len(decoder_layers(target)), []
+            if group:  # text alone runs dense
+                with vtokens.attach(target, spec) as handle, recorded(least) as tiles:
+                    target(**one, use_cache=False)
+                    report = handle.report()
+                places = [torch.from_numpy(part) for part in report.samples[0].positions]
+                masks = [spread(visible(part, heads), at, length) for part, at in zip(tiles, places, strict=True)]
+                dropped = dropped_keys(report, one["attention_mask"])
+            with masked(reference, masks), masking(reference, dropped) if dropped else nullcontext():
+                expected = steps(reference, one)
+            for mine, theirs in zip(got, expected, strict=True):
+                torch.testing.assert_close(mine[row * repeats : (row + 1) * repeats], theirs, rtol=0, atol=1e-4)
 
     holds()
 
@@ -166,12 +177,50 @@ def test_short_prompts_run_dense_and_the_report_says_so(tmp_path: Path) -> None:
         assert torch.equal(got, plain)
         assert report.contributions[0].figures == {"heads_dense": 1.0, "attention_computed": 1.0}
         assert "heads dense 1, attention computed 1" in str(report)
-    got, report = logits(target, batch, f"mminference(patterns={cheap!r}, min_length={length})")
+    shortest = int(batch["attention_mask"].sum(1).min())
+    _, report = logits(target, batch, f"mminference(patterns={cheap!r}, min_length={length})")
+    assert report.contributions[0].figures["heads_dense"] == pytest.approx((1 + 0.25) / 2)
+    got, report = logits(target, batch, f"mminference(patterns={cheap!r}, min_length={shortest})")
     assert report.contributions[0].figures["heads_dense"] == pytest.approx(0.25)
     assert report.contributions[0].figures["attention_computed"] > 0
     assert report.select_seconds > 0
     forced = f"mminference(patterns={dear!r}, min_length=1, max_cost=inf)"
     assert torch.equal(logits(target, batch, forced)[0], got)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pruner", ["", "uniform(keep=0.5)+", "dymu(thresholds=(0.5, 0.5, 0.5))+"])
+def test_each_sample_decides_by_its_own_length(pruner: str, side: Any, tmp_path: Path) -> None:
+    """Samples shorter and longer than `min_length`, and one without a picture, run as they do alone."""
+    target, path = model("llava_next", "pruned"), table("llava_next", tmp_path, RUNS[1:])
+    texts = ["What is it?", "Say what you see, <image> and what not in it, or not", "hello"]
+    groups = [[image(100, 60, seed=n) for n in range(3)], [image(60, 60, seed=4)], []]
+    batch = dict(inputs("llava_next", texts, groups, side))
+    last = batch["attention_mask"].sum(1) - 1 if side == "right" else torch.full((3,), batch["input_ids"].shape[1] - 1)
+    spec = f"{pruner}mminference(patterns={path!r}, min_length={80 if 'uniform' in pruner else 130})"
+    with torch.no_grad(), vtokens.attach(target, spec) as handle, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "LAST", (4, 8))
+        together = target(**batch).logits[torch.arange(3), last]
+        # Of three samples one runs sparse, in 15 heads of 16: `RUNS` hold one more that is dense.
+        assert 0.6 < handle.report().contributions[-1].figures["heads_dense"] < 0.8
+        for row, (text, group) in enumerate(zip(texts, groups, strict=True)):
+            alone = target(**inputs("llava_next", [text], [group] if group else None)).logits[0, -1]
+            torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_fed_are_answers_written(family: str, tmp_path: Path) -> None:
+    """What stands behind a prompt is dense, as in decoding, and has no say in which lines the prompt has."""
+    spec = f"mminference(patterns={table(family, tmp_path, RUNS)!r}, min_length=1)"
+    texts, said = drawn(len(family))
+    batch, most = followed(family, texts, said)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(indexing, "LAST", (4, 8))
+        with vtokens.attach(model(family, "pruned"), spec):
+            got = model(family, "pruned")(**batch, logits_to_keep=most + 1).logits
+        for row, (text, answer) in enumerate(zip(texts, said, strict=True)):
+            expected = written(family, spec, text, answer)
+            torch.testing.assert_close(got[row, : len(answer)], expected, rtol=0, atol=2e-4)
 
 
 def test_dense_heads_beside_sparse_ones(tmp_path: Path) -> None:

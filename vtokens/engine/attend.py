@@ -13,8 +13,9 @@ from vtokens.engine.attention import Attention
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
 from vtokens.engine.padding import seen_padding
+from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.heads import VISUAL, Heads, Memory, Rows
+from vtokens.strategies.heads import VISUAL, Heads, Memory, Rows, Span
 
 
 def attend(
@@ -52,18 +53,18 @@ def _heads(call: Call, index: int, attention: Attention, memory: Memory, fresh: 
     valid = seen_padding(call, index, past, length)
     place = _shared(call, "place", lambda: torch.arange(length, device=query.device).expand(len(query), -1))
     answers = last = Rows(place, whole=True)
-    noted, strides = Memory(), ()
+    noted, spans = Memory(), ()
     if fresh:
         assert call.layout is not None
         layout = call.layout.to(query.device)
         noted.keys[VISUAL] = (layout.visual, 0)
         answers = _shared(call, f"answers {past if memory else 0}", lambda: _answers(call, query.device, memory, past))
         last = _shared(call, "last", lambda: Rows(call.last_prompt(query.device)))
-        strides = _shared(call, "strides", lambda: tuple(sorted({s for p in layout.pictures for s in p.strides})))
+        spans = _shared(call, "spans", lambda: _spans(call, layout))
     return Heads(
         index, query, key, attention.value, attention.scaling, call.hidden,
         None if valid is None else valid.to(query.device), fresh, answers, last, memory,
-        lambda: attention.run()[0], noted, strides,
+        lambda: attention.run()[0], noted, spans,
     )  # fmt: skip
 
 
@@ -78,6 +79,19 @@ def _answers(call: Call, device: torch.device, memory: Memory, past: int) -> Row
     chosen = layout.valid & (layout.image < 0) & shown
     index = torch.where(chosen, torch.arange(length, device=device), -1).sort(1).values[:, length - most :]
     return Rows(index.clamp(min=0), index >= 0)
+
+
+def _spans(call: Call, layout: Layout) -> tuple[Span, ...]:
+    """Where each sample's prompt stands among the rows of `layout`."""
+    strides: list[set[int]] = [set() for _ in layout.lead]
+    for row, picture in zip(layout.owner, layout.pictures, strict=True):
+        strides[row] |= {*picture.strides}
+    found, width = [], layout.visual.shape[1]
+    parts = zip(layout.lead, layout.trail, call.answered(), layout.per_sample(), strides, strict=True)
+    for lead, trail, answered, tokens, own in parts:
+        stop = max(lead, width - trail)
+        found.append(Span(lead, max(lead, stop - answered), stop, tokens, tuple(sorted(own))))
+    return tuple(found)
 
 
 def _shared(call: Call, name: str, make: Any) -> Any:

@@ -214,6 +214,21 @@ class Call:
         assert self.ends is not None
         return at_end(self.ends, None if self.view is None else self.view.index, self.layout.valid.bool().to(device))
 
+    def answered(self) -> tuple[int, ...]:
+        """How many real positions of each sample stand behind the end of its prompt; reads the device under labels."""
+        if self.branch_of is not None:
+            return self.branch_of.answered()
+        layout = self.fed_layout
+        assert layout is not None
+        assert self.ends is not None
+        if self.opened is None or self.opened.labels is None:
+            return tuple(max(0, self.asked - 1 - trail) for trail in layout.trail)
+        if "answered" not in self.scratch:
+            valid = layout.valid.to(self.ends.device).bool()
+            behind = torch.arange(valid.shape[1], device=valid.device) > self.ends
+            self.scratch["answered"] = tuple((valid & behind).sum(1).tolist())
+        return self.scratch["answered"]
+
     def observe_decoder(
         self, layer: int, rows: Rows, query: Tensor, key: Tensor, scaling: float, cached: Tensor | None
     ) -> None:

@@ -38,6 +38,24 @@ class Rows:
         return values.gather(2, index.expand(-1, values.shape[1], -1, values.shape[3]))
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where a sample's own prompt stands among the rows of a pass, known on the host.
+
+    Attributes:
+        first, end: its rows are those from `first` up to, not including, `end`.
+        stop: an answer that is fed along has those from `end` up to `stop`; padding comes after it.
+        tokens: visual tokens among them.
+        strides: distances, in positions, at which rows and frames of its pictures repeat.
+    """
+
+    first: int
+    end: int
+    stop: int
+    tokens: int
+    strides: tuple[int, ...]
+
+
 @dataclass
 class Memory:
     """What strategies noted at a layer. It lives in that layer's cache and follows its samples and positions.
@@ -93,7 +111,7 @@ class Heads:
         last: the last prompt position of each sample.
         memory: what was noted in earlier passes over this layer's cache.
         noted: what this pass notes.
-        strides: distances, in positions, at which rows and frames of the pass's pictures repeat.
+        spans: of each sample, in a pass that brings pictures.
         selecting: a context manager that times a selection.
         prepared: what the strategy's `prepare` made.
         branch: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
@@ -114,7 +132,7 @@ class Heads:
     memory: Memory
     compute: Callable[[], Tensor]
     noted: Memory = field(default_factory=Memory)
-    strides: tuple[int, ...] = ()
+    spans: tuple[Span, ...] = ()
     selecting: Callable[[], AbstractContextManager[None]] = nullcontext
     prepared: Any = None
     branch: Tensor | None = None
@@ -130,6 +148,11 @@ class Heads:
         if VISUAL in self.noted.keys or VISUAL in self.memory.keys:
             return self.marks(VISUAL).bool()
         return torch.zeros(len(self.key), self.key.shape[2], dtype=torch.bool, device=self.key.device)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Distances, in positions, at which rows and frames of the pass's pictures repeat."""
+        return tuple(sorted({stride for span in self.spans for stride in span.strides}))
 
     @property
     def past(self) -> int:

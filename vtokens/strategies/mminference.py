@@ -11,10 +11,11 @@ import torch
 from vtokens import patterns as tables
 from vtokens.kernels import block_sparse_attention
 from vtokens.patterns import Patterns
-from vtokens.patterns.index import Run, Scene, index, share
+from vtokens.patterns.index import Run, index, share
+from vtokens.patterns.part import answers, cut
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.fields import UNLIMITED
-from vtokens.strategies.heads import Heads
+from vtokens.strategies.heads import Heads, Span
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Facts
 
@@ -25,12 +26,13 @@ class MMInference(Strategy):
     """Computes the attention of long prompts sparsely, each head in its own pattern, permuted by grid and modality.
 
     Patterns (grid, A-shape, vertical-slash, with a boundary between modalities or without) come from a file; which
-    lines a prompt has is estimated from its last rows. Prompts, and heads, for which dense attention is predicted to be
+    lines a prompt has is estimated from its last rows. Each sample is a prompt by itself, whatever else is in the
+    batch. Prompts, and heads, for which dense attention is predicted to be
     as fast get that; decoding always does. Nothing is dropped, neither from the sequence nor from the cache.
 
     Attributes:
         patterns: JSON file that `vtokens search-patterns` wrote; None takes the shipped ones.
-        min_length: passes of fewer positions run dense.
+        min_length: prompts of fewer positions, a sample's padding not counted, run dense.
         max_cost: so do heads, and layers, that are predicted to take more than this share of dense attention's time;
             inf never does.
     """
@@ -73,34 +75,48 @@ class MMInference(Strategy):
     def at_attend(self, heads: Heads) -> None:
         if not heads.fresh:
             return
-        runs = self._runs(heads)
-        batch, _, rows, _ = heads.query.shape
-        sparse = [run for run in runs if run.intra is not None]
-        told = torch.full((batch,), 1 - len(sparse) / len(runs), device=heads.query.device)
-        heads.tell("heads_dense", told)
-        if not sparse:
-            heads.tell("attention_computed", told)
+        chosen: dict[tuple[Span, tuple[Run, ...]], list[int]] = {}
+        for row, span in enumerate(heads.spans):
+            chosen.setdefault((span, self._runs(heads, span)), []).append(row)
+        batch, count, width, _ = heads.query.shape
+        dense = torch.ones(batch)
+        for (_, runs), rows in chosen.items():
+            dense[rows] = sum(run.intra is None for run in runs) / count
+        heads.tell("heads_dense", dense)
+        if all(share == 1 for share in dense.tolist()):
+            heads.tell("attention_computed", dense)
             return
-        with heads.selecting():
-            scene = Scene(
-                heads.query, heads.key, heads.scaling, heads.visual, heads.valid, heads.strides, heads.prepared.block
-            )
-            tiles = index(runs, scene)
-        output, _ = block_sparse_attention(heads.query, heads.key, heads.value, tiles, heads.scaling)
-        heads.output = output.transpose(1, 2)
-        area = len(runs) * (rows * heads.past + rows * (rows + 1) / 2)
-        heads.tell("attention_computed", tiles.visited() * (tiles.block[0] * tiles.block[1] / area))
+        output = heads.value.new_zeros(batch, width, count, heads.value.shape[3])
+        computed = torch.ones(batch, device=output.device)
+        for (span, runs), rows in chosen.items():
+            if span.end > span.first:
+                part = cut(heads, rows, span)
+                with heads.selecting():
+                    tiles = index(runs, part.scene(heads.prepared.block))
+                found, _ = block_sparse_attention(part.query, part.key, part.value, tiles, heads.scaling)
+                found = found.transpose(1, 2)
+                if len(rows) == batch and span.end - span.first == width:
+                    output = found
+                else:
+                    output[rows, span.first : span.end] = found
+                new = span.end - span.first
+                area = count * (new * heads.past + new * (new + 1) / 2)
+                computed[rows] = tiles.visited() * (tiles.block[0] * tiles.block[1] / area)
+        heads.output = output
+        answers(heads)
+        heads.tell("attention_computed", computed)
 
-    def _runs(self, heads: Heads) -> list[Run]:
-        """What each head runs at this length: all of it dense unless that is predicted to take longer."""
+    def _runs(self, heads: Heads, span: Span) -> tuple[Run, ...]:
+        """What each head runs on a sample's own prompt: all of it dense unless that is predicted to take longer."""
         table: Patterns = heads.prepared
-        layer, (_, count, rows, _), keys = table.heads[heads.layer], heads.query.shape, heads.key.shape[2]
+        layer, count, rows = table.heads[heads.layer], heads.query.shape[1], span.end - span.first
         if len(layer) != count:
             raise ValueError(f"the patterns are for {len(layer)} heads a layer, but the decoder has {count}")
-        if rows < self.min_length:
-            return [Run()] * count
-        costs = {head.run: table.ratio * share(head.run, rows, keys, heads.strides, table.block) for head in layer}
-        runs = [head.run if costs[head.run] <= self.max_cost else Run() for head in layer]
+        if rows < self.min_length or not span.tokens:
+            return (Run(),) * count
+        keys = rows + heads.past
+        costs = {head.run: table.ratio * share(head.run, rows, keys, span.strides, table.block) for head in layer}
+        runs = tuple(head.run if costs[head.run] <= self.max_cost else Run() for head in layer)
         # Heads that stay dense pay for going through tiles.
         total = sum(costs[run] if run.intra is not None else table.ratio for run in runs)
-        return runs if total <= self.max_cost * count else [Run()] * count
+        return runs if total <= self.max_cost * count else (Run(),) * count
