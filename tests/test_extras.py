@@ -21,7 +21,6 @@ inputs = processor(images=scene.image, text=text, return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 print(vtokens.attachment(model).report())
 """
-EVAL = ["eval", "--tasks", "scenes_vqa", "--strategies", "none", "--out", "out"]
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +41,22 @@ def test_the_core_alone_loads_attaches_and_generates(core):
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [(["demo"], "cli"), (["check", "a.png", "red circle"], "filter"), (EVAL, "eval")],
+    [(["demo"], "cli"), (["check", "a.png", "red circle"], "filter"), (["report", "out"], "cli")],
 )
 def test_a_command_whose_extra_is_missing_says_so_in_one_line(core, command, extra):
     ran = installed.python(core, "-m", "vtokens", *command)
     assert ran.returncode == 2
     assert ran.stderr.count("\n") == 1, ran.stderr
     assert f"`vtokens {command[0]}` needs" in ran.stderr
-    assert (
-        f"which is not installed: pip install 'vtokens[{extra}]' (in a checkout: pip install '.[{extra}]')"
-        in ran.stderr
-    )
+    assert "scikit-learn, scipy" in ran.stderr
+    assert f" not installed: pip install 'vtokens[{extra}]' (in a checkout: pip install '.[{extra}]')" in ran.stderr
+
+
+def test_a_sweep_is_refused_before_the_model_is_loaded(core):
+    ran = installed.python(core, "-m", "vtokens", "eval", "--tasks", "a", "--strategies", "none", "--out", "out")
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert "not installed: pip install 'vtokens[" in ran.stderr
 
 
 def test_the_classes_of_the_filter_say_what_they_need(core):

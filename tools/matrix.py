@@ -32,8 +32,9 @@ TESTS = ("tests/engine", "tests/strategies")
 #: What differs between releases of transformers shows here first; `.ci/run` has five minutes for it.
 FAST = (
     "tests/test_compat.py", "tests/engine/test_cache.py", "tests/engine/test_generate.py",
-    "tests/engine/test_lifecycle.py", "tests/engine/test_logits.py", "tests/engine/test_multiturn.py",
-    "tests/engine/test_numerics.py", "tests/engine/test_oracles.py", "tests/strategies",
+    "tests/engine/test_generate_options.py", "tests/engine/test_lifecycle.py", "tests/engine/test_logits.py",
+    "tests/engine/test_multiturn.py", "tests/engine/test_numerics.py", "tests/engine/test_oracles.py",
+    "tests/strategies",
 )  # fmt: skip
 CELLS = {
     "locked": (),
@@ -82,7 +83,7 @@ def overlay(folder: Path, wanted: list[str]) -> Path:
     """The folder with `wanted` and with everything that the installed packages do not answer; made once."""
     if folder.is_dir():
         return folder
-    made = folder.with_suffix(".new")
+    made = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     while wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,43 @@ def _share(part: dict[str, float]) -> str:
     return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
 
 
-SECTIONS = {"support": support, "results": results}
+def tested() -> str:
+    """The releases the tests ran on, from `make test-matrix`, and those they did not."""
+    found = json.loads((ROOT / "requirements" / "tested.json").read_text(encoding="utf-8"))
+    lines = [
+        "| tested with | Python | torch | transformers | on | engine and strategy tests |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in sorted(found.items(), key=lambda item: item[1]["transformers"]):
+        failed = f", {row['failed']} failed" if row["failed"] else ""
+        lines.append(
+            f"| {name} | {row['python']} | {row['torch']} | {row['transformers']} | {row['device']} "
+            f"| {row['passed']:,} passed{failed}, {row['skipped']} skipped ({row['date']}) |"
+        )
+    prefix = "Programming Language :: Python :: "
+    named = {text.removeprefix(prefix) for text in _project()["classifiers"] if text.startswith(f"{prefix}3.")}
+    missing = sorted(named - {row["python"].rpartition(".")[0] for row in found.values()})
+    lines += [
+        "",
+        f"The whole suite runs on what `requirements/` pins: {_pins('torch', 'transformers')}. **Not run:** Python "
+        f"{', '.join(missing)} (resolved in the lock, with a wheel for each package), other releases of torch and "
+        "transformers in the allowed ranges, and whatever needs a GPU. `make test-matrix` fills this table.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _pins(*names: str) -> str:
+    lines = (ROOT / "requirements" / "core.txt").read_text(encoding="utf-8").splitlines()
+    held = {name: pin for name, _, pin in (line.partition("==") for line in lines)}
+    return ", ".join(f"{name} {held[name]}" for name in names)
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+SECTIONS = {"support": support, "results": results, "tested": tested}
 
 
 def updated(text: str) -> str:

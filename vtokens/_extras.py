@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -13,6 +13,8 @@ from packaging.utils import canonicalize_name
 from vtokens._errors import MissingExtra
 
 _DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+# lmms-eval asks for some ninety packages, among them a torchvision that may bring another torch.
+_THEN = {"eval-light": ", then pip install --no-deps lmms-eval"}
 
 
 @contextmanager
@@ -64,7 +66,7 @@ def explain(error: Exception, extra: str, what: str) -> Exception:
 
 def install(extra: str) -> str:
     """How an extra is installed, from the registry and in a checkout."""
-    return f"pip install 'vtokens[{extra}]' (in a checkout: pip install '.[{extra}]')"
+    return f"pip install 'vtokens[{extra}]' (in a checkout: pip install '.[{extra}]'){_THEN.get(extra, '')}"
 
 
 def requirements(extra: str = "") -> list[Requirement]:
@@ -84,17 +86,24 @@ def requirements(extra: str = "") -> list[Requirement]:
 
 
 def check(extra: str, what: str) -> None:
-    """Refuse releases that are known to break what an extra is for, before the work begins.
+    """Refuse what is missing from an extra, or known to break what it is for, before the work begins.
 
     Raises:
-        MissingExtra: something is installed in a release above the bound that the extra puts on it.
+        MissingExtra: something is not installed, or in a release above the bound that the extra puts on it.
     """
+    missing = []
     for one in requirements(extra):
-        with suppress(metadata.PackageNotFoundError):
+        try:
             has = metadata.version(one.name)
-            if "<" in str(one.specifier) and not one.specifier.contains(has, prereleases=True):
-                wants = f"{one.name}{one.specifier}"
-                raise MissingExtra(f"{what} does not work with {one.name} {has}: pip install '{wants}'")
+        except metadata.PackageNotFoundError:
+            missing.append(one.name)
+            continue
+        if "<" in str(one.specifier) and not one.specifier.contains(has, prereleases=True):
+            wants = f"{one.name}{one.specifier}"
+            raise MissingExtra(f"{what} does not work with {one.name} {has}: pip install '{wants}'")
+    if missing:
+        which = "which is" if len(missing) == 1 else "which are"
+        raise MissingExtra(f"{what} needs {', '.join(missing)}, {which} not installed: {install(extra)}")
 
 
 def bound(distribution: str) -> str:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from vtokens import __version__
 from vtokens._errors import with_cause
+from vtokens._extras import check as check_extra
 from vtokens._extras import explain
 from vtokens.cli import bench, calibrate, check, demo, doctor, eval, filter, listing, profile, report, run, search
 from vtokens.cli.options import check_values
@@ -32,8 +33,8 @@ _EXAMPLES = """examples:
   vtokens doctor
 """
 
-# What a command needs beyond the extra `cli`.
-_EXTRAS = {"check": "filter", "filter": "filter", "eval": "eval"}
+# What a command does not work without. The others draw tables and bars, which the extra `cli` brings too.
+_EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,12 +112,15 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _carry_out(options: argparse.Namespace) -> None:
+    extra, what = _EXTRAS.get(options.command, ""), f"`vtokens {options.command}`"
+    if extra:
+        check_extra(extra, what)
     try:
         options.run(options)
     except ImportError as error:
         if not error.name:  # it says itself what is wrong
             raise with_cause(error) from error
-        raise explain(error, _EXTRAS.get(options.command, "cli"), f"`vtokens {options.command}`") from error
+        raise explain(error, extra or "cli", what) from error
 
 
 def _discard() -> None:

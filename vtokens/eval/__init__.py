@@ -19,6 +19,6 @@ __all__ = ["Answer", "Journal", "VTokens", "tasks_path"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needs("eval", "evaluation"):
+    with needs("eval-light", "evaluation"):
         module = import_module(f"{__name__}.{_HOME[name]}")
     return getattr(module, name)

@@ -84,11 +84,11 @@ def run(
         RuntimeError: a task that cannot be loaded.
         ImportError: lmms-eval is not installed, or something beside it that is known to break it.
     """
-    with needs("eval", "a sweep"):
+    with needs("eval-light", "a sweep"):
         import lmms_eval
-    with needs("eval-light", "a sweep"):  # of one that was installed without what it asks for
-        import lmms_eval.evaluator  # noqa: F401
     check("eval-light", "a sweep")
+    with needs("eval-light", "a sweep"):
+        import lmms_eval.evaluator  # noqa: F401
     wanted, folder = cells(strategies, keeps, seeds), Path(out)
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
