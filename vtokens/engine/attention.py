@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -129,6 +130,9 @@ class Tap:
 
 
 def _tapped(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+    if torch.is_autocast_enabled(query.device.type):
+        # Where rotation left queries and keys wider than values: every implementation gets this dtype from autocast.
+        query, key, value = (part.to(torch.get_autocast_dtype(query.device.type)) for part in (query, key, value))
     attention, config = Attention(module, query, key, value, attention_mask, kwargs), module.config
     # In the middle of a call, another thread may have taken its tap off.
     return config.handler(attention) if isinstance(config, _Tapped) else attention.run()

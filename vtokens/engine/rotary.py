@@ -41,12 +41,13 @@ def check_rotary(adapter: Adapter) -> None:
 @torch.no_grad()
 def _turns_last(attention: Any, index: int) -> bool:
     try:
-        small, dim = _small(attention, index)
-        angle = torch.linspace(0, 2, dim // 2).repeat(2).expand(1, _WIDTH, -1) + torch.arange(_WIDTH)[None, :, None]
-        cos, sin = angle.cos(), angle.sin()
-        (query, key, value), (turned_query, turned_key, same) = (
-            _states(small, embeddings) for embeddings in ((cos * 0 + 1, sin * 0), (cos, sin))
-        )
+        with torch.autocast("cpu", enabled=False):
+            small, dim = _small(attention, index)
+            angle = torch.linspace(0, 2, dim // 2).repeat(2).expand(1, _WIDTH, -1) + torch.arange(_WIDTH)[None, :, None]
+            cos, sin = angle.cos(), angle.sin()
+            (query, key, value), (turned_query, turned_key, same) = (
+                _states(small, embeddings) for embeddings in ((cos * 0 + 1, sin * 0), (cos, sin))
+            )
     except Exception:  # whatever class it is, and whatever it wants: it is not known then
         return False
     pairs = ((rotate(query, cos, sin), turned_query), (rotate(key, cos, sin), turned_key), (value, same))

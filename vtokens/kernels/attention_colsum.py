@@ -10,11 +10,13 @@ from torch import Tensor
 from vtokens._errors import unknown
 from vtokens.kernels._check import check_shape, check_states
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 from vtokens.kernels.attention_rows import chunk_of, row_scores
 
 REDUCTIONS = ("none", "mean", "max")
 
 
+@as_given
 def attention_colsum(
     query: Tensor,
     key: Tensor,
@@ -80,6 +82,7 @@ def attention_colsum(
     return sums.sum(1) / count if heads == "mean" else sums
 
 
+@as_given
 def attention_colmean(
     query: Tensor,
     key: Tensor,

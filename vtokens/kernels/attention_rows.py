@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.kernels._precision import as_given
+
 HIDDEN = torch.finfo(torch.float32).min
 """The score of a key that a row may not see: unlike -inf it leaves rows that see nothing without NaN."""
 _CHUNK = {"cpu": 1 << 20}
@@ -18,6 +20,7 @@ def chunk_of(device: torch.device) -> int:
     return _CHUNK.get(device.type, _CHUNK_ELSEWHERE)
 
 
+@as_given
 def attention_rows(
     query: Tensor,
     key: Tensor,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 
 BAND = 64
 """Distances are counted in bands of this many keys."""
@@ -17,6 +18,7 @@ _KEPT = 1 << 24
 """Scores are kept between the two passes over the keys up to this many elements, 64 MiB, and computed twice beyond."""
 
 
+@as_given
 def attention_sums(
     query: Tensor, key: Tensor, scaling: float, position: Tensor, group: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:

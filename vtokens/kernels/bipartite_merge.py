@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 from vtokens.kernels.attention_rows import chunk_of
 
 TIE = 64 * torch.finfo(torch.float32).eps
@@ -50,6 +51,7 @@ class Edges:
 
 
 @torch.no_grad()
+@as_given
 def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
     """Draw an edge from every other token to the most similar one of those in between.
 
@@ -83,6 +85,7 @@ def match(metric: Tensor, valid: Tensor, protect: int = 0) -> Edges:
     return Edges(score.masked_fill(spare, -torch.inf), source, target.gather(1, best))
 
 
+@as_given
 def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: float) -> Merged:
     """Follow the edges above `threshold`: each target becomes the size-weighted mean of itself and its sources.
 
@@ -112,6 +115,7 @@ def merge(hidden: Tensor, size: Tensor, valid: Tensor, edges: Edges, threshold: 
     return Merged(mean.view_as(hidden).to(hidden.dtype), total, total > 0, row)
 
 
+@as_given
 def bipartite_merge(
     hidden: Tensor, size: Tensor, metric: Tensor, valid: Tensor, threshold: float, protect: int = 0
 ) -> Merged:
@@ -157,6 +161,7 @@ def unmerged_first(merged: Merged, edges: Edges) -> Merged:
     return Merged(_take(merged.hidden, order), merged.size.gather(1, order), merged.valid.gather(1, order), row)
 
 
+@as_given
 def pooled_threshold(score: Tensor, merges: int) -> float:
     """The threshold under which a batch would lose `merges` tokens: its first rejected edge, at least 0.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vtokens.kernels._check import check_states
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 from vtokens.kernels.tiled import Plans
 from vtokens.kernels.tiles import Tiles
 
@@ -14,6 +15,7 @@ _COPIES = 1 << 24
 """Most elements of keys brought into another order at once: 64 MiB in float32, and as many of values."""
 
 
+@as_given
 def block_sparse_attention(
     query: Tensor, key: Tensor, value: Tensor, tiles: Tiles, scaling: float | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,10 @@ from torch import Tensor
 from vtokens.kernels._check import check_range, check_shape, check_states
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._masked import masked_attention
+from vtokens.kernels._precision import as_given
 
 
+@as_given
 def decode_attention(
     query: Tensor,
     key: Tensor,

@@ -11,12 +11,14 @@ from torch import Tensor
 from vtokens._errors import unknown
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._greedy import greedy
+from vtokens.kernels._precision import as_given
 
 OBJECTIVES = ("maxsum", "kcenter")
 _GRAM = 1 << 28
 """Most similarities held at once, in elements: 1 GiB."""
 
 
+@as_given
 def farthest_point(
     tokens: Tensor,
     valid: Tensor,

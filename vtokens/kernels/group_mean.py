@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 
 
+@as_given
 def group_mean(states: Tensor, member: Tensor, unique: int) -> Tensor:
     """Mean over the copies of each unique token: (B, H, N, D) -> (B, H, U, D), summed in float32.
 

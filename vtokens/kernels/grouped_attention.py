@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._grouped import chunks, joined, listed, masked_scores, membership, reweighed, split
+from vtokens.kernels._precision import as_given
 from vtokens.kernels._softmax import fusible
 from vtokens.kernels.attention_rows import HIDDEN
 from vtokens.kernels.recycling import Recycling
@@ -17,6 +18,7 @@ _MANY = 128
 """Rows that share their keys, from which attention group by group is faster on a CPU than all groups at once."""
 
 
+@as_given
 def grouped_attention(
     query: Tensor,
     key: Tensor,
@@ -68,6 +70,7 @@ def grouped_attention(
     return joined(parts, 3)
 
 
+@as_given
 def reweighed_attention(
     query: Tensor,
     key: Tensor,
@@ -112,11 +115,13 @@ def reweighed_attention(
     return joined(parts, 2)
 
 
+@as_given
 def group_weights(lse: Tensor) -> Tensor:
     """Softmax over groups of log-sum-exps (G, B, H, R): each group's share of attention; a row without keys is zero."""
     return lse.clamp(min=HIDDEN).softmax(0) * (lse != -torch.inf)
 
 
+@as_given
 def reweigh(outputs: Tensor, weights: Tensor) -> Tensor:
     """The attention output (B, H, R, D_v) of group outputs (G, B, H, R, D_v) under weights (G, B, H, R)."""
     return torch.einsum("gbhr,gbhrd->bhrd", weights, outputs)

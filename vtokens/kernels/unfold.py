@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 
 
+@as_given
 def unfold(states: Tensor, member: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
     """Copies of unique states: (B, H, U, D) -> (B, H, N, D), position n holding row `member[b, n]`.
 
@@ -26,6 +28,7 @@ def unfold(states: Tensor, member: Tensor, cos: Tensor | None = None, sin: Tenso
     return rotate(unfold(states, member), cos, sin)
 
 
+@as_given
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotary embedding of states (B, H, N, D), dimension d paired with d + D/2.
 

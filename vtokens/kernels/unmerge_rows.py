@@ -7,9 +7,11 @@ from torch import Tensor
 
 from vtokens.kernels._check import check_range, check_shape, check_states
 from vtokens.kernels._dispatch import use_triton
+from vtokens.kernels._precision import as_given
 from vtokens.kernels.attention_rows import HIDDEN
 
 
+@as_given
 def unmerge_rows(
     query: Tensor,
     key: Tensor,

@@ -1,0 +1,27 @@
+"""Kernels choose their precision themselves: autocast is meant for the model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def as_given(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a kernel compute in the dtypes it was given, or in those it chose, under `torch.autocast` too."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        kind = next((x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        if kind is None or not torch.is_autocast_enabled(kind):
+            return function(*args, **kwargs)
+        with torch.autocast(kind, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
