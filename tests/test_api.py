@@ -47,7 +47,7 @@ def test_a_folder_brings_its_saved_strategy_along(tmp_path):
         ({"strategy": "fastv", "keep": 0}, "keep=0 keeps nothing"),
         ({"strategy": "fastv(layer=8)"}, "layer=8 is out of range for a model with 8 layers"),
         ({"strategy": "cls+fastv", "keep": 0.5}, "ambiguous: cls, fastv"),
-        ({"keep": 0.5}, "ambiguous: none of the strategies"),
+        ({"keep": 0.5}, "keep=0.5 has no strategy to take it"),
     ],
 )
 def test_bad_settings(arguments, says):
