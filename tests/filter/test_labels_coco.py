@@ -128,6 +128,21 @@ def test_what_cannot_be_labelled(files):
         labels(42, get_extractor("chunks")("a tree"))
 
 
+@pytest.mark.parametrize(
+    ("part", "row", "says"),
+    [
+        ("images", 3, r"images\[0\] should be an object, got 3"),
+        ("images", {"id": None}, r"images\[0\]\.id"),
+        ("annotations", {"image_id": [1], "category_id": 1}, r"annotations\[0\]\.image_id"),
+        ("annotations", {"image_id": 42}, r"annotations\[0\]\.category_id is missing"),
+        ("categories", {"id": 1, "name": None}, r"categories\[0\]\.name should be a valid string, got None"),
+    ],
+)
+def test_rows_of_another_format(part, row, says):
+    with pytest.raises(ValueError, match=f"the annotation has no instances in COCO's format: {says}"):
+        CocoLabels({**INSTANCES, part: [row]})
+
+
 def test_files_of_another_format(tmp_path, files):
     with pytest.raises(ValueError, match=r"no instances in COCO's format: images, categories missing"):
         CocoLabels(files[1])
@@ -142,5 +157,5 @@ def test_files_of_another_format(tmp_path, files):
         CocoLabels({**INSTANCES, "annotations": [{"image_id": 42, "category_id": 999}]})
     with pytest.raises(ValueError, match="has no categories"):
         CocoLabels({**INSTANCES, "categories": []})
-    with pytest.raises(ValueError, match="'caption' is missing"):
+    with pytest.raises(ValueError, match=r"annotations\[0\]\.caption is missing"):
         CocoLabels(INSTANCES, {"annotations": [{"image_id": 42}]})

@@ -260,7 +260,7 @@ def test_extractors_by_name(tmp_path):
     with pytest.raises(OSError, match=r"none\.txt"):
         get_extractor(f"lexicon:{tmp_path / 'none.txt'}")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="it is not UTF-8"):
         read(tmp_path / "bytes.txt")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from vtokens._reading import MEBIBYTE, read_json
 from vtokens.filter.mentions import Mention, get_extractor
 from vtokens.filter.mentions.lexicon import Lexicon, from_names
+from vtokens.schemas import check
+
+_MOST = 4096 * MEBIBYTE  # COCO's own files have 450
 
 
 class CocoLabels:
@@ -30,12 +33,6 @@ class CocoLabels:
     """
 
     def __init__(self, instances: str | Path | dict[str, Any], captions: str | Path | dict[str, Any] | None = None):
-        try:
-            self._take(instances, captions)
-        except KeyError as error:
-            raise ValueError(f"a row of the annotations is not in COCO's format: {error} is missing") from error
-
-    def _take(self, instances: str | Path | dict[str, Any], captions: str | Path | dict[str, Any] | None) -> None:
         content = _read(instances, "instances", ("images", "annotations", "categories"))
         names = {row["id"]: " ".join(str(row["name"]).lower().split()) for row in content["categories"]}
         if not names:
@@ -98,13 +95,16 @@ def _read(source: str | Path | dict[str, Any], what: str, keys: Sequence[str]) -
         content: Any = source
     else:
         try:
-            content = json.loads(Path(source).read_text(encoding="utf-8"))
+            content = read_json(source, _MOST)
         except ValueError as error:
             raise ValueError(f"{source} is no JSON file: {error}") from error
     missing = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
         raise ValueError(f"{_called(source)} has no {what} in COCO's format: {', '.join(missing)} missing")
-    return dict(content)
+    try:
+        return dict(check(content, what))
+    except ValueError as error:
+        raise ValueError(f"{_called(source)} has no {what} in COCO's format: {error}") from error
 
 
 def _called(source: str | Path | dict[str, Any]) -> str:

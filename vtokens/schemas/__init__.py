@@ -24,6 +24,8 @@ KINDS = {
     "settings": "rows.SettingsFile",
     "filtered": "rows.FilteredLine",
     "rejected": "rows.RejectedLine",
+    "instances": "coco.InstancesFile",
+    "captions": "coco.CaptionsFile",
     "manifest": "sweeps.ManifestFile",
     "answer": "sweeps.AnswerLine",
     "sample": "sweeps.SampleLine",

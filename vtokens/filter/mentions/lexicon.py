@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vtokens._errors import shorten
+from vtokens._reading import MEBIBYTE, read_text
 from vtokens.filter.mentions.answers import answered
 from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import Word, denied, listed, plurals, words
 from vtokens.filter.sentences import split
+
+_MOST = 4 * MEBIBYTE
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,14 @@ def read(path: str | Path, name: str | None = None, sentences: Splitter = split)
     before it and no noun behind. Plurals follow by rule.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: a line that is none of these, or a synonym of two objects; names the line.
+        OSError: the file cannot be read, or is no regular one.
+        ValueError: more than 4 MiB, no UTF-8, or a line that is none of these or has a synonym of two objects, named.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+        text = read_text(path, _MOST)
+    except ValueError as error:
+        raise ValueError(f"{path} is no vocabulary that can be read: {error}") from error
     return parse(text.splitlines(), name or f"lexicon:{path}", str(path), sentences)
 
 
@@ -94,13 +98,15 @@ def parse(
         head, colon, rest = content.lstrip("!").partition(":")
         named = None if content.startswith("!") else " ".join(head.rstrip("* ").casefold().split())
         if named == "" or (named is None and colon):
-            raise ValueError(f"{where}: {content!r} is neither 'object: synonym, synonym' nor '!phrase, phrase'")
+            raise ValueError(f"{where}: {shorten(content)} is neither 'object: synonym, synonym' nor '!phrase, phrase'")
         phrases = [head, *rest.split(",")] if named else head.split(",")
         for phrase in map(str.strip, phrases):
             spelt = _forms(phrase.rstrip("* ")) if phrase else []
             for form in spelt:
                 if forms.setdefault(form, named) != named:
-                    raise ValueError(f"{where}: {' '.join(form)!r} is given to {forms[form]!r} and to {named!r}")
+                    raise ValueError(
+                        f"{where}: {shorten(' '.join(form))} is given to {shorten(forms[form])} and to {shorten(named)}"
+                    )
             if phrase.endswith("*"):
                 careful.update(spelt[:1])
     if not any(forms.values()):
