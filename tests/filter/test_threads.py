@@ -13,6 +13,8 @@ import vtokens
 from tests.engine.state import snapshot
 from tests.engine.test_threads import together
 from vtokens import HallucinationFilter, scenes
+from vtokens.engine.attach import joined
+from vtokens.strategies import parse
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,18 @@ def test_filters_beside_generate(strategy: str | None, captions: Any) -> None:
     assert snapshot(model) == clean
     with torch.no_grad():
         assert model.generate(**inputs, max_new_tokens=6, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_a_stream_runs_under_the_blocks_of_its_caller(captions: Any) -> None:
+    """The model writes in a thread of its own, which sees them all the same."""
+    model, processor = vtokens.load("scenes-llava", strategy="none")
+    hf = HallucinationFilter(model.eval(), processor, signals="fast", extractor="scenes")
+    seen = []
+    for example in captions[:4]:
+        asked = (example.image, example.question)
+        plain = "".join(event.text for event in hf.stream(*asked, threshold=1.0, max_new_tokens=8))
+        with joined(model, *parse("uniform(keep=0.03)")):
+            pruned = hf.generate(*asked, threshold=1.0, max_new_tokens=8).text
+            assert "".join(event.text for event in hf.stream(*asked, threshold=1.0, max_new_tokens=8)) == pruned
+        seen.append(pruned != plain)
+    assert any(seen)

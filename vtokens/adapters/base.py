@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vtokens.adapters.wrappers import unwrapped
 from vtokens.costs import Encoding
 from vtokens.picture import Picture
 from vtokens.strategies.signals import Facts
@@ -254,12 +255,13 @@ def _no_adapter(model_type: str) -> str:
 
 
 def adapter_for(model: object) -> Adapter:
-    """The adapter of a live model.
+    """The adapter of a live model, which may be inside of what `torch.compile`, `DataParallel` or peft make of it.
 
     Raises:
         TypeError: not a transformers model.
         ValueError: its class has no adapter (names the supported ones), or no language model inside.
     """
+    model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
     model_type = model.config.model_type

@@ -62,6 +62,7 @@ class Hooks:
         block = self.block()
         if block is None or kwargs is None:  # without them while another thread puts the hook on
             return
+        _check_replica(module, block)
         opened = Call(self.adapter, {}, plan=block.plan, outer=True)
         opened.labels, opened.keep = kwargs.get("labels"), kwargs.get("logits_to_keep", 0)
         calls.start(self, opened)
@@ -76,6 +77,7 @@ class Hooks:
         block = self.block()
         if block is None or kwargs is None:
             return
+        _check_replica(module, block)
         inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
         call = Call(self.adapter, inputs, plan=block.plan, opened=opened)
         calls.start(self, call)
@@ -270,3 +272,11 @@ def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     fed = kwargs.get("inputs_embeds")
     fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
     return int(fed.shape[1])
+
+
+def _check_replica(module: nn.Module, block: Block) -> None:
+    if block.plan and getattr(module, "_is_replica", False):
+        raise RuntimeError(
+            "DataParallel runs copies of the model on several devices, without what strategies keep of it: use one "
+            "process a device (DistributedDataParallel), or detach() the strategy"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from PIL.Image import Image
 from transformers import PreTrainedModel
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from vtokens._context import check_characters, context_of
 from vtokens._errors import shorten
 from vtokens.adapters import adapter_for
+from vtokens.adapters.wrappers import unwrapped
 from vtokens.filter.actions import Outcome, apply, check_action
 from vtokens.filter.calibration import Calibration
 from vtokens.filter.calibrator import CalibrationWarning, Calibrator
@@ -72,11 +73,11 @@ class HallucinationFilter:
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
-        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.model, self.processor, self.batch_size = unwrapped(model), processor, batch_size
         seen = partial(seen_image, processor)
         self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator, seen)
         self.calibration = calibration
-        self._fingerprint = fingerprint(model)
+        self._fingerprint = fingerprint(self.model)
         if calibrator is not None:
             calibrator.check(self.setting())
 
@@ -121,6 +122,7 @@ class HallucinationFilter:
         elif processor is None or load_kwargs:
             what = "its processor is needed too" if processor is None else f"{sorted(load_kwargs)} come too late"
             raise TypeError(f"this model is loaded already: {what}")
+        model = cast(PreTrainedModel, unwrapped(model))
         saved = find(fingerprint(model), attached_strategy(model)) if calibrator == "auto" else None
         if saved is None and calibrator == "auto":
             _say_if_unknown(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -91,7 +92,8 @@ def live(
             decided.put(error)
         decided.put(_END)
 
-    thread = threading.Thread(target=work, daemon=True)
+    # A thread has an empty context of its own: blocks that the caller is inside go along.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     try:
         yield from _told(iter(decided.get, _END), lambda written: finish(written, stopped.is_set()), action)
