@@ -10,8 +10,8 @@ from rich.table import Table
 from vtokens.cli.output import cell
 
 _COSTS = ("batch", "strategy", "keep", "tokens/layer", "encode", "prefill", "decode", "all", "KV cache", "peak memory")
-_TIMES = ("batch", "strategy", "keep", "encode", "select", "prefill", "first token", "speed-up", "of ideal",
-          "per token", "request", "speed-up", "of ideal", "tokens/s")  # fmt: skip
+_TIMES = ("batch", "strategy", "keep", "encode", "select", "prefill", "first token", "speed", "of ideal",
+          "per token", "request", "speed", "of ideal", "tokens/s")  # fmt: skip
 
 
 def tables(result: dict[str, Any]) -> Iterator[Any]:

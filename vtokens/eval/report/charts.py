@@ -90,16 +90,16 @@ def against_tokens(results: Results, metric: Metric) -> Chart:
 
 
 def against_speed(results: Results, metric: Metric) -> Chart:
-    """A metric against the measured speed-up of the first token, with its Pareto front."""
+    """A metric against the measured speed of the first token, with its Pareto front."""
     marks = _marks(results, metric, lambda setting: setting.costs[metric.task].speedup)
     front = pareto(marks, metric.better)
     return Chart(
-        metric.task, _label(metric), "speed-up of the first token (×)", marks, front, False, metric.share
+        metric.task, _label(metric), "first token: times as fast as none", marks, front, False, metric.share
     )  # fmt: skip
 
 
 def summary_charts(results: Results) -> tuple[Chart, Chart] | None:
-    """The average over tasks in percent of `none`, against the share of tokens and against the speed-up.
+    """The average over tasks in percent of `none`, against the share of tokens and against the speed.
 
     None where there is no `none`, or a single task, whose own charts say it all.
     """
@@ -116,7 +116,7 @@ def summary_charts(results: Results) -> tuple[Chart, Chart] | None:
     title, label = "all tasks", "% of none, mean over tasks"
     return (
         Chart(title, label, "visual tokens kept, layer average (%)", tokens, (), _wide(tokens), False),
-        Chart(title, label, "speed-up of the first token (×)", speed, pareto(speed, 1), False, False),
+        Chart(title, label, "first token: times as fast as none", speed, pareto(speed, 1), False, False),
     )
 
 
