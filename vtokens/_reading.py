@@ -30,8 +30,12 @@ def regular(path: str | Path) -> os.stat_result:
 
     Raises:
         OSError: there is none, or something else: a pipe would be waited for for ever, and a device may never end.
+        TypeError: no path; a number would be an open file.
     """
-    found = os.stat(path)
+    try:
+        found = os.stat(os.fspath(path))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)[:4096]) from None
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for test, name in _KINDS if test(found.st_mode)), "something else")
         raise OSError(f"{shorten(str(path))} is {kind}, and a regular file is needed")

@@ -11,10 +11,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from vtokens._errors import nearest, unknown
+from vtokens._errors import nearest, shorten, unknown
 
 _SECONDS = 5.0
 _SHOWN = 8  # folders named in a message
+
+_LONGEST = 4096  # characters of a path, as Linux has it
 
 
 def locate(name_or_path: str | Path, **hub: Any) -> str:
@@ -35,6 +37,8 @@ def locate(name_or_path: str | Path, **hub: Any) -> str:
     from vtokens.scenes import embedded_models, embedded_path
 
     name, path = str(name_or_path), Path(os.path.expanduser(name_or_path))
+    if len(name) > _LONGEST:
+        raise ValueError(f"{shorten(name)} is no model: names and paths have at most {_LONGEST:,} characters")
     if name in embedded_models():
         return str(embedded_path(name))
     if path.is_dir():

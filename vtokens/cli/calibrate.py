@@ -9,7 +9,7 @@ from typing import Any
 
 from vtokens._hardware import check_device
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
-from vtokens.cli.output import note, say
+from vtokens.cli.output import console, note, say
 from vtokens.cli.run import chat_prompt
 
 _QUESTION = "What is to be seen here?"
@@ -58,7 +58,10 @@ def _var(options: argparse.Namespace) -> None:
     pictures = images(options.images, options.samples)
     prompt = chat_prompt(processor, _QUESTION)
     batches = (dict(processor(images=picture, text=prompt, return_tensors="pt")) for picture in pictures)
-    found = discover(model, track(batches, "looking for sinks", options.samples, transient=True), tau=options.tau)
+    screen = console(stderr=True)
+    hidden = not screen.is_terminal
+    shown = track(batches, "looking for sinks", options.samples, transient=True, console=screen, disable=hidden)
+    found = discover(model, shown, tau=options.tau)
     found.sinks.save(options.out)
     reach = ", ".join(f"{layer}: {phi:.1f}" for layer, phi in zip(found.layers, found.first, strict=True))
     say(f"largest activation of the first token over its root mean square, by layer: {reach}")
@@ -121,7 +124,8 @@ def _dymu(options: argparse.Namespace) -> None:
 
     steps = 2 * len(targets) * -(-len(pictures) // options.batch)
     source = f"vtokens calibrate dymu, {len(pictures)} " + ("pictures" if options.images else "scenes")
-    with Progress(transient=True) as bar:
+    screen = console(stderr=True)
+    with Progress(transient=True, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("merging", total=steps)
         table = measure(model, batches, targets, source, lambda: bar.advance(task))
     table.save(options.out)

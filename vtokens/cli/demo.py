@@ -69,9 +69,10 @@ def _demo(options: argparse.Namespace) -> None:
     questions = scenes.examples("test", n=options.questions, seed=options.seed)
     batch = _batch(processor, questions[: options.batch_size])
     cells = [("none", 1.0), *((spec, keep) for spec in _SPECS for keep in _KEEPS)]
+    screen = console(stderr=True)
     rows = [
         _row(model, processor, questions, batch, *cell, options.batch_size)
-        for cell in track(cells, description="asking", transient=True, console=console(stderr=True))
+        for cell in track(cells, description="asking", transient=True, console=screen, disable=not screen.is_terminal)
     ]
     console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
     write_picture(picture, kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS))

@@ -11,7 +11,7 @@ from typing import Any
 from vtokens._hardware import check_device
 from vtokens.cli.calibrate import images
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
-from vtokens.cli.output import say
+from vtokens.cli.output import console, say
 
 _QUESTION = "What is to be seen in these pictures?"
 
@@ -64,7 +64,8 @@ def _search(options: argparse.Namespace) -> None:
     model, processor = vtokens.load(options.model, strategy="none", dtype=options.dtype)
     model.to(device).eval()
     cost = 0.5 if options.cost is None and options.density is None else options.cost
-    with Progress(transient=True) as bar:
+    screen = console(stderr=True)
+    with Progress(transient=True, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("trying patterns", total=options.samples)
         found = search(
             model, _prompts(processor, options, model.device), block=tuple(options.block), cost=cost,

@@ -10,6 +10,7 @@ from typing import Any
 
 from vtokens._context import check_room, context_of
 from vtokens._extras import check, needs
+from vtokens._hardware import check_device, check_dtype
 from vtokens._writing import line, replacing, write_json
 from vtokens.budget import Keep
 from vtokens.engine import attach
@@ -93,6 +94,9 @@ def run(
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is not allowed: an int of at least 1")
+    check_dtype(dtype)
+    if device is not None:
+        check_device(device)
     rank, ranks = processes.ranks((device or default_device()).startswith("cpu"))
     with processes.alone(folder, rank):
         with quiet():

@@ -49,7 +49,7 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
         if not takers:
             raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {_EXAMPLE}")
         if len(takers) != 1:
-            names = ", ".join(cls.name for cls, _ in takers) or "none of the strategies"
+            names = ", ".join(cls.name for cls, _ in takers)
             raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")
         takers[0][1]["keep"] = keep
     return tuple(_build(cls, fields) for cls, fields in drafts)
