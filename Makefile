@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
+.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-matrix: $(STAMP)  ## Test engine and strategies on the oldest and newest tr
 
 test-newest: $(STAMP)  ## The part of it that takes minutes: few tests, on the newest transformers allowed
 	$(BIN)/python tools/matrix.py --workers $(WORKERS) --fast newest
+
+test-cpus: $(STAMP)  ## Run the numeric tests as other processors would compute
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) tools/cpus.sh $(ARGS)
 
 eval-smoke: $(STAMP)  ## Run the evaluation end to end: lmms-eval's own command line, and the page in a real browser
 	@tools/browser.sh

@@ -26,7 +26,7 @@ if not torch.cuda.is_available():
 
 # The models of the tests are so small that threads would spend their time waiting for one another; `pytest -n` is what
 # makes use of more cores.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("VTOKENS_TEST_THREADS", "1")))
 
 
 class DeprecationLogged(AssertionError):
@@ -79,7 +79,18 @@ hypothesis.settings.register_profile(
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+hypothesis.settings.register_profile("cpus", hypothesis.settings.get_profile("ci"), max_examples=20)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+NUMERIC = {"tests.limits", "tests.kernels.oracle", "check_tokens", "check_answers"}
+"""What compares numbers up to rounding: modules, and functions of others."""
+
+
+def numeric(module: object) -> bool:
+    """Whether a test module imports something that does."""
+    names = ((getattr(part, "__module__", None), getattr(part, "__name__", None)) for part in vars(module).values())
+    return any(NUMERIC & {name for name in pair if isinstance(name, str)} for pair in names)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -102,6 +113,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         reasons["slow"] = "takes long: give --slow"
     for item in items:
+        if numeric(item.module):
+            item.add_marker(pytest.mark.numeric)
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 from transformers.vision_utils import get_vision_window_index
 
 from tests.families import FAMILIES, build, image, inputs
+from tests.limits import close_pass
 
 PROMPTS = ["Is there a cat?", "Compare <image> with <image> please, and say which one is red", "hello there"]
 PLAIN = ["hello there, what is this?", "a"]
@@ -57,7 +58,7 @@ def test_left_padded_rows_equal_single_runs(pair: Pair) -> None:
     tokens, logits = greedy(model, batch)
     for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True)):
         alone, alone_logits = greedy(model, inputs(processor, [prompt], [group]))
-        torch.testing.assert_close(logits[row], alone_logits[0], rtol=0, atol=1e-4)
+        close_pass(logits[row], alone_logits[0])
         assert torch.equal(tokens[row], alone[0])
 
 
@@ -75,7 +76,7 @@ def test_right_padded_rows_equal_single_runs_in_one_forward(pair: Pair) -> None:
     logits = model(**batch).logits
     for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True)):
         alone = model(**inputs(processor, [prompt], [group])).logits[0]
-        torch.testing.assert_close(logits[row][batch["attention_mask"][row].bool()], alone, rtol=0, atol=1e-4)
+        close_pass(logits[row][batch["attention_mask"][row].bool()], alone)
     longest = batch["attention_mask"].sum(1).argmax()
     tokens, _ = greedy(model, batch)
     alone_tokens, _ = greedy(model, inputs(processor, [PROMPTS[longest]], [groups[longest]]))
@@ -90,7 +91,7 @@ def test_text_only_batch(pair: Pair) -> None:
     tokens, logits = greedy(model, batch)
     for row, prompt in enumerate(PLAIN):
         _, alone = greedy(model, inputs(processor, [prompt]))
-        torch.testing.assert_close(logits[row], alone[0], rtol=0, atol=1e-4)
+        close_pass(logits[row], alone[0])
     assert tokens.shape == (2, 5)
 
 
@@ -105,7 +106,7 @@ def test_logits_and_attention_depend_on_the_image(pair: Pair) -> None:
     assert (logits - model(**other).logits[0, -1]).abs().max() > 1.0
     eager, _ = build(model.config.model_type, attn_implementation="eager")
     out = eager(**batch, output_attentions=True)
-    torch.testing.assert_close(out.logits[0, -1], logits, rtol=0, atol=1e-4)
+    close_pass(out.logits[0, -1], logits)
     visual = batch["input_ids"][0] == processor.image_token_id
     for layer in out.attentions:
         row = layer[0, :, -1]
@@ -143,11 +144,9 @@ def test_qwen25_window_order_is_a_real_permutation() -> None:
     assert torch.equal(order.sort().values, torch.arange(len(order)))
     # With full attention in every block, one window over the whole image must give the same features in the same order.
     unmoved, _ = build("qwen2_5_vl", vision_config={**everywhere, "window_size": 280})
-    torch.testing.assert_close(
+    close_pass(
         model.model.visual(pixels, grid_thw=grid).pooler_output,
         unmoved.model.visual(pixels, grid_thw=grid).pooler_output,
-        rtol=0,
-        atol=1e-4,
     )
 
 

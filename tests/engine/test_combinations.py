@@ -22,6 +22,7 @@ from tests.engine.combos import Allowed, allowed, attachments
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, image, inputs
 from vtokens.adapters import adapter_for
+from vtokens.compat import returned_cache
 from vtokens.strategies import Strategy
 from vtokens.strategies.logits import Prompt
 
@@ -102,12 +103,12 @@ def ask(target: Any, family: str, case: Drawn, rows: list[int]) -> tuple[list[li
         if not case.answers:
             out = target(**batch, use_cache=True)
             valid = batch["attention_mask"].bool()
-            return [[logits[real]] for logits, real in zip(out.logits, valid, strict=True)], out.past_key_values, batch
+            return [[logits[real]] for logits, real in zip(out.logits, valid, strict=True)], returned_cache(out), batch
         out = target.generate(
             **batch, do_sample=False, max_new_tokens=NEW, min_new_tokens=NEW, return_dict_in_generate=True,
             output_logits=True,
         )  # fmt: skip
-    return [[step[row][None] for step in out.logits] for row in range(len(rows))], out.past_key_values, batch
+    return [[step[row][None] for step in out.logits] for row in range(len(rows))], returned_cache(out), batch
 
 
 def alike(mine: list[Tensor], theirs: list[Tensor]) -> None:

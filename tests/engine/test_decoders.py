@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import vtokens
-from tests.engine.compare import TOLERANCE
 from tests.engine.masked import dropped_keys, masking
 from tests.engine.state import snapshot
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import build, image, inputs
+from tests.limits import close_pass
 
 DYMU = "dymu(thresholds=(0.3, 0.3, 0.3))"
 
@@ -73,7 +73,7 @@ def test_what_is_built_alike_prunes_as_masked(decoder: str, spec: str) -> None:
     with masking(reference, dropped_keys(report, batch["attention_mask"])):
         expected = reference(**batch).logits
     size = expected.abs().max()
-    torch.testing.assert_close(got / size, expected / size, rtol=0, atol=TOLERANCE)
+    close_pass(got / size, expected / size)
     if "fastv" in spec:  # and chooses by the attention that the model reports
         seen = reference(**batch, output_attentions=True).attentions[1][0].mean(0)[-1]
         places = (batch["input_ids"][0] == target.config.image_token_id).nonzero()[:, 0]
@@ -91,7 +91,7 @@ def test_unmerging_where_rotation_comes_last(decoder: str) -> None:
     with unmerged(reference, numbers, gone(report, numbers, batch["attention_mask"]), [(batch, features)]):
         expected = reference(**batch).logits
     size = expected.abs().max()
-    torch.testing.assert_close(got / size, expected / size, rtol=0, atol=TOLERANCE)
+    close_pass(got / size, expected / size)
 
 
 @pytest.mark.parametrize("decoder", ["smollm3", "hunyuan_v1_dense", "diffllama", "phi", "cohere"])

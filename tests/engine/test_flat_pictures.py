@@ -11,6 +11,8 @@ from PIL import Image
 
 import vtokens
 from tests.families import FAMILIES, build, inputs
+from tests.limits import BLOCKS, WIDTH, largest, rounding
+from vtokens.kernels.bipartite_merge import TIE
 
 
 def blocks(rng: random.Random) -> Image.Image:
@@ -46,4 +48,7 @@ def test_a_batch_merges_as_each_sample_alone(family: str) -> None:
                 assert group is not None
                 assert expected is not None
                 np.testing.assert_array_equal(group, expected)
-                torch.testing.assert_close(together[row], alone, rtol=0, atol=5e-5)
+                # Partners within a tie may differ by its square root, and at its edge rounding says who is one.
+                room = (2 * TIE) ** 0.5 * largest(alone) if not family.startswith("qwen") else 0.0
+                limit = rounding(alone, WIDTH, BLOCKS) + room
+                torch.testing.assert_close(together[row], alone, rtol=0, atol=limit)

@@ -14,6 +14,7 @@ from tests.engine.cases import model
 from tests.engine.compare import GREEDY, SPEC, ragged
 from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES, build
+from tests.limits import close_pass
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 SPECS = [SPEC, "todre(keep=0.4, exit_threshold=2.0)"]
@@ -40,6 +41,7 @@ def test_gradients_are_those_of_the_masked_model(family: str, spec: str) -> None
         expected = models[1](**batch).loss
         expected.backward()
     torch.testing.assert_close(loss, expected)
+    grads = {name: part.grad for name, part in models[1].named_parameters() if part.grad is not None}
     reached = 0
     for (name, mine), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if theirs.grad is None:  # CLIP's last norm, which the features do not pass
@@ -47,7 +49,14 @@ def test_gradients_are_those_of_the_masked_model(family: str, spec: str) -> None
             continue
         assert mine.grad is not None, name
         assert mine.grad.isfinite().all(), name
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()) + 1e-7)
+        # A key's bias shifts all scores of a row alike: its gradient is what rounding leaves of sums as large as those
+        # of the weights beside it.
+        size = max(
+            float(grad.abs().max())
+            for other, grad in grads.items()
+            if other.rpartition(".")[0] == name.rpartition(".")[0]
+        )
+        close_pass(mine.grad, theirs.grad, passes=2, size=size)  # forward and backward
         reached += bool(mine.grad.any()) and ("visual" in name or "vision" in name or "projector" in name)
     assert reached > 20
 
@@ -94,7 +103,7 @@ def test_attention_implementations_agree(family: str, attention: str) -> None:
         got = pruned(**batch).logits
         alike = torch.equal(pruned.generate(**batch, **GREEDY), tokens)
     valid = batch["attention_mask"].bool()
-    torch.testing.assert_close(got[valid], expected[valid], rtol=0, atol=1e-4)
+    close_pass(got[valid], expected[valid])
     assert alike
     assert {layer.self_attn.config._attn_implementation for layer in pruned.model.language_model.layers} == {attention}
 

@@ -17,6 +17,7 @@ from torch import Tensor
 import vtokens
 from tests.engine.cases import model
 from tests.families import FAMILIES, image, inputs
+from tests.limits import close_pass
 from vtokens.engine.prompt_end import asked_for
 
 TEXTS = ("what is <image> this? please tell", "and <image> that", "<image>", "two <image> things <image> here, or one")
@@ -111,10 +112,10 @@ def test_answers_fed_are_answers_written(family: str, spec: str) -> None:
     with attached(family, spec, texts) as target:
         got = target(**batch, logits_to_keep=most + 1).logits
         places = target(**batch, logits_to_keep=torch.arange(length - most - 1, length)).logits
-    torch.testing.assert_close(places, got, rtol=0, atol=1e-6)
+    close_pass(places, got)
     for row, (text, answer) in enumerate(zip(texts, answers, strict=True)):
         expected = written(family, spec, text, answer)
-        torch.testing.assert_close(got[row, : len(answer)], expected, rtol=0, atol=2e-4)
+        close_pass(got[row, : len(answer)], expected)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS)[:6])
@@ -142,7 +143,7 @@ def test_labels_say_where_an_answer_begins(family: str, name: str) -> None:
         got = target(**{**batch, **fed}, labels=labels, use_cache=False).logits
     for row, (text, answer) in enumerate(zip(texts, answers, strict=True)):
         expected = written(family, spec, text, answer)
-        torch.testing.assert_close(got[row, starts[row] : starts[row] + len(answer)], expected, rtol=0, atol=2e-4)
+        close_pass(got[row, starts[row] : starts[row] + len(answer)], expected)
 
 
 @pytest.mark.parametrize("spec", SETTINGS.values(), ids=SETTINGS)
@@ -156,10 +157,10 @@ def test_right_padding(family: str, spec: str) -> None:
         got = target(**batch).logits[torch.arange(len(texts)), last]
         # All positions by number: asking for logits of the pictures themselves says nothing of the prompt either.
         same = target(**batch, logits_to_keep=batch["input_ids"].shape[1]).logits[torch.arange(len(texts)), last]
-    torch.testing.assert_close(same, got, rtol=0, atol=1e-6)
+    close_pass(same, got)
     for row, text in enumerate(texts):
         expected = written(family, spec, text, torch.tensor([50]))[0]
-        torch.testing.assert_close(got[row], expected, rtol=0, atol=2e-4)
+        close_pass(got[row], expected)
 
 
 def test_what_is_asked_for() -> None:

@@ -13,6 +13,7 @@ from tests.engine.compare import DETAILS, GREEDY, one, ragged
 from tests.engine.test_cache import ROWS, step
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, image, inputs
+from tests.limits import close_pass
 from vtokens.compat import as_cache, returned_cache
 
 SPEC = "dymu(thresholds=(0.5, 0.4, 0.4))"
@@ -51,7 +52,7 @@ def test_rows_move_with_their_copies(family: str, how: str) -> None:
         change(theirs)
     with unmerged(reference, numbers[order], [keys[order] for keys in dropped], []):
         expected = reference(**then, **as_cache(reference, theirs)).logits
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+    close_pass(got, expected)
 
 
 def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
@@ -91,7 +92,7 @@ def test_the_end_can_be_cropped(family: str) -> None:
         assert [layer.keys.shape[2] for layer in cache.layers] == stored
         if not family.startswith("qwen"):  # `step` numbers text on, which M-RoPE does not
             then = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
-            torch.testing.assert_close(then, first, rtol=0, atol=1e-4)
+            close_pass(then, first)
         with pytest.raises(ValueError, match=r"cannot crop 30 positions: only .* come after the pruned visual tokens"):
             cache.crop(-30)
 
@@ -144,7 +145,7 @@ def test_turns_with_new_pictures_and_without(family: str, spec: str) -> None:
         mine, theirs, start = returned_cache(got), returned_cache(expected), part.stop
         for row in range(3):
             fed = turn["attention_mask"][row].bool() & ~dropped[-1][row, part]
-            torch.testing.assert_close(got.logits[row, fed], expected.logits[row, fed], rtol=0, atol=1e-4)
+            close_pass(got.logits[row, fed], expected.logits[row, fed])
         assert {layer.get_seq_length() for layer in mine.layers} == {part.stop}
     assert mine.layers[0].keys.shape[2] < theirs.layers[0].keys.shape[2]
 
@@ -164,7 +165,7 @@ def test_generate_goes_on_from_the_cache(family: str, spec: str) -> None:
         other = reference.generate(**batch, **GREEDY, **DETAILS)
         expected = reference.generate(**text, **GREEDY, **DETAILS, **as_cache(reference, returned_cache(other)))
     assert torch.equal(got.sequences, expected.sequences)
-    torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits), rtol=0, atol=1e-4)
+    close_pass(torch.stack(got.logits), torch.stack(expected.logits))
 
 
 def test_speculation_and_no_cache_give_the_greedy_tokens(family: str) -> None:

@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, model
-from tests.engine.compare import TOLERANCE, check_tokens, one
+from tests.engine.compare import check_tokens, one
 from tests.engine.dense import attending
 from tests.engine.masked import dropped_keys
 from tests.engine.test_attend_equals_dense import attends, oracle, sinks
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, build, image, inputs
+from tests.limits import close_pass
 from vtokens.compat import returned_cache
 from vtokens.strategies.dymu import Dymu
 
@@ -66,7 +67,7 @@ def check(family: str, case: Case, spec: str) -> None:
         expected = reference(**batch).logits
     for row, sample in enumerate(report.samples):
         fed = valid[row].bool() & ~dropped[-1][row]
-        torch.testing.assert_close(output.logits[row, fed], expected[row, fed], rtol=0, atol=TOLERANCE)
+        close_pass(output.logits[row, fed], expected[row, fed])
         assert sample.visual_tokens[0] == len(set(numbers[row].tolist()) - {-1}) or "uniform" in spec or "todre" in spec
     places = torch.arange(valid.shape[1])
     behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
@@ -185,7 +186,7 @@ def test_all_tokens_merged_into_one(family: str) -> None:
     with unmerged(reference, numbers, none, [(batch, features)]):
         expected = reference(**batch).logits
     valid = batch["attention_mask"].bool()
-    torch.testing.assert_close(got[valid], expected[valid], rtol=0, atol=TOLERANCE)
+    close_pass(got[valid], expected[valid])
 
 
 @torch.no_grad()
@@ -294,7 +295,7 @@ def test_videos(family: str) -> None:
     none = [torch.zeros_like(numbers, dtype=torch.bool)] * 4
     with unmerged(reference, numbers, none, [(batch, features)]):
         expected = reference.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
-        torch.testing.assert_close(logits, reference(**batch).logits, rtol=0, atol=TOLERANCE)
+        close_pass(logits, reference(**batch).logits)
     assert torch.equal(got, expected)
 
 

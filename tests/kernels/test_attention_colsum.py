@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import limits
 from tests.kernels.oracle import DTYPES, dense, draw, scores_close
 from vtokens.kernels import attention_colmean, attention_colsum, attention_rows
 
@@ -75,16 +76,16 @@ def test_over_all_rows_it_adds_up_to_them(dtype: torch.dtype) -> None:
     place = torch.arange(40).expand(2, -1)
     got = attention_colsum(query, key, position=place)
     scores_close(got, dense(query, key, torch.ones(40, 40).tril().bool())[0].sum(2), 40, dtype)
-    torch.testing.assert_close(got.sum(-1), torch.full((2, 4), 40.0), rtol=0, atol=1e-4)
-    torch.testing.assert_close(got, attention_rows(query, key, 1 / 8, place).sum(2), rtol=0, atol=1e-5)
+    limits.close(got.sum(-1), torch.full((2, 4), 40.0), terms=128)
+    limits.close(got, attention_rows(query, key, 1 / 8, place).sum(2), terms=128)
 
 
 def test_shared_keys_equal_repeated_ones_and_order_does_not_matter() -> None:
     """Grouped-query attention is attention over repeated keys; keys in another order get the same."""
     query, key, _ = draw(2, 6, 2, 5, 20, 8)
     got, order = attention_colsum(query, key), torch.randperm(20)
-    torch.testing.assert_close(attention_colsum(query, key.repeat_interleave(3, 1)), got, rtol=0, atol=1e-6)
-    torch.testing.assert_close(attention_colsum(query, key[:, :, order]), got[..., order], rtol=0, atol=1e-6)
+    limits.close(attention_colsum(query, key.repeat_interleave(3, 1)), got, terms=128)
+    limits.close(attention_colsum(query, key[:, :, order]), got[..., order], terms=128)
 
 
 def test_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"position": torch.randint(0, 30, (2, 9)), "lse": None}
     whole = attention_colsum(query, key, **given)
     monkeypatch.setattr(sys.modules["vtokens.kernels.attention_rows"], "_CHUNK", {"cpu": 1})
-    torch.testing.assert_close(attention_colsum(query, key, **given), whole, rtol=0, atol=1e-6)
+    limits.close(attention_colsum(query, key, **given), whole, terms=128)
 
 
 def test_gradients_flow() -> None:

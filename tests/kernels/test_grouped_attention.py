@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tests import limits
 from tests.kernels import oracle
 from vtokens.kernels import Recycling, group_weights, grouped_attention, reweigh, reweighed_attention
 
@@ -66,11 +67,10 @@ def problems(draw_from: st.DrawFn) -> dict:
     }
 
 
-def close(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], atol: float = 5e-6) -> None:
-    """Outputs and log-sum-exps within `atol`; infinities must be the same ones."""
-    for one, other in zip(got, expected, strict=True):
-        assert one.dtype == torch.float32
-        torch.testing.assert_close(one.double(), other.double(), rtol=0, atol=atol)
+def close(got: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], keys: int = 64, **more: torch.dtype) -> None:
+    """float32 outputs and log-sum-exps up to rounding; infinities must be the same ones."""
+    assert got[0].dtype == got[1].dtype == torch.float32
+    limits.close_attention(got, expected, keys, **more)
 
 
 @given(problems())
@@ -99,9 +99,10 @@ def test_any_partition_merges_to_attention(problem: dict) -> None:
         enable_gqa=True,
     )
     some = seen.any(-1).expand(weights.shape[1:])
-    torch.testing.assert_close(weights.sum(0), some.float(), rtol=0, atol=1e-6)
+    limits.close(weights.sum(0), some.float(), terms=64)
     merged = reweigh(outputs, weights)
-    torch.testing.assert_close(merged.double()[some], plain[some], rtol=0, atol=5e-6)
+    whole = lse.logsumexp(0)[some]
+    limits.close_attention((merged[some], whole), (plain[some], whole.double()))
     assert (merged[~some] == 0).all()
 
 
@@ -169,7 +170,7 @@ def test_gradients_equal_those_of_a_dense_softmax(reach: float) -> None:
         for part in parts:
             part.grad = None
     for got, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+        limits.close(got, expected, terms=64, chain=8)  # forward and backward, with the softmax twice in each
 
 
 @given(problems(), st.data())
@@ -232,7 +233,7 @@ def test_many_rows_are_taken_in_chunks(causal: bool) -> None:
             hidden = hidden | (torch.arange(4096) > position[0, :, None])
         masked = scores.masked_fill(hidden, -torch.inf).flatten(1, 2)
         expected = masked.softmax(-1).unflatten(1, (8, 4)) @ value.double()[:, :, None]
-        close((outputs[g], lse[g]), (expected.flatten(1, 2), masked.logsumexp(-1)))
+        close((outputs[g], lse[g]), (expected.flatten(1, 2), masked.logsumexp(-1)), keys=4096)
 
 
 @given(problems(), st.integers(0, 9999))
@@ -246,10 +247,12 @@ def test_reweighed_attention_is_its_definition(problem: dict, seed: int) -> None
     outputs, lse = dense(**problem)
     weights = group_weights(lse)
     output, before = reweighed_attention(change=change, **problem)
-    torch.testing.assert_close(before.double(), weights, rtol=0, atol=5e-6)
-    torch.testing.assert_close(output.double(), reweigh(outputs, change(weights.float()).double()), rtol=0, atol=2e-5)
+    scores = 1 + limits.largest(lse)  # what a score is off by, its share is off by
+    limits.close(before, weights, terms=64, size=scores)
+    moved = reweigh(outputs, change(weights.float()).double())
+    limits.close(output, moved, terms=64, size=scores * limits.largest(outputs) * problem["groups"])
     same, _ = reweighed_attention(change=lambda weights: weights, **problem)
-    torch.testing.assert_close(same.double(), reweigh(outputs, weights), rtol=0, atol=5e-6)
+    limits.close(same, reweigh(outputs, weights), terms=64, size=scores * limits.largest(outputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -274,10 +277,10 @@ def test_reweighed_rows_are_taken_in_chunks_and_have_gradients() -> None:
     output, _ = reweighed_attention(*parts, group, 4, 0.5, change, position)
     outputs, lse = grouped_attention(*parts, group, 4, 0.5, position)
     expected = reweigh(outputs, change(group_weights(lse)))
-    torch.testing.assert_close(output, expected, rtol=0, atol=5e-6)
+    limits.close(output, expected, terms=16384)
     got = torch.autograd.grad(output.square().sum(), parts)
     for one, other in zip(got, torch.autograd.grad(expected.square().sum(), parts), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        limits.close(one, other, terms=16384, chain=8)
 
 
 @pytest.mark.parametrize("size", [300.0, 1000.0])

@@ -9,6 +9,7 @@ from tests.kernels.test_bipartite_merge import naive, problems
 from vtokens.kernels import bipartite_merge, match, merge
 
 pytest.importorskip("triton")
+from tests import limits
 from vtokens.kernels._triton.bipartite_merge import match as fused_match
 from vtokens.kernels._triton.bipartite_merge import mean as fused_mean
 
@@ -49,8 +50,8 @@ def test_partners_are_the_most_similar(batch: int, dim: int, tokens: int) -> Non
     score, best = poisoned(fused_match, *given_, block=(16, 16, 32))
     cosine = exact(*given_)
     top = cosine.amax(-1) if cosine.shape[-1] else torch.full(score.shape, -torch.inf, dtype=torch.float64)
-    torch.testing.assert_close(score.double(), top, rtol=0, atol=1e-6)
-    torch.testing.assert_close(cosine.gather(2, best[..., None])[..., 0], top, rtol=0, atol=1e-6)
+    limits.close(score, top, terms=256)
+    limits.close(cosine.gather(2, best[..., None])[..., 0], top, terms=256)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -58,7 +59,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     """Products of rounded metrics are summed in float32, so only the inputs are rounded."""
     given_ = sides(2, 40, 32, dtype)
     score, _ = poisoned(fused_match, *given_, block=(16, 16, 16))
-    torch.testing.assert_close(score.double(), exact(*given_).amax(-1), rtol=0, atol=2e-6)
+    limits.close(score, exact(*given_).amax(-1), terms=256)
 
 
 @pytest.mark.parametrize(("dtype", "big"), [(torch.float16, 6e4), (torch.bfloat16, 3e38), (torch.float32, 3e38)])
@@ -70,7 +71,7 @@ def test_extreme_metrics_keep_their_direction(dtype: torch.dtype, big: float) ->
         may_take = torch.ones(1, 3, dtype=torch.bool)
         may_take[:, closed] = False
         score, best = poisoned(fused_match, metric, source, target, may_take, block=(16, 16, 16))
-        torch.testing.assert_close(score, torch.full((1, 3), expected), rtol=0, atol=1e-6)
+        limits.close(score, torch.full((1, 3), expected), terms=256)
         assert best.tolist() == [[0, 0, 0] if expected else [2, 2, 2]]
 
 
@@ -122,7 +123,7 @@ def test_the_public_function_takes_it(problem: dict) -> None:
         for row, group in members.items():
             assert all(int(got[3][b, i]) == row for i in group)
             assert float(got[1][b, row]) == sum(one["size"][i] for i in group)
-            torch.testing.assert_close(got[0][b, row].double(), torch.tensor(features[row]), rtol=0, atol=1e-6)
+            limits.close(got[0][b, row], torch.tensor(features[row]), terms=256)
 
 
 def test_gradients_are_the_references(monkeypatch: pytest.MonkeyPatch) -> None:

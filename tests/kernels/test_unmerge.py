@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests import limits
 from vtokens.kernels import group_mean, rotate, unfold, unmerge_attention
 
 
@@ -90,8 +91,7 @@ def test_outputs_equal_the_decomposition(problem: dict) -> None:
             later = torch.ones(len(m), len(m), dtype=torch.bool).triu(1)
             probability = (scores / math.sqrt(q.shape[-1])).masked_fill(later, -torch.inf).softmax(-1)
             expected = mean_of_copies(probability @ v[b, h // shared, m], m, q.shape[2])
-            # Means are taken in float32.
-            torch.testing.assert_close(got[b, h], expected, rtol=0, atol=1e-6)
+            limits.close(got[b, h].float(), expected, terms=16)  # means are taken in float32
 
 
 def test_rotation_is_its_definition_and_has_its_gradient() -> None:
@@ -115,7 +115,7 @@ def test_an_identity_map_is_full_attention() -> None:
     expected = torch.nn.functional.scaled_dot_product_attention(
         rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=True
     )
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    limits.close(got, expected, terms=16)
 
 
 def test_duplicates_equal_full_attention() -> None:
@@ -128,7 +128,7 @@ def test_duplicates_equal_full_attention() -> None:
         rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=True
     )
     expected = torch.stack([mean_of_copies(full[0, h], member[0], 5) for h in range(4)])[None]
-    torch.testing.assert_close(unmerge_attention(*unique, member, cos, sin), expected, rtol=0, atol=1e-5)
+    limits.close(unmerge_attention(*unique, member, cos, sin), expected, terms=16)
 
 
 def test_quarter_turns_by_hand() -> None:
@@ -155,9 +155,9 @@ def test_the_mean_is_idempotent_and_linear(problem: dict) -> None:
     member, unique = problem["member"], problem["query"].shape[2]
     full = torch.randn(len(member), 2, member.shape[1], 4)
     mean = group_mean(full, member, unique)
-    torch.testing.assert_close(group_mean(unfold(mean, member), member, unique), mean, rtol=0, atol=1e-6)
+    limits.close(group_mean(unfold(mean, member), member, unique), mean, terms=16)
     weight = torch.randn(4, 3)
-    torch.testing.assert_close(group_mean(full @ weight, member, unique), mean @ weight, rtol=0, atol=1e-5)
+    limits.close(group_mean(full @ weight, member, unique), mean @ weight, terms=16)
 
 
 @pytest.mark.parametrize(("dtype", "big"), [(torch.float16, 6e4), (torch.bfloat16, 3e38)])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests import limits
 from tests.kernels import oracle
 from tests.kernels.oracle import DEVICE, HEADS, LENGTHS, on_device
 from vtokens.kernels import rotate, unfold, unmerge_rows
@@ -49,7 +50,7 @@ def problems(draw: st.DrawFn) -> dict:
 @given(problems())
 def test_rows_equal_attention_over_copies(problem: dict) -> None:
     """Any heads, maps, padding and numbers of rows."""
-    torch.testing.assert_close(unmerge_rows(**problem).double(), explicit(problem), rtol=0, atol=1e-5)
+    limits.close(unmerge_rows(**problem), explicit(problem), terms=64)
 
 
 def in_triton(splits: int | None = None, **problem: object) -> Tensor:
@@ -66,7 +67,7 @@ def in_triton(splits: int | None = None, **problem: object) -> Tensor:
 def test_triton_equals_attention_over_copies(problem: dict) -> None:
     """The same; positions in one program or divided over three."""
     for splits in (1, 3):
-        torch.testing.assert_close(in_triton(splits, **problem).double(), explicit(problem), rtol=0, atol=1e-5)
+        limits.close(in_triton(splits, **problem), explicit(problem), terms=64)
 
 
 def draw(batch: int, heads: int, kv_heads: int, length: int, dim: int) -> dict:
@@ -85,7 +86,7 @@ def draw(batch: int, heads: int, kv_heads: int, length: int, dim: int) -> dict:
 def test_triton_on_tiles_and_their_edges(batch: int, heads: int, kv_heads: int, dim: int, length: int) -> None:
     """A tile of positions less one, just, and one more."""
     problem = draw(batch, heads, kv_heads, length, dim) | {"valid": None}
-    torch.testing.assert_close(in_triton(**problem).double(), explicit(problem), rtol=0, atol=5e-6)
+    limits.close(in_triton(**problem), explicit(problem), terms=64)
 
 
 def test_triton_strides_neighbours_and_runs() -> None:
@@ -97,7 +98,7 @@ def test_triton_strides_neighbours_and_runs() -> None:
         turned = {name: problem[name].mT.contiguous().mT for name in ("member", "angle", "valid")}
         assert torch.equal(in_triton(2, **(problem | turned | {"query": query, "key": key, "value": value})), true)
     shared = problem | {"angle": problem["angle"][:1]}
-    torch.testing.assert_close(in_triton(**shared).double(), explicit(shared), rtol=0, atol=5e-6)
+    limits.close(in_triton(**shared), explicit(shared), terms=64)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="memory that is not touched is free on a CPU only")
@@ -116,7 +117,7 @@ def test_the_public_function(choice: str, monkeypatch: pytest.MonkeyPatch) -> No
     problem = draw(2, 4, 2, 40, 16)
     problem["valid"][1] = False
     got = unmerge_rows(**on_device(problem)).cpu()  # type: ignore[arg-type]
-    torch.testing.assert_close(got[0].double(), explicit(problem)[0], rtol=0, atol=1e-5)
+    limits.close(got[0], explicit(problem)[0], terms=64)
     assert (got[1] == 0).all()
 
 

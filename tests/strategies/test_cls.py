@@ -7,6 +7,7 @@ import torch
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
+from tests.limits import close_pass
 from tests.strategies.helpers import SIDE, crops_of, kept, llava_scores, pair, probe, qwen_scores, three_rows, top
 from vtokens.strategies import Saliency
 
@@ -22,7 +23,7 @@ def close(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
     for left, right in zip(got, expected, strict=True):
         assert left.shape == right.shape
         assert right.std() > 1e-3 * right.mean()  # or agreement would say nothing
-        torch.testing.assert_close((left / left.sum()).double(), (right / right.sum()).double(), rtol=0, atol=1e-5)
+        close_pass(left / left.sum(), right / right.sum())
 
 
 @pytest.mark.parametrize("family", LLAVAS)
@@ -140,7 +141,7 @@ def test_pruning_commutes_with_the_projector() -> None:
     patches = model.model.vision_tower(batch["pixel_values"], output_hidden_states=True).hidden_states[-2][:, 1:]
     expected = model.model.multi_modal_projector(patches[:, chosen])
     visual = batch["input_ids"][0][torch.from_numpy(sample.positions[0])] == processor.image_token_id
-    torch.testing.assert_close(entered["hidden"][:, visual], expected, rtol=0, atol=1e-5)
+    close_pass(entered["hidden"][:, visual], expected)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])

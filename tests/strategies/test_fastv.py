@@ -6,6 +6,7 @@ from torch import Tensor
 
 import vtokens
 from tests.families import FAMILIES, image, inputs
+from tests.limits import close_pass
 from tests.strategies.helpers import kept, pair, probe, report, three_rows, top
 from vtokens.compat import returned_cache
 from vtokens.layout import Layout
@@ -61,7 +62,7 @@ def test_last_row_of_the_layer_before(family: str, side: str, layer: int) -> Non
     rows = torch.stack([attention[b, last[b]] for b in range(3)])
     signal = Attention(layer - 1, "last")
     seen = probe(model, batch, signal)[signal]
-    torch.testing.assert_close(seen[valid], rows[valid], rtol=0, atol=1e-5)
+    close_pass(seen[valid], rows[valid])
     places = visual_positions(family, batch)
     expected = [top(rows[b][own], 3) for b, pictures in enumerate(places) for own in pictures]
     assert kept(model, batch, f"fastv(keep=3, layer={layer})") == expected
@@ -84,7 +85,7 @@ def test_all_text_is_the_mean_over_text_rows(family: str, side: str) -> None:
             continue
         text = text_after(family, batch, b, visual[0])
         mean = attention[b, text].mean(0)
-        torch.testing.assert_close(seen[b][valid[b]], mean[valid[b]], rtol=0, atol=1e-5)
+        close_pass(seen[b][valid[b]], mean[valid[b]])
         expected += [top(mean[own], 3) for own in pictures]
     assert kept(model, batch, "fastv(keep=3, query_scope=all_text)") == expected
 

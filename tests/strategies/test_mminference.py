@@ -21,6 +21,7 @@ from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.engine.test_prompt_end import drawn, followed, written
 from tests.families import FAMILIES, image, inputs
 from tests.kernels.sparse import visible
+from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.compat import as_cache, returned_cache
 from vtokens.kernels import Tiles
@@ -146,7 +147,7 @@ def test_sparse_equals_attention_masked_by_tiles(family: str, tmp_path_factory: 
             with masked(reference, masks), masking(reference, dropped) if dropped else nullcontext():
                 expected = steps(reference, one)
             for mine, theirs in zip(got, expected, strict=True):
-                torch.testing.assert_close(mine[row * repeats : (row + 1) * repeats], theirs, rtol=0, atol=1e-4)
+                close_pass(mine[row * repeats : (row + 1) * repeats], theirs)
 
     holds()
 
@@ -205,7 +206,7 @@ def test_each_sample_decides_by_its_own_length(pruner: str, side: Any, tmp_path:
         assert 0.6 < handle.report().contributions[-1].figures["heads_dense"] < 0.8
         for row, (text, group) in enumerate(zip(texts, groups, strict=True)):
             alone = target(**inputs("llava_next", [text], [group] if group else None)).logits[0, -1]
-            torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-4)
+            close_pass(together[row], alone)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -220,7 +221,7 @@ def test_answers_fed_are_answers_written(family: str, tmp_path: Path) -> None:
             got = model(family, "pruned")(**batch, logits_to_keep=most + 1).logits
         for row, (text, answer) in enumerate(zip(texts, said, strict=True)):
             expected = written(family, spec, text, answer)
-            torch.testing.assert_close(got[row, : len(answer)], expected, rtol=0, atol=2e-4)
+            close_pass(got[row, : len(answer)], expected)
 
 
 def test_dense_heads_beside_sparse_ones(tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_where_all_tiles_are_kept_strategies_compose_exactly(tmp_path: Path) -> 
             continue
         expected, _ = logits(target, batch, others)
         got, _ = logits(target, batch, f"{others}+mminference(patterns={wide!r}, min_length=1)")
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+        close_pass(got, expected)
 
 
 def test_decoding_and_a_second_turn(tmp_path: Path) -> None:
@@ -280,7 +281,7 @@ def test_decoding_and_a_second_turn(tmp_path: Path) -> None:
                 cache = returned_cache(target(**first))
                 mask = torch.cat([first["attention_mask"], second["attention_mask"]], 1)
                 outputs.append(target(**(second | {"attention_mask": mask}), **as_cache(target, cache)).logits)
-    torch.testing.assert_close(*outputs, rtol=0, atol=1e-4)
+    close_pass(*outputs)
 
 
 def test_gradients_flow(tmp_path: Path) -> None:
