@@ -83,7 +83,7 @@ class Hooks:
         calls.start(self, call)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
         given = inputs.get("mm_encoder_outputs") or {}
-        seen = [seen_in(m, given[m], bool(block.plan)) for m in MODALITIES if given.get(m) is not None]
+        seen = [seen_in(m, given[m], bool(block.plan), self.adapter) for m in MODALITIES if given.get(m) is not None]
         call.seen = [s for s in seen if s is not None]
 
     def on_features(self, seen: Seen) -> None:

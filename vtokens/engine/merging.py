@@ -39,6 +39,19 @@ class Merging:
         self.after: Tensor | None = None
         self._rounds = 0
 
+    def state(self) -> dict[str, Any]:
+        """Which patch is in which token, as plain values and tensors on the CPU."""
+        tensors = {name: getattr(self, name).cpu() for name in ("real", "valid", "size", "member")}
+        return {"protect": self.protect, "begun": self.begun, **tensors}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Merging:
+        """One that is over, from its `state`."""
+        merging = cls(state["real"], state["protect"])
+        merging.valid, merging.size, merging.member = state["valid"], state["size"], state["member"]
+        merging.begun = state["begun"]
+        return merging
+
     def follow(self, merged: Merged, last: bool = False) -> Tensor:
         """Take a round of merging over; returns the tokens (B, N', C) that go on.
 

@@ -92,10 +92,12 @@ def with_pixels(call: Call, same: Fed, layout: Layout, kind: Pixels) -> Fed:
     """The prompt with the features of changed pixels; the tower runs again."""
     same.seen, features = [], []
     for seen in call.seen:
+        if any(isinstance(value, Tensor) and value.is_meta for value in seen.inputs.values()):
+            raise ValueError("stored features hold no pixels, which this strategy changes: pass pixel_values")
         inputs = call.adapter.change_pixels(seen.modality, seen.inputs, kind.change)
         output = getattr(call.adapter.multimodal, f"get_{seen.modality}_features")(**inputs)
         features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
-        found = seen_in(seen.modality, output, needed=True)
+        found = seen_in(seen.modality, output, True, call.adapter)
         same.seen += [] if found is None else [found]
     flat = torch.cat(features).to(same.embeds)
     inside = (layout.image >= 0)[..., None]

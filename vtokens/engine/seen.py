@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.engine.mark import Mark, unpack
 from vtokens.engine.merging import Merging
 from vtokens.picture import Picture
 
@@ -52,6 +53,11 @@ class Seen:
         """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
         depth = len(self.adapter.tower_attentions)
         numbers = [self.adapter.feature_block] if blocks is None else [block % depth for block in blocks]
+        if not self.scores.keys() >= set(numbers):
+            raise ValueError(
+                "these features were computed under another strategy, which did not ask for the tower's attention: "
+                f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
+            )
         total = torch.stack([torch.cat(self.scores[number]) for number in numbers]).sum(0)
         return self.adapter.to_tokens(self.modality, total, self.inputs)
 
@@ -97,20 +103,33 @@ def running(adapter: Adapter) -> tuple[Seen, Plan] | None:
 def mark(output: Any, seen: Seen) -> None:
     """Let `seen` travel with the output of a feature call."""
     if not isinstance(output, tuple):
-        output[_MARK] = seen  # an entry, since accelerate copies entries, not attributes, between devices
+        output[_MARK] = Mark.of(seen)  # an entry, since accelerate copies entries, not attributes, between devices
 
 
-def seen_in(modality: str, output: Any, needed: bool) -> Seen | None:
-    """What the tower saw when it made `output`.
+def seen_in(modality: str, output: Any, needed: bool, adapter: Adapter) -> Seen | None:
+    """What the tower saw when it made `output`, in this process or before it was stored.
 
     Raises:
-        ValueError: it was made while nothing was attached, though what it saw is `needed`.
+        ValueError: it was made while nothing was attached, or by another family, though what it saw is `needed`.
     """
-    seen = getattr(output, _MARK, None)
-    if seen is None and needed:
+    entry = getattr(output, _MARK, None)
+    if isinstance(entry, Mark):
+        return entry.seen
+    if entry is not None:
+        return _stored(entry, adapter)
+    if needed:
         raise ValueError(
             f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, or cut by "
             f"prefill_chunk_size, so its layout is unknown: call model.get_{modality}_features(...) again, pass "
             "pixel_values, or leave prefill_chunk_size out"
         )
-    return seen
+    return None
+
+
+def _stored(entry: Tensor, adapter: Adapter) -> Seen:
+    """What was written beside features that come from a file or another process."""
+    content = unpack(entry)
+    if content["family"] != adapter.model_type:
+        raise ValueError(f"these features are of a {content['family']!r} model, and this one is {adapter.model_type!r}")
+    merging = None if content["merging"] is None else Merging.of(content["merging"])
+    return Seen(adapter, content["modality"], content["inputs"], content["scores"], merging)

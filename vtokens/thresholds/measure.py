@@ -126,7 +126,7 @@ def _runs(
     with torch.no_grad(), attach(model, strategy):
         for batch in batches():
             given = {name: value for name, value in batch.items() if name in names}
-            yield seen_in("image", adapter.multimodal.get_image_features(**given, return_dict=True), needed=True)
+            yield seen_in("image", adapter.multimodal.get_image_features(**given, return_dict=True), True, adapter)
             if progress is not None:
                 progress()
 
