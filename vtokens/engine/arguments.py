@@ -77,7 +77,7 @@ def _by_position(value: Any) -> bool:
 def _check_positions(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     """Raise `ValueError` if positions start again in a row, which is packing to transformers where there is no mask."""
     positions = kwargs.get("position_ids")
-    if kwargs.get("attention_mask") is not None or not isinstance(positions, Tensor):
+    if kwargs.get("attention_mask") is not None or not isinstance(positions, Tensor) or positions.shape[-1] == 1:
         return
     told = adapter.packing_positions(positions)
     if told is not None and find_packed_sequence_indices(told) is not None:
