@@ -51,11 +51,6 @@ def refuse(call: Call, kwargs: dict[str, Any]) -> None:
         call: the pass.
         kwargs: what the language model is about to get.
     """
-    if "flex" in (call.adapter.language_model.config._attn_implementation or ""):
-        raise ValueError(
-            "attn_implementation='flex_attention' compiles masks for lengths, which differ from layer to layer here: "
-            "model.set_attn_implementation('sdpa'), or detach() the strategy"
-        )
     if not call.seen:
         if call.inputs.get("inputs_embeds") is not None and call.past == 0:
             raise ValueError(
