@@ -133,7 +133,7 @@ def test_rows_that_failed_are_tried_again(capsys, tmp_path):
         ([*SMALL, "--keep", "0.5"], "keep=0.5 has no strategy to take it"),
         ([*SMALL, "--strategy", "cls", "--keep", ""], "'' has an empty part"),
         ([*SMALL, "--strategy", "fastv(layer=5, keep=0.1)"], "out of range for a model with 2 layers"),
-        ([*SMALL, "--batch", "0"], "'0' is not allowed: a whole number from 1 to 65,536"),
+        ([*SMALL, "--batch", "0"], "'0' is not allowed: a whole number from 1 to 10,000,000"),
         ([*SMALL, "--batch", "1,many"], "'many' is not allowed: a whole number"),
         ([*SMALL, "--image", "100x100"], "it sees 336x336 only"),
         ([*SMALL, "--image", "big"], "no size such as 672x672"),

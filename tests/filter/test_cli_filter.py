@@ -86,7 +86,7 @@ def test_an_input_of_which_nothing_can_be_filtered(capsys, source):
 def test_other_settings_for_the_same_output(capsys, source):
     run(capsys, source, *ORDINARY)
     assert (
-        "other settings (action was 'flag' and is 'abstain')"
+        "other settings, says out.settings.json (action was 'flag' and is 'abstain')"
         in run(capsys, source, *ORDINARY, "--action", "abstain")[2]
     )
 

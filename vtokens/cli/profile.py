@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--strategy", default="none", metavar="SPECS", help='e.g. none,cls,"fastv(layer=3)" (none)')
     command.add_argument("--keep", type=keeps, default=(), metavar="KEEPS", help="shares or counts: 0.5,0.1 or 64")
     command.add_argument(
-        "--batch", type=numbers(1, 65536), metavar="SIZES", help="prompts of a call (1; 1,2,4,8,16,32 on CUDA)"
+        "--batch", type=numbers(1, 10**7), metavar="SIZES", help="prompts of a call (1; 1,2,4,8,16,32 on CUDA)"
     )
     command.add_argument(
         "--prompt", type=whole(), default=40, metavar="N", help="text tokens of a prompt (%(default)s)"

@@ -103,7 +103,7 @@ class Hooks:
         assert call is not None
         assert call.plan is not None
         call.entered = True
-        if call.plan and tuple(self.adapter.layers) != self.layers:
+        if call.plan and not _holds(tuple(self.adapter.layers), self.layers):
             raise RuntimeError(f"decoder layers were {_REPLACED}")
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
@@ -280,3 +280,9 @@ def _check_replica(module: nn.Module, block: Block) -> None:
             "DataParallel runs copies of the model on several devices, without what strategies keep of it: use one "
             "process a device (DistributedDataParallel), or detach() the strategy"
         )
+
+
+def _holds(now: tuple[nn.Module, ...], before: tuple[nn.Module, ...]) -> bool:
+    """Whether layers are those of before, each itself or inside a wrapper that was put around it since."""
+    pairs = zip(now, before, strict=False)
+    return now == before or (len(now) == len(before) and all(old in set(new.modules()) for new, old in pairs))

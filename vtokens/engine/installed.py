@@ -35,12 +35,18 @@ class Engine(Hooks):
         new.standing = copy.deepcopy(self.standing, memo)
         return new
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            "a model cannot be pickled while a strategy is attached to it, since that would take its hooks along: "
-            "detach() first, or save model.state_dict(), or model.save_pretrained(folder) and "
-            "vtokens.save_pretrained(strategy, folder)"
-        )
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled along with the model.
+
+        Raises:
+            TypeError: inside a `with` block, whose end the pickled model would never see.
+        """
+        if any(block is not self.own for block in self._blocks):
+            raise TypeError(
+                "a model cannot be pickled while strategies run on it for a while, such as a filter's: leave the `with` "
+                "block first, or save model.state_dict()"
+            )
+        return {**self.__dict__, "prompts": []}
 
     def open(self, block: Block) -> None:
         """Put on the model what a block needs; on an error nothing stays behind."""

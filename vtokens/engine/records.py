@@ -50,8 +50,8 @@ class Records:
         self._of: WeakKeyDictionary[Thread, Record] = WeakKeyDictionary()
         self._latest: tuple[int, Record] | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Records:
-        return Records()
+    def __reduce__(self) -> tuple[type[Records], tuple[()]]:
+        return Records, ()  # a copy has run no pass yet
 
     def note(self, record: Record) -> None:
         """Take a pass of the calling thread."""
