@@ -57,6 +57,19 @@ def test_transformers_own_arguments_and_config_fields_still_pass(folder: Path) -
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("low_cpu_mem_usage", True), ("from_tf", False), ("mirror", None), ("_fast_init", True)),
+        *(("output_attentions", False), ("num_labels", 2), ("pad_token_id", 1)),
+    ],
+)
+def test_what_transformers_accepts_and_no_config_holds_by_default_passes(option: str, value: object) -> None:
+    """What it takes and no longer reads, a config's properties, and fields that this checkpoint's config has."""
+    model, _ = vtokens.load("scenes-llava", "cls", **{option: value})
+    assert getattr(model.config, option, value) == value
+
+
+@pytest.mark.parametrize(
     ("strategy", "option", "says"),
     [
         (
@@ -92,7 +105,10 @@ def test_every_argument_that_from_pretrained_reads_is_known() -> None:
     source = inspect.getsource(PreTrainedModel.from_pretrained) + inspect.getsource(auto)
     read = set(re.findall(r'kwargs\.(?:pop|get|setdefault)\(\s*"(\w+)"', source)) - {"output_loading_info"}
     assert {"dtype", "device_map", "quantization_config"} <= read
-    assert {name for name in read if not name.startswith("_")} <= from_pretrained_names()
+    [dropped] = re.findall(r"for name in (\[[^]]*\]):\s+_ = kwargs\.pop\(name", source)
+    read |= set(re.findall(r'"(\w+)"', dropped))
+    assert "low_cpu_mem_usage" in read
+    assert read - {"_from_auto", "_from_pipeline"} <= from_pretrained_names()
 
 
 @pytest.mark.parametrize("written", ["{0}/llavaa", "./nowhere/llava", "~/no_such_folder_of_mine", "../a/b/c"])

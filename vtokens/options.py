@@ -21,9 +21,11 @@ _READ = (
     "device_mesh", "distributed_config", "dtype", "experts_implementation", "generation_config", "gguf_file",
     "kernel_config", "key_mapping", "max_memory", "offload_buffers", "offload_folder", "offload_state_dict", "proxies",
     "quantization_config", "state_dict", "torch_dtype", "tp_plan", "tp_size", "tqdm_class", "use_kernels", "variant",
+    # Read no more, and accepted still.
+    "_commit_hash", "_fast_init", "from_flax", "from_tf", "low_cpu_mem_usage", "mirror",
     *HUB,
 )  # fmt: skip
-"""What transformers' `from_pretrained` reads beyond its signature, in the releases supported."""
+"""What transformers' `from_pretrained` takes beyond its signature, in the releases supported."""
 
 
 def split(
@@ -64,5 +66,16 @@ def from_pretrained_names() -> set[str]:
 
 
 def _config_fields(config: PretrainedConfig | None) -> set[str]:
-    configs = [CONFIG_MAPPING[family]() for family in models()] if config is None else [config]
-    return {name for one in configs for name in {*vars(one), *one.attribute_map} if not name.startswith("_")}
+    """What a config lets `from_pretrained` set; of all families, and of their decoders, if it is not known yet."""
+    if config is None:
+        families = [CONFIG_MAPPING[family]() for family in models()]
+        # A checkpoint's config has more than the family's default: token ids, which decoders' configs know.
+        configs = [*families, *(family.get_text_config() for family in families)]
+    else:
+        configs = [config]
+    names = {name for one in configs for name in {*vars(one), *one.attribute_map, *_settable(type(one))}}
+    return {name for name in names if not name.startswith("_")}
+
+
+def _settable(kind: type) -> set[str]:
+    return {name for name, value in inspect.getmembers_static(kind) if isinstance(value, property) and value.fset}

@@ -94,6 +94,21 @@ def test_unmerging_where_rotation_comes_last(decoder: str) -> None:
     close_pass(got / size, expected / size)
 
 
+@pytest.mark.parametrize("default", [torch.bfloat16, "meta"])
+def test_defaults_of_the_caller_do_not_matter(default: Any) -> None:
+    """As `torch.set_default_device("cuda")` in a script: what was made before, and is right, is found right."""
+    model, batch = around("llama")
+    try:
+        torch.set_default_device(default if isinstance(default, str) else None)
+        torch.set_default_dtype(torch.float32 if isinstance(default, str) else default)
+        handle = vtokens.attach(model, DYMU)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    with handle:
+        assert model(**batch).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("decoder", ["smollm3", "hunyuan_v1_dense", "diffllama", "phi", "cohere"])
 def test_unmerging_elsewhere_is_refused(decoder: str) -> None:
     """Layers that turn nothing, norms behind the rotation, paired heads, parts of heads, neighbours turned together."""

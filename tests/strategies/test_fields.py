@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -67,6 +68,11 @@ def _fields(name: str) -> dict[str, tuple[str, bool]]:
 def test_messages(spec: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         parse(spec)
+
+
+@pytest.mark.parametrize(("name", "field"), [("var", "sinks"), ("mminference", "patterns"), ("dymu", "thresholds")])
+def test_a_path_names_a_file(name: str, field: str) -> None:
+    assert parse({"name": name, field: Path("a", "b.json")}) == parse(f"{name}({field}='a/b.json')")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,9 +41,13 @@ def check_rotary(adapter: Adapter) -> None:
 @torch.no_grad()
 def _turns_last(attention: Any, index: int) -> bool:
     try:
-        with torch.autocast("cpu", enabled=False):
+        # Whatever the caller made the default device and dtype.
+        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
             small, dim = _small(attention, index)
-            angle = torch.linspace(0, 2, dim // 2).repeat(2).expand(1, _WIDTH, -1) + torch.arange(_WIDTH)[None, :, None]
+            angle = (
+                torch.linspace(0, 2, dim // 2, dtype=torch.float32).repeat(2).expand(1, _WIDTH, -1)
+                + torch.arange(_WIDTH)[None, :, None]
+            )
             cos, sin = angle.cos(), angle.sin()
             (query, key, value), (turned_query, turned_key, same) = (
                 _states(small, embeddings) for embeddings in ((cos * 0 + 1, sin * 0), (cos, sin))
@@ -59,7 +63,7 @@ def _small(attention: Any, index: int) -> tuple[nn.Module, int]:
     config, dim = copy.copy(attention.config), attention.head_dim
     config.hidden_size, config.num_attention_heads, config.num_key_value_heads = _HEADS * dim, _HEADS, _HEADS
     config._attn_implementation_internal = "eager"
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module: nn.Module = type(attention)(config, index).float().eval()
         for weight in module.parameters():
@@ -77,8 +81,8 @@ def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
 
     tap = Tap(module, note)
     width = module.config.hidden_size
-    module(torch.linspace(-3, 3, _WIDTH * width).sin().view(1, _WIDTH, width), position_embeddings=embeddings,
-           attention_mask=None)  # fmt: skip
+    states = torch.linspace(-3, 3, _WIDTH * width, dtype=torch.float32).sin().view(1, _WIDTH, width)
+    module(states, position_embeddings=embeddings, attention_mask=None)
     tap.remove()
     [only] = met
     return only.query, only.key, only.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -22,7 +23,7 @@ _PLAIN = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def checked(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a strategy's fields as plain Python values: numpy's numbers become Python's, lists become tuples.
+    """Values of a strategy's fields as plain Python values: numpy's numbers become Python's, lists tuples, paths texts.
 
     Numbers have to be finite, and a bool is no number. An annotation that is made of other than bool, int, float, str,
     None, Literal and tuple, or that cannot be resolved, says nothing that could be checked here.
@@ -87,6 +88,8 @@ def _as(value: Any, kind: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             return _NO
         return int(value) if isinstance(value, Integral) else float(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value if isinstance(value, kind) else _NO
 
 
