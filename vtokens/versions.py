@@ -9,7 +9,7 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
-OLDEST, NEWEST = (5, 17), (5, 24)  # of transformers, major and minor: what `make test-matrix` runs the tests on
+OLDEST, NEWEST = (5, 19), (5, 24)  # of transformers, major and minor: what `make test-matrix` runs the tests on
 
 _WHEELS = "https://download.pytorch.org/whl/"
 

@@ -178,4 +178,4 @@ def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown device 'meta'. Here there is: cpu" in failure(capsys, *bench, "--device", "meta")
     assert "above 0" in failure(capsys, *bench, "--seconds", "0")
     if not torch.cuda.is_available():
-        assert "this torch sees no GPU" in failure(capsys, *bench, "--device", "cuda")
+        assert "is not to be had: torch" in failure(capsys, *bench, "--device", "cuda")
