@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from tests.engine.compare import GREEDY, one, ragged
 from tests.engine.state import snapshot
 from tests.families import build, inputs
 from tests.families.processors import tokenizer
+from vtokens.engine import scope
 from vtokens.engine.attach import joined
 from vtokens.strategies import Facts, Strategy, parse
 
@@ -53,6 +56,14 @@ class Watch(Strategy):
     def at_attend(self, heads: Any) -> None:
         self.keys.append(heads.key.shape[2])
         self.threads.add(threading.get_ident())
+
+
+def test_where_processes_are_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where `os` has no such function; `scope` imports nothing but the standard library."""
+    monkeypatch.delattr(os, "register_at_fork")
+    found = runpy.run_path(scope.__file__)
+    with found["lock"]:
+        assert found["blocks"](None) == []
 
 
 def together(*works: Callable[[], Any], count: int = ROUNDS) -> list[list[Any]]:

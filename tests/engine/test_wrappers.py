@@ -177,7 +177,6 @@ def test_pickling_inside_a_block_is_refused(save: Callable[[Any], Any]) -> None:
 
 def test_a_pickled_model_has_an_attachment_of_its_own() -> None:
     target = build("llava")[0]
-    clean = snapshot(target)
     with vtokens.attach(target, SPEC):
         twin = pickle.loads(pickle.dumps(target))
         expected = answers(target)

@@ -159,7 +159,9 @@ def test_what_was_set_aside_can_be_tried_again(source, tmp_path, hf):
 def test_outputs_that_cannot_be_gone_on_with(source, tmp_path, hf):
     out = tmp_path / "out.jsonl"
     filtered(source, out, hf)
-    with pytest.raises(ValueError, match=r"other settings, says out\.settings\.json \(threshold was 0\.9 and is 0\.5\)"):
+    with pytest.raises(
+        ValueError, match=r"other settings, says out\.settings\.json \(threshold was 0\.9 and is 0\.5\)"
+    ):
         filtered(source, out, hf, threshold=0.5)
     text = source.read_text(errors="surrogateescape")
     source.write_text(text.replace("row 5", "row 555"), errors="surrogateescape")

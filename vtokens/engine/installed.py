@@ -43,8 +43,8 @@ class Engine(Hooks):
         """
         if any(block is not self.own for block in self._blocks):
             raise TypeError(
-                "a model cannot be pickled while strategies run on it for a while, such as a filter's: leave the `with` "
-                "block first, or save model.state_dict()"
+                "a model cannot be pickled while strategies run on it for a while, such as a filter's: leave the "
+                "`with` block first, or save model.state_dict()"
             )
         return {**self.__dict__, "prompts": []}
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 lock = threading.RLock()
 """Held while something is put on a model or taken off."""
-# A child process has no other thread that could let go of it.
-os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+# A forked process has no other thread that could let go of it. Windows forks nothing, and has no such function.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 @dataclass(eq=False)
