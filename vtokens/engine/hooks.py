@@ -284,5 +284,8 @@ def _check_replica(module: nn.Module, block: Block) -> None:
 
 def _holds(now: tuple[nn.Module, ...], before: tuple[nn.Module, ...]) -> bool:
     """Whether layers are those of before, each itself or inside a wrapper that was put around it since."""
+    if now == before:
+        return True
+    # Asked in every pass: a wrapper's second module is what it wraps.
     pairs = zip(now, before, strict=False)
-    return now == before or (len(now) == len(before) and all(old in set(new.modules()) for new, old in pairs))
+    return len(now) == len(before) and all(any(part is old for part in new.modules()) for new, old in pairs)
