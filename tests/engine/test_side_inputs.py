@@ -15,7 +15,7 @@ from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import base
 from vtokens.adapters.qwen2_vl import Qwen2VL
-from vtokens.compat import returned_cache
+from vtokens.compat import as_cache, returned_cache
 
 SPECS = ("uniform(keep=0.5)", "fastv(keep=0.5, layer=1)", "vhr", "contrast", "pai", "damro(k=3)")
 
@@ -114,6 +114,6 @@ def test_a_later_pass_of_both() -> None:
     batch = dict(inputs("llava", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
     with vtokens.attach(target, "pai"):
         cache = returned_cache(target(**batch, use_cache=True))
-        more = {"input_ids": torch.tensor([[50]]), "past_key_values": cache, "use_cache": True}
+        more = {"input_ids": torch.tensor([[50]]), **as_cache(target, cache), "use_cache": True}
         with pytest.raises(ValueError, match="'mine'"):
             target(**more, mine=torch.zeros(1, 1))
