@@ -83,6 +83,11 @@ def test_without_a_cache_every_step_prunes_the_whole_sequence(family: str) -> No
 def test_what_cannot_work_says_so(family: str, options: dict[str, Any], reason: str) -> None:
     """And the next call works as if nothing had been asked."""
     pruned, batch = model(family, "pruned"), one(family)
+    plain = model(family, "plain").generate(**batch, **GREEDY)
+    if "prefill_chunk_size" in options and not torch.equal(
+        model(family, "plain").generate(**batch, **GREEDY, **options), plain
+    ):
+        pytest.skip("this release of transformers loses the pictures itself, whatever is attached")
     with vtokens.attach(pruned, SPEC):
         expected = pruned.generate(**batch, **GREEDY)
         with pytest.raises(ValueError, match=reason):
