@@ -138,8 +138,9 @@ def test_a_reader_that_leaves_is_no_error(scene, arguments):
 
 def test_ctrl_c_is_quiet(scene):
     running = process(f"""
-        import contextlib
-        with contextlib.suppress(SystemExit):  # once before: while they are imported other libraries swallow a Ctrl-C
+        import contextlib, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are begun without one
+        with contextlib.suppress(SystemExit):  # once before: nothing is imported any more when the signal comes
             main(["check", {str(scene)!r}, "red circle"])
         print("ready", flush=True)
         main(["check", {str(scene)!r}, "-"])  # waits for the standard input
