@@ -1,7 +1,8 @@
 """Settings that every test shares: no network, fixed seeds, deprecations as errors, and the profiles of hypothesis.
 
-Environment variables read here: ``HYPOTHESIS_PROFILE`` (``ci`` or ``fuzz``), ``FUZZ_EXAMPLES`` (examples a property,
-under ``fuzz``) and ``HF_HUB_OFFLINE`` (``0`` lets the tests marked ``hub`` run).
+Environment variables read here: ``HYPOTHESIS_PROFILE`` (``ci``, ``fuzz`` or ``cpus``), ``FUZZ_EXAMPLES`` (examples a
+property, under ``fuzz``), ``HF_HUB_OFFLINE`` (``0`` lets the tests marked ``hub`` run) and ``VTOKENS_TEST_THREADS``
+(threads of torch, 1).
 """
 
 import os
