@@ -33,7 +33,7 @@ from benchmarks.cells import Ticks  # noqa: E402
 from benchmarks.common import Clock, conditions, peak_bytes, ratio, rounds, summary, write  # noqa: E402
 from benchmarks.shapes import SHAPES, build, prompt  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
-from vtokens.sinks import Sinks  # noqa: E402
+from vtokens.tables.sinks import Sinks  # noqa: E402
 
 PICTURE = 576
 TARGETS = {

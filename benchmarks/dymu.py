@@ -31,8 +31,8 @@ from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
-from vtokens.overlay import overlay, seen_image  # noqa: E402
-from vtokens.thresholds import NAMED  # noqa: E402
+from vtokens.report.overlay import overlay, seen_image  # noqa: E402
+from vtokens.tables.thresholds import NAMED  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -32,7 +32,7 @@ from vtokens.adapters import adapter_for  # noqa: E402
 from vtokens.eval.presets import preset  # noqa: E402
 from vtokens.eval.shapes import random_model, resize  # noqa: E402
 from vtokens.filter.filter import HallucinationFilter  # noqa: E402
-from vtokens.filter.prompts import batch, encode  # noqa: E402
+from vtokens.filter.trace.prompts import batch, encode  # noqa: E402
 
 TARGETS = {"check": 1.5, "generate": 1.10}
 """The most over one teacher-forced pass of the same tokens, and over plain generation."""

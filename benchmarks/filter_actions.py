@@ -27,7 +27,7 @@ from vtokens.eval.hallucination import mentioned, visible  # noqa: E402
 from vtokens.eval.metrics import Interval, chair  # noqa: E402
 from vtokens.eval.metrics.paired import difference  # noqa: E402
 from vtokens.filter import HallucinationFilter, Report  # noqa: E402
-from vtokens.filter.actions import without  # noqa: E402
+from vtokens.filter.actions.action import without  # noqa: E402
 
 THRESHOLDS = (0.05, 0.1, 0.3, 0.5)
 RETRIES = {("ban",): (0.1,), ("resample",): (0.1,)}

@@ -11,8 +11,8 @@ import numpy as np
 
 from vtokens.eval.metrics import Interval, bootstrap, chair, detection
 from vtokens.eval.metrics.detection import auroc, average_precision, stratified_auroc
-from vtokens.filter.calibrator import Calibrator
-from vtokens.filter.records import Record
+from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.calibrators.records import Record
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RISKS = (0.005, 0.02)  # shares of unsupported mentions among what is kept

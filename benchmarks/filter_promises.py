@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from vtokens.filter.conformal import threshold
-from vtokens.filter.responses import realised
-from vtokens.filter.risk import Risk
+from vtokens.filter.guarantees.conformal import threshold
+from vtokens.filter.guarantees.responses import realised
+from vtokens.filter.guarantees.risk import Risk
 
 RISKS = (
     *(Risk("any", alpha, delta) for alpha in (0.1, 0.02) for delta in (None, 0.1)),

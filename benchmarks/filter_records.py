@@ -13,13 +13,13 @@ from rich.progress import track
 
 import vtokens
 from vtokens import scenes
-from vtokens.filter import passes
-from vtokens.filter.labels import label_scenes
+from vtokens.filter.calibrators.labels import label_scenes
+from vtokens.filter.calibrators.records import Record, read, write
+from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions import get_extractor
-from vtokens.filter.offsets import encode, token_spans
-from vtokens.filter.records import Record, read, write
-from vtokens.filter.setting import Setting
 from vtokens.filter.signals import features, get_signals, parts_for
+from vtokens.filter.trace import passes
+from vtokens.filter.trace.offsets import encode, token_spans
 
 CHUNK = 250  # responses a file; a run that was stopped loses one at most
 SEED = 1000

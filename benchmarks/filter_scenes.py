@@ -45,10 +45,10 @@ from benchmarks.filter_promises import RISKS, carried_over, splits  # noqa: E402
 from benchmarks.filter_records import collect  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.filter import saved  # noqa: E402
-from vtokens.filter.calibration import Calibration  # noqa: E402
-from vtokens.filter.calibrator import Calibrator  # noqa: E402
-from vtokens.filter.records import Record  # noqa: E402
-from vtokens.filter.risk import Risk  # noqa: E402
+from vtokens.filter.calibrators.calibrator import Calibrator  # noqa: E402
+from vtokens.filter.calibrators.records import Record  # noqa: E402
+from vtokens.filter.guarantees.calibration import Calibration  # noqa: E402
+from vtokens.filter.guarantees.risk import Risk  # noqa: E402
 from vtokens.filter.signals import get_signals  # noqa: E402
 
 TESTS = ("test", "decorrelated", "partner-removed")

@@ -33,8 +33,8 @@ from vtokens import scenes  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
 from vtokens.eval.hallucination import exam  # noqa: E402
 from vtokens.scenes import PAIRS, Example  # noqa: E402
-from vtokens.sinks import Sinks  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
+from vtokens.tables.sinks import Sinks  # noqa: E402
 
 ALPHAS = (0.5, 0.75, 1.25, 1.5, 3.0)
 FORCED = (4.0, 3.5, 3.0)

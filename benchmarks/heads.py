@@ -17,7 +17,7 @@ from torch import Tensor
 
 import vtokens
 from vtokens import scenes
-from vtokens.compat import returned_cache
+from vtokens.core.compat import returned_cache
 from vtokens.strategies import get
 
 

@@ -32,9 +32,9 @@ from benchmarks.cells import Ticks  # noqa: E402
 from benchmarks.common import Clock, conditions, peak_bytes, ratio, rounds, summary, write  # noqa: E402
 from benchmarks.shapes import SHAPES, build, prompt  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
-from vtokens.strategies.dymu import Dymu  # noqa: E402
-from vtokens.thresholds import NAMED  # noqa: E402
-from vtokens.thresholds.measure import measure  # noqa: E402
+from vtokens.calibrate.thresholds import measure  # noqa: E402
+from vtokens.strategies.merge.dymu import Dymu  # noqa: E402
+from vtokens.tables.thresholds import NAMED  # noqa: E402
 
 PLAIN = "no merging"
 PARTS = ("tower", "first token", "decoding step")

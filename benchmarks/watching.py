@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vtokens.scenes.world import CELL, GRID, IMAGE, PATCH
 from vtokens.strategies import Facts, Selection, Strategy, Visuals
-from vtokens.strategies.heads import Heads
-from vtokens.strategies.vhr import Vhr
+from vtokens.strategies.attend.vhr import Vhr
+from vtokens.strategies.views.heads import Heads
 
 _SIDE, _PER_CELL = IMAGE // PATCH, CELL // PATCH
 

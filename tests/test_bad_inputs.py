@@ -19,8 +19,8 @@ from PIL import Image
 import vtokens
 from vtokens import scenes
 from vtokens.cli import main
+from vtokens.core.images import as_image
 from vtokens.eval.cells import cells
-from vtokens.images import as_image
 from vtokens.strategies import parse
 
 from .bad_lines import ESCAPE, LONG, cases, name

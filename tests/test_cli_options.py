@@ -8,12 +8,12 @@ import torch
 
 import vtokens
 from vtokens import scenes
-from vtokens._context import context_of
-from vtokens._hardware import check_device, check_dtype, devices
 from vtokens.cli import main
 from vtokens.cli.options import check_file, check_folder, whole
 from vtokens.eval.cells import cells
 from vtokens.eval.lmms.loading import load
+from vtokens.loading.context import context_of
+from vtokens.loading.hardware import check_device, check_dtype, devices
 
 NO_MODEL = ("--model", "scene-lava")  # an error about something else came before a model was looked for
 

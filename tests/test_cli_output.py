@@ -18,8 +18,8 @@ from PIL import Image
 
 import vtokens
 from vtokens import scenes
-from vtokens._terminal import json_text, one_line, printable
 from vtokens.cli import main
+from vtokens.core.terminal import json_text, one_line, printable
 from vtokens.scenes.model import WORDS
 
 EVIL = "\x1b[2J\x1b]0;title\x07\x9b31m\x85\u202egnp.exe\u2066"

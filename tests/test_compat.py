@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.compat import as_cache, given_cache, returned_cache, swap_cache
+from vtokens.core.compat import as_cache, given_cache, returned_cache, swap_cache
 
 OLD, NEW = "past_key_values", "cache"
 

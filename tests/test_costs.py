@@ -13,9 +13,17 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaModel, Q
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.budget import budget
-from vtokens.compat import returned_cache
-from vtokens.costs import call_flops, decode_flops, kv_bytes, layer_flops, prefill_flops, projector_flops, tower_flops
+from vtokens.core.budget import budget
+from vtokens.core.compat import returned_cache
+from vtokens.core.costs import (
+    call_flops,
+    decode_flops,
+    kv_bytes,
+    layer_flops,
+    prefill_flops,
+    projector_flops,
+    tower_flops,
+)
 from vtokens.eval.presets import preset, presets
 from vtokens.eval.synthetic import default_size, noise
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vtokens import _extras
-from vtokens._errors import MissingExtra
+from vtokens.core import extras
+from vtokens.core.errors import MissingExtra
 
 from . import installed
 
@@ -61,7 +61,7 @@ def test_a_sweep_is_refused_before_the_model_is_loaded(core):
 
 def test_the_classes_of_the_filter_say_what_they_need(core):
     ran = installed.python(core, "-c", "import vtokens; vtokens.HallucinationFilter")
-    assert ran.stderr.splitlines()[-1].startswith("vtokens._errors.MissingExtra: the hallucination filter needs ")
+    assert ran.stderr.splitlines()[-1].startswith("vtokens.core.errors.MissingExtra: the hallucination filter needs ")
     assert "pip install 'vtokens[filter]'" in ran.stderr
 
 
@@ -81,7 +81,7 @@ def test_a_package_that_another_broke_is_named_with_the_breaker(packages):
         r"\(ModuleNotFoundError: No module named 'sturdy_vt\._api'\): "
         r"install other releases of sturdy-vt and brittle-vt$"
     )
-    with pytest.raises(MissingExtra, match=says), _extras.needs("eval", "an evaluation"):
+    with pytest.raises(MissingExtra, match=says), extras.needs("eval", "an evaluation"):
         import brittle_vt  # noqa: F401
 
 
@@ -90,7 +90,7 @@ def test_where_a_release_is_known_to_break_the_bound_is_the_remedy(packages):
     import late_vt
 
     says = r"needs late-vt 1\.0, which filelock \d.* broke .*_gone'\): pip install 'filelock<4\.3,>=3\.16'$"
-    with pytest.raises(MissingExtra, match=says), _extras.needs("eval", "an evaluation"):
+    with pytest.raises(MissingExtra, match=says), extras.needs("eval", "an evaluation"):
         late_vt.work()
 
 
@@ -100,12 +100,12 @@ def test_an_import_that_raises_anything_names_the_package_whose_body_raised(pack
     )
     installed.package(packages, "faulty_vt", "2.0", {"__init__.py": "import helper_vt\nhelper_vt.fail()"})
     says = r"^a video needs faulty-vt 2\.0, which cannot be imported \(RuntimeError: no operator\)"
-    with pytest.raises(MissingExtra, match=says), _extras.needs("video", "a video"):
+    with pytest.raises(MissingExtra, match=says), extras.needs("video", "a video"):
         import faulty_vt  # noqa: F401
 
 
 def test_a_fault_of_our_own_stays_what_it_is():
-    with pytest.raises(ModuleNotFoundError, match=r"vtokens\.no_such"), _extras.needs("filter", "it"):
+    with pytest.raises(ModuleNotFoundError, match=r"vtokens\.no_such"), extras.needs("filter", "it"):
         import vtokens.no_such  # noqa: F401
 
 
@@ -113,14 +113,14 @@ def test_releases_that_an_extra_cannot_live_with_are_refused_before_the_work(pac
     installed.package(packages, "filelock", "4.3.1")
     says = r"^an evaluation does not work with filelock 4\.3\.1: pip install 'filelock<4\.3,>=3\.16'$"
     with pytest.raises(MissingExtra, match=says):
-        _extras.check("eval", "an evaluation")
+        extras.check("eval", "an evaluation")
 
 
 def test_requirements_follow_extras_that_are_made_of_others(packages):
-    core = {one.name for one in _extras.requirements()}
+    core = {one.name for one in extras.requirements()}
     assert {"torch", "transformers", "jinja2"} <= core
     assert "scipy" not in core
-    light = {one.name for one in _extras.requirements("eval-light")}
+    light = {one.name for one in extras.requirements("eval-light")}
     assert {"datasets", "matplotlib", "scipy", "pydantic"} <= light
     assert not light & core
-    assert {one.name for one in _extras.requirements("eval")} == light | {"lmms-eval"}
+    assert {one.name for one in extras.requirements("eval")} == light | {"lmms-eval"}

@@ -15,9 +15,9 @@ from transformers.image_utils import load_image
 import vtokens
 from vtokens import scenes
 from vtokens.cli import main
+from vtokens.core.images import as_image, open_image, upright
 from vtokens.eval.lmms.media import picture
-from vtokens.filter.worker import Worker
-from vtokens.images import as_image, open_image, upright
+from vtokens.filter.datasets.worker import Worker
 
 ORIENTATION = 0x0112
 TURNS = {  # what undoes each orientation, so that a viewer shows the picture as it was
@@ -106,7 +106,7 @@ def test_the_filter_takes_paths_arrays_and_tensors_and_turns_pictures(tmp_path, 
     assert outcome.text == hf.generate(example.image, "Describe the image.", threshold=0.5, max_new_tokens=8).text
     row = {"image": "turned.png", "caption": example.answer}
     (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
-    from vtokens.filter.rows import read
+    from vtokens.filter.datasets.rows import read
 
     done, aside = Worker(hf, tmp_path)(list(read(tmp_path / "in.jsonl", "Describe the image.")))
     assert not aside

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vtokens.groups import Groups
-from vtokens.layout import Layout
-from vtokens.picture import Picture
+from vtokens.core.groups import Groups
+from vtokens.core.layout import Layout
+from vtokens.core.picture import Picture
 
 IMAGE, VIDEO, PAD, TEXT = "i", "v", "_", "t"
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrained
 
 import vtokens
 from tests.families import build
-from vtokens.options import from_pretrained_names, split
+from vtokens.loading.options import from_pretrained_names, split
 
 
 @pytest.fixture(scope="module")

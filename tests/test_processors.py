@@ -11,7 +11,7 @@ from transformers.utils import is_torchvision_available
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
-from vtokens.processors import PicturesOnly, pictures_only
+from vtokens.loading.processors import PicturesOnly, pictures_only
 
 VIDEO_TOO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
 NO_TORCHVISION = pytest.mark.skipif(is_torchvision_available(), reason="torchvision is here, and all is as it was")
@@ -44,7 +44,7 @@ def test_every_family_is_loaded_and_looks_at_pictures(family, tmp_path):
 
 @NO_TORCHVISION
 def test_it_is_said_once_what_videos_need(tmp_path):
-    vtokens.processors._warn_once.cache_clear()
+    vtokens.loading.processors._warn_once.cache_clear()
     saved("qwen2_vl", tmp_path)
     with pytest.warns(UserWarning, match=r"^pictures only: Qwen2VLProcessor .* pip install 'torchvision==0\.\d+\.\*'"):
         vtokens.load(tmp_path)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import vtokens
-from vtokens.saved import FILE, from_pretrained, save_pretrained
-from vtokens.strategies.cls import Cls
-from vtokens.strategies.fastv import FastV
-from vtokens.strategies.todre import Todre
+from vtokens.loading.saved import FILE, from_pretrained, save_pretrained
+from vtokens.strategies.prune.cls import Cls
+from vtokens.strategies.prune.fastv import FastV
+from vtokens.strategies.prune.todre import Todre
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import torch
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
+from vtokens.calibrate.sinks import discover
 from vtokens.cli import main
-from vtokens.sinks import known, read
-from vtokens.sinks.discover import discover
+from vtokens.tables.sinks import known, read
 
 
 def prompts(family: str, count: int = 3) -> list[dict[str, Any]]:

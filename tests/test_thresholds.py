@@ -14,9 +14,9 @@ from PIL import Image
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens import scenes
-from vtokens import thresholds as tables
+from vtokens.calibrate.thresholds import measure, schedule
 from vtokens.cli import main
-from vtokens.thresholds.measure import measure, schedule
+from vtokens.tables import thresholds as tables
 
 
 def pictures(family: str, count: int = 12, batch: int = 4) -> list[dict[str, Any]]:

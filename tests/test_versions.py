@@ -11,7 +11,7 @@ import transformers
 from packaging.requirements import Requirement
 
 from tests.environments import ROOT, python
-from vtokens import versions
+from vtokens.core import versions
 
 ATTACH_TWICE = """
 import vtokens

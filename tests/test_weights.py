@@ -17,10 +17,10 @@ import vtokens
 from tests.families import build, image, inputs
 from vtokens import scenes
 from vtokens.adapters import adapter_for
-from vtokens.filter.calibrator import CalibrationWarning
-from vtokens.filter.setting import fingerprint
-from vtokens.thresholds import Setting, Table
-from vtokens.weights import doubts, input_device
+from vtokens.core.weights import doubts, input_device
+from vtokens.filter.calibrators.calibrator import CalibrationWarning
+from vtokens.filter.guarantees.setting import fingerprint
+from vtokens.tables.thresholds import Setting, Table
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 from packaging.requirements import Requirement
 
-from vtokens.versions import NEWEST, OLDEST
+from vtokens.core.versions import NEWEST, OLDEST
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "requirements" / "tested.json"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vtokens._errors import with_cause
-from vtokens._torchvision import set_aside_if_broken
+from vtokens.core import moved
+from vtokens.core.errors import with_cause
+from vtokens.loading.torchvision import set_aside_if_broken
 
 __version__ = "0.1.0"
 
@@ -16,10 +17,10 @@ _EXPORTS = {
     "attachment": "vtokens.engine",
     "describe": "vtokens.strategies",
     "detach": "vtokens.engine",
-    "from_pretrained": "vtokens.saved",
-    "load": "vtokens.api",
+    "from_pretrained": "vtokens.loading.saved",
+    "load": "vtokens.loading.load",
     "models": "vtokens.adapters",
-    "save_pretrained": "vtokens.saved",
+    "save_pretrained": "vtokens.loading.saved",
     "HallucinationFilter": "vtokens.filter",
     "Handle": "vtokens.engine",
     "Report": "vtokens.engine",
@@ -31,7 +32,6 @@ __all__ = sorted([*_EXPORTS, "__version__", "strategies"])
 
 if TYPE_CHECKING:
     from vtokens.adapters import models as models
-    from vtokens.api import load as load
     from vtokens.engine import Handle as Handle
     from vtokens.engine import Report as Report
     from vtokens.engine import attach as attach
@@ -39,13 +39,15 @@ if TYPE_CHECKING:
     from vtokens.engine import detach as detach
     from vtokens.filter import HallucinationFilter as HallucinationFilter
     from vtokens.filter import Risk as Risk
-    from vtokens.saved import from_pretrained as from_pretrained
-    from vtokens.saved import save_pretrained as save_pretrained
+    from vtokens.loading.load import load as load
+    from vtokens.loading.saved import from_pretrained as from_pretrained
+    from vtokens.loading.saved import save_pretrained as save_pretrained
     from vtokens.strategies import Strategy as Strategy
     from vtokens.strategies import describe as describe
     from vtokens.strategies import register as register
 
 
+moved.install()
 set_aside_if_broken()  # before anything here imports transformers
 
 

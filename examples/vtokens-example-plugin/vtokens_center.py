@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
 from vtokens.strategies import Selection, Strategy, Visuals, register
 
 

@@ -9,8 +9,8 @@ import torch
 from vtokens.bench.case import Setting
 from vtokens.bench.kernels import block_sparse as bench
 from vtokens.kernels import Tiles, block_sparse_attention
-from vtokens.patterns.grid import Grid
-from vtokens.patterns.index import Run, Scene, index
+from vtokens.tables.patterns.grid import Grid
+from vtokens.tables.patterns.index import Run, Scene, index
 
 CPU = Setting(torch.device("cpu"), torch.float32)
 HEADS, KV_HEADS, DIM = 28, 4, 128

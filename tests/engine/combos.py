@@ -21,10 +21,10 @@ import vtokens
 from tests.engine.cases import model
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.engine.plan import Plan
-from vtokens.patterns import AShape, Head, Patterns, Run
-from vtokens.sinks import Sinks
 from vtokens.strategies import Facts, Strategy
-from vtokens.thresholds import Setting, Table
+from vtokens.tables.patterns import AShape, Head, Patterns, Run
+from vtokens.tables.sinks import Sinks
+from vtokens.tables.thresholds import Setting, Table
 
 POOLS: dict[Any, tuple[Any, ...]] = {
     bool: (False, True),

@@ -19,9 +19,9 @@ from transformers import AttentionInterface
 
 from tests.engine.masked import decoder_layers
 from vtokens import Report
-from vtokens.sinks import Sinks
-from vtokens.strategies.var import Var
-from vtokens.strategies.vhr import Vhr
+from vtokens.strategies.attend.var import Var
+from vtokens.strategies.attend.vhr import Vhr
+from vtokens.tables.sinks import Sinks
 
 CLOSE = 2e-5
 """How near to its threshold a decision may lie before rounding could turn it."""

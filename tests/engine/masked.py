@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vtokens import Report
-from vtokens.compat import given_cache
+from vtokens.core.compat import given_cache
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

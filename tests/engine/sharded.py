@@ -24,8 +24,8 @@ from tests.engine.compare import one
 from tests.families import build
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
-from vtokens.filter.setting import fingerprint
-from vtokens.thresholds import Setting, Table
+from vtokens.filter.guarantees.setting import fingerprint
+from vtokens.tables.thresholds import Setting, Table
 
 SPECS = ("none", "random(keep=0.5)", "cls(keep=0.5)+fastv(keep=0.5, layer=1)", "todre(keep=0.5)", "vhr", "vcd")
 

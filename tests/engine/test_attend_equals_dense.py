@@ -20,9 +20,9 @@ from tests.engine.dense import Dense, attending, layout
 from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES
 from vtokens.adapters import adapter_for
-from vtokens.sinks import Sinks
-from vtokens.strategies.var import Var
-from vtokens.strategies.vhr import Vhr
+from vtokens.strategies.attend.var import Var
+from vtokens.strategies.attend.vhr import Vhr
+from vtokens.tables.sinks import Sinks
 
 NEW = 3
 

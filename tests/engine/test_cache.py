@@ -13,7 +13,7 @@ from tests.engine.compare import SPEC, one, ragged
 from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES
 from tests.limits import close_pass
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 ROWS = {

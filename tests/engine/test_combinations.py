@@ -22,9 +22,9 @@ from tests.engine.combos import Allowed, allowed, attachments
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.compat import returned_cache
+from vtokens.core.compat import returned_cache
 from vtokens.strategies import Strategy
-from vtokens.strategies.logits import Prompt
+from vtokens.strategies.views.logits import Prompt
 
 NEW = 2
 LIMIT = 1e-3

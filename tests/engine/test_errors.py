@@ -15,7 +15,7 @@ from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
-from vtokens.compat import as_cache
+from vtokens.core.compat import as_cache
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl"

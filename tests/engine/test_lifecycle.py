@@ -14,7 +14,7 @@ from tests.engine.cases import model
 from tests.engine.compare import GREEDY, SPEC, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
-from vtokens.compat import returned_cache
+from vtokens.core.compat import returned_cache
 from vtokens.strategies import Attention, Facts, Strategy
 
 ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"

@@ -17,7 +17,7 @@ from tests.engine.test_logits import GREEDY, TEXT_ONLY, noised
 from tests.engine.test_multiturn import followed_by
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 SPECS = ["pai(gamma=2.0, beta=0)", "damro(beta=0, k=3)", "cls(keep=0.5)+vcd(beta=0)"]

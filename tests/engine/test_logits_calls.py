@@ -19,8 +19,8 @@ from tests.engine.test_logits import GREEDY
 from tests.families import FAMILIES, build, inputs
 from tests.families.processors import tokenizer
 from tests.limits import BLOCKS, WIDTH, close_pass, rounding
-from vtokens.compat import as_cache, returned_cache
-from vtokens.costs import kv_bytes, prefill_flops
+from vtokens.core.compat import as_cache, returned_cache
+from vtokens.core.costs import kv_bytes, prefill_flops
 
 CONTRASTS = ["vcd", "avisc", "avisc(others=drop)", "damro(k=3)", "pai", "m3id", "contrast"]
 

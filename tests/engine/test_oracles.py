@@ -15,11 +15,11 @@ from tests.engine.cases import model
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
-from vtokens.budget import budget
-from vtokens.compat import returned_cache
-from vtokens.costs import prefill_flops
-from vtokens.layout import Layout
-from vtokens.picture import Picture
+from vtokens.core.budget import budget
+from vtokens.core.compat import returned_cache
+from vtokens.core.costs import prefill_flops
+from vtokens.core.layout import Layout
+from vtokens.core.picture import Picture
 from vtokens.strategies import Visuals
 
 FASTV = "fastv(keep=0.25, layer=2)"

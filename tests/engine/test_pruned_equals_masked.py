@@ -15,7 +15,7 @@ from tests.engine.compare import check_tokens
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES
 from tests.limits import close_pass
-from vtokens.compat import returned_cache
+from vtokens.core.compat import returned_cache
 
 NEW = 3
 

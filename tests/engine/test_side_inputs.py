@@ -15,7 +15,7 @@ from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import base
 from vtokens.adapters.qwen2_vl import Qwen2VL
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 
 SPECS = ("uniform(keep=0.5)", "fastv(keep=0.5, layer=1)", "vhr", "contrast", "pai", "damro(k=3)")
 

@@ -14,7 +14,7 @@ from tests.engine.test_cache import ROWS, step
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 
 SPEC = "dymu(thresholds=(0.5, 0.4, 0.4))"
 SPECS = [SPEC, "cls(keep=0.7)+dymu(thresholds=(0.5, 0.4, 0.4))+fastv(keep=0.6, layer=2)"]

@@ -22,8 +22,8 @@ from tests.engine.test_attend_equals_dense import attends, oracle, sinks
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
-from vtokens.compat import returned_cache
-from vtokens.strategies.dymu import Dymu
+from vtokens.core.compat import returned_cache
+from vtokens.strategies.merge.dymu import Dymu
 
 NEW = 3
 THRESHOLDS = ("(0.6, 0.5, 0.5)", "(0.3, 0.3, 0.3)", "(0.75,)", "(-1.0, -1.0, -1.0)", "(1.0, 0.4)")

@@ -20,9 +20,10 @@ import vtokens
 from tests.engine.dense import layout
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from vtokens.adapters import adapter_for
-from vtokens.compat import given_cache
-from vtokens.strategies.base import Selection, Visuals
-from vtokens.strategies.dymu import Dymu
+from vtokens.core.compat import given_cache
+from vtokens.strategies.merge.dymu import Dymu
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.visuals import Visuals
 
 
 class MergeOnly(Dymu):

@@ -42,7 +42,7 @@ def test_each_fault_and_each_remedy_is_named():
     assert wrong == ["torchvision:", "filelock:", "eval:"]
     closing = lines[next(number for number, line in enumerate(lines) if line.startswith("3 wrong")) :]
     assert any("pip install 'filelock<4.3" in line for line in closing)
-    fits = vtokens.versions.torchvision_for(torch.__version__)
+    fits = vtokens.core.versions.torchvision_for(torch.__version__)
     assert any(f"pip install 'torchvision=={fits}.*'" in line for line in closing)
     assert "operator torchvision::nms does not exist" in done.stdout
     assert "pruned equals masked" in done.stdout
@@ -73,7 +73,7 @@ def test_a_transformers_that_was_not_tested(tmp_path):
 
 @pytest.mark.slow
 def test_the_newest_release_that_was_tested():
-    newest = ".".join(map(str, vtokens.versions.NEWEST))
+    newest = ".".join(map(str, vtokens.core.versions.NEWEST))
     done = python(*DOCTOR, over=[overlay(f"transformers=={newest}.*"), overlay("filelock<4.3")])
     assert done.returncode == 0, done.stdout
     assert f"transformers: {newest}." in done.stdout

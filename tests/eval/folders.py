@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vtokens import scenes
-from vtokens._writing import line, write_json
+from vtokens.core.writing import line, write_json
 from vtokens.eval import manifest, pictures, tables
 from vtokens.eval.cells import Cell, cells
 from vtokens.eval.journal import Answer

@@ -8,7 +8,7 @@ import torch
 import vtokens
 from tests.families import FAMILIES, build
 from vtokens.adapters import adapter_for
-from vtokens.costs import call_flops
+from vtokens.core.costs import call_flops
 from vtokens.eval import profile as profiling
 from vtokens.eval.cells import cells
 from vtokens.eval.measure import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary

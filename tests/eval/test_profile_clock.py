@@ -6,7 +6,7 @@ import torch
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.eval.clock import PhaseClock
 
 TOWER, DECODER, HEAD = 100.0, 10.0, 1.0

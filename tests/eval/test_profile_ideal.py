@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vtokens
 from tests.families import FAMILIES, build
 from vtokens.adapters import adapter_for
-from vtokens.costs import call_flops
+from vtokens.core.costs import call_flops
 from vtokens.eval.ideal import Ideal
 from vtokens.eval.synthetic import prompts
 

@@ -16,7 +16,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from vtokens.processors import pictures_only
+from vtokens.loading.processors import pictures_only
 
 VOCABULARY = 320
 CORPUS = [

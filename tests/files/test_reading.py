@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from vtokens._errors import shorten, unknown
-from vtokens._reading import lines, opened, parse_json, read_json, read_text, regular, within
+from vtokens.core.errors import shorten, unknown
+from vtokens.core.images import open_image
+from vtokens.core.reading import lines, opened, parse_json, read_json, read_text, regular, within
 from vtokens.eval.cells import split
-from vtokens.images import open_image
 from vtokens.strategies import parse
 
 

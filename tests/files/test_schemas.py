@@ -10,13 +10,14 @@ import pytest
 
 import vtokens
 from tests.families import build
-from vtokens import patterns, saved, sinks, thresholds
 from vtokens.eval import manifest
-from vtokens.filter import records
 from vtokens.filter import saved as filters
-from vtokens.filter.calibrator import Calibrator
-from vtokens.filter.ledger import Ledger
+from vtokens.filter.calibrators import records
+from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.datasets.output_log import Ledger
+from vtokens.loading import saved
 from vtokens.schemas import KINDS, check, load
+from vtokens.tables import patterns, sinks, thresholds
 
 PACKAGE = Path(vtokens.__file__).parent
 SHIPPED = [
@@ -107,7 +108,7 @@ def test_without_pydantic_only_users_files_cannot_be_read(tmp_path):
 import sys
 sys.modules["pydantic"] = None
 import vtokens
-from vtokens import sinks, patterns, thresholds
+from vtokens.tables import sinks, patterns, thresholds
 model, _ = vtokens.load("scenes-llava", strategy="dymu+var")
 assert vtokens.from_pretrained({str(tmp_path)!r})[0].keep == 0.25
 try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import vtokens
-from vtokens._writing import fresh, replacing, write_json, write_text
+from vtokens.core.writing import fresh, replacing, write_json, write_text
 
 PACKAGE = Path(vtokens.__file__).parent
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from vtokens import scenes
-from vtokens.filter.dataset import alone, filter_dataset
+from vtokens.filter.datasets.dataset import alone, filter_dataset
+from vtokens.filter.datasets.worker import Worker
 from vtokens.filter.filter import HallucinationFilter
-from vtokens.filter.worker import Worker
 
 PROMPT = "Describe the image."
 SETTINGS = {"action": "redact", "threshold": 0.9}

@@ -4,7 +4,7 @@ import pytest
 
 from tests.filter.filtering import made
 from vtokens import scenes
-from vtokens.filter.actions import ABSTENTION
+from vtokens.filter.actions.action import ABSTENTION
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.actions import ABSTENTION, ACTIONS, apply, check_action, without
+from vtokens.filter.actions.action import ABSTENTION, ACTIONS, apply, check_action, without
 from vtokens.filter.mentions.base import Found, arrange
 from vtokens.filter.report import Judged, Report
 

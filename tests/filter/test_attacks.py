@@ -11,9 +11,9 @@ import pytest
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made
 from vtokens import HallucinationFilter, scenes
 from vtokens.cli import main
-from vtokens.filter.bounds import TEXT
-from vtokens.filter.dataset import check_apart, check_files
-from vtokens.filter.worker import Worker
+from vtokens.filter.datasets.bounds import TEXT
+from vtokens.filter.datasets.dataset import check_apart, check_files
+from vtokens.filter.datasets.worker import Worker
 
 FLAG = {"action": "flag", "threshold": 0.5}
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.banned import Banned
+from vtokens.filter.actions.banned import Banned
 
 TOKENS = st.integers(0, 3)
 SEQUENCES = st.lists(st.lists(TOKENS, min_size=1, max_size=3), max_size=4)

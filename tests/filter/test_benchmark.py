@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
 from benchmarks.filter_promises import carried_over, splits
+from vtokens.filter.calibrators.records import Record
+from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import Mention
-from vtokens.filter.records import Record
-from vtokens.filter.risk import Risk
 
 
 def record(image, names, wrong, truth, kind="caption", nll=None):

@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from vtokens.filter import calibrator as module
-from vtokens.filter.calibration import Calibration
-from vtokens.filter.calibrator import CalibrationWarning, Calibrator
-from vtokens.filter.fitting import matrix, sklearn_link, sklearn_model, split
+from vtokens.filter.calibrators import calibrator as module
+from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
+from vtokens.filter.calibrators.fitting import matrix, sklearn_link, sklearn_model, split
+from vtokens.filter.calibrators.records import Record
+from vtokens.filter.guarantees.calibration import Calibration
+from vtokens.filter.guarantees.risk import Risk
+from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions import Mention
-from vtokens.filter.records import Record
-from vtokens.filter.risk import Risk
-from vtokens.filter.setting import Setting
 
 SETTING = Setting("llava-1", "none", "captions", "greedy", "scenes")
 NAMES = ("nll", "position", "constant")

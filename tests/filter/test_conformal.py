@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from vtokens.filter.conformal import mondrian, threshold
-from vtokens.filter.responses import realised
-from vtokens.filter.risk import Certificate, Risk
-from vtokens.filter.setting import Setting
+from vtokens.filter.guarantees.conformal import mondrian, threshold
+from vtokens.filter.guarantees.responses import realised
+from vtokens.filter.guarantees.risk import Certificate, Risk
+from vtokens.filter.guarantees.setting import Setting
 
 MENTION = st.tuples(st.integers(0, 5), st.booleans())  # few scores, so that there are ties
 RESPONSES = st.lists(st.lists(MENTION, max_size=4), min_size=1, max_size=40)

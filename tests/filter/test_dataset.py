@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made, started
-from vtokens.filter.dataset import ACTIONS, check_files
-from vtokens.filter.rows import read
-from vtokens.filter.worker import Worker
+from vtokens.filter.datasets.dataset import ACTIONS, check_files
+from vtokens.filter.datasets.rows import read
+from vtokens.filter.datasets.worker import Worker
 
 BAD = [
     b'{"id": "row 3", "image": "3.png", "caption": "red circle"}\n',
@@ -174,9 +174,8 @@ def test_outputs_that_cannot_be_gone_on_with(source, tmp_path, hf):
 
 def test_only_one_process_writes(source, tmp_path, hf):
     held = tmp_path / "held.jsonl"
-    hold = (
-        f"from vtokens.filter.ledger import Ledger; x = Ledger({str(held)!r}, {{}}); print('held', flush=True); input()"
-    )
+    module = "vtokens.filter.datasets.output_log"
+    hold = f"from {module} import Ledger; x = Ledger({str(held)!r}, {{}}); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ValueError, match="another process is writing"):

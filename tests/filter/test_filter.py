@@ -8,8 +8,8 @@ import pytest
 
 import vtokens
 from vtokens import HallucinationFilter, Risk, scenes
-from vtokens.filter.actions import ABSTENTION
-from vtokens.filter.labels import label_scenes
+from vtokens.filter.actions.action import ABSTENTION
+from vtokens.filter.calibrators.labels import label_scenes
 
 LOW = 0.05  # of uncalibrated scores: flags a third of these captions
 

@@ -14,8 +14,8 @@ from tests.families import FAMILIES, build
 from tests.filter.traced import ask, mention
 from vtokens import scenes
 from vtokens.filter.heatmap import density, heat, heatmap
-from vtokens.filter.passes import generate, score
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.passes import generate, score
+from vtokens.filter.trace.trace import Parts, Trace
 
 LOOK = Parts(layers=frozenset({1, 2}))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vtokens.eval.metrics import chair
-from vtokens.filter.labels import CocoLabels
+from vtokens.filter.calibrators.labels import CocoLabels
 from vtokens.filter.mentions import get_extractor
 
 CATEGORIES = list(enumerate(get_extractor("coco").names, 1))

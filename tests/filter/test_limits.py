@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vtokens.filter.decoding import decoding, limit
-from vtokens.filter.limits import resolve
-from vtokens.filter.setting import Setting
+from vtokens.filter.actions.decoding import decoding, limit
+from vtokens.filter.guarantees.limits import resolve
+from vtokens.filter.guarantees.setting import Setting
 
 NOW = Setting("llava-0", "none")
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.conformal import threshold
-from vtokens.filter.ltt import betting, fixed_sequence, ltt
-from vtokens.filter.risk import Risk
+from vtokens.filter.guarantees.conformal import threshold
+from vtokens.filter.guarantees.ltt import betting, fixed_sequence, ltt
+from vtokens.filter.guarantees.risk import Risk
 
 
 def one_by_one(excess, high):

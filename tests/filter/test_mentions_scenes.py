@@ -4,9 +4,9 @@ import pytest
 
 import vtokens
 from vtokens import scenes
-from vtokens.filter.labels import label_scenes
+from vtokens.filter.calibrators.labels import label_scenes
 from vtokens.filter.mentions import Mention, get_extractor
-from vtokens.filter.offsets import token_spans
+from vtokens.filter.trace.offsets import token_spans
 from vtokens.scenes.world import Scene, Thing
 
 EXTRACT = get_extractor("scenes")

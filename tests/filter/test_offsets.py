@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.filter.tokenizers_made import CORPUS, MADE, respelt
-from vtokens.filter.offsets import _built, by_prefixes, encode, moved, token_spans
+from vtokens.filter.trace.offsets import _built, by_prefixes, encode, moved, token_spans
 
 KNOWN = [name for name in MADE if name not in ("word piece", "slow, bytes")]
 TEXTS = st.one_of(

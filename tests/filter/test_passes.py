@@ -15,10 +15,10 @@ from tests.families import FAMILIES, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, distances
 from tests.limits import close_pass
 from vtokens import scenes
-from vtokens.filter.contrast import CORE
-from vtokens.filter.passes import generate, score
-from vtokens.filter.prompts import chat
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.contrast import CORE
+from vtokens.filter.trace.passes import generate, score
+from vtokens.filter.trace.prompts import chat
+from vtokens.filter.trace.trace import Parts, Trace
 
 SAID = [[20, 31, 42, 53, 64], [99, 100, 101], [77]]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vtokens.filter.ltt import ltt
-from vtokens.filter.policy import policy_threshold
-from vtokens.filter.risk import Risk
+from vtokens.filter.guarantees.ltt import ltt
+from vtokens.filter.guarantees.policy import policy_threshold
+from vtokens.filter.guarantees.risk import Risk
 
 THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
 
@@ -65,8 +65,8 @@ def test_a_policy_of_the_embedded_model_is_what_its_runs_leave():
     """Counted from the runs themselves; the last threshold lets everything through."""
     from vtokens import scenes
     from vtokens.filter import HallucinationFilter
-    from vtokens.filter.labels import label_scenes
-    from vtokens.filter.policy import calibrate_policy
+    from vtokens.filter.calibrators.labels import label_scenes
+    from vtokens.filter.guarantees.policy import calibrate_policy
 
     hf = HallucinationFilter.from_pretrained("scenes-llava")
     asked = scenes.examples("partner-removed", n=24, seed=21, kinds=["caption"])

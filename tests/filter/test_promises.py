@@ -6,13 +6,13 @@ import torch
 
 import vtokens
 from vtokens import scenes
-from vtokens.filter import passes
-from vtokens.filter.conformal import threshold
-from vtokens.filter.labels import label_scenes
+from vtokens.filter.calibrators.labels import label_scenes
+from vtokens.filter.guarantees.conformal import threshold
+from vtokens.filter.guarantees.responses import realised
+from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import get_extractor
-from vtokens.filter.offsets import token_spans
-from vtokens.filter.responses import realised
-from vtokens.filter.risk import Risk
+from vtokens.filter.trace import passes
+from vtokens.filter.trace.offsets import token_spans
 
 SPLITS = 200
 pytestmark = pytest.mark.slow

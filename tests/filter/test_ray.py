@@ -3,9 +3,9 @@
 import pytest
 
 from tests.filter.filtering import SETTINGS, data_set, filtered, lines, made
-from vtokens.filter.ray import _batch, _received, _sent, spread
-from vtokens.filter.rows import read
-from vtokens.filter.worker import Worker
+from vtokens.filter.datasets.ray import _batch, _received, _sent, spread
+from vtokens.filter.datasets.rows import read
+from vtokens.filter.datasets.worker import Worker
 
 
 def test_batches_travel_as_text(tmp_path):

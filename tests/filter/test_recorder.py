@@ -11,11 +11,11 @@ import vtokens
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, fixed, written
-from vtokens.compat import returned_cache
-from vtokens.filter.passes import generate, score
-from vtokens.filter.prompts import encode
-from vtokens.filter.recorder import recording
-from vtokens.filter.trace import Parts
+from vtokens.core.compat import returned_cache
+from vtokens.filter.trace.passes import generate, score
+from vtokens.filter.trace.prompts import encode
+from vtokens.filter.trace.recorder import recording
+from vtokens.filter.trace.trace import Parts
 
 ATTENTION = Parts(layers=frozenset({1, 2}), states=frozenset({3, DEPTH}), image_states=frozenset({DEPTH}))
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vtokens.filter.calibrators.records import Record, read, write
 from vtokens.filter.mentions import KINDS, Mention
-from vtokens.filter.records import Record, read, write
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from vtokens.filter.conformal import threshold
-from vtokens.filter.risk import Certificate, Risk
+from vtokens.filter.guarantees.conformal import threshold
+from vtokens.filter.guarantees.risk import Certificate, Risk
 
 
 @pytest.mark.parametrize(

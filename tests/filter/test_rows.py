@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.bounds import LINE
-from vtokens.filter.rows import Refusal, Row, count, read
+from vtokens.filter.datasets.bounds import LINE
+from vtokens.filter.datasets.rows import Refusal, Row, count, read
 
 GOOD = {"image": "a.png", "caption": "a dog"}
 

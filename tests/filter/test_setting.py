@@ -5,8 +5,8 @@ import torch
 
 import vtokens
 from tests.families import build
-from vtokens.filter.records import Record
-from vtokens.filter.setting import Setting, fingerprint
+from vtokens.filter.calibrators.records import Record
+from vtokens.filter.guarantees.setting import Setting, fingerprint
 
 
 def test_fingerprint_knows_the_weights_and_not_the_precision():

@@ -7,8 +7,8 @@ import torch
 import vtokens
 from vtokens import scenes
 from vtokens.filter import HallucinationFilter
+from vtokens.filter.guarantees.setting import fingerprint
 from vtokens.filter.saved import SHIPPED, find, read
-from vtokens.filter.setting import fingerprint
 
 STRATEGIES = ("none", "cls")  # as a handle has them: fields at their defaults are left out
 

@@ -14,7 +14,7 @@ import torch
 from tests.filter.traced import mention
 from vtokens.filter.signals import Signal, features, get_signals, list_signals, parts_for, register
 from vtokens.filter.signals.base import Spans, scaled
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 DEPTH, HEADS, T, N, D = 8, 4, 7, 10, 6
 GONE = 3  # a visual token dropped before the first state recorded

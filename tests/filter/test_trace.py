@@ -13,9 +13,9 @@ from tests.families import build
 from tests.filter.test_signals import DEPTH, TRACE, T, random_trace
 from tests.filter.traced import ask, distances, fixed
 from tests.limits import close_pass
-from vtokens.filter import measure
-from vtokens.filter.passes import generate, score
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace import measure
+from vtokens.filter.trace.passes import generate, score
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 def test_parts_are_joined() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.families import MARK, build, image
 from vtokens.filter.mentions import Mention
-from vtokens.filter.passes import generate
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.passes import generate
+from vtokens.filter.trace.trace import Parts, Trace
 
 DEPTH = 4  # decoder layers of the tiny models
 EVERYTHING = Parts(

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.sparse import visible
-from vtokens.patterns import cover as module
-from vtokens.patterns.cover import arrange, cover
-from vtokens.patterns.index import join
-from vtokens.patterns.lines import Ground, Lines, Ranks
+from vtokens.tables.patterns import cover as module
+from vtokens.tables.patterns.cover import arrange, cover
+from vtokens.tables.patterns.index import join
+from vtokens.tables.patterns.lines import Ground, Lines, Ranks
 
 
 @st.composite

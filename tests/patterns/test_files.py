@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from vtokens.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash, known, read, run_of
 from vtokens.scenes import embedded_path
+from vtokens.tables.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash, known, read, run_of
 
 SOME = Patterns(
     "llama-2x64x128",

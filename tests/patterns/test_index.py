@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tests.kernels.sparse import close, dense, visible
 from vtokens.kernels import block_sparse_attention
-from vtokens.patterns import AShape, Grid, Run, VerticalSlash
-from vtokens.patterns import index as module
-from vtokens.patterns.grid import find_grid
-from vtokens.patterns.index import INTER, LAST, Scene, index, share
+from vtokens.tables.patterns import AShape, Grid, Run, VerticalSlash
+from vtokens.tables.patterns import index as module
+from vtokens.tables.patterns.grid import find_grid
+from vtokens.tables.patterns.index import INTER, LAST, Scene, index, share
 
 PATTERNS = (None, AShape(4, 8), VerticalSlash(6, 1, 8), Grid(window=8), Grid(slashes=True, text=4), Grid(rows=False))
 

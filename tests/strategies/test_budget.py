@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.budget import budget, check_keep
+from vtokens.core.budget import budget, check_keep
 
 COUNTS = st.integers(1, 100_000)
 SHARES = st.floats(0, 1, exclude_min=True)

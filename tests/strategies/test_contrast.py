@@ -18,8 +18,8 @@ from tests.families import FAMILIES
 from tests.limits import close_pass
 from tests.strategies.helpers import llava_scores, pair, qwen_scores, registry_restored, three_rows, top
 from vtokens.strategies import Facts, describe, get, list_strategies, parse
-from vtokens.strategies.avisc import blind_tokens
-from vtokens.strategies.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
+from vtokens.strategies.contrast.avisc import blind_tokens
+from vtokens.strategies.views.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
 
 REAL, OTHER = [2.0, 1.0, 0.0, -3.0], [1.0, 2.0, 0.0, -3.0]
 NAMES = ["avisc", "contrast", "damro", "lqcd", "m3id", "pai", "vcd"]

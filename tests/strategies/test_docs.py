@@ -11,7 +11,7 @@ import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
 from vtokens.strategies import Facts, Selection, Visuals, get, parse
-from vtokens.strategies.heads import Heads
+from vtokens.strategies.views.heads import Heads
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -12,11 +12,11 @@ import torch
 
 import vtokens
 from tests.families import build, image, inputs
-from vtokens import thresholds as tables
 from vtokens.adapters import adapter_for
 from vtokens.strategies import format_spec, parse, to_dict
-from vtokens.strategies.dymu import Dymu
-from vtokens.thresholds import Setting, Table
+from vtokens.strategies.merge.dymu import Dymu
+from vtokens.tables import thresholds as tables
+from vtokens.tables.thresholds import Setting, Table
 
 
 def table(model: Any, *settings: Setting) -> Table:

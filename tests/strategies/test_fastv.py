@@ -8,9 +8,9 @@ import vtokens
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import kept, pair, probe, report, three_rows, top
-from vtokens.compat import returned_cache
-from vtokens.layout import Layout
-from vtokens.picture import Picture
+from vtokens.core.compat import returned_cache
+from vtokens.core.layout import Layout
+from vtokens.core.picture import Picture
 from vtokens.strategies import Attention, Visuals
 
 PROMPTS = ["Is there a cat?", "Compare <image> with <image> please, and say which one is red", "hello there"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
 from vtokens.strategies import Strategy, get, list_strategies, parse
 from vtokens.strategies.fields import UNLIMITED
 from vtokens.strategies.registry import register

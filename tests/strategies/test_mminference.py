@@ -23,12 +23,13 @@ from tests.families import FAMILIES, image, inputs
 from tests.kernels.sparse import visible
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.kernels import Tiles
-from vtokens.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash
-from vtokens.patterns import index as indexing
-from vtokens.patterns.index import INTER
-from vtokens.strategies import get, list_strategies, mminference
+from vtokens.strategies import get, list_strategies
+from vtokens.strategies.attend import mminference
+from vtokens.tables.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash
+from vtokens.tables.patterns import index as indexing
+from vtokens.tables.patterns.index import INTER
 
 INTRA = (None, AShape(4, 6), VerticalSlash(5, 1, 4), Grid(window=4, text=4), Grid(slashes=True, text=4))
 RUNS = [Run(inter, intra) for inter in INTER for intra in INTRA]
@@ -238,7 +239,7 @@ def test_dense_heads_beside_sparse_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", ["vhr(layers=(0, 1, 2, 3))", "var(sinks='@', first_layer=0, min_visual=0.0)"])
 def test_the_order_beside_other_attend_strategies_does_not_matter(other: str, tmp_path: Path) -> None:
     """Attention is computed first, wherever mminference is written, and what the others change stays changed."""
-    from vtokens.sinks import Sinks
+    from vtokens.tables.sinks import Sinks
 
     target, batch = model("llava_next", "pruned"), long()
     sinks = tmp_path / "sinks.json"

@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vtokens.strategies import Strategy, format_spec, get, list_strategies, parse, to_dict
-from vtokens.strategies.cls import Cls
-from vtokens.strategies.fastv import FastV
-from vtokens.strategies.random import Random
-from vtokens.strategies.todre import Todre
+from vtokens.strategies.prune.cls import Cls
+from vtokens.strategies.prune.fastv import FastV
+from vtokens.strategies.prune.random import Random
+from vtokens.strategies.prune.todre import Todre
 
 KEEPS = st.floats(0, 1, exclude_min=True) | st.integers(1, 10_000)
 

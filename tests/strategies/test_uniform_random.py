@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from tests.families import FAMILIES, image, inputs
 from tests.strategies.helpers import kept, pair, report, three_rows
-from vtokens.budget import budget
-from vtokens.layout import Layout
-from vtokens.picture import Picture
+from vtokens.core.budget import budget
+from vtokens.core.layout import Layout
+from vtokens.core.picture import Picture
 from vtokens.strategies import Visuals
-from vtokens.strategies.random import Random
-from vtokens.strategies.uniform import even_grid
+from vtokens.strategies.prune.random import Random
+from vtokens.strategies.prune.uniform import even_grid
 
 SIZES = st.integers(1, 30)
 

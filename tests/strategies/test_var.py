@@ -16,8 +16,8 @@ import vtokens
 from tests.families import build, image, inputs
 from tests.limits import close
 from vtokens.kernels import group_weights, grouped_attention, reweigh
-from vtokens.sinks import Sinks, known, read
-from vtokens.strategies.var import TEXT, TEXT_SINK, VISUAL, VISUAL_SINK, Var
+from vtokens.strategies.attend.var import TEXT, TEXT_SINK, VISUAL, VISUAL_SINK, Var
+from vtokens.tables.sinks import Sinks, known, read
 
 
 def edited(row: Tensor, group: Tensor, strategy: Var) -> Tensor:

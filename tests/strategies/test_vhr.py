@@ -11,9 +11,9 @@ from torch import Tensor
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
-from vtokens.compat import as_cache, returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts
-from vtokens.strategies.vhr import Vhr, select_heads
+from vtokens.strategies.attend.vhr import Vhr, select_heads
 
 
 def test_worked_example() -> None:

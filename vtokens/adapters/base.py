@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters.wrappers import unwrapped
-from vtokens.costs import Encoding
-from vtokens.picture import Picture
-from vtokens.strategies.signals import Facts
-from vtokens.weights import named, whole, whole_shape
+from vtokens.core.costs import Encoding
+from vtokens.core.facts import Facts
+from vtokens.core.picture import Picture
+from vtokens.core.weights import named, whole, whole_shape
 
 _adapters: dict[str, type[Adapter]] = {}
 A = TypeVar("A", bound="type[Adapter]")

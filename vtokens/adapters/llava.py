@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, MergePoint, register_adapter
-from vtokens.costs import Encoding
-from vtokens.picture import Picture
+from vtokens.core.costs import Encoding
+from vtokens.core.picture import Picture
 
 
 class LlavaTower(Adapter):

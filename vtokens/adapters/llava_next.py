@@ -11,7 +11,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 
 from vtokens.adapters.base import register_adapter
 from vtokens.adapters.llava import LlavaTower
-from vtokens.picture import Picture
+from vtokens.core.picture import Picture
 
 
 @register_adapter("llava_next")

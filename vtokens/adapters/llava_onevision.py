@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vtokens.adapters.base import register_adapter
 from vtokens.adapters.llava_next import LlavaNext
-from vtokens.picture import Picture
+from vtokens.core.picture import Picture
 
 
 @register_adapter("llava_onevision")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters.base import Adapter, register_adapter
-from vtokens.costs import Encoding
-from vtokens.picture import Picture
+from vtokens.core.costs import Encoding
+from vtokens.core.picture import Picture
 
 
 @register_adapter("qwen2_vl")

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from vtokens._errors import unknown
 from vtokens.bench import kernels
 from vtokens.bench.case import Case, Provider, Setting
 from vtokens.bench.row import Row, commit, release
 from vtokens.bench.timing import Roofline, Stopwatch, quantile
+from vtokens.core.errors import unknown
 from vtokens.eval.measure import peak_bytes, rounds
 
 _LEAST, _MOST = 3, 200

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens._errors import with_cause
-from vtokens._extras import check as check_extra
-from vtokens._extras import explain
 from vtokens.cli import bench, calibrate, check, demo, doctor, eval, filter, listing, profile, report, run, search
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
+from vtokens.core.errors import with_cause
+from vtokens.core.extras import check as check_extra
+from vtokens.core.extras import explain
 
 _FORESEEN = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 _EXAMPLES = """examples:

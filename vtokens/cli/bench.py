@@ -6,9 +6,9 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from vtokens._hardware import check_device
 from vtokens.cli.options import above_zero, add_placement, check_file, listed, path, whole
 from vtokens.cli.output import console
+from vtokens.loading.hardware import check_device
 
 if TYPE_CHECKING:
     from vtokens.bench.row import Row
@@ -47,12 +47,12 @@ def add_to(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     import torch
 
-    from vtokens._errors import unknown
     from vtokens.bench.case import Setting
     from vtokens.bench.measure import cases, measure, names
     from vtokens.bench.row import append
     from vtokens.bench.table import heading, table
     from vtokens.bench.timing import Stopwatch, roofline
+    from vtokens.core.errors import unknown
 
     if options.csv:
         check_file(options.csv, "--csv")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vtokens._hardware import check_device
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
 from vtokens.cli.output import console, note, say
 from vtokens.cli.run import chat_prompt
+from vtokens.loading.hardware import check_device
 
 _QUESTION = "What is to be seen here?"
 _NAMED = 10  # pictures left out that are named
@@ -51,7 +51,7 @@ def _var(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     import vtokens
-    from vtokens.sinks.discover import discover
+    from vtokens.calibrate.sinks import discover
 
     check_file(options.out, "--out")
     model, processor = vtokens.load(options.model)
@@ -105,8 +105,8 @@ def _dymu(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
     import vtokens
-    from vtokens.thresholds import NAMED
-    from vtokens.thresholds.measure import measure
+    from vtokens.calibrate.thresholds import measure
+    from vtokens.tables.thresholds import NAMED
 
     device = check_device(options.device)
     check_file(options.out, "--out")
@@ -144,7 +144,7 @@ def images(folder: str | None, samples: int) -> Iterator[Any]:
     Raises:
         ValueError: the folder has no pictures, or none that can be read, or `samples` is no positive number.
     """
-    from vtokens.images import open_image
+    from vtokens.core.images import open_image
 
     if samples < 1:
         raise ValueError(f"{samples} samples are not enough: at least 1 is needed")

@@ -6,11 +6,11 @@ import argparse
 import sys
 from typing import Any
 
-from vtokens._hardware import check_device
-from vtokens._terminal import json_text
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
 from vtokens.cli.run import note_drawn
+from vtokens.core.terminal import json_text
+from vtokens.loading.hardware import check_device
 
 _EXAMPLES = """examples:
   vtokens check scene.png "red circle, blue square"
@@ -84,8 +84,8 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from vtokens.core.images import open_image
     from vtokens.filter.terminal import show
-    from vtokens.images import open_image
 
     image = open_image(options.image)
     if options.heatmaps:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtokens._writing import write_picture
 from vtokens.cli.options import SEEDS, check_file, check_folder, whole
 from vtokens.cli.output import console, say
+from vtokens.core.writing import write_picture
 
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
 _KEEPS = (0.5, 0.25, 0.1)
@@ -174,7 +174,7 @@ def kept_picture(model: Any, processor: Any, question: Any, specs: Sequence[str]
     from PIL import Image
 
     import vtokens
-    from vtokens.overlay import overlay, seen_image
+    from vtokens.report.overlay import overlay, seen_image
 
     figure = Figure(figsize=(2.1 * (len(specs) + 1), 2.35 * len(keeps) + 0.7), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens import __version__
-from vtokens._reading import read_text
 from vtokens.cli.check import add_filter_options, make_filter
 from vtokens.cli.options import whole
 from vtokens.cli.output import console, note, say
+from vtokens.core.reading import read_text
+from vtokens.filter.datasets.rows import digest
 from vtokens.filter.mentions import extractors
-from vtokens.filter.rows import digest
 
 if TYPE_CHECKING:
-    from vtokens.filter.ledger import Tally
-    from vtokens.filter.worker import Worker
+    from vtokens.filter.datasets.output_log import Tally
+    from vtokens.filter.datasets.worker import Worker
 
 _EXAMPLES = """examples:
   vtokens filter --input captions.jsonl --images photos --output checked.jsonl --threshold 0.8
@@ -71,7 +71,7 @@ def add_to(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vtokens.filter.dataset import alone, check_files, filter_dataset
+    from vtokens.filter.datasets.dataset import alone, check_files, filter_dataset
 
     named = [] if options.filter in (None, "none") else [options.filter]
     total = check_files(options.input, options.images, options.output, options.action, *named)
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError("--workers is for --ray: without it one model works")
     promises: list[str] = []
     if options.ray:
-        from vtokens.filter.ray import spread
+        from vtokens.filter.datasets.ray import spread
 
         gpus = float(options.device.startswith("cuda"))
         make = partial(_worker, options)
@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
-    from vtokens.filter.worker import Worker
+    from vtokens.filter.datasets.worker import Worker
 
     hf = make_filter(options, options.batch_size)
     worker = Worker(hf, options.images, options.action, options.risk, options.threshold, options.allow_outside)

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from vtokens._errors import shorten, unknown
-from vtokens._hardware import DTYPES
+from vtokens.core.errors import shorten, unknown
+from vtokens.loading.hardware import DTYPES
 
 _POSITIONAL = ("image", "question", "response", "pattern", "folder")
 SEEDS = 2**32 - 1
@@ -20,7 +20,7 @@ MANY = 1_000_000
 
 
 def add_placement(command: argparse.ArgumentParser, device: str | None = "cpu", dtype: str | None = "auto") -> None:
-    """Add --device and --dtype. Devices are checked by `vtokens._hardware` where the model will be."""
+    """Add --device and --dtype. Devices are checked by `vtokens.loading.hardware` where the model will be."""
     told = f"({device})" if device else "(the GPU of the process, if there is one)"
     command.add_argument("--device", default=device, help=f"cpu, cuda, cuda:0, ... {told}")
     told = f"({dtype})" if dtype else "(as saved; for random weights and noise float32, bfloat16 on CUDA)"

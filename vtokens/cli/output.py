@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from vtokens._terminal import one_line, printable
+from vtokens.core.terminal import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,11 +7,11 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vtokens._errors import shorten
-from vtokens._hardware import check_device
-from vtokens._terminal import json_text
 from vtokens.cli.options import add_placement, keeps, listed, numbers, path, whole
 from vtokens.cli.output import console, say
+from vtokens.core.errors import shorten
+from vtokens.core.terminal import json_text
+from vtokens.loading.hardware import check_device
 
 if TYPE_CHECKING:
     from vtokens.eval.profile_job import Job

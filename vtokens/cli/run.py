@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vtokens._context import check_characters, check_room, context_of
-from vtokens._hardware import check_device
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
+from vtokens.loading.context import check_characters, check_room, context_of
+from vtokens.loading.hardware import check_device
 
 
 def add_to(commands: Any) -> None:
@@ -58,8 +58,8 @@ def note_drawn(model: str, image: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     import vtokens
-    from vtokens.images import open_image
-    from vtokens.overlay import overlay, seen_image
+    from vtokens.core.images import open_image
+    from vtokens.report.overlay import overlay, seen_image
 
     device, image = check_device(options.device), open_image(options.image)
     if options.overlay:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from vtokens._hardware import check_device
 from vtokens.cli.calibrate import images
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
 from vtokens.cli.output import console, say
+from vtokens.loading.hardware import check_device
 
 _QUESTION = "What is to be seen in these pictures?"
 
@@ -53,8 +53,8 @@ def _search(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
     import vtokens
-    from vtokens.patterns import BLOCKS
-    from vtokens.patterns.search import search
+    from vtokens.calibrate.patterns import search
+    from vtokens.tables.patterns import BLOCKS
 
     device = check_device(options.device)
     check_file(options.out, "--out")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Literal
 
-from vtokens._extras import MissingExtra, check, needs
+from vtokens.core.extras import MissingExtra, check, needs
 from vtokens.doctor.extras import EXTRAS, Extra
 from vtokens.doctor.finding import Finding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from vtokens._extras import install
+from vtokens.core.extras import install
 from vtokens.doctor import child
 from vtokens.doctor.finding import Finding
 

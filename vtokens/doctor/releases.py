@@ -9,12 +9,12 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from vtokens._extras import requirements
-from vtokens._torchvision import aside
+from vtokens.core.extras import requirements
+from vtokens.core.versions import NEWEST, OLDEST, build, installed, torchvision_command, torchvision_fits, untested
 from vtokens.doctor import child
 from vtokens.doctor.extras import EXTRAS
 from vtokens.doctor.finding import Finding
-from vtokens.versions import NEWEST, OLDEST, build, installed, torchvision_command, torchvision_fits, untested
+from vtokens.loading.torchvision import aside
 
 _SHOWN = ("torch", "transformers", "numpy", "triton", "lmms-eval", "decord", "filelock")
 _OPTIONAL = {"triton": "triton", "lmms-eval": "eval", "decord": "video"}

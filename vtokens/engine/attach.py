@@ -13,15 +13,15 @@ from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
 from vtokens.adapters.decoder import check_decoder
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
+from vtokens.core.versions import warn_if_untested
 from vtokens.engine.call import Record
 from vtokens.engine.installed import engine_on, put, running
 from vtokens.engine.records import Records
 from vtokens.engine.report import Report, make_report
 from vtokens.engine.scope import Block, Given, blocks, lock, prompted
 from vtokens.strategies import Spec, Strategy, format_spec, parse
-from vtokens.strategies.logits import Prompt
-from vtokens.versions import warn_if_untested
+from vtokens.strategies.views.logits import Prompt
 
 _HANDLE = "_vtokens_handle"
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.layout import Layout
 from vtokens.engine.attention import Attention
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
 from vtokens.engine.padding import seen_padding
-from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.heads import VISUAL, Heads, Memory, Rows, Span
+from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 
 def attend(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.compat import as_cache
+from vtokens.core.compat import as_cache
+from vtokens.core.layout import Layout
 from vtokens.engine.attention import Attention
 from vtokens.engine.masks import layer_mask
 from vtokens.engine.prompt_end import at_end
 from vtokens.engine.reduction import gather
-from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.heads import Heads, Memory, Rows
+from vtokens.strategies.views.heads import Heads, Memory, Rows
 
 
 class Branch:

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from vtokens.engine.beside import Beside
 from vtokens.engine.copies import Copies
-from vtokens.strategies.heads import Memory
+from vtokens.strategies.views.heads import Memory
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.layout import Layout
 from vtokens.engine.branch import Branch
 from vtokens.engine.masks import join
 from vtokens.engine.prompt_end import at_end
@@ -19,10 +20,9 @@ from vtokens.engine.records import clock, here
 from vtokens.engine.reduction import View, spread
 from vtokens.engine.seen import Seen
 from vtokens.kernels import attention_colmean
-from vtokens.layout import Layout
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.heads import Memory
 from vtokens.strategies.signals import Rows
+from vtokens.strategies.views.heads import Memory
 
 if TYPE_CHECKING:
     from vtokens.engine.beside import Joint

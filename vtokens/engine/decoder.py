@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vtokens.compat import given_cache
+from vtokens.core.compat import given_cache
 from vtokens.engine.cache import Prefix, ReducedLayer, held, seen_length, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.fold import Fold, copies_after, fold_now
@@ -14,7 +14,7 @@ from vtokens.engine.masks import join, layer_mask
 from vtokens.engine.padding import cached_padding, fed_now, padding, reduced_layer
 from vtokens.engine.reduction import View, expand, gather, groups
 from vtokens.engine.unmerge import unturned
-from vtokens.strategies.heads import Memory
+from vtokens.strategies.views.heads import Memory
 
 
 def adjust(call: Call, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:

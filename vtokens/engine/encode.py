@@ -14,7 +14,7 @@ from vtokens.engine.attention import Attention
 from vtokens.engine.merging import Merging
 from vtokens.engine.seen import Seen, running
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.patches import Patches
+from vtokens.strategies.views.patches import Patches
 
 Stage = Mapping[int, tuple[Strategy, Any]]
 """Tower block, or round behind the tower -> the strategy that acts there, and what it prepared."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.layout import Layout
 from vtokens.engine.cache import held, seen_length, stored_length
 from vtokens.engine.call import Call
 from vtokens.engine.copies import Copies
 from vtokens.engine.reduction import View, gather, groups, reduce
-from vtokens.layout import Layout
 
 
 @dataclass(frozen=True)

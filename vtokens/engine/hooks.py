@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
-from vtokens.compat import given_cache, returned_cache
+from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import call as calls
 from vtokens.engine import joint, logits, unmerge
 from vtokens.engine.arguments import side_inputs
@@ -24,7 +24,7 @@ from vtokens.engine.prefill import enter, find_ends, read_layout, refuse, select
 from vtokens.engine.scope import Block, Given, blocks, prompt
 from vtokens.engine.seen import MODALITIES, Seen, seen_in
 from vtokens.engine.window import check_window
-from vtokens.strategies.heads import Memory
+from vtokens.strategies.views.heads import Memory
 
 _REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.compat import swap_cache
+from vtokens.core.compat import swap_cache
 from vtokens.engine.arguments import check_arguments
 from vtokens.engine.attention import Attention
 from vtokens.engine.beside import Joint, branch_cache, start_of

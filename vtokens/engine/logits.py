@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.layout import Layout
 from vtokens.engine import joint
 from vtokens.engine.arguments import side_inputs
 from vtokens.engine.beside import Start, start_of
 from vtokens.engine.cache import held
 from vtokens.engine.call import Call
 from vtokens.engine.parting import Run, prefill
-from vtokens.layout import Layout
-from vtokens.strategies.heads import VISUAL
-from vtokens.strategies.logits import Logits, Prompt
+from vtokens.strategies.views.heads import VISUAL
+from vtokens.strategies.views.logits import Logits, Prompt
 
 
 def enter(call: Call, layout: Layout | None, kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.layout import Layout
 from vtokens.engine.call import Call
 from vtokens.engine.reduction import View, gather, reduce, spread
 from vtokens.engine.seen import Seen, seen_in
-from vtokens.layout import Layout
-from vtokens.strategies.base import Strategy, Visuals
-from vtokens.strategies.logits import Negative, NoPicture, Pixels, Tokens
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.views.logits import Negative, NoPicture, Pixels, Tokens
+from vtokens.strategies.views.visuals import Visuals
 
 
 @dataclass

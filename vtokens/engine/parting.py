@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from vtokens.compat import as_cache
+from vtokens.core.compat import as_cache
 from vtokens.engine.arguments import side_inputs
 from vtokens.engine.beside import Beside, Start, branch_cache, start_of
 from vtokens.engine.cache import Prefix, ReducedLayer
 from vtokens.engine.call import Branched, Call
 from vtokens.engine.masks import join
 from vtokens.engine.negative import Fed, build, with_prompt
-from vtokens.strategies.logits import Prompt
+from vtokens.strategies.views.logits import Prompt
 
 Run = Callable[[Call, dict[str, Any]], Any]
 """Calls the language model with a branch's call under way."""

@@ -8,8 +8,8 @@ from typing import Any
 from vtokens.adapters import Adapter
 from vtokens.engine.rotary import check_rotary
 from vtokens.strategies import Strategy, format_spec, parse
-from vtokens.strategies.logits import Negative, Tokens
 from vtokens.strategies.signals import Attention, Saliency
+from vtokens.strategies.views.logits import Negative, Tokens
 
 
 class Plan:

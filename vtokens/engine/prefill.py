@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.compat import given_cache
+from vtokens.core.compat import given_cache
+from vtokens.core.layout import Layout
 from vtokens.engine.arguments import check_arguments
 from vtokens.engine.cache import check_cache
 from vtokens.engine.call import Call, Record
@@ -17,8 +18,9 @@ from vtokens.engine.masks import join
 from vtokens.engine.prompt_end import asked_for, prompt_ends
 from vtokens.engine.recompute import check_decoder_runs_once
 from vtokens.engine.reduction import View, gather, reduce, spread
-from vtokens.layout import Layout
-from vtokens.strategies.base import Selection, Strategy, Visuals
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.visuals import Visuals
 
 
 def read_layout(call: Call, kwargs: dict[str, Any]) -> Layout | None:

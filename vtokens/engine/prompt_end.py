@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.layout import Layout
+from vtokens.core.layout import Layout
 
 _IGNORED = -100
 """What transformers' losses leave out."""

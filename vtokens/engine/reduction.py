@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.layout import Layout
+from vtokens.core.layout import Layout
 
 groups = itertools.count(1)
 """Numbers for what decoder layers share; 0 is the sequence as it was fed."""

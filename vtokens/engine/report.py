@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtokens.costs import kv_bytes, prefill_flops
+from vtokens.core.costs import kv_bytes, prefill_flops
+from vtokens.core.picture import Picture
 from vtokens.engine.call import Record
-from vtokens.picture import Picture
 from vtokens.strategies import Strategy, format_spec
 
 
@@ -104,7 +104,7 @@ class Report:
     Attributes:
         strategy: the strategies, as text.
         samples: one entry per row of the batch (beams count as rows).
-        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.costs.prefill_flops`).
+        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.core.costs.prefill_flops`).
         kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
         select_seconds: time spent scoring and selecting.
         contributions: what each strategy did, in the written order.

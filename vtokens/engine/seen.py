@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.picture import Picture
 from vtokens.engine.mark import Mark, unpack
 from vtokens.engine.merging import Merging
-from vtokens.picture import Picture
 
 if TYPE_CHECKING:
     from vtokens.engine.plan import Plan

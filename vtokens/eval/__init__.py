@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vtokens._extras import needs
+from vtokens.core.extras import needs
 
 if TYPE_CHECKING:
     from vtokens.eval.journal import Answer, Journal

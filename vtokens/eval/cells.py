@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vtokens._errors import shorten
-from vtokens.budget import Keep, check_keep
+from vtokens.core.budget import Keep, check_keep
+from vtokens.core.errors import shorten
 from vtokens.eval.lmms.loading import seeded
 from vtokens.strategies import format_spec, parse
 from vtokens.strategies.spec import grammar, open_keeps

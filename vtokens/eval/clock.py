@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
-from vtokens.compat import given_cache
+from vtokens.core.compat import given_cache
 from vtokens.engine import attachment
 
 

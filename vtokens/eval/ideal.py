@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vtokens.adapters import adapter_for
-from vtokens.compat import given_cache, swap_cache
+from vtokens.core.compat import given_cache, swap_cache
 from vtokens.engine import Report
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vtokens._reading import MEBIBYTE, lines, opened, parse_json
-from vtokens._writing import append, line
+from vtokens.core.reading import MEBIBYTE, lines, opened, parse_json
+from vtokens.core.writing import append, line
 from vtokens.schemas import check
 
 
@@ -24,7 +24,7 @@ class Answer:
         output_tokens, prompt_tokens: tokens generated, and tokens fed with every visual token counted.
         visual_tokens: visual tokens of the prompt before pruning.
         kept_tokens: visual tokens seen, averaged over the decoder layers.
-        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.costs.prefill_flops`).
+        flops, flops_full: decoder FLOPs of the prefill, as run and unpruned (`vtokens.core.costs.prefill_flops`).
         kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
         encode, select, prefill, decode: seconds in the vision tower, in selection (part of `prefill`), in the
             decoder's first pass and in the later ones. A batch is timed as a whole, so these are its time divided by

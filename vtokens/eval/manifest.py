@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from vtokens._errors import shorten
-from vtokens._reading import read_json
-from vtokens._writing import write_json
-from vtokens.costs import BUDGET
+from vtokens.core.costs import BUDGET
+from vtokens.core.errors import shorten
+from vtokens.core.reading import read_json
+from vtokens.core.writing import write_json
 from vtokens.eval.cells import Cell
 from vtokens.eval.journal import collect
 from vtokens.eval.machine import hardware, versions

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import vtokens
 from vtokens.adapters import Adapter, adapter_for
-from vtokens.costs import Flops, call_flops
+from vtokens.core.costs import Flops, call_flops
 from vtokens.engine import Report
 from vtokens.eval.cells import Cell
 from vtokens.eval.clock import PhaseClock
@@ -122,7 +122,7 @@ def _measure(model: Any, cell: Cell, batch: int, settings: Settings, clock: Cloc
 
 
 def costs(adapter: Adapter, inputs: dict[str, Tensor], report: Report, new_tokens: int) -> dict[str, Any]:
-    """Tokens, FLOPs and KV bytes of a call, by formula (`vtokens.costs`), with and without the strategy."""
+    """Tokens, FLOPs and KV bytes of a call, by formula (`vtokens.core.costs`), with and without the strategy."""
     batch, length = inputs["input_ids"].shape
     samples, config = report.samples, adapter.language_model.config
     depth, encoding = len(adapter.layers), adapter.encoding("image", inputs)

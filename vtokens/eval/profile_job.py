@@ -14,8 +14,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 import vtokens
-from vtokens._reading import read_json
-from vtokens._writing import write_json
+from vtokens.core.reading import read_json
+from vtokens.core.writing import write_json
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
 from vtokens.eval.measure import Clock

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from vtokens._errors import unknown
 from vtokens.adapters import models
+from vtokens.core.errors import unknown
 from vtokens.eval.presets import presets
-from vtokens.hub import check_reachable
+from vtokens.loading.hub import check_reachable
 from vtokens.scenes import embedded_models, embedded_path
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtokens._context import check_room, context_of
-from vtokens._extras import check, needs
-from vtokens._hardware import check_device, check_dtype
-from vtokens._writing import line, replacing, write_json
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
+from vtokens.core.extras import check, needs
+from vtokens.core.writing import line, replacing, write_json
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
 from vtokens.eval.asking import ask, quiet, warm_up
@@ -21,6 +19,8 @@ from vtokens.eval.cells import Cell, cells
 from vtokens.eval.journal import Journal, collect
 from vtokens.eval.lmms.loading import default_device, load
 from vtokens.eval.score import Graded, grade
+from vtokens.loading.context import check_room, context_of
+from vtokens.loading.hardware import check_device, check_dtype
 
 
 @dataclass(frozen=True)

@@ -10,36 +10,36 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vtokens._extras import needs
+from vtokens.core.extras import needs
 
 # name -> the module that defines it; imported on first use: command lines must not wait for torch.
 _EXPORTS = {
-    "ACTIONS": "actions",
-    "Calibrator": "calibrator",
-    "Certificate": "risk",
-    "Event": "stream",
+    "ACTIONS": "actions.action",
+    "Calibrator": "calibrators.calibrator",
+    "Certificate": "guarantees.risk",
+    "Event": "actions.stream",
     "HallucinationFilter": "filter",
     "Mention": "mentions",
-    "Outcome": "actions",
-    "Record": "records",
+    "Outcome": "actions.action",
+    "Record": "calibrators.records",
     "Report": "report",
-    "Risk": "risk",
-    "calibrate_policy": "policy",
+    "Risk": "guarantees.risk",
+    "calibrate_policy": "guarantees.policy",
 }
 __all__ = sorted(_EXPORTS)
 
 if TYPE_CHECKING:
-    from vtokens.filter.actions import ACTIONS as ACTIONS
-    from vtokens.filter.actions import Outcome as Outcome
-    from vtokens.filter.calibrator import Calibrator as Calibrator
+    from vtokens.filter.actions.action import ACTIONS as ACTIONS
+    from vtokens.filter.actions.action import Outcome as Outcome
+    from vtokens.filter.actions.stream import Event as Event
+    from vtokens.filter.calibrators.calibrator import Calibrator as Calibrator
+    from vtokens.filter.calibrators.records import Record as Record
     from vtokens.filter.filter import HallucinationFilter as HallucinationFilter
+    from vtokens.filter.guarantees.policy import calibrate_policy as calibrate_policy
+    from vtokens.filter.guarantees.risk import Certificate as Certificate
+    from vtokens.filter.guarantees.risk import Risk as Risk
     from vtokens.filter.mentions import Mention as Mention
-    from vtokens.filter.policy import calibrate_policy as calibrate_policy
-    from vtokens.filter.records import Record as Record
     from vtokens.filter.report import Report as Report
-    from vtokens.filter.risk import Certificate as Certificate
-    from vtokens.filter.risk import Risk as Risk
-    from vtokens.filter.stream import Event as Event
 
 
 def __getattr__(name: str) -> Any:

@@ -12,29 +12,29 @@ from typing import Any, cast, overload
 from PIL.Image import Image
 from transformers import PreTrainedModel
 
-from vtokens._context import check_characters, context_of
-from vtokens._errors import shorten
 from vtokens.adapters import adapter_for
 from vtokens.adapters.wrappers import unwrapped
-from vtokens.filter.actions import Outcome, apply, check_action
-from vtokens.filter.calibration import Calibration
-from vtokens.filter.calibrator import CalibrationWarning, Calibrator
-from vtokens.filter.decoding import decoding
+from vtokens.core.errors import shorten
+from vtokens.core.weights import doubts
+from vtokens.filter.actions.action import Outcome, apply, check_action
+from vtokens.filter.actions.decoding import decoding
+from vtokens.filter.actions.generation import FilterPen
+from vtokens.filter.actions.regenerate import RETRIES, Written, check_retries, regenerate
+from vtokens.filter.actions.stream import Event, live
+from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
+from vtokens.filter.calibrators.records import Record
+from vtokens.filter.guarantees.calibration import Calibration
+from vtokens.filter.guarantees.limits import certificate, resolve
+from vtokens.filter.guarantees.risk import Certificate, Risk
+from vtokens.filter.guarantees.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.judge import Judge
-from vtokens.filter.limits import certificate, resolve
 from vtokens.filter.mentions import Extractor, get_extractor
-from vtokens.filter.pen import FilterPen
-from vtokens.filter.records import Record
-from vtokens.filter.regenerate import RETRIES, Written, check_retries, regenerate
 from vtokens.filter.report import Report
-from vtokens.filter.risk import Certificate, Risk
 from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read, ships_for, write
-from vtokens.filter.setting import Setting, attached_strategy, fingerprint
 from vtokens.filter.signals import Signal, get_signals, parts_for
-from vtokens.filter.stream import Event, live
-from vtokens.overlay import seen_image
-from vtokens.weights import doubts
+from vtokens.loading.context import check_characters, context_of
+from vtokens.report.overlay import seen_image
 
 
 def _say_if_unknown(model: PreTrainedModel) -> None:
@@ -112,7 +112,7 @@ class HallucinationFilter:
             OSError: no such file or model.
         """
         if isinstance(model, str | Path):
-            from vtokens.api import load
+            from vtokens.loading.load import load
 
             model, loaded = load(model, **load_kwargs)
             model.eval()
@@ -184,7 +184,7 @@ class HallucinationFilter:
         Args:
             images: a picture, or a list of those the prompt is about; for a batch, a list of these. A picture is a PIL
                 image, a path, or a uint8 array or tensor; it is turned as its EXIF orientation says
-                (`vtokens.images.as_image`).
+                (`vtokens.core.images.as_image`).
             prompt: what was asked; for a batch, a list.
             response: text, or the token ids that the model generated; for a batch, a list of these.
             risk: flag so much that this is kept (`certificate`).

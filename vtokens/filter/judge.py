@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vtokens.filter import signals
-from vtokens.filter.calibrator import Calibrator
+from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.guarantees.risk import Certificate
+from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions.base import Extractor, Mention, Span
 from vtokens.filter.report import Judged, Report
-from vtokens.filter.risk import Certificate
-from vtokens.filter.setting import Setting
-from vtokens.filter.trace import Trace
+from vtokens.filter.trace.trace import Trace
 
 _WORD = re.compile(r"\w+")
 

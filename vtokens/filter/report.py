@@ -11,12 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from vtokens._terminal import json_text
-from vtokens._writing import write_picture
+from vtokens.core.terminal import json_text
+from vtokens.core.writing import write_picture
+from vtokens.filter.calibrators.records import Record
+from vtokens.filter.guarantees.risk import Certificate
+from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions.base import Mention, Span
-from vtokens.filter.records import Record
-from vtokens.filter.risk import Certificate
-from vtokens.filter.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from vtokens._errors import shorten
-from vtokens.images import as_image
+from vtokens.core.errors import shorten
+from vtokens.core.images import as_image
 
 
 def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Image.Image]], list[str]]:
@@ -17,7 +17,7 @@ def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Image.Image]], li
 
     Args:
         images: a picture or a list of them for a single prompt; for a batch, a list with one of these a prompt. A
-            picture is what `vtokens.images.as_image` takes.
+            picture is what `vtokens.core.images.as_image` takes.
         prompt: text, or a list of texts for a batch.
 
     Returns:

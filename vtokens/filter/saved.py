@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtokens._errors import shorten
-from vtokens._reading import read_json
-from vtokens._writing import line, replacing
-from vtokens.filter.calibration import Calibration
-from vtokens.filter.calibrator import Calibrator
-from vtokens.filter.setting import Setting
+from vtokens.core.errors import shorten
+from vtokens.core.reading import read_json
+from vtokens.core.writing import line, replacing
+from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.guarantees.calibration import Calibration
+from vtokens.filter.guarantees.setting import Setting
 from vtokens.schemas import check
 
 _FORMAT = "vtokens filter"

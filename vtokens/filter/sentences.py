@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 
 Span = tuple[int, int]  #: first character, and one past the last
 Splitter = Callable[[str], list[Span]]

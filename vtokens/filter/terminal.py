@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vtokens._terminal import printable
+from vtokens.core.terminal import printable
 from vtokens.filter.report import Report
 
 _SHOWN = 8  # of what was not judged

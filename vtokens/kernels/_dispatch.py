@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 
 VARIABLE = "VTOKENS_KERNELS"
 CHOICES = ("auto", "reference", "triton")

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._greedy import greedy
 from vtokens.kernels._precision import as_given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._errors import unknown
+from vtokens.core.errors import unknown
 
 _FOLDER = Path(__file__).parent / "weights"
 

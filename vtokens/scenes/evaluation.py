@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._extras import needs
+from vtokens.core.extras import needs
+
 from .sampling import Example, prompt, score
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .._extras import needs
+from vtokens.core.extras import needs
 
 _TRAINING = 1297  # the first that many of the 1797 glyphs are for training, the rest for every other split
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import unknown
+from vtokens.core.errors import unknown
+
 from .world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, POPULAR, ROWS, SHAPES, Scene, Thing
 
 #: The kinds that `examples` balances over when it is not told which.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._errors import unknown
+from vtokens.core.errors import unknown
 
 IMAGE = 96  #: pixels on a side
 PATCH = 8  #: pixels on a side of one visual token

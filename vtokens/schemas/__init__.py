@@ -10,9 +10,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from vtokens._errors import shorten, unknown
-from vtokens._extras import needs
-from vtokens._reading import MEBIBYTE, read_json
+from vtokens.core.errors import shorten, unknown
+from vtokens.core.extras import needs
+from vtokens.core.reading import MEBIBYTE, read_json
 
 KINDS = {
     "sinks": "tables.SinksFile",

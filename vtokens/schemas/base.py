@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vtokens.budget import check_keep
+from vtokens.core.budget import check_keep
 
 T = TypeVar("T")
 

@@ -100,7 +100,7 @@ def _line(value: Any) -> Any:
 
 
 class RejectedLine(Schema):
-    """`vtokens.filter.rows.Refusal`."""
+    """`vtokens.filter.datasets.rows.Refusal`."""
 
     line: Place
     reason: Text

@@ -13,7 +13,7 @@ _Cosine = Annotated[float, Field(ge=-2, le=2)]  # at 1 and above nothing merges,
 
 
 class SinksFile(Schema):
-    """`vtokens.sinks.Sinks`."""
+    """`vtokens.tables.sinks.Sinks`."""
 
     version: Literal[1] = Field(alias="schema")
     decoder: Name
@@ -30,7 +30,7 @@ class _Setting(Schema):
 
 
 class ThresholdsFile(Schema):
-    """`vtokens.thresholds.Table`."""
+    """`vtokens.tables.thresholds.Table`."""
 
     version: Literal[1] = Field(alias="schema")
     tower: Name
@@ -59,7 +59,7 @@ class _Head(Schema):
 
 
 class PatternsFile(Schema):
-    """`vtokens.patterns.Patterns`."""
+    """`vtokens.tables.patterns.Patterns`."""
 
     version: Literal[1] = Field(alias="schema")
     decoder: Name

@@ -4,10 +4,13 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from vtokens.strategies.base import Selection, Strategy, Visuals, check_layer
+from vtokens.core.facts import Facts
+from vtokens.strategies.base import Strategy, check_layer
 from vtokens.strategies.registry import Description, describe, get, list_strategies, register
-from vtokens.strategies.signals import Attention, Facts, Saliency
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.signals import Attention, Saliency
 from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+from vtokens.strategies.views.visuals import Visuals
 
 __all__ = [
     "Attention",

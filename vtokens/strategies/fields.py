@@ -13,8 +13,8 @@ from numbers import Integral, Real
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vtokens._errors import shorten, unknown
-from vtokens.budget import check_keep
+from vtokens.core.budget import check_keep
+from vtokens.core.errors import shorten, unknown
 
 UNLIMITED = {"unlimited": True}
 """`field(metadata=UNLIMITED)`: inf is a value that the field can take."""

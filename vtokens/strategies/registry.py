@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_args
 
-from vtokens._errors import unknown
-from vtokens._terminal import one_line
+from vtokens.core.errors import unknown
+from vtokens.core.terminal import one_line
 from vtokens.strategies.base import Strategy
 
 ENTRY_POINTS = "vtokens.strategies"
@@ -68,8 +68,8 @@ def _load() -> None:
 
 def _load_all() -> None:
     package = importlib.import_module("vtokens.strategies")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"vtokens.strategies.{module.name}")
+    for module in pkgutil.walk_packages(package.__path__, "vtokens.strategies."):
+        importlib.import_module(module.name)
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()

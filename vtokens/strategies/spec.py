@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtokens._errors import shorten, unknown
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
+from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.fields import checked
 from vtokens.strategies.registry import get

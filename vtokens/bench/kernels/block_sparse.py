@@ -12,8 +12,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from vtokens.bench.case import Case, Provider, Setting, Work, ours
 from vtokens.bench.dense import flex, sampled_error, sdpa
 from vtokens.kernels import Tiles, block_sparse_attention, in_order
-from vtokens.patterns.grid import Grid
-from vtokens.patterns.index import Run, Scene, index
+from vtokens.tables.patterns.grid import Grid
+from vtokens.tables.patterns.index import Run, Scene, index
 
 BLOCK = (128, 64)
 _LARGE = (256, 128)

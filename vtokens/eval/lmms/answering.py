@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import adapter_for
-from vtokens.costs import kv_bytes, prefill_flops
+from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.engine import Handle, Report
 from vtokens.engine.report import KeptPicture
 from vtokens.eval.clock import PhaseClock

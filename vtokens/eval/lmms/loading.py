@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import vtokens
-from vtokens._errors import unknown
-from vtokens._hardware import check_device, check_dtype
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
+from vtokens.core.errors import unknown
+from vtokens.loading.hardware import check_device, check_dtype
 from vtokens.strategies import Strategy, parse
 
 ARGUMENTS = (

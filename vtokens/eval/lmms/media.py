@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vtokens._extras import needs
-from vtokens.images import as_image, open_image
+from vtokens.core.extras import needs
+from vtokens.core.images import as_image, open_image
 
 _PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -57,7 +57,7 @@ def content(visual: Any) -> dict[str, Any]:
 
 
 def picture(value: Any) -> Image.Image:
-    """An image, RGB and upright, from what `vtokens.images` takes or what `datasets` stores for an undecoded one.
+    """An image, RGB and upright, from what `vtokens.core.images` takes or what `datasets` stores for an undecoded one.
 
     Raises:
         OSError: missing or damaged; names the file.

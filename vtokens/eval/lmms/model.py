@@ -15,8 +15,8 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from tqdm import tqdm
 
-from vtokens._extras import check
-from vtokens.budget import Keep
+from vtokens.core.budget import Keep
+from vtokens.core.extras import check
 from vtokens.engine import Handle, attach
 from vtokens.eval.journal import Answer, Journal
 from vtokens.eval.lmms import asked as requested

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vtokens.eval.lmms.media import Clip, clip, picture
-from vtokens.processors import refuse_videos
+from vtokens.loading.processors import refuse_videos
 
 _PLACEHOLDER = "<image>"  # what tasks write where a picture is meant, whatever the model calls it
 

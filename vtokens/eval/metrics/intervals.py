@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vtokens._extras import needs
+from vtokens.core.extras import needs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vtokens._extras import needs
+from vtokens.core.extras import needs
 
 from .intervals import Array, Interval, bootstrap
 

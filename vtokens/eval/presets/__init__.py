@@ -12,7 +12,7 @@ from importlib import resources
 
 from transformers import AutoConfig, PretrainedConfig
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 
 _FOLDER = resources.files(__package__)
 

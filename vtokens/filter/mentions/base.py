@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 from vtokens.filter.sentences import Span as Span
 from vtokens.filter.sentences import Splitter as Splitter
 

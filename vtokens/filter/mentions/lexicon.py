@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vtokens._errors import shorten
-from vtokens._reading import MEBIBYTE, read_text
+from vtokens.core.errors import shorten
+from vtokens.core.reading import MEBIBYTE, read_text
 from vtokens.filter.mentions.answers import answered
 from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import Word, denied, listed, plurals, words

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 from vtokens.filter.mentions.base import Extractor, Splitter
 from vtokens.filter.sentences import SPLITTERS, get_splitter
 

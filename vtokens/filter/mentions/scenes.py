@@ -49,7 +49,7 @@ class Scenes:
     """The extractor for `vtokens.scenes`: an object is named by colour and shape, and its name is the class's.
 
     Names: "red circle", "circle", "red", "three red objects", "red circle at row1 column2", "nothing at row1 column2",
-    "digit seven"; `vtokens.filter.labels.label_scenes` reads them.
+    "digit seven"; `vtokens.filter.calibrators.labels.label_scenes` reads them.
     """
 
     name: str = "scenes"

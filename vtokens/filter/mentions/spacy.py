@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from vtokens._extras import needs
+from vtokens.core.extras import needs
 from vtokens.filter.mentions.answers import answered, short_answer
 from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
 from vtokens.filter.mentions.words import listed

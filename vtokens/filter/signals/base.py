@@ -10,8 +10,8 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from vtokens._errors import unknown
-from vtokens.filter.trace import Parts, Trace
+from vtokens.core.errors import unknown
+from vtokens.filter.trace.trace import Parts, Trace
 
 Over = Literal["first", "last", "mean", "max", "sum"]
 """How the tokens of a mention become one number."""

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from vtokens.filter.signals.base import Signal, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("context_similarity", paper="ContextualLens: contextual embeddings beyond the logit lens")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("generated_share", paper="PAS, prelim attention score")

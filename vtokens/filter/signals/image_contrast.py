@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 from vtokens.filter.signals.base import Over, Signal, Spans, check_over
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("image_contrast", paper="pointwise mutual information with the picture, as in M3ID, arXiv:2403.14003")

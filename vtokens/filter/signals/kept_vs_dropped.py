@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Pooled, Spans, middle
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("kept_vs_dropped", paper="ours; after AGSER and VAUQ, which split the question or mask what was attended to")

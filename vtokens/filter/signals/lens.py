@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Signal, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("lens", paper="internal confidence, arXiv:2410.02762")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Over, Signal, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Trace
+from vtokens.filter.trace.trace import Trace
 
 PARTS: Final = ("nll", "entropy", "margin")
 ENDS: Final[tuple[Over, ...]] = ("first", "last")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Over, Pooled, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Trace
+from vtokens.filter.trace.trace import Trace
 
 
 @register("nll", paper="the usual baseline")

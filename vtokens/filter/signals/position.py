@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Signal, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Trace
+from vtokens.filter.trace.trace import Trace
 
 
 @register("position", paper="a confounder, as HaloProbe says")

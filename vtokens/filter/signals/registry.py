@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
 
-from vtokens._errors import unknown
+from vtokens.core.errors import unknown
 from vtokens.filter.signals.base import Signal, Spanned, Spans
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 _signals: dict[str, type[Signal]] = {}
 S = TypeVar("S", bound=type[Signal])

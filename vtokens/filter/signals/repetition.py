@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Signal, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Trace
+from vtokens.filter.trace.trace import Trace
 
 
 @register("repetition", paper="a confounder, as HaloProbe says")

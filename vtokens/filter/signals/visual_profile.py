@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtokens.filter.signals.base import Signal, Spans, middle
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace
 
 
 @register("visual_profile", paper="the VAR probe of arXiv:2411.16724, averaged over heads")

@@ -1,0 +1,1 @@
+"""Measuring the tables of a live model: sinks, thresholds, patterns."""

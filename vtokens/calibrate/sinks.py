@@ -1,0 +1,94 @@
+"""Finding the dimensions that give a decoder's attention sinks away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vtokens.adapters import adapter_for
+from vtokens.tables.sinks import Sinks
+
+TAU = 20.0
+"""The paper's threshold. A state of width D reaches at most sqrt(D), so narrow decoders get half of that instead."""
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What was found.
+
+    Attributes:
+        sinks: the table.
+        seen: prompts looked at.
+        first: for each middle layer, the largest phi the first token reached in any dimension (median over prompts).
+        layers: these layers.
+        visual: sink tokens among the visual ones, as a share, over middle layers and prompts; 0 without sinks.
+    """
+
+    sinks: Sinks
+    seen: int
+    layers: tuple[int, ...]
+    first: tuple[float, ...]
+    visual: float
+
+
+def discover(model: PreTrainedModel, batches: Iterable[dict[str, Any]], *, tau: float | None = None,
+             progress: Callable[[], None] | None = None) -> Discovery:  # fmt: skip
+    """Look for dimensions in which the first token is huge in the decoder's middle layers (section 3 of VAR's paper).
+
+    Args:
+        model: a loaded model of a supported family, nothing attached.
+        batches: processor outputs of one prompt each, with a picture.
+        tau: how many times the root mean square of a state is huge.
+        progress: called after each prompt.
+
+    Raises:
+        ValueError: no prompts, or `tau` above what any state can reach.
+    """
+    adapter = adapter_for(model)
+    width, depth = adapter.language_model.config.hidden_size, len(adapter.layers)
+    tau = min(TAU, width**0.5 / 2) if tau is None else tau
+    if not 0 < tau < width**0.5:
+        raise ValueError(f"tau={tau!r} is out of range: states of width {width} reach at most {width**0.5:.1f}")
+    middle = range(depth // 4, max(depth // 4 + 1, depth - depth // 4))
+    states: dict[int, Tensor] = {}
+    hooks = [
+        adapter.layers[index].register_forward_pre_hook(partial(_keep, states, index), with_kwargs=True)
+        for index in middle
+    ]
+    ratios, pictures = [], []
+    try:
+        for batch in batches:
+            with torch.no_grad():
+                model(**batch)
+            ratios.append(torch.stack([_ratio(states[index][0, :1])[0] for index in middle]))
+            placeholder = torch.stack(list(adapter.placeholders(batch).values())).any(0)[0]
+            pictures.append(torch.stack([states[index][0, placeholder] for index in middle]))
+            if progress is not None:
+                progress()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not ratios:
+        raise ValueError("no prompts to look at: at least one is needed")
+    phi = torch.stack(ratios)  # (prompts, layers, D)
+    # Huge in most layers of most prompts: the massive activations are the same whatever is asked.
+    dims = ((phi > tau).float().mean((0, 1)) > 0.5).nonzero().flatten().tolist()
+    sinks = Sinks(adapter.facts.decoder, tuple(dims), tau, f"vtokens calibrate var, {len(ratios)} prompts")
+    share = torch.cat([sinks.find(states).float().flatten() for states in pictures]).mean().item() if dims else 0.0
+    return Discovery(sinks, len(ratios), tuple(middle), tuple(phi.amax(2).median(0).values.tolist()), share)
+
+
+def _keep(states: dict[int, Tensor], index: int, module: Any, args: Any, kwargs: Any) -> None:
+    states[index] = args[0] if args else kwargs["hidden_states"]
+
+
+def _ratio(hidden: Tensor) -> Tensor:
+    """float32 (W, D): each dimension over the root mean square of its state."""
+    hidden = hidden.float()
+    return hidden.abs() / hidden.square().mean(-1, keepdim=True).add(1e-6).sqrt()

@@ -1,0 +1,1 @@
+"""Plain data and helpers that import nothing else of the package."""

@@ -1,0 +1,42 @@
+"""What strategies may know of a model: its shape and what tells it from others, never the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a strategy may know about a model when it is attached.
+
+    Attributes:
+        family: transformers' `model_type`.
+        depth: decoder layers.
+        tower_depth: blocks of the vision tower.
+        has_cls: the tower has a class token, so that saliency is its attention row.
+        decoder: what tells one decoder from another, as "llama-32x4096x11008".
+        tower: what tells one vision tower from another, as "clip_vision_model-24x1024-14-336".
+        merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
+        read_sample: gives `tower_sample`.
+        width: channels of a decoder state; 0 if not known.
+    """
+
+    family: str
+    depth: int
+    tower_depth: int
+    has_cls: bool
+    decoder: str = ""
+    tower: str = ""
+    merge_blocks: int | None = None
+    read_sample: Callable[[], tuple[float, ...]] = field(default=tuple, compare=False, repr=False)
+    width: int = 0
+
+    @cached_property
+    def tower_sample(self) -> tuple[float, ...]:
+        """A few of the tower's weights, for towers of equal shape; none if they cannot be read.
+
+        Read when it is asked for, since weights that are sharded or elsewhere have to be fetched first.
+        """
+        return self.read_sample()

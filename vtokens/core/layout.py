@@ -1,0 +1,224 @@
+"""Where the visual tokens of a batch sit, and the per-image view of them that strategies work on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtokens.core.groups import Groups
+from vtokens.core.picture import Picture
+
+Grouping = Literal["image", "sample"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the visual tokens of one batch sit.
+
+    Attributes:
+        visual: bool (B, N), True where a position holds an image or video feature.
+        image: int64 (B, N), index of the picture over the whole batch, -1 elsewhere.
+        cell: int64 (B, N), index of the position inside its picture (newlines included), -1 elsewhere.
+        valid: bool (B, N), False on padding.
+        pictures: the pictures of the batch, in the order of `image`.
+        source: for each of them, which one the tower saw: beams and returned sequences repeat pictures.
+        owner: the batch row of each picture.
+        counts: visual tokens left of each picture, on the host.
+        newlines: positions left of each picture that hold none of its features, on the host.
+        lead: padding positions at the start of each row, on the host.
+        trail: padding positions at its end, on the host.
+        before: real positions before each row's first placeholder (0 where it has none), on the host.
+        tail: positions after the last placeholder, the least of any row, on the host.
+        padded: whether any position is padding, on the host.
+    """
+
+    visual: Tensor
+    image: Tensor
+    cell: Tensor
+    valid: Tensor
+    pictures: tuple[Picture, ...]
+    source: tuple[int, ...]
+    owner: tuple[int, ...]
+    counts: tuple[int, ...]
+    newlines: tuple[int, ...]
+    lead: tuple[int, ...]
+    trail: tuple[int, ...]
+    before: tuple[int, ...]
+    tail: int
+    padded: bool
+
+    @staticmethod
+    def build(placeholders: dict[str, Tensor], pictures: Mapping[str, Sequence[Picture]], valid: Tensor) -> Layout:
+        """Read a layout.
+
+        Args:
+            placeholders: modality -> bool (B, N), the positions the model scatters its features into.
+            pictures: modality -> the pictures the tower saw, in the order of their features. Where the batch was
+                expanded after the tower (beams), each row's pictures are taken again for each of its copies.
+            valid: bool (B, N), the padding mask.
+
+        Raises:
+            ValueError: placeholder positions and pictures do not add up.
+        """
+        length = valid.shape[1]
+        anywhere = torch.stack(list(placeholders.values())).any(0)
+        last = (anywhere * torch.arange(1, length + 1, device=valid.device)).amax(1)
+        # The one host read of a prefill: which rows the pictures fall into, and where padding ends.
+        first = (anywhere.cumsum(1) == 0) & valid & anywhere.any(1, keepdim=True)
+        sums = [*placeholders.values(), valid.cumsum(1) == 0, valid.flip(1).cumsum(1) == 0, ~valid, first]
+        *host, lead, trail, padding, before, ends = torch.stack([*(mask.sum(1) for mask in sums), last]).tolist()
+        image = torch.full_like(valid, -1, dtype=torch.long)
+        cell, visual = image.clone(), torch.zeros_like(valid)
+        ordered: list[Picture] = []
+        source: list[int] = []
+        owner: list[int] = []
+        seen = 0
+        for per_row, (modality, mask) in zip(host, placeholders.items(), strict=True):
+            given = list(pictures.get(modality, ()))
+            which = _expand(modality, per_row, [len(p) for p in given])
+            part = [given[i] for i in which]
+            sizes = [len(p) for p in part]
+            owner += _owners(per_row, sizes)
+            if part:
+                rank = (mask.flatten().cumsum(0) - 1).clamp(min=0).view_as(mask)
+                flat = [
+                    np.repeat(np.arange(len(ordered), len(ordered) + len(part)), sizes),
+                    np.concatenate([np.arange(size) for size in sizes]),
+                    np.concatenate([p.view >= 0 for p in part]),
+                ]
+                number, inside, real = (torch.from_numpy(f).to(mask.device) for f in flat)
+                image = torch.where(mask, number[rank], image)
+                cell = torch.where(mask, inside[rank], cell)
+                visual = torch.where(mask, real[rank], visual)
+            ordered += part
+            source += [seen + i for i in which]
+            seen += len(given)
+        counts = tuple(p.tokens for p in ordered)
+        newlines = tuple(len(p) - p.tokens for p in ordered)
+        return Layout(
+            visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, newlines, tuple(lead),
+            tuple(trail), tuple(before), length - max(ends), any(padding),
+        )  # fmt: skip
+
+    def take(
+        self,
+        index: Tensor,
+        valid: Tensor | None,
+        counts: Sequence[int],
+        lead: Sequence[int],
+        newlines: Sequence[int] | None = None,
+    ) -> Layout:
+        """The layout after the rows `index` (B, W) were gathered; `valid` (B, W) is False on new padding.
+
+        `counts`, `lead` and `newlines` (None: as before) are those of the result.
+        """
+        real = torch.ones_like(index, dtype=torch.bool) if valid is None else valid
+        return dataclasses.replace(
+            self,
+            visual=self.visual.gather(1, index) & real,
+            image=self.image.gather(1, index).masked_fill(~real, -1),
+            cell=self.cell.gather(1, index).masked_fill(~real, -1),
+            valid=self.valid.gather(1, index) & real,
+            counts=tuple(counts),
+            newlines=self.newlines if newlines is None else tuple(newlines),
+            lead=tuple(lead),
+        )
+
+    def to(self, device: torch.device) -> Layout:
+        """The layout on another device."""
+        if self.visual.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("visual", "image", "cell", "valid")}
+        return dataclasses.replace(self, **moved)
+
+    def count(self, stay: Tensor) -> tuple[int, ...]:
+        """Tokens of each picture where `stay` (B, W) is True; reads the device."""
+        image = self.image.masked_fill(~(stay & self.visual), len(self.pictures)).flatten()
+        return tuple(torch.bincount(image, minlength=len(self.pictures) + 1)[:-1].tolist())
+
+    def per_sample(self, counts: Sequence[int] | None = None) -> list[int]:
+        """Sums of per-picture `counts` (default: the tokens left) for each batch row."""
+        totals = [0] * self.visual.shape[0]
+        for row, count in zip(self.owner, self.counts if counts is None else counts, strict=True):
+            totals[row] += count
+        return totals
+
+    def text(self) -> list[int]:
+        """At most how many text positions each row has: exactly as many, if it is not padded on the right."""
+        pictures = self.per_sample([tokens + lines for tokens, lines in zip(self.counts, self.newlines, strict=True)])
+        return [self.visual.shape[1] - lead - size for lead, size in zip(self.lead, pictures, strict=True)]
+
+    def text_after(self) -> list[int]:
+        """At most how many text positions each row has after its first placeholder; 0 in a row without any."""
+        return [
+            text - before if row in self.owner else 0
+            for row, (text, before) in enumerate(zip(self.text(), self.before, strict=True))
+        ]
+
+    def text_rows(self) -> tuple[Tensor, Tensor | None]:
+        """Where the text of each row is.
+
+        Returns:
+            int64 (B, T), its positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
+            None if there is none.
+        """
+        counts, length = self.text(), self.visual.shape[1]
+        most = max(1, *counts)
+        place = torch.arange(length, device=self.valid.device)
+        rows = torch.where(self.valid & (self.image < 0), place, -1).sort(1).values[:, length - most :]
+        # With padding on the right a row has fewer than was counted.
+        real = None if min(counts) == most and not self.padded else rows >= 0
+        return rows.clamp(min=0), real
+
+    @cached_property
+    def by_image(self) -> Groups:
+        """One group per picture."""
+        return Groups.of(self.image.masked_fill(~self.visual, -1), self.counts)
+
+    @cached_property
+    def by_sample(self) -> Groups:
+        """One group per batch row: all its visual tokens together."""
+        rows = torch.arange(self.visual.shape[0], device=self.visual.device)[:, None].expand_as(self.image)
+        return Groups.of(rows.masked_fill(~self.visual, -1), self.per_sample())
+
+    def groups(self, grouping: Grouping) -> Groups:
+        """`by_image` or `by_sample`."""
+        return self.by_image if grouping == "image" else self.by_sample
+
+
+def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Which picture stands where: 0..n-1, or each row's pictures once per copy of the row."""
+    placeholders, features = sum(per_row), sum(sizes)
+    copies = max(1, placeholders // features) if features else 1
+    if placeholders != copies * features or (copies > 1 and len(per_row) % copies):
+        raise ValueError(
+            f"the prompt holds {placeholders} {modality} placeholder positions, "
+            f"but its {len(sizes)} {modality}(s) need {features}"
+        )
+    if copies == 1:
+        return list(range(len(sizes)))
+    groups: list[list[int]] = [[] for _ in per_row[::copies]]
+    for number, row in enumerate(_owners(per_row[::copies], sizes)):
+        groups[row].append(number)
+    return [number for group in groups for _ in range(copies) for number in group]
+
+
+def _owners(per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """The batch row of each picture, given placeholder counts per row and the pictures' sizes."""
+    owners, row, room = [], 0, list(per_row)
+    for number, size in enumerate(sizes):
+        while row < len(room) and room[row] == 0:
+            row += 1
+        if row == len(room) or room[row] < size:
+            left = room[row] if row < len(room) else 0
+            raise ValueError(f"picture {number} needs {size} placeholder positions, but its sample has {left} left")
+        room[row] -= size
+        owners.append(row)
+    return owners

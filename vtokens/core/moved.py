@@ -1,0 +1,59 @@
+"""Where modules went when the package got its folders: their old names import the new ones for one more release."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_MOVED = {
+    "api": "loading.load",
+    "budget": "core.budget",
+    "compat": "core.compat",
+    "costs": "core.costs",
+    "groups": "core.groups",
+    "hub": "loading.hub",
+    "images": "core.images",
+    "layout": "core.layout",
+    "options": "loading.options",
+    "overlay": "report.overlay",
+    "patterns": "tables.patterns",
+    "picture": "core.picture",
+    "processors": "loading.processors",
+    "saved": "loading.saved",
+    "sinks": "tables.sinks",
+    "strategies.heads": "strategies.views.heads",
+    "strategies.logits": "strategies.views.logits",
+    "strategies.patches": "strategies.views.patches",
+    "thresholds": "tables.thresholds",
+    "versions": "core.versions",
+    "weights": "core.weights",
+}
+"""Old name -> new one, both inside the package. Names with a leading underscore were nobody's business."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds a module under its old name: the very module that its new name imports."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        package, _, inside = name.partition(".")
+        return ModuleSpec(name, self) if package == "vtokens" and inside in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, f"vtokens.{_MOVED[module.__name__.partition('.')[2]]}"
+        warnings.warn(f"{old} is now {new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=2)
+        # What is imported is what sys.modules holds once the loader is done.
+        sys.modules[old] = importlib.import_module(new)
+
+
+def install() -> None:
+    """Let old names be found, after everything else that can be."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())

@@ -1,0 +1,1 @@
+"""What is done about unsupported mentions while or after a response is written."""

@@ -1,0 +1,109 @@
+"""What to do about a response that says something the image does not support."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vtokens.core.errors import unknown
+from vtokens.filter.guarantees.risk import Certificate
+from vtokens.filter.mentions.base import Span
+from vtokens.filter.report import Report
+
+ACTIONS = ("flag", "redact", "regenerate", "abstain")
+"""Mark; drop the sentence; write it again with mitigation, and drop it if that fails; say nothing at all."""
+
+ABSTENTION = "I cannot say this with enough certainty from the image."
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A sentence that was not left as it was.
+
+    Attributes:
+        what: "redacted", "regenerated" or "abstained".
+        before, after: the text; `after` is empty for what was dropped.
+        p: the probability that was too high.
+        by: how it was written again, such as "vhr"; empty otherwise.
+    """
+
+    what: str
+    before: str
+    after: str
+    p: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the filter made of a response.
+
+    Attributes:
+        text: the response after the action.
+        draft: the response before it.
+        report: what was found in `text`; for "redact" and "abstain", in the draft.
+        edits: what was changed, in order.
+        passes: calls of `generate` that were needed.
+        certificate: what is promised about `text`; None if nothing.
+    """
+
+    text: str
+    draft: str
+    report: Report
+    edits: tuple[Edit, ...] = ()
+    passes: int = 1
+    certificate: Certificate | None = None
+
+
+def check_action(action: str) -> str:
+    """Return a name of ACTIONS; ValueError with the nearest one otherwise."""
+    if action not in ACTIONS:
+        raise unknown("action", action, ACTIONS)
+    return action
+
+
+def without(text: str, spans: Sequence[Span], drop: Sequence[bool]) -> str:
+    """`text` without some of its sentences, and without what joins these to the next.
+
+    What stands before the first and behind the last sentence stays if any sentence does.
+    """
+    if not any(drop):
+        return text
+    kept = [span for span, gone in zip(spans, drop, strict=True) if not gone]
+    if not kept:
+        return ""
+    joins = {span: text[span[1] : after[0]] for span, after in itertools.pairwise(spans)}
+    pieces = [text[: spans[0][0]]]
+    for number, span in enumerate(kept):
+        pieces.append(text[span[0] : span[1]])
+        if number + 1 < len(kept):
+            pieces.append(joins[span])
+    return "".join([*pieces, text[spans[-1][1] :]])
+
+
+def apply(report: Report, action: str) -> Outcome:
+    """Flag, redact or abstain, as the report's threshold says.
+
+    Raises:
+        ValueError: no such action, one that needs the model ("regenerate"), or no threshold to go by.
+    """
+    check_action(action)
+    if action == "regenerate":
+        raise ValueError("'regenerate' needs the model: HallucinationFilter.generate(..., action='regenerate') does it")
+    promise = report.certificate
+    if action == "flag":
+        return Outcome(report.response, report.response, report, certificate=promise)
+    if report.threshold is None:
+        raise ValueError(
+            f"action={action!r} needs a threshold: calibrate the filter, or give threshold= a number in [0, 1]"
+        )
+    bad, sentences = report.bad(), report.sentences
+    if not any(bad):
+        return Outcome(report.response, report.response, report, certificate=promise)
+    if action == "abstain":
+        edit = Edit("abstained", report.response, ABSTENTION, max(judged.p for judged in report.flagged))
+        return Outcome(ABSTENTION, report.response, report, (edit,), certificate=promise)
+    edits = tuple(Edit("redacted", s.text, "", s.p) for s, wrong in zip(sentences, bad, strict=True) if wrong)
+    text = without(report.response, report.spans, bad).strip()
+    return Outcome(text, report.response, report, edits, certificate=promise)

@@ -1,0 +1,170 @@
+"""Writing and reading responses for a filter, a few samples at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from vtokens.core.weights import input_device
+from vtokens.filter.actions.banned import Banned
+from vtokens.filter.actions.decoding import limit
+from vtokens.filter.actions.live import listen
+from vtokens.filter.actions.regenerate import Written
+from vtokens.filter.datasets.bounds import check_length
+from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.mentions.base import Span
+from vtokens.filter.trace import passes
+from vtokens.filter.trace.offsets import encode, token_spans
+from vtokens.filter.trace.prompts import encode as encode_prompts
+from vtokens.filter.trace.trace import Parts, Trace
+
+Samples = Sequence[Sequence[Image.Image]]
+
+
+class FilterPen:
+    """Lets a model write and a judge read.
+
+    Args:
+        model, processor: what answers.
+        judge: judges.
+        parts: what the judge's signals need of a trace.
+        threshold: what is to be flagged.
+        setting: goes into the reports.
+        size: samples in one pass.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, judge: Judge, parts: Parts, threshold: Threshold, setting: Setting, size: int
+    ) -> None:
+        self._model, self._processor, self._judge = model, processor, judge
+        self._parts, self._threshold, self._setting, self._size = parts, threshold, setting, size
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+
+    def draft(self, images: Samples, prompts: Sequence[str], **generate_kwargs: Any) -> list[Written]:
+        """Answers, judged from the pass that wrote them."""
+        found: list[Written] = []
+        for part in self._parted(len(prompts)):
+            shown, asked = images[part], prompts[part]
+            traces = passes.generate(self._model, self._processor, shown, asked, self._parts, **generate_kwargs)
+            found += [self._written(*one) for one in zip(shown, asked, traces, strict=True)]
+        return found
+
+    def listen(
+        self, images: Sequence[Image.Image], prompt: str, heard: Callable[[Written, int], bool], **generate_kwargs: Any
+    ) -> Written:
+        """An answer; `heard` is called with it, and the number of its sentences that are complete, as it is written,
+        and returns whether to stop."""
+
+        def judged(trace: Trace, complete: int) -> bool:
+            return heard(self._written(images, prompt, trace), complete)
+
+        split = self._judge.extractor.sentences
+        trace = listen(self._model, self._processor, images, prompt, self._parts, split, judged, **generate_kwargs)
+        return self.read([images], [prompt], [[]])[0] if trace is None else self._written(images, prompt, trace)
+
+    def write(
+        self,
+        images: Samples,
+        prompts: Sequence[str],
+        begun: Sequence[Sequence[int]],
+        banned: Sequence[Sequence[Sequence[int]]] | None = None,
+        **generate_kwargs: Any,
+    ) -> list[list[int]]:
+        """Whole responses, going on behind what was begun, without some sequences of tokens."""
+        found: list[list[int]] = []
+        for part in self._parted(len(prompts)):
+            inputs = encode_prompts(self._processor, images[part], prompts[part], input_device(self._model))
+            most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
+            inputs, options = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0), dict(generate_kwargs)
+            if most is not None:
+                options["max_new_tokens"] = max(1, most - min(map(len, begun[part])))
+                options.pop("max_length", None)
+            if banned is not None:
+                copies = int(options.get("num_beams") or getattr(self._model.generation_config, "num_beams", None) or 1)
+                given = options.get("logits_processor") or ()
+                options["logits_processor"] = LogitsProcessorList(
+                    [*given, Banned(banned[part], input_device(self._model), copies)]
+                )
+            with torch.no_grad():
+                output = self._model.generate(**inputs, **options)
+            said = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :]
+            lengths = passes.lengths(self._model, said, generate_kwargs)
+            for first, row, length in zip(begun[part], said.tolist(), lengths, strict=True):
+                found.append([*first, *row[:length]][:most])
+        return found
+
+    def read(self, images: Samples, prompts: Sequence[str], responses: Sequence[str | Sequence[int]]) -> list[Written]:
+        """Judge given responses, as text or as token ids; one that mentions nothing costs no pass.
+
+        Raises:
+            ValueError: a response that is too long.
+        """
+        for number, response in enumerate(responses):
+            if isinstance(response, str):
+                check_length(f"responses[{number}]", response)
+        known = [self._spans(response) for response in responses]
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        for number, (_, ids, _) in enumerate(known):  # before mentions are looked for, which takes long in long texts
+            if context is not None and len(ids) > context:
+                raise ValueError(
+                    f"responses[{number}] has {len(ids)} tokens, but the model's context holds {context}: check it in "
+                    "parts"
+                )
+        asked = [
+            i for i, (text, ids, spans) in enumerate(known) if ids and self._judge.mentions(prompts[i], text, spans)
+        ]
+        traces: dict[int, Trace] = {}
+        for part in self._parted(len(asked)):
+            some = asked[part]
+            shown, texts, given = [images[i] for i in some], [prompts[i] for i in some], [known[i][1] for i in some]
+            scored = passes.score(self._model, self._processor, shown, texts, given, self._parts)
+            traces |= dict(zip(some, scored, strict=True))
+        found = []
+        for i, (text, ids, spans) in enumerate(known):
+            report = self._judge.report(
+                images[i], prompts[i], text, spans, traces.get(i), self._threshold, self._setting
+            )
+            found.append(Written(report, ids, spans))
+        return found
+
+    def _written(self, images: Sequence[Image.Image], prompt: str, trace: Trace) -> Written:
+        text, ids, spans = self._spans(trace.ids.tolist())
+        known = trace if ids else None
+        return Written(
+            self._judge.report(images, prompt, text, spans, known, self._threshold, self._setting), ids, spans
+        )
+
+    def _spans(self, response: str | Sequence[int]) -> tuple[str, list[int], list[Span]]:
+        if isinstance(response, str):
+            ids, spans = encode(self._tokenizer, response)
+            return response, ids, spans
+        ids = [int(one) for one in response]
+        text, spans = token_spans(self._tokenizer, ids, self._tokenizer.decode(ids, skip_special_tokens=True).strip())
+        return text, ids, spans
+
+    def _parted(self, count: int) -> list[slice]:
+        return [slice(start, start + self._size) for start in range(0, count, self._size)]
+
+
+def behind(inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
+    """Prompts, padded on the left, with what is written already behind each, padded on the left again."""
+    mask = inputs["attention_mask"].bool()
+    device = mask.device
+    tails = [torch.tensor(list(one), dtype=torch.long, device=device) for one in begun]
+    lengths = [int(row.sum()) + len(tail) for row, tail in zip(mask, tails, strict=True)]
+
+    def padded(rows: Tensor, fill: int, tail: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = [torch.cat([row[real], tail(one)]) for row, real, one in zip(rows, mask, tails, strict=True)]
+        return torch.stack([torch.nn.functional.pad(part, (max(lengths) - len(part), 0), value=fill) for part in parts])
+
+    changed = dict(inputs, input_ids=padded(inputs["input_ids"], pad, lambda tail: tail))
+    changed["attention_mask"] = padded(inputs["attention_mask"], 0, torch.ones_like)
+    if "mm_token_type_ids" in inputs:
+        changed["mm_token_type_ids"] = padded(inputs["mm_token_type_ids"], 0, torch.zeros_like)
+    return changed

@@ -1,0 +1,143 @@
+"""Sentence by sentence: what was judged is handed out while the model writes on."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vtokens.filter.actions.action import ABSTENTION, Outcome
+from vtokens.filter.actions.regenerate import Written
+from vtokens.filter.report import Judged, Report
+
+_END = object()
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sentence whose fate is decided.
+
+    Attributes:
+        what: "kept", "flagged", "redacted", "regenerated" or "abstained".
+        text: what to show now, behind all texts before: the sentence and what joins it to them. Empty if it is dropped.
+        before: the sentence as the model wrote it; empty for the end of the text.
+        p: the probability that something in it is unsupported.
+        mentions: what it says, judged.
+    """
+
+    what: str
+    text: str
+    before: str = ""
+    p: float = 0.0
+    mentions: tuple[Judged, ...] = ()
+
+
+class Teller:
+    """Turns judged sentences into events, joining what is kept as `actions.without` does."""
+
+    def __init__(self) -> None:
+        self._join: str | None = None
+
+    def tell(self, report: Report, number: int, what: str, before: str = "") -> Event:
+        """The event of sentence `number`; `before` if it was written again."""
+        sentence = report.sentences[number]
+        mentions = tuple(report.mentions[i] for i in sentence.mentions)
+        if what == "redacted":
+            return Event(what, "", sentence.text, sentence.p, mentions)
+        text = (report.response[: sentence.start] if self._join is None else self._join) + sentence.text
+        after = report.spans[number + 1][0] if number + 1 < len(report.spans) else sentence.end
+        self._join = report.response[sentence.end : after]
+        return Event(what, text, before or sentence.text, sentence.p, mentions)
+
+    def end(self, report: Report) -> Iterator[Event]:
+        """What stands behind the last sentence, if anything does and something was told."""
+        tail = report.response[report.spans[-1][1] :].rstrip() if report.spans else ""
+        if tail and self._join is not None:
+            yield Event("kept", tail)
+
+
+def live(
+    write: Callable[[Callable[[Written, int], bool]], Written],
+    finish: Callable[[Written, bool], Outcome],
+    action: str,
+) -> Iterator[Event]:
+    """Hand out sentences while `write` runs in a thread of its own.
+
+    The model is busy until the iterator is exhausted or closed.
+
+    Args:
+        write: lets the model answer; calls what it is given with the response so far and how many sentences of it are
+            complete, and stops if that says so; returns all that was written.
+        finish: for "regenerate", once a sentence is flagged: the outcome of the whole response, from what was written
+            and whether it was stopped before its end.
+        action: what to do about flagged sentences.
+    """
+    decided: queue.Queue[Any] = queue.Queue()
+    left, stopped = threading.Event(), threading.Event()
+
+    def heard(written: Written, complete: int) -> bool:
+        decided.put((written, complete))
+        if left.is_set() or (action in ("abstain", "regenerate") and any(written.report.bad()[:complete])):
+            stopped.set()
+        return stopped.is_set()
+
+    def work() -> None:
+        try:
+            written = write(heard)
+            decided.put((written, len(written.report.spans)))
+        except BaseException as error:  # handed to whoever listens
+            decided.put(error)
+        decided.put(_END)
+
+    # A thread has an empty context of its own: blocks that the caller is inside go along.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    try:
+        yield from _told(iter(decided.get, _END), lambda written: finish(written, stopped.is_set()), action)
+    finally:
+        left.set()
+        thread.join()
+
+
+def _told(decided: Iterator[Any], finish: Callable[[Written], Outcome], action: str) -> Iterator[Event]:
+    teller, told, report = Teller(), 0, None
+    for item in decided:
+        if isinstance(item, BaseException):
+            raise item
+        written, complete = item
+        report = written.report
+        bad = report.bad()
+        for number in range(told, complete):
+            if bad[number] and action == "abstain":
+                sentence = report.sentences[number]
+                yield Event("abstained", f" {ABSTENTION}" if told else ABSTENTION, sentence.text, sentence.p)
+                return
+            if bad[number] and action == "regenerate":
+                for item in decided:
+                    if isinstance(item, BaseException):
+                        raise item
+                    written, _ = item
+                yield from _rewritten(teller, number, finish(written))
+                return
+            what = {"flag": "flagged", "redact": "redacted"}[action] if bad[number] else "kept"
+            yield teller.tell(report, number, what)
+            told = number + 1
+    if report is not None:
+        yield from teller.end(report)
+
+
+def _rewritten(teller: Teller, first: int, outcome: Outcome) -> Iterator[Event]:
+    report, again = outcome.report, {edit.after: edit for edit in outcome.edits if edit.what == "regenerated"}
+    dropped = {edit.before for edit in outcome.edits if edit.what == "redacted"}
+    for number in range(first, len(report.spans)):
+        text = report.sentences[number].text
+        if text in dropped:
+            yield teller.tell(report, number, "redacted")
+        elif text in again:
+            yield teller.tell(report, number, "regenerated", again[text].before)
+        else:
+            yield teller.tell(report, number, "kept")
+    yield from teller.end(report)

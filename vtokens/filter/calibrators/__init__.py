@@ -1,0 +1,1 @@
+"""From signals to probabilities: labelled records, fits, shipped calibrators."""

@@ -1,0 +1,123 @@
+"""Fitting a calibrator with scikit-learn: images kept apart, what cannot be fitted refused with its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vtokens.core.extras import needs
+from vtokens.filter.calibrators.estimators import Array, Estimator, Isotonic, Logistic, Sigmoid, Trees
+from vtokens.filter.calibrators.records import Record
+
+_IMAGES = 10  # in each part
+_CLASS = 5  # mentions of each class in each part: scikit-learn cross-validates the link in five folds
+_BOOSTING = 5000  # mentions to fit on from which trees do better than a line
+_ISOTONIC = 1000  # mentions to calibrate on from which a free form does not overfit
+_SHARE = 1 / 3  # of the images, for the link
+
+
+def split(
+    records: Sequence[Record], calibration: Sequence[Record] | None, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Records for the estimator and for the link, of different images; ValueError if given ones share images."""
+    if calibration is None:
+        held = {record.image for record in records if _lot(record.image, seed) < _SHARE}
+        parts = [r for r in records if r.image not in held], [r for r in records if r.image in held]
+    else:
+        both = {record.image for record in records} & {record.image for record in calibration}
+        if both:
+            raise ValueError(
+                f"{len(both)} images are in the records to fit on and to calibrate on, {min(both, key=str)!r} among "
+                "them: the link must come from other images"
+            )
+        parts = list(records), list(calibration)
+    for part, rows in zip(("fit", "calibration"), parts, strict=True):
+        images = len({record.image for record in rows})
+        if images < _IMAGES:
+            raise ValueError(f"the {part} part has {images} images, it takes at least {_IMAGES}")
+    return parts
+
+
+def matrix(records: Sequence[Record], names: Sequence[str], part: str) -> tuple[Array, Array]:
+    """Signals (mentions, names) float64 and labels (mentions,) bool of all records.
+
+    Raises:
+        ValueError: no names, signals that are missing, NaN or infinite, too few mentions of a class.
+    """
+    if not names:
+        raise ValueError("there are no signals to fit on")
+    records = [record for record in records if record.mentions]
+    for record in records:
+        missing = [name for name in names if name not in record.signals]
+        if missing:
+            raise ValueError(f"the record of image {record.image!r} has no signals {missing}")
+    signals = np.array([[v for r in records for v in r.signals[name]] for name in names], dtype=float).T
+    labels = np.array([label for record in records for label in record.labels], dtype=bool)
+    for name, column in zip(names, signals.T, strict=True):
+        if not np.isfinite(column).all():
+            bad = int((~np.isfinite(column)).sum())
+            raise ValueError(f"signal {name!r} is not finite for {bad} of {len(column)} mentions")
+    wrong = int(labels.sum())
+    if min(wrong, len(labels) - wrong) < _CLASS:
+        raise ValueError(
+            f"the {part} part has {len(labels)} mentions, {wrong} of them unsupported: it takes at least {_CLASS} that "
+            f"are and {_CLASS} that are not"
+        )
+    return signals, labels
+
+
+def regress(
+    signals: Array, labels: Array, held_signals: Array, held_labels: Array, estimator: str, seed: int
+) -> tuple[Estimator, Sigmoid | Isotonic]:
+    """The estimator of the first part and the link of the second, as plain arrays."""
+    model = sklearn_model(estimator, len(labels), seed).fit(signals, labels)
+    found = Trees.fitted(model) if hasattr(model, "_predictors") else Logistic.fitted(model)
+    link = sklearn_link(model, held_signals, held_labels).calibrated_classifiers_[0].calibrators[0]
+    if hasattr(link, "a_"):
+        return found, Sigmoid(float(link.a_), float(link.b_))
+    return found, Isotonic(link.X_thresholds_, link.y_thresholds_)
+
+
+def sklearn_model(estimator: str, mentions: int, seed: int = 0) -> Any:
+    """The unfitted scikit-learn estimator for so many mentions."""
+    if estimator == "boosting" or (estimator == "auto" and mentions >= _BOOSTING):
+        with needs("filter", "fitting a calibrator"):
+            from sklearn.ensemble import HistGradientBoostingClassifier
+
+        # Scikit-learn's own settings overfit a few thousand mentions; small trees that each see part of the signals did
+        # best on held-out training images of scenes. Its early stopping would tear images apart.
+        return HistGradientBoostingClassifier(
+            learning_rate=0.05,
+            max_iter=200,
+            max_leaf_nodes=8,
+            min_samples_leaf=20,
+            l2_regularization=5.0,
+            max_features=0.4,
+            early_stopping=False,
+            random_state=seed,
+        )
+    with needs("filter", "fitting a calibrator"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+
+
+def sklearn_link(model: Any, signals: Array, labels: Array) -> Any:
+    """`model` as it is with a link on top, by scikit-learn."""
+    with needs("filter", "fitting a calibrator"):
+        from sklearn.calibration import CalibratedClassifierCV
+        from sklearn.frozen import FrozenEstimator
+
+    method = "sigmoid" if len(labels) < _ISOTONIC else "isotonic"
+    return CalibratedClassifierCV(FrozenEstimator(model), method=method).fit(signals, labels)
+
+
+def _lot(image: str | int, seed: int) -> float:
+    """A number in [0, 1) that belongs to the image, so that it falls into the same part in every fit."""
+    digest = hashlib.sha256(f"{seed}:{image!r}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,51 @@
+"""Which mentions are hallucinated, from what is known of the picture: exact for scenes, as CHAIR does for COCO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vtokens.filter.calibrators.coco_labels import CocoLabels
+from vtokens.filter.mentions.base import Mention
+from vtokens.filter.mentions.scenes import singular
+from vtokens.scenes import COLOURS, SHAPES, Example, Scene
+from vtokens.scenes.world import COLUMNS, NUMBERS, ROWS
+
+__all__ = ["CocoLabels", "label_scenes"]
+
+
+def label_scenes(scene: Example | Scene, mentions: Sequence[Mention]) -> list[bool]:
+    """For each mention of the extractor "scenes", whether the picture does not support it. Exact.
+
+    Only what is visible counts: a partner that stands in the annotation alone is hallucinated. A denial ("no") is
+    hallucinated where the object is there.
+
+    Raises:
+        ValueError: a mention whose name is not one that this extractor gives.
+    """
+    truth = scene.scene if isinstance(scene, Example) else scene
+    return [_holds(truth, mention.name) == mention.negated for mention in mentions]
+
+
+def _holds(scene: Scene, name: str) -> bool:
+    """Whether what a name claims is true of a scene."""
+    words, _, place = (part.split() for part in name.partition(" at "))
+    here = [*scene.visible, *scene.digits]
+    if place:
+        if len(place) != 2 or place[0] not in ROWS or place[1] not in COLUMNS:
+            raise _unreadable(name)
+        cell = ROWS.index(place[0]), COLUMNS.index(place[1])
+        here = [thing for thing in here if (thing.row, thing.column) == cell]
+    if words == ["nothing"]:
+        return not here
+    if len(words) == 2 and words[0] == "digit" and words[1] in NUMBERS:
+        return any(thing.name == " ".join(words) for thing in here)
+    count = NUMBERS.index(words.pop(0)) if len(words) > 1 and words[0] in NUMBERS else None
+    wanted = {singular(word) for word in words} - {"object", "objects"}
+    if not words or not wanted <= {*COLOURS, *SHAPES}:
+        raise _unreadable(name)
+    fit = sum(wanted <= {thing.colour, thing.shape} for thing in here if thing.digit is None)
+    return fit > 0 if count is None else fit == count
+
+
+def _unreadable(name: str) -> ValueError:
+    return ValueError(f"{name!r} claims nothing about scenes; take the mentions of get_extractor('scenes')")

@@ -1,0 +1,1 @@
+"""Filtering caption data sets."""

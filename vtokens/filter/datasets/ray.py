@@ -1,0 +1,101 @@
+"""The data-set filter on several machines, through Ray Data (the optional extra `ray`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from vtokens.core.extras import needs
+from vtokens.filter.datasets.rows import Refusal, Row
+
+if TYPE_CHECKING:
+    from vtokens.filter.datasets.worker import Batch, Done, Worker
+
+
+def spread(
+    batches: Iterator[Batch],
+    make: Callable[[], Worker],
+    workers: int | None = None,
+    address: str = "local",
+    gpus: float = 0,
+) -> Iterator[Done]:
+    """Do batches on the machines of a Ray cluster, each worker with a model of its own; results come as they are ready.
+
+    All batches go to Ray as text before the first is done; pictures are opened by the workers, so every machine has to
+    see the folder under the same path.
+
+    Args:
+        make: makes a worker, on the machine where it will be.
+        workers: how many; None for one a GPU, or one a core where no GPU is asked for.
+        address: "local" for a cluster of this machine alone, "auto" for the one it belongs to, or where the head is.
+        gpus: share of a GPU for each worker.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ConnectionError: no cluster at the address.
+        RuntimeError: a worker failed; what was done before is kept.
+        ValueError: fewer than one worker.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} is not allowed: a whole number from 1 on")
+    ray = _ray()
+    items = [{"batch": _sent(batch)} for batch in batches]
+    if not items:
+        return
+    started, log = not ray.is_initialized(), logging.getLogger("ray.data")
+    if started:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
+    context = ray.data.DataContext.get_current()
+    bars, level = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.ERROR)
+    try:
+        most = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1))
+        pool = ray.data.ActorPoolStrategy(size=min(workers or max(most, 1), len(items)))
+        needs = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
+        data = ray.data.from_items(items, override_num_blocks=len(items))
+        for row in data.map(_Remote, fn_constructor_args=(make,), compute=pool, **needs).iter_rows():
+            yield _received(row["done"])
+    except ray.exceptions.RayError as error:
+        # The text is a traceback that crossed machines; its last line is the error.
+        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        context.enable_progress_bars = bars
+        log.setLevel(level)
+        if started:
+            ray.shutdown()
+
+
+class _Remote:
+    """A worker behind Ray, which sends text."""
+
+    def __init__(self, make: Callable[[], Worker]) -> None:
+        self._worker = make()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        rows, refusals = self._worker(_batch(row["batch"]))
+        sent = [[asdict(one), content] for one, content in rows]
+        return {"done": json.dumps([sent, [asdict(one) for one in refusals]])}
+
+
+def _sent(batch: Batch) -> str:
+    return json.dumps([["row" if isinstance(one, Row) else "refusal", asdict(one)] for one in batch])
+
+
+def _batch(text: str) -> Batch:
+    return [Row(**content) if kind == "row" else Refusal(**content) for kind, content in json.loads(text)]
+
+
+def _received(text: str) -> Done:
+    rows, refusals = json.loads(text)
+    return [(Row(**row), content) for row, content in rows], [Refusal(**one) for one in refusals]
+
+
+def _ray() -> Any:
+    with needs("ray", "`--ray`"):
+        import ray
+        import ray.data
+    return ray

@@ -1,0 +1,151 @@
+"""From what a tape noted to traces, one a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vtokens.engine.call import Record
+from vtokens.engine.reduction import gather
+from vtokens.filter.trace.measure import Likelihood, Looked, lens
+from vtokens.filter.trace.tape import Tape
+from vtokens.filter.trace.trace import Trace
+
+
+class Places:
+    """Where the visual tokens of a pass sit among the positions fed.
+
+    Attributes:
+        index: int64 (B, N), fed positions; the last `counts[b]` of row b are real.
+        counts: visual tokens of each sample.
+        kept: bool (B, N), what the last decoder layer sees; merged tokens all are, in the one they went into.
+    """
+
+    def __init__(self, record: Record, device: torch.device) -> None:
+        self.layout = record.layout.to(device)
+        self.counts = self.layout.per_sample()
+        self.length = self.layout.visual.shape[1]
+        place = torch.arange(self.length, device=device)
+        order = torch.where(self.layout.visual, place, -1).sort(1).values
+        self.index = order[:, self.length - max(self.counts) :].clamp(min=0)
+        view = record.views.get(record.depth - 1)
+        self.kept = torch.ones_like(self.index, dtype=torch.bool)
+        if view is not None and record.copies is None:
+            real = torch.ones_like(view.index) if view.real is None else view.real.long()
+            seen = torch.zeros_like(self.layout.image).scatter_add(1, view.index.to(device), real.to(device))
+            self.kept = seen.gather(1, self.index) > 0
+
+    def rows(self, fed: Tensor | None, real: Tensor | None) -> Tensor:
+        """int64 (B, N): the row at which a layer held each visual token, below 0 where it was dropped before.
+
+        Args:
+            fed: int64 (B, W), the fed position of each row; None if they are the same.
+            real: bool (B, W), False on padding; None if there is none.
+        """
+        if fed is None:
+            return self.index
+        row = torch.arange(fed.shape[1], device=fed.device).expand_as(fed)
+        row = row if real is None else row.masked_fill(~real[:, : fed.shape[1]], -1)
+        there = torch.full((len(fed), self.length), -1, device=fed.device).scatter_reduce(1, fed, row, "amax")
+        return there.gather(1, self.index)
+
+    def received(self, looked: Looked, fed: Tensor | None, width: int) -> Tensor:
+        """float32 (B, R, N): the attention each visual token received in a layer with `width` rows of prompt."""
+        received = looked.received[..., :width]
+        full = received.new_zeros(*received.shape[:2], self.length)
+        if fed is None:
+            full[..., :width] = received
+        else:
+            full.scatter_add_(2, fed[:, None].expand_as(received), received)
+        return gather(full.transpose(1, 2), self.index, 1).transpose(1, 2)
+
+
+def assemble(
+    tape: Tape, places: Places, ids: Tensor, lengths: Sequence[int], likely: Likelihood, head: nn.Module
+) -> list[Trace]:
+    """The traces of a batch, without contrasts.
+
+    Args:
+        tape: whose layers are closed.
+        places: the visual tokens.
+        ids: int64 (B, T), the responses.
+        lengths: tokens of each.
+        likely: float32 (B, T) each.
+        head: from states that left the decoder to logits.
+    """
+    parts, layout, batch = tape.parts, places.layout, len(ids)
+    layers, states, image_states, lens_states = (
+        tuple(sorted(part)) for part in (parts.layers, parts.states, parts.image_states, parts.lens)
+    )
+    visual, spread, generated, gaze = _attention(tape, places, layers, ids.shape)
+    hidden = [_rows(tape, state) for state in states]
+    images = {state: _image(tape, places, state) for state in {*image_states, *lens_states}}
+    picture, cell = (part.gather(1, places.index) for part in (layout.image, layout.cell))
+    traces, width = [], places.index.shape[1]
+    first = 0
+    for row, length, count in zip(range(batch), lengths, places.counts, strict=True):
+        real, said = slice(width - count, width), ids[row, :length]
+        own = [number for number, owner in enumerate(layout.owner) if owner == row]
+        reads = {state: tuple(part[row, real] for part in found) for state, found in images.items()}
+        spoken = [lens(reads[j][0], head, said).masked_fill(~reads[j][1], -torch.inf) for j in lens_states]
+        trace = Trace(
+            ids=said,
+            logprob=likely.logprob[row, :length],
+            entropy=likely.entropy[row, :length],
+            margin=likely.margin[row, :length],
+            depth=tape.depth,
+            layers=layers,
+            visual=visual[row, ..., :length],
+            spread=spread[row, ..., :length],
+            generated=generated[row, ..., :length],
+            gaze=gaze[row, :length, real],
+            kept=places.kept[row, real],
+            picture=picture[row, real] - first,
+            cell=cell[row, real],
+            pictures=tuple(layout.pictures[number] for number in own),
+            states=states,
+            hidden=_stack([part[row, :length].float() for part in hidden], gaze, (0, length, 0)),
+            image_states=image_states,
+            image_hidden=_stack([reads[i][0].float() for i in image_states], gaze, (0, count, 0)),
+            lens_states=lens_states,
+            lens=_stack(spoken, gaze, (0, length, count)),
+        )
+        traces.append(trace)
+        first += len(own)
+    return traces
+
+
+def _attention(tape: Tape, places: Places, layers: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """`visual`, `spread`, `generated` (B, L, H, T) and `gaze` (B, T, N)."""
+    gaze = torch.zeros(*shape, places.index.shape[1], device=places.index.device)
+    parts = []
+    for number in layers:
+        layer = tape.layers[number]
+        assert layer.looked is not None
+        gaze += places.received(layer.looked, layer.fed, layer.width) / len(layers)
+        parts.append(layer.looked[:3])
+    if not parts:
+        return (*[gaze.new_zeros(shape[0], 0, 0, shape[1])] * 3, gaze)
+    return (*(torch.stack(part, 1) for part in zip(*parts, strict=True)), gaze)
+
+
+def _rows(tape: Tape, state: int) -> Tensor:
+    """(B, T, D): a state of the rows that predict the response."""
+    return torch.cat(tape.final if state == tape.depth else tape.layers[state].hidden, 1)
+
+
+def _image(tape: Tape, places: Places, state: int) -> tuple[Tensor, Tensor]:
+    """A state of the visual tokens, (B, N, D), and where there is one, bool (B, N)."""
+    if state == tape.depth:
+        assert tape.final_image is not None
+        return gather(tape.final_image, places.index, 1) * places.kept[..., None], places.kept
+    layer = tape.layers[state]
+    assert layer.image is not None
+    rows = places.rows(layer.fed, layer.real)
+    return gather(layer.image, rows.clamp(min=0), 1) * (rows >= 0)[..., None], rows >= 0
+
+
+def _stack(parts: list[Tensor], like: Tensor, empty: tuple[int, ...]) -> Tensor:
+    return torch.stack(parts) if parts else like.new_zeros(empty)

@@ -1,0 +1,120 @@
+"""The same response in other views of its prompt: without the picture, without the part of it that matters, blank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vtokens.engine.attach import joined
+from vtokens.filter.trace.assemble import Places
+from vtokens.filter.trace.measure import likelihood
+from vtokens.filter.trace.prompts import Batch
+from vtokens.filter.trace.recorder import Tape, recording
+from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.visuals import Visuals
+
+CORE = 0.25
+"""Share of a sample's visual tokens, those that its response attends to most, that counts as what matters to it where
+no pruner says so."""
+
+
+@dataclass(frozen=True)
+class Only(Strategy):
+    """Keeps given visual tokens: `stay` is bool (B, N) over the first positions fed, which hold all of them."""
+
+    name: ClassVar[str] = "only"
+    stay: Tensor = field(compare=False)
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        groups = visuals.layout.groups(visuals.grouping)
+        behind = visuals.layout.visual.shape[1] - self.stay.shape[1]
+        return Selection(groups.gather(torch.nn.functional.pad(self.stay, (0, behind))) & visuals.valid)
+
+
+def contrast(model: PreTrainedModel, given: Batch, tape: Tape, places: Places, traces: list[Trace]) -> list[Trace]:
+    """Fill in `contrasts` and `divergence` of traces; a pass for each.
+
+    Args:
+        model: with its strategies attached: they run where there is a picture, without those that prune in "dropped".
+        given: prompts and responses.
+        tape: what the pass over the full prompts left.
+        places: the visual tokens of that pass.
+        traces: one a response; changed in place and returned.
+
+    Raises:
+        ValueError: "dropped" is asked for, but neither a pruner nor recorded attention says what matters.
+    """
+    parts = tape.parts
+    for name in sorted(parts.contrasts | ({"no_image"} if parts.divergence else set())):
+        if name == "no_image":
+            found = _without(model, given, tape, traces)
+        elif name == "blank":
+            with _apart(model, {"logits"}):
+                found = _likely(cast(Any, model)(**given.blank(tape.adapter)), given)
+        else:
+            with _apart(model, {"encode", "prompt", "layer", "logits"}, Only(_rest(places, traces))):
+                found = _likely(cast(Any, model)(**given.full(tape.adapter)), given)
+        for row, trace in enumerate(traces):
+            if name in parts.contrasts:
+                trace.contrasts[name] = found[row, : len(trace)]
+    return traces
+
+
+@contextmanager
+def _apart(model: PreTrainedModel, stages: set[str], *more: Strategy) -> Iterator[None]:
+    """Run without the attached strategies that act at some stages, and with others."""
+    with joined(model) as handle:
+        others = [s for s in handle.strategies if not stages & set(s.stages())]
+        with handle.running(*others, *more):
+            yield
+
+
+def _likely(output: Any, given: Batch) -> Tensor:
+    """float32 (B, T): log-probability of the response tokens."""
+    shape = given.responses.shape
+    return likelihood(output.logits.flatten(0, 1), given.responses.flatten()).logprob.view(shape)
+
+
+def _without(model: PreTrainedModel, given: Batch, tape: Tape, traces: list[Trace]) -> Tensor:
+    """The text alone; heads are compared with those of `tape` if that was asked for."""
+    inputs = given.text(tape.adapter)
+    if not tape.parts.divergence:
+        with _apart(model, {"logits"}):
+            return _likely(cast(Any, model)(**inputs), given)
+    watched = Parts(layers=tape.parts.layers, divergence=True)
+    with recording(model, watched, given.responses.shape[1]) as (text, _):
+        found = _likely(cast(Any, model)(**inputs), given)
+    longest = found.shape[1]
+    distances = []
+    for layer in sorted(tape.parts.layers):
+        seen, unseen = (torch.cat(side.layers[layer].outputs, 1)[:, :longest].float() for side in (tape, text))
+        distances.append(torch.linalg.vector_norm(seen - unseen, dim=-1).transpose(1, 2))
+    for row, trace in enumerate(traces):
+        trace.divergence = torch.stack([part[row, :, : len(trace)] for part in distances])
+    return found
+
+
+def _rest(places: Places, traces: list[Trace]) -> Tensor:
+    """bool (B, fed positions): the visual tokens that are left without those that matter.
+
+    These are what the attached pruner kept, or the most attended ones of a sample of which it dropped nothing.
+    """
+    width = places.index.shape[1]
+    core = torch.zeros_like(places.kept)
+    for row, (trace, count) in enumerate(zip(traces, places.counts, strict=True)):
+        if trace.kept.numel() and not trace.layers:
+            raise ValueError("the contrast 'dropped' goes by attention where nothing was pruned: record some layers")
+        most = trace.gaze.sum(0).topk(max(1, int(CORE * count))).indices
+        core[row, width - count + most] = True
+    pruned = (~places.kept).any(1, keepdim=True)
+    matters = torch.where(pruned, places.kept, core)
+    stay = torch.zeros_like(places.layout.visual)
+    return stay.scatter(1, places.index, ~matters) & places.layout.visual

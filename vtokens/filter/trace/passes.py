@@ -1,0 +1,136 @@
+"""Forward passes that leave traces: reading given responses, and writing new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vtokens.adapters import adapter_for
+from vtokens.core.weights import input_device
+from vtokens.engine.attach import attachment
+from vtokens.filter.trace.assemble import Places, assemble
+from vtokens.filter.trace.contrast import contrast
+from vtokens.filter.trace.measure import Likelihood, likelihood
+from vtokens.filter.trace.prompts import Batch, Response, batch, encode
+from vtokens.filter.trace.recorder import recording
+from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.loading.context import check_room, context_of
+
+NOTHING = Parts()
+_ENDS = ("eos_token_id", "pad_token_id")
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Sequence[Sequence[Image.Image]],
+    prompts: Sequence[str],
+    responses: Sequence[Response],
+    parts: Parts = NOTHING,
+) -> list[Trace]:
+    """Read given responses: one teacher-forced pass for the batch, and one for each contrast in `parts`.
+
+    Args:
+        model: with whatever strategies are attached; they run as in `generate`, and the model is left as it was.
+        processor: the model's.
+        images: the pictures of each sample, at least one in each.
+        prompts: what was asked. A question goes through the processor's chat template, behind the pictures; a text
+            that holds the processor's image token is taken as it is.
+        responses: one a prompt.
+        parts: what the traces are to hold; `signals.parts_for` says what signals need.
+
+    Returns:
+        One trace a response.
+
+    Raises:
+        ValueError: lists of different length, a sample without picture, an empty response, or one that is longer than
+            the model's context.
+    """
+    adapter = adapter_for(model)
+    inputs = encode(processor, images, prompts, input_device(model))
+    return _read(model, batch(adapter, processor, inputs, responses), parts)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Sequence[Sequence[Image.Image]],
+    prompts: Sequence[str],
+    parts: Parts = NOTHING,
+    **generate_kwargs: Any,
+) -> list[Trace]:
+    """Let the model write, and record it meanwhile; arguments as in `score` and as of `model.generate`.
+
+    Where the recorder cannot follow (beams change the rows under way, assistants write several tokens at once, merged
+    tokens are unmerged in every step, a strategy contrasts logits) the finished responses are read as in `score`.
+
+    Returns:
+        One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if
+        the model said nothing.
+    """
+    inputs = encode(processor, images, prompts, input_device(model))
+    check_room(inputs["input_ids"].shape[1], 1, context_of(model))
+    unmerges = (handle := attachment(model)) is not None and any(s.unmerges() for s in handle.strategies)
+    with recording(model, Parts() if unmerges else parts) as (tape, handle):
+        sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
+        record = handle.record
+    copies = len(sequences) // len(prompts)
+    if copies > 1:
+        each = [number for number in range(len(prompts)) for _ in range(copies)]
+        inputs = encode(processor, [images[i] for i in each], [prompts[i] for i in each], input_device(model))
+    given = _responses(model, inputs, sequences, generate_kwargs)
+    if unmerges or not tape.follows(sequences):
+        return _read(model, given, parts)
+    assert record is not None
+    likely, places = tape.likelihood(sequences), Places(record, sequences.device)
+    head = model.get_output_embeddings()
+    traces = assemble(tape, places, sequences[:, -likely.logprob.shape[1] :], given.lengths, likely, head)
+    return contrast(model, given, tape, places, traces)
+
+
+def _read(model: PreTrainedModel, given: Batch, parts: Parts) -> list[Trace]:
+    adapter = adapter_for(model)
+    with recording(model, parts, given.responses.shape[1]) as (tape, handle):
+        logits = cast(Any, model)(**given.full(adapter)).logits
+        record = handle.record
+    assert record is not None
+    found = likelihood(logits.flatten(0, 1), given.responses.flatten())
+    likely = Likelihood(*(part.view(given.responses.shape) for part in found))
+    places = Places(record, given.responses.device)
+    traces = assemble(tape, places, given.responses, given.lengths, likely, model.get_output_embeddings())
+    return contrast(model, given, tape, places, traces)
+
+
+def _sequences(output: Any) -> Tensor:
+    sequences: Tensor = getattr(output, "sequences", output)
+    return sequences
+
+
+def lengths(model: Any, said: Tensor, options: dict[str, Any]) -> list[int]:
+    """How many tokens of each row (B, n) that `generate` wrote are the response; `options` as given to it."""
+    over, padding = (torch.tensor(sorted(_tokens(model, options, name)), device=said.device) for name in _ENDS)
+    ended = torch.isin(said, over).cumsum(1) > 0
+    # A stop string ends a response without an end token; padding follows it all the same, to the end of the row.
+    padded = torch.isin(said, padding).flip(1).long().cumprod(1).flip(1) > 0
+    found: list[int] = (~(ended | padded)).sum(1).tolist()
+    return found
+
+
+def _tokens(model: Any, options: dict[str, Any], name: str) -> set[int]:
+    config = options.get("generation_config") or model.generation_config
+    token = options.get(name, getattr(config, name, None))
+    return set() if token is None else set(torch.as_tensor(token).flatten().tolist())
+
+
+def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
+    """What `generate` returned, cut where each response ends."""
+    said = sequences[:, inputs["input_ids"].shape[1] :]
+    real = lengths(model, said, options)
+    return Batch(inputs, said[:, : max(1, *real)], tuple(real))

@@ -1,0 +1,90 @@
+"""Watching a model read or write, beside whatever is attached to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vtokens.adapters import adapter_for
+from vtokens.core.facts import Facts
+from vtokens.engine.attach import Handle, attachment, joined
+from vtokens.filter.trace.tape import Tape
+from vtokens.filter.trace.trace import Parts
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.views.heads import Heads
+
+__all__ = ["Recorder", "Tape", "recording"]
+
+
+@dataclass(frozen=True)
+class Recorder(Strategy):
+    """Notes what a tape asks for and changes nothing; attention as the model's weights give it, whatever acts on it."""
+
+    name: ClassVar[str] = "recorder"
+    watches: ClassVar[bool] = True
+    tape: Tape = field(compare=False)
+
+    def attends_in(self, facts: Facts) -> Sequence[int]:
+        return self.tape.tapped
+
+    def at_attend(self, heads: Heads) -> None:
+        self.tape.note(heads)
+
+    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
+        if not self.tape.lost:
+            self.tape.step(layer, query, hidden, output)
+
+
+@contextmanager
+def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> Iterator[tuple[Tape, Handle]]:
+    """Watch a model inside a `with` block, beside whatever is attached to it.
+
+    What the model itself says is read, so strategies that change logits are left out while it reads; while it writes
+    they stay, and nothing is noted.
+
+    Args:
+        model: of a supported family.
+        parts: what to note; contrasts are none of the recorder's business.
+        rows: see `Tape`.
+
+    Yields:
+        The tape, and the handle under which the model runs.
+
+    Raises:
+        ValueError: the model has not what `parts` asks for.
+    """
+    adapter, taken = adapter_for(model), attachment(model)
+    parts.check(len(adapter.layers))
+    tape = Tape(parts, rows, adapter)
+    recorder = Recorder(tape)
+    others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
+    contrasted = taken is not None and len(others) < len(taken.strategies)
+    tape.lost = contrasted and rows is None
+    if taken is not None and contrasted and rows is not None:
+        watched = taken.running(*others, recorder)
+    else:
+        watched = joined(model, *([] if tape.lost else [recorder]))
+    with watched as handle:
+        # The model's other callers, in other threads, are none of the tape's business.
+        def after_decoder(module: Any, args: Any, output: Any) -> None:
+            if handle.runs(recorder):
+                tape.after_decoder(module, args, output)
+
+        def after_model(module: Any, args: Any, kwargs: Any, output: Any = None) -> None:
+            if handle.runs(recorder):
+                tape.after_model(module, args, kwargs, output)
+
+        # Behind the engine's own hook, which brings the states back to full length.
+        hooks = [adapter.language_model.register_forward_hook(after_decoder)]
+        if rows is None:
+            hooks.append(model.register_forward_hook(after_model, with_kwargs=True))
+        try:
+            yield tape, handle
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -1,0 +1,186 @@
+"""What is noted while a model reads or writes: queries, states and logits of the rows that predict the response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vtokens.adapters import Adapter
+from vtokens.core.compat import returned_cache
+from vtokens.filter.trace.measure import Likelihood, Looked, likelihood, look
+from vtokens.filter.trace.trace import Parts
+from vtokens.strategies.views.heads import Heads
+
+_BLOCK = 16
+"""Steps whose logits are held before they are reduced to three numbers each."""
+
+
+@dataclass
+class Layer:
+    """What was noted at one decoder layer.
+
+    Attributes:
+        visual: bool (B, W), which rows of the pass that brought the pictures hold visual tokens.
+        fed: int64 (B, W), which fed positions these rows are; None if they are the same.
+        real: bool (B, W), False on padding; None if there is none.
+        past: keys that were cached before that pass.
+        scaling: the factor on the products of queries and keys.
+        image: (B, W, D), all its rows, entering the layer; None unless visual tokens are asked for.
+        query: (B, H, R, D) a pass, of the rows that predict.
+        hidden: (B, R, D) a pass, of the same rows, entering the layer.
+        outputs: (B, R, H, D) a pass, head outputs of the same rows.
+        looked: where these rows looked, once that is computed.
+    """
+
+    visual: Tensor
+    fed: Tensor | None
+    real: Tensor | None
+    past: int
+    scaling: float
+    image: Tensor | None = None
+    query: list[Tensor] = field(default_factory=list)
+    hidden: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    looked: Looked | None = None
+
+    @property
+    def width(self) -> int:
+        """W: rows of the pass that brought the pictures."""
+        return self.visual.shape[1]
+
+    def look(self, key: Tensor, done: bool = True) -> bool:
+        """Compute the attention of all rows at once, as no key is ever changed once it is cached.
+
+        Args:
+            key: (B, H_kv, K, D), all keys.
+            done: no more rows will come, so that the queries can be let go.
+
+        Returns:
+            Whether the keys are those of the rows, one after the other.
+        """
+        query, behind = torch.cat(self.query, 2), key.shape[2] - self.width
+        first = key.shape[2] - query.shape[2]
+        if self.past or first != self.width - self.query[0].shape[2]:
+            return False
+        real = None if self.real is None else pad(self.real, (0, behind), value=True)
+        self.looked = look(query, key, self.scaling, real, pad(self.visual, (0, behind)), first)
+        if done:
+            self.query = []
+        return True
+
+
+@dataclass
+class Tape:
+    """What a `Recorder` notes. Only what `parts` asks for is held.
+
+    Attributes:
+        parts: what is wanted.
+        rows: how many rows at the end of the pass predict response tokens; None while the model writes, one a pass.
+        layers: what was noted at each tapped decoder layer.
+        fed: int64 (B, n) a pass: the tokens fed to it.
+        final: (B, R, D) a pass: states that left the decoder.
+        final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
+        cache: what the model writes keys into.
+        lost: several tokens were fed at once behind the prompt, so that nothing more is noted.
+    """
+
+    parts: Parts
+    rows: int | None
+    adapter: Adapter
+    layers: dict[int, Layer] = field(default_factory=dict)
+    fed: list[Tensor] = field(default_factory=list)
+    final: list[Tensor] = field(default_factory=list)
+    final_image: Tensor | None = None
+    cache: Any = None
+    lost: bool = False
+    _logits: list[Tensor] = field(default_factory=list)
+    _likelihood: list[Likelihood] = field(default_factory=list)
+
+    @cached_property
+    def depth(self) -> int:
+        """Decoder layers of the model."""
+        return len(self.adapter.layers)
+
+    @property
+    def tapped(self) -> list[int]:
+        """Decoder layers that have to be watched."""
+        states = self.parts.states | self.parts.image_states | self.parts.lens
+        return sorted(self.parts.layers | {state for state in states if state < self.depth})
+
+    def note(self, heads: Heads) -> None:
+        """Note one attention call."""
+        if self.lost:
+            return
+        number, rows, parts = heads.layer, self.rows or 1, self.parts
+        layer = self.layers.get(number)
+        if layer is None:
+            layer = self.layers[number] = Layer(heads.visual, heads.fed, heads.valid, heads.past, heads.scaling)
+            if number in parts.image_states | parts.lens:
+                layer.image = heads.hidden
+        output = heads.output if number in parts.layers and parts.divergence else None
+        self.step(number, heads.query[:, :, -rows:], heads.hidden[:, -rows:], output)
+        if self.rows is not None and number in parts.layers:
+            layer.look(heads.key)
+
+    def step(self, number: int, query: Tensor, hidden: Tensor, output: Tensor | None) -> None:
+        """Note the R rows that predict: (B, H, R, D), (B, R, D_model); (B, R or more, H, D) if it is asked for."""
+        layer = self.layers[number]
+        if number in self.parts.layers:
+            layer.query.append(query)
+            if self.parts.divergence and output is not None:
+                layer.outputs.append(output[:, -query.shape[2] :])
+        if number in self.parts.states:
+            layer.hidden.append(hidden)
+
+    def after_decoder(self, module: Any, args: Any, output: Any) -> None:
+        """A hook: note the states that leave the decoder."""
+        if self.lost:
+            return
+        states, self.cache = output.last_hidden_state, returned_cache(output)
+        if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
+            self.final_image = states
+        if self.depth in self.parts.states:
+            self.final.append(states[:, -(self.rows or 1) :])
+
+    def after_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """A hook: note what was fed, and the logits of the last row of each pass."""
+        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        self.lost = self.lost or (bool(self.fed) and ids.shape != (len(self.fed[0]), 1))
+        if self.lost:
+            return
+        if len(self._logits) == _BLOCK:
+            self._reduce(torch.cat([*self.fed[1 - _BLOCK :], ids], 1))
+        self.fed.append(ids)
+        self._logits.append(output.logits[:, -1])
+
+    def likelihood(self, sequences: Tensor) -> Likelihood:
+        """(B, T) each, of all that was written; `sequences` is what `generate` returned, and `follows` said yes."""
+        if self._logits:
+            self._reduce(sequences[:, -len(self._logits) :])
+        return Likelihood(*(torch.cat(part, 1) for part in zip(*self._likelihood, strict=True)))
+
+    def follows(self, sequences: Tensor, done: bool = True) -> bool:
+        """Whether what was fed, row by row, is what `generate` returned; computes attention if so.
+
+        Args:
+            sequences: int64 (B, n), prompts and what was written behind them so far.
+            done: no more will be written.
+        """
+        if self.lost or not self.fed or len(sequences) != len(self.fed[0]):
+            return False
+        fed = torch.cat(self.fed, 1)
+        if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
+            return False
+        return all(self.layers[layer].look(self.cache.layers[layer].keys, done) for layer in sorted(self.parts.layers))
+
+    def _reduce(self, ids: Tensor) -> None:
+        """(B, n) tokens that followed the logits held."""
+        logits = torch.stack(self._logits, 1)
+        found = likelihood(logits.flatten(0, 1), ids.flatten())
+        self._likelihood.append(Likelihood(*(part.view(ids.shape) for part in found)))
+        self._logits = []

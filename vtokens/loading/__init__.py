@@ -1,0 +1,1 @@
+"""Loading models, processors and saved strategies by name."""

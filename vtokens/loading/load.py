@@ -1,0 +1,77 @@
+"""`vtokens.load`: a model and its processor, with strategies attached, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from vtokens.adapters import adapter_class
+from vtokens.core.budget import Keep
+from vtokens.engine import attach
+from vtokens.loading import processors
+from vtokens.loading.hub import check_reachable, locate
+from vtokens.loading.options import HUB, split
+from vtokens.loading.saved import read
+from vtokens.strategies import Spec, parse
+
+_SHOWN = 4  # names in a message
+
+
+def load(
+    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **options: Any
+) -> tuple[PreTrainedModel, Any]:
+    """Load a vision-language model and its processor, with a strategy attached.
+
+    Args:
+        name_or_path: an embedded model ("scenes-llava"), a local folder or a hub id.
+        strategy: as in `vtokens.attach`. None takes the strategy saved beside the model, if there is one;
+            "none" attaches nothing.
+        keep: the `keep` of the strategy that takes it; goes before a saved one.
+        options: further fields of a single strategy, as in `vtokens.attach`; all others are passed to transformers:
+            `dtype`, `device_map`, `attn_implementation`, ..., and fields of the model's config.
+
+    Returns:
+        (model, processor): the genuine transformers classes. `vtokens.attachment(model)` gives the handle,
+        `vtokens.detach(model)` takes the strategy off.
+
+    Raises:
+        TypeError, ValueError: an unknown strategy, option or family, a setting out of range, a checkpoint in which
+            weights are missing.
+        OSError: no such folder or hub id, or a hub that cannot be reached.
+    """
+    fields, _ = split(strategy, options)  # before anything is downloaded
+    drafted = None if strategy is None else parse(strategy, keep, **fields)
+    hub = {name: value for name, value in options.items() if name in HUB}
+    source = locate(name_or_path, **hub)
+    check_reachable(source, **hub)
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+    except OSError as error:  # offline, transformers does not say which model it looked for
+        raise OSError(f"cannot load the model {source!r}: {error}") from error
+    adapter_class(config.model_type)
+    saved = read(source, **hub) if strategy is None else None
+    if saved is not None and keep is not None:  # what is asked for now goes before what was saved
+        saved = [{field: value for field, value in entry.items() if field != "keep"} for entry in saved]
+    fields, passed = split((saved or "none") if strategy is None else strategy, options, config)
+    strategies = drafted if drafted is not None else parse(saved, keep, **fields)
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **passed)
+    model, found = loaded
+    _check_complete(source, found)
+    processor = processors.load(source, config, **hub)
+    if strategies:
+        attach(model, strategies)
+    return model, processor
+
+
+def _check_complete(source: str, found: Any) -> None:
+    """Raise `ValueError` where transformers made up weights that the checkpoint has not; tied ones are not missing."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise ValueError(
+            f"{len(missing)} of the weights of {source!r} are missing from its checkpoint ({names}): answers would "
+            "come from random numbers. Get all of its files, or, if these weights are of no importance, load it with "
+            "transformers and use vtokens.attach(model, strategy)"
+        )

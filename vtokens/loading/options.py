@@ -1,0 +1,81 @@
+"""Whose the keyword arguments of `vtokens.load` are: the strategy's, transformers', or the model's config's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+
+from vtokens.adapters import models
+from vtokens.core.errors import nearest
+from vtokens.strategies import Spec, list_strategies
+from vtokens.strategies.spec import field_names
+
+HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+"""What config, processor and saved strategy are asked for with too."""
+
+_READ = (
+    "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "code_revision", "device_map",
+    "device_mesh", "distributed_config", "dtype", "experts_implementation", "generation_config", "gguf_file",
+    "kernel_config", "key_mapping", "max_memory", "offload_buffers", "offload_folder", "offload_state_dict", "proxies",
+    "quantization_config", "state_dict", "torch_dtype", "tp_plan", "tp_size", "tqdm_class", "use_kernels", "variant",
+    # Read no more, and accepted still.
+    "_commit_hash", "_fast_init", "from_flax", "from_tf", "low_cpu_mem_usage", "mirror",
+    *HUB,
+)  # fmt: skip
+"""What transformers' `from_pretrained` takes beyond its signature, in the releases supported."""
+
+
+def split(
+    spec: Spec, options: Mapping[str, Any], config: PretrainedConfig | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that are fields of the strategy, and those that transformers is given.
+
+    Args:
+        spec: the strategy, as in `vtokens.attach`; None if it is not known yet.
+        options: what was given.
+        config: of the model; None if it is not known yet, so that it may be of any family.
+
+    Raises:
+        ValueError: an option that nobody takes; names the nearest and says what is allowed.
+    """
+    fields = field_names(list_strategies() if spec is None else spec)
+    passed = {name: value for name, value in options.items() if name in from_pretrained_names()}
+    rest = {name: value for name, value in options.items() if name not in passed}
+    mine = {name: value for name, value in rest.items() if name in fields}
+    known = _config_fields(config) if rest.keys() - mine else set()
+    for name in rest.keys() - mine:
+        if name not in known:
+            near = nearest(name, [*fields, *from_pretrained_names(), *known])
+            whose = "" if spec is None else f" ({', '.join(sorted(fields)) or 'it has none'})"
+            raise ValueError(
+                f"unknown option {name!r} of vtokens.load.{near} Allowed: fields of the strategy{whose}, arguments of "
+                "transformers' from_pretrained (dtype, device_map, attn_implementation, revision, ...) and fields of "
+                "the model's config"
+            )
+        passed[name] = rest[name]
+    return mine, passed
+
+
+def from_pretrained_names() -> set[str]:
+    """The keyword arguments of transformers' `from_pretrained`."""
+    signature = inspect.signature(PreTrainedModel.from_pretrained).parameters.values()
+    return {*_READ, *(parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY)}
+
+
+def _config_fields(config: PretrainedConfig | None) -> set[str]:
+    """What a config lets `from_pretrained` set; of all families, and of their decoders, if it is not known yet."""
+    if config is None:
+        families = [CONFIG_MAPPING[family]() for family in models()]
+        # A checkpoint's config has more than the family's default: token ids, which decoders' configs know.
+        configs = [*families, *(family.get_text_config() for family in families)]
+    else:
+        configs = [config]
+    names = {name for one in configs for name in {*vars(one), *one.attribute_map, *_settable(type(one))}}
+    return {name for name in names if not name.startswith("_")}
+
+
+def _settable(kind: type) -> set[str]:
+    return {name for name, value in inspect.getmembers_static(kind) if isinstance(value, property) and value.fset}

@@ -1,0 +1,1 @@
+"""What was kept and measured, as pictures and pages."""

@@ -1,0 +1,1 @@
+"""Strategies that merge visual tokens."""

@@ -1,0 +1,44 @@
+"""[CLS]-attention pruning: FasterVLM with one tower block, VTC-CLS with an ensemble of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vtokens.core.budget import Keep
+from vtokens.core.facts import Facts
+from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.registry import register
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.signals import Saliency
+from vtokens.strategies.views.visuals import Visuals
+
+
+@register("cls", paper="FasterVLM, arXiv:2412.01818v1; VTC-CLS, arXiv:2412.05819")
+@dataclass(frozen=True)
+class Cls(Strategy):
+    """Keeps the patches the vision tower's [CLS] token attends to most.
+
+    On towers without [CLS] (SigLIP, Qwen-VL) the score is the mean attention a patch receives.
+
+    Attributes:
+        keep: share or count per picture.
+        layers: tower blocks whose scores are summed, negative ones from the end. None is FasterVLM: the block that
+            made the features; `layers=(16, 17, 18, 19, 20, 21, 22)` is VTC-CLS on a 24-block CLIP.
+    """
+
+    keep: Keep = 0.25
+    layers: tuple[int, ...] | None = None
+
+    def check(self, facts: Facts) -> None:
+        if self.layers is not None:
+            if not self.layers:
+                raise ValueError("layers=() names no tower block: a tuple of ints such as (-2,) is allowed")
+            for block in self.layers:
+                check_layer("layers", block, facts.tower_depth, first=-facts.tower_depth)
+
+    def signals(self, facts: Facts) -> Sequence[Saliency]:
+        return (Saliency(self.layers),)
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        return visuals.top(visuals.saliency(self.layers), self.keep)

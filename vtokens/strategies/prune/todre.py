@@ -1,0 +1,100 @@
+"""ToDRE: a diverse subset before the language model, and an exit of all visual tokens late in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtokens.core.budget import Keep
+from vtokens.core.facts import Facts
+from vtokens.kernels import farthest_point
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.registry import register
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.signals import Attention, Saliency, Signal
+from vtokens.strategies.views.visuals import Visuals
+
+_PIVOT = (-1,)
+"""The pivot is the token that the last tower block attends to most, as in the paper; not the feature block."""
+
+
+@register("todre", paper="ToDRE, arXiv:2505.18757v2")
+@dataclass(frozen=True)
+class Todre(Strategy):
+    """Keeps a diverse subset grown from the most salient token, then drops all visual tokens at 7/8 depth.
+
+    Stage 1 starts from the token with the highest saliency (of the thumbnail, where a picture has one) and adds the one
+    least similar (cosine) to those chosen.
+    Stage 2 measures one late layer: where neither text attends to visual tokens nor they to text, by more than
+    `exit_threshold` of the mass, the layers after it run without them. `keep=1.0` switches both stages off.
+
+    Attributes:
+        keep: share or count per picture.
+        objective: "maxsum" (paper v2: smallest summed similarity) or "kcenter" (v1: farthest-first).
+        exit_threshold: tau of stage 2 as a share of attention; None switches stage 2 off, 0 never exits.
+        exit_depth: the layer measured, as a share of the depth.
+    """
+
+    keep: Keep = 0.1
+    objective: Literal["maxsum", "kcenter"] = "maxsum"
+    exit_threshold: float | None = 0.1
+    exit_depth: float = 0.875
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exit_threshold is not None and not 0 <= self.exit_threshold < math.inf:
+            raise ValueError(f"exit_threshold={self.exit_threshold!r} is not a share of attention: 0 or more, or None")
+        if not 0 < self.exit_depth < 1:
+            raise ValueError(f"exit_depth={self.exit_depth!r} is out of range: a share of the depth in (0, 1)")
+
+    def _exit_layer(self, facts: Facts) -> int | None:
+        # The paper counts layers from 1: the layer at 7L/8 is measured, those after it run without visual tokens.
+        layer = int(self.exit_depth * facts.depth)
+        return layer if self.exit_threshold is not None and 1 <= layer < facts.depth else None
+
+    def signals(self, facts: Facts) -> Sequence[Signal]:
+        layer = self._exit_layer(facts)
+        late = () if layer is None else (Attention(layer - 1, "text"), Attention(layer - 1, "visual"))
+        return (Saliency(_PIVOT), *late)
+
+    def acts_before(self, facts: Facts) -> Sequence[int]:
+        layer = self._exit_layer(facts)
+        return () if layer is None else (layer,)
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        candidates = visuals.valid & _in_thumbnail(visuals)
+        start = visuals.saliency(_PIVOT).masked_fill(~candidates, -torch.inf).argmax(1)
+        counts = visuals.budgets(self.keep)
+        keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
+        return Selection(keep, counts)
+
+    def at_layer(self, visuals: Visuals, index: int) -> Selection:
+        layout, threshold = visuals.layout, self.exit_threshold or 0.0
+        text = layout.valid & (layout.image < 0) & (layout.visual.cumsum(1) > 0)
+        to_visual = _mass(visuals.received(index - 1, "text"), layout.visual)
+        to_text = _mass(visuals.received(index - 1, "visual"), text)
+        leave = (to_visual < threshold) & (to_text < threshold)
+        owner = torch.tensor(layout.owner, dtype=torch.long).to(leave.device)
+        return Selection(visuals.valid & ~leave[owner][:, None])
+
+
+def _in_thumbnail(visuals: Visuals) -> Tensor:
+    """bool (G, M): tokens of the picture's first view; all of them where an earlier strategy left none of it."""
+    pictures = visuals.layout.pictures
+    views = np.zeros((len(pictures), max(map(len, pictures))), dtype=bool)
+    for row, picture in enumerate(pictures):
+        views[row, : len(picture)] = picture.view == 0
+    cells = visuals.cells.clamp(min=0)
+    first = torch.from_numpy(views).to(cells.device).gather(1, cells) & visuals.valid
+    return first | ~first.any(1, keepdim=True)
+
+
+def _mass(received: Tensor, keys: Tensor) -> Tensor:
+    """(B,): the share of attention (B, N) that falls on `keys`."""
+    return torch.where(keys, received, 0.0).sum(1)

@@ -1,0 +1,105 @@
+"""What a `logits` strategy declares and sees: the prompt of its negative branch, and the logits of both branches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.visuals import Visuals
+
+
+@dataclass(frozen=True)
+class NoPicture:
+    """The prompt's text alone, numbered anew."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The prompt with other pixels, for which the tower runs again.
+
+    Attributes:
+        change: from pixels as the processor made them, (..., C, H, W) or (patches, values) of one picture, to those of
+            the branch. It must do to a picture what it would do to that picture alone.
+        under: strategies that the branch runs under, in place of the others of the spec; None: the same ones.
+    """
+
+    change: Callable[[Tensor], Tensor]
+    under: str | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The prompt with some of the visual tokens that the real pass kept to its end, or until an exit took them all.
+
+    Attributes:
+        select: chooses them; sees the signals that the strategy asked for, as observed in the real pass.
+        blank: the others stay as zeros; else they are dropped, and the branch is as short as what is left.
+        newlines: positions of a picture that hold none of its features stay; not looked at if the others do.
+        arrange: what is left is numbered anew, the tokens of each picture by these scores, highest first: float (B, W)
+            of what the callable sees, 0 or above. None leaves order and positions as they are.
+    """
+
+    select: Callable[[Visuals], Selection]
+    blank: bool = False
+    newlines: bool = True
+    arrange: Callable[[Visuals], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Same:
+    """The prompt itself, under other strategies."""
+
+    under: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Another prompt, given for each call (`Handle.negative_prompt`), about the same pictures."""
+
+    under: str | None = None
+
+
+Negative = NoPicture | Pixels | Tokens | Same | Prompt
+"""What the prompt of a negative branch holds."""
+
+
+@dataclass
+class Logits:
+    """The logits of some rows in both branches.
+
+    Attributes:
+        positive: float32 (B, R, V), of the prompt as it was given.
+        negative: float32 (B, R, V), of the negative branch.
+        step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
+            cache, which cannot know.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    step: Tensor | None = None
+    told: dict[str, Tensor] = field(default_factory=dict)
+
+    def plausible(self, beta: float) -> Tensor:
+        """bool (B, R, V): tokens that the positive branch finds at least `beta` times as probable as its favourite."""
+        best = self.positive.amax(-1, keepdim=True)
+        return self.positive >= best + (math.log(beta) if beta > 0 else -math.inf)
+
+    def cut(self, values: Tensor, beta: float) -> Tensor:
+        """`values` (B, R, V) without the tokens that are not plausible."""
+        plausible = self.plausible(beta)
+        self.tell("plausible_tokens", plausible.sum(-1).float().mean(1))
+        cut = values.masked_fill(~plausible, -math.inf)
+        self.tell("changed_answers", (cut.argmax(-1) != self.positive.argmax(-1)).float().mean(1))
+        return cut
+
+    def contrast(self, alpha: float, beta: float) -> Tensor:
+        """(1 + alpha) positive - alpha negative, float32 (B, R, V), where plausible; -inf elsewhere."""
+        return self.cut((1 + alpha) * self.positive - alpha * self.negative, beta)
+
+    def tell(self, name: str, values: Tensor) -> None:
+        """Say a figure for the report: float (B,), averaged there over samples."""
+        self.told[name] = values

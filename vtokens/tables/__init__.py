@@ -1,0 +1,1 @@
+"""Tables of measured constants, model by model: sinks, merge thresholds, attention patterns."""
