@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import vtokens
-from vtokens.eval.measure import Clock, peak_bytes, ratio, rounds, summary
+from vtokens.core.timing import Clock, peak_bytes, ratio, rounds, summary
 
 __all__ = ["Clock", "conditions", "cpu_name", "peak_bytes", "ratio", "rounds", "summary", "write"]
 

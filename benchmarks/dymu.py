@@ -30,8 +30,8 @@ import vtokens  # noqa: E402
 from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
+from vtokens.engine.overlay import overlay, seen_image  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
-from vtokens.report.overlay import overlay, seen_image  # noqa: E402
 from vtokens.tables.thresholds import NAMED  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"

@@ -9,9 +9,9 @@ import vtokens
 from tests.families import FAMILIES, build
 from vtokens.adapters import adapter_for
 from vtokens.core.costs import call_flops
+from vtokens.core.timing import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.eval import profile as profiling
 from vtokens.eval.cells import cells
-from vtokens.eval.measure import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.eval.profile import Settings, profile
 from vtokens.eval.synthetic import prompts
 

@@ -8,17 +8,17 @@ import pytest
 from PIL import Image
 
 from vtokens.eval.metrics.paired import holm, mcnemar
-from vtokens.report.page import palette
-from vtokens.report.page.answers import Answers, Given, Question
-from vtokens.report.page.charts import Mark, against_speed, against_tokens, apart, pareto, summary_charts
-from vtokens.report.page.findings import findings, least, podiums
-from vtokens.report.page.flips import Flip, draw, flips, pick, spread
-from vtokens.report.page.phases import bars_of
-from vtokens.report.page.pictures import caption, drawn, shown
-from vtokens.report.page.relative import average, averaged, table
-from vtokens.report.page.results import NAN, Cost, Metric, Results, Score, Setting
-from vtokens.report.page.scatter import panel
-from vtokens.report.page.text import breaks, figure, p_text, share, signed
+from vtokens.report import palette
+from vtokens.report.answers import Answers, Given, Question
+from vtokens.report.charts import Mark, against_speed, against_tokens, apart, pareto, summary_charts
+from vtokens.report.findings import findings, least, podiums
+from vtokens.report.flips import Flip, draw, flips, pick, spread
+from vtokens.report.phases import bars_of
+from vtokens.report.pictures import caption, drawn, shown
+from vtokens.report.relative import average, averaged, table
+from vtokens.report.results import NAN, Cost, Metric, Results, Score, Setting
+from vtokens.report.scatter import panel
+from vtokens.report.text import breaks, figure, p_text, share, signed
 
 VQA, CHAIR = Metric("vqa", "exact", 1, True), Metric("caption", "chair_s", -1, True)
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.eval import folders
 from tests.eval.browser import opened
+from vtokens import report
 from vtokens.cli import main
-from vtokens.report import page as report
 
 LONG = "cls(keep=0.5)+fastv(keep=0.5, layer=3)"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.eval import folders
 from tests.eval.browser import opened
-from vtokens.report import page as report
+from vtokens import report
 
 LONG = "cls(keep=0.5)+fastv(keep=0.5, layer=3)"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from vtokens.report.page import palette
+from vtokens.report import palette
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 VISION = {

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.eval import folders
-from vtokens.report.page import answers, flips, palette, plots, reading
+from vtokens.report import answers, flips, palette, plots, reading
 
 NAMES = ["tokens", "speed", "time", "memory", "flips", "kept"]
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from tests.eval import folders
-from vtokens.report.page import answers, reading
-from vtokens.report.page.results import geometric, key, mean, order
+from vtokens.report import answers, reading
+from vtokens.report.results import geometric, key, mean, order
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from tests.eval import folders
 from tests.filter.test_calibrator import NAMES, records
 from tests.patterns.test_files import SOME
 from vtokens.cli.profile_tables import tables
+from vtokens.core.timing import Clock
 from vtokens.eval import journal, manifest
 from vtokens.eval.journal import Answer
-from vtokens.eval.measure import Clock
 from vtokens.eval.profile import Settings
 from vtokens.eval.profile_job import Job, _begin
 from vtokens.filter import saved as filters
@@ -26,7 +26,7 @@ from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.datasets.output_log import Ledger
 from vtokens.filter.datasets.rows import Refusal, Row, digest
 from vtokens.loading import saved
-from vtokens.report.page import answers, reading
+from vtokens.report import answers, reading
 from vtokens.tables import patterns, sinks, thresholds
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from vtokens.bench.case import Case, Provider, Setting
 from vtokens.bench.row import Row, commit, release
 from vtokens.bench.timing import Roofline, Stopwatch, quantile
 from vtokens.core.errors import unknown
-from vtokens.eval.measure import peak_bytes, rounds
+from vtokens.core.timing import peak_bytes, rounds
 
 _LEAST, _MOST = 3, 200
 """Rounds of a case."""

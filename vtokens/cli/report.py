@@ -24,6 +24,6 @@ def add_to(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from vtokens.report.page import write
+    from vtokens.report import write
 
     say(write(options.folder, options.out))

@@ -10,7 +10,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_MOVED = {
+MOVED = {
     "api": "loading.load",
     "budget": "core.budget",
     "compat": "core.compat",
@@ -20,7 +20,7 @@ _MOVED = {
     "images": "core.images",
     "layout": "core.layout",
     "options": "loading.options",
-    "overlay": "report.overlay",
+    "overlay": "engine.overlay",
     "patterns": "tables.patterns",
     "picture": "core.picture",
     "processors": "loading.processors",
@@ -41,13 +41,13 @@ class _Moved(MetaPathFinder, Loader):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         package, _, inside = name.partition(".")
-        return ModuleSpec(name, self) if package == "vtokens" and inside in _MOVED else None
+        return ModuleSpec(name, self) if package == "vtokens" and inside in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        old, new = module.__name__, f"vtokens.{_MOVED[module.__name__.partition('.')[2]]}"
+        old, new = module.__name__, f"vtokens.{MOVED[module.__name__.partition('.')[2]]}"
         warnings.warn(f"{old} is now {new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=2)
         # What is imported is what sys.modules holds once the loader is done.
         sys.modules[old] = importlib.import_module(new)

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 import vtokens
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.core.costs import Flops, call_flops
+from vtokens.core.timing import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.engine import Report
 from vtokens.eval.cells import Cell
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.ideal import Ideal
-from vtokens.eval.measure import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.eval.synthetic import prompts
 
 COMPARED = ("first_token", "request")

@@ -15,10 +15,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 import vtokens
 from vtokens.core.reading import read_json
+from vtokens.core.timing import Clock
 from vtokens.core.writing import write_json
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
-from vtokens.eval.measure import Clock
 from vtokens.eval.presets import preset
 from vtokens.eval.profile import Settings, failure, profile, tidy
 from vtokens.eval.shapes import random_model, read_config, resize, supported, trained_model

@@ -16,6 +16,7 @@ from vtokens.adapters import adapter_for
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.errors import shorten
 from vtokens.core.weights import doubts
+from vtokens.engine.overlay import seen_image
 from vtokens.filter.actions.action import Outcome, apply, check_action
 from vtokens.filter.actions.decoding import decoding
 from vtokens.filter.actions.generation import FilterPen
@@ -34,7 +35,6 @@ from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
-from vtokens.report.overlay import seen_image
 
 
 def _say_if_unknown(model: PreTrainedModel) -> None:

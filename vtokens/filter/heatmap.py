@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from vtokens.engine.overlay import cells, enlarged
 from vtokens.filter.signals.base import Spanned
 from vtokens.filter.trace.trace import Trace
-from vtokens.report.overlay import cells, enlarged
 
 _COLD, _WARM, _HOT = (np.array(colour, dtype=float) for colour in ((28, 28, 40), (226, 74, 38), (255, 226, 120)))
 _GAP = 8
@@ -78,7 +78,7 @@ def heatmap(
 
     Args:
         trace, mention, relative: as in `heat`.
-        images: the pictures as the model saw them (`vtokens.report.overlay.seen_image`), in order.
+        images: the pictures as the model saw them (`vtokens.engine.overlay.seen_image`), in order.
         frame: of a video.
         scale: enlarge by this factor; default so that the longer side has about 480 pixels.
 

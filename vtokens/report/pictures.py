@@ -12,7 +12,7 @@ from PIL import Image
 from vtokens.core.picture import Picture
 from vtokens.core.reading import regular
 from vtokens.engine import KeptPicture
-from vtokens.report.overlay import overlay
+from vtokens.engine.overlay import overlay
 
 from .answers import Given, Question
 

@@ -25,7 +25,7 @@ EXAMPLES, CARDS, LISTED = 4, 6, 300
 def render(results: Results, answers: Answers, changes: Sequence[Flips]) -> str:
     """The page as HTML, complete in itself."""
     env = Environment(
-        loader=PackageLoader("vtokens.report.page"),
+        loader=PackageLoader("vtokens.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

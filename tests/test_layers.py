@@ -1,0 +1,74 @@
+"""The house: packages import only what lies below them, and nothing loose stands beside them."""
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vtokens
+from vtokens.core.moved import MOVED
+
+ROOT = Path(vtokens.__file__).parent
+LAYERS = (
+    "core",
+    "schemas",
+    "kernels",
+    "tables",
+    "strategies",
+    "adapters",
+    "engine",
+    "scenes",
+    "loading",
+    "calibrate",
+    "bench",
+    "filter",
+    "eval",
+    "report",
+    "doctor",
+    "cli",
+)
+"""Each may import those before it."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of ours that a file imports anywhere: inside functions and for type checkers too."""
+    parents = path.relative_to(ROOT.parent).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(parents[: len(parents) - node.level]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module or "")))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        yield from (name for name in names if name.startswith("vtokens."))
+
+
+def test_imports_between_packages_point_downwards() -> None:
+    """A package that imports one above it is named with the file, whether the import is lazy or for types alone."""
+    upwards = []
+    for path in sorted(ROOT.rglob("*.py")):
+        inside = path.relative_to(ROOT).parts
+        if len(inside) == 1 or path.name == "__main__.py":  # entry points, which are above everything
+            continue
+        for name in imported(path):
+            other = name.split(".")[1]
+            if other in LAYERS and LAYERS.index(other) > LAYERS.index(inside[0]):
+                upwards.append(f"{'/'.join(inside)} imports {name}")
+    assert upwards == []
+
+
+def test_every_package_has_a_layer_and_no_module_is_loose() -> None:
+    """What is added to the package goes into a folder, and the folder into the list above."""
+    found = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
+    assert found == {*LAYERS, "__init__.py", "__main__.py", "py.typed"}
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_modules_that_moved_are_found_under_their_old_names(old: str, new: str) -> None:
+    """The old name is the same module, and says where it is now."""
+    sys.modules.pop(f"vtokens.{old}", None)
+    with pytest.warns(DeprecationWarning, match=rf"vtokens\.{old} is now vtokens\.{new}"):
+        found = importlib.import_module(f"vtokens.{old}")
+    assert found is importlib.import_module(f"vtokens.{new}")
