@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vtokens.scenes.world import CELL, GRID, IMAGE, PATCH
-from vtokens.strategies import Facts, Selection, Strategy, Visuals
+from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals
 from vtokens.strategies.attend.vhr import Vhr
 from vtokens.strategies.views.heads import Heads
 
@@ -41,8 +40,8 @@ class Watch(Strategy):
 
     log: deque[Seen] = field(default_factory=deque)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        return range(facts.depth)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=range(facts.depth))
 
     def at_attend(self, heads: Heads) -> None:
         if not heads.fresh:
@@ -54,7 +53,7 @@ class Watch(Strategy):
         weights = scores.masked_fill(~valid[:, None], -torch.inf).softmax(-1)
         hidden = heads.hidden.float()
         phi, dim = (hidden.abs() / hidden.square().mean(-1, keepdim=True).add(1e-6).sqrt()).max(-1)
-        chosen = heads.noted.samples.get("vhr.heads")
+        chosen = heads.recall("vhr.heads")
         self.log.append(Seen(heads.layer, weights, heads.visual, valid, phi, dim, chosen))
 
 

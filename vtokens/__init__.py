@@ -21,10 +21,13 @@ _EXPORTS = {
     "load": "vtokens.loading.load",
     "models": "vtokens.adapters",
     "save_pretrained": "vtokens.loading.saved",
+    "Contraster": "vtokens.strategies",
     "HallucinationFilter": "vtokens.filter",
     "Handle": "vtokens.engine",
+    "Merger": "vtokens.strategies",
     "Report": "vtokens.engine",
     "Risk": "vtokens.filter",
+    "ScorePruner": "vtokens.strategies",
     "Strategy": "vtokens.strategies",
     "register": "vtokens.strategies",
 }
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from vtokens.loading.load import load as load
     from vtokens.loading.saved import from_pretrained as from_pretrained
     from vtokens.loading.saved import save_pretrained as save_pretrained
+    from vtokens.strategies import Contraster as Contraster
+    from vtokens.strategies import Merger as Merger
+    from vtokens.strategies import ScorePruner as ScorePruner
     from vtokens.strategies import Strategy as Strategy
     from vtokens.strategies import describe as describe
     from vtokens.strategies import register as register

@@ -61,7 +61,7 @@ def oracle(family: str, spec: str, report: vtokens.Report, ids: torch.Tensor, va
         if isinstance(strategy, Var):
             dense = dataclasses.replace(dense, var=strategy, sinks=strategy.prepare(adapter.facts))
         else:
-            dense = dataclasses.replace(dense, vhr=strategy, vhr_layers=strategy.attends_in(adapter.facts))
+            dense = dataclasses.replace(dense, vhr=strategy, vhr_layers=strategy.needs(adapter.facts).attend)
     return dense
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from tests.engine.compare import GREEDY, SPEC, one, ragged
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from tests.families.processors import tokenizer
-from vtokens.strategies import Facts, Selection, Strategy, Visuals
+from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals
 
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 
@@ -34,8 +34,8 @@ class Fragile(Strategy):
 
     name = "fragile"
 
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        return (2,)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(layer=(2,))
 
     def _half(self, visuals: Visuals, stage: str) -> Selection:
         if stage in BROKEN:

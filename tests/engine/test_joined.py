@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from tests.engine.compare import GREEDY, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from vtokens.engine.attach import joined
-from vtokens.strategies import Attention, Facts, Strategy
+from vtokens.strategies import Attention, Facts, Needs, Strategy
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +29,8 @@ class Watch(Strategy):
     name = "watch"
     keys: list[int] = field(default_factory=list, compare=False)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        return (2,)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=(2,))
 
     def at_attend(self, heads: Any) -> None:
         self.keys.append(heads.key.shape[2])
@@ -43,11 +42,8 @@ class Astray(Strategy):
 
     name = "astray"
 
-    def signals(self, facts: Facts) -> Sequence[Attention]:
-        return (Attention(99),)
-
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        return (1,)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Attention(99),), layer=(1,))
 
     def at_layer(self, visuals: Any, index: int) -> None:
         return None

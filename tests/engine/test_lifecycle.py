@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from tests.engine.compare import GREEDY, SPEC, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from vtokens.core.compat import returned_cache
-from vtokens.strategies import Attention, Facts, Strategy
+from vtokens.strategies import Attention, Facts, Needs, Strategy
 
 ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"
 
@@ -32,11 +31,8 @@ class Astray(Strategy):
 
     name = "astray"
 
-    def signals(self, facts: Facts) -> Sequence[Attention]:
-        return (Attention(99),)
-
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        return (1,)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Attention(99),), layer=(1,))
 
     def at_layer(self, visuals: Any, index: int) -> None:
         return None

@@ -8,7 +8,7 @@ import os
 import runpy
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from tests.families import build, inputs
 from tests.families.processors import tokenizer
 from vtokens.engine import scope
 from vtokens.engine.attach import joined
-from vtokens.strategies import Facts, Strategy, parse
+from vtokens.strategies import Facts, Needs, Strategy, parse
 
 ROUNDS = 8
 
@@ -50,8 +50,8 @@ class Watch(Strategy):
     keys: list[int] = field(default_factory=list, compare=False)
     threads: set[int] = field(default_factory=set, compare=False)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        return (self.layer,)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=(self.layer,))
 
     def at_attend(self, heads: Any) -> None:
         self.keys.append(heads.key.shape[2])

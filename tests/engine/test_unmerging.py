@@ -304,6 +304,6 @@ def test_what_attention_is_not_prepared_for_is_refused(monkeypatch: pytest.Monke
     """A strategy that unmerges without saying so; decoders that rotate otherwise are in test_decoders."""
     target, batch = build("llava")[0], one("llava")
     with monkeypatch.context() as patched:
-        patched.setattr(Dymu, "unmerges", lambda self: False)
+        patched.setattr(Dymu, "_completed", lambda self, needs, facts: needs)
         with vtokens.attach(target, Dymu((0.3, 0.3))), pytest.raises(ValueError, match="let its unmerges"):
             target(**batch)

@@ -32,7 +32,8 @@ class MergeOnly(Dymu):
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         return None
 
-    def unmerges(self) -> bool:
+    @property
+    def unmerged(self) -> bool:
         return False
 
 

@@ -17,7 +17,7 @@ from transformers.vision_utils import get_vision_window_index
 import vtokens
 from tests.families import build, image, inputs
 from tests.families.configs import PINPOINTS
-from vtokens.strategies import Facts, Saliency, Selection, Strategy, Visuals, list_strategies, registry
+from vtokens.strategies import Facts, Needs, Saliency, Selection, Strategy, Visuals, list_strategies, registry
 
 SIDE = 4  # patches along one side of a tower input of the LLaVA families
 pair = cache(build)  # models and processors are only read by these tests
@@ -45,11 +45,8 @@ class Probe(Strategy):
     layers: tuple[int, ...] = ()
     log: dict[Any, Any] = field(default_factory=dict, compare=False)
 
-    def signals(self, facts: Facts) -> tuple[Any, ...]:
-        return self.wanted
-
-    def acts_before(self, facts: Facts) -> tuple[int, ...]:
-        return self.layers
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=self.wanted, layer=self.layers)
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         for signal in self.wanted:

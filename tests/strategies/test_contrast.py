@@ -18,6 +18,7 @@ from tests.families import FAMILIES
 from tests.limits import close_pass
 from tests.strategies.helpers import llava_scores, pair, qwen_scores, registry_restored, three_rows, top
 from vtokens.strategies import Facts, describe, get, list_strategies, parse
+from vtokens.strategies.base import needs_of
 from vtokens.strategies.contrast.avisc import blind_tokens
 from vtokens.strategies.views.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
 
@@ -36,7 +37,7 @@ def test_they_are_the_strategies_of_the_stage() -> None:
     for name in NAMES:
         card, cls = describe(name), get(name)
         assert card.stages == ("logits",)
-        assert cls.once
+        assert needs_of(cls(), FACTS).once
         assert all(f"{field.name}:" in (cls.__doc__ or "") for field in dataclasses.fields(cls))
 
 

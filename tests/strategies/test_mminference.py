@@ -230,7 +230,7 @@ def test_dense_heads_beside_sparse_ones(tmp_path: Path) -> None:
     target, batch = model("llava", "pruned"), long("llava")
     path = table("llava", tmp_path, [Run()])
     strategy = vtokens.strategies.parse(f"mminference(patterns={path!r}, min_length=1)")[0]
-    assert list(strategy.attends_in(adapter_for(target).facts)) == []
+    assert strategy.needs(adapter_for(target).facts).attend == ()
     with torch.no_grad():
         plain = target(**batch).logits[:, -1]
     assert torch.equal(logits(target, batch, f"mminference(patterns={path!r}, min_length=1)")[0], plain)

@@ -109,7 +109,7 @@ def test_a_name_belongs_to_one_class() -> None:
         class Other(Strategy):
             """Two."""
 
-    with pytest.raises(ValueError, match=r"'fastv' is already registered by vtokens\.strategies\.fastv\.FastV"):
+    with pytest.raises(ValueError, match=r"'fastv' is already registered by vtokens\.strategies\.prune\.fastv\.FastV"):
         register("fastv")(type("FastV", (Strategy,), {}))
     assert get(name) is again
 

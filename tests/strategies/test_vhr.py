@@ -56,13 +56,13 @@ def test_a_text_of_one_token() -> None:
 
 def test_layers_by_depth() -> None:
     def layers(depth: int) -> list[int]:
-        return list(Vhr().attends_in(Facts("llava", depth, 24, True)))
+        return list(Vhr().needs(Facts("llava", depth, 24, True)).attend)
 
     assert layers(32) == [1, *range(18, 32)]
     assert layers(28) == [1, *range(16, 28)]
     assert layers(1) == [0]
-    assert list(Vhr(layers=(5, 3, 5)).attends_in(Facts("llava", 8, 4, True))) == [3, 5]
-    assert not Vhr(alpha=1).attends_in(Facts("llava", 8, 4, True))
+    assert list(Vhr(layers=(5, 3, 5)).needs(Facts("llava", 8, 4, True)).attend) == [3, 5]
+    assert not Vhr(alpha=1).needs(Facts("llava", 8, 4, True)).attend
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from vtokens.adapters import adapter_for
 from vtokens.calibrate.tile_ratio import tile_ratio
 from vtokens.engine import attach
 from vtokens.kernels import block_sparse_attention
-from vtokens.strategies import Facts, Strategy
+from vtokens.strategies import Facts, Needs, Strategy
 from vtokens.strategies.views.heads import Heads
 from vtokens.tables.patterns import AShape, Grid, Head, Patterns, Run, VerticalSlash
 from vtokens.tables.patterns.index import INTER, Estimates, Scene, index
@@ -55,13 +55,12 @@ class Tally:
 class Trial(Strategy):
     """Runs every candidate on every head of a prompt, writes down what it does to the output, and changes nothing."""
 
-    computes: ClassVar[bool] = True
     tried: tuple[Run, ...] = ()
     block: tuple[int, int] = (128, 64)
     tally: Tally | None = field(default=None, compare=False)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        return range(facts.depth)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=range(facts.depth), computes=True)
 
     @torch.no_grad()
     def at_attend(self, heads: Heads) -> None:

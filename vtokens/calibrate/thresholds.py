@@ -20,6 +20,7 @@ from vtokens.engine.seen import seen_in
 from vtokens.kernels import Merged, match, merge, pooled_threshold
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.merge.dymu import Dymu
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.views.patches import Patches
 from vtokens.tables.thresholds import Setting, Table
 
@@ -107,8 +108,8 @@ class _Measure(Strategy):
     rates: tuple[float, ...] = ()
     found: dict[int, list[float]] = field(default_factory=dict)
 
-    def encodes_in(self, facts: Facts) -> Sequence[int]:
-        return range(len(self.rates))
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(encode=range(len(self.rates)))
 
     def at_encode(self, patches: Patches) -> Merged:
         edges = match(patches.metric, patches.valid, patches.protect)

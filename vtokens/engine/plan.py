@@ -1,4 +1,4 @@
-"""Which strategy acts where on a given model, and what has to be watched for it."""
+"""Which strategy acts where on a given model, and what has to be observed for it."""
 
 from __future__ import annotations
 
@@ -7,103 +7,83 @@ from typing import Any
 
 from vtokens.adapters import Adapter
 from vtokens.engine.rotary import check_rotary
-from vtokens.strategies import Strategy, format_spec, parse
-from vtokens.strategies.signals import Attention, Saliency
+from vtokens.strategies import Needs, Strategy, format_spec, parse
+from vtokens.strategies.base import needs_of
+from vtokens.strategies.signals import Attention, Saliency, Signal
 from vtokens.strategies.views.logits import Negative, Tokens
+
+Asked = Sequence[tuple[Strategy, Needs]]
+"""Strategies, each with what it answered when it was asked what it needs."""
 
 
 class Plan:
-    """Strategies spread over the stages of one model.
+    """Strategies spread over the stages of one model; made once, when they are attached.
 
     Attributes:
         strategies: all of them, in the written order.
-        at_encode: tower block, or round behind the tower -> the one that merges tokens there, and what it prepared.
-        at_prompt: those that act before the decoder, in the written order.
-        at_layer: decoder layer -> those that act before it, in the written order.
-        at_attend: decoder layer -> those that act in its attention, each with what it prepared: first the one that
-            computes it, if there is one, then the others in the written order.
-        watched: decoder layer -> those that act in its attention, where all of them only look.
-        unmerges: attention is to see merged tokens at all of their positions.
-        branch: one of them wants the prompt's text run without its pictures.
-        blocks: tower blocks to watch.
+        at_encode: tower block, or round behind the tower -> the strategy that merges there, and what it prepared.
+        at_prompt: the strategies that act before the decoder, in the written order.
+        at_layer: decoder layer -> the strategies that act before it, in the written order.
+        at_attend: decoder layer -> the strategies that act in its attention, each with what it prepared: first the one
+            that computes it, if there is one, then the others in the written order.
+        watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
+        unmerges: attention has to see merged tokens at all of their positions.
+        branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
+        blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
-        contrast: the one that contrasts logits; None if none does.
-        negative_kind: what the prompt of its negative branch holds.
-        negative: which strategy acts where in that branch.
+        contrast: the strategy that contrasts logits; None if none does.
+        negative_kind: what the negative prompt of that strategy holds.
+        negative: the plan under which the negative prompt runs.
+
+    Raises:
+        TypeError, ValueError: settings, or a combination, that cannot run on this model.
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
-        facts, self.strategies = adapter.facts, tuple(strategies)
-        for number, strategy in enumerate(strategies):
-            strategy.check(facts)
-            if strategy.once and any(earlier.name == strategy.name for earlier in strategies[:number]):
-                raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
+        self.strategies = tuple(strategies)
+        asked = _ask(adapter, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
-        active = [strategy for strategy in strategies if not strategy.keeps_all]
-        self.at_encode: dict[int, tuple[Strategy, Any]] = {}
-        self.at_prompt = [strategy for strategy in active if "prompt" in strategy.stages()]
-        self.at_layer: dict[int, list[Strategy]] = {}
-        self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
-        self.branch = any(strategy.wants_branch() for strategy in active)
-        self.rows: dict[int, set[Attention]] = {}
-        blocks: set[int] = set()
-        self.blocks: list[int] = []
-        merging = [strategy for strategy in active if strategy.encodes_in(facts)]
-        if len(merging) > 1:
-            raise ValueError(
-                f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them"
-            )
-        if merging:
-            adapter.check_merging({})
-        computing = [strategy for strategy in active if strategy.computes]
-        if len(computing) > 1:
-            raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
-        self.unmerges = any(strategy.unmerges() for strategy in active)
+        active = [(strategy, needs) for strategy, needs in asked if not strategy.keeps_all]
+        _check_alone(adapter, active)
+        self.unmerges = any(needs.unmerges for _, needs in active)
         if self.unmerges:
             check_rotary(adapter)
-        for strategy in active:
-            prepared = strategy.prepare(facts)
-            for index in strategy.encodes_in(facts):
-                self.at_encode[index] = (strategy, prepared)
-            for index in strategy.acts_before(facts):
-                self.at_layer.setdefault(index, []).append(strategy)
-            for index in strategy.attends_in(facts):
+        self.branch = any(needs.branch for _, needs in active)
+        self.at_encode: dict[int, tuple[Strategy, Any]] = {}
+        self.at_prompt = [strategy for strategy, _ in active if "prompt" in strategy.stages()]
+        self.at_layer: dict[int, list[Strategy]] = {}
+        self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
+        for strategy, needs in sorted(active, key=lambda pair: not pair[1].computes):
+            prepared = strategy.prepare(adapter.facts)
+            self.at_encode.update(dict.fromkeys(needs.encode, (strategy, prepared)))
+            for index in needs.attend:
                 self.at_attend.setdefault(index, []).append((strategy, prepared))
-            for signal in strategy.signals(facts):
-                if isinstance(signal, Saliency):
-                    blocks |= {block % facts.tower_depth for block in signal.blocks or (adapter.feature_block,)}
-                else:
-                    self.rows.setdefault(signal.layer, set()).add(signal)
-        for acting in self.at_attend.values():
-            acting.sort(key=lambda pair: not pair[0].computes)
+        for strategy, needs in active:
+            for index in needs.layer:
+                self.at_layer.setdefault(index, []).append(strategy)
+        acting = {index for _, needs in active if not needs.watches for index in needs.attend}
         self.watched = {
-            index: [strategy for strategy, _ in acting]
-            for index, acting in self.at_attend.items()
-            if not self.unmerges and all(strategy.watches for strategy, _ in acting)
+            index: [strategy for strategy, _ in pairs]
+            for index, pairs in self.at_attend.items()
+            if not self.unmerges and index not in acting
         }
-        contrasting = [strategy for strategy in active if "logits" in strategy.stages()]
-        if len(contrasting) > 1:
-            raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
-        self.contrast = contrasting[0] if contrasting else None
+        signals = [signal for _, needs in active for signal in needs.signals]
+        self.rows = _rows(signals)
+        self.contrast = next((strategy for strategy, _ in active if "logits" in strategy.stages()), None)
         self.negative_kind: Negative | None = None
         self.negative: Plan | None = None
         if self.contrast is not None:
-            if adapter.model is adapter.multimodal:
-                raise ValueError(
-                    f"{self.contrast.name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
-                    "it to the ...ForConditionalGeneration"
-                )
-            self.negative_kind = self.contrast.negative(facts)
+            self.negative_kind = self.contrast.negative(adapter.facts)
             self.negative = Plan(adapter, _under(self.contrast, self.negative_kind, active))
-            blocks |= set(self.negative.blocks)
-        self.blocks = sorted(blocks)
+        own, others = _blocks(adapter, signals), [] if self.negative is None else self.negative.blocks
+        self.blocks: list[int] = sorted(own.union(others))
 
     def __bool__(self) -> bool:
         return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.contrast)
 
     def towers(self, adapter: Adapter) -> list[int]:
         """The tower blocks whose attention is stood in for."""
-        # From the first merge on, every block has to know how much a token stands for.
+        # From the first merge on, every block has to know how many patches a token stands for.
         merging = range(min(self.at_encode), len(adapter.tower_attentions)) if self.at_encode else ()
         return sorted({*self.blocks, *(merging if adapter.merge_points else ())})
 
@@ -114,19 +94,68 @@ class Plan:
         return sorted({*self.rows, *self.at_attend})
 
 
-def _under(contrast: Strategy, kind: Negative, active: Sequence[Strategy]) -> Sequence[Strategy]:
-    """What the negative branch runs under.
+def _ask(adapter: Adapter, strategies: Sequence[Strategy]) -> Asked:
+    """Check each strategy's settings against the model, and ask it what it needs there."""
+    asked: list[tuple[Strategy, Needs]] = []
+    for strategy in strategies:
+        strategy.check(adapter.facts)
+        needs = needs_of(strategy, adapter.facts)
+        if needs.once and any(earlier.name == strategy.name for earlier, _ in asked):
+            raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
+        # Attention and selection ask the strategy itself (`Older`), and hold no plan.
+        object.__setattr__(strategy, "_needs", needs)
+        asked.append((strategy, needs))
+    return asked
+
+
+def _check_alone(adapter: Adapter, active: Asked) -> None:
+    """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
+    merging = [strategy for strategy, needs in active if needs.encode]
+    if len(merging) > 1:
+        raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
+    if merging:
+        adapter.check_merging({})
+    computing = [strategy for strategy, needs in active if needs.computes]
+    if len(computing) > 1:
+        raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
+    contrasting = [strategy for strategy, _ in active if "logits" in strategy.stages()]
+    if len(contrasting) > 1:
+        raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
+    if contrasting and adapter.model is adapter.multimodal:
+        raise ValueError(
+            f"{contrasting[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
+            "it to the ...ForConditionalGeneration"
+        )
+
+
+def _rows(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
+    """Decoder layer -> the attention signals read from it."""
+    found: dict[int, set[Attention]] = {}
+    for signal in signals:
+        if isinstance(signal, Attention):
+            found.setdefault(signal.layer, set()).add(signal)
+    return found
+
+
+def _blocks(adapter: Adapter, signals: Sequence[Signal]) -> set[int]:
+    """The tower blocks whose scores are read."""
+    depth, default = adapter.facts.tower_depth, (adapter.feature_block,)
+    return {block % depth for s in signals if isinstance(s, Saliency) for block in s.blocks or default}
+
+
+def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strategy]:
+    """The strategies under which the negative prompt runs.
 
     Raises:
-        ValueError: it was given what cannot run in a branch.
+        ValueError: it was given one that cannot act there.
     """
     under = getattr(kind, "under", None)
     if under is None:
-        # Who only looks on is to see the answer, not what it is held against.
-        others = [strategy for strategy in active if strategy is not contrast and not strategy.watches]
-        # A branch that chooses its tokens itself is not pruned again.
-        own = ("prompt", "layer") if isinstance(kind, Tokens) else ()
-        return [strategy for strategy in others if not set(own) & set(strategy.stages())]
+        # Strategies that only watch look at the answer alone, not at what it is contrasted with.
+        others = [strategy for strategy, needs in active if strategy is not contrast and not needs.watches]
+        # A negative prompt that chooses its visual tokens itself is not pruned again.
+        own = {"prompt", "layer"} if isinstance(kind, Tokens) else set()
+        return [strategy for strategy in others if not own & set(strategy.stages())]
     given = parse(under)
     for strategy in given:
         if {"logits", "encode"} & set(strategy.stages()):

@@ -6,6 +6,8 @@ from typing import Any
 
 from vtokens.core.facts import Facts
 from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.bases import Contraster, Merger, ScorePruner
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import Description, describe, get, list_strategies, register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Attention, Saliency
@@ -14,9 +16,13 @@ from vtokens.strategies.views.visuals import Visuals
 
 __all__ = [
     "Attention",
+    "Contraster",
     "Description",
     "Facts",
+    "Merger",
+    "Needs",
     "Saliency",
+    "ScorePruner",
     "Selection",
     "Spec",
     "Strategy",

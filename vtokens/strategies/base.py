@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,8 +13,9 @@ from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
 from vtokens.kernels import Merged
 from vtokens.strategies.fields import checked
+from vtokens.strategies.needs import Needs
+from vtokens.strategies.older import Older, overridden
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Signal
 from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches
@@ -25,30 +26,25 @@ STAGES = ("encode", "prompt", "layer", "attend", "logits")
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """Base of all strategies. Subclasses override the stages they take part in.
+class Strategy(Older):
+    """Base of all strategies: a frozen dataclass whose fields are its settings, and a method for each stage it acts at.
 
-    `at_encode` merges tokens in the blocks of the vision tower that `encodes_in` names. `at_prompt` acts before decoder
-    layer 0, `at_layer` before each decoder layer that `acts_before` names, both at prefill only; they return the tokens
-    that stay, or None to leave everything. `at_attend` acts inside the attention of the layers that `attends_in` names,
-    in every pass that can see pictures; it changes head outputs. `at_logits` compares the logits of text behind
-    pictures with those of a second prompt, which `negative` declares and which gets the same tokens.
+    Most strategies are smaller as a `ScorePruner`, `Merger` or `Contraster` (`vtokens.strategies.bases`).
+
+    `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
+    ones; these run when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in
+    every pass that can see pictures. `at_logits` compares the logits of text behind pictures with those of a second
+    prompt, which `negative` declares and which gets the same tokens. `needs` says in which layers, and what they read.
 
     Attributes:
-        once: naming the strategy twice makes no sense.
-        watches: it only looks: its `at_attend` changes nothing, and is called in passes without pictures too; in the
-            attention over one new token `at_step` may be called in its place, at a fraction of the cost.
-        computes: its `at_attend` computes head outputs in place of the attention implementation, so that it comes
-            before those that change them, wherever it is written.
+        name, paper, aliases: what `register` was given.
+        grouping: what `Visuals` makes one group of: a picture ("image"), or all pictures of a prompt ("sample").
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()
     grouping: ClassVar[Grouping] = "image"
-    once: ClassVar[bool] = False
-    watches: ClassVar[bool] = False
-    computes: ClassVar[bool] = False
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:
@@ -69,9 +65,13 @@ class Strategy:
     def check(self, facts: Facts) -> None:
         """Raise `ValueError` if this strategy cannot run on the model described by `facts`."""
 
-    def signals(self, facts: Facts) -> Sequence[Signal]:
-        """What must be observed before the stages run."""
-        return ()
+    def needs(self, facts: Facts) -> Needs:
+        """What this strategy needs on the model described by `facts`; asked once, at attach time, after `check`."""
+        return Needs(**overridden(self, facts, Strategy))
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        """`needs`, with what a base knows of all strategies built on it."""
+        return needs
 
     def prepare(self, facts: Facts) -> Any:
         """What the stages need that depends on the model, such as a table read from a file; made once, at attach time.
@@ -80,29 +80,9 @@ class Strategy:
         """
         return None
 
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        """The decoder layers before which `at_layer` is called."""
-        return ()
-
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        """The decoder layers in whose attention `at_attend` is called."""
-        return ()
-
-    def wants_branch(self) -> bool:
-        """Whether `Heads.branch` is needed: one more prefill, of the text alone."""
-        return False
-
-    def encodes_in(self, facts: Facts) -> Sequence[int]:
-        """The tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called."""
-        return ()
-
     def at_encode(self, patches: Patches) -> Merged | None:
         """Merge tokens of the vision tower."""
         raise NotImplementedError
-
-    def unmerges(self) -> bool:
-        """Whether selections name the token that goes on for each of those dropped (`Selection.member`)."""
-        return False
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         """Select before the decoder; `visuals.hidden` holds the projected features."""
@@ -128,6 +108,12 @@ class Strategy:
     def at_logits(self, logits: Logits) -> Tensor:
         """float32 (B, R, V): what takes the place of `logits.positive`."""
         raise NotImplementedError
+
+
+def needs_of(strategy: Strategy, facts: Facts) -> Needs:
+    """What a strategy needs on a model: its own answer, what its base adds, and what it says by names of before."""
+    parent = next(cls for cls in type(strategy).__mro__ if "needs" in vars(cls))
+    return strategy._completed(dataclasses.replace(strategy.needs(facts), **overridden(strategy, facts, parent)), facts)
 
 
 def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:

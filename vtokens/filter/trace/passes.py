@@ -20,6 +20,7 @@ from vtokens.filter.trace.prompts import Batch, Response, batch, encode
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
+from vtokens.strategies.base import needs_of
 
 NOTHING = Parts()
 _ENDS = ("eos_token_id", "pad_token_id")
@@ -77,7 +78,8 @@ def generate(
     """
     inputs = encode(processor, images, prompts, input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
-    unmerges = (handle := attachment(model)) is not None and any(s.unmerges() for s in handle.strategies)
+    taken, facts = attachment(model), adapter_for(model).facts
+    unmerges = taken is not None and any(needs_of(strategy, facts).unmerges for strategy in taken.strategies)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
         record = handle.record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from vtokens.engine.attach import Handle, attachment, joined
 from vtokens.filter.trace.tape import Tape
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.views.heads import Heads
 
 __all__ = ["Recorder", "Tape", "recording"]
@@ -26,11 +27,10 @@ class Recorder(Strategy):
     """Notes what a tape asks for and changes nothing; attention as the model's weights give it, whatever acts on it."""
 
     name: ClassVar[str] = "recorder"
-    watches: ClassVar[bool] = True
     tape: Tape = field(compare=False)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        return self.tape.tapped
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=self.tape.tapped, watches=True)
 
     def at_attend(self, heads: Heads) -> None:
         self.tape.note(heads)

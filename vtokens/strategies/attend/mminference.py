@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 
@@ -12,6 +10,7 @@ from vtokens.core.facts import Facts
 from vtokens.kernels import block_sparse_attention
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.fields import UNLIMITED
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads, Span
 from vtokens.strategies.views.prompt_part import answers, cut
@@ -37,8 +36,6 @@ class MMInference(Strategy):
             inf never does.
     """
 
-    once: ClassVar[bool] = True
-    computes: ClassVar[bool] = True
     patterns: str | None = None
     min_length: int = 16384
     max_cost: float = field(default=0.8, metadata=UNLIMITED)
@@ -68,9 +65,10 @@ class MMInference(Strategy):
             )
         return table
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
+    def needs(self, facts: Facts) -> Needs:
         layers = self.prepare(facts).heads
-        return [number for number, heads in enumerate(layers) if any(head.run.intra for head in heads)]
+        sparse = [number for number, heads in enumerate(layers) if any(head.run.intra for head in heads)]
+        return Needs(attend=sparse, once=True, computes=True)
 
     def at_attend(self, heads: Heads) -> None:
         if not heads.fresh:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.base import check_share, check_weight
+from vtokens.strategies.bases import Contraster
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Logits, NoPicture
 
 
 @register("pai", paper="PAI, arXiv:2407.21771")
 @dataclass(frozen=True)
-class Pai(Strategy):
+class Pai(Contraster):
     """Contrasts the answer with that to the text alone, on log-probabilities.
 
     They become gamma (l - l') + l', where l' comes from the prompt without its pictures. This is the half of PAI that
@@ -26,7 +26,6 @@ class Pai(Strategy):
         beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
     """
 
-    once: ClassVar[bool] = True
     gamma: float = 1.1
     beta: float = 0.1
 
@@ -38,6 +37,6 @@ class Pai(Strategy):
     def negative(self, facts: Facts) -> NoPicture:
         return NoPicture()
 
-    def at_logits(self, logits: Logits) -> Tensor:
+    def contrast(self, logits: Logits) -> Tensor:
         real, text = logits.positive.log_softmax(-1), logits.negative.log_softmax(-1)
         return logits.cut(self.gamma * (real - text) + text, self.beta)

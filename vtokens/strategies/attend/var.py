@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from vtokens.core.facts import Facts
 from vtokens.kernels.recycling import DRAIN, GIVER, REST, TARGET, Recycling
 from vtokens.strategies.base import Strategy, check_layer, check_share
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads
 from vtokens.tables import sinks as tables
@@ -39,7 +38,6 @@ class Var(Strategy):
         sinks: JSON file of sink dimensions that `vtokens calibrate var` wrote; None takes the shipped ones.
     """
 
-    once: ClassVar[bool] = True
     recycle_fraction: float = 0.6
     min_nonsink_ratio: float = 0.5
     min_visual: float = 0.2
@@ -74,9 +72,9 @@ class Var(Strategy):
             )
         return table
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
-        table = self.prepare(facts)
-        return range(self.first_layer, facts.depth - 1) if table.dims and self.recycle_fraction else ()
+    def needs(self, facts: Facts) -> Needs:
+        moves = bool(self.prepare(facts).dims and self.recycle_fraction)
+        return Needs(attend=range(self.first_layer, facts.depth - 1) if moves else (), once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.fresh:

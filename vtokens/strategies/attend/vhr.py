@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.core.facts import Facts
 from vtokens.kernels import group_weights, reweigh
 from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads
 
@@ -37,7 +38,6 @@ class Vhr(Strategy):
             keys alone; "two_branch" runs the text by itself beside it, as the paper does, for one more short prefill.
     """
 
-    once: ClassVar[bool] = True
     alpha: float = 2.0
     layers: tuple[int, ...] | None = None
     divergence: Literal["single_pass", "two_branch"] = "single_pass"
@@ -54,16 +54,16 @@ class Vhr(Strategy):
             for layer in self.layers:
                 check_layer("layers", layer, facts.depth)
 
-    def attends_in(self, facts: Facts) -> Sequence[int]:
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=self._where(facts), branch=self.divergence == "two_branch", once=True)
+
+    def _where(self, facts: Facts) -> Sequence[int]:
         if self.alpha == 1:
             return ()
         if self.layers is not None:
             return sorted(set(self.layers))
         late = range(facts.depth - max(1, round(14 / 32 * facts.depth)), facts.depth)
         return sorted({min(1, facts.depth - 1), *late})
-
-    def wants_branch(self) -> bool:
-        return self.divergence == "two_branch"
 
     def at_attend(self, heads: Heads) -> None:
         chosen = heads.recall(_HEADS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -12,17 +11,19 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.base import check_share, check_weight
+from vtokens.strategies.contrast.weighted import Weighted
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Attention
-from vtokens.strategies.views.logits import Logits, Tokens
+from vtokens.strategies.views.logits import Tokens
 from vtokens.strategies.views.visuals import Visuals
 
 
 @register("avisc", paper="AvisC, arXiv:2405.17820")
 @dataclass(frozen=True)
-class Avisc(Strategy):
+class Avisc(Weighted):
     """Contrasts the answer with that to the picture's blind tokens alone.
 
     Blind tokens draw more attention from the last prompt position than the mean of all visual tokens by `lam` standard
@@ -39,23 +40,18 @@ class Avisc(Strategy):
             costs a fraction.
     """
 
-    once: ClassVar[bool] = True
     grouping: ClassVar[Grouping] = "sample"
-    alpha: float = 1.0
-    beta: float = 0.1
     gamma: float = 0.5
     lam: float = 1.0
     others: Literal["zero", "drop"] = "zero"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_weight("alpha", self.alpha)
-        check_share("beta", self.beta)
         check_share("gamma", self.gamma)
         check_weight("lam", self.lam)
 
-    def signals(self, facts: Facts) -> Sequence[Attention]:
-        return tuple(Attention(layer) for layer in range(facts.depth))
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=[Attention(layer) for layer in range(facts.depth)])
 
     def negative(self, facts: Facts) -> Tokens:
         return Tokens(partial(self.blind, depth=facts.depth), blank=self.others == "zero")
@@ -64,9 +60,6 @@ class Avisc(Strategy):
         """The blind tokens of each sample."""
         layers = torch.stack([visuals.attention(layer) for layer in range(depth)])
         return Selection(blind_tokens(layers * visuals.valid, visuals.valid, self.gamma, self.lam))
-
-    def at_logits(self, logits: Logits) -> Tensor:
-        return logits.contrast(self.alpha, self.beta)
 
 
 def blind_tokens(attention: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vtokens.core.budget import check_keep
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.contrast.weighted import Weighted
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
-from vtokens.strategies.views.logits import Logits, Tokens
+from vtokens.strategies.views.logits import Tokens
 from vtokens.strategies.views.visuals import Visuals
 
 
 @register("damro", paper="DAMRO, arXiv:2410.04514")
 @dataclass(frozen=True)
-class Damro(Strategy):
+class Damro(Weighted):
     """Contrasts the answer with that to the picture's outlier tokens alone.
 
     The logits become (1 + alpha) l - alpha l', where l' comes from a prompt with no more of each picture than the `k`
@@ -35,20 +35,16 @@ class Damro(Strategy):
             other, the most attended first, and the text behind them follows.
     """
 
-    once: ClassVar[bool] = True
     alpha: float = 2.0
-    beta: float = 0.1
     k: int = 10
     positions: Literal["original", "compact"] = "original"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_weight("alpha", self.alpha)
-        check_share("beta", self.beta)
         check_keep(self.k)
 
-    def signals(self, facts: Facts) -> Sequence[Saliency]:
-        return (Saliency(),)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Saliency(),))
 
     def negative(self, facts: Facts) -> Tokens:
         return Tokens(self.outliers, newlines=False, arrange=self.attended if self.positions == "compact" else None)
@@ -62,6 +58,3 @@ class Damro(Strategy):
     def attended(self, visuals: Visuals) -> Tensor:
         """float32 (B, W): how much [CLS] attends to each position."""
         return visuals.observed.saliency(None)
-
-    def at_logits(self, logits: Logits) -> Tensor:
-        return logits.contrast(self.alpha, self.beta)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.registry import register
-from vtokens.strategies.views.logits import Logits, Prompt
+from vtokens.strategies.views.logits import Prompt
 
 
 @register("lqcd", paper="LQCD: contrast of a leading query with a neutral one")
 @dataclass(frozen=True)
-class Lqcd(Strategy):
+class Lqcd(Weighted):
     """Contrasts the answer with that to another prompt about the same pictures.
 
     The logits become (1 + alpha) l - alpha l', where l' comes from the prompt that `Handle.negative_prompt` gives for
@@ -27,18 +24,7 @@ class Lqcd(Strategy):
         branch: strategies under which the other prompt runs, as "random(keep=0.1)"; None: the others of the spec.
     """
 
-    once: ClassVar[bool] = True
-    alpha: float = 1.0
-    beta: float = 0.1
     branch: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_weight("alpha", self.alpha)
-        check_share("beta", self.beta)
 
     def negative(self, facts: Facts) -> Prompt:
         return Prompt(self.branch)
-
-    def at_logits(self, logits: Logits) -> Tensor:
-        return logits.contrast(self.alpha, self.beta)

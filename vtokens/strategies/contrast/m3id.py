@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.base import check_share, check_weight
+from vtokens.strategies.bases import Contraster
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Logits, NoPicture
 
 
 @register("m3id", paper="M3ID, arXiv:2403.14003")
 @dataclass(frozen=True)
-class M3id(Strategy):
+class M3id(Contraster):
     """Contrasts the answer with that to the text alone, more so with every token.
 
     Log-probabilities become l + (1 - g) / g (l - l') with g = exp(-forgetting t) at the t-th token of the answer, where
@@ -26,7 +26,6 @@ class M3id(Strategy):
         beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
     """
 
-    once: ClassVar[bool] = True
     forgetting: float = 0.02
     beta: float = 0.1
 
@@ -38,7 +37,7 @@ class M3id(Strategy):
     def negative(self, facts: Facts) -> NoPicture:
         return NoPicture()
 
-    def at_logits(self, logits: Logits) -> Tensor:
+    def contrast(self, logits: Logits) -> Tensor:
         if logits.step is None:
             raise ValueError(
                 "m3id weighs by how many tokens were generated, which a pass without a cache does not know: leave "

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_share, check_weight
+from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.registry import register
-from vtokens.strategies.views.logits import Logits, Pixels
+from vtokens.strategies.views.logits import Pixels
 
 SCHEDULE = 1000
 """Steps of the diffusion schedule."""
@@ -19,7 +18,7 @@ SCHEDULE = 1000
 
 @register("vcd", paper="VCD, arXiv:2311.16922")
 @dataclass(frozen=True)
-class Vcd(Strategy):
+class Vcd(Weighted):
     """Contrasts the answer with that to a noised picture.
 
     The logits become (1 + alpha) l - alpha l', where l' comes from the same prompt with pixels after `steps` steps of
@@ -33,17 +32,12 @@ class Vcd(Strategy):
         branch: strategies under which the noised prompt runs, as "random(keep=0.1)"; None: the others of the spec.
     """
 
-    once: ClassVar[bool] = True
-    alpha: float = 1.0
-    beta: float = 0.1
     steps: int = 500
     seed: int = 0
     branch: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_weight("alpha", self.alpha)
-        check_share("beta", self.beta)
         for name, most in (("steps", SCHEDULE - 1), ("seed", 2**63 - 1)):
             value = getattr(self, name)
             if not 0 <= value <= most:
@@ -59,6 +53,3 @@ class Vcd(Strategy):
         shape = pixels.shape[-3:] if pixels.dim() > 2 else pixels.shape
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
         return (left**0.5 * pixels.float() + (1 - left) ** 0.5 * noise.to(pixels.device)).to(pixels.dtype)
-
-    def at_logits(self, logits: Logits) -> Tensor:
-        return logits.contrast(self.alpha, self.beta)

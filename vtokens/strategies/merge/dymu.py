@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
+from typing import Literal
 
 from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
-from vtokens.kernels import Merged, first_equal, match, merge, unmerged_first
-from vtokens.strategies.base import Strategy
+from vtokens.kernels import Merged, match, merge, unmerged_first
+from vtokens.strategies.bases import Merger
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
-from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.patches import Patches
-from vtokens.strategies.views.visuals import Visuals
 from vtokens.tables import thresholds as tables
 
 
 @register("dymu", paper="DyMU, arXiv:2504.17040")
 @dataclass(frozen=True)
-class Dymu(Strategy):
+class Dymu(Merger):
     """Merges similar tokens inside the vision tower; the language model keeps one of each but attends to all.
 
     In each tower block, behind its attention, every other token is merged into the most similar one of the rest if the
@@ -40,7 +36,6 @@ class Dymu(Strategy):
             with thresholds that were calibrated so.
     """
 
-    once: ClassVar[bool] = True
     thresholds: str | tuple[float, ...] | None = None
     target: str | float | None = None
     unmerge: bool = True
@@ -98,21 +93,14 @@ class Dymu(Strategy):
             )
         return table
 
-    def encodes_in(self, facts: Facts) -> Sequence[int]:
-        return [block for block, threshold in enumerate(self.prepare(facts)) if threshold < 1]
+    @property
+    def unmerged(self) -> bool:
+        return self.unmerge
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(encode=[block for block, threshold in enumerate(self.prepare(facts)) if threshold < 1])
 
     def at_encode(self, patches: Patches) -> Merged:
         edges = match(patches.metric, patches.valid, patches.protect)
         merged = merge(patches.hidden, patches.size, patches.valid, edges, patches.prepared[patches.block])
         return unmerged_first(merged, edges) if self.order == "release" else merged
-
-    def unmerges(self) -> bool:
-        return self.unmerge
-
-    def at_prompt(self, visuals: Visuals) -> Selection | None:
-        copies = visuals.copies()
-        if copies is None:
-            return None
-        first = first_equal(copies.masked_fill(~visuals.valid, -1))
-        keep = (first == torch.arange(first.shape[1], device=first.device)) & visuals.valid
-        return Selection(keep, member=first if self.unmerge else None)

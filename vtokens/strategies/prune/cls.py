@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vtokens.core.budget import Keep
+from torch import Tensor
+
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import check_layer
+from vtokens.strategies.bases import ScorePruner
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
-from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.views.visuals import Visuals
 
 
 @register("cls", paper="FasterVLM, arXiv:2412.01818v1; VTC-CLS, arXiv:2412.05819")
 @dataclass(frozen=True)
-class Cls(Strategy):
+class Cls(ScorePruner):
     """Keeps the patches the vision tower's [CLS] token attends to most.
 
     On towers without [CLS] (SigLIP, Qwen-VL) the score is the mean attention a patch receives.
@@ -27,7 +28,6 @@ class Cls(Strategy):
             made the features; `layers=(16, 17, 18, 19, 20, 21, 22)` is VTC-CLS on a 24-block CLIP.
     """
 
-    keep: Keep = 0.25
     layers: tuple[int, ...] | None = None
 
     def check(self, facts: Facts) -> None:
@@ -37,8 +37,8 @@ class Cls(Strategy):
             for block in self.layers:
                 check_layer("layers", block, facts.tower_depth, first=-facts.tower_depth)
 
-    def signals(self, facts: Facts) -> Sequence[Saliency]:
-        return (Saliency(self.layers),)
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Saliency(self.layers),))
 
-    def at_prompt(self, visuals: Visuals) -> Selection:
-        return visuals.top(visuals.saliency(self.layers), self.keep)
+    def score(self, visuals: Visuals) -> Tensor:
+        return visuals.saliency(self.layers)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.bases import ScorePruner
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
-from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention
+from vtokens.strategies.signals import Attention, Rows
 from vtokens.strategies.views.visuals import Visuals
-
-_SCOPES = {"last": "last", "all_text": "text"}
 
 
 @register("fastv", paper="FastV, arXiv:2403.06764")
 @dataclass(frozen=True)
-class FastV(Strategy):
+class FastV(ScorePruner):
     """Keeps the visual tokens that get most attention in decoder layer `layer - 1`, from layer `layer` on.
 
     Positions keep their original numbering and every later layer caches only what stayed. The reference ranks by
@@ -32,6 +31,7 @@ class FastV(Strategy):
         pool: "image" gives each picture its own budget, "sample" ranks all tokens of a prompt together.
     """
 
+    stage = "layer"
     keep: Keep = 0.5
     layer: int = 2
     query_scope: Literal["last", "all_text"] = "last"
@@ -41,18 +41,12 @@ class FastV(Strategy):
         super().__post_init__()
         object.__setattr__(self, "grouping", self.pool)
 
-    def check(self, facts: Facts) -> None:
-        check_layer("layer", self.layer, facts.depth, first=1)
+    @property
+    def _rows(self) -> Rows:
+        return "last" if self.query_scope == "last" else "text"
 
-    def _signal(self) -> Attention:
-        return Attention(self.layer - 1, "last" if self.query_scope == "last" else "text")
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Attention(self.layer - 1, self._rows),))
 
-    def signals(self, facts: Facts) -> Sequence[Attention]:
-        return (self._signal(),)
-
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        return (self.layer,)
-
-    def at_layer(self, visuals: Visuals, index: int) -> Selection:
-        signal = self._signal()
-        return visuals.top(visuals.attention(signal.layer, signal.rows), self.keep)
+    def score(self, visuals: Visuals) -> Tensor:
+        return visuals.attention(self.layer - 1, self._rows)

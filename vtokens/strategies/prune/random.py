@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from vtokens.core.budget import Keep
-from vtokens.strategies.base import Strategy
+from vtokens.strategies.bases import ScorePruner
 from vtokens.strategies.registry import register
-from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals
 
 
 @register("random")
 @dataclass(frozen=True)
-class Random(Strategy):
+class Random(ScorePruner):
     """Keeps a random subset of each picture's tokens, the same for the same seed and picture size.
 
     Attributes:
@@ -23,7 +22,6 @@ class Random(Strategy):
         seed: two seeds give two subsets; a batch row is pruned as it would be alone.
     """
 
-    keep: Keep = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -31,9 +29,9 @@ class Random(Strategy):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed!r} is out of range: an int from 0 to 2**63 - 1 is allowed")
 
-    def at_prompt(self, visuals: Visuals) -> Selection:
+    def score(self, visuals: Visuals) -> Tensor:
         # Drawn on the CPU for each picture size, so that neither device nor batch changes what is kept.
         scores = torch.full(visuals.valid.shape, -1.0)
         for row, count in enumerate(visuals.counts):
             scores[row, :count] = torch.rand(count, generator=torch.Generator().manual_seed(self.seed))
-        return visuals.top(scores.to(visuals.hidden.device), self.keep)
+        return scores

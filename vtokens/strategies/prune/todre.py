@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +14,10 @@ from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.kernels import farthest_point
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention, Saliency, Signal
+from vtokens.strategies.signals import Attention, Saliency
 from vtokens.strategies.views.visuals import Visuals
 
 _PIVOT = (-1,)
@@ -58,14 +58,12 @@ class Todre(Strategy):
         layer = int(self.exit_depth * facts.depth)
         return layer if self.exit_threshold is not None and 1 <= layer < facts.depth else None
 
-    def signals(self, facts: Facts) -> Sequence[Signal]:
+    def needs(self, facts: Facts) -> Needs:
         layer = self._exit_layer(facts)
-        late = () if layer is None else (Attention(layer - 1, "text"), Attention(layer - 1, "visual"))
-        return (Saliency(_PIVOT), *late)
-
-    def acts_before(self, facts: Facts) -> Sequence[int]:
-        layer = self._exit_layer(facts)
-        return () if layer is None else (layer,)
+        if layer is None:
+            return Needs(signals=(Saliency(_PIVOT),))
+        late = (Attention(layer - 1, "text"), Attention(layer - 1, "visual"))
+        return Needs(signals=(Saliency(_PIVOT), *late), layer=(layer,))
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)

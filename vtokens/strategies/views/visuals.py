@@ -10,7 +10,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget
 from vtokens.core.layout import Grouping, Layout
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Observed, Rows
+from vtokens.strategies.signals import Attention, Observed, Rows, Saliency
 
 
 @dataclass
@@ -58,16 +58,35 @@ class Visuals:
         return tuple(per_picture if self.grouping == "image" else self.layout.per_sample(per_picture))
 
     def saliency(self, blocks: tuple[int, ...] | None = None) -> Tensor:
-        """float32 (G, M): how much the vision tower attends to each token."""
-        return self._groups.gather(self.observed.saliency(blocks).to(self.hidden.device))
+        """float32 (G, M): how much the vision tower attends to each token.
+
+        Raises:
+            ValueError: the tower ran without being watched for this.
+        """
+        try:
+            scores = self.observed.saliency(blocks)
+        except ValueError as error:
+            error.add_note(f"A strategy that reads it asks for it: Needs(signals=({Saliency(blocks)},)).")
+            raise
+        return self._groups.gather(scores.to(self.hidden.device))
 
     def attention(self, layer: int, rows: Rows = "last") -> Tensor:
         """float32 (G, M): the attention each token receives in a decoder layer."""
         return self._groups.gather(self.received(layer, rows))
 
     def received(self, layer: int, rows: Rows = "last") -> Tensor:
-        """float32 (B, W): the attention every position receives in a decoder layer, text included."""
-        return self.observed.attention(layer, rows).to(self.hidden.device)
+        """float32 (B, W): the attention every position receives in a decoder layer, text included.
+
+        Raises:
+            ValueError: that layer has not run yet, or ran without being watched for this.
+        """
+        try:
+            return self.observed.attention(layer, rows).to(self.hidden.device)
+        except KeyError:
+            raise ValueError(
+                f"attention received in layer {layer} from the rows {rows!r} is not known here: let needs(facts) "
+                f"return Needs(signals=({Attention(layer, rows)},)), and read it before a later layer"
+            ) from None
 
     def copies(self) -> Tensor | None:
         """int64 (G, M): equal, above 0, for tokens that the vision tower merged into one; None if it merged none."""
@@ -75,9 +94,26 @@ class Visuals:
         return None if found is None else self._groups.gather(found.to(self.hidden.device))
 
     def top(self, scores: Tensor, keep: Keep) -> Selection:
-        """Keep the highest scores (G, M) of each group, as many as its budget allows; ties go to the earlier token."""
-        counts = self.budgets(keep)
-        order = scores.masked_fill(~self.valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        """Keep the highest scores of each group, as many as its budget allows; ties go to the earlier token.
+
+        Args:
+            scores: floating (G, M), on any device; what stands on padding is not looked at. inf stays first; -inf, and
+                nan as well, goes first, since a token without a score must not push out one that has one.
+            keep: share or count per picture.
+
+        Raises:
+            TypeError: scores that are not floating; says how to make them so.
+            ValueError: scores of another shape.
+        """
+        if not scores.is_floating_point():
+            raise TypeError(f"scores are {scores.dtype}: floating ones are allowed, as scores.float() makes them")
+        if scores.shape != self.valid.shape:
+            raise ValueError(
+                f"scores have the shape {tuple(scores.shape)}: one for each token is needed, {tuple(self.valid.shape)}"
+            )
+        counts, scores = self.budgets(keep), scores.to(self.hidden.device)
+        scores = scores.masked_fill(scores.isnan() | ~self.valid, -torch.inf)
+        order = scores.argsort(dim=1, descending=True, stable=True)
         rank = torch.empty_like(order)
         rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
         limit = torch.tensor(counts, dtype=torch.long).to(order.device)

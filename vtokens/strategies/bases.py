@@ -1,0 +1,120 @@
+"""The small bases: a pruner is a score, a merger says what goes into what, a contraster names another prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vtokens.core.budget import Keep
+from vtokens.core.errors import unknown
+from vtokens.core.facts import Facts
+from vtokens.kernels import first_equal
+from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.needs import Needs
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.logits import Logits
+from vtokens.strategies.views.visuals import Visuals
+
+_STAGES = ("prompt", "layer")
+
+
+@dataclass(frozen=True)
+class ScorePruner(Strategy):
+    """A pruner that is a score: of each group the tokens with the highest scores stay, as many as `keep` allows.
+
+    Subclasses write `score`. It runs before the decoder, or, with `stage = "layer"` in the class, before the decoder
+    layer that a field `layer` names (1 to depth - 1). What it reads beside hidden states, `needs` asks for.
+
+    Attributes:
+        stage: "prompt" or "layer", said by the class.
+        keep: share or count per picture.
+    """
+
+    stage: ClassVar[Literal["prompt", "layer"]] = "prompt"
+    keep: Keep = 0.25
+
+    def score(self, visuals: Visuals) -> Tensor:
+        """Floating (G, M): how much each token is worth; read as `Visuals.top` reads it."""
+        raise NotImplementedError(f"{type(self).__name__} has no method score(visuals)")
+
+    @classmethod
+    def stages(cls) -> tuple[str, ...]:
+        return (cls.stage,)
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        if self.stage not in _STAGES:
+            raise unknown("stage", self.stage, _STAGES)
+        late = self.stage == "layer"
+        where: tuple[int, ...] = (
+            (check_layer("layer", getattr(self, "layer", None), facts.depth, first=1),) if late else ()
+        )
+        if needs.layer not in ((), where):
+            raise ValueError(
+                f"{self.name!r} needs layer={needs.layer!r}, but a ScorePruner acts once, here before "
+                f"{f'layer {where[0]}' if late else 'the decoder'}: say where by `stage` and a field `layer` alone"
+            )
+        return dataclasses.replace(needs, layer=where)
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        return visuals.top(self.score(visuals), self.keep)
+
+    def at_layer(self, visuals: Visuals, index: int) -> Selection:
+        return visuals.top(self.score(visuals), self.keep)
+
+
+@dataclass(frozen=True)
+class Merger(Strategy):
+    """A merger: one token of each cluster goes through the decoder for all of them.
+
+    Subclasses write `members`, or `at_encode` where tokens are merged in the vision tower already, or both. Attention
+    of the decoder sees the token that stays at the positions of all that it stands for (virtual unmerging).
+    """
+
+    @property
+    def unmerged(self) -> bool:
+        """Whether attention does so; if not, what was merged into another token is gone before the decoder."""
+        return True
+
+    def members(self, visuals: Visuals) -> Tensor | None:
+        """int64 (G, M): the slot of the token that each goes into; None if nothing is merged.
+
+        A token that any names stays, and stands for itself. By default, the first of those that the tower merged.
+        """
+        copies = visuals.copies()
+        return None if copies is None else first_equal(copies.masked_fill(~visuals.valid, -1))
+
+    def at_prompt(self, visuals: Visuals) -> Selection | None:
+        members = self.members(visuals)
+        if members is None:
+            return None
+        own = torch.arange(members.shape[1], device=members.device).expand_as(members)
+        members = torch.where(visuals.valid, members, own)
+        keep = torch.zeros_like(visuals.valid).scatter(1, members, True) & visuals.valid
+        # Who names padding goes into nothing that stays.
+        keep = keep | (visuals.valid & ~keep.gather(1, members))
+        return Selection(keep, member=torch.where(keep, own, members) if self.unmerged else None)
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        return dataclasses.replace(needs, once=True, unmerges=self.unmerged)
+
+
+@dataclass(frozen=True)
+class Contraster(Strategy):
+    """A contraster: each token of the answer is weighed against what the model says to another prompt.
+
+    Subclasses write `negative`, which says what that prompt holds (`vtokens.strategies.views.logits`), and `contrast`.
+    """
+
+    def contrast(self, logits: Logits) -> Tensor:
+        """float32 (B, R, V): what takes the place of `logits.positive`."""
+        raise NotImplementedError(f"{type(self).__name__} has no method contrast(logits)")
+
+    def at_logits(self, logits: Logits) -> Tensor:
+        return self.contrast(logits)
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        return dataclasses.replace(needs, once=True)

@@ -1,0 +1,54 @@
+"""What a strategy needs of the engine on one model, said once, when it is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vtokens.strategies.signals import Attention, Saliency, Signal
+
+_LAYERS = ("encode", "layer", "attend")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What `Strategy.needs` answers: where its stages run, what they read, and how it gets on with other strategies.
+
+    Attributes:
+        signals: what is observed before the stages run; they find it in `Visuals`.
+        encode: the tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called.
+        layer: the decoder layers before which `at_layer` is called.
+        attend: the decoder layers in whose attention `at_attend` is called.
+        unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
+        branch: `Heads.branch` is read, for which the prompt's text runs once more, by itself.
+        once: naming the strategy twice makes no sense, and is refused.
+        watches: `at_attend` changes nothing. It is called in passes without pictures too, and `at_step` in its place
+            in the attention over one new token.
+        computes: `at_attend` computes head outputs in place of the attention implementation, and so runs before those
+            that change them, wherever it is written.
+
+    Raises:
+        TypeError: signals that are none, or layers that are no whole numbers; says how to write them.
+    """
+
+    signals: Sequence[Signal] = ()
+    encode: Sequence[int] = ()
+    layer: Sequence[int] = ()
+    attend: Sequence[int] = ()
+    unmerges: bool = False
+    branch: bool = False
+    once: bool = False
+    watches: bool = False
+    computes: bool = False
+
+    def __post_init__(self) -> None:
+        self._sequence("signals", Attention | Saliency, "(Saliency(),)")
+        for name in _LAYERS:
+            self._sequence(name, int, "(2,)")
+
+    def _sequence(self, name: str, kind: type | object, example: str) -> None:
+        given = getattr(self, name)
+        values = tuple(given) if isinstance(given, Iterable) else None
+        if values is None or not all(isinstance(value, kind) for value in values):  # type: ignore[arg-type]
+            raise TypeError(f"Needs({name}={given!r}) is not allowed: a sequence such as {example} is")
+        object.__setattr__(self, name, values)
