@@ -14,15 +14,18 @@ ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "examples" / "vtokens-example-plugin"
 
 
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which pip has installed the plugin, with its metadata, without any network."""
-    folder = tmp_path_factory.mktemp("site")
+def installed(source: Path, folder: Path) -> Path:
+    """`folder`, into which pip has installed the package in `source`, with its metadata, without any network."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    command += ["--no-deps", "--no-build-isolation", "--target", str(folder), str(PLUGIN)]
+    command += ["--no-deps", "--no-build-isolation", "--target", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(PLUGIN, tmp_path_factory.mktemp("site"))
 
 
 def run(code: str, *paths: Path) -> Any:

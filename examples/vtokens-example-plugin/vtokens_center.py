@@ -4,22 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
-from vtokens.core.budget import Keep
-from vtokens.strategies import Selection, Strategy, Visuals, register
+from vtokens.strategies import ScorePruner, Visuals, register
 
 
 @register("center")
 @dataclass(frozen=True)
-class Center(Strategy):
+class Center(ScorePruner):
     """Keeps the tokens nearest the centre of each view of a picture.
 
     Attributes:
         keep: share or count per picture.
     """
 
-    keep: Keep = 0.25
-
-    def at_prompt(self, visuals: Visuals) -> Selection:
+    def score(self, visuals: Visuals) -> torch.Tensor:
         pictures = visuals.layout.pictures
         near = torch.full((len(pictures), max(len(picture) for picture in pictures)), -torch.inf)
         for row, picture in enumerate(pictures):
@@ -27,5 +24,4 @@ class Center(Strategy):
             y = (torch.from_numpy(picture.y) + 0.5) / size[:, 1] - 0.5
             x = (torch.from_numpy(picture.x) + 0.5) / size[:, 2] - 0.5
             near[row, : len(picture)] = -(x * x + y * y)
-        scores = near.to(visuals.hidden.device).gather(1, visuals.cells.clamp(min=0))
-        return visuals.top(scores, self.keep)
+        return near.to(visuals.hidden.device).gather(1, visuals.cells.clamp(min=0))
