@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
-from vtokens.strategies import Facts, Selection, Visuals, get, parse
+from vtokens.strategies import Facts, Needs, Selection, Visuals, get, parse
 from vtokens.strategies.views.heads import Heads
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,12 +24,19 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def example() -> Iterator[dict[str, Any]]:
-    """The names that the page's strategy and its test define, run as a module of this name would be."""
+    """The names that the page's strategies and its test define, run as a module of this name would be."""
     names: dict[str, Any] = {"__name__": "docs_add_a_strategy"}
     with registry_restored():
-        for block in blocks("add-a-strategy.md")[:2]:
+        for block in blocks("add-a-strategy.md"):
             exec(compile(block, "docs/add-a-strategy.md", "exec"), names)
         yield names
+
+
+def test_the_page_begins_with_a_pruner_of_ten_lines() -> None:
+    """A newcomer has read all that is needed for it: three names of ours, in no more lines than that."""
+    first = blocks("add-a-strategy.md")[0]
+    assert len([line for line in first.splitlines() if line.strip()]) <= 10
+    assert re.findall(r"^from vtokens.* import (.*)$", first, re.MULTILINE) == ["ScorePruner, Visuals, register"]
 
 
 def test_the_example_passes_its_own_test(example: dict[str, Any]) -> None:
@@ -41,13 +49,51 @@ def test_the_example_is_a_full_strategy(example: dict[str, Any]) -> None:
     cls = get("norm")
     assert cls is example["Norm"]
     assert "norm" in vtokens.strategies("n*")
-    assert vtokens.describe("norm").summary == "Keeps the tokens whose projected features are longest, or shortest."
-    assert parse("norm(keep=0.1, order=shortest)") == (cls(keep=0.1, order="shortest"),)
-    with pytest.raises(ValueError, match="unknown order 'long'"):
-        parse("norm(order=long)")
+    card = vtokens.describe("norm")
+    assert (card.summary, card.stages) == ("Keeps the tokens whose projected features are longest.", ("prompt",))
+    assert parse("norm(keep=0.1)") == (cls(keep=0.1),)
+    with pytest.raises(ValueError, match=r"unknown field of strategy 'norm': 'kep'.*keep"):
+        parse("norm(kep=0.1)")
     model, batch = pair("qwen2_vl")[0], three_rows("qwen2_vl")
-    longest, shortest = (kept(model, batch, f"norm(keep=3, order={order})") for order in ("longest", "shortest"))
-    assert all(len(a) == len(b) == 3 and not {*a} & {*b} for a, b in zip(longest, shortest, strict=True))
+    assert [len(picture) for picture in kept(model, batch, "norm(keep=3)")] == [3, 3, 3]
+
+
+def test_the_example_with_settings_acts_before_its_layer(example: dict[str, Any]) -> None:
+    """The most and the least attended tokens have none in common; no layer before its own drops any."""
+    assert vtokens.describe("asked").stages == ("layer",)
+    with pytest.raises(ValueError, match="unknown order 'best'"):
+        parse("asked(order=best)")
+    for family in ("llava", "qwen2_vl"):
+        model, batch = pair(family)[0], three_rows(family)
+        most, least = (kept(model, batch, f"asked(keep=3, order={order})") for order in ("most", "least"))
+        assert all(len(a) == len(b) == 3 and not {*a} & {*b} for a, b in zip(most, least, strict=True))
+        everything = kept(model, batch, "asked(keep=3)", layer=1)
+        assert all(len(all_) > 3 for all_ in everything)
+
+
+def test_the_merger_keeps_pairs_that_are_not_alike(example: dict[str, Any]) -> None:
+    """No pair at a cosine above 1, all pairs at one below -1, and those that the features say in between."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    assert kept(model, batch, "twins(alike=1.1)") == [list(range(16))] * 3
+    assert kept(model, batch, "twins(alike=-1.1)") == [list(range(0, 16, 2))] * 3
+    with torch.no_grad():
+        features = model.model.get_image_features(batch["pixel_values"], return_dict=True).pooler_output
+    cosines = [torch.cosine_similarity(part[::2], part[1::2], dim=-1) for part in features]
+    middle = float(torch.cat(cosines).median()) + 1e-4
+    expected = [sorted([*range(0, 16, 2), *((row < middle).nonzero().flatten() * 2 + 1).tolist()]) for row in cosines]
+    assert kept(model, batch, f"twins(alike={middle})") == expected
+
+
+@torch.no_grad()
+def test_the_contraster_moves_away_from_the_other_prompt(example: dict[str, Any]) -> None:
+    """As `contrast` does with the same weight and branch."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    answers = []
+    for spec in ("doubt(weight=0.7)", "contrast(alpha=0.7, branch='uniform(keep=0.5)')"):
+        with vtokens.attach(model, spec):
+            answers.append(model(**batch).logits[:, -1])
+    assert torch.equal(*answers)
+    assert not torch.equal(answers[0], model(**batch).logits[:, -1])
 
 
 def test_the_pages_name_what_exists() -> None:
@@ -55,14 +101,15 @@ def test_the_pages_name_what_exists() -> None:
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-strategy.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"tokens", "budgets", "top", "at_prompt", "at_layer"} <= set(rows)
     heads = {*Heads.__dataclass_fields__, *dir(Heads)}
-    assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in heads for name in rows)
+    known = {*heads, *Needs.__dataclass_fields__}
+    assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in known for name in rows)
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == Adapter.__abstractmethods__
     root = DOCS.parent
     for page in ("add-a-strategy.md", "add-a-model.md"):
         text = (DOCS / page).read_text(encoding="utf-8")
         for path in re.findall(r"`((?:vtokens|tests|examples|docs)/[\w/.-]+)`", text):
-            assert (root / path).exists() or path == "vtokens/strategies/norm.py", f"{page} names {path}"
+            assert (root / path).exists() or path == "vtokens/strategies/prune/norm.py", f"{page} names {path}"
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == {"family", "depth", "width", "decoder"} | towers
     assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member"}
