@@ -66,7 +66,8 @@ class Trial(Strategy):
     def at_attend(self, heads: Heads) -> None:
         assert self.tally is not None
         count = heads.query.shape[1]
-        scene = Scene(heads.query, heads.key, heads.scaling, heads.visual, heads.valid, heads.strides, self.block)
+        strides = tuple(sorted({stride for span in heads.spans for stride in span.strides}))
+        scene = Scene(heads.query, heads.key, heads.scaling, heads.visual, heads.valid, strides, self.block)
         estimates: Estimates = {}
 
         def run(candidate: Run) -> tuple[Tensor, Tensor, Tensor]:

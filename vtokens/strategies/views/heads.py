@@ -11,88 +11,13 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels import grouped_attention, reweighed_attention
+from vtokens.strategies.views.memory import Memory
+from vtokens.strategies.views.rows import Rows, Span
+
+__all__ = ["VISUAL", "Heads", "Memory", "Rows", "Span"]
 
 VISUAL = "visual"
 """What the engine notes about each key: whether it holds a visual token."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Query rows of a pass.
-
-    Attributes:
-        index: int64 (B, R), rows of the pass; arbitrary where not `real`.
-        real: bool (B, R), False where a sample has fewer of them; None if all are real.
-        whole: they are all rows of the pass, in order.
-    """
-
-    index: Tensor
-    real: Tensor | None = None
-    whole: bool = False
-
-    def gather(self, values: Tensor) -> Tensor:
-        """(B, H, W, D) -> (B, H, R, D)."""
-        if self.whole:
-            return values
-        index = self.index[:, None, :, None]
-        return values.gather(2, index.expand(-1, values.shape[1], -1, values.shape[3]))
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a sample's own prompt stands among the rows of a pass, known on the host.
-
-    Attributes:
-        first, end: its rows are those from `first` up to, not including, `end`.
-        stop: an answer that is fed along has those from `end` up to `stop`; padding comes after it.
-        tokens: visual tokens among them.
-        strides: distances, in positions, at which rows and frames of its pictures repeat.
-    """
-
-    first: int
-    end: int
-    stop: int
-    tokens: int
-    strides: tuple[int, ...]
-
-
-@dataclass
-class Memory:
-    """What strategies noted at a layer. It lives in that layer's cache and follows its samples and positions.
-
-    Attributes:
-        keys: name -> (values (B, P), what holds for keys beyond P).
-        samples: name -> (B, ...).
-    """
-
-    keys: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    samples: dict[str, Tensor] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.keys or self.samples)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Memory:
-        """The same of other samples; `change` acts on the batch dimension."""
-        keys = {name: (change(values), fill) for name, (values, fill) in self.keys.items()}
-        return Memory(keys, {name: change(values) for name, values in self.samples.items()})
-
-    def marks(self, name: str, length: int) -> Tensor:
-        """(B, length): the values noted for each key."""
-        values, fill = self.keys[name]
-        missing = length - values.shape[1]
-        return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values[:, :length]
-
-    def followed_by(self, new: Memory, past: int, length: int) -> Memory:
-        """This, about the first `past` keys, and `new`, about the `length` keys after them."""
-        keys = {}
-        for name, (values, fill) in {**self.keys, **new.keys}.items():
-            empty = values.new_full((len(values), 0), fill)
-            parts = [
-                Memory({name: memory.keys.get(name, (empty, fill))}).marks(name, size)
-                for memory, size in ((self, past), (new, length))
-            ]
-            keys[name] = (torch.cat(parts, 1), fill)
-        return Memory(keys, {**self.samples, **new.samples})
 
 
 @dataclass
@@ -109,8 +34,7 @@ class Heads:
         fresh: the pass brings pictures, so that this is where something about them is decided.
         answers: the rows that may use the pictures as text does: text after the first visual token, generated tokens.
         last: the last prompt position of each sample.
-        memory: what was noted in earlier passes over this layer's cache.
-        noted: what this pass notes.
+        noted: what this pass notes; `marks` and `recall` read it together with what earlier passes noted.
         spans: of each sample, in a pass that brings pictures.
         selecting: a context manager that times a selection.
         prepared: what the strategy's `prepare` made.
@@ -129,8 +53,8 @@ class Heads:
     fresh: bool
     answers: Rows
     last: Rows
-    memory: Memory
-    compute: Callable[[], Tensor]
+    _memory: Memory
+    _compute: Callable[[], Tensor]
     noted: Memory = field(default_factory=Memory)
     spans: tuple[Span, ...] = ()
     selecting: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -145,14 +69,9 @@ class Heads:
     @property
     def visual(self) -> Tensor:
         """bool (B, K): keys that hold visual tokens."""
-        if VISUAL in self.noted.keys or VISUAL in self.memory.keys:
+        if VISUAL in self.noted.keys or VISUAL in self._memory.keys:
             return self.marks(VISUAL).bool()
         return torch.zeros(len(self.key), self.key.shape[2], dtype=torch.bool, device=self.key.device)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Distances, in positions, at which rows and frames of the pass's pictures repeat."""
-        return tuple(sorted({stride for span in self.spans for stride in span.strides}))
 
     @property
     def past(self) -> int:
@@ -168,7 +87,7 @@ class Heads:
     def output(self) -> Tensor:
         """(B, W, H, D): head outputs so far, from the user's attention implementation unless replaced."""
         if self._output is None:
-            self._output = self.compute()
+            self._output = self._compute()
         return self._output
 
     @output.setter
@@ -246,9 +165,9 @@ class Heads:
         """(B, K): what was noted about each key, in this pass and before."""
         total, width = self.key.shape[2], self.query.shape[2]
         if name in self.noted.keys:
-            older = Memory({name: self.memory.keys[name]} if name in self.memory.keys else {})
+            older = Memory({name: self._memory.keys[name]} if name in self._memory.keys else {})
             return older.followed_by(Memory({name: self.noted.keys[name]}), total - width, width).marks(name, total)
-        return self.memory.marks(name, total)
+        return self._memory.marks(name, total)
 
     def remember(self, name: str, values: Tensor) -> None:
         """Note `values` (B, ...) about each sample."""
@@ -256,7 +175,7 @@ class Heads:
 
     def recall(self, name: str) -> Tensor | None:
         """What was noted about each sample in this pass or before; None if nothing was."""
-        return self.noted.samples.get(name, self.memory.samples.get(name))
+        return self.noted.samples.get(name, self._memory.samples.get(name))
 
     def tell(self, name: str, values: Tensor) -> None:
         """Say a figure for the report: float (B,), averaged there over samples and layers."""

@@ -1,0 +1,48 @@
+"""What strategies note about keys and samples in one pass and read in later ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Memory:
+    """What strategies noted at a layer. It lives in that layer's cache and follows its samples and positions.
+
+    Attributes:
+        keys: name -> (values (B, P), what holds for keys beyond P).
+        samples: name -> (B, ...).
+    """
+
+    keys: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    samples: dict[str, Tensor] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.samples)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Memory:
+        """The same of other samples; `change` acts on the batch dimension."""
+        keys = {name: (change(values), fill) for name, (values, fill) in self.keys.items()}
+        return Memory(keys, {name: change(values) for name, values in self.samples.items()})
+
+    def marks(self, name: str, length: int) -> Tensor:
+        """(B, length): the values noted for each key."""
+        values, fill = self.keys[name]
+        missing = length - values.shape[1]
+        return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values[:, :length]
+
+    def followed_by(self, new: Memory, past: int, length: int) -> Memory:
+        """This, about the first `past` keys, and `new`, about the `length` keys after them."""
+        keys = {}
+        for name, (values, fill) in {**self.keys, **new.keys}.items():
+            empty = values.new_full((len(values), 0), fill)
+            parts = [
+                Memory({name: memory.keys.get(name, (empty, fill))}).marks(name, size)
+                for memory, size in ((self, past), (new, length))
+            ]
+            keys[name] = (torch.cat(parts, 1), fill)
+        return Memory(keys, {**self.samples, **new.samples})
