@@ -101,9 +101,20 @@ def test_score_pruner_says_where_it_acts() -> None:
         needs_of(type("Misspelt", (Given,), {"stage": "layers"})(), FACTS)
 
 
-def test_score_pruner_without_a_score_is_told_so() -> None:
-    with pytest.raises(NotImplementedError, match=r"Mute has no method score\(visuals\)"):
-        report(pair("llava")[0], three_rows("llava"), dataclass(frozen=True)(type("Mute", (ScorePruner,), {}))())
+@pytest.mark.parametrize(
+    ("base", "written", "missing"),
+    [
+        (ScorePruner, {}, r"ScorePruner without score\(\)"),
+        (Merger, {}, r"Merger without members\(\) or at_encode\(\)"),
+        (Contraster, {"contrast": None}, r"Contraster without negative\(\)"),
+        (Contraster, {"negative": None}, r"Contraster without contrast\(\)"),
+    ],
+)
+def test_what_a_base_leaves_to_its_author_has_to_be_there(base: type, written: dict[str, Any], missing: str) -> None:
+    """When it is attached, and not in the first pass, or never."""
+    mute = dataclass(frozen=True)(type("Mute", (base,), written))
+    with pytest.raises(TypeError, match=f"Mute is a {missing}.*: it has to be written"):
+        vtokens.attach(pair("llava")[0], mute())
 
 
 def visuals(*sizes: int) -> Visuals:
@@ -239,6 +250,26 @@ class Named(Merger):
 
     def members(self, visuals: Visuals) -> Tensor:
         return self.table
+
+
+def test_members_of_another_shape_or_kind_are_refused() -> None:
+    view = visuals(4, 2)
+    with pytest.raises(ValueError, match=r"members have the shape \(4,\): one for each token is needed, \(2, 4\)"):
+        Named(table=torch.zeros(4, dtype=torch.long)).at_prompt(view)
+    with pytest.raises(TypeError, match=r"members are torch.float32: places in the group are allowed"):
+        Named(table=torch.zeros(2, 4)).at_prompt(view)
+
+
+def test_two_strategies_cannot_unmerge() -> None:
+    """The second would take what the first merged for gone; where one of them drops it, that is what is meant."""
+    model = pair("llava")[0]
+    dymu = parse("dymu(thresholds=(0.5, 0.5))")
+    for spec in ((*dymu, Pairs()), (Pairs(), *dymu)):
+        with pytest.raises(ValueError, match="would show attention what is merged twice"):
+            vtokens.attach(model, spec)
+    with vtokens.attach(model, (*dymu, Pairs(attended=False))) as handle:
+        model(**three_rows("llava"))
+        assert all(sample.visual_tokens[0] <= 16 for sample in handle.report().samples)
 
 
 @given(st.data())

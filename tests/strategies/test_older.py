@@ -17,7 +17,7 @@ from tests.families import build
 from tests.strategies.helpers import pair, registry_restored, three_rows
 from vtokens.adapters import adapter_for
 from vtokens.engine.plan import Plan
-from vtokens.strategies import Attention, Facts, Merger, Needs, Saliency, Selection, Strategy, Visuals, parse, register
+from vtokens.strategies import Attention, Facts, Needs, Saliency, Selection, Strategy, Visuals, parse, register
 from vtokens.strategies.attend.vhr import Vhr
 from vtokens.strategies.base import needs_of
 from vtokens.strategies.merge.dymu import Dymu
@@ -200,8 +200,11 @@ def test_the_nearest_class_has_the_last_word() -> None:
 
 def test_naming_it_twice_is_refused_as_before() -> None:
     def make() -> type:
-        class OldOnce(Merger):
+        class OldOnce(Strategy):
             once = True
+
+            def at_prompt(self, visuals: Visuals) -> Selection | None:
+                return None
 
         return OldOnce
 

@@ -115,6 +115,12 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
         raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
     if merging:
         adapter.check_merging({})
+    unmerging = [strategy for strategy, needs in active if needs.unmerges]
+    if len(unmerging) > 1:
+        raise ValueError(
+            f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
+            "drop what it merges"
+        )
     computing = [strategy for strategy, needs in active if needs.computes]
     if len(computing) > 1:
         raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")

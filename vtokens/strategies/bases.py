@@ -22,6 +22,13 @@ from vtokens.strategies.views.visuals import Visuals
 _STAGES = ("prompt", "layer")
 
 
+def _check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> None:
+    """Raise `TypeError` if a strategy has none of the methods that its base leaves to it."""
+    if all(getattr(type(strategy), method) is getattr(base, method) for method in methods):
+        words = " or ".join(f"{method}()" for method in methods)
+        raise TypeError(f"{type(strategy).__name__} is a {base.__name__} without {words}: it has to be written")
+
+
 @dataclass(frozen=True)
 class ScorePruner(Strategy):
     """A pruner that is a score: of each group the tokens with the highest scores stay, as many as `keep` allows.
@@ -39,13 +46,14 @@ class ScorePruner(Strategy):
 
     def score(self, visuals: Visuals) -> Tensor:
         """Floating (G, M): how much each token is worth; read as `Visuals.top` reads it."""
-        raise NotImplementedError(f"{type(self).__name__} has no method score(visuals)")
+        raise NotImplementedError
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:
         return (cls.stage,)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        _check_written(self, ScorePruner, "score")
         if self.stage not in _STAGES:
             raise unknown("stage", self.stage, _STAGES)
         late = self.stage == "layer"
@@ -80,9 +88,10 @@ class Merger(Strategy):
         return True
 
     def members(self, visuals: Visuals) -> Tensor | None:
-        """int64 (G, M): the slot of the token that each goes into; None if nothing is merged.
+        """int64 (G, M): the place in its group of the token that each goes into, 0 to M - 1; None if nothing is merged.
 
-        A token that any names stays, and stands for itself. By default, the first of those that the tower merged.
+        A token that any names stays, and stands for itself. Who names padding stays too. By default, the first of those
+        that the tower merged.
         """
         copies = visuals.copies()
         return None if copies is None else first_equal(copies.masked_fill(~visuals.valid, -1))
@@ -91,14 +100,22 @@ class Merger(Strategy):
         members = self.members(visuals)
         if members is None:
             return None
+        if members.dtype != torch.long:
+            raise TypeError(f"members are {members.dtype}: places in the group are allowed, torch.int64")
+        if members.shape != visuals.valid.shape:
+            raise ValueError(
+                f"members have the shape {tuple(members.shape)}: one for each token is needed, "
+                f"{tuple(visuals.valid.shape)}"
+            )
+        members = members.to(visuals.valid.device)
         own = torch.arange(members.shape[1], device=members.device).expand_as(members)
         members = torch.where(visuals.valid, members, own)
         keep = torch.zeros_like(visuals.valid).scatter(1, members, True) & visuals.valid
-        # Who names padding goes into nothing that stays.
         keep = keep | (visuals.valid & ~keep.gather(1, members))
         return Selection(keep, member=torch.where(keep, own, members) if self.unmerged else None)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        _check_written(self, Merger, "members", "at_encode", "at_prompt")
         return dataclasses.replace(needs, once=True, unmerges=self.unmerged)
 
 
@@ -111,10 +128,12 @@ class Contraster(Strategy):
 
     def contrast(self, logits: Logits) -> Tensor:
         """float32 (B, R, V): what takes the place of `logits.positive`."""
-        raise NotImplementedError(f"{type(self).__name__} has no method contrast(logits)")
+        raise NotImplementedError
 
     def at_logits(self, logits: Logits) -> Tensor:
         return self.contrast(logits)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        _check_written(self, Contraster, "negative")
+        _check_written(self, Contraster, "contrast", "at_logits")
         return dataclasses.replace(needs, once=True)
