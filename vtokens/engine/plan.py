@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtokens.adapters import Adapter
+from vtokens.core.facts import Facts
 from vtokens.engine.rotary import check_rotary
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
@@ -40,8 +41,8 @@ class Plan:
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
-        self.strategies = tuple(strategies)
-        asked = _ask(adapter, self.strategies)
+        facts, self.strategies = adapter.facts, tuple(strategies)  # an adapter looks at its model each time it is asked
+        asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
         active = [(strategy, needs) for strategy, needs in asked if not strategy.keeps_all]
         _check_alone(adapter, active)
@@ -54,7 +55,7 @@ class Plan:
         self.at_layer: dict[int, list[Strategy]] = {}
         self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
         for strategy, needs in sorted(active, key=lambda pair: not pair[1].computes):
-            prepared = strategy.prepare(adapter.facts)
+            prepared = strategy.prepare(facts)
             self.at_encode.update(dict.fromkeys(needs.encode, (strategy, prepared)))
             for index in needs.attend:
                 self.at_attend.setdefault(index, []).append((strategy, prepared))
@@ -73,9 +74,12 @@ class Plan:
         self.negative_kind: Negative | None = None
         self.negative: Plan | None = None
         if self.contrast is not None:
-            self.negative_kind = self.contrast.negative(adapter.facts)
+            self.negative_kind = self.contrast.negative(facts)
             self.negative = Plan(adapter, _under(self.contrast, self.negative_kind, active))
-        own, others = _blocks(adapter, signals), [] if self.negative is None else self.negative.blocks
+        own, others = (
+            _blocks(adapter, facts.tower_depth, signals),
+            [] if self.negative is None else self.negative.blocks,
+        )
         self.blocks: list[int] = sorted(own.union(others))
 
     def __bool__(self) -> bool:
@@ -94,12 +98,12 @@ class Plan:
         return sorted({*self.rows, *self.at_attend})
 
 
-def _ask(adapter: Adapter, strategies: Sequence[Strategy]) -> Asked:
+def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
     """Check each strategy's settings against the model, and ask it what it needs there."""
     asked: list[tuple[Strategy, Needs]] = []
     for strategy in strategies:
-        strategy.check(adapter.facts)
-        needs = needs_of(strategy, adapter.facts)
+        strategy.check(facts)
+        needs = needs_of(strategy, facts)
         if needs.once and any(earlier.name == strategy.name for earlier, _ in asked):
             raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         # Attention and selection ask the strategy itself (`Older`), and hold no plan.
@@ -143,10 +147,10 @@ def _rows(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
     return found
 
 
-def _blocks(adapter: Adapter, signals: Sequence[Signal]) -> set[int]:
-    """The tower blocks whose scores are read."""
-    depth, default = adapter.facts.tower_depth, (adapter.feature_block,)
-    return {block % depth for s in signals if isinstance(s, Saliency) for block in s.blocks or default}
+def _blocks(adapter: Adapter, depth: int, signals: Sequence[Signal]) -> set[int]:
+    """The tower blocks, of `depth`, whose scores are read."""
+    scores = [signal for signal in signals if isinstance(signal, Saliency)]
+    return {block % depth for signal in scores for block in signal.blocks or (adapter.feature_block,)}
 
 
 def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strategy]:

@@ -113,7 +113,8 @@ class Strategy(Older):
 def needs_of(strategy: Strategy, facts: Facts) -> Needs:
     """What a strategy needs on a model: its own answer, what its base adds, and what it says by names of before."""
     parent = next(cls for cls in type(strategy).__mro__ if "needs" in vars(cls))
-    return strategy._completed(dataclasses.replace(strategy.needs(facts), **overridden(strategy, facts, parent)), facts)
+    needs, older = strategy.needs(facts), overridden(strategy, facts, parent)
+    return strategy._completed(dataclasses.replace(needs, **older) if older else needs, facts)
 
 
 def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:

@@ -65,7 +65,7 @@ class ScorePruner(Strategy):
                 f"{self.name!r} needs layer={needs.layer!r}, but a ScorePruner acts once, here before "
                 f"{f'layer {where[0]}' if late else 'the decoder'}: say where by `stage` and a field `layer` alone"
             )
-        return dataclasses.replace(needs, layer=where)
+        return dataclasses.replace(needs, layer=where) if late else needs
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         return visuals.top(self.score(visuals), self.keep)

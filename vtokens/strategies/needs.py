@@ -42,13 +42,15 @@ class Needs:
     computes: bool = False
 
     def __post_init__(self) -> None:
-        self._sequence("signals", Attention | Saliency, "(Saliency(),)")
+        self._check("signals", (Attention, Saliency), "(Saliency(),)")
         for name in _LAYERS:
-            self._sequence(name, int, "(2,)")
+            self._check(name, (int,), "(2,)")
 
-    def _sequence(self, name: str, kind: type | object, example: str) -> None:
+    def _check(self, name: str, kinds: tuple[type, ...], example: str) -> None:
         given = getattr(self, name)
-        values = tuple(given) if isinstance(given, Iterable) else None
-        if values is None or not all(isinstance(value, kind) for value in values):  # type: ignore[arg-type]
+        if given == ():
+            return
+        values = tuple(given) if isinstance(given, Iterable) else (None,)
+        if not all(isinstance(value, kinds) for value in values):
             raise TypeError(f"Needs({name}={given!r}) is not allowed: a sequence such as {example} is")
         object.__setattr__(self, name, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from vtokens.core.facts import Facts
 from vtokens.strategies.needs import Needs
@@ -28,10 +28,12 @@ class Older:
     """Gives `Strategy` the members of before, for subclasses that override them or ask for what their parent says."""
 
     _needs: Needs | None = None  # the answer on the model it was last attached to
+    _overrides: ClassVar[tuple[str, ...]] = ()  # of each class, in its own body
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in REPLACED.keys() & vars(cls).keys():
+        cls._overrides = tuple(name for name in REPLACED if name in vars(cls))
+        for name in cls._overrides:
             warnings.warn(
                 f"{cls.__module__}.{cls.__qualname__} overrides `{name}`, which goes away in 0.3: let its needs(facts) "
                 f"return Needs({REPLACED[name]}=...) instead (docs/migrating.md)",
@@ -71,7 +73,7 @@ def overridden(strategy: Older, facts: Facts, parent: type) -> dict[str, Any]:
     for cls in type(strategy).__mro__:
         if cls is parent:
             break
-        for name in REPLACED.keys() & vars(cls).keys():
+        for name in vars(cls).get("_overrides", ()):
             if REPLACED[name] not in found:
                 value = getattr(strategy, name)
                 takes_facts = name not in ("unmerges", "wants_branch")
