@@ -1,7 +1,7 @@
 """Accuracy against visual tokens where a strategy decides how many a picture needs. See benchmarks/README.md.
 
 python benchmarks/dymu.py --specs none dymu "dymu(thresholds=t.json)" "cls(keep=0.25)"
-python benchmarks/dymu.py --merged docs/dymu-merged.png
+python benchmarks/dymu.py --merged docs/figures/dymu-merged.png
 python benchmarks/dymu.py --quick
 
 The questions are those of `benchmarks/scenes.py`, and its figures of the pruners at fixed keeps are drawn beside.
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=330, help="per seed (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS / "dymu-scenes.json")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "dymu-scenes.png")
+    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "figures" / "dymu-scenes.png")
     parser.add_argument("--merged", type=Path, help="only draw here what is merged in two scenes")
     parser.add_argument("--quick", action="store_true", help="44 questions; write under runs/")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What acting on captions does: redact and regenerate beside truncation, with recall. Part of docs/filter-scenes.md.
+"""Acting on captions: redact and regenerate beside truncation, with recall. Part of docs/reports/filter-scenes.md.
 
 python benchmarks/filter_actions.py           # the filter that ships with the embedded model
 python benchmarks/filter_actions.py --quick

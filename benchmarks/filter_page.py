@@ -1,4 +1,4 @@
-"""Writes the tables of docs/filter-scenes.md from the results: `python benchmarks/filter_page.py`."""
+"""Writes the tables of docs/reports/filter-scenes.md from the results: `python benchmarks/filter_page.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "filter-scenes.md"
+PAGE = ROOT / "docs" / "reports" / "filter-scenes.md"
 RESULTS = ROOT / "benchmarks" / "results"
 COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]

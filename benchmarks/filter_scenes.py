@@ -1,4 +1,4 @@
-"""How well the filter finds what the embedded model makes up. See docs/filter-scenes.md.
+"""How well the filter finds what the embedded model makes up. See docs/reports/filter-scenes.md.
 
 python benchmarks/filter_scenes.py                    # everything, one thread; goes on where it was stopped
 python benchmarks/filter_scenes.py --quick            # few responses, to see that it runs

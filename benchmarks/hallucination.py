@@ -1,4 +1,4 @@
-"""POPE and CHAIR on scenes, for attention strategies alone and on top of pruners. See docs/hallucination-scenes.md.
+"""POPE and CHAIR on scenes, for attention strategies alone and on pruners. See docs/reports/hallucination-scenes.md.
 
 python benchmarks/hallucination.py           # everything, one thread; prints how far it is
 python benchmarks/hallucination.py --quick   # a few questions, to see that it runs

@@ -1,6 +1,6 @@
 """Why VAR and VHR do on scenes what they do: sinks, visual mass, heads, and what a hallucination rests on.
 
-python benchmarks/hallucination_look.py    # facts to results/hallucination-look.json, pictures to docs/
+python benchmarks/hallucination_look.py    # facts to results/hallucination-look.json, pictures to docs/figures/
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=500, help="to draw (%(default)s)")
     parser.add_argument("--seed", type=int, default=101, help="of the scenes (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look.json")
-    parser.add_argument("--pictures", type=Path, default=ROOT / "docs")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--draw-only", action="store_true", help="draw what --output holds")
     options = parser.parse_args()
     torch.set_num_threads(1)

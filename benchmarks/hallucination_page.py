@@ -1,4 +1,4 @@
-"""Writes the tables of docs/hallucination-scenes.md from the results: `python benchmarks/hallucination_page.py`."""
+"""Writes the tables of docs/reports/hallucination-scenes.md: `python benchmarks/hallucination_page.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "hallucination-scenes.md"
+PAGE = ROOT / "docs" / "reports" / "hallucination-scenes.md"
 RESULTS = ROOT / "benchmarks" / "results"
 COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")

@@ -1,4 +1,4 @@
-"""The pictures of docs/hallucination-scenes.md: attention maps before and after, and where the figures come from."""
+"""Draws docs/reports/hallucination-scenes.md: attention maps before and after, and where the figures come from."""
 
 from __future__ import annotations
 

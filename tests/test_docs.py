@@ -31,7 +31,19 @@ def test_the_tables_of_the_filters_guide_are_fresh():
 
 
 def test_links_between_documents_hold():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_figures_lie_in_one_folder_and_every_one_is_shown():
+    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = {
+        (document.parent / target).resolve()
+        for document in documents
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", document.read_text(encoding="utf-8"))
+    }
+    figures = {path for path in (ROOT / "docs").rglob("*") if path.is_file() and path.suffix != ".md"}
+    assert figures == shown
+    assert {path.parent for path in figures} == {ROOT / "docs" / "figures"}
