@@ -76,11 +76,8 @@ class Plan:
         if self.contrast is not None:
             self.negative_kind = self.contrast.negative(facts)
             self.negative = Plan(adapter, _under(self.contrast, self.negative_kind, active))
-        own, others = (
-            _blocks(adapter, facts.tower_depth, signals),
-            [] if self.negative is None else self.negative.blocks,
-        )
-        self.blocks: list[int] = sorted(own.union(others))
+        others = [] if self.negative is None else self.negative.blocks
+        self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
 
     def __bool__(self) -> bool:
         return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.contrast)
