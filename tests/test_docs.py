@@ -10,6 +10,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
+import support  # noqa: E402
 
 from vtokens.strategies import list_strategies  # noqa: E402
 
@@ -17,6 +18,13 @@ from vtokens.strategies import list_strategies  # noqa: E402
 def test_the_tables_of_the_readme_are_fresh():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text == readme.updated(text), "run: python tools/readme.py"
+
+
+def test_the_tables_of_support_and_results_are_fresh():
+    text = support.PAGE.read_text(encoding="utf-8")
+    assert text == support.updated(text), "run: python tools/readme.py"
+    text = readme.RESULTS_PAGE.read_text(encoding="utf-8")
+    assert text == readme.updated_results(text), "run: python tools/readme.py"
 
 
 def test_every_strategy_has_a_page_with_fresh_tables():
