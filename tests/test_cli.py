@@ -116,7 +116,7 @@ def test_images_of_odd_sizes_are_answered(capsys, tmp_path, size):
 
 def test_usage_errors_are_one_line(capsys):
     assert "see vtokens run --help" in failure(capsys, "run")
-    assert "invalid choice" in failure(capsys, "runn")
+    assert "unknown command 'runn'. Did you mean 'run'?" in failure(capsys, "runn")
 
 
 def test_the_installed_command_runs_as_a_process():

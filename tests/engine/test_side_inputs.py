@@ -13,7 +13,7 @@ import vtokens
 from tests.engine.cases import model
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
-from vtokens.adapters import base
+from vtokens.adapters import register_adapter, registry
 from vtokens.adapters.qwen2_vl import Qwen2VL
 from vtokens.core.compat import as_cache, returned_cache
 
@@ -33,7 +33,7 @@ def deepstack() -> Iterator[Any]:
     class Qwen3VL(Qwen2VL):
         pass
 
-    base.register_adapter("qwen3_vl")(Qwen3VL)
+    register_adapter("qwen3_vl")(Qwen3VL)
     text = {
         "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "head_dim": 16,
         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
@@ -48,7 +48,7 @@ def deepstack() -> Iterator[Any]:
     config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=vision, **ids)
     torch.manual_seed(0)
     yield AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval(), Qwen3VL
-    del base._adapters["qwen3_vl"]
+    del registry._adapters["qwen3_vl"]
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -17,7 +17,7 @@ from transformers.vision_utils import get_vision_window_index
 import vtokens
 from tests.families import build, image, inputs
 from tests.families.configs import PINPOINTS
-from vtokens.strategies import Facts, Needs, Saliency, Selection, Strategy, Visuals, list_strategies, registry
+from vtokens.strategies import Facts, Needs, Saliency, Selection, Strategy, Visuals, get, list_strategies, registry
 
 SIDE = 4  # patches along one side of a tower input of the LLaVA families
 pair = cache(build)  # models and processors are only read by these tests
@@ -26,7 +26,8 @@ pair = cache(build)  # models and processors are only read by these tests
 @contextmanager
 def registry_restored() -> Iterator[None]:
     """What is registered inside is forgotten afterwards, so that no other test draws or lists it."""
-    list_strategies()  # or the built-in ones would be loaded, and then forgotten, inside
+    for name in list_strategies():  # or built-in ones would be imported, and then forgotten, inside
+        get(name)
     before, aliases = dict(registry._strategies), dict(registry._aliases)
     try:
         yield

@@ -1,11 +1,29 @@
-"""Adapters: one file a model family, found by `config.model_type`."""
+"""Adapters: one file a model family, found by `config.model_type` and imported when a model of it is met."""
 
-import importlib
-import pkgutil
+from __future__ import annotations
 
-from vtokens.adapters.base import Adapter, adapter_class, adapter_for, models, register_adapter
+from typing import TYPE_CHECKING
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+from vtokens.core.lazy import importer
 
-__all__ = ["Adapter", "adapter_class", "adapter_for", "models", "register_adapter"]
+if TYPE_CHECKING:
+    from vtokens.adapters.base import Adapter, adapter_for
+    from vtokens.adapters.registry import adapter_class, examples, models, register_adapter
+
+__all__ = ["Adapter", "adapter_class", "adapter_for", "examples", "models", "register_adapter"]
+
+__getattr__ = importer(
+    __name__,
+    {
+        "Adapter": "vtokens.adapters.base",
+        "adapter_class": "vtokens.adapters.registry",
+        "adapter_for": "vtokens.adapters.base",
+        "examples": "vtokens.adapters.registry",
+        "models": "vtokens.adapters.registry",
+        "register_adapter": "vtokens.adapters.registry",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,20 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vtokens.adapters.registry import adapter_class, register_adapter
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.core.weights import named, whole, whole_shape
 
-_adapters: dict[str, type[Adapter]] = {}
-A = TypeVar("A", bound="type[Adapter]")
+__all__ = ["Adapter", "MergePoint", "adapter_for", "register_adapter"]
 
 
 class MergePoint(NamedTuple):
@@ -219,41 +219,6 @@ def _sample(tower: nn.Module) -> tuple[float, ...]:
     return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
 
 
-def register_adapter(model_type: str) -> Callable[[A], A]:
-    """Class decorator: `model_type` is transformers' `config.model_type`."""
-
-    def add(cls: A) -> A:
-        cls.model_type = model_type
-        _adapters[model_type] = cls
-        return cls
-
-    return add
-
-
-def models() -> list[str]:
-    """The supported model families, by transformers' `config.model_type`."""
-    return sorted(_adapters)
-
-
-def adapter_class(model_type: str) -> type[Adapter]:
-    """The adapter of a family.
-
-    Raises:
-        ValueError: there is none; names the supported ones.
-    """
-    if model_type not in _adapters:
-        raise ValueError(_no_adapter(model_type))
-    return _adapters[model_type]
-
-
-def _no_adapter(model_type: str) -> str:
-    # A family that is spelt alike is another one all the same: none is suggested.
-    return (
-        f"there is no adapter for the model family {model_type!r} (config.model_type); supported are "
-        f"{', '.join(models())}, and docs/add-a-model.md says how to add one"
-    )
-
-
 def adapter_for(model: object) -> Adapter:
     """The adapter of a live model, which may be inside of what `torch.compile`, `DataParallel` or peft make of it.
 
@@ -264,7 +229,8 @@ def adapter_for(model: object) -> Adapter:
     model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
-    model_type = model.config.model_type
-    if model_type not in _adapters:
-        raise ValueError(f"{type(model).__name__}: {_no_adapter(model_type)}")
-    return _adapters[model_type](model)
+    try:
+        cls = adapter_class(model.config.model_type)
+    except ValueError as error:
+        raise ValueError(f"{type(model).__name__}: {error}") from None
+    return cls(model)

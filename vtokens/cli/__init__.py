@@ -7,14 +7,14 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from vtokens import __version__
 from vtokens.cli import bench, calibrate, check, demo, doctor, eval, filter, listing, profile, report, run, search
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
-from vtokens.core.errors import with_cause
+from vtokens.core.errors import unknown, with_cause
 from vtokens.core.extras import check as check_extra
 from vtokens.core.extras import explain
 
@@ -35,16 +35,24 @@ _EXAMPLES = """examples:
 
 # What a command does not work without. The others draw tables and bars, which the extra `cli` brings too.
 _EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli"}
+_WITHOUT_MODELS = ("doctor", "models", "strategies")
+"""Commands that begin without torch and transformers, which take seconds to import."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with usage errors on one line."""
+    """argparse, with usage errors on one line.
+
+    Attributes:
+        commands: their names.
+    """
+
+    commands: Collection[str] = ()
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see {self.prog} --help)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser of all commands."""
     top = Parser(
         prog="vtokens",
@@ -56,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench, doctor):
         module.add_to(commands)
+    top.commands = commands.choices
     return top
 
 
@@ -91,9 +100,9 @@ def _run(arguments: Sequence[str] | None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            options = parser().parse_args(arguments)
+            options = _parsed(sys.argv[1:] if arguments is None else arguments)
             check_values(options)
-            if options.command != "doctor":  # which begins without transformers
+            if options.command not in _WITHOUT_MODELS:
                 _quiet()
             _carry_out(options)
         finally:
@@ -109,6 +118,14 @@ def _run(arguments: Sequence[str] | None) -> None:
         if isinstance(error, _FORESEEN):
             fail(str(error) or type(error).__name__)
         fail(f"{type(error).__name__}: {error} (not foreseen; VTOKENS_DEBUG=1 shows where: please report it)")
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    top = parser()
+    command = next((one for one in arguments if not one.startswith("-")), None)
+    if command is not None and command not in top.commands:  # argparse names all commands, and not the nearest
+        raise unknown("command", command, top.commands)
+    return top.parse_args(arguments)
 
 
 def _carry_out(options: argparse.Namespace) -> None:

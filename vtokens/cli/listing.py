@@ -34,7 +34,7 @@ def _strategies(options: argparse.Namespace) -> None:
 
     names = list_strategies(options.pattern)
     if not names:
-        describe(options.pattern)  # raises, naming the nearest
+        names = [describe(options.pattern).name]  # an alias; else it raises, naming the nearest
     if len(names) == 1:
         say(describe(names[0]))
         return
@@ -45,10 +45,10 @@ def _strategies(options: argparse.Namespace) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from vtokens.adapters import adapter_class, models
+    from vtokens.adapters import examples, models
     from vtokens.scenes import embedded_models
 
     say("embedded: " + ", ".join(embedded_models()))
     width = max(map(len, models()))
     for family in models():
-        say(f"{family:<{width}}  {', '.join(adapter_class(family).examples)}")
+        say(f"{family:<{width}}  {', '.join(examples(family))}")

@@ -41,6 +41,8 @@ def split(
     Raises:
         ValueError: an option that nobody takes; names the nearest and says what is allowed.
     """
+    if not options:
+        return {}, {}
     fields = field_names(list_strategies() if spec is None else spec)
     passed = {name: value for name, value in options.items() if name in from_pretrained_names()}
     rest = {name: value for name, value in options.items() if name not in passed}

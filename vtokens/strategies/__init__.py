@@ -1,19 +1,51 @@
-"""Strategies: one file an algorithm, found by name. Called, the module lists names: `vtokens.strategies("fast*")`."""
+"""Strategies: one file an algorithm, found by name. Called, the module lists names: `vtokens.strategies("fast*")`.
+
+Nothing is imported until it is used: names and cards are read from the source, without torch.
+"""
+
+from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
-from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer
-from vtokens.strategies.bases import Contraster, Merger, ScorePruner
-from vtokens.strategies.needs import Needs
-from vtokens.strategies.registry import Description, describe, get, list_strategies, register
-from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention, Saliency
-from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
-from vtokens.strategies.views.visuals import Visuals
+from vtokens.core.lazy import importer
 
+if TYPE_CHECKING:
+    from vtokens.core.facts import Facts
+    from vtokens.strategies.base import Strategy, check_layer
+    from vtokens.strategies.bases import Contraster, Merger, ScorePruner
+    from vtokens.strategies.card import Description
+    from vtokens.strategies.needs import Needs
+    from vtokens.strategies.registry import describe, get, list_strategies, register
+    from vtokens.strategies.selection import Selection
+    from vtokens.strategies.signals import Attention, Saliency
+    from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.views.visuals import Visuals
+
+_MODULES = {
+    "Attention": "vtokens.strategies.signals",
+    "Contraster": "vtokens.strategies.bases",
+    "Description": "vtokens.strategies.card",
+    "Facts": "vtokens.core.facts",
+    "Merger": "vtokens.strategies.bases",
+    "Needs": "vtokens.strategies.needs",
+    "Saliency": "vtokens.strategies.signals",
+    "ScorePruner": "vtokens.strategies.bases",
+    "Selection": "vtokens.strategies.selection",
+    "Spec": "vtokens.strategies.spec",
+    "Strategy": "vtokens.strategies.base",
+    "Visuals": "vtokens.strategies.views.visuals",
+    "check_layer": "vtokens.strategies.base",
+    "describe": "vtokens.strategies.registry",
+    "format_spec": "vtokens.strategies.spec",
+    "get": "vtokens.strategies.registry",
+    "list_strategies": "vtokens.strategies.registry",
+    "parse": "vtokens.strategies.spec",
+    "register": "vtokens.strategies.registry",
+    "to_dict": "vtokens.strategies.spec",
+}
 __all__ = [
     "Attention",
     "Contraster",
@@ -37,12 +69,20 @@ __all__ = [
     "to_dict",
 ]
 
+__getattr__ = importer(__name__, _MODULES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 class _Listing(ModuleType):
     """Lets `vtokens.strategies` be both this package and the function that lists names."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> list[str]:
-        return list_strategies(*args, **kwargs)
+    def __call__(self, pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
+        from vtokens.strategies.registry import list_strategies
+
+        return list_strategies(pattern, stage=stage)
 
 
 sys.modules[__name__].__class__ = _Listing

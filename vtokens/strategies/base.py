@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
 from vtokens.kernels import Merged
+from vtokens.strategies.card import STAGES
 from vtokens.strategies.fields import checked
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.older import Older, overridden
@@ -20,9 +21,6 @@ from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches
 from vtokens.strategies.views.visuals import Visuals
-
-STAGES = ("encode", "prompt", "layer", "attend", "logits")
-"""Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,34 @@
-"""Strategies by name: the registry, wildcard listing and descriptions."""
+"""Strategies by name: the registry, wildcard listing and descriptions. Nothing here imports a strategy to list it."""
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
-import importlib
 import keyword
 import logging
-import pkgutil
 import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
-from typing import Any, TypeVar, get_args
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, TypeVar
 
 from vtokens.core.errors import unknown
+from vtokens.core.source import import_naming
 from vtokens.core.terminal import one_line
-from vtokens.strategies.base import Strategy
+from vtokens.strategies.card import Description, card, written_cards
+
+if TYPE_CHECKING:
+    from vtokens.strategies.base import Strategy
 
 ENTRY_POINTS = "vtokens.strategies"
+_PACKAGE = "vtokens.strategies"
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
+"""Those that were imported; the package's own are by name, plugins by the first listing."""
 _aliases: dict[str, str] = {}
 _broken: dict[str, str] = {}
 """Plugins that could not be loaded, by the name of their entry point, and why."""
-_loaded = False
+_plugins_loaded = False
 _lock = threading.RLock()
-S = TypeVar("S", bound=type[Strategy])
+S = TypeVar("S", bound="type[Strategy]")
 
 
 def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Callable[[S], S]:
@@ -46,9 +49,9 @@ def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Call
 
     def add(cls: S) -> S:
         for one in (name, *aliases):
-            taken = _strategies.get(_aliases.get(one, one))
-            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-                raise ValueError(f"strategy {one!r} is already registered by {taken.__module__}.{taken.__qualname__}")
+            taken = _holder(one, cls.__module__)
+            if taken not in ("", f"{cls.__module__}.{cls.__qualname__}"):
+                raise ValueError(f"strategy {one!r} is already registered by {taken}")
         cls.name, cls.paper, cls.aliases = name, paper, tuple(aliases)
         _strategies[name] = cls
         _aliases.update(dict.fromkeys(aliases, name))
@@ -57,100 +60,103 @@ def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Call
     return add
 
 
-def _load() -> None:
-    """Import every strategy module of the package, then the plugins' entry points."""
-    global _loaded
+def _holder(name: str, module: str) -> str:
+    """Where the class that has this name or alias is, "" if it is free to a class of `module`."""
+    cls = _registered(name)
+    if cls is not None:
+        return f"{cls.__module__}.{cls.__qualname__}"
+    if module.startswith(f"{_PACKAGE}."):  # which has each name once: a test reads them
+        return ""
+    # What the package has and nobody has imported yet is taken all the same.
+    return next((where for own, where in written_cards().values() if name in (own.name, *own.aliases)), "")
+
+
+def _registered(name: str) -> type[Strategy] | None:
+    return _strategies.get(_aliases.get(name, name))
+
+
+def _load_plugins() -> None:
+    """Import the plugins' entry points, once: what they register, and torch with it, only their import tells."""
+    global _plugins_loaded
     with _lock:
-        if not _loaded:
-            _load_all()
-            _loaded = True
+        if not _plugins_loaded:
+            for entry in entry_points(group=ENTRY_POINTS):
+                _load_plugin(entry)
+            _plugins_loaded = True
 
 
-def _load_all() -> None:
-    package = importlib.import_module("vtokens.strategies")
-    for module in pkgutil.walk_packages(package.__path__, "vtokens.strategies."):
-        importlib.import_module(module.name)
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            entry.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit too: a broken plugin must not take the library down
-            why = one_line(f"{entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}", 500)
-            _log.warning("strategy plugin %s", why)
-            _broken[entry.name] = why
+def _load_plugin(entry: EntryPoint) -> None:
+    try:
+        entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a broken plugin must not take the library down
+        why = one_line(f"{entry.name!r} ({entry.value}) could not be loaded: {type(error).__name__}: {error}", 500)
+        _log.warning("strategy plugin %s", why)
+        _broken[entry.name] = why
+
+
+def _cards() -> dict[str, Description]:
+    """The cards of all strategies, by name."""
+    _load_plugins()
+    own = {name: text for name, (text, _) in written_cards().items()}
+    return own | {name: card(cls) for name, cls in _strategies.items()}
+
+
+def _check(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not the name of a strategy: a string such as 'fastv' is allowed")
+
+
+def _unknown(name: str) -> Exception:
+    """The error for a name that nobody has."""
+    if name in _broken:
+        return ImportError(f"the strategy plugin {_broken[name]}")
+    return unknown("strategy", name, [one for text in _cards().values() for one in (text.name, *text.aliases)])
 
 
 def get(name: str) -> type[Strategy]:
-    """The strategy class called `name`, which may be an alias.
+    """The strategy class called `name`, which may be an alias; its module is imported if it is not yet.
 
     Raises:
         TypeError: `name` is no string.
         ValueError: there is none; names the nearest.
         ImportError: the plugin that announces it cannot be loaded; says why.
     """
-    _load()
-    if not isinstance(name, str):
-        raise TypeError(f"{name!r} is not the name of a strategy: a string such as 'fastv' is allowed")
-    canonical = _aliases.get(name, name)
-    if canonical not in _strategies:
-        if name in _broken:
-            raise ImportError(f"the strategy plugin {_broken[name]}")
-        raise unknown("strategy", name, [*_strategies, *_aliases])
-    return _strategies[canonical]
+    _check(name)
+    with _lock:
+        if _registered(name) is None:
+            import_naming(_PACKAGE, "register", name)
+        if _registered(name) is None:
+            _load_plugins()
+    cls = _registered(name)
+    if cls is None:
+        raise _unknown(name)
+    return cls
 
 
 def list_strategies(pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
-    """Names of the registered strategies, sorted, optionally those matching wildcards or acting at a stage.
+    """Names of the strategies, sorted, optionally those matching wildcards or acting at a stage.
 
     >>> list_strategies("fast*")
     ['fastv']
     """
-    _load()
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     return sorted(
         name
-        for name, cls in _strategies.items()
-        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and (stage is None or stage in cls.stages())
+        for name, text in _cards().items()
+        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and (stage is None or stage in text.stages)
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """What `describe` returns; printing it gives a readable card."""
-
-    name: str
-    summary: str
-    stages: tuple[str, ...]
-    paper: str
-    fields: dict[str, tuple[str, Any]]
-    aliases: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        width = max((len(name) for name in self.fields), default=0)
-        lines = [f"{self.name}: {self.summary}", f"  stage: {', '.join(self.stages)}"]
-        if self.aliases:
-            lines.append(f"  also: {', '.join(self.aliases)}")
-        if self.paper:
-            lines.append(f"  paper: {self.paper}")
-        lines += [
-            f"  {name:<{width}} = {default!r}  ({annotation})" for name, (annotation, default) in self.fields.items()
-        ]
-        return "\n".join(lines)
 
 
 def describe(name: str) -> Description:
     """Summary, stages, paper and fields (annotation, default) of a strategy.
 
     Raises:
-        ValueError: unknown name; names the nearest.
+        TypeError, ValueError, ImportError: as `get`.
     """
-    cls = get(name)
-    summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
-    fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
-    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases)
-
-
-def _annotation(kind: Any) -> str:
-    # A string where the module defers annotations, the type itself where it does not.
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    _check(name)
+    found = next((text for text in _cards().values() if name in (text.name, *text.aliases)), None)
+    if found is None:
+        raise _unknown(name)
+    return found

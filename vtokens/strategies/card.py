@@ -1,0 +1,74 @@
+"""The card of a strategy: what it says of itself, told by its class or read from its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, get_args
+
+from vtokens.core.source import written
+from vtokens.core.written import Unread, Written
+
+if TYPE_CHECKING:
+    from vtokens.strategies.base import Strategy
+
+STAGES = ("encode", "prompt", "layer", "attend", "logits")
+"""Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What `describe` returns; printing it gives a readable card."""
+
+    name: str
+    summary: str
+    stages: tuple[str, ...]
+    paper: str
+    fields: dict[str, tuple[str, Any]]
+    aliases: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.fields), default=0)
+        lines = [f"{self.name}: {self.summary}", f"  stage: {', '.join(self.stages)}"]
+        if self.aliases:
+            lines.append(f"  also: {', '.join(self.aliases)}")
+        if self.paper:
+            lines.append(f"  paper: {self.paper}")
+        lines += [
+            f"  {name:<{width}} = {default!r}  ({annotation})" for name, (annotation, default) in self.fields.items()
+        ]
+        return "\n".join(lines)
+
+
+def card(cls: type[Strategy]) -> Description:
+    """The card of a strategy's class."""
+    summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
+    fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
+    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases)
+
+
+@functools.cache
+def written_cards(package: str = "vtokens.strategies") -> dict[str, tuple[Description, str]]:
+    """The cards of a package's strategies by name, and where each class is, read without importing them (nor torch).
+
+    A strategy whose source does not say all of this plainly is imported, and left out here.
+    """
+    found = written(package, "register", "Strategy", _read)
+    return {text.name: (text, where) for text, where in found}
+
+
+def _read(found: Written) -> tuple[Description, str]:
+    if len(found.arguments) != 1:
+        raise Unread
+    aliases = tuple(found.keywords.get("aliases", ()))
+    names = found.names()
+    stages = tuple(found.returned("stages")) if "stages" in names else tuple(s for s in STAGES if f"at_{s}" in names)
+    text = Description(
+        found.arguments[0], found.summary(), stages, found.keywords.get("paper", ""), found.fields(), aliases
+    )
+    return text, f"{found.module}.{found.lineage[0].name}"
+
+
+def _annotation(kind: Any) -> str:
+    # A string where the module defers annotations, the type itself where it does not.
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
