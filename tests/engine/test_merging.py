@@ -14,8 +14,8 @@ from tests.engine.merged_tower import merge_round, merged_states
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
-from vtokens.engine import merging
-from vtokens.engine.seen import seen_in
+from vtokens.engine.state import merging
+from vtokens.engine.state.tower_run import run_in
 
 TOWERS = ("llava", "llava_next", "llava_onevision")
 SOME = (0.6, 0.55, 0.7)
@@ -60,7 +60,7 @@ def test_features_equal_those_of_equal_copies(family: str, attention: str, order
     assert groups != merged_states(adapter.tower, pixels, SOME, last, order != "release")[1]
     merged = [len(group) for group in groups]
     assert all(3 <= count < len(member) for count, member in zip(merged, states, strict=True))
-    seen = seen_in("image", output, True, adapter)
+    seen = run_in("image", output, True, adapter)
     assert seen is not None
     assert seen.merging is not None
     assert seen.merging.valid.sum(1).tolist() == merged
@@ -153,7 +153,7 @@ def test_saliency_of_merged_tokens_is_shared_out(family: str) -> None:
     with vtokens.attach(model, [{"name": "dymu", "thresholds": SOME}, {"name": "cls", "keep": 0.5}]) as handle:
         output = model.model.get_image_features(**arguments, return_dict=True)
         adapter = handle._adapter
-    seen, last = seen_in("image", output, True, adapter), adapter.feature_block
+    seen, last = run_in("image", output, True, adapter), adapter.feature_block
     assert seen is not None
     pixels = squares(arguments, adapter)
     states, _ = merged_states(adapter.tower, pixels, SOME, last - 1)
@@ -176,7 +176,7 @@ def test_videos_that_are_pooled_share_where_a_whole_cell_was_merged() -> None:
     videos[:, 1] = 0.3  # a frame without content merges well
     with vtokens.attach(model, "dymu", thresholds=(0.5, 0.5, 0.5)):
         output = model.model.get_video_features(videos, return_dict=True)
-    seen = seen_in("video", output, True, adapter_for(model))
+    seen = run_in("video", output, True, adapter_for(model))
     assert seen is not None
     assert seen.merging is not None
     copies = seen.copies()
@@ -218,7 +218,7 @@ def test_a_blank_picture_becomes_few_tokens() -> None:
     """Every round halves what is alike, whatever the threshold; the class token stays by itself."""
     model = build("llava")[0]
     output = features(model, {"pixel_values": torch.zeros(1, 3, 56, 56)}, thresholds=(-1.0, -1.0, -1.0))
-    merging = seen_in("image", output, True, adapter_for(model)).merging
+    merging = run_in("image", output, True, adapter_for(model)).merging
     assert merging.size.sum().item() == 17
     assert merging.size[0, 0].item() == 1
     assert merging.valid.sum().item() == 1 + 16 // 8

@@ -18,7 +18,7 @@ import vtokens
 from tests.engine.cases import model
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
-from vtokens.engine.prompt_end import asked_for
+from vtokens.engine.state.prompt_end import asked_for
 
 TEXTS = ("what is <image> this? please tell", "and <image> that", "<image>", "two <image> things <image> here, or one")
 SETTINGS = {

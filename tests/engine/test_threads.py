@@ -24,7 +24,7 @@ from tests.engine.compare import GREEDY, one, ragged
 from tests.engine.state import snapshot
 from tests.families import build, inputs
 from tests.families.processors import tokenizer
-from vtokens.engine import scope
+from vtokens.engine import context
 from vtokens.engine.attach import joined
 from vtokens.strategies import Facts, Needs, Strategy, parse
 
@@ -59,11 +59,11 @@ class Watch(Strategy):
 
 
 def test_where_processes_are_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, where `os` has no such function; `scope` imports nothing but the standard library."""
+    """As on Windows, where `os` has no such function; `context` imports nothing but the standard library."""
     monkeypatch.delattr(os, "register_at_fork")
-    found = runpy.run_path(scope.__file__)
+    found = runpy.run_path(context.__file__)
     with found["lock"]:
-        assert found["blocks"](None) == []
+        assert found["entries"]() == ()
 
 
 def together(*works: Callable[[], Any], count: int = ROUNDS) -> list[list[Any]]:

@@ -134,7 +134,7 @@ def test_two_branch_advances_both_sequences_together(family: str) -> None:
     with vtokens.attach(model, f"vhr(layers={layers}, divergence=two_branch)"):
         cache = returned_cache(model(**batch, use_cache=True))
     for layer in layers:
-        got = cache.layers[layer].prefix.memory.samples["vhr.heads"]
+        got = cache.layers[layer].keymap.memory.samples["vhr.heads"]
         assert torch.equal(got, expected[layer]), layer
 
 
@@ -156,5 +156,5 @@ def test_heads_stay_those_of_the_prompt() -> None:
         again = model(**batch, use_cache=True)
         together = model(input_ids=tokens, attention_mask=mask, **as_cache(model, returned_cache(again))).logits
     close_pass(torch.cat(steps, 1), together)
-    chosen = returned_cache(first).layers[3].prefix.memory.samples["vhr.heads"]
+    chosen = returned_cache(first).layers[3].keymap.memory.samples["vhr.heads"]
     assert chosen.sum(1).tolist() == [2, 0]  # the sample without a picture has no vision-aware heads

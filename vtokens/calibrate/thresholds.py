@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.core.facts import Facts
 from vtokens.engine import attach
-from vtokens.engine.seen import seen_in
+from vtokens.engine.state.tower_run import run_in
 from vtokens.kernels import Merged, match, merge, pooled_threshold
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.merge.dymu import Dymu
@@ -127,7 +127,7 @@ def _runs(
     with torch.no_grad(), attach(model, strategy):
         for batch in batches():
             given = {name: value for name, value in batch.items() if name in names}
-            yield seen_in("image", adapter.multimodal.get_image_features(**given, return_dict=True), True, adapter)
+            yield run_in("image", adapter.multimodal.get_image_features(**given, return_dict=True), True, adapter)
             if progress is not None:
                 progress()
 

@@ -15,11 +15,11 @@ from vtokens.adapters import adapter_for
 from vtokens.adapters.decoder import check_decoder
 from vtokens.core.budget import Keep
 from vtokens.core.versions import warn_if_untested
-from vtokens.engine.call import Record
+from vtokens.engine.block import Block, Given, blocks, prompted
+from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, running
-from vtokens.engine.records import Records
+from vtokens.engine.record import Record, Records
 from vtokens.engine.report import Report, make_report
-from vtokens.engine.scope import Block, Given, blocks, lock, prompted
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.views.logits import Prompt
 
@@ -118,7 +118,7 @@ class Handle:
             ValueError: no strategy that asks for another prompt is attached.
         """
         block = self._block()
-        if block is None or not isinstance(block.plan.negative_kind, Prompt):
+        if block is None or not (block.plan.contrast is not None and isinstance(block.plan.contrast.kind, Prompt)):
             raise ValueError(
                 f"{self.strategy!r} holds the answer against no other prompt: attach one that does, such as 'lqcd'"
             )

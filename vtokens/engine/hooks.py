@@ -1,4 +1,12 @@
-"""What the hooks do that carry strategies into a live model: they gather rows, nothing is patched."""
+"""What the hooks on a model do: they find the phase of the caller's call, and hand it to a stage.
+
+The phases of a call, in order; a hook that meets another phase than it expects does nothing:
+
+    Outer      model(...)                   pre-hook of the model with logits
+    Request    model.model(...)             pre-hook of the multimodal module; feature calls are noted in it
+    Pass       language_model(...)          pre-hook of the decoder; layers, attention and output act on it
+    Ended      the decoder has ended        the output layer and the model's own output are contrasted
+"""
 
 from __future__ import annotations
 
@@ -10,27 +18,30 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache, returned_cache
-from vtokens.engine import call as calls
-from vtokens.engine import joint, logits, unmerge
-from vtokens.engine.arguments import side_inputs
-from vtokens.engine.attend import attend
-from vtokens.engine.attention import Attention
-from vtokens.engine.branch import Branch
-from vtokens.engine.cache import holds_copies, holds_ours
-from vtokens.engine.call import Call
-from vtokens.engine.decoder import account, adjust, restore
-from vtokens.engine.padding import cached_padding
-from vtokens.engine.prefill import enter, find_ends, read_layout, refuse, select
-from vtokens.engine.scope import Block, Given, blocks, prompt
-from vtokens.engine.seen import MODALITIES, Seen, seen_in
-from vtokens.engine.window import check_window
+from vtokens.engine import begin
+from vtokens.engine.attention import unmerge
+from vtokens.engine.attention.observe import observe
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.block import Block, Given, blocks, negative_prompt
+from vtokens.engine.context import here
+from vtokens.engine.forward import Pass
+from vtokens.engine.stages import layer, logits, output
+from vtokens.engine.stages.attend import attend
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.request import Outer, Prepared, Request
+from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 from vtokens.strategies.views.heads import Memory
 
 _REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 
 class Hooks:
-    """What hooks call. Each asks which pass of the caller's is under way, so that threads do not meet.
+    """What hooks call. Each asks for the phase of the caller's own call, so that threads do not meet.
+
+    Torch calls a hook without keyword arguments, or without output, while another thread is just putting it on: such a
+    call began before the strategies came, and is left alone.
 
     Attributes:
         adapter: the model's.
@@ -53,225 +64,170 @@ class Hooks:
         return found[-1] if found else self.own
 
     def interrupted(self) -> None:
-        """Forget the caller's pass: it ended, or what is left of it belongs to nobody."""
-        calls.finish(self)
-        calls.ended(self)
+        """Forget the caller's call: it ended, or what is left of it belongs to nobody."""
+        here().leave(self)
 
-    def on_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        self.interrupted()
-        block = self.block()
-        if block is None or kwargs is None:  # without them while another thread puts the hook on
-            return
-        _check_replica(module, block)
-        opened = Call(self.adapter, {}, plan=block.plan, outer=True)
-        opened.labels, opened.keep = kwargs.get("labels"), kwargs.get("logits_to_keep", 0)
-        calls.start(self, opened)
-        if block.plan.contrast is not None:
-            self.standing["head"].follow(self.adapter.model.get_output_embeddings())
-
-    def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-        # What an interrupted pass left is nobody's any more.
-        opened = calls.current(self)
-        opened = opened if opened is not None and opened.outer else None
+    def on_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
         self.interrupted()
         block = self.block()
         if block is None or kwargs is None:
             return
         _check_replica(module, block)
-        inputs = dict(kwargs, input_ids=args[0]) if args else kwargs
-        call = Call(self.adapter, inputs, plan=block.plan, opened=opened)
-        calls.start(self, call)
+        here().enter(self, Outer(kwargs.get("labels"), kwargs.get("logits_to_keep", 0)))
+        if block.plan.contrast is not None:
+            self.standing["head"].follow(self.adapter.model.get_output_embeddings())
+
+    def on_start(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
+        outer = here().phase(self)
+        self.interrupted()  # any other phase is what an interrupted call left
+        block = self.block()
+        if block is None or kwargs is None:
+            return
+        _check_replica(module, block)
+        inputs, plan = dict(kwargs, input_ids=args[0]) if args else kwargs, block.plan
+        given = None if plan.contrast is None else negative_prompt(self, self.prompts)
+        request = Request(inputs, plan, outer if isinstance(outer, Outer) else None, given)
+        here().enter(self, request)
         # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
-        given = inputs.get("mm_encoder_outputs") or {}
-        seen = [seen_in(m, given[m], bool(block.plan), self.adapter) for m in MODALITIES if given.get(m) is not None]
-        call.seen = [s for s in seen if s is not None]
+        features = inputs.get("mm_encoder_outputs") or {}
+        for modality in MODALITIES:
+            if features.get(modality) is not None:
+                run = run_in(modality, features[modality], bool(plan), self.adapter)
+                request.runs.extend([] if run is None else [run])
 
-    def on_features(self, seen: Seen) -> None:
-        call = calls.current(self)
-        if call is not None and not call.outer and not call.entered:
-            call.seen.append(seen)
+    def on_features(self, run: TowerRun) -> None:
+        request = here().phase(self)
+        if isinstance(request, Request):
+            request.runs.append(run)
 
-    def on_language_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        call, block = calls.current(self), self.block()
-        if kwargs is None or not _handed_on(call, args, kwargs):
-            self.interrupted()
-            if block is None or kwargs is None:
-                return None
-            # The language model on its own: it may still meet a reduced cache.
-            call = Call(self.adapter, {}, direct=True, plan=block.plan)
-            calls.start(self, call)
-        assert call is not None
-        assert call.plan is not None
-        call.entered = True
-        if call.plan and not _holds(tuple(self.adapter.layers), self.layers):
-            raise RuntimeError(f"decoder layers were {_REPLACED}")
-        cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
-        call.cache, call.past = cache, 0 if cache is None else cache.get_seq_length()
-        call.fed_mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        if not call.plan.unmerges and holds_copies(cache):
-            raise ValueError(
-                "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
-                "strategy that merged them again, or start with an empty cache"
-            )
-        acts = bool(call.plan) and not call.direct and call.branch_of is None
-        if acts:
-            refuse(call, kwargs)
-        if (acts and call.seen) or call.branch_of is not None or holds_ours(cache):
-            check_window(self.adapter.language_model.config, call.past + _length(args, kwargs))
-        layout = call.layout if call.branch_of is not None else None if call.direct else read_layout(call, kwargs)
-        if call.branch_of is None and not call.direct:
-            find_ends(call, layout, _length(args, kwargs))
-        if call.plan.contrast is not None and call.opened is not None:
-            call.prompt = prompt(self, self.prompts)
-            both = logits.enter(call, layout, kwargs)
-            if both is not None:
-                return args, both
-        if layout is None:
-            return None
-        if call.plan.branch and call.past == 0 and any(layout.counts):
-            assert call.ends is not None
-            side = side_inputs(self.adapter, kwargs)
-            call.branch = Branch(self.adapter, kwargs["inputs_embeds"], layout, call.ends, side)
-        changed = enter(call, layout, call.plan.at_prompt, kwargs)
+    def on_language_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
+        phase, block = here().phase(self), self.block()
+        if kwargs is None:
+            return self.interrupted()
+        if isinstance(phase, Prepared):
+            passed, changed = begin.prepared(self.adapter, phase, kwargs)
+        elif isinstance(phase, Request) and begin.handed_on(phase, args, kwargs):
+            if phase.plan and not _holds(tuple(self.adapter.layers), self.layers):
+                raise RuntimeError(f"decoder layers were {_REPLACED}")
+            passed, changed = begin.requested(self.adapter, phase, kwargs)
+        elif block is not None:  # the decoder by itself: it may still meet a cache that strategies shortened
+            passed, changed = begin.alone(self.adapter, block.plan, args, kwargs), None
+        else:
+            return self.interrupted()
+        here().enter(self, passed)
         return None if changed is None else (args, changed)
 
-    def on_layer(
-        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        call = calls.current(self)
-        if call is None or kwargs is None or not call.entered:
+    def on_layer(self, index: int, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or kwargs is None:
             return None
         tap = self.standing.get(("tap", index))
         if tap is not None:
             tap.follow(module.self_attn)
-        hidden = args[0] if args else kwargs["hidden_states"]
-        assert call.plan is not None
-        if call.joint is not None:
-            return args, joint.adjust(call, index, hidden, kwargs)
-        if call.layout is not None:
-            for strategy in call.plan.at_layer.get(index, ()):
-                hidden = select(call, strategy, partial(strategy.at_layer, index=index), hidden)
-            if not any(call.layout.counts):
-                call.branch = None  # no picture is left whose absence could be told
-        if call.branch is not None:
-            call.branch.observe(index)
-        call.hidden, call.cache = hidden, given_cache(kwargs)
-        changed = adjust(call, index, hidden, kwargs)
+        hidden, lane = args[0] if args else kwargs["hidden_states"], passed.main
+        if passed.joint is not None:
+            return args, passed.joint.adjust(index, hidden, kwargs)
+        lane.hidden, lane.cache = layer.drop(lane, index, hidden), given_cache(kwargs)
+        if passed.text is not None and lane.shows:
+            passed.text.observe(index)
+        changed = layer.adjust(lane, index, kwargs)
         if changed is None:
             return None
-        return ((hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=hidden))
+        return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
 
-    def after_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        call = calls.current(self)
-        if call is not None and call.branch is not None:
-            assert call.plan is not None
-            call.branch.advance(index, call.plan.at_attend.get(index, ()), call.memories.get(index, Memory()))
+    def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> None:
+        passed = here().phase(self)
+        if isinstance(passed, Pass) and passed.text is not None and passed.main.shows:
+            notes = passed.main.notes.get(index, Memory())
+            passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
 
-    def on_output(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any = None) -> Any:
-        call = calls.current(self)
-        if call is None or output is None:  # without one while another thread puts the hook on
+    def on_output(self, module: nn.Module, args: Args, kwargs: Any, result: Any = None) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or result is None:
             return None
-        if call.direct:
-            calls.finish(self)
-        if call.joint is not None:
-            return joint.leave(call, output)
-        if call.record is None:
+        if passed.joint is not None:
+            return passed.joint.part(result)
+        lane, pictures, block = passed.main, passed.main.pictures, self.block()
+        if passed.request is None:
+            self.interrupted()
+        if pictures is None:
             return None
-        call.record.views = call.by_layer
-        call.record.attended = {index: part.member.shape[1] for index, part in call.folds.items()}
-        call.record.copies = call.scratch.get(("copies",))
-        block = self.block()
-        if call.branch_of is None and block is not None:
-            block.records.note(call.record)
-        cache = returned_cache(output) if hasattr(output, "get") else given_cache(kwargs)
+        output.report(lane, pictures)
+        if passed.request is not None and block is not None:
+            block.records.note(pictures.record)
+        cache = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
         if cache is not None:
-            account(call, cache)
-        return None if call.view is None else restore(call, output)
+            output.account(lane, pictures, cache)
+        return None if lane.view is None else output.restore(lane, result)
 
     def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        call = calls.current(self)
-        if call is None:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass):
             return attention.run()
-        if call.branch is not None and call.branch.running:
-            return call.branch.attend(index, attention)
-        if call.joint is not None:
-            return joint.attend(call, index, attention, self._unmerged)
-        assert call.plan is not None
-        if call.layout is None and attention.query.shape[2] == 1 and index in call.plan.watched:
-            assert call.hidden is not None
-            output = attention.run()
-            for strategy in call.plan.watched[index]:
-                strategy.at_step(index, attention.query, call.hidden, output[0])
-            return output
-        return self._unmerged(call, index, attention)
+        if passed.text is not None and passed.text.running:
+            return passed.text.attend(index, attention)
+        if passed.joint is not None:
+            return passed.joint.attend(index, attention, partial(self._in_lane, passed))
+        lane, watched = passed.main, passed.plan.watched.get(index)
+        if watched and lane.pictures is None and attention.query.shape[2] == 1:
+            result = attention.run()
+            for strategy in watched:
+                strategy.at_step(index, attention.query, lane.hidden, result[0])
+            return result
+        return self._in_lane(passed, lane, index, attention)
 
-    def _unmerged(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        assert call.plan is not None
-        strategies = call.plan.at_attend.get(index, ())
-        return unmerge.attend(call, index, attention, partial(self._attend, call, index), bool(strategies))
+    def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        strategies = lane.plan.at_attend.get(index, ())
 
-    def _attend(self, call: Call, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        assert call.plan is not None
-        rows, query = call.plan.rows.get(index), attention.query
-        if rows and call.layout is not None and call.record is not None:
-            with call.record.selecting(query.device):
-                for signal in rows:
-                    cached = cached_padding(call, index)
-                    call.observe_decoder(index, signal.rows, query, attention.key, attention.scaling, cached)
-        return attend(call, index, attention, call.plan.at_attend.get(index, ()))
+        def inner(lane: Lane, attention: Attention) -> tuple[Tensor, Any]:
+            rows, pictures = lane.plan.rows.get(index), lane.pictures
+            if rows and pictures is not None:
+                with pictures.record.selecting(attention.query.device):
+                    for signal in rows:
+                        observe(lane, pictures, index, signal.rows, attention)
+            text = passed.text if lane.shows else None
+            return attend(lane, index, attention, strategies, text)
 
-    def on_end(self, module: nn.Module, args: Any, output: Any) -> None:
-        call = calls.current(self)
-        calls.finish(self)
-        if call is not None and output is not None and call.plan and not call.entered:
+        return unmerge.attend(lane, index, attention, inner, bool(strategies))
+
+    def on_end(self, module: nn.Module, args: Any, result: Any) -> None:
+        phase = here().phase(self)
+        self.interrupted()
+        if isinstance(phase, Request) and result is not None and phase.plan:
             raise RuntimeError(f"the decoder was {_REPLACED}")
-        if call is not None and call.opened is not None and (call.fed is not None or call.joint is not None):
-            calls.end(self, call)
+        ended = logits.Ended.of(phase) if isinstance(phase, Pass) else None
+        if ended is not None:
+            here().enter(self, ended)
 
     def before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        call = calls.ended(self, forget=False)
-        if call is None or call.joint is None:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
             return None
-        call.headed += 1  # once: whoever calls the layer after an interruption gets what it says
-        return (logits.both(call, args[0]),) if call.headed == 1 else None
+        both = ended.following.before_head(args[0])
+        return None if both is None else (both,)
 
-    def after_head(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Any:
-        call = calls.ended(self, forget=False)
-        return logits.apart(call, output) if call is not None and call.headed == 1 else None
-
-    def on_logits(self, module: nn.Module, args: Any, output: Any) -> Any:
-        call = calls.ended(self)
-        if call is None or output is None:
+    def after_head(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Any:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
             return None
+        return ended.following.after_head(result)
 
-        def run(branch: Call, inputs: dict[str, Any]) -> Any:
-            calls.start(self, branch)
-            try:
-                return self.adapter.language_model(**inputs)
-            finally:
-                calls.finish(self)
+    def on_logits(self, module: nn.Module, args: Any, result: Any) -> Any:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended):
+            return None
+        self.interrupted()
+        if result is None:
+            return None
+        return logits.contrasted(ended, self.adapter.model.get_output_embeddings(), result, self._run)
 
-        return logits.leave(call, output, run)
-
-
-def _handed_on(call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the language model got this from a pass of the whole model, and not from the caller itself.
-
-    torch tells hooks of an exception, but of no KeyboardInterrupt, so that the pass may be one that was cut off.
-    """
-    if call is None or call.outer or call.entered or call.direct:
-        return False
-    hidden, given = kwargs.get("inputs_embeds"), call.inputs.get("input_ids")
-    if args or hidden is None or kwargs.get("input_ids") is not None:
-        return False
-    return not isinstance(given, Tensor) or given.shape == hidden.shape[:2]
-
-
-def _length(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Positions that a language model is about to be fed."""
-    fed = kwargs.get("inputs_embeds")
-    fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-    return int(fed.shape[1])
+    def _run(self, prepared: Prepared, inputs: Kwargs) -> Any:
+        """The decoder's output for a prepared sequence."""
+        here().enter(self, prepared)
+        try:
+            return self.adapter.language_model(**inputs)
+        finally:
+            self.interrupted()
 
 
 def _check_replica(module: nn.Module, block: Block) -> None:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from vtokens.adapters import Adapter
+from vtokens.engine.block import Block
+from vtokens.engine.context import inside, lock
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.parts import Parts, parts
 from vtokens.engine.plan import Plan
-from vtokens.engine.records import Records
-from vtokens.engine.scope import Block, inside, lock
+from vtokens.engine.record import Records
 from vtokens.strategies import Strategy
 
 _ENGINE = "_vtokens_engine"

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from vtokens.engine.attention import Tap
-from vtokens.engine.encode import Encode, after_projector
+from vtokens.engine.attention.tap import Tap
+from vtokens.engine.context import lock
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.plan import Plan
-from vtokens.engine.scope import lock
-from vtokens.engine.tower import TowerTap, TowerWatch
+from vtokens.engine.stages.encode import Encode, after_projector
+from vtokens.engine.stages.tower import TowerTap, TowerWatch
 
 
 class Part(Protocol):
@@ -43,7 +43,7 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     found["output"] = partial(adapter.language_model.register_forward_hook, hooks.on_output, with_kwargs=True)
     for index, layer in enumerate(adapter.layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
-        if plan.branch or (plan.negative is not None and plan.negative.branch):
+        if plan.branch or (plan.contrast is not None and plan.contrast.plan.branch):
             found["after layer", index] = partial(layer.register_forward_hook, partial(hooks.after_layer, index))
     found["tower"] = partial(TowerWatch, adapter, hooks)
     for block in plan.towers(adapter):

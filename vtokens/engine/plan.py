@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vtokens.adapters import Adapter
 from vtokens.core.facts import Facts
-from vtokens.engine.rotary import check_rotary
+from vtokens.engine.attention.rotary import check_rotary
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
 from vtokens.strategies.signals import Attention, Saliency, Signal
@@ -15,6 +16,21 @@ from vtokens.strategies.views.logits import Negative, Tokens
 
 Asked = Sequence[tuple[Strategy, Needs]]
 """Strategies, each with what it answered when it was asked what it needs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """A strategy at a stage of one model.
+
+    Attributes:
+        strategy: it.
+        needs: what it answered when it was asked what it needs there.
+        prepared: what it prepared there.
+    """
+
+    strategy: Strategy
+    needs: Needs
+    prepared: Any
 
 
 class Plan:
@@ -25,16 +41,14 @@ class Plan:
         at_encode: tower block, or round behind the tower -> the strategy that merges there, and what it prepared.
         at_prompt: the strategies that act before the decoder, in the written order.
         at_layer: decoder layer -> the strategies that act before it, in the written order.
-        at_attend: decoder layer -> the strategies that act in its attention, each with what it prepared: first the one
-            that computes it, if there is one, then the others in the written order.
+        at_attend: decoder layer -> the strategies that act in its attention: first the one that computes it, if there
+            is one, then the others in the written order.
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
         unmerges: attention has to see merged tokens at all of their positions.
         branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
         blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
-        contrast: the strategy that contrasts logits; None if none does.
-        negative_kind: what the negative prompt of that strategy holds.
-        negative: the plan under which the negative prompt runs.
+        contrast: how logits are contrasted; None if they are not.
 
     Raises:
         TypeError, ValueError: settings, or a combination, that cannot run on this model.
@@ -50,33 +64,27 @@ class Plan:
         if self.unmerges:
             check_rotary(adapter)
         self.branch = any(needs.branch for _, needs in active)
-        self.at_encode: dict[int, tuple[Strategy, Any]] = {}
-        self.at_prompt = [strategy for strategy, _ in active if "prompt" in strategy.stages()]
-        self.at_layer: dict[int, list[Strategy]] = {}
-        self.at_attend: dict[int, list[tuple[Strategy, Any]]] = {}
-        for strategy, needs in sorted(active, key=lambda pair: not pair[1].computes):
-            prepared = strategy.prepare(facts)
-            self.at_encode.update(dict.fromkeys(needs.encode, (strategy, prepared)))
-            for index in needs.attend:
-                self.at_attend.setdefault(index, []).append((strategy, prepared))
-        for strategy, needs in active:
-            for index in needs.layer:
-                self.at_layer.setdefault(index, []).append(strategy)
-        acting = {index for _, needs in active if not needs.watches for index in needs.attend}
+        acting = [Acting(strategy, needs, strategy.prepare(facts)) for strategy, needs in active]
+        self.at_encode = {index: (one.strategy, one.prepared) for one in acting for index in one.needs.encode}
+        self.at_prompt = [one for one in acting if "prompt" in one.strategy.stages()]
+        self.at_layer: dict[int, list[Acting]] = {}
+        self.at_attend: dict[int, list[Acting]] = {}
+        for one in acting:
+            for index in one.needs.layer:
+                self.at_layer.setdefault(index, []).append(one)
+        for one in sorted(acting, key=lambda one: not one.needs.computes):
+            for index in one.needs.attend:
+                self.at_attend.setdefault(index, []).append(one)
         self.watched = {
-            index: [strategy for strategy, _ in pairs]
-            for index, pairs in self.at_attend.items()
-            if not self.unmerges and index not in acting
+            index: [one.strategy for one in there]
+            for index, there in self.at_attend.items()
+            if not self.unmerges and all(one.needs.watches for one in there)
         }
         signals = [signal for _, needs in active for signal in needs.signals]
         self.rows = _rows(signals)
-        self.contrast = next((strategy for strategy, _ in active if "logits" in strategy.stages()), None)
-        self.negative_kind: Negative | None = None
-        self.negative: Plan | None = None
-        if self.contrast is not None:
-            self.negative_kind = self.contrast.negative(facts)
-            self.negative = Plan(adapter, _under(self.contrast, self.negative_kind, active))
-        others = [] if self.negative is None else self.negative.blocks
+        contrasting = next((strategy for strategy, _ in active if "logits" in strategy.stages()), None)
+        self.contrast = None if contrasting is None else _contrast(adapter, contrasting, active)
+        others = [] if self.contrast is None else self.contrast.plan.blocks
         self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
 
     def __bool__(self) -> bool:
@@ -103,8 +111,6 @@ def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
         needs = needs_of(strategy, facts)
         if needs.once and any(earlier.name == strategy.name for earlier, _ in asked):
             raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
-        # Attention and selection ask the strategy itself (`Older`), and hold no plan.
-        object.__setattr__(strategy, "_needs", needs)
         asked.append((strategy, needs))
     return asked
 
@@ -148,6 +154,26 @@ def _blocks(adapter: Adapter, depth: int, signals: Sequence[Signal]) -> set[int]
     """The tower blocks, of `depth`, whose scores are read."""
     scores = [signal for signal in signals if isinstance(signal, Saliency)]
     return {block % depth for signal in scores for block in signal.blocks or (adapter.feature_block,)}
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How logits are contrasted.
+
+    Attributes:
+        strategy: the one that does.
+        kind: what its negative prompt holds.
+        plan: which strategy acts where in the lane of that prompt.
+    """
+
+    strategy: Strategy
+    kind: Negative
+    plan: Plan
+
+
+def _contrast(adapter: Adapter, strategy: Strategy, active: Asked) -> Contrast:
+    kind = strategy.negative(adapter.facts)
+    return Contrast(strategy, kind, Plan(adapter, _under(strategy, kind, active)))
 
 
 def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strategy]:

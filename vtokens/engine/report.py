@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.core.picture import Picture
-from vtokens.engine.call import Record
+from vtokens.engine.record import Record
+from vtokens.engine.state.view import View
 from vtokens.strategies import Strategy, format_spec
 
 
@@ -146,27 +147,27 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
     valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
     copies = None if record.copies is None else record.copies.cpu().numpy()
     everything = [np.flatnonzero(valid[row]) for row in range(batch)]
-    states: dict[int, list[np.ndarray]] = {0: everything}
-    groups, widths = [], []
+    states: dict[View | None, list[np.ndarray]] = {None: everything}
+    views, widths = [], []
     for index in range(record.depth):
         view = record.views.get(index)
-        groups.append(0 if view is None else view.group)
+        views.append(view)
         widths.append(record.length if view is None else view.index.shape[1])
-        if view is not None and view.group not in states:
+        if view is not None and view not in states:
             at = view.index.cpu().numpy()
             real = np.ones_like(at, dtype=bool) if view.real is None else view.real.cpu().numpy()
-            states[view.group] = [at[row][real[row] & valid[row][at[row]]] for row in range(batch)]
+            states[view] = [at[row][real[row] & valid[row][at[row]]] for row in range(batch)]
     samples = []
     for row in range(batch):
-        seen = {group: positions[row] for group, positions in states.items()}
+        seen = {view: positions[row] for view, positions in states.items()}
         pictures = []
         for number in (n for n, owner in enumerate(layout.owner) if owner == row):
-            cells = {g: cell[row][p[(image[row][p] == number) & visual[row][p]]] for g, p in seen.items()}
+            cells = {v: cell[row][p[(image[row][p] == number) & visual[row][p]]] for v, p in seen.items()}
             merged = None if copies is None else _merged(copies[row], cell[row], image[row] == number)
-            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[g] for g in groups), merged))
-        tokens = {group: int(visual[row][positions].sum()) for group, positions in seen.items()}
+            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[view] for view in views), merged))
+        tokens = {view: int(visual[row][positions].sum()) for view, positions in seen.items()}
         samples.append(
-            SampleReport(tuple(tokens[g] for g in groups), tuple(seen[g] for g in groups), tuple(pictures))
+            SampleReport(tuple(tokens[view] for view in views), tuple(seen[view] for view in views), tuple(pictures))
         )  # fmt: skip
     full = [record.length] * record.depth
     return Report(
@@ -183,9 +184,9 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
 
 
 def _branch(record: Record, config: Any, batch: int) -> BranchReport | None:
-    if record.branch is None:
+    if record.negative is None:
         return None
-    branch = record.branch
+    branch = record.negative
     views = [branch.views.get(index) for index in range(record.depth)]
     widths = [branch.length if view is None else view.index.shape[1] for view in views]
     attended = [branch.attended.get(index, width) for index, width in enumerate(widths)]

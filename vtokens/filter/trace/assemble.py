@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vtokens.engine.call import Record
-from vtokens.engine.reduction import gather
+from vtokens.engine.record import Record
+from vtokens.engine.state.view import gather
 from vtokens.filter.trace.measure import Likelihood, Looked, lens
 from vtokens.filter.trace.tape import Tape
 from vtokens.filter.trace.trace import Trace

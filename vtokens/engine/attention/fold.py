@@ -1,0 +1,70 @@
+"""How the rows that a layer sees are unfolded to all positions of merged tokens, and what its cache must know of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.state.copies import Copies
+from vtokens.engine.state.folds import Fold, Unmerging
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.reduce import reduce
+from vtokens.engine.state.tracked_layer import seen_length, stored_length, tracked
+from vtokens.engine.state.view import View, gather
+
+
+def fold_now(lane: Lane) -> Fold | None:
+    """How the rows seen now are to be unfolded; None if there is nothing to unmerge, or nothing of it left."""
+    unmerging, view = None if lane.pictures is None else lane.pictures.unmerging, lane.view
+    if unmerging is None or view is None or not lane.shows:
+        return None
+    return lane.once(("fold", view), lambda: _fold(lane.length, unmerging, view))
+
+
+def _fold(length: int, unmerging: Unmerging, view: View) -> Fold:
+    layout, device = unmerging.layout, view.index.device
+    batch, width = layout.visual.shape
+    place = torch.arange(width, device=device).expand(batch, -1)
+    base = unmerging.view or View(place, None, layout)
+    # Row of the layer at each fed position. Padding rows point anywhere, so they must not overwrite.
+    rows = torch.arange(view.index.shape[1], device=device).expand_as(view.index)
+    rows = rows if view.real is None else torch.where(view.real, rows, -1)
+    at = torch.full((batch, length), -1, device=device).scatter_reduce(1, view.index, rows, "amax")
+    member = at.gather(1, base.index.gather(1, unmerging.stands))
+    if base.real is not None:
+        member = torch.where(base.real, member, -1)
+    stay = (member >= 0) & layout.visual
+    counts = layout.counts if view is unmerging.own else layout.count(stay)
+    reduced = reduce(layout, stay, counts, unmerging.view)
+    if reduced is not None:
+        base, kept = reduced
+        member = member.gather(1, kept)
+        member = member if base.real is None else torch.where(base.real, member, -1)
+    return Fold(base, member, view.index.shape[1], gather(unmerging.positions, base.index, 2))
+
+
+def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copies | None:
+    """What the cache of layer `index` must know after a pass stored `new` rows; None if it holds nothing merged.
+
+    Args:
+        lane: of the pass.
+        index: decoder layer.
+        new: rows it stored there.
+        valid: bool (B, K), padding among all positions that attention sees; None if there is none.
+    """
+    cache, fold = lane.cache, lane.folds.get(index)
+    layer = tracked(cache, index)
+    older = None if layer is None else layer.keymap.copies
+    if fold is None and older is None:
+        return None
+    stored, keys = stored_length(cache, index), cache.layers[index].keys
+    latest = new if fold is None else fold.member.shape[1]
+    total = seen_length(cache, index) - new + latest
+    if valid is None:
+        valid = torch.ones(len(keys), total, dtype=torch.bool, device=keys.device)
+    channels = older.positions.shape[1] if older is not None else len(fold.positions) if fold is not None else 1
+    ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.keymap.stored)
+    between = Copies.plain(valid[:, ends : total - latest], channels)
+    before = between if older is None else older.followed_by(between, rows)
+    after = Copies.plain(valid[:, total - latest :], channels) if fold is None else fold.copies
+    return before.followed_by(after, stored - new) if before.length else after

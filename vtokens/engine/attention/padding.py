@@ -1,0 +1,32 @@
+"""Which of the positions that a decoder layer's attention sees are padding."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vtokens.engine.attention.masks import join
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.tracked_layer import shortened
+from vtokens.engine.state.view import View
+
+
+def cached_padding(lane: Lane, index: int) -> Tensor | None:
+    """bool (B, past), the padding mask over what layer `index` had cached before this pass; None if there is none."""
+    layer = shortened(lane.cache, index)
+    if layer is not None:
+        return layer.keymap.padding(lane.padding, lane.past)
+    return None if lane.padding is None else lane.padding[:, : lane.past]
+
+
+def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:
+    """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none.
+
+    Args:
+        lane: whose layer it is.
+        index: decoder layer.
+        past: keys that attention sees before this pass.
+        length: rows of this pass, those that `view` sees.
+        view: None if it sees all that was fed.
+    """
+    after = lane.fed_now() if view is None else view.mask(lane.fed_now())
+    return join(cached_padding(lane, index), after, past, length)

@@ -1,0 +1,88 @@
+"""Whether a decoder turns queries and keys as virtual unmerging does in its place."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import inside
+from vtokens.engine.attention.tap import Attention, Tap
+from vtokens.kernels import rotate
+
+_HEADS, _WIDTH = 2, 3
+_known: WeakSet[nn.Module] = WeakSet()
+"""Decoders that were found right: a filter attaches anew in every call."""
+
+
+def check_rotary(adapter: Adapter) -> None:
+    """Raise `ValueError` unless every layer rotates whole queries and keys as `kernels.rotate` does, last of all.
+
+    Layers without rotary embeddings, those that turn a part of a head only, and norms behind the rotation are others.
+    Each layer's attention is built anew with two heads, for weights may be anywhere, and run with embeddings that turn
+    and with some that do not.
+    """
+    if adapter.language_model in _known:
+        return
+    for index, layer in enumerate(adapter.layers):
+        attention = inside(layer.self_attn)
+        if not _turns_last(attention, index):
+            raise ValueError(
+                "virtual unmerging rotates dimension d of a head with d + D/2, behind all else that is done to queries "
+                f"and keys, and the {type(attention).__name__} of layer {index} does not: use dymu(unmerge=False)"
+            )
+    _known.add(adapter.language_model)
+
+
+@torch.no_grad()
+def _turns_last(attention: Any, index: int) -> bool:
+    try:
+        # Whatever the caller made the default device and dtype.
+        with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+            small, dim = _small(attention, index)
+            angle = (
+                torch.linspace(0, 2, dim // 2, dtype=torch.float32).repeat(2).expand(1, _WIDTH, -1)
+                + torch.arange(_WIDTH)[None, :, None]
+            )
+            cos, sin = angle.cos(), angle.sin()
+            (query, key, value), (turned_query, turned_key, same) = (
+                _states(small, embeddings) for embeddings in ((cos * 0 + 1, sin * 0), (cos, sin))
+            )
+    except Exception:  # whatever class it is, and whatever it wants: it is not known then
+        return False
+    pairs = ((rotate(query, cos, sin), turned_query), (rotate(key, cos, sin), turned_key), (value, same))
+    return value.shape == key.shape and all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+
+
+def _small(attention: Any, index: int) -> tuple[nn.Module, int]:
+    """An attention module of the same class and head size with `_HEADS` heads, and that size."""
+    config, dim = copy.copy(attention.config), attention.head_dim
+    config.hidden_size, config.num_attention_heads, config.num_key_value_heads = _HEADS * dim, _HEADS, _HEADS
+    config._attn_implementation_internal = "eager"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module: nn.Module = type(attention)(config, index).float().eval()
+        for weight in module.parameters():
+            weight.normal_(std=dim**-0.5)
+    return module, dim
+
+
+def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (1, heads, W, D) each, that reach the implementation."""
+    met: list[Attention] = []
+
+    def note(attention: Attention) -> tuple[Tensor, None]:
+        met.append(attention)
+        return torch.zeros_like(attention.query).transpose(1, 2).contiguous(), None
+
+    tap = Tap(module, note)
+    width = module.config.hidden_size
+    states = torch.linspace(-3, 3, _WIDTH * width, dtype=torch.float32).sin().view(1, _WIDTH, width)
+    module(states, position_embeddings=embeddings, attention_mask=None)
+    tap.remove()
+    [only] = met
+    return only.query, only.key, only.value

@@ -1,0 +1,138 @@
+"""Standing between an attention module and the implementation the user had chosen for it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vtokens.adapters.decoder import beside, inside
+from vtokens.engine.context import lock
+
+_PREFIX = "vtokens_"
+
+
+@dataclass
+class Attention:
+    """One call of an attention module's implementation.
+
+    Attributes:
+        module: the attention module.
+        query: (B, H, W, D); in a decoder, rotary embedding applied.
+        key, value: (B, H_kv, K, D), cached ones included.
+        mask: as the implementation wants it.
+        kwargs: what else the module passes on.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    kwargs: dict[str, Any]
+
+    @property
+    def scaling(self) -> float:
+        """The factor on the products of query and key."""
+        return self.kwargs.get("scaling") or self.query.shape[-1] ** -0.5
+
+    def run(self) -> tuple[Tensor, Any]:
+        """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
+        module: Any = self.module
+        config = module.config.real if isinstance(module.config, _Tapped) else module.config
+        chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
+        eager: Any = beside(type(module), "eager_attention_forward")
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
+        if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
+            module = _AsChosen(module, config)
+        return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
+
+
+Handler = Callable[[Attention], tuple[Tensor, Any]]
+
+
+class _AsChosen:
+    """An attention module as its implementation expects it: with the config the user had chosen."""
+
+    def __init__(self, module: nn.Module, config: Any) -> None:
+        self._module, self.config = module, config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Tapped:
+    """The config of a tapped attention module: the module's own in all but the implementation's name.
+
+    Attributes:
+        real: that config.
+        handler: what calls are handed to. Here, so that it lives and dies, and is deep-copied, with the module.
+    """
+
+    def __init__(self, real: Any, handler: Handler) -> None:
+        self.__dict__.update(real=real, handler=handler)
+
+    @property
+    def _attn_implementation(self) -> str:
+        name = _PREFIX + (self.real._attn_implementation or "eager")
+        if name not in ALL_ATTENTION_FUNCTIONS:
+            AttentionInterface.register(name, _tapped)
+        return name
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("real", "handler"):  # asked for before they are set, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+    def __copy__(self) -> Any:  # whoever wants another config to change means the module's own
+        return copy.copy(self.real)
+
+
+class Tap:
+    """Hands each call of one attention module to `handler`, until `remove()`.
+
+    The module gets a config that names a registered attention function; that function calls the handler, which runs the
+    implementation, or answers in its place. Nothing else of the model changes: masks are made for the implementation
+    that the user has chosen, now or later.
+    """
+
+    def __init__(self, module: Any, handler: Handler) -> None:
+        self._handler = handler
+        self._put(inside(module))
+
+    def follow(self, module: Any) -> None:
+        """Go to another module, or to the same one with another config, if one took the place of the first."""
+        module = inside(module)
+        if module is self._module and module.config is self._config:
+            return
+        with lock:
+            if module is not self._module or module.config is not self._config:
+                self.remove()
+                self._put(module)
+
+    def remove(self) -> None:
+        """Put the module's own config back."""
+        if self._module.config is self._config:
+            self._module.config = self._config.real
+
+    def _put(self, module: Any) -> None:
+        self._module, self._config = module, _Tapped(module.config, self._handler)
+        module.config = self._config
+
+
+def _tapped(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+    if torch.is_autocast_enabled(query.device.type):
+        # Where rotation left queries and keys wider than values: every implementation gets this dtype from autocast.
+        query, key, value = (part.to(torch.get_autocast_dtype(query.device.type)) for part in (query, key, value))
+    attention, config = Attention(module, query, key, value, attention_mask, kwargs), module.config
+    # In the middle of a call, another thread may have taken its tap off.
+    return config.handler(attention) if isinstance(config, _Tapped) else attention.run()

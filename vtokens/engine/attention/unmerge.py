@@ -1,0 +1,132 @@
+"""Virtual unmerging: attention over all positions of merged tokens, while layer and cache hold one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.copies import Copies
+from vtokens.engine.state.folds import Fold
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.tracked_layer import tracked
+from vtokens.engine.state.view import gather, spread
+from vtokens.kernels import unfold, unmerge_attention, unmerge_rows
+
+Attend = Callable[[Lane, Attention], tuple[Tensor, Any]]
+
+
+def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Position embeddings that leave queries and keys as they are."""
+    cos, sin = embeddings
+    return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+def attend(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
+    """Run an attention call of decoder layer `index` in the sequence of all positions.
+
+    Args:
+        lane: of the pass.
+        index: decoder layer.
+        attention: its queries, keys and values are those of unique rows, not rotated where merged tokens are among
+            them; its mask is for all positions.
+        inner: runs attention, and what strategies do about it, in that sequence.
+        states: whether `inner` reads the states that entered the layer.
+    """
+    fold, cached = lane.folds.get(index), _cached(lane, index)
+    if fold is None and cached is None:
+        return inner(lane, attention)
+    if fold is None and cached is not None and not states and lane.pictures is None and attention.query.shape[2] == 1:
+        return _decode(lane, index, attention, *cached), None
+    past = attention.key.shape[2] - attention.query.shape[2]
+    key, value = (part[:, :, :past] for part in (attention.key, attention.value))
+    new_key, new_value = (part[:, :, past:] for part in (attention.key, attention.value))
+    if cached is not None:
+        key, value = _unfold_cached(lane, *cached, key, value)
+
+    def run(there: Lane, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Any]:
+        if past:
+            new_key, new_value = torch.cat([key, new_key], 2), torch.cat([value, new_value], 2)
+        return inner(there, replace(attention, query=query, key=new_key, value=new_value))
+
+    if fold is None:
+        return run(lane, attention.query, new_key, new_value)
+    device = attention.query.device
+    member, (cos, sin) = fold.member.to(device), _angles(lane, fold, attention.query)
+    there = lane.seeing(fold.view, gather(lane.hidden, fold.member.clamp(min=0), 1) if states else lane.hidden)
+    output = unmerge_attention(
+        attention.query, new_key, new_value, member, cos, sin, lambda *parts: run(there, *parts)[0].transpose(1, 2)
+    )
+    if lane.pictures is not None and there.pictures is not None:
+        # What all positions of a token received, the token received.
+        for name, part in there.pictures.received.items():
+            positions = part.gather(1, fold.view.index.to(part.device))
+            lane.pictures.received[name] = spread(_sum(positions, fold), lane.view, lane.length)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _cached(lane: Lane, index: int) -> tuple[Copies, int] | None:
+    """What the layer's cache holds merged, and in how many rows."""
+    layer = tracked(lane.cache, index)
+    return None if layer is None or layer.keymap.copies is None else (layer.keymap.copies, layer.keymap.stored)
+
+
+def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, stored: int) -> Tensor:
+    """(B, 1, H, D): the common case of one new token and nobody else looking, without copies of the values."""
+    key = attention.key
+    behind = key.shape[2] - stored
+
+    def make() -> tuple[Tensor, Tensor, Tensor | None]:
+        member, cos, sin = _turns(lane, copies, key)
+        angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
+        rows = torch.arange(stored, key.shape[2], device=key.device).expand(len(key), -1)
+        valid = seen_padding(lane, index, copies.length + behind - 1, 1, None)
+        return (
+            torch.cat([member, rows], 1),
+            torch.nn.functional.pad(angle[..., :half], (0, 0, 0, behind), value=1),
+            None if valid is None else valid.to(key.device),
+        )
+
+    member, angle, valid = lane.once(("decode", copies.origin, behind, key.device), make)
+    output = unmerge_rows(attention.query, key, attention.value, member, angle, attention.scaling, valid)
+    return output.transpose(1, 2)
+
+
+def _turns(lane: Lane, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(member, cos, sin) of cached rows at all their positions: those stored turned are not turned again."""
+
+    def make() -> tuple[Tensor, Tensor, Tensor]:
+        cos, sin = lane.adapter.rotary(like, copies.positions.transpose(0, 1).to(like.device))
+        turned = copies.turned.to(like.device)[..., None]
+        member = copies.member.to(like.device).clamp(min=0)
+        return member, torch.where(turned, 1, cos), torch.where(turned, 0, sin)
+
+    return lane.once(("turns", copies.origin, like.device), make)
+
+
+def _unfold_cached(lane: Lane, copies: Copies, stored: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Cached keys and values at all their positions, the first `stored` rows being those to unfold."""
+    member, cos, sin = _turns(lane, copies, key)
+    first = unfold(key[:, :, :stored], member, cos, sin)
+    return (
+        torch.cat([first, key[:, :, stored:]], 2),
+        torch.cat([unfold(value[:, :, :stored], member), value[:, :, stored:]], 2),
+    )
+
+
+def _angles(lane: Lane, fold: Fold, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (B, N, D), of all positions of a fold."""
+    device = like.device
+    return lane.once(("angles", fold.view, device), lambda: lane.adapter.rotary(like, fold.positions.to(device)))
+
+
+def _sum(values: Tensor, fold: Fold) -> Tensor:
+    """(B, N) -> (B, W), summed over the positions at which each row stands."""
+    member = fold.member.to(values.device)
+    total = values.new_zeros(len(values), fold.rows)
+    return total.scatter_add(1, member.clamp(min=0), torch.where(member < 0, 0, values))

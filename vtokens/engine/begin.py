@@ -1,0 +1,132 @@
+"""The beginning of a pass: what the decoder is about to be given becomes lanes, and the first stages act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.core.compat import given_cache
+from vtokens.core.layout import Layout
+from vtokens.engine.checks.arguments import side_inputs
+from vtokens.engine.checks.window import check_window
+from vtokens.engine.forward import Pass
+from vtokens.engine.lanes.joint_decode import Joint, join
+from vtokens.engine.lanes.negative_prompt import Start
+from vtokens.engine.lanes.text import TextLane
+from vtokens.engine.plan import Plan
+from vtokens.engine.record import Record
+from vtokens.engine.stages import logits, prompt
+from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.positions import fed_positions, rotary_positions
+from vtokens.engine.state.prompt_end import asked_for, prompt_ends
+from vtokens.engine.state.request import Prepared, Request
+from vtokens.engine.state.tracked_layer import holds_copies, holds_ours
+
+Kwargs = dict[str, Any]
+Begun = tuple[Pass, Kwargs | None]
+"""A pass, and what the decoder is to be given instead; None if nothing else."""
+
+
+def handed_on(request: Request, args: tuple[Any, ...], kwargs: Kwargs) -> bool:
+    """Whether the language model got this from the call of `request`, and not from the caller itself.
+
+    torch tells hooks of an exception, but of no KeyboardInterrupt, so that the call may be one that was cut off.
+    """
+    hidden = kwargs.get("inputs_embeds")
+    return not args and hidden is not None and kwargs.get("input_ids") is None and request.fits(hidden)
+
+
+def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
+    """The pass of a call of the multimodal module.
+
+    Raises:
+        ValueError: strategies cannot act in it; says why and the way out.
+    """
+    plan, hidden = request.plan, kwargs["inputs_embeds"]
+    cache, past, padding = _cached(adapter, plan, kwargs)
+    if plan:
+        prompt.refuse(request, adapter, past, kwargs)
+    if (plan and request.runs) or holds_ours(cache):
+        check_window(adapter.language_model.config, past + hidden.shape[1])
+    layout = prompt.read_layout(request, adapter, kwargs)
+    asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
+    pictures = None
+    if layout is not None:
+        if asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
+            asked = 1
+        if past == 0 and not layout.padded:
+            padding = None  # a mask of ones: knowing so keeps the attention's fast path
+        pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
+    lane = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures)
+    joint, start, changed = _negative(request, lane, kwargs)
+    if joint is not None or pictures is None:
+        return Pass(plan, lane, request, joint=joint), changed
+    text = None
+    if plan.branch and past == 0 and lane.shows:
+        text = TextLane(adapter, hidden, pictures.layout, pictures.ends, side_inputs(adapter, kwargs))
+    return Pass(plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
+
+
+def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
+    """The pass of a negative prompt by itself."""
+    plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
+    cache, past, padding = _cached(adapter, plan, kwargs)
+    check_window(adapter.language_model.config, past + hidden.shape[1])
+    if pictures is None:
+        return Pass(plan, Lane(adapter, plan, hidden, past, padding, cache, sequence.asked), None), None
+    if past == 0 and not pictures.layout.padded:
+        padding = None
+    lane, text = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures), None
+    if plan.branch and past == 0 and lane.shows:
+        text = TextLane(adapter, hidden, pictures.layout, pictures.ends, side_inputs(adapter, kwargs))
+    return Pass(plan, lane, None, text), prompt.enter(lane, kwargs)
+
+
+def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> Pass:
+    """The pass of a decoder that its caller calls by itself."""
+    cache, past, padding = _cached(adapter, plan, kwargs)
+    fed = kwargs.get("inputs_embeds")
+    fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+    if holds_ours(cache):
+        check_window(adapter.language_model.config, past + fed.shape[1])
+    return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
+
+
+def _cached(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> tuple[Any, int, Tensor | None]:
+    """The cache of a pass, the positions fed before it, and the padding mask over all of them."""
+    cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+    if not plan.unmerges and holds_copies(cache):
+        raise ValueError(
+            "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
+            "strategy that merged them again, or start with an empty cache"
+        )
+    padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+    return cache, 0 if cache is None else cache.get_seq_length(), padding
+
+
+def _pictures(
+    adapter: Adapter, request: Request, layout: Layout, asked: int, past: int, hidden: Tensor, kwargs: Kwargs
+) -> Pictures:
+    positions = kwargs.get("position_ids")
+    if positions is None:
+        positions = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
+    ends = prompt_ends(layout, asked, request.labels)
+    record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
+    answered = prompt.answered(layout, ends, asked, request.labels)
+    return Pictures(layout, request.runs, rotary_positions(positions), ends, answered, record)
+
+
+def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Start | None, Kwargs | None]:
+    """The negative prompt of a pass: both lanes and their inputs where it runs along, or what it will start from."""
+    contrast, hidden = request.plan.contrast, lane.hidden
+    if contrast is None or request.outer is None:
+        return None, None, None
+    logits.check(request, lane, contrast)
+    if lane.pictures is None or not lane.shows:
+        both = join(lane, contrast.plan, kwargs)
+        return (None, None, None) if both is None else (both[0], None, both[1])
+    positions = fed_positions(lane.past, kwargs, hidden)
+    return None, Start(request, lane, lane.pictures, hidden, positions, side_inputs(lane.adapter, kwargs)), None

@@ -1,0 +1,1 @@
+"""What is refused before a pass, because strategies would be wrong in it."""

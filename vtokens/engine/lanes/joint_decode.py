@@ -1,0 +1,134 @@
+"""One pass over a prompt and its negative prompt, where both are given the same tokens: the weights are read once.
+
+The rows of the negative prompt stand behind those of the prompt; only attention is done apart, each half over its own
+keys, so that neither is padded to the other's length.
+
+    rows       prompt 0, prompt 1 | negative 0, negative 1         (2 B, W, D) through norms, projections, MLPs
+    attention  over the cache     | over the negative cache        (B, W, D) each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from vtokens.core.compat import swap_cache
+from vtokens.engine.attention.lane_mask import lane_mask
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.checks.arguments import check_arguments
+from vtokens.engine.checks.window import check_window
+from vtokens.engine.plan import Plan
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.negative_keys import divergence_of, negative_cache
+from vtokens.engine.state.positions import fed_positions
+
+Run = Callable[[Lane, int, Attention], tuple[Tensor, Any]]
+
+
+class JointCache(Cache):
+    """A cache for one pass over both: the first half of the rows goes to one cache, the second half to the other.
+
+    `update` stores each half where it belongs and returns nothing of use, since the two differ in length: attention
+    reads them from `halves`.
+    """
+
+    def __init__(self, real: Cache, negative: Cache) -> None:
+        super().__init__(layers=[])
+        self.real, self.negative = real, negative
+        self.halves: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        half = len(key_states) // 2
+        self.halves = (
+            self.real.update(key_states[:half], value_states[:half], layer_idx),
+            self.negative.update(key_states[half:], value_states[half:], layer_idx),
+        )
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.real.get_seq_length(layer_idx)
+
+
+class Joint:
+    """A pass over two lanes.
+
+    Attributes:
+        main, negative: the lanes.
+        cache: of both.
+    """
+
+    def __init__(self, main: Lane, negative: Lane) -> None:
+        self.main, self.negative, self.cache = main, negative, JointCache(main.cache, negative.cache)
+
+    def adjust(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of decoder layer `index`; each lane's mask is kept for its attention."""
+        for lane, states in zip((self.main, self.negative), hidden.chunk(2), strict=True):
+            lane.hidden = states
+            lane.mask = lane_mask(lane, index, states)
+        return dict(kwargs, attention_mask=None, position_ids=None)
+
+    def attend(self, index: int, attention: Attention, run: Run) -> tuple[Tensor, Any]:
+        """Run both halves of an attention call, each over its own keys and values."""
+        lanes, halves = (self.main, self.negative), self.cache.halves
+        outputs = [
+            run(lane, index, replace(attention, query=query, key=key, value=value, mask=lane.mask))[0]
+            for lane, query, (key, value) in zip(lanes, attention.query.chunk(2), halves, strict=True)
+        ]
+        return torch.cat(outputs), None
+
+    def part(self, output: Any) -> Any:
+        """The decoder's output for the prompt alone; the last states of the negative prompt stay with its lane."""
+        self.negative.hidden = output[0].chunk(2)[1]
+
+        def first(part: Any) -> Any:
+            if isinstance(part, Tensor):
+                return part.chunk(2)[0]
+            if isinstance(part, tuple):
+                return tuple(first(inner) for inner in part)
+            return self.main.cache if isinstance(part, JointCache) else part
+
+        if isinstance(output, tuple):
+            return first(output)
+        for name, part in list(output.items()):
+            output[name] = first(part)
+        return output
+
+
+def join(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint, dict[str, Any]] | None:
+    """Let the negative prompt into a pass that brings no pictures.
+
+    Args:
+        main: the lane of the prompt.
+        plan: which strategy acts where in the lane of the negative prompt.
+        kwargs: what the language model is about to be given.
+
+    Returns:
+        Both lanes, and the language model's inputs with the rows of the negative prompt behind the others; None if the
+        cache holds no negative prompt.
+    """
+    divergence, cache = divergence_of(main.cache), negative_cache(main.cache)
+    if divergence is None or cache is None:
+        return None
+    adapter, hidden = main.adapter, kwargs["inputs_embeds"]
+    past = divergence.length + main.past - divergence.fed
+    # The negative prompt may be the longer one of the two.
+    check_window(adapter.language_model.config, past + hidden.shape[1])
+    check_arguments(adapter, kwargs)
+    padding = divergence.mask(main.padding, main.past + hidden.shape[1])
+    joint = Joint(main, Lane(adapter, plan, hidden, past, padding, cache))
+    positions = fed_positions(main.past, kwargs, hidden)
+    behind = positions - divergence.shift.to(positions.device)[:, None]
+    # The layers' own hooks put in the masks; four dimensions tell the language model not to make one.
+    return joint, dict(
+        swap_cache(adapter.language_model, kwargs, joint.cache),
+        inputs_embeds=torch.cat([hidden, hidden]),
+        position_ids=torch.cat([positions, behind], positions.dim() - 2),
+        attention_mask=hidden.new_zeros(1, 1, 1, 1),
+    )

@@ -1,0 +1,200 @@
+"""The prefill of a negative prompt: what it is fed, where it diverges, and what is kept of it beside the cache.
+
+It runs after the pass that brought the pictures, since some contrasts choose their tokens by what that pass kept. From
+then on both sequences are given the same tokens, and run together (`joint_decode`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from vtokens.core.compat import as_cache
+from vtokens.engine.attention.masks import join
+from vtokens.engine.lanes.negative_prompt import Fed, Start, build, with_prompt
+from vtokens.engine.plan import Contrast
+from vtokens.engine.record import NegativeRecord, Record
+from vtokens.engine.state.keymap import KeyMap
+from vtokens.engine.state.lane import Pictures
+from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
+from vtokens.engine.state.positions import rotary_positions
+from vtokens.engine.state.request import Prepared
+from vtokens.engine.state.tracked_layer import TrackedLayer
+from vtokens.strategies.views.logits import Prompt
+
+Run = Callable[[Prepared, dict[str, Any]], Any]
+"""Calls the language model with a prepared sequence."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the negative prompt says in a pass that brought pictures.
+
+    Attributes:
+        hidden: (B, T, D), its last states.
+        rows: int64 (B, N), its row for each position of the prompt, below 0 where it has none; None if they are the
+            same.
+        answers: bool (B, N), positions whose logits are contrasted; None if all are.
+        step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
+    """
+
+    hidden: Tensor
+    rows: Tensor | None
+    answers: Tensor | None
+    step: Tensor | None
+
+    def at(self, positions: Tensor) -> Tensor:
+        """(B, R, D): its states for some positions (R,) of the prompt; arbitrary where it has none."""
+        hidden, positions = self.hidden, positions.to(self.hidden.device)
+        if self.rows is None:
+            return hidden[:, positions]
+        index = self.rows.to(hidden.device)[:, positions].clamp(min=0)
+        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
+    """Feed the negative prompt; what it caches goes beside the cache of the prompt.
+
+    Args:
+        start: the pass that brought pictures, ended.
+        contrast: the strategy that asks for it, and what it is to hold.
+        run: calls the language model.
+    """
+    lane = start.lane
+    other, given = isinstance(contrast.kind, Prompt), start.request.negative_prompt or {}
+    fed = with_prompt(start, given) if other else build(start, contrast.kind, contrast.strategy)
+    before = divergence_of(lane.cache)
+    cache = None if lane.cache is None else negative_cache(lane.cache) or _copied(lane.cache, lane.past)
+    if before is not None:
+        fed.positions = fed.positions - before.shift.to(fed.positions.device)[:, None]
+    past = 0 if cache is None else cache.get_seq_length()
+    mask = _mask(start, fed, before, past)
+    ends = _ends(start, fed)
+    # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
+    total = fed.embeds.shape[1] + past
+    said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
+    inputs = {
+        "inputs_embeds": fed.embeds,
+        "position_ids": fed.positions,
+        **as_cache(lane.adapter.language_model, cache),
+        **start.side,
+        "attention_mask": said,
+        "use_cache": cache is not None,
+    }
+    record, pictures = None, None
+    if fed.layout is not None:
+        record = Record(fed.layout, fed.embeds.shape[1], len(lane.adapter.layers), fed.embeds.element_size())
+        positions = rotary_positions(fed.positions)
+        pictures = Pictures(fed.layout, fed.runs, positions, ends, start.pictures.answered, record)
+    output = run(Prepared(contrast.plan, pictures, lane.asked), inputs)
+    start.pictures.record.negative = NegativeRecord(
+        fed.embeds.shape[1],
+        0 if fed.layout is None else sum(fed.layout.counts),
+        {} if record is None else record.views,
+        {} if record is None else record.attended,
+    )
+    seen, shown = _seen(start, before)
+    if cache is not None:
+        _keep(lane.cache, cache, Divergence(
+            lane.past + lane.length, total, mask, _shift(start, fed, before), seen,
+            _tail(start, other), lane.past + lane.length - lane.asked,
+        ))  # fmt: skip
+    answers = _answers(start, fed, shown)
+    return Answer(output[0], fed.rows, answers, None if cache is None else _step(start))
+
+
+def _ends(start: Start, fed: Fed) -> Tensor:
+    """int64 (B, 1): where the negative prompts end; noted in `fed.rows`, should the prompt end with a picture."""
+    ends = start.pictures.ends
+    if fed.rows is None:
+        return ends
+    ends, place = ends.to(fed.rows.device), torch.arange(start.lane.length, device=fed.rows.device)
+    last = torch.where(place <= ends, fed.rows, -1).amax(1, keepdim=True)
+    fed.rows = fed.rows.scatter(1, ends, last)
+    return last.clamp(min=0)
+
+
+def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> Tensor | None:
+    """bool (B, past + T), the padding of the negative prompt; None if nothing is padded."""
+    lane = start.lane
+    before = lane.padding[:, : lane.past] if lane.padding is not None and lane.past else None
+    before = before if divergence is None else divergence.mask(before, lane.past)
+    return join(before, fed.valid, past, fed.embeds.shape[1])
+
+
+def _answers(start: Start, fed: Fed, shown_before: Tensor | None) -> Tensor:
+    """bool (B, N): text behind the first picture of its sample that both sequences have, and the end of the prompt.
+
+    Where that is a picture that the negative prompt has not, what it says after the text before the picture counts.
+    """
+    layout, ends = start.pictures.layout.to(fed.embeds.device), start.pictures.ends.to(fed.embeds.device)
+    shown = layout.visual.cumsum(1) > 0
+    shown = shown if shown_before is None else shown | shown_before[:, None]
+    answers = (layout.image < 0).scatter(1, ends, True) & layout.valid & shown
+    return answers if fed.rows is None else answers & (fed.rows >= 0)
+
+
+def _step(start: Start) -> Tensor:
+    """int64 (B, N): the end of the prompt predicts the first token, what stands behind it the next ones."""
+    ends = start.pictures.ends
+    return (torch.arange(start.lane.length, device=ends.device) - ends).clamp(min=0) + 1
+
+
+def _tail(start: Start, other: bool) -> int:
+    """Trailing positions that both have and that may be cropped; of another prompt only candidates behind it."""
+    tail = start.pictures.layout.tail
+    return min(tail, start.lane.asked - 1) if other else tail
+
+
+def _seen(start: Start, divergence: Divergence | None) -> tuple[Tensor | None, Tensor | None]:
+    """Samples that have pictures now (None: all have), and those that had some before this pass (None: none had)."""
+    layout = start.pictures.layout
+    batch, device = layout.visual.shape[0], layout.visual.device
+    everyone = torch.ones(batch, dtype=torch.bool, device=device)
+    before = None if divergence is None else everyone if divergence.seen is None else divergence.seen.to(device)
+    owners = set(layout.owner)
+    if len(owners) == batch or (divergence is not None and divergence.seen is None):
+        return None, before
+    now = torch.tensor([row in owners for row in range(batch)]).to(device)
+    return now if before is None else now | before, before
+
+
+def _shift(start: Start, fed: Fed, divergence: Divergence | None) -> Tensor:
+    """int64 (B,): by how much the rotary positions of the negative prompt lag behind for what follows."""
+    if not fed.renumbered:  # as before, even where the negative prompt has not what stands last
+        if divergence is not None:
+            return divergence.shift
+        return torch.zeros(len(fed.embeds), dtype=torch.long, device=fed.positions.device)
+
+    def last(places: Tensor, valid: Tensor | None) -> Tensor:
+        places = places if places.dim() == 2 else places.amax(0)
+        return (places if valid is None else places.masked_fill(~valid, 0)).amax(1)
+
+    device = fed.positions.device
+    valid = start.lane.fed_now()
+    valid = None if valid is None else valid.to(device)
+    return last(start.positions.to(device), valid) - last(fed.positions, fed.valid)
+
+
+def _copied(cache: Any, past: int) -> DynamicCache:
+    """A cache with the first `past` positions of another: before any picture both sequences were the same."""
+    copy = DynamicCache()
+    for layer in cache.layers if past else ():
+        new = DynamicLayer()
+        new.update(layer.keys[:, :, :past], layer.values[:, :, :past])
+        copy.layers.append(new)
+    return copy
+
+
+def _keep(cache: Any, negative: Any, divergence: Divergence) -> None:
+    """Put the layers of the negative prompt beside those of the cache."""
+    for index, layer in enumerate(negative.layers):
+        there = cache.layers[index]
+        if not isinstance(there, TrackedLayer):
+            there = cache.layers[index] = TrackedLayer(there, KeyMap.plain(there.get_seq_length()))
+        there.negative = NegativeKeys(layer, divergence if index == 0 else None)

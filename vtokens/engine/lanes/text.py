@@ -1,0 +1,91 @@
+"""The prompt's text without its pictures, run through the decoder layer by layer beside the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.core.compat import as_cache
+from vtokens.core.layout import Layout
+from vtokens.engine.attention.masks import layer_mask
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.prompt_end import at_end
+from vtokens.engine.state.view import gather
+from vtokens.engine.plan import Acting
+from vtokens.strategies.views.heads import Heads, Memory, Rows
+
+
+class TextLane:
+    """A second, short sequence: text positions only, left-padded, numbered anew, never cached.
+
+    Each layer runs twice: before the pass reaches it, so that its head outputs can be compared, and after it, with
+    the heads chosen there reinforced in the text lane too, as in a batch of the two.
+
+    Attributes:
+        output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.
+    """
+
+    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout, ends: Tensor, side: Mapping[str, Any]) -> None:
+        self._adapter = adapter
+        layout = layout.to(hidden.device)
+        rows, self._real = layout.text_rows()
+        self._hidden = gather(hidden, rows, 1)
+        real = torch.ones_like(rows, dtype=torch.bool) if self._real is None else self._real
+        self._last = at_end(ends, rows, real)[:, 0]
+        self._begun = (real & (rows <= ends.to(rows.device))).any(1)
+        positions = (real.cumsum(1) - 1).clamp(min=0)
+        self._kwargs: dict[str, Any] = {
+            **side,
+            "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
+            "position_embeddings": adapter.rotary(self._hidden, positions),
+        }
+        self._batch = torch.arange(len(rows), device=rows.device)
+        self._strategies: Sequence[Acting] | None = None
+        self._memory = Memory()
+        self.running = False
+        self.output: Tensor | None = None
+
+    def observe(self, index: int) -> None:
+        """Set `output` to that of layer `index`."""
+        self._strategies = None
+        self._run(index)
+
+    def advance(self, index: int, strategies: Sequence[Acting], memory: Memory) -> None:
+        """Go through layer `index`, with what the strategies noted about the samples in the pass."""
+        self._strategies = [acting for acting in strategies if acting.needs.branch]
+        self._memory = Memory(samples=memory.samples)
+        self._hidden = self._run(index)
+
+    def attend(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        """Run an attention call of the text lane."""
+        output, weights = attention.run()
+        if self._strategies is None:
+            batch, last, begun = (part.to(output.device) for part in (self._batch, self._last, self._begun))
+            self.output = torch.where(begun[:, None, None], output[batch, last].float(), 0)
+            return output, weights
+        place = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
+        rows = Rows(place, whole=True)
+        heads = Heads(
+            index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
+            False, rows, rows, self._memory, lambda: output,
+        )  # fmt: skip
+        for acting in self._strategies:
+            heads.prepared = acting.prepared
+            acting.strategy.at_attend(heads)
+        return heads.result, None
+
+    def _run(self, index: int) -> Tensor:
+        layer = self._adapter.layers[index]
+        self.running = True
+        try:
+            # The layer's own hooks belong to the pass, so its forward is called past them.
+            output = layer.forward(
+                self._hidden, position_ids=None, use_cache=False, **as_cache(layer, None), **self._kwargs
+            )
+        finally:
+            self.running = False
+        return output[0] if isinstance(output, tuple) else output

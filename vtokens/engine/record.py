@@ -1,0 +1,114 @@
+"""What a pass with pictures did, for `handle.report()`, and whose passes a handle tells of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from vtokens.core.layout import Layout
+from vtokens.engine.context import Thread, here
+from vtokens.engine.state.view import View
+from vtokens.strategies.base import Strategy
+
+
+@dataclass(frozen=True)
+class NegativeRecord:
+    """What the negative prompt of a contrast was fed beside a pass with pictures.
+
+    Attributes:
+        length: positions of the negative prompt, padding included.
+        tokens: visual tokens among them, over the whole batch.
+        views, attended: as in `Record`.
+    """
+
+    length: int
+    tokens: int
+    views: dict[int, View]
+    attended: dict[int, int]
+
+
+@dataclass
+class Record:
+    """What a pass with pictures did; tensors stay on their device until `handle.report()` is asked.
+
+    Attributes:
+        layout, length, depth, itemsize: what was fed, to how many decoder layers, and the bytes of its numbers.
+        views: decoder layer -> what it saw, where that is not all that was fed.
+        attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
+        copies: int64 (B, N), equal numbers at fed positions that hold one merged feature; None if nothing was merged.
+        spans: times spent selecting.
+        told: figures (B,) that strategies reported, one entry a layer.
+        reduced: tokens of each picture before and after a strategy dropped some.
+        negative: what the negative prompt was fed; None if there is none.
+    """
+
+    layout: Layout
+    length: int
+    depth: int
+    itemsize: int
+    views: dict[int, View] = field(default_factory=dict)
+    attended: dict[int, int] = field(default_factory=dict)
+    copies: Tensor | None = None
+    spans: list[Any] = field(default_factory=list)
+    told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
+    reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    negative: NegativeRecord | None = None
+
+    @contextmanager
+    def selecting(self, device: torch.device) -> Iterator[None]:
+        """Time a selection: by the clock on a CPU, by events (no synchronisation) on a GPU."""
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self.spans.append((start, end))
+        else:
+            begin = time.perf_counter()
+            yield
+            self.spans.append(time.perf_counter() - begin)
+
+    def seconds(self) -> float:
+        """Time spent selecting."""
+        total = 0.0
+        for span in self.spans:
+            if isinstance(span, float):
+                total += span
+            else:
+                span[1].synchronize()
+                total += span[0].elapsed_time(span[1]) / 1e3
+        return total
+
+
+class Records:
+    """The last pass with pictures that each thread ran under an attachment."""
+
+    def __init__(self) -> None:
+        self._of: WeakKeyDictionary[Thread, Record] = WeakKeyDictionary()
+        self._latest: tuple[int, Record] | None = None
+
+    def __reduce__(self) -> tuple[type[Records], tuple[()]]:
+        return Records, ()  # a copy has run no pass yet
+
+    def note(self, record: Record) -> None:
+        """Take a pass of the calling thread."""
+        self._of[here()] = record
+        self._latest = (here().begun, record)
+
+    def mine(self) -> Record | None:
+        """The calling thread's last pass, or a later one of a thread whose first came after it; None if there is none.
+
+        So who generates in a thread of its own, as for a streamer, sees that thread's pass, and threads that work
+        beside each other do not see each other's.
+        """
+        own, latest = self._of.get(here()), self._latest
+        if latest is None:
+            return None
+        return latest[1] if own is None or latest[0] > here().last else own

@@ -1,0 +1,1 @@
+"""The stages of a pass, in order: tower, prompt, layer, attend, output, logits."""

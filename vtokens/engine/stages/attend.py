@@ -1,0 +1,102 @@
+"""The `attend` stage: strategies change what the heads of one attention call put out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.core.layout import Layout
+from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.lanes.text import TextLane
+from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.tracked_layer import tracked
+from vtokens.engine.plan import Acting
+from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
+
+
+def attend(
+    lane: Lane, index: int, attention: Attention, strategies: Sequence[Acting], text: TextLane | None
+) -> tuple[Tensor, Any]:
+    """Run one attention call of decoder layer `index` with the strategies that act in it, in order.
+
+    Args:
+        lane: whose call it is.
+        index: decoder layer.
+        attention: the call.
+        strategies: those that act in it.
+        text: the prompt's text without its pictures; None if nothing is compared with it.
+    """
+    layer = tracked(lane.cache, index)
+    memory = layer.keymap.memory if layer is not None else Memory()
+    pictures = lane.pictures if lane.shows else None
+    if pictures is None and VISUAL not in memory.keys:
+        strategies = [acting for acting in strategies if acting.needs.watches]
+    if not strategies:
+        return attention.run()
+    heads = _heads(lane, index, attention, memory, pictures)
+    heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
+    if text is not None:
+        heads.branch = text.output
+    record = None if lane.pictures is None else lane.pictures.record
+    if record is not None:
+        heads.selecting = partial(record.selecting, attention.query.device)
+    for acting in strategies:
+        heads.prepared, heads.told = acting.prepared, {}
+        acting.strategy.at_attend(heads)
+        if record is not None and heads.told:
+            record.told.append((acting.strategy, heads.told))
+    # Who only looks needs no memory, and leaves the cache as it is.
+    if pictures is not None and not all(acting.needs.watches for acting in strategies):
+        lane.notes[index] = heads.noted
+    return heads.result, None
+
+
+def _heads(lane: Lane, index: int, attention: Attention, memory: Memory, pictures: Pictures | None) -> Heads:
+    query, key, length = attention.query, attention.key, attention.query.shape[2]
+    past, device, view = key.shape[2] - length, query.device, lane.view
+    valid = seen_padding(lane, index, past, length, view)
+    place = lane.once(("place", view, device), lambda: torch.arange(length, device=device).expand(len(query), -1))
+    answers = last = Rows(place, whole=True)
+    noted, spans = Memory(), tuple[Span, ...]()
+    if pictures is not None:
+        layout = lane.layout_on(device)
+        noted.keys[VISUAL] = (layout.visual, 0)
+        before = past if memory else 0
+        answers = lane.once(("answers", before, view, device), lambda: _answers(layout, memory, past))
+        last = lane.once(("last", view, device), lambda: Rows(lane.last_prompt(pictures, device)))
+        spans = lane.once(("spans", view), lambda: _spans(pictures, layout))
+    return Heads(
+        index, query, key, attention.value, attention.scaling, lane.hidden,
+        None if valid is None else valid.to(device), pictures is not None, answers, last, memory,
+        lambda: attention.run()[0], noted, spans,
+    )  # fmt: skip
+
+
+def _answers(layout: Layout, memory: Memory, past: int) -> Rows:
+    """Text from the first visual token of each sample on, whichever pass brought it."""
+    length = layout.visual.shape[1]
+    shown, most = layout.visual.cumsum(1) > 0, max(layout.text_after())
+    if VISUAL in memory.keys:
+        shown, most = shown | memory.marks(VISUAL, past).any(1, keepdim=True), length
+    chosen = layout.valid & (layout.image < 0) & shown
+    place = torch.arange(length, device=layout.visual.device)
+    index = torch.where(chosen, place, -1).sort(1).values[:, length - most :]
+    return Rows(index.clamp(min=0), index >= 0)
+
+
+def _spans(pictures: Pictures, layout: Layout) -> tuple[Span, ...]:
+    """Where each sample's prompt stands among the rows of `layout`."""
+    strides: list[set[int]] = [set() for _ in layout.lead]
+    for row, picture in zip(layout.owner, layout.pictures, strict=True):
+        strides[row] |= {*picture.strides}
+    found, width = [], layout.visual.shape[1]
+    parts = zip(layout.lead, layout.trail, pictures.answered(), layout.per_sample(), strides, strict=True)
+    for lead, trail, answered, tokens, own in parts:
+        stop = max(lead, width - trail)
+        found.append(Span(lead, max(lead, stop - answered), stop, tokens, tuple(sorted(own))))
+    return tuple(found)

@@ -1,0 +1,125 @@
+"""The `encode` stage: a strategy merges tokens inside the vision tower, or right behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.stages.tower_call import running
+from vtokens.engine.state.merging import Merging
+from vtokens.engine.state.tower_run import TowerRun
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.views.patches import Patches
+
+Stage = Mapping[int, tuple[Strategy, Any]]
+"""Tower block, or round behind the tower -> the strategy that acts there, and what it prepared."""
+
+
+class Encode:
+    """Hooks on one block of a tower, until `remove()`.
+
+    A block computes x + attention, then adds its MLP to that. What enters the norm in front of the MLP is merged there,
+    the block's own last addition is given a zero to add, and the merged tokens leave the block in its place.
+    """
+
+    def __init__(self, adapter: Adapter, index: int) -> None:
+        self._adapter, self._index = adapter, index
+        block, norm, mlp = adapter.merge_points[index]
+        self._handles: list[Any] = [
+            norm.register_forward_pre_hook(self._before_norm),
+            mlp.register_forward_hook(self._after_mlp),
+            # First, since transformers records hidden states in hooks that it never takes off again.
+            block.register_forward_hook(self._after_block, prepend=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        found = running(self._adapter)
+        if found is None or found[0].merging is None or self._index not in found[1].at_encode:
+            return None
+        (hidden,), merging, stage = args, found[0].merging, found[1].at_encode
+        last = self._index == max(stage)
+        merging.after = merge(merging, stage, self._index, hidden, merging.key, last)
+        merging.key = None
+        return (merging.after,)
+
+    def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+        merging = _merging(self._adapter)
+        if merging is None or merging.after is None:
+            return None
+        merging.after = merging.after + output
+        return output.new_zeros(())
+
+    def _after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        merging = _merging(self._adapter)
+        if merging is None or merging.after is None:
+            return None
+        after, merging.after = merging.after, None
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+
+def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+    """A hook: features of merged tokens are copied to all of their patches."""
+    merging = _merging(adapter)
+    return None if merging is None or not merging.begun else merging.expand(output)
+
+
+def _merging(adapter: Adapter) -> Merging | None:
+    found = running(adapter)
+    return None if found is None else found[0].merging
+
+
+def attend(run: TowerRun, stage: Stage, block: int, attention: Attention) -> tuple[Tensor, Any]:
+    """Run one attention call of the tower, with the tokens as they are now."""
+    if run.merging is None:
+        batch, _, width, _ = attention.query.shape
+        valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
+        run.merging = Merging(valid, int(run.adapter.has_cls))
+    if block in stage:
+        run.merging.key = attention.key
+    return _in_proportion(run.merging, attention)
+
+
+def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]:
+    """Attention in proportion to sizes: softmax(q k^T * scaling + log size); the user's own before any merging."""
+    if not merging.begun:
+        return attention.run()
+    output = torch.nn.functional.scaled_dot_product_attention(
+        attention.query,
+        attention.key,
+        attention.value,
+        attn_mask=merging.bias.to(attention.query.dtype)[:, None, None],
+        dropout_p=attention.kwargs.get("dropout", 0.0),
+        scale=attention.scaling,
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def merge_features(run: TowerRun, stage: Stage, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into."""
+    sizes = [len(part) for part in features]
+    hidden = pad_sequence(list(features), batch_first=True)
+    length = torch.tensor(sizes).to(hidden.device)
+    merging = run.merging = Merging(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
+    for number in sorted(stage):
+        hidden = merge(merging, stage, number, hidden, hidden[:, None])
+    return tuple(part[:size] for part, size in zip(merging.expand(hidden), sizes, strict=True))
+
+
+def merge(merging: Merging, stage: Stage, index: int, hidden: Tensor, key: Tensor | None, last: bool = False) -> Tensor:
+    """Let the strategy of one block or round merge `hidden` (B, N, C); returns the tokens that go on."""
+    assert key is not None
+    strategy, prepared = stage[index]
+    patches = Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared)
+    merged = strategy.at_encode(patches)
+    return hidden if merged is None else merging.follow(merged, last)

@@ -1,0 +1,49 @@
+"""Decoder layers that see less than was fed: strategies drop tokens before them, and their inputs are cut."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from vtokens.engine.attention.fold import fold_now
+from vtokens.engine.attention.lane_mask import lane_mask
+from vtokens.engine.attention.unmerge import unturned
+from vtokens.engine.stages.prompt import select
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.tracked_layer import shortened
+from vtokens.engine.state.view import gather
+
+
+def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
+    """Let the `layer` strategies act on states (B, W, D) that enter decoder layer `index`; returns those that go on."""
+    for acting in lane.plan.at_layer.get(index, ()) if lane.pictures is not None else ():
+        hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
+    return hidden
+
+
+def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
+    layer = shortened(lane.cache, index)
+    if lane.view is None and layer is None:
+        return None
+    kwargs = dict(kwargs)
+    if lane.view is not None:
+        lane.views[index] = lane.view
+        # Only packed-sequence detection reads them here, and gaps in them look like packing.
+        kwargs["position_ids"] = None
+    if lane.rows is not None:
+        kwargs["position_embeddings"] = _position_embeddings(lane, lane.rows, kwargs["position_embeddings"])
+    fold = fold_now(lane)
+    if fold is not None:
+        lane.folds[index] = fold
+        kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
+    if fold is not None or lane.view is not lane.entry or lane.past or layer is not None:
+        kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
+    return kwargs
+
+
+def _position_embeddings(lane: Lane, rows: Tensor, embeddings: Any) -> Any:
+    """(cos, sin) of the rows still seen, from those the language model made at its input."""
+    return lane.once(("positions", lane.view), lambda: tuple(gather(part, rows, part.dim() - 2) for part in embeddings))

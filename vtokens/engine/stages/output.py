@@ -1,0 +1,99 @@
+"""The end of a pass: cache layers are told what their keys stand for, and states come back at the length fed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.attention.fold import copies_after
+from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.padding import cached_padding
+from vtokens.engine.state.folds import Fold
+from vtokens.engine.state.keymap import KeyMap
+from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.tracked_layer import TrackedLayer, seen_length, shortened, stored_length, tracked
+from vtokens.engine.state.view import View, expand
+from vtokens.strategies.views.heads import Memory
+
+
+def report(lane: Lane, pictures: Pictures) -> None:
+    """Note in the record of a pass what its layers saw."""
+    record = pictures.record
+    record.views = lane.views
+    record.attended = {index: fold.member.shape[1] for index, fold in lane.folds.items()}
+    record.copies = lane.made(("copies",))
+
+
+def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
+    """Tell the cache layers that stored less than was fed, or about which strategies noted something."""
+    lane.cache = cache
+    for index in sorted({*lane.views, *lane.notes}):
+        view = lane.views.get(index)
+        new = lane.length if view is None else view.index.shape[1]
+        stored, older, fold = stored_length(cache, index), tracked(cache, index), lane.folds.get(index)
+        past, length = seen_length(cache, index) - new, new if fold is None else fold.member.shape[1]
+        memory = older.keymap.memory if older is not None else Memory()
+        memory = memory.followed_by(lane.notes.get(index, Memory()), past, length)
+        if view is None and shortened(cache, index) is None:
+            # Nothing was dropped here, so all of it may be cropped again.
+            keymap = KeyMap.plain(stored, memory)
+        else:
+            keymap = _keymap(lane, pictures, index, new, past, length, memory)
+        there = cache.layers[index]
+        if isinstance(there, TrackedLayer):
+            there.keymap = keymap
+        else:
+            cache.layers[index] = TrackedLayer(there, keymap)
+
+
+def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, length: int, memory: Memory) -> KeyMap:
+    """What the keys of a shortened layer stand for, after `new` of them were stored behind `past` that are seen."""
+    fold, layer = lane.folds.get(index), shortened(lane.cache, index)
+    view = lane.views.get(index) if fold is None else fold.view
+    stored, device = stored_length(lane.cache, index), pictures.layout.visual.device
+
+    def make() -> tuple[Tensor, Tensor | None, object]:
+        after = lane.fed_now() if view is None else view.mask(lane.fed_now())
+        valid = join(cached_padding(lane, index), after, past, length)
+        batch = len(pictures.layout.visual)
+        before = torch.arange(lane.past, device=device)[None]
+        before = before if layer is None else layer.keymap.positions(lane.past, device)
+        now = torch.arange(length, device=device)[None] if view is None else view.index.to(device)
+        at = torch.cat([before.expand(batch, -1), now.expand(batch, -1) + lane.past], 1)
+        return at, valid, object()
+
+    # Layers whose keys were dropped together share all of this.
+    key = ("keymap", None if layer is None else layer.keymap.origin, view, past)
+    at, valid, origin = lane.once(key, make)
+    copies = copies_after(lane, index, new, valid)
+    fed, tail = lane.past + lane.length, pictures.layout.tail
+    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies)
+
+
+def restore(lane: Lane, output: Any) -> Any:
+    """The language model's output with all hidden states at the length that was fed."""
+    depth = len(lane.adapter.layers)
+    # Entry 0 is the input of the first layer, entry i the output of layer i - 1.
+    views = [lane.entry, *(lane.views.get(index) for index in range(depth))]
+    folds = [lane.folds.get(0), *(lane.folds.get(index) for index in range(depth))]
+    last = _full(lane, output[0], lane.view, folds[-1])
+
+    def full(states: Any) -> Any:
+        return tuple(_full(lane, *parts) for parts in zip(states, views, folds, strict=True))
+
+    if isinstance(output, tuple):  # return_dict=False; nothing but hidden states comes as a tuple
+        return (last, *(full(part) if isinstance(part, tuple) else part for part in output[1:]))
+    output.last_hidden_state = last
+    if output.get("hidden_states") is not None:
+        output.hidden_states = full(output.hidden_states)
+    return output
+
+
+def _full(lane: Lane, state: Tensor, view: View | None, fold: Fold | None) -> Tensor:
+    """States (B, W, D) at the length that was fed; merged tokens stand at all of their positions."""
+    if view is None:
+        return state
+    copies = None if fold is None else (fold.view.index, fold.member)
+    return expand(state, view, lane.length, copies)

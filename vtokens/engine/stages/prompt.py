@@ -1,0 +1,147 @@
+"""The `prompt` stage: what enters the decoder with pictures is read, strategies drop tokens of it, and it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.core.compat import given_cache
+from vtokens.core.layout import Layout
+from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.observe import Signals
+from vtokens.engine.checks.arguments import check_arguments
+from vtokens.engine.checks.caches import check_cache
+from vtokens.engine.checks.recompute import check_decoder_runs_once
+from vtokens.engine.state.folds import Unmerging
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.reduce import reduce
+from vtokens.engine.state.request import Request
+from vtokens.engine.state.view import View, gather, spread
+from vtokens.engine.plan import Acting
+from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.visuals import Visuals
+
+
+def read_layout(request: Request, adapter: Any, kwargs: dict[str, Any]) -> Layout | None:
+    """Find the visual tokens of a pass, from what the language model is about to get; None if it brings no pictures."""
+    if not request.runs:
+        return None
+    placeholders = adapter.placeholders(request.inputs)
+    some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
+    valid = torch.ones_like(some)
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        valid = mask[:, -some.shape[1] :].to(some.device).bool()
+    return Layout.build(placeholders, {run.modality: run.pictures for run in request.runs}, valid)
+
+
+def answered(layout: Layout, ends: Tensor, asked: int, labels: Any) -> Callable[[], tuple[int, ...]]:
+    """Tells how many real positions of each sample stand behind its prompt's end; reads the device under labels."""
+    if labels is None:
+        return lambda: tuple(max(0, asked - 1 - trail) for trail in layout.trail)
+    found: list[tuple[int, ...]] = []
+
+    def count() -> tuple[int, ...]:
+        if not found:
+            valid = layout.valid.to(ends.device).bool()
+            behind = torch.arange(valid.shape[1], device=valid.device) > ends
+            found.append(tuple((valid & behind).sum(1).tolist()))
+        return found[0]
+
+    return count
+
+
+def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) -> None:
+    """Raise `ValueError` if a pass cannot be pruned; says why and the way out.
+
+    Args:
+        request: the call.
+        adapter: the model's.
+        past: positions fed before.
+        kwargs: what the language model is about to get.
+    """
+    if not request.runs:
+        if request.inputs.get("inputs_embeds") is not None and past == 0:
+            raise ValueError(
+                "inputs_embeds without pixel_values do not tell where their visual tokens are: pass input_ids and "
+                "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
+            )
+        return
+    check_arguments(adapter, kwargs)
+    language_model = adapter.language_model
+    if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
+        raise ValueError(
+            "output_attentions=True cannot be met while tokens are dropped: layers see different lengths. "
+            "Use handle.report() for what was kept, or detach() the strategy first"
+        )
+    check_decoder_runs_once(adapter)
+    check_cache(given_cache(kwargs))  # first, since transformers prepares the mask for a static cache itself
+    mask = kwargs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        raise ValueError(
+            "only a 2-D attention_mask (batch, length) can be cut to the tokens kept: pass the padding mask, "
+            "not a prepared one, or detach() the strategy"
+        )
+
+
+def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Let the `prompt` strategies act; returns the language model's cut inputs, None if nothing was dropped."""
+    hidden = lane.hidden
+    for acting in lane.plan.at_prompt:
+        hidden = select(lane, acting, acting.strategy.at_prompt, hidden)
+    lane.hidden, lane.entry, lane.rows = hidden, lane.view, None
+    if lane.view is None:
+        return None
+    before = None if lane.padding is None else lane.padding[:, : lane.past]
+    allowed = join(before, lane.view.mask(lane.fed_now()), lane.past, hidden.shape[1])
+    if allowed is None:  # all ones, said explicitly: gaps in position_ids without a mask look like packed sequences
+        allowed = torch.ones(len(hidden), lane.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
+    position_ids = kwargs.get("position_ids")
+    if position_ids is None:
+        position_ids = torch.arange(lane.past, lane.past + lane.length, device=hidden.device)[None]
+    position_ids = gather(position_ids, lane.view.index, position_ids.dim() - 1)
+    return dict(kwargs, inputs_embeds=hidden, attention_mask=allowed, position_ids=position_ids)
+
+
+def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | None], hidden: Tensor) -> Tensor:
+    """Let one strategy act on the states (B, W, D); returns those that go on."""
+    pictures, strategy = lane.pictures, acting.strategy
+    if pictures is None or not lane.shows:
+        return hidden
+    layout, view = lane.layout_on(hidden.device), lane.view
+    with pictures.record.selecting(hidden.device):
+        selection = stage(Visuals(hidden, layout, strategy.grouping, Signals(lane, pictures, view)))
+        if selection is None:
+            return hidden
+        if selection.member is not None and not acting.needs.unmerges:
+            raise ValueError(
+                f"{strategy.name!r} says which token goes on for those it drops (Selection.member) without having said "
+                "that it would: let its needs() return Needs(unmerges=True), so that attention is prepared for it"
+            )
+        groups = layout.groups(strategy.grouping)
+        stay = groups.scatter(selection.keep, layout.visual)
+        counts = selection.counts if strategy.grouping == "image" else None
+        reduced = reduce(layout, stay, layout.count(stay) if counts is None else counts, view)
+        if reduced is None:
+            return hidden
+        after, rows = reduced
+        lane.view = after
+        pictures.record.reduced.append((strategy, layout.counts, after.layout.counts))
+        pictures.lost = _lost(pictures.lost, layout, after, view, lane.length)
+        if selection.member is not None:
+            stands = groups.stand(selection.member, layout.visual)
+            pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
+        lane.rows = rows if lane.rows is None else lane.rows.to(rows.device).gather(1, rows)
+        return gather(hidden, rows, 1)
+
+
+def _lost(lost: Tensor | None, before: Layout, after: View, view: View | None, length: int) -> Tensor | None:
+    """`Pictures.lost` once `before` became `after`: which tokens were the last of samples that have none any more."""
+    gone = [had > 0 and not has for had, has in zip(before.per_sample(), after.layout.per_sample(), strict=True)]
+    if not any(gone):
+        return lost
+    last = before.visual & torch.tensor(gone).to(before.visual.device)[:, None]
+    last = spread(last.long(), view, length) > 0
+    return last if lost is None else lost.to(last.device) | last

@@ -1,0 +1,135 @@
+"""Standing by while the vision tower works: its feature calls are noted, its blocks watched."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention.tap import Attention, Tap
+from vtokens.engine.block import Block
+from vtokens.engine.checks.recompute import check_tower_runs_once
+from vtokens.engine.stages import encode
+from vtokens.engine.stages.tower_call import running, under
+from vtokens.engine.state.merging import Merging
+from vtokens.engine.state.tower_run import MODALITIES, TowerRun, mark
+from vtokens.kernels import attention_colmean
+
+
+class _Features:
+    """Stands in for `get_image_features` on one instance; an object, so that a deep copy belongs to the copy."""
+
+    def __init__(self, adapter: Adapter, modality: str, name: str, watcher: Watcher) -> None:
+        self._adapter, self._modality, self.__name__, self._watcher = adapter, modality, name, watcher
+        # generate() reads the parameters off the signature.
+        self.__signature__ = inspect.signature(getattr(adapter.multimodal, name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        multimodal, block = self._adapter.multimodal, self._watcher.block()
+        method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, *args, **kwargs)
+        if block is None:
+            return method()
+        stage = block.plan.at_encode
+        run = TowerRun(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
+        if stage:
+            self._adapter.check_merging(run.inputs)
+            if self._adapter.merge_points:
+                check_tower_runs_once(self._adapter)
+        try:
+            with under(self._adapter, run, block.plan):
+                output = method()
+        except BaseException:  # torch tells hooks of no KeyboardInterrupt
+            self._watcher.interrupted()
+            raise
+        if stage and not self._adapter.merge_points and not isinstance(output, tuple):
+            output.pooler_output = encode.merge_features(run, stage, output.pooler_output)
+        mark(output, run)
+        self._watcher.on_features(run)
+        return output
+
+
+class Watcher(Protocol):
+    """Who is told of feature calls."""
+
+    def block(self) -> Block | None:
+        """What runs for the caller."""
+
+    def on_features(self, run: TowerRun) -> None:
+        """A feature call is over."""
+
+    def interrupted(self) -> None:
+        """A feature call was cut off by an exception."""
+
+
+class TowerWatch:
+    """Watches a model's feature calls until `remove()`.
+
+    `generate` calls `get_image_features` before the forward pass, and only that call knows the image sizes, so a
+    module hook would come too late: the method is wrapped on this one instance, and unwrapped again.
+    """
+
+    def __init__(self, adapter: Adapter, watcher: Watcher) -> None:
+        self._multimodal, self._wrapped = adapter.multimodal, list[str]()
+        for modality in MODALITIES:
+            name = f"get_{modality}_features"
+            if hasattr(adapter.multimodal, name):
+                # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
+                adapter.multimodal.__dict__[name] = _Features(adapter, modality, name, watcher)
+                self._wrapped.append(name)
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for name in self._wrapped:
+            self._multimodal.__dict__.pop(name, None)
+
+
+class TowerTap:
+    """Scores the attention of one tower block, and lets merged tokens attend, until `remove()`."""
+
+    def __init__(self, adapter: Adapter, index: int) -> None:
+        self._adapter, self._index = adapter, index
+        self._tap = Tap(adapter.tower_attentions[index], self._on_block)
+
+    def remove(self) -> None:
+        """Take the tap off."""
+        self._tap.remove()
+
+    def _on_block(self, attention: Attention) -> tuple[Tensor, Any]:
+        found = running(self._adapter)
+        if found is None:
+            return attention.run()
+        (run, plan), index = found, self._index
+        if index in plan.blocks:
+            run.scores.setdefault(index, []).extend(self._scores(attention, run.merging))
+        if plan.at_encode and self._adapter.merge_points:
+            return encode.attend(run, plan.at_encode, index, attention)
+        return attention.run()
+
+    def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:
+        """float32 (patches,), for each stretch of patches that attend to each other."""
+        query, key = attention.query.detach(), attention.key.detach()
+        if merging is not None and merging.begun:
+            yield merging.to_patches(self._votes(query, key, attention.scaling, merging)).flatten()
+            return
+        parts, bounds = [(query, key)], attention.kwargs.get("cu_seq_lens_q")
+        if bounds is not None:  # flash attention gets all images of a packed tower in one row
+            sizes = bounds.diff().tolist()
+            parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
+        for q, k in parts:
+            yield self._votes(q, k, attention.scaling)[:, int(self._adapter.has_cls) :].flatten()
+
+    def _votes(self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None) -> Tensor:
+        """float32 (B, N): what each token gets.
+
+        The class token asks for the patches' scores; without one, every patch has a vote. Votes are counted, not
+        averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
+        """
+        bias, size = (None, None) if merging is None else (merging.bias, merging.size)
+        if self._adapter.has_cls:
+            return attention_colmean(query[:, :, :1], key, scaling, bias=bias)
+        voters = query.shape[2] if merging is None else merging.member.shape[1]
+        return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters

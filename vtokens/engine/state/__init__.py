@@ -1,0 +1,1 @@
+"""What the engine keeps, by how long it lives: types only, no stage and no hook."""

@@ -1,0 +1,102 @@
+"""What the keys of a cache layer stand for: their positions in the sequence that was fed, and what was noted of them.
+
+A picture: six positions were fed, two of them dropped before this layer; then two more tokens came, one key each.
+
+    fed position   0   1   2   3   4   5 | 6   7
+    key            k0  k1      k2      k3| k4  k5      at = [0, 1, 3, 5], fed = 6, stored = 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.state.copies import Copies
+from vtokens.strategies.views.heads import Memory
+
+
+@dataclass(frozen=True, eq=False)
+class KeyMap:
+    """The part of a cache layer in which keys and fed positions differ; after it they run in step.
+
+    Attributes:
+        stored: keys the layer was given in this part.
+        fed: positions the caller fed in this part, dropped ones included.
+        at: int64 (B, seen), the fed position of each key that attention sees; arbitrary on padding. None if nothing was
+            dropped, so that key i stands at position i.
+        valid: bool (B, seen), False on padding; None if there is none.
+        tail: trailing positions that have a key each and may be cropped again (speculative decoding).
+        origin: equal for layers whose keys were kept together, so that they share masks.
+        memory: what `attend` strategies noted at the layer.
+        copies: how the stored keys stand in the sequence that attention sees; None if they are that sequence.
+    """
+
+    stored: int
+    fed: int
+    at: Tensor | None
+    valid: Tensor | None
+    tail: int
+    origin: Hashable = field(default_factory=object)
+    memory: Memory = field(default_factory=Memory)
+    copies: Copies | None = None
+
+    @staticmethod
+    def plain(stored: int, memory: Memory | None = None) -> KeyMap:
+        """That of a layer which holds all it was fed, and can be cropped as a whole."""
+        return KeyMap(stored, stored, None, None, stored, "plain", Memory() if memory is None else memory)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether some fed position has no key."""
+        return self.at is not None
+
+    @property
+    def seen(self) -> int:
+        """Positions that attention sees."""
+        return self.stored if self.copies is None else self.copies.length
+
+    def positions(self, upto: int, device: torch.device) -> Tensor:
+        """int64 (B or 1, K): the fed position of each key that attention sees, once `upto` positions were fed."""
+        tail = torch.arange(self.fed, upto, device=device)[None]
+        if self.at is None:
+            return torch.arange(upto, device=device)[None]
+        return torch.cat([self.at.to(device), tail.expand(len(self.at), -1)], 1)
+
+    def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
+        """bool (B, K): which of the keys that attention sees may be attended to; None if all may.
+
+        Args:
+            fed_mask: (B, >= upto) padding mask over fed positions, or None.
+            upto: fed positions cached before the current call.
+        """
+        tail = upto - self.fed
+        if tail == 0:
+            return self.valid
+        if fed_mask is None:
+            if self.valid is None:
+                return None
+            after = torch.ones(len(self.valid), tail, dtype=torch.bool, device=self.valid.device)
+        else:
+            after = fed_mask[:, self.fed : upto].bool()
+        before = self.valid
+        if before is None:
+            before = torch.ones(len(after), self.seen, dtype=torch.bool, device=after.device)
+        return torch.cat([before.to(after.device), after], dim=1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> KeyMap:
+        """The same for other samples; `change` acts on the batch dimension."""
+        at, valid = (None if part is None else change(part) for part in (self.at, self.valid))
+        copies = None if self.copies is None else self.copies.map(change)
+        return replace(self, at=at, valid=valid, memory=self.memory.map(change), copies=copies)
+
+    def cropped(self, positions: int) -> KeyMap:
+        """Without its last `positions`."""
+        at, valid = (None if part is None else part[:, :-positions] for part in (self.at, self.valid))
+        return replace(
+            self, stored=self.stored - positions, fed=self.fed - positions, at=at, valid=valid,
+            tail=self.tail - positions, origin=(self.origin, -positions) if self.dropped else self.origin,
+            copies=None if self.copies is None else self.copies.cropped(positions),
+        )  # fmt: skip

@@ -1,0 +1,158 @@
+"""One sequence of a pass on its way through the decoder layers.
+
+A pass has one lane for the prompt, and another for the negative prompt of a contrast while both are given the same
+tokens. Stages write to a lane, one at a time: what it saw last is what the next layer sees.
+
+    prompt  -> [prompt stage] -> layer 0 -> layer 1 -> [layer stage] -> layer 2 ...
+    view       None / dropped                           dropped more
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.core.layout import Layout
+from vtokens.engine.plan import Plan
+from vtokens.engine.record import Record
+from vtokens.engine.state.folds import Fold, Unmerging
+from vtokens.engine.state.prompt_end import at_end
+from vtokens.engine.state.tower_run import TowerRun
+from vtokens.engine.state.view import View
+from vtokens.strategies.signals import Rows
+from vtokens.strategies.views.heads import Memory
+
+T = TypeVar("T")
+
+
+class Pictures:
+    """What a lane has only because it brings pictures.
+
+    Attributes:
+        layout: where visual tokens sit in what was fed.
+        runs: what the vision tower saw of them, images before videos.
+        positions: int64 (C, B, N), rotary positions of what was fed.
+        ends: int64 (B, 1), the fed position at which each prompt ends.
+        answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
+        record: what the pass does, for the report.
+        received: decoder layer and query rows -> float32 (B, N), the attention that fed positions got there.
+        lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
+            None if every sample has some.
+        unmerging: which merged tokens attention is to see at all of their positions; None if none.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        runs: Sequence[TowerRun],
+        positions: Tensor,
+        ends: Tensor,
+        answered: Callable[[], tuple[int, ...]],
+        record: Record,
+    ) -> None:
+        self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
+        self.answered, self.record = answered, record
+        self.received: dict[tuple[int, Rows], Tensor] = {}
+        self.lost: Tensor | None = None
+        self.unmerging: Unmerging | None = None
+
+
+class Lane:
+    """One sequence of a pass.
+
+    Attributes:
+        adapter: the model's.
+        plan: which strategy acts where in this lane.
+        length: positions fed in this pass, padding included.
+        past: positions fed before, by the caller's count.
+        padding: bool (B, past + length), False on padding; None if there is none.
+        cache: what the pass appends to; None if nothing is cached.
+        asked: trailing positions the caller wants logits of, if that tells where the prompt ends; else 1.
+        pictures: what it has because it brings pictures; None if it brings none.
+        view: what the layer under way sees of what was fed; None if all of it.
+        entry: the view at the decoder's input.
+        rows: int64 (B, W), rows gathered since the decoder's input, to cut what the decoder made there; None if none.
+        hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
+        mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
+        views: decoder layer -> the view it had, where that is not None.
+        folds: decoder layer -> how merged tokens are unmerged in its attention.
+        notes: decoder layer -> what `attend` strategies note at it.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        plan: Plan,
+        hidden: Tensor,
+        past: int,
+        padding: Tensor | None,
+        cache: Any,
+        asked: int = 1,
+        pictures: Pictures | None = None,
+    ) -> None:
+        self.adapter, self.plan, self.length, self.past = adapter, plan, hidden.shape[1], past
+        self.padding, self.cache, self.asked, self.pictures = padding, cache, asked, pictures
+        self.view: View | None = None
+        self.entry: View | None = None
+        self.rows: Tensor | None = None
+        self.hidden, self.mask = hidden, None
+        self.views: dict[int, View] = {}
+        self.folds: dict[int, Fold] = {}
+        self.notes: dict[int, Memory] = {}
+        self._memo: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made once in this pass; layers that see the same share it by its key."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        found: T = self._memo[key]
+        return found
+
+    def made(self, key: Hashable) -> Any:
+        """What `once` made under a key; None if nobody asked for it."""
+        return self._memo.get(key)
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of what is seen now; None if the lane brings no pictures."""
+        if self.view is not None:
+            return self.view.layout
+        return None if self.pictures is None else self.pictures.layout
+
+    def layout_on(self, device: torch.device) -> Layout:
+        """The layout of what is seen now, on a device; only of a lane that brings pictures."""
+        layout = self.layout
+        if layout is None:
+            raise RuntimeError("this lane brings no pictures")
+        if layout.visual.device == device:
+            return layout
+        return self.once(("layout", self.view, device), lambda: layout.to(device))
+
+    def seeing(self, view: View, hidden: Tensor) -> Lane:
+        """The lane as another view sees it, with the states (B, W, D) of that view; signals are noted apart."""
+        other = copy.copy(self)
+        other.view, other.hidden = view, hidden
+        if other.pictures is not None:
+            other.pictures = copy.copy(other.pictures)
+            other.pictures.received = {}
+        return other
+
+    @property
+    def shows(self) -> bool:
+        """Whether any visual token of this pass is seen now."""
+        layout = self.layout
+        return layout is not None and any(layout.counts)
+
+    def fed_now(self) -> Tensor | None:
+        """bool (B, length), the padding mask over what this pass feeds; None if there is none."""
+        return None if self.padding is None else self.padding[:, self.past :]
+
+    def last_prompt(self, pictures: Pictures, device: torch.device) -> Tensor:
+        """int64 (B, 1): where each sample's prompt ends, among the positions seen now."""
+        valid = self.layout_on(device).valid.bool()
+        return at_end(pictures.ends, None if self.view is None else self.view.index, valid)

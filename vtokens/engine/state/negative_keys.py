@@ -1,0 +1,123 @@
+"""The keys of a negative prompt, kept in the cache beside those of the prompt, so that they follow beams and crops.
+
+A picture: the negative prompt has no picture; from the divergence point on both are given the same tokens.
+
+    prompt            t0  v0  v1  v2  t1 | a0  a1        fed = 5
+    negative prompt           t0      t1 | a0  a1        length = 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where the two sequences were fed different things for the last time.
+
+    Attributes:
+        fed: positions of the prompt.
+        length: positions of the negative prompt.
+        valid: bool (B, length), False on the padding of the negative prompt; None if it has none.
+        shift: int64 (B,), by how much its rotary positions lag behind.
+        seen: bool (B,), samples that have pictures, the others being left alone; None if all have.
+        tail: trailing positions that both have, and that may be cropped.
+        answer: the fed position whose logits predict the first token of the answer.
+    """
+
+    fed: int
+    length: int
+    valid: Tensor | None
+    shift: Tensor
+    seen: Tensor | None
+    tail: int
+    answer: int
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Divergence:
+        """The same for other samples; `change` acts on the batch dimension."""
+        valid, seen = (None if part is None else change(part) for part in (self.valid, self.seen))
+        return replace(self, valid=valid, seen=seen, shift=change(self.shift))
+
+    def cropped(self, positions: int) -> Divergence:
+        """Without the last `positions` of both."""
+        valid = None if self.valid is None else self.valid[:, :-positions]
+        return replace(
+            self, fed=self.fed - positions, length=self.length - positions, valid=valid, tail=self.tail - positions
+        )
+
+    def mask(self, fed_mask: Tensor | None, total: int) -> Tensor | None:
+        """bool (B, ...), the padding of the negative prompt once `total` positions of the prompt were fed.
+
+        Returns None if there is none.
+
+        Args:
+            fed_mask: bool (B, total), the sequence's own; None if nothing of it is padding.
+            total: positions of the sequence.
+        """
+        if self.valid is None and fed_mask is None:
+            return None
+        device, batch = self.shift.device, len(self.shift)
+        before = self.valid
+        if before is None:
+            before = torch.ones(batch, self.length, dtype=torch.bool, device=device)
+        if fed_mask is None:
+            after = torch.ones(batch, total - self.fed, dtype=torch.bool, device=device)
+        else:
+            after = fed_mask[:, self.fed :].to(before.device)
+        return torch.cat([before, after], 1)
+
+
+@dataclass
+class NegativeKeys:
+    """What stands beside one layer of a cache.
+
+    Attributes:
+        layer: keys and values of the negative prompt.
+        divergence: where the two sequences diverge; stored on layer 0 for all layers, None on the others.
+    """
+
+    layer: DynamicLayer
+    divergence: Divergence | None = None
+
+    def check_crop(self, remove: int, fed: int) -> None:
+        """Raise `ValueError` if the last `remove` of `fed` positions are not the same in both."""
+        if self.divergence is not None and remove > fed - self.divergence.fed + self.divergence.tail:
+            raise ValueError(
+                f"cannot crop {remove} positions: only the last {fed - self.divergence.fed + self.divergence.tail} are "
+                "those of the negative branch too, which sees the pictures otherwise. Start again with an empty cache, "
+                "or detach() the strategy first"
+            )
+
+    def crop(self, remove: int, fed: int) -> None:
+        """Remove the last `remove` of `fed` positions."""
+        self.layer.crop(-remove)
+        if self.divergence is not None and remove > fed - self.divergence.fed:
+            self.divergence = self.divergence.cropped(remove - (fed - self.divergence.fed))
+
+    def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[DynamicLayer], None]) -> None:
+        """Go to other samples; `change` acts on the batch dimension, `layer` on a cache layer."""
+        layer(self.layer)
+        if self.divergence is not None:
+            self.divergence = self.divergence.map(change)
+
+
+def negative_cache(cache: Any) -> DynamicCache | None:
+    """A cache of the negative prompt alone, sharing its layers with `cache`; None if there is none."""
+    if divergence_of(cache) is None:
+        return None
+    found = DynamicCache()
+    found.layers = [layer.negative.layer for layer in cache.layers]
+    return found
+
+
+def divergence_of(cache: Any) -> Divergence | None:
+    """Where the negative prompt of what `cache` holds diverges; None if there is none."""
+    first = cache.layers[0] if cache is not None and cache.layers else None
+    negative: NegativeKeys | None = getattr(first, "negative", None)
+    return None if negative is None else negative.divergence

@@ -1,0 +1,49 @@
+"""Dropping visual tokens: which rows of a sequence stay, and the view of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vtokens.core.layout import Layout
+from vtokens.engine.state.view import View
+
+
+def reduce(
+    layout: Layout, stay: Tensor, counts: Sequence[int], view: View | None, newlines: bool = True
+) -> tuple[View, Tensor] | None:
+    """Drop the visual tokens outside `stay`.
+
+    Args:
+        layout: what is seen now.
+        stay: bool (B, W), True on visual tokens that stay; other positions always stay.
+        counts: visual tokens that stay of each picture, on the host.
+        view: how `layout` relates to the fed sequence; None if they are the same.
+        newlines: positions of a picture that hold none of its features stay as well.
+
+    Returns:
+        The new view, and the rows (B, W') to gather from what is seen now; None if nothing is dropped.
+    """
+    left = layout.newlines if newlines else (0,) * len(layout.newlines)
+    if tuple(counts) == layout.counts and left == layout.newlines:
+        return None
+    width = stay.shape[1]
+    own = layout.per_sample([count + lines for count, lines in zip(counts, left, strict=True)])
+    kept = [text + size for text, size in zip(layout.text(), own, strict=True)]
+    longest = max(kept)
+    place = torch.arange(width, device=stay.device).expand_as(stay)
+    # Left padding goes too: what remains is padded anew, on the left, so that the last position stays last.
+    others = ~layout.visual if newlines else layout.image < 0
+    seen = (stay | others) & (place >= _column(layout.lead, stay))
+    rows = torch.where(seen, place, -1).sort(1).values[:, width - longest :]
+    lead = [longest - k for k in kept]
+    real = rows >= 0 if any(lead) else None
+    rows = rows.clamp(min=0)
+    index = rows if view is None else view.index.gather(1, rows)
+    return View(index, real, layout.take(rows, real, counts, lead, left)), rows
+
+
+def _column(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.long).to(like.device)[:, None]

@@ -1,0 +1,76 @@
+"""One call of the model, as its caller made it: everything that is known before the decoder is entered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vtokens.engine.plan import Plan
+from vtokens.engine.state.lane import Pictures
+from vtokens.engine.state.tower_run import TowerRun
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A call of the model with logits, which calls the multimodal module.
+
+    Attributes:
+        labels: as the caller gave them; None if there are none.
+        logits_to_keep: as the caller gave it; 0 is all logits.
+    """
+
+    labels: Any
+    logits_to_keep: Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of the multimodal module.
+
+    Attributes:
+        inputs: its keyword arguments.
+        plan: which strategy acts where in it.
+        outer: the call of the model with logits that this one belongs to; None if the module was called by itself.
+        negative_prompt: `input_ids` and what else the processor made of the prompt that the answer is held against;
+            None if none was given.
+        runs: what the vision tower saw for it, images before videos; feature calls are added as they end.
+    """
+
+    inputs: Mapping[str, Any]
+    plan: Plan
+    outer: Outer | None
+    negative_prompt: Mapping[str, Any] | None
+    runs: list[TowerRun] = field(default_factory=list)
+
+    @property
+    def labels(self) -> Any:
+        """Labels of the call; None if there are none."""
+        return None if self.outer is None else self.outer.labels
+
+    @property
+    def logits_to_keep(self) -> Any:
+        """Which logits were asked for; 0 is all of them."""
+        return 0 if self.outer is None else self.outer.logits_to_keep
+
+    def fits(self, hidden: Tensor) -> bool:
+        """Whether embeddings (B, N, D) that enter the decoder can be those of this call."""
+        given = self.inputs.get("input_ids")
+        return not isinstance(given, Tensor) or given.shape == hidden.shape[:2]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sequence that the engine itself hands to the decoder: the negative prompt of a contrast.
+
+    Attributes:
+        plan: which strategy acts where in it.
+        pictures: what it has because it brings pictures; None if it brings none.
+        asked: as in `Lane`.
+    """
+
+    plan: Plan
+    pictures: Pictures | None
+    asked: int

@@ -1,0 +1,140 @@
+"""One run of the vision tower: what it saw, how it attended and what was merged travels with the features."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.core.picture import Picture
+from vtokens.engine.state.mark import Mark, unpack
+from vtokens.engine.state.merging import Merging
+
+MODALITIES = ("image", "video")
+_MARK = "_vtokens_tower_run"
+_PLAIN = (bool, int, float, str, type(None))
+_MIXED = 1e-2
+"""Squared distance of group numbers, two different ones being at least 1 apart, above which a feature is a blend."""
+
+
+@dataclass
+class TowerRun:
+    """One run of the tower.
+
+    Attributes:
+        modality: "image" or "video".
+        pictures: what it was given, in the order of the features.
+        inputs: the arguments of the feature call.
+        scores: tower block -> float32 score chunks, in the order the tower worked.
+        merging: what was merged; None if nothing was.
+    """
+
+    adapter: Adapter
+    modality: str
+    inputs: Mapping[str, Any]
+    scores: dict[int, list[Tensor]] = field(default_factory=dict)
+    merging: Merging | None = None
+
+    @functools.cached_property
+    def pictures(self) -> list[Picture]:
+        return self.adapter.pictures(self.modality, self.inputs)
+
+    def content(self) -> dict[str, Any]:
+        """The run as plain values and tensors on the CPU; of pixels the shape alone."""
+        return {
+            "family": self.adapter.model_type,
+            "modality": self.modality,
+            "inputs": _light(self.inputs),
+            "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
+            "merging": None if self.merging is None else self.merging.state(),
+        }
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+        """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
+        depth = len(self.adapter.tower_attentions)
+        numbers = [self.adapter.feature_block] if blocks is None else [block % depth for block in blocks]
+        if not self.scores.keys() >= set(numbers):
+            raise ValueError(
+                "these features were computed under another strategy, which did not ask for the tower's attention: "
+                f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
+            )
+        total = torch.stack([torch.cat(self.scores[number]) for number in numbers]).sum(0)
+        return self.adapter.to_tokens(self.modality, total, self.inputs)
+
+    @property
+    def merged(self) -> bool:
+        """Whether tokens may have been merged."""
+        return self.merging is not None and self.merging.begun
+
+    def copies(self) -> Tensor:
+        """int64 (sum of picture lengths,): equal, above 0, where positions of a picture hold one merged feature.
+
+        Newline and class tokens have 0. Where the model interpolates features (OneVision's videos and large pictures),
+        a position belongs to a token if all patches that were blended into it do; otherwise it stands for itself.
+        """
+        if self.merging is None:
+            return torch.arange(1, 1 + sum(map(len, self.pictures)))
+        ids = self.merging.ids()
+        if not self.adapter.merge_points:
+            return ids[self.merging.real]
+        flat = ids.flatten().double()
+        # Numbers and their squares go the features' way: a blend of different ones has a variance.
+        mean, square = (self.adapter.to_tokens(self.modality, part, self.inputs) for part in (flat, flat * flat))
+        own = torch.arange(1, len(mean) + 1, device=mean.device) + ids.numel() + len(ids)
+        return torch.where(square - mean * mean > _MIXED, own, mean.round().long())
+
+
+def mark(output: Any, run: TowerRun) -> None:
+    """Let a tower run travel with the output of a feature call."""
+    if not isinstance(output, tuple):
+        output[_MARK] = Mark.of(run)  # an entry, since accelerate copies entries, not attributes, between devices
+
+
+def run_in(modality: str, output: Any, needed: bool, adapter: Adapter) -> TowerRun | None:
+    """What the tower saw when it made `output`, in this process or before it was stored.
+
+    Raises:
+        ValueError: it was made while nothing was attached, or by another family, though what it saw is `needed`.
+    """
+    entry = getattr(output, _MARK, None)
+    if isinstance(entry, Mark) and isinstance(entry.run, TowerRun):
+        return entry.run
+    if entry is not None:
+        return _stored(entry, adapter)
+    if needed:
+        raise ValueError(
+            f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, or cut by "
+            f"prefill_chunk_size, so its layout is unknown: call model.get_{modality}_features(...) again, pass "
+            "pixel_values, or leave prefill_chunk_size out"
+        )
+    return None
+
+
+def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
+    """What was written beside features that come from a file or another process."""
+    content = unpack(entry)
+    if content["family"] != adapter.model_type:
+        raise ValueError(f"these features are of a {content['family']!r} model, and this one is {adapter.model_type!r}")
+    merging = None if content["merging"] is None else Merging.of(content["merging"])
+    return TowerRun(adapter, content["modality"], content["inputs"], content["scores"], merging)
+
+
+def _light(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a feature call without their pixels, and without what is neither tensor nor plain."""
+    light: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            value = value.detach()
+            light[name] = value.to("meta") if name.startswith("pixel_values") else value.cpu()
+        elif isinstance(value, Mapping):
+            light[name] = _light(value)
+        elif isinstance(value, _PLAIN):
+            light[name] = value
+        elif isinstance(value, list | tuple):
+            light[name] = torch.as_tensor(value)
+    return light
