@@ -27,7 +27,6 @@ REPLACED = {
 class Older:
     """Gives `Strategy` the members of before, for subclasses that override them or ask for what their parent says."""
 
-    _needs: Needs | None = None  # the answer on the model it was last attached to
     _overrides: ClassVar[tuple[str, ...]] = ()  # of each class, in its own body
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -46,13 +45,13 @@ class Older:
 
     @property
     def watches(self) -> bool:
-        return self._needs is not None and self._needs.watches
+        return False
 
     def unmerges(self) -> bool:
-        return self._needs is not None and self._needs.unmerges
+        return False
 
     def wants_branch(self) -> bool:
-        return self._needs is not None and self._needs.branch
+        return False
 
     def signals(self, facts: Facts) -> Sequence[Signal]:
         return self.needs(facts).signals

@@ -13,9 +13,9 @@ from vtokens.core.compat import as_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.masks import layer_mask
 from vtokens.engine.attention.tap import Attention
+from vtokens.engine.plan import Acting
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather
-from vtokens.engine.plan import Acting
 from vtokens.strategies.views.heads import Heads, Memory, Rows
 
 

@@ -13,9 +13,9 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.lanes.text import TextLane
+from vtokens.engine.plan import Acting
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.tracked_layer import tracked
-from vtokens.engine.plan import Acting
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 

@@ -15,12 +15,12 @@ from vtokens.engine.attention.observe import Signals
 from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.checks.caches import check_cache
 from vtokens.engine.checks.recompute import check_decoder_runs_once
+from vtokens.engine.plan import Acting
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.view import View, gather, spread
-from vtokens.engine.plan import Acting
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals
 
