@@ -67,9 +67,11 @@ def _close_columns(
     hidden = args[0] if args else kwargs["hidden_states"]
     cache = given_cache(kwargs)
     past = 0 if cache is None else cache.get_seq_length(index)
-    queries, keys = hidden.shape[1], past + hidden.shape[1]
-    closed = nn.functional.pad(dropped, (0, max(0, keys - dropped.shape[1])))[:, None, None, :keys]
+    queries, total = hidden.shape[1], past + hidden.shape[1]
     mask = kwargs.get("attention_mask")
+    # A cache of a sliding window has let go of the first keys.
+    keys = total if mask is None else mask.shape[-1]
+    closed = nn.functional.pad(dropped, (0, max(0, total - dropped.shape[1])))[:, None, None, total - keys : total]
     if mask is None:  # SDPA leaves a plain causal mask to its kernel
         mask = torch.ones(1, 1, queries, keys, dtype=torch.bool).tril(past)
     if mask.dtype == torch.bool:

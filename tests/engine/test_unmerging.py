@@ -305,5 +305,8 @@ def test_what_attention_is_not_prepared_for_is_refused(monkeypatch: pytest.Monke
     target, batch = build("llava")[0], one("llava")
     with monkeypatch.context() as patched:
         patched.setattr(Dymu, "_completed", lambda self, needs, facts: needs)
-        with vtokens.attach(target, Dymu((0.3, 0.3))), pytest.raises(ValueError, match=r"let its needs\(\) return Needs\(unmerges=True\)"):
+        with (
+            vtokens.attach(target, Dymu((0.3, 0.3))),
+            pytest.raises(ValueError, match=r"return Needs\(unmerges=True\)"),
+        ):
             target(**batch)

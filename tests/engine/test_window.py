@@ -1,16 +1,19 @@
-"""Decoders with a sliding window: as without one while the window cuts nothing, refused from there on."""
+"""Decoders with a sliding window: as without one while it cuts nothing; where it cuts, right for pruners or refused."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import vtokens
+from tests.engine.masked import dropped_keys, masking
 from tests.families import build, image, inputs
-from tests.limits import close_pass
+from tests.limits import BLOCKS, close, close_pass
+from vtokens.strategies import Attention, Facts, Needs, Strategy, Visuals
 
 LONG, SHORT = 4096, 40
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,8 +26,29 @@ SPECS = (
     "uniform(keep=0.5)", "fastv(keep=0.5, layer=2)", "vhr", "todre(keep=0.5, exit_threshold=2.0)", "pai", "damro(k=3)",
     "vhr(divergence='two_branch')", "dymu(thresholds=(0.2, 0.2, 0.2))", "cls(keep=0.5)+vcd",
 )  # fmt: skip
+PRUNERS = (
+    "uniform(keep=0.5)", "cls(keep=0.3)", "random(keep=0.4)+fastv(keep=0.5, layer=2)", "fastv(keep=0.25, layer=1)",
+    "fastv(keep=0.5, layer=3)",
+)  # fmt: skip
+REFUSED = (
+    "vhr", "pai", "damro(k=3)", "vhr(divergence='two_branch')", "dymu(thresholds=(0.2, 0.2, 0.2))", "cls(keep=0.5)+vcd",
+)  # fmt: skip
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True}
 DETAILS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True}
+
+
+@dataclass(frozen=True)
+class Probe(Strategy):
+    """Notes the attention that it asked for and drops nothing."""
+
+    layer: int = 0
+    found: ClassVar[list[torch.Tensor]] = []
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Attention(self.layer, "last"),), layer=(self.layer + 1,))
+
+    def at_layer(self, visuals: Visuals, index: int) -> None:
+        self.found.append(visuals.received(self.layer, "last"))
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +85,40 @@ def test_a_window_that_cuts_nothing(decoder: str, spec: str) -> None:
     close_pass(torch.stack(got.logits), torch.stack(expected.logits))
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", PRUNERS)
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("window", [5, 17, SHORT])
+def test_pruned_equals_masked_where_a_window_cuts(decoder: str, spec: str, window: int) -> None:
+    """Windows count fed positions: an untouched model that masks what was dropped says the same, step by step."""
+    target, _ = made(decoder, window)
+    given = batch(decoder, window, "what is <image> this? " + "tell me all about it " * 3)
+    details: dict[str, Any] = {**DETAILS, "max_new_tokens": 9, "min_new_tokens": 9}
+    for options in ({}, {"num_beams": 2}):
+        with vtokens.attach(target, spec) as handle:
+            got = target.generate(**given, **details, **options)
+            report = handle.report()
+        valid = given["attention_mask"].repeat_interleave(options.get("num_beams", 1), 0)
+        with masking(target, dropped_keys(report, valid)):
+            expected = target.generate(**given, **details, **options)
+        assert torch.equal(got.sequences, expected.sequences)
+        close_pass(torch.stack(got.logits), torch.stack(expected.logits))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("window", [5, 17, SHORT])
+def test_the_attention_that_a_layer_gives_inside_its_window(decoder: str, window: int) -> None:
+    """What pruners read of a layer is what eager attention of the plain model gives there, from the last row."""
+    target, _ = build(DECODERS[decoder][0], text_config={**DECODERS[decoder][1], "sliding_window": window})
+    target.set_attn_implementation("eager")
+    given = batch(decoder, window)
+    weights = target(**given, output_attentions=True).attentions
+    for layer in range(3):
+        with vtokens.attach(target, Probe(layer)):
+            target(**given)
+        close(Probe.found.pop(), weights[layer][:, :, -1].mean(1), given["input_ids"].shape[1], BLOCKS)
+
+
+@pytest.mark.parametrize("spec", REFUSED)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_window_that_cuts(decoder: str, spec: str) -> None:
     """Refused in a plain pass as in `generate`, with a cache or without; the model itself goes on."""
@@ -81,7 +138,7 @@ def test_a_window_that_cuts(decoder: str, spec: str) -> None:
     assert torch.equal(target(**given).logits, expected)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", REFUSED)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_an_answer_that_grows_to_the_window(decoder: str, spec: str) -> None:
     """Steps are right until the window would cut, and refused then, before a token comes from less than was meant."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vtokens.adapters.anatomy import LayerSpec, layer_specs
 from vtokens.adapters.registry import adapter_class, register_adapter
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.costs import Encoding
@@ -69,6 +70,11 @@ class Adapter(ABC):
     def layers(self) -> Sequence[Any]:
         """The decoder layers, in order; each has `self_attn`."""
         return self.language_model.layers
+
+    @property
+    def specs(self) -> tuple[LayerSpec, ...]:
+        """What each decoder layer is; read anew at each call, since a config may be changed."""
+        return layer_specs(self.language_model.config, len(self.layers))
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.checks.arguments import side_inputs
-from vtokens.engine.checks.window import check_window
+from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
 from vtokens.engine.lanes.joint_decode import Joint, join
 from vtokens.engine.lanes.negative_prompt import Start
@@ -50,7 +50,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
     if (plan and request.runs) or holds_ours(cache):
-        check_window(adapter.language_model.config, past + hidden.shape[1])
+        check_window(adapter, plan, past + hidden.shape[1])
     layout = prompt.read_layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
     pictures = None
@@ -74,7 +74,7 @@ def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
     """The pass of a negative prompt by itself."""
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
     cache, past, padding = _cached(adapter, plan, kwargs)
-    check_window(adapter.language_model.config, past + hidden.shape[1])
+    check_no_window(adapter, past + hidden.shape[1])
     if pictures is None:
         return Pass(plan, Lane(adapter, plan, hidden, past, padding, cache, sequence.asked), None), None
     if past == 0 and not pictures.layout.padded:
@@ -91,7 +91,7 @@ def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -
     fed = kwargs.get("inputs_embeds")
     fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
     if holds_ours(cache):
-        check_window(adapter.language_model.config, past + fed.shape[1])
+        check_window(adapter, plan, past + fed.shape[1])
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vtokens.engine.attention.masks import layer_mask
-from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.masks import MaskFunction, layer_mask
+from vtokens.engine.attention.padding import present, seen_padding
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import seen_length, shortened
+from vtokens.engine.state.tracked_layer import shortened
+from vtokens.engine.state.view import View
 
 
 def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) -> Any:
@@ -21,14 +23,49 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
         index: decoder layer.
         hidden: the states.
         fold: how merged tokens are unmerged in its attention; None if they are not.
+
+    Raises:
+        ValueError: the attention implementation counts a window that cuts in rows, not in fed positions.
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
-    past, length = seen_length(lane.cache, index), hidden.shape[1] if fold is None else fold.member.shape[1]
+    past, length = present(lane, index), hidden.shape[1] if fold is None else fold.member.shape[1]
+    window, config = lane.windows.get(index), lane.adapter.language_model.config
+    if window is not None and "flash" in str(config._attn_implementation):
+        raise ValueError(
+            f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were dropped: "
+            "use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
+        )
 
     def make() -> Any:
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
-        return layer_mask(lane.adapter.language_model.config, hidden, past, allowed, length)
+        rule = None if window is None else within(window, *positions(lane, index, past, length, view, hidden.device))
+        return layer_mask(config, hidden, past, allowed, length, rule)
 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.
-    return lane.once(("mask", past, None if layer is None else layer.keymap.origin, view, hidden.device), make)
+    origin = None if layer is None else layer.keymap.origin
+    return lane.once(("mask", past, origin, view, window, hidden.device), make)
+
+
+def positions(
+    lane: Lane, index: int, past: int, length: int, view: View | None, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """Fed positions of the queries (B or 1, W) and the keys (B or 1, past + W) of a layer, and `past`."""
+    layer = shortened(lane.cache, index)
+    before = torch.arange(lane.past, device=device)[None]
+    before = before if layer is None else layer.keymap.positions(lane.past, device)
+    before = before[:, before.shape[1] - past :]
+    now = torch.arange(length, device=device)[None] if view is None else view.index.to(device)
+    now = now + lane.past
+    batch = max(len(before), len(now))
+    return now, torch.cat([before.expand(batch, -1), now.expand(batch, -1)], 1), past
+
+
+def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
+    """Causal attention over a window that is counted in fed positions, whatever was dropped between them."""
+
+    def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        at = queries[batch if len(queries) > 1 else 0, query - past]
+        return (key <= query) & (at - keys[batch if len(keys) > 1 else 0, key] < window)
+
+    return rule

@@ -7,8 +7,9 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from vtokens.engine.attention.lane_mask import positions
 from vtokens.engine.attention.masks import join
-from vtokens.engine.attention.padding import cached_padding
+from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.view import View, spread
@@ -91,6 +92,10 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
         where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
         weight, where = where >= 0, where.clamp(min=0)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-    allowed = join(cached_padding(lane, layer), layout.valid, past, length)
+    allowed = join(present_padding(lane, layer), layout.valid, past, length)
+    if layer in lane.windows:  # one row a sample, or the pass was refused (`check_window`)
+        at, of, _ = positions(lane, layer, past, length, lane.view, query.device)
+        near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
+        allowed = near if allowed is None else allowed & near
     mean = attention_colmean(query.gather(2, index), key, attention.scaling, weight, where + past, allowed)
     pictures.received[layer, rows] = spread(mean[:, past:], lane.view, lane.length)

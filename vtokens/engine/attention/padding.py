@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.masks import join
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import shortened
+from vtokens.engine.state.tracked_layer import present_length, seen_length, shortened, stored_length
 from vtokens.engine.state.view import View
 
 
@@ -16,6 +16,18 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
     if layer is not None:
         return layer.keymap.padding(lane.padding, lane.past)
     return None if lane.padding is None else lane.padding[:, : lane.past]
+
+
+def present_padding(lane: Lane, index: int) -> Tensor | None:
+    """The same over those keys that attention is given with the new ones; a window lets go of the others."""
+    mask, gone = cached_padding(lane, index), seen_length(lane.cache, index) - present(lane, index)
+    return mask if mask is None or not gone else mask[:, gone:]
+
+
+def present(lane: Lane, index: int) -> int:
+    """Positions before this pass that attention in layer `index` sees."""
+    gone = stored_length(lane.cache, index) - present_length(lane.cache, index)
+    return seen_length(lane.cache, index) - gone
 
 
 def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:
@@ -29,4 +41,4 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
         view: None if it sees all that was fed.
     """
     after = lane.fed_now() if view is None else view.mask(lane.fed_now())
-    return join(cached_padding(lane, index), after, past, length)
+    return join(present_padding(lane, index), after, past, length)

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+
+from vtokens.adapters import Adapter
+from vtokens.adapters.anatomy import LayerSpec
+from vtokens.engine.plan import Plan
 
 
-def check_window(config: Any, positions: int) -> None:
-    """Raise `ValueError` if layers of a decoder may not look back over all of a sequence.
+def cut(specs: Sequence[LayerSpec], positions: int) -> dict[int, int]:
+    """Decoder layer -> its window, where that cuts into a sequence of so many fed positions."""
+    return {
+        index: spec.window for index, spec in enumerate(specs) if spec.window is not None and positions >= spec.window
+    }
 
-    What is dropped and reweighed is worked out for attention over all earlier positions. As long as a sequence is
-    shorter than the window, that is what every layer has, and cache layers of a window hold all of it.
+
+def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
+    """Raise `ValueError` if a strategy does something that is not worked out for windows that cut.
+
+    Dropping tokens is: what a layer sees is counted in fed positions, as the model counts them. What reweighs
+    attention, unmerges tokens in it, or runs a second sequence is worked out for attention over all earlier positions.
 
     Args:
-        config: the decoder's.
+        adapter: the model's.
+        plan: which strategy acts where.
         positions: of the sequence, as it was fed, those of the pass under way included.
     """
-    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    # As transformers' caches read a config: without types, a window is that of all layers.
-    if window is not None and positions >= window and (kinds is None or "sliding_attention" in kinds):
+    windows = cut(adapter.specs, positions)
+    if not windows:
+        return
+    several = {index for index, signals in plan.rows.items() if any(signal.rows != "last" for signal in signals)}
+    inside = sorted(windows.keys() & ({*plan.at_attend} | several))
+    why = None
+    if inside:
+        why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several rows, and it"
+    elif plan.unmerges or plan.branch or plan.contrast is not None:
+        why = "a strategy that unmerges tokens, or compares with a second sequence, needs all of the prompt, which it"
+    if why is not None:
         raise ValueError(
-            f"this decoder has layers of sliding_window={window}, and the sequence came to {positions} positions: "
-            "a strategy cannot act where a window cuts. Keep prompt and answer shorter than the window (fewer tokens, "
-            "a smaller picture), or detach() the strategy"
+            f"this decoder has layers of sliding_window={max(windows.values())}, and the sequence came to {positions} "
+            f"positions: {why} cuts. Keep prompt and answer shorter than the window (fewer tokens, a smaller picture), "
+            "or detach() the strategy"
+        )
+
+
+def check_no_window(adapter: Adapter, positions: int) -> None:
+    """Raise `ValueError` if a window cuts into the second sequence of a contrast, which may be the longer one."""
+    windows = cut(adapter.specs, positions)
+    if windows:
+        raise ValueError(
+            f"this decoder has layers of sliding_window={max(windows.values())}, and the negative prompt came to "
+            f"{positions} positions, where it cuts: keep both prompts shorter than the window, or detach() the strategy"
         )

@@ -21,7 +21,7 @@ from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.lane_mask import lane_mask
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.checks.arguments import check_arguments
-from vtokens.engine.checks.window import check_window
+from vtokens.engine.checks.window import check_no_window
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
@@ -119,7 +119,7 @@ def join(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint, dict[st
     adapter, hidden = main.adapter, kwargs["inputs_embeds"]
     past = divergence.length + main.past - divergence.fed
     # The negative prompt may be the longer one of the two.
-    check_window(adapter.language_model.config, past + hidden.shape[1])
+    check_no_window(adapter, past + hidden.shape[1])
     check_arguments(adapter, kwargs)
     padding = divergence.mask(main.padding, main.past + hidden.shape[1])
     joint = Joint(main, Lane(adapter, plan, hidden, past, padding, cache))

@@ -39,7 +39,9 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     if fold is not None:
         lane.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
-    if fold is not None or lane.view is not lane.entry or lane.past or layer is not None:
+    # Masks made at the decoder's input count a window in rows.
+    own = fold is not None or lane.view is not lane.entry or lane.past or layer is not None
+    if own or index in lane.windows:
         kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
     return kwargs
 

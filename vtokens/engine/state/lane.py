@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
+from vtokens.engine.checks.window import cut
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.state.folds import Fold, Unmerging
@@ -82,6 +83,7 @@ class Lane:
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
+        windows: decoder layer -> its sliding window, where that cuts into the sequence.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Lane:
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
+        self.windows = cut(adapter.specs, past + self.length)
         self._memo: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

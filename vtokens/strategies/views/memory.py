@@ -35,6 +35,13 @@ class Memory:
         missing = length - values.shape[1]
         return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values[:, :length]
 
+    def last(self, total: int, count: int) -> Memory:
+        """This about the last `count` of `total` keys, the others being gone."""
+        if count >= total:
+            return self
+        keys = {name: (self.marks(name, total)[:, total - count :], fill) for name, (_, fill) in self.keys.items()}
+        return Memory(keys, self.samples)
+
     def followed_by(self, new: Memory, past: int, length: int) -> Memory:
         """This, about the first `past` keys, and `new`, about the `length` keys after them."""
         keys = {}
