@@ -84,9 +84,10 @@ class Awaited:
 
     def before_head(self, hidden: Tensor) -> Tensor | None:
         """States (B, R, D) on their way to logits, and those of the negative prompt behind them; None the next time."""
-        if self._done:  # whoever calls the layer after an interruption gets what it says
+        self._inside = not self._done  # whoever calls the layer after an interruption gets what it says
+        self._done = True
+        if not self._inside:
             return None
-        self._inside = self._done = True
         return torch.cat([hidden, self.joint.negative.hidden[:, self.kept].to(hidden.device)])
 
     def after_head(self, logits: Tensor) -> Tensor | None:
