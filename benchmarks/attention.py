@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ PLAIN, EAGER = "plain", "eager"
 
 
 def main() -> None:
-    """Measure, print one table a shape and write the JSON."""
+    """Measure, print one table a shape and write the results."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -54,22 +55,22 @@ def main() -> None:
         model = build(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
         about = conditions(device, clock, model, shape=shape, rounds=options.rounds, tokens=options.tokens,
                            text_tokens=options.text, targets=TARGETS[device.type])  # fmt: skip
-        results.append({"conditions": about, "cells": []})
+        results.append({"conditions": about, "rows": []})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sinks.json"
             _sinks(model, prompt(model, (options.text,))).save(path)
             specs = {spec: _with_sinks(spec, path) for spec in options.strategy}
             for pictures in options.pictures:
-                results[-1]["cells"].append(measure(model, pictures, specs, clock, options))
+                results[-1]["rows"] += measure(model, pictures, specs, clock, options)
         Console(width=150).print(table(results[-1]))
         del model
-    if options.output:
-        write(options.output, {"shapes": results} if len(results) > 1 else results[0])
+    for result in results if options.output else ():
+        write(options.output / result["conditions"]["shape"] if len(results) > 1 else options.output, result)
 
 
 def measure(
     model: Any, pictures: int, specs: dict[str, str], clock: Clock, options: argparse.Namespace
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Prefill, decoding step and peak memory with one number of pictures: plain, each strategy, and the eager way."""
     batch = prompt(model, (options.text,), pictures)
     most = TARGETS[model.device.type]
@@ -103,6 +104,7 @@ def measure(
         first, each = ratio(prefill[name], prefill[PLAIN]), ratio(step[name], step[PLAIN])
         rows.append(
             {
+                "visual_tokens": PICTURE * pictures,
                 "run": name,
                 "prefill": {"seconds": summary(prefill[name]), "over_plain": first},
                 "token": {"seconds": summary(step[name]), "over_plain": each},
@@ -116,7 +118,7 @@ def measure(
             }
         )
         print(f"  {name}: prefill {_spread(first)}, token {_spread(each)}", file=sys.stderr, flush=True)
-    return {"visual_tokens": PICTURE * pictures, "runs": rows}
+    return rows
 
 
 _ALL_ATTENTIONS = {"output_attentions": True, "return_dict_in_generate": True}
@@ -160,17 +162,16 @@ def table(result: dict[str, Any]) -> Table:
     )
     heads = ("visual tokens", "run", "prefill", "over plain", "decoding step", "over plain", "peak memory", "targets")
     out = Table(*heads, title=title)
-    for cell in result["cells"]:
-        for row in cell["runs"]:
-            missed = [what for what, met in row["target_met"].items() if not met]
-            verdict = "" if row["run"] in (PLAIN, EAGER) else "MISSED: " + ", ".join(missed) if missed else "met"
-            out.add_row(
-                str(cell["visual_tokens"]), row["run"],
-                _ms(row["prefill"]["seconds"]), _spread(row["prefill"]["over_plain"]),
-                _ms(row["token"]["seconds"]), _spread(row["token"]["over_plain"]),
-                f"{row['peak_bytes'] / 2**20:,.0f} MiB ({row['memory_over_plain']:.2f}x)", verdict,
-                end_section=row is cell["runs"][-1],
-            )  # fmt: skip
+    for row, after in zip_longest(result["rows"], result["rows"][1:]):
+        missed = [what for what, met in row["target_met"].items() if not met]
+        verdict = "" if row["run"] in (PLAIN, EAGER) else "MISSED: " + ", ".join(missed) if missed else "met"
+        out.add_row(
+            str(row["visual_tokens"]), row["run"],
+            _ms(row["prefill"]["seconds"]), _spread(row["prefill"]["over_plain"]),
+            _ms(row["token"]["seconds"]), _spread(row["token"]["over_plain"]),
+            f"{row['peak_bytes'] / 2**20:,.0f} MiB ({row['memory_over_plain']:.2f}x)", verdict,
+            end_section=after is None or after["visual_tokens"] != row["visual_tokens"],
+        )  # fmt: skip
     return out
 
 
@@ -194,7 +195,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--eager", type=int, default=5000, help="most visual tokens for which the eager way is run")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument(
-        "--output", type=Path, help="where the JSON goes (default benchmarks/results/, none if --quick)"
+        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run on a small shape")
     options = parser.parse_args()
@@ -206,7 +207,7 @@ def _options() -> argparse.Namespace:
     options.pictures = options.pictures or ([2, 7, 28] if cuda else [1])
     options.rounds = options.rounds or (2 if options.quick else 20 if cuda else 9)
     if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"attention-{options.device.split(':')[0]}.json"
+        options.output = ROOT / "benchmarks" / "results" / f"attention-{options.device.split(':')[0]}"
     return options
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ import torch
 import transformers
 
 import vtokens
+from benchmarks import tables
 from vtokens.core.timing import Clock, peak_bytes, ratio, rounds, summary
 
 __all__ = ["Clock", "conditions", "cpu_name", "peak_bytes", "ratio", "rounds", "summary", "write"]
@@ -50,8 +50,7 @@ def cpu_name() -> str:
     return f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Write `result` as JSON, with the load average at the end added."""
+def write(folder: Path, result: dict[str, Any]) -> None:
+    """Write `result` as tables (benchmarks/tables.py), with the load average at the end added."""
     result["conditions"]["load_average"]["at_end"] = [round(load, 2) for load in os.getloadavg()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    tables.write(folder, result)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import re
 import sys
@@ -36,6 +35,7 @@ from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination import remembered, replies  # noqa: E402
 from benchmarks.hallucination_page import chair, pope  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
+from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import exam, grade  # noqa: E402
 
@@ -57,8 +57,7 @@ CELLS: tuple[tuple[str, str | None], ...] = (
 """Strategies, and what each is compared with."""
 BRANCHES = ("random(keep=0.1)", "cls(keep=0.1)")
 """Branches of `contrast` that are asked by themselves."""
-RESULT = ROOT / "benchmarks" / "results" / "contrastive-scenes.json"
-STEPS = ROOT / "benchmarks" / "results" / "contrastive-cpu.json"
+RESULT = ROOT / "benchmarks" / "results" / "contrastive-scenes"
 PAGE = ROOT / "docs" / "contrastive.md"
 COMMAND = "python benchmarks/contrastive.py"
 
@@ -109,7 +108,7 @@ def cost(rows: Sequence[dict[str, Any]]) -> str:
 def steps(result: dict[str, Any]) -> str:
     """Prefill, decoding step and memory over plain decoding, of a model whose weights are most of what is read."""
     about, lines = result["conditions"], []
-    for row in result["cells"][0]["runs"]:
+    for row in result["rows"]:
         first, each = (row[part]["over_plain"]["median"] for part in ("prefill", "token"))
         lines.append([f"`{row['run']}`", f"{first:.2f}x", f"{each:.2f}x", f"{row['peak_bytes'] / 2**20:.0f} MiB"])
     head = ["strategy", "first token", "decoding step", "peak memory beside the weights"]
@@ -125,7 +124,8 @@ def branches(result: dict[str, Any]) -> str:
     """How often a branch says 'yes' by itself, and the model when it is held against it."""
     rows = {row["strategy"]: row for row in result["rows"] if row["split"] == "test"}
     lines = [["`none`", "", _share(rows["none"]["pope"]["adversarial"]["yes_ratio"])]]
-    for spec, own in result["branches"].items():
+    for own in result["branches"]:
+        spec = own["branch"]
         name = "contrast" if spec == BRANCHES[0] else f"contrast(branch={spec!r})"
         lines.append([f"`{name}`", _share(own), _share(rows[name]["pope"]["adversarial"]["yes_ratio"])])
     head = ["strategy", "'yes' of the branch alone", "'yes' of the answer"]
@@ -151,7 +151,7 @@ def made(result: dict[str, Any]) -> dict[str, str]:
         part = [row for row in rows if row["split"] == split]
         found |= {f"pope {split}": pope(part), f"chair {split}": chair(part)}
     found["branches"] = branches(result)
-    found["steps"] = steps(json.loads(STEPS.read_text(encoding="utf-8")))
+    found["steps"] = steps(read("contrastive-cpu"))
     return found | {"cost": cost([row for row in rows if "over_plain" in row])}
 
 
@@ -173,7 +173,7 @@ def main() -> None:
     if not options.page:
         write(options.output, _measured(options))
     if not options.quick:
-        parts = made(json.loads(options.output.read_text(encoding="utf-8")))
+        parts = made(read(options.output))
         PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
 
 
@@ -203,13 +203,13 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         rows += adjust_together(of_split)
     asked = exam("test", options.questions, 0, options.seed)
     asked = [example for example in asked if example.kind == "pope_adversarial"]
-    said = {}
+    said = []
     for spec in BRANCHES:
         identity = {"spec": f"{spec} alone", "split": "test", **size, "weights": weights, "versions": about["versions"]}
         given = remembered(
             options.replies, identity, lambda s=spec: replies(model, processor, s, asked, options.batch_size)
         )
-        said[spec] = asdict(grade(asked, given["texts"]).pope["adversarial"].yes_ratio)
+        said.append({"branch": spec, **asdict(grade(asked, given["texts"]).pope["adversarial"].yes_ratio)})
     with vtokens.attach(model, "none") as handle:
         scenes.answer(model, processor, exam("test", 0, options.each, seed=7), options.each)
         full = handle.report()
@@ -235,7 +235,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.questions, options.captions, options.rounds, options.each = 20, 10, 1, 4
-        options.output = options.replies / "quick.json"
+        options.output = options.replies / "quick"
     return options
 
 

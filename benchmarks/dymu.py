@@ -10,7 +10,6 @@ The questions are those of `benchmarks/scenes.py`, and its figures of the pruner
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -29,12 +28,11 @@ from rich.progress import track  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.tables import RESULTS, read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.engine.overlay import overlay, seen_image  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
 from vtokens.tables.thresholds import NAMED  # noqa: E402
-
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def row(spec: str, examples: list[scenes.Example], texts: list[str], tokens: list[float], full: list[str]) -> Any:
@@ -58,7 +56,7 @@ def row(spec: str, examples: list[scenes.Example], texts: list[str], tokens: lis
 
 
 def draw(rows: list[Any], pruned: list[Any], path: Path) -> None:
-    """Accuracy against tokens: a point a spec with its interval, a line for each pruner of `scenes-llava.json`."""
+    """Accuracy against tokens: a point a spec with its interval, a line for each pruner of `results/scenes-llava`."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name in dict.fromkeys(r["strategy"] for r in pruned if r["strategy"] != "none"):
@@ -110,14 +108,14 @@ def main() -> None:
     parser.add_argument("--specs", nargs="+", default=["dymu"], metavar="SPEC", help="`none` is always measured")
     parser.add_argument("--questions", type=int, default=330, help="per seed (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULTS / "dymu-scenes.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "dymu-scenes")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "figures" / "dymu-scenes.png")
     parser.add_argument("--merged", type=Path, help="only draw here what is merged in two scenes")
     parser.add_argument("--quick", action="store_true", help="44 questions; write under runs/")
     options = parser.parse_args()
     if options.quick:
         options.questions, options.seeds = 44, 1
-        options.output, options.picture = (ROOT / "runs" / f"dymu-quick.{end}" for end in ("json", "png"))
+        options.output, options.picture = (ROOT / "runs" / name for name in ("dymu-quick", "dymu-quick.png"))
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
     model.eval()
@@ -136,7 +134,7 @@ def main() -> None:
     size = {"questions_per_seed": options.questions, "seeds": options.seeds}
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **size)
     write(options.output, {"conditions": about, "rows": rows})
-    draw(rows, json.loads((RESULTS / "scenes-llava.json").read_text(encoding="utf-8"))["rows"], options.picture)
+    draw(rows, read("scenes-llava")["rows"], options.picture)
     for r in rows:
         found = r["accuracy"]["overall"]
         interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

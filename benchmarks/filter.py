@@ -40,7 +40,7 @@ EMBEDDED = "scenes-llava"
 
 
 def main() -> None:
-    """Measure, print the table and write the JSON."""
+    """Measure, print the table and write the results."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -62,7 +62,9 @@ def main() -> None:
         Console(width=150).print(table(results[-1]))
         del model
     if options.output:
-        write(options.output, {"conditions": results[0]["conditions"], "models": results})
+        models = [result["conditions"] for result in results]
+        rows = [{"shape": r["conditions"]["shape"], **row} for r in results for row in r["rows"]]
+        write(options.output, {"conditions": models[0], "models": models, "rows": rows})
 
 
 def measure(
@@ -184,7 +186,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds that count (default 9; 2 with --quick)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument(
-        "--output", type=Path, help="where the JSON goes (default benchmarks/results/, none if --quick)"
+        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run on small models")
     options = parser.parse_args()
@@ -193,7 +195,7 @@ def _options() -> argparse.Namespace:
         options.model = ["llava-1.5-7b"] if cuda else [EMBEDDED, "llava-quick" if options.quick else "llava-300m"]
     options.rounds = options.rounds or (2 if options.quick else 9)
     if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"filter-{options.device.split(':')[0]}.json"
+        options.output = ROOT / "benchmarks" / "results" / f"filter-{options.device.split(':')[0]}"
     return options
 
 

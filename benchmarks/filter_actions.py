@@ -31,7 +31,7 @@ from vtokens.filter.actions.action import without  # noqa: E402
 
 THRESHOLDS = (0.05, 0.1, 0.3, 0.5)
 RETRIES = {("ban",): (0.1,), ("resample",): (0.1,)}
-RESULT = ROOT / "benchmarks" / "results" / "filter-actions.json"
+RESULT = ROOT / "benchmarks" / "results" / "filter-actions"
 
 
 def act(hf: HallucinationFilter, examples: Sequence[scenes.Example], action: str, **more: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="30 captions; write nothing tracked")
     options = parser.parse_args()
     if options.quick:
-        options.captions, options.output = 30, options.replies / "quick.json"
+        options.captions, options.output = 30, options.replies / "quick"
     torch.set_num_threads(1)
     hf = HallucinationFilter.from_pretrained("scenes-llava", strategy=options.strategy, dtype=torch.float32)
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), hf.model, captions=options.captions)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "filter-scenes.md"
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.tables import read  # noqa: E402
+
 COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]
 
@@ -19,11 +22,10 @@ def conditions(result: Row) -> str:
     """What was measured, on what."""
     about = result["conditions"]
     lines = [["strategy", "split", "responses", "mentions", "unsupported", "share"]]
-    for setting in result["settings"]:
-        for split, counts in setting["responses"].items():
-            share = counts["unsupported"] / counts["mentions"]
-            numbers = [f"{counts[key]:,}" for key in ("responses", "mentions", "unsupported")]
-            lines.append([f"`{setting['strategy']}`", split, *numbers, f"{share:.3f}"])
+    for counts in result["responses"]:
+        share = counts["unsupported"] / counts["mentions"]
+        numbers = [f"{counts[key]:,}" for key in ("responses", "mentions", "unsupported")]
+        lines.append([f"`{counts['strategy']}`", counts["split"], *numbers, f"{share:.3f}"])
     versions = about["versions"]
     runs = " ".join(f"`{s['command']}`, {s['resamples']} bootstrap samples of images." for s in result["settings"])
     return (
@@ -107,11 +109,10 @@ def carried(setting: Row) -> str:
 def truncation(setting: Row) -> str:
     """Captions cut after some objects, beside the filter at the same recall."""
     lines = [["split", "objects kept", "CHAIR_I cut", "recall cut", "CHAIR_I filtered", "recall filtered"]]
-    for split, rows in setting["truncation"].items():
-        for row in rows:
-            cut, found = row["truncated"], row["filtered"]
-            parts = [cut["chair_i"], cut["recall"], found["chair_i"], found["recall"]]
-            lines.append([split, f"first {row['objects']}", *map(_show, parts)])
+    for row in setting["truncation"]:
+        cut, found = row["truncated"], row["filtered"]
+        parts = [cut["chair_i"], cut["recall"], found["chair_i"], found["recall"]]
+        lines.append([row["split"], f"first {row['objects']}", *map(_show, parts)])
     return _table(lines)
 
 
@@ -128,7 +129,7 @@ def actions(result: Row, split: str) -> str:
 
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    result, acted = (_read(name) for name in ("filter-scenes.json", "filter-actions.json"))
+    result, acted = (read(name) for name in ("filter-scenes", "filter-actions"))
     found = {"conditions": conditions(result)}
     found |= {f"actions {split}": actions(acted, split) for split in dict.fromkeys(r["split"] for r in acted["rows"])}
     tables: dict[str, Callable[[Row], str]] = {
@@ -139,8 +140,13 @@ def sections() -> dict[str, str]:
         "carried": carried,
         "truncation": truncation,
     }
-    for setting in result["settings"]:
-        place = "" if setting["strategy"] == "none" else f" {setting['strategy'].split('(')[0]}"
+    for spec in (row["strategy"] for row in result["settings"]):
+        setting = {
+            name: [row for row in rows if row["strategy"] == spec]
+            for name, rows in result.items()
+            if name != "conditions"
+        }
+        place = "" if spec == "none" else f" {spec.split('(')[0]}"
         found |= {f"{name}{place}": table(setting) for name, table in tables.items()}
         for split in dict.fromkeys(row["split"] for row in setting["rows"]):
             found[f"combined {split}{place}"] = combined(setting, split)
@@ -167,10 +173,6 @@ def _action(row: Row) -> str:
         return "nothing"
     how = f" by `{'`, `'.join(row['retries'])}`" if "retries" in row else ""
     return f"{row['action']}{how}, p > {row['threshold']:g}"
-
-
-def _read(name: str) -> Row:
-    return dict(json.loads((RESULTS / name).read_text(encoding="utf-8")))
 
 
 def _promise(row: Row) -> str:

@@ -12,7 +12,6 @@ are of the other splits. A run replaces the figures of its strategies and keeps 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +42,7 @@ from benchmarks.filter_figures import (  # noqa: E402
 )
 from benchmarks.filter_promises import RISKS, carried_over, splits  # noqa: E402
 from benchmarks.filter_records import collect  # noqa: E402
+from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.filter import saved  # noqa: E402
 from vtokens.filter.calibrators.calibrator import Calibrator  # noqa: E402
@@ -54,7 +54,7 @@ from vtokens.filter.signals import get_signals  # noqa: E402
 TESTS = ("test", "decorrelated", "partner-removed")
 GIVEN = "given to test"  # responses with errors put in, about other pictures of the test split
 OURS = "kept_vs_dropped"
-RESULT = ROOT / "benchmarks" / "results" / "filter-scenes.json"
+RESULT = ROOT / "benchmarks" / "results" / "filter-scenes"
 
 
 def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[Record]]:
@@ -86,8 +86,8 @@ def fit(sets: dict[str, list[Record]], signals: Sequence[str]) -> Calibrator:
     return Calibrator.fit([*sets["train"], *sets["given"]], signals, calibration=link)
 
 
-def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, Any]:
-    """All figures of one strategy: all signals, those that cost no pass, and both with and without ours."""
+def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, list[Any]]:
+    """The tables of one strategy: all signals, those that cost no pass, and both with and without ours."""
     names = list(next(record.signals for record in sets["train"] if record.mentions))
     variants = {"full": names, "fast": chosen(names, "fast")}
     variants[f"full without {OURS}"] = [name for name in names if name.split(".")[0] != OURS]
@@ -122,18 +122,16 @@ def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: in
         for name, without in ((f"fast with {OURS}", "fast"), ("full", f"full without {OURS}")):
             ablation.append({"split": split, "to": without, **added(p[name], p[without], table, resamples)})
     return {
-        "strategy": spec,
-        "responses": {split: _counts(records) for split, records in sets.items()},
-        "fitted": {name: calibrator.fitted for name, calibrator in combined.items()},
-        "names": names,
+        "responses": [{"split": split, **_counts(records)} for split, records in sets.items()],
         "rows": rows,
         "advantage": better,
         "ablation": ablation,
         **promises(combined["full"], sets, number),
-        "truncation": {
-            split: truncation(captions(sets[split]), predicted(combined["full"], captions(sets[split])), resamples)
+        "truncation": [
+            {"split": split, **row}
             for split in TESTS
-        },
+            for row in truncation(captions(sets[split]), predicted(combined["full"], captions(sets[split])), resamples)
+        ],
     }
 
 
@@ -180,15 +178,20 @@ def main() -> None:
     model, processor = vtokens.load("scenes-llava", strategy="none", dtype=torch.float32)
     model.eval()
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
-    kept = json.loads(options.output.read_text(encoding="utf-8"))["settings"] if options.output.exists() else []
-    found = [setting for setting in kept if setting["strategy"] not in options.specs]
+    kept = read(options.output) if options.output.exists() else {}
+    found: dict[str, list[Any]] = {
+        name: [row for row in rows if row["strategy"] not in options.specs]
+        for name, rows in kept.items()
+        if name != "conditions"
+    }
     for spec in options.specs:
         sets = gather(model, processor, spec, options)
         if options.ship:
             print(f"written to {ship(spec, sets)}")
         run = {"command": about["command"], "resamples": options.resamples}
-        found.append({**run, **measure(spec, sets, options.resamples, options.splits)})
-    write(options.output, {"conditions": about, "settings": found})
+        for name, rows in {"settings": [run], **measure(spec, sets, options.resamples, options.splits)}.items():
+            found.setdefault(name, []).extend({"strategy": spec, **row} for row in rows)
+    write(options.output, {"conditions": about, **found})
     print(f"written to {options.output}")
 
 
@@ -206,7 +209,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.scale, options.resamples, options.splits = 0.1, 20, 10
-        options.output = options.records / "quick.json"
+        options.output = options.records / "quick"
     return options
 
 

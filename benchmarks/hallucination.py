@@ -38,7 +38,7 @@ BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "todre(keep=0.25)")
 EXTRAS = ("var", "vhr", "var+vhr")
 ALONE = ("vhr(divergence='two_branch')", "dymu")
 SPLITS = ("test", "decorrelated", "partner-removed")
-RESULT = ROOT / "benchmarks" / "results" / "hallucination-scenes.json"
+RESULT = ROOT / "benchmarks" / "results" / "hallucination-scenes"
 
 
 def replies(model: Any, processor: Any, spec: str, asked: list[scenes.Example], batch_size: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.questions, options.captions = 40, 20
-        options.output = options.replies / "quick.json"
+        options.output = options.replies / "quick"
     return options
 
 

@@ -1,12 +1,11 @@
 """Why VAR and VHR do on scenes what they do: sinks, visual mass, heads, and what a hallucination rests on.
 
-python benchmarks/hallucination_look.py    # facts to results/hallucination-look.json, pictures to docs/figures/
+python benchmarks/hallucination_look.py    # facts to results/hallucination-look, pictures to docs/figures/
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination_causes import causes, missing, pair_of, trigger_cell  # noqa: E402
 from benchmarks.hallucination_pictures import draw_maps, draw_why  # noqa: E402
 from benchmarks.hallucination_rows import make_row  # noqa: E402
+from benchmarks.tables import read  # noqa: E402
 from benchmarks.watching import Other, Seen, Watch, patches  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="to draw, in each setting (%(default)s)")
     parser.add_argument("--captions", type=int, default=500, help="to draw (%(default)s)")
     parser.add_argument("--seed", type=int, default=101, help="of the scenes (%(default)s)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "hallucination-look")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--draw-only", action="store_true", help="draw what --output holds")
     options = parser.parse_args()
@@ -207,7 +207,7 @@ def main() -> None:
     if not options.draw_only:
         size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
         write(options.output, look(model, processor, size))
-    draw(model, processor, json.loads(options.output.read_text(encoding="utf-8")), options.pictures)
+    draw(model, processor, read(options.output), options.pictures)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "hallucination-scenes.md"
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.tables import read  # noqa: E402
+
 COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")
 ALPHA = 0.05
@@ -105,7 +108,7 @@ def sweeps(look: Row) -> str:
 
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    result, look = (_read(name) for name in ("hallucination-scenes.json", "hallucination-look.json"))
+    result, look = (read(name) for name in ("hallucination-scenes", "hallucination-look"))
     found = {"conditions": conditions(result), "layers": layers(look), "sweeps": sweeps(look)}
     tables: dict[str, Callable[[Sequence[Row]], str]] = {"pope": pope, "easier": easier, "chair": chair}
     for split in dict.fromkeys(row["split"] for row in result["rows"]):
@@ -135,10 +138,6 @@ def updated(text: str) -> str:
 
     section = rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->"
     return re.sub(section, fresh, text, flags=re.DOTALL)
-
-
-def _read(name: str) -> Row:
-    return dict(json.loads((RESULTS / name).read_text(encoding="utf-8")))
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,24 +1,27 @@
 """How often VHR's two ways to measure divergence pick the same heads, on the embedded model and held-out scenes.
 
-python benchmarks/heads.py --out benchmarks/results/heads-scenes.json
+python benchmarks/heads.py --out benchmarks/results/heads-scenes
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-import vtokens
-from vtokens import scenes
-from vtokens.core.compat import returned_cache
-from vtokens.strategies import get
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+import vtokens  # noqa: E402
+from benchmarks.tables import write  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.core.compat import returned_cache  # noqa: E402
+from vtokens.strategies import get  # noqa: E402
 
 
 @torch.no_grad()
@@ -60,28 +63,28 @@ def main() -> None:
         for layer, heads in single.items():
             agree.setdefault(layer, []).append((heads == double[layer]).float())
             same.setdefault(layer, []).append((heads == double[layer]).all(1).float())
-    layers = {
-        str(layer): {
+    layers = [
+        {
+            "layer": layer,
             "heads_decided_alike": round(torch.cat(agree[layer]).mean().item(), 4),
             "same_set": round(torch.cat(same[layer]).mean().item(), 4),
         }
         for layer in agree
-    }
-    result = {
+    ]
+    about = {
         "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "model": options.model,
         "questions": len(examples),
         "heads": int(next(iter(agree.values()))[0].shape[1]),
-        "layers": layers,
         "heads_decided_alike": round(
             torch.cat([torch.cat(parts).flatten() for parts in agree.values()]).mean().item(), 4
         ),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text)
+    for row in layers:
+        print(row)
     if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+        write(options.out, {"conditions": about, "layers": layers})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ PARTS = ("tower", "first token", "decoding step")
 
 
 def main() -> None:
-    """Calibrate, measure, print a table, write the JSON."""
+    """Calibrate, measure, print a table, write the results."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -141,7 +141,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=17, help="tokens to generate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
-    parser.add_argument("--output", type=Path, help="default: results/merging-cpu.json or -cuda.json")
+    parser.add_argument("--output", type=Path, help="default: results/merging-cpu or -cuda")
     parser.add_argument("--quick", action="store_true", help="a small shape, two rounds, nothing written")
     options = parser.parse_args()
     device = torch.device(options.device).type
@@ -149,7 +149,7 @@ def _options() -> argparse.Namespace:
     if options.quick:
         options.preset, options.rounds, options.tokens = "llava-quick", 2, 5
     elif options.output is None:
-        options.output = ROOT / "benchmarks" / "results" / f"merging-{device}.json"
+        options.output = ROOT / "benchmarks" / "results" / f"merging-{device}"
     return options
 
 

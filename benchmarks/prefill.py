@@ -34,7 +34,7 @@ RAGGED = (40, 24, 56)
 
 
 def main() -> None:
-    """Measure, print one table a shape and write the JSON."""
+    """Measure, print one table a shape and write the results."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads)
@@ -44,9 +44,8 @@ def main() -> None:
         results.append(measure(model, shape, clock, options))
         Console(width=170).print(*tables(results[-1]))
         del model
-    result = {"shapes": results} if len(results) > 1 else results[0]
-    if options.output:
-        write(options.output, result)
+    for result in results if options.output else ():
+        write(options.output / result["conditions"]["shape"] if len(results) > 1 else options.output, result)
 
 
 def measure(model: Any, shape: str, clock: Clock, options: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +137,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=12, help="tokens of the decoding figures")
     parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
     parser.add_argument(
-        "--output", type=Path, help="where the JSON goes (default benchmarks/results/, none if --quick)"
+        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run on small shapes")
     options = parser.parse_args()
@@ -150,7 +149,7 @@ def _options() -> argparse.Namespace:
     if options.rounds is None:
         options.rounds = 2 if options.quick else 30 if cuda else 7
     if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"prefill-{options.device.split(':')[0]}.json"
+        options.output = ROOT / "benchmarks" / "results" / f"prefill-{options.device.split(':')[0]}"
     return options
 
 

@@ -1,26 +1,30 @@
 """Accuracy of every strategy on the embedded model's held-out scenes: `python benchmarks/scenes.py`.
 
-Writes `benchmarks/results/scenes-llava.json` and, with `--card`, the table of the model card.
+Writes `benchmarks/results/scenes-llava` and, with `--card`, the table of the model card.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import Clock, conditions, write
-from rich.progress import track
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-import vtokens
-from vtokens import scenes
-from vtokens.scenes.evaluation import accuracy
-from vtokens.scenes.world import NUMBERS
+import torch  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+import vtokens  # noqa: E402
+from benchmarks.common import Clock, conditions, write  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.scenes.evaluation import accuracy  # noqa: E402
+from vtokens.scenes.world import NUMBERS  # noqa: E402
 
 SPECS = ("random", "uniform", "cls", "fastv", "todre")
 KEEPS = (0.5, 0.25, 0.1, 0.05)
-RESULT = Path(__file__).parent / "results" / "scenes-llava.json"
+RESULT = Path(__file__).parent / "results" / "scenes-llava"
 START, END = "<!-- pruning table: python benchmarks/scenes.py --card -->\n", "<!-- end of the pruning table -->\n"
 
 

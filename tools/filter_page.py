@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import results
 import sections
 
 from vtokens.filter.signals import get_signals
@@ -25,12 +25,11 @@ def signals() -> str:
 
 def costs() -> str:
     """Checking and generating beside the plain model."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "filter-cpu.json").read_text(encoding="utf-8"))
+    found = results.read("filter-cpu")
     lines = ["| model | answers | signals | `check` | `generate` |", "|---|---|---|---|---|"]
-    for model in found["models"]:
-        about = model["conditions"]
+    for about in found["models"]:
         cells: dict[tuple[int, str, str], dict[str, str]] = {}
-        for row in model["rows"]:
+        for row in (row for row in found["rows"] if row["shape"] == about["shape"]):
             over = row["over_plain"]
             told = f"{over['median']:.2f}x ({over['q1']:.2f} to {over['q3']:.2f})"
             cells.setdefault((row["batch"], row["strategy"], row["signals"]), {})[row["run"]] = told

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import results
 import sections
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "strategies"
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def scenes(name: str) -> str:
     """Accuracy of a pruner against its budget, beside what random pruning keeps."""
-    rows = {(row["strategy"], row["keep"]): row for row in _read("scenes-llava.json")["rows"]}
+    rows = {(row["strategy"], row["keep"]): row for row in results.read("scenes-llava")["rows"]}
     lines = ["| keep | tokens a layer | accuracy, all questions | random |", "|---|---|---|---|"]
     full = rows["none", 1.0]
     lines.append(f"| full | {full['tokens_per_layer']:.0f} | {_share(full)} | |")
@@ -38,17 +37,17 @@ def scenes(name: str) -> str:
 
 def agreement(name: str) -> str:
     """How often VHR's two divergences pick the same heads."""
-    found = _read("heads-scenes.json")
+    found = results.read("heads-scenes")
+    about = found["conditions"]
     lines = ["| layer | heads decided alike | same set |", "|---|---|---|"]
     lines += [
-        f"| {layer} | {row['heads_decided_alike']:.0%} | {row['same_set']:.0%} |"
-        for layer, row in found["layers"].items()
+        f"| {row['layer']} | {row['heads_decided_alike']:.0%} | {row['same_set']:.0%} |" for row in found["layers"]
     ]
     return "\n".join(
         [
             *lines,
             "",
-            f"Prompts of {found['questions']} held-out questions on the embedded model, {found['heads']} heads a layer "
+            f"Prompts of {about['questions']} held-out questions on the embedded model, {about['heads']} heads a layer "
             "([benchmarks/heads.py](../../benchmarks/README.md)). Two random halves would decide 50% alike, and be the "
             "same set in 17% of the cases.",
             "",
@@ -58,7 +57,7 @@ def agreement(name: str) -> str:
 
 def tokens(name: str) -> str:
     """Accuracy against the tokens that merging left, with and without unmerging."""
-    found = _read("dymu-scenes.json")
+    found = results.read("dymu-scenes")
     lines = ["| | tokens a layer, mean (5% to 95%) | all questions | counting | captions |", "|---|---|---|---|---|"]
     for row in found["rows"]:
         counts, accuracy = row["tokens"], row["accuracy"]
@@ -84,7 +83,7 @@ def tokens(name: str) -> str:
 
 def merging(name: str) -> str:
     """Times and bytes of merging beside the model that merges nothing."""
-    found = _read("merging-cpu.json")
+    found = results.read("merging-cpu")
     about = found["conditions"]
     lines = ["| | tokens | tower | first token | decoding step | KV bytes |", "|---|---|---|---|---|---|"]
     for row in found["rows"]:
@@ -131,7 +130,3 @@ def _share(row: dict[str, Any]) -> str:
 
 def _value(part: dict[str, Any]) -> str:
     return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
-
-
-def _read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))

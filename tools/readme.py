@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from statistics import mean, median
 
 import filter_page
 import pages
+import results
 import sections
 import support
 
@@ -17,14 +17,15 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS_PAGE = ROOT / "docs" / "results.md"
 COMMAND = "python tools/readme.py"
-RESULTS = ROOT / "benchmarks" / "results"
 KEEPS = (0.5, 0.25, 0.1)
 
 
 def costs() -> str:
     """Speed beside accuracy, from the recorded benchmarks."""
-    speed = {row["strategy"]: row for row in _read("prefill-cpu.json")["batch_1"]}
-    scenes = {(row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in _read("scenes-llava.json")["rows"]}
+    speed = {row["strategy"]: row for row in results.read("prefill-cpu")["batch_1"]}
+    scenes = {
+        (row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in results.read("scenes-llava")["rows"]
+    }
     lines = [
         "| strategy | keep | first token | of the ideal | peak memory | KV cache | accuracy on scenes |",
         "|---|---|---|---|---|---|---|",
@@ -44,16 +45,33 @@ def costs() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
 def _share(part: dict[str, float]) -> str:
     return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
 
 
+def sweep() -> str:
+    """Every setting of the sweep on scenes, seeds together."""
+    found = results.read("scenes-sweep")
+    lines = [
+        "| strategy | keep | tokens a layer | exact answers, % | KV cache | first token |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["summary"]:
+        seeds = [one for one in found["results"] if (one["name"], one["keep"]) == (row["name"], row["keep"])]
+        exact = f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]".replace("%", "")
+        cells = [
+            "" if row["keep"] is None else f"{row['keep']}",
+            f"{mean(one['kept_tokens'] for one in seeds):.0f}",
+            exact,
+            f"{mean(one['kv_ratio'] for one in seeds):.2f}",
+            f"{median(one['speedup'] for one in seeds):.2f}x",
+        ]
+        lines.append(f"| `{row['name']}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 SECTIONS = {"families": support.families}
-RESULTS_SECTIONS = {"costs": costs}
+RESULTS_SECTIONS = {"costs": costs, "sweep": sweep}
 
 
 def updated(text: str) -> str:

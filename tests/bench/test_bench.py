@@ -1,8 +1,8 @@
 """The benchmark of the kernels measures what it says, writes it down, and says why where it cannot."""
 
 import math
-import re
 import os
+import re
 import time
 from pathlib import Path
 

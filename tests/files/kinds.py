@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.tables import read as measured
 from tests.eval import folders
 from tests.filter.test_calibrator import NAMES, records
 from tests.patterns.test_files import SOME
@@ -204,7 +205,7 @@ def _read_results(path: Path) -> bool:
 
 def _profile(folder: Path) -> Path:
     """The rows of a real profile, under this machine's conditions."""
-    content = json.loads((ROOT / "benchmarks" / "results" / "profile-cpu.json").read_text())
+    content = {"schema": 1, **measured("profile-cpu")}
     content |= {"conditions": _begun(None)["conditions"], "models": content["models"][:1], "rows": content["rows"][:2]}
     content["rows"].append({**content["rows"][0], "batch": 2, "failed": {"all": "no memory"}})
     (folder / "profile.json").write_text(json.dumps(content) + "\n")

@@ -1,0 +1,111 @@
+"""Results as compact tables: a folder a result, with a CSV file for each list of rows and one for the conditions.
+
+python benchmarks/tables.py runs/profile.json benchmarks/results/profile-cpu    # of what `vtokens profile --out` wrote
+
+A nested value has a column of its own, named by its path: `pope/random/accuracy/low`, `partners/[0]/dose`. A cell is
+JSON, or else the text itself; an empty one says that the row has no such value. Fractions keep six digits.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_ABOUT = "conditions"
+_INDEX = re.compile(r"\[\d+\]")
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `conditions` and every list of rows of `result`, a file each.
+
+    Raises:
+        TypeError: a part is neither the conditions nor a list of dicts.
+        ValueError: a name holds what the paths of columns are made of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in result.items():
+        if name == _ABOUT:
+            rows: list[dict[str, str]] = [{"name": path, "value": cell} for path, cell in _cells(part)]
+        elif isinstance(part, Sequence) and all(isinstance(row, Mapping) for row in part):
+            rows = [dict(_cells(row)) for row in part]
+        else:
+            raise TypeError(f"{name!r} is no list of rows but {type(part).__name__}")
+        columns = list(dict.fromkeys(path for row in rows for path in row))
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            out = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            out.writeheader()
+            out.writerows(rows)
+
+
+def read(folder: Path | str) -> dict[str, Any]:
+    """What `write` was given, of a folder, or of a name under benchmarks/results."""
+    found: dict[str, Any] = {}
+    for path in sorted((RESULTS / folder).glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if path.stem == _ABOUT:
+            found[path.stem] = _nested({row["name"]: row["value"] for row in rows})
+        else:
+            found[path.stem] = [_nested({name: cell for name, cell in row.items() if cell}) for row in rows]
+    if not found:
+        raise FileNotFoundError(f"no tables in {RESULTS / folder}")
+    return found
+
+
+def _cells(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The path and the text of every leaf."""
+    nested = isinstance(value, Sequence) and bool(value) and all(isinstance(part, Mapping) for part in value)
+    parts = {f"[{at}]": part for at, part in enumerate(value)} if nested else value
+    if not isinstance(parts, Mapping) or not parts:
+        yield path, _text(value)
+        return
+    for name, part in parts.items():
+        if not str(name).isprintable() or "/" in str(name) or (_INDEX.fullmatch(str(name)) and not nested):
+            raise ValueError(f"a column cannot be named {name!r}: it has to be printable, '/' and '[0]' are for paths")
+        yield from _cells(part, f"{path}/{name}" if path else str(name))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        # The csv module of Python 3.11 leaves a carriage return unquoted, and then reads it as the end of the row.
+        plain = value and value.isprintable() and _value(value) == value
+        return value if plain else json.dumps(value)
+    return json.dumps(_rounded(value), ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _value(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def _nested(flat: Mapping[str, str]) -> Any:
+    """The tree of which `flat` holds the leaves."""
+    if "" in flat:
+        return _value(flat[""])
+    parts: dict[str, dict[str, str]] = {}
+    for path, cell in flat.items():
+        name, _, rest = path.partition("/")
+        parts.setdefault(name, {})[rest] = cell
+    tree = {name: _nested(leaves) for name, leaves in parts.items()}
+    return list(tree.values()) if tree and all(map(_INDEX.fullmatch, tree)) else tree
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    content = json.loads(source.read_text(encoding="utf-8"))
+    write(target, {name: part for name, part in content.items() if isinstance(part, (dict, list))})
