@@ -22,10 +22,14 @@ from vtokens.tables import patterns, sinks, thresholds
 PACKAGE = Path(vtokens.__file__).parent
 SHIPPED = [
     (path, kind)
-    for folder, kind in (("sinks", "sinks"), ("thresholds", "thresholds"), ("patterns", "patterns"),
-                         ("filter/calibrators", "filter"))
+    for folder, kind in (
+        ("tables/sinks", "sinks"),
+        ("tables/thresholds", "thresholds"),
+        ("tables/patterns", "patterns"),
+        ("filter/calibrators", "filter"),
+    )
     for path in sorted((PACKAGE / folder).glob("*.json"))
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("path", "kind"), SHIPPED, ids=lambda part: getattr(part, "name", part))
