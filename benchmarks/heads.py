@@ -21,6 +21,7 @@ import vtokens  # noqa: E402
 from benchmarks.tables import write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.core.compat import returned_cache  # noqa: E402
+from vtokens.engine.state.tracked_layer import TrackedLayer  # noqa: E402
 from vtokens.strategies import get  # noqa: E402
 
 
@@ -31,9 +32,9 @@ def chosen(model: Any, batch: dict[str, Tensor], divergence: str) -> dict[int, T
         cache = returned_cache(model(**batch, use_cache=True))
     layers = enumerate(cache.layers)
     return {
-        index: layer.prefix.memory.samples["vhr.heads"]
+        index: layer.keymap.memory.samples["vhr.heads"]
         for index, layer in layers
-        if hasattr(layer, "prefix") and "vhr.heads" in layer.prefix.memory.samples
+        if isinstance(layer, TrackedLayer) and "vhr.heads" in layer.keymap.memory.samples
     }
 
 
