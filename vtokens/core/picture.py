@@ -30,6 +30,9 @@ class Picture:
     def __len__(self) -> int:
         return len(self.view)
 
+    def __repr__(self) -> str:
+        return f"<Picture: {self.modality} of {self.tokens} visual tokens, (t, h, w) of its views {list(self.grids)}>"
+
     @cached_property
     def strides(self) -> tuple[int, ...]:
         """Positions from a cell to the one below it, and to the same one of the next frame, in any view."""

@@ -13,6 +13,7 @@ from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
 from vtokens.adapters.decoder import check_decoder
+from vtokens.core import notebook
 from vtokens.core.budget import Keep
 from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, Given, blocks, prompted
@@ -171,6 +172,10 @@ class Handle:
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
         return f"<vtokens {self.strategy!r} {state} a {type(self._adapter.model).__name__}>"
+
+    def _repr_html_(self) -> str:
+        last = notebook.line("no pictures yet") if self.record is None else self.report()._repr_html_()
+        return notebook.block(notebook.line(repr(self)), last)
 
 
 def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **options: Any) -> Handle:

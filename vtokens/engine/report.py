@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.core.picture import Picture
+from vtokens.engine.notebook import report_html
 from vtokens.engine.record import Record
 from vtokens.engine.state.view import View
 from vtokens.strategies import Strategy, format_spec
@@ -33,6 +34,12 @@ class KeptPicture:
     kept: tuple[np.ndarray, ...]
     merged: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        last = len(self.kept[-1]) if self.kept else 0
+        return (
+            f"<KeptPicture: {self.picture.modality} of {self.picture.tokens} visual tokens, {last} in the last layer>"
+        )
+
 
 @dataclass(frozen=True)
 class SampleReport:
@@ -52,6 +59,9 @@ class SampleReport:
     def average_tokens(self) -> float:
         """Visual tokens averaged over the decoder layers."""
         return sum(self.visual_tokens) / len(self.visual_tokens)
+
+    def __repr__(self) -> str:
+        return f"<SampleReport: {self.average_tokens:.1f} visual tokens per layer, {len(self.pictures)} picture(s)>"
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,13 @@ class Report:
     def kv_bytes_saved(self) -> int:
         """Bytes of keys and values that were never cached."""
         return self.kv_bytes_full - self.kv_bytes
+
+    def __repr__(self) -> str:
+        tokens = sum(sample.average_tokens for sample in self.samples)
+        return f"<Report of {self.strategy!r}: {tokens:.1f} visual tokens per layer in {len(self.samples)} sample(s)>"
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
     def __str__(self) -> str:
         tokens = [sample.average_tokens for sample in self.samples]

@@ -11,12 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from vtokens.core.terminal import json_text
+from vtokens.core.terminal import json_text, one_line
 from vtokens.core.writing import write_picture
 from vtokens.filter.calibrators.records import Record
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions.base import Mention, Span
+from vtokens.filter.notebook import report_html
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,13 @@ class Report:
             paths.append(folder / f"{number:02d}-{name or 'mention'}.png")
             write_picture(paths[-1], self.heatmap(number))
         return paths
+
+    def __repr__(self) -> str:
+        judged = f"{len(self.mentions)} mention(s), {len(self.flagged)} flagged"
+        return f"<Report of {one_line(self.response, 60)!r}: {judged}{'' if self.calibrated else ', uncalibrated'}>"
+
+    def _repr_html_(self) -> str:
+        return report_html(self)
 
     def __str__(self) -> str:
         word = "p" if self.calibrated else "score (uncalibrated)"
