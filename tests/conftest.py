@@ -6,6 +6,7 @@ property, under ``fuzz``), ``HF_HUB_OFFLINE`` (``0`` lets the tests marked ``hub
 """
 
 import os
+import zlib
 
 # Read by transformers and tokenizers when they are imported, hence before anything else here.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -95,8 +96,9 @@ def numeric(module: object) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow``."""
+    """Add ``--slow`` and ``--share``."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--share", default="0/1", help="I/N: run only one Nth of the tests, the Ith, drawn by their names")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,6 +115,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons["hub"] = "needs the network: set HF_HUB_OFFLINE=0"
     if not config.getoption("--slow"):
         reasons["slow"] = "takes long: give --slow"
+    part, parts = map(int, config.getoption("--share").split("/"))
+    drawn = {item: zlib.crc32(item.nodeid.encode()) % parts == part for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not drawn[item]])
+    items[:] = [item for item in items if drawn[item]]
     for item in items:
         if numeric(item.module):
             item.add_marker(pytest.mark.numeric)
