@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vtokens.core.groups import Groups
 from vtokens.core.picture import Picture
 
 Grouping = Literal["image", "sample"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,48 @@ class Layout:
             newlines=self.newlines if newlines is None else tuple(newlines),
             lead=tuple(lead),
         )
+
+    @property
+    def copies(self) -> int:
+        """How often each picture stands in the batch: beams and returned sequences repeat rows."""
+        return max((self.source.count(number) for number in set(self.source)), default=1)
+
+    def rows(self, rows: Sequence[int]) -> Layout:
+        """The layout of some rows of the batch alone, in ascending order; pictures are numbered anew."""
+        chosen = [number for number, owner in enumerate(self.owner) if owner in set(rows)]
+        numbers = {number: new for new, number in enumerate(chosen)}
+        table = torch.tensor([*(numbers.get(number, -1) for number in range(len(self.pictures))), -1])
+        at = torch.tensor(rows, device=self.visual.device)
+        image = table.to(at.device)[self.image[at]]  # -1 is the last entry
+        place = {row: new for new, row in enumerate(rows)}
+
+        def of(values: Sequence[T], which: Sequence[int]) -> tuple[T, ...]:
+            return tuple(values[number] for number in which)
+
+        return dataclasses.replace(
+            self,
+            visual=self.visual[at],
+            image=image,
+            cell=self.cell[at],
+            valid=self.valid[at],
+            pictures=of(self.pictures, chosen),
+            source=of(self.source, chosen),
+            owner=tuple(place[self.owner[number]] for number in chosen),
+            counts=of(self.counts, chosen),
+            newlines=of(self.newlines, chosen),
+            lead=of(self.lead, rows),
+            trail=of(self.trail, rows),
+            before=of(self.before, rows),
+        )
+
+    def with_rows(self, rows: Sequence[int], stay: Tensor, counts: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+        """What stays of all rows, bool (B, W), and of all pictures, if `stay` and `counts` are those of `self.rows`."""
+        whole, left = self.visual.clone(), list(self.counts)
+        whole[torch.tensor(rows, device=whole.device)] = stay
+        chosen = (number for number, owner in enumerate(self.owner) if owner in set(rows))
+        for number, count in zip(chosen, counts, strict=True):
+            left[number] = count
+        return whole, tuple(left)
 
     def to(self, device: torch.device) -> Layout:
         """The layout on another device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,8 @@ from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, Given, blocks, prompted
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, running
+from vtokens.engine.plan import Plan
+from vtokens.engine.programs import by_row
 from vtokens.engine.record import Record, Records
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
@@ -56,7 +58,7 @@ class Handle:
                     f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
                     f"or attach both as one, {taken.strategy + '+' + self.strategy!r}"
                 )
-            self._own = put(self._adapter, self.strategies, self._records)
+            self._own = put(self._adapter, Plan(self._adapter, self.strategies), self._records)
             self._own.owner.own = self._own
             self._adapter.multimodal.__dict__[_HANDLE] = self
         return self
@@ -141,16 +143,48 @@ class Handle:
             RuntimeError: the handle is detached.
         """
         block = self._block()
-        with self.running(*(block.plan.strategies if block is not None else ()), *more):
+        if block is not None and block.plan.programs is not None:
+            plan = by_row(self._adapter, [(*program, *more) for program in block.plan.programs])
+        else:
+            plan = Plan(self._adapter, (*(block.plan.strategies if block is not None else ()), *more))
+        with self._under(plan):
             yield self
+
+    @contextmanager
+    def using(self, strategy: Spec | Sequence[Spec]) -> Iterator[Handle]:
+        """Run other strategies in place of what runs now: one spec for all rows, or a list with one for each row.
+
+        `with handle.using(["cls(keep=0.25)", "none", "fastv(keep=0.5)"]): model.generate(**batch)` answers each of
+        three rows as it would alone under its own strategies; beams and returned sequences run their row's. Calls of
+        other threads are not concerned, as in `joined`.
+
+        Args:
+            strategy: a spec as `attach` takes it, or a list of specs, one a row, as text, dicts or strategies.
+
+        Raises:
+            TypeError, ValueError: what is wrong with them, or cannot run beside each other; the attachment is as it
+                was. A batch of another number of rows is refused when it is run.
+            RuntimeError: the handle is detached.
+        """
+        if isinstance(strategy, list | tuple):
+            with self._under(by_row(self._adapter, [parse(one) for one in strategy])):
+                yield self
+        else:
+            with self.running(*parse(strategy)):
+                yield self
 
     @contextmanager
     def running(self, *strategies: Strategy) -> Iterator[Handle]:
         """Run these strategies in place of what runs now; as `joined` otherwise."""
+        with self._under(Plan(self._adapter, strategies)):
+            yield self
+
+    @contextmanager
+    def _under(self, plan: Plan) -> Iterator[None]:
         if self._own is not None and not self.attached:
             raise RuntimeError(f"{self!r}: attach it again first")
-        with running(self._adapter, strategies, self._records):
-            yield self
+        with running(self._adapter, plan, self._records):
+            yield
 
     def runs(self, strategy: Strategy) -> bool:
         """Whether the calling thread runs this very strategy on the model now."""

@@ -11,6 +11,7 @@ from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.checks.arguments import side_inputs
+from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
 from vtokens.engine.lanes.joint_decode import Joint, join
@@ -60,13 +61,14 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         if past == 0 and not layout.padded:
             padding = None  # a mask of ones: knowing so keeps the attention's fast path
         pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
+    check_rows(plan.programs, len(hidden), layout)
     lane = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures)
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
         return Pass(plan, lane, request, joint=joint), changed
     text = None
     if plan.branch and past == 0 and lane.shows:
-        text = TextLane(adapter, hidden, pictures.layout, pictures.ends, side_inputs(adapter, kwargs))
+        text = TextLane(lane, pictures, side_inputs(adapter, kwargs))
     return Pass(plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
 
 
@@ -81,7 +83,7 @@ def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
         padding = None
     lane, text = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures), None
     if plan.branch and past == 0 and lane.shows:
-        text = TextLane(adapter, hidden, pictures.layout, pictures.ends, side_inputs(adapter, kwargs))
+        text = TextLane(lane, pictures, side_inputs(adapter, kwargs))
     return Pass(plan, lane, None, text), prompt.enter(lane, kwargs)
 
 

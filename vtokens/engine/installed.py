@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,6 @@ from vtokens.engine.hooks import Hooks
 from vtokens.engine.parts import Parts, parts
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Records
-from vtokens.strategies import Strategy
 
 _ENGINE = "_vtokens_engine"
 
@@ -92,13 +91,8 @@ def engine_on(adapter: Adapter) -> Engine | None:
     return found
 
 
-def put(adapter: Adapter, strategies: Sequence[Strategy], records: Records) -> Block:
-    """Put what runs strategies on a model; returns the block, for which it stays there.
-
-    Raises:
-        TypeError, ValueError: what is wrong with them; the model is as it was.
-    """
-    plan = Plan(adapter, strategies)
+def put(adapter: Adapter, plan: Plan, records: Records) -> Block:
+    """Put what a plan needs on a model; returns the block, for which it stays there."""
     with lock:
         engine = engine_on(adapter) or Engine(adapter)
         block = Block(engine, plan, records)
@@ -107,9 +101,9 @@ def put(adapter: Adapter, strategies: Sequence[Strategy], records: Records) -> B
 
 
 @contextmanager
-def running(adapter: Adapter, strategies: Sequence[Strategy], records: Records) -> Iterator[None]:
-    """Run strategies inside a `with` block, for its caller alone."""
-    block = put(adapter, strategies, records)
+def running(adapter: Adapter, plan: Plan, records: Records) -> Iterator[None]:
+    """Run a plan inside a `with` block, for its caller alone."""
+    block = put(adapter, plan, records)
     engine = block.owner
     try:
         with inside(block):

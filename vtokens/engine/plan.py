@@ -26,11 +26,13 @@ class Acting:
         strategy: it.
         needs: what it answered when it was asked what it needs there.
         prepared: what it prepared there.
+        rows: the batch rows that run it, before beams repeat them; None if all do.
     """
 
     strategy: Strategy
     needs: Needs
     prepared: Any
+    rows: tuple[int, ...] | None = None
 
 
 class Plan:
@@ -49,12 +51,15 @@ class Plan:
         blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
         contrast: how logits are contrasted; None if they are not.
+        programs: for each batch row, before beams repeat them, the strategies that run on it; None if all rows run the
+            same (`programs.by_row`).
 
     Raises:
         TypeError, ValueError: settings, or a combination, that cannot run on this model.
     """
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
+        self.programs: tuple[tuple[Strategy, ...], ...] | None = None
         facts, self.strategies = adapter.facts, tuple(strategies)  # an adapter looks at its model each time it is asked
         asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
@@ -164,11 +169,13 @@ class Contrast:
         strategy: the one that does.
         kind: what its negative prompt holds.
         plan: which strategy acts where in the lane of that prompt.
+        rows: as in `Acting`.
     """
 
     strategy: Strategy
     kind: Negative
     plan: Plan
+    rows: tuple[int, ...] | None = None
 
 
 def _contrast(adapter: Adapter, strategy: Strategy, active: Asked) -> Contrast:

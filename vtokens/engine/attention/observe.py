@@ -24,10 +24,11 @@ class Signals:
         lane: which has pictures.
         pictures: the lane's.
         view: what is seen of what was fed; None if all of it.
+        rows: the rows of the batch that are asked about; None if all.
     """
 
-    def __init__(self, lane: Lane, pictures: Pictures, view: View | None) -> None:
-        self.lane, self.pictures, self.view = lane, pictures, view
+    def __init__(self, lane: Lane, pictures: Pictures, view: View | None, rows: list[int] | None = None) -> None:
+        self.lane, self.pictures, self.view, self.rows = lane, pictures, view, rows
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (B, W): tower scores, 0 where there is no visual token."""
@@ -42,7 +43,12 @@ class Signals:
     def attention(self, layer: int, rows: Rows) -> Tensor:
         """float32 (B, W): what keys received in a decoder layer; 0 where it did not see them."""
         full = self.pictures.received[layer, rows]
-        return full if self.view is None else full.gather(1, self.view.index.to(full.device))
+        return self._seen(full)
+
+    def _seen(self, full: Tensor) -> Tensor:
+        """(B, N) of what was fed -> (B', W), the rows asked about at the positions of the view."""
+        seen = full if self.view is None else full.gather(1, self.view.index.to(full.device))
+        return seen if self.rows is None else seen[self.rows]
 
     def _of_features(self, key: Hashable, parts: Callable[[], list[Tensor]]) -> Tensor:
         """(B, W): what was found for each feature, at the positions of the view; 0 elsewhere."""
@@ -56,7 +62,7 @@ class Signals:
             return torch.where(layout.visual, flat[at], 0)
 
         full = self.lane.once(key, make)
-        return full if self.view is None else full.gather(1, self.view.index)
+        return self._seen(full)
 
 
 def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: Attention) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.adapters import Adapter
 from vtokens.core.compat import as_cache
-from vtokens.core.layout import Layout
 from vtokens.engine.attention.masks import layer_mask
+from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.plan import Acting
+from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather
 from vtokens.strategies.views.heads import Heads, Memory, Rows
@@ -29,7 +29,9 @@ class TextLane:
         output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.
     """
 
-    def __init__(self, adapter: Adapter, hidden: Tensor, layout: Layout, ends: Tensor, side: Mapping[str, Any]) -> None:
+    def __init__(self, lane: Lane, pictures: Pictures, side: Mapping[str, Any]) -> None:
+        adapter, hidden, layout, ends = lane.adapter, lane.hidden, pictures.layout, pictures.ends
+        self._share = lane.share
         self._adapter = adapter
         layout = layout.to(hidden.device)
         rows, self._real = layout.text_rows()
@@ -73,10 +75,15 @@ class TextLane:
             index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
             False, rows, rows, self._memory, lambda: output,
         )  # fmt: skip
-        for acting in self._strategies:
-            heads.prepared = acting.prepared
-            acting.strategy.at_attend(heads)
+        for _, part, some in shares(heads, self._strategies, self._share):
+            for acting in some:
+                part.prepared = acting.prepared
+                acting.strategy.at_attend(part)
         return heads.result, None
+
+    def output_of(self, rows: Sequence[int] | None) -> Tensor | None:
+        """`output` of some rows of the batch; None stands for all of them."""
+        return self.output if self.output is None or rows is None else self.output[rows]
 
     def _run(self, index: int) -> Tensor:
         layer = self._adapter.layers[index]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Acting
@@ -40,16 +41,16 @@ def attend(
         return attention.run()
     heads = _heads(lane, index, attention, memory, pictures)
     heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
-    if text is not None:
-        heads.branch = text.output
     record = None if lane.pictures is None else lane.pictures.record
     if record is not None:
         heads.selecting = partial(record.selecting, attention.query.device)
-    for acting in strategies:
-        heads.prepared, heads.told = acting.prepared, {}
-        acting.strategy.at_attend(heads)
-        if record is not None and heads.told:
-            record.told.append((acting.strategy, heads.told))
+    for share, part, some in shares(heads, strategies, lane.share):
+        for acting in some:
+            part.prepared, part.told = acting.prepared, {}
+            part.branch = text.output_of(share) if text is not None and acting.needs.branch else None
+            acting.strategy.at_attend(part)
+            if record is not None and part.told:
+                record.told.append((acting.strategy, part.told))
     # Who only looks needs no memory, and leaves the cache as it is.
     if pictures is not None and not all(acting.needs.watches for acting in strategies):
         lane.notes[index] = heads.noted

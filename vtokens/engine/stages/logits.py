@@ -146,6 +146,11 @@ def contrasted(ended: Ended, head: Any, output: Any, run: Run) -> Any:
         found = prefill(following, ended.contrast, run)
         negative, answers, step = head(found.at(at)), found.answers, found.step
     changed = _contrast(ended, logits, negative, None if step is None else step[:, at.to(step.device)])
+    rows = lane.share(ended.contrast.rows)
+    if rows is not None:
+        own = torch.zeros(len(logits), lane.length, dtype=torch.bool, device=logits.device)
+        own[rows] = True
+        answers = own if answers is None else answers.to(own.device) & own
     if answers is not None:
         changed = torch.where(answers[:, at.to(answers.device)].to(logits.device)[..., None], changed, logits)
     if isinstance(output, tuple):

@@ -112,7 +112,11 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         return hidden
     layout, view = lane.layout_on(hidden.device), lane.view
     with pictures.record.selecting(hidden.device):
-        selection = stage(Visuals(hidden, layout, strategy.grouping, Signals(lane, pictures, view)))
+        share = lane.share(acting.rows)
+        part, states = (layout, hidden) if share is None else (layout.rows(share), hidden[share])
+        if not any(part.counts):
+            return hidden
+        selection = stage(Visuals(states, part, strategy.grouping, Signals(lane, pictures, view, share)))
         if selection is None:
             return hidden
         if selection.member is not None and not acting.needs.unmerges:
@@ -120,10 +124,13 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
                 f"{strategy.name!r} says which token goes on for those it drops (Selection.member) without having said "
                 "that it would: let its needs() return Needs(unmerges=True), so that attention is prepared for it"
             )
-        groups = layout.groups(strategy.grouping)
-        stay = groups.scatter(selection.keep, layout.visual)
+        groups = part.groups(strategy.grouping)
+        stay = groups.scatter(selection.keep, part.visual)
         counts = selection.counts if strategy.grouping == "image" else None
-        reduced = reduce(layout, stay, layout.count(stay) if counts is None else counts, view)
+        counts = part.count(stay) if counts is None else counts
+        if share is not None:
+            stay, counts = layout.with_rows(share, stay, counts)
+        reduced = reduce(layout, stay, counts, view)
         if reduced is None:
             return hidden
         after, rows = reduced

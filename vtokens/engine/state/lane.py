@@ -136,6 +136,17 @@ class Lane:
             return layout
         return self.once(("layout", self.view, device), lambda: layout.to(device))
 
+    def share(self, rows: Sequence[int] | None) -> list[int] | None:
+        """The batch rows that run what is meant for some rows; beams and returned sequences stand beside each other.
+
+        Args:
+            rows: before beams repeat them; None if all.
+        """
+        if rows is None or self.plan.programs is None:
+            return None
+        copies = len(self.hidden) // len(self.plan.programs)
+        return [row * copies + copy for row in sorted(rows) for copy in range(copies)]
+
     def seeing(self, view: View, hidden: Tensor) -> Lane:
         """The lane as another view sees it, with the states (B, W, D) of that view; signals are noted apart."""
         other = copy.copy(self)

@@ -1,0 +1,157 @@
+"""Programs per row: a batch whose rows run under different strategies answers as each row would alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vtokens
+from tests.engine.state import snapshot
+from tests.families import FAMILIES, build, image, inputs
+from tests.limits import close_pass
+
+GREEDY: dict[str, Any] = {
+    "do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4,
+    "output_logits": True, "return_dict_in_generate": True,
+}  # fmt: skip
+TEXTS = ("what is <image> this?", "<image>", "look at <image> and at <image> well", "no picture here")
+SIZES = ([(84, 84)], [(56, 56)], [(56, 84), (84, 56)], [])
+PROGRAMS = (
+    "none", "cls(keep=0.25)", "fastv(keep=0.5, layer=2)", "random(keep=0.3)+fastv(keep=0.4, layer=1)", "vhr", "pai",
+    "vhr(divergence='two_branch')", "cls(keep=0.5)+vhr(alpha=1.5)", "todre(keep=0.5)", "uniform(keep=1)",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def batch(family: str, rows: list[int]) -> dict[str, Any]:
+    """Rows of other texts and pictures each, padded on the left."""
+    processor = build(family)[1]
+    pictures = [[image(*size, seed=10 * row + number) for number, size in enumerate(SIZES[row])] for row in rows]
+    return dict(inputs(processor, [TEXTS[row] for row in rows], pictures))
+
+
+def check(family: str, rows: list[int], programs: list[str], **options: Any) -> None:
+    """A batch under a program a row, against each row by itself under its program."""
+    target, _ = build(family)
+    copies = options.get("num_return_sequences", 1)
+    with vtokens.attach(target, "none") as handle, handle.using(programs):
+        together = target.generate(**batch(family, rows), **GREEDY, **options)
+    for number, (row, program) in enumerate(zip(rows, programs, strict=True)):
+        with vtokens.attach(target, program):
+            alone = target.generate(**batch(family, [row]), **GREEDY, **options)
+        mine = slice(number * copies, (number + 1) * copies)
+        assert torch.equal(together.sequences[mine, -4:], alone.sequences[:, -4:]), program
+        if "num_beams" not in options:
+            close_pass(torch.stack(together.logits)[:, mine], torch.stack(alone.logits))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_row_answers_as_alone(family: str) -> None:
+    check(family, [0, 1, 2], ["cls(keep=0.25)", "none", "fastv(keep=0.5, layer=2)"])
+
+
+@given(st.data())
+def test_programs_drawn(data: Any) -> None:
+    """Any programs beside each other, rows without pictures among them, in any family."""
+    family = data.draw(st.sampled_from(FAMILIES))
+    rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(lambda rows: set(rows) != {3}))
+    check(family, rows, [data.draw(st.sampled_from(PROGRAMS)) for _ in rows])
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2, "num_return_sequences": 2}, {"num_beams": 3}])
+def test_beams_and_returned_sequences_run_the_program_of_their_row(options: dict[str, Any]) -> None:
+    check("llava", [0, 2], ["cls(keep=0.25)", "fastv(keep=0.25, layer=1)+vhr"], **options)
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [
+        ["vcd", "none", "vcd"],
+        ["cls(keep=0.3)+contrast", "contrast", "vhr"],
+        ["m3id", "cls(keep=0.5)+m3id", "uniform(keep=0.5)"],
+    ],
+)
+def test_rows_with_a_contrast_and_rows_without(programs: list[str]) -> None:
+    """Rows without one are left as they are; others have their own strategies in the negative prompt too."""
+    check("llava", [0, 1, 2], programs)
+
+
+def test_text_lanes_of_different_programs_do_not_meet() -> None:
+    """Two that compare with the text by itself, each with a weight of its own, beside one that does not."""
+    check("llava", [0, 1, 2], ["vhr(divergence='two_branch')", "vhr(divergence='two_branch', alpha=1.3)", "vhr"])
+
+
+def test_a_second_turn_goes_on_under_the_same_programs() -> None:
+    target, _ = build("llava")
+    first, programs = batch("llava", [0, 2]), ["cls(keep=0.25)+vhr", "fastv(keep=0.5, layer=2)"]
+    more = torch.full((2, 3), 9)
+
+    def turns(given: dict[str, Any], more: torch.Tensor) -> torch.Tensor:
+        begun = target(**given, use_cache=True)
+        mask = torch.cat([given["attention_mask"], torch.ones_like(more)], 1)
+        return target(input_ids=more, attention_mask=mask, past_key_values=begun.past_key_values).logits
+
+    with vtokens.attach(target, "none") as handle, handle.using(programs):
+        together = turns(first, more)
+    for number, row in enumerate((0, 2)):
+        with vtokens.attach(target, programs[number]):
+            close_pass(together[number : number + 1], turns(batch("llava", [row]), more[:1]))
+
+
+def test_a_wrong_number_of_rows_is_refused_and_nothing_is_left() -> None:
+    target, given = build("llava")[0], batch("llava", [0, 1])
+    target(**given, output_hidden_states=True)  # transformers leaves hooks of its own from then on
+    clean = snapshot(target)
+    with vtokens.attach(target, "cls(keep=0.25)") as handle:
+        expected = target(**given).logits
+        with handle.using(["none", "cls", "fastv"]):
+            for options in ({}, {"num_beams": 3}):
+                with pytest.raises(ValueError, match=r"3 programs were given, and the batch has [26] rows"):
+                    target.generate(**given, max_new_tokens=2, **options)
+            with pytest.raises(ValueError, match="3 programs"):
+                target(**given)
+        with handle.using(["none"]), pytest.raises(ValueError, match="1 programs were given, and the batch has 2 rows"):
+            target(**given)
+        assert torch.equal(target(**given).logits, expected)
+    assert snapshot(target) == clean
+
+
+@pytest.mark.parametrize(
+    ("programs", "error"),
+    [
+        ([], "one for each row"),
+        (["vcd", "m3id"], "different negative prompts, 'm3id"),
+        (["dymu(thresholds=(0.2, 0.2, 0.2))", "none"], "merges tokens"),
+        (["cls", "fastv(layer=99)"], "layer"),
+        (["cls", "no_such"], "no_such"),
+    ],
+)
+def test_what_rows_cannot_run_beside_each_other(programs: list[str], error: str) -> None:
+    target, _ = build("llava")
+    clean = snapshot(target)
+    with vtokens.attach(target, "none") as handle:
+        before = snapshot(target)
+        with pytest.raises(ValueError, match=error), handle.using(programs):
+            pass
+        assert snapshot(target) == before
+    assert snapshot(target) == clean
+
+
+def test_one_spec_for_all_rows() -> None:
+    target, given = build("llava")[0], batch("llava", [0, 1])
+    with vtokens.attach(target, "none") as handle:
+        with handle.using("cls(keep=0.25)"):
+            got = target(**given).logits
+        with handle.using(["cls(keep=0.25)"] * 2):
+            assert torch.equal(target(**given).logits, got)
+    with vtokens.attach(target, "cls(keep=0.25)"):
+        assert torch.equal(target(**given).logits, got)
