@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +73,10 @@ def test_modules_that_moved_are_found_under_their_old_names(old: str, new: str) 
     with pytest.warns(DeprecationWarning, match=rf"vtokens\.{old} is now vtokens\.{new}"):
         found = importlib.import_module(f"vtokens.{old}")
     assert found is importlib.import_module(f"vtokens.{new}")
+
+
+def test_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not ((ROOT / name).exists() or (ROOT.parent / name).exists())] == []
