@@ -13,7 +13,7 @@ import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from vtokens.loading.processors import PicturesOnly, pictures_only
 
-VIDEO_TOO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
+VIDEO_TOO = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 NO_TORCHVISION = pytest.mark.skipif(is_torchvision_available(), reason="torchvision is here, and all is as it was")
 VIDEO_PART = {"video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 14, "merge_size": 2}
 

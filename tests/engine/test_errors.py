@@ -18,7 +18,7 @@ from tests.families import FAMILIES, build
 from vtokens.core.compat import as_cache
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl"
+SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"
 
 
 @pytest.fixture(autouse=True)

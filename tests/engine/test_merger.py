@@ -53,7 +53,7 @@ def copied(target: Any, batch: dict[str, Any], strategy: Clusters) -> tuple[Tens
     with vtokens.attach(target, "uniform(keep=0.99)") as handle:
         target(**batch)
         pictures = [part.picture for sample in handle.report().samples for part in sample.pictures]
-    parts, labels, first = [], [], 0
+    parts, labels, own, first = [], [], [], 0
     for picture, features in zip(pictures, call_features(target, batch).pooler_output, strict=True):
         slots = torch.from_numpy((picture.view >= 0).nonzero()[0])
         stands = torch.arange(len(features))
@@ -62,12 +62,13 @@ def copied(target: Any, batch: dict[str, Any], strategy: Clusters) -> tuple[Tens
         label[slots] = first + stands[slots]
         parts.append(features[stands])
         labels.append(label)
+        own.append(stands)
         first += len(features)
     ids = batch["input_ids"]
     placeholder = torch.stack([ids == token for token in adapter_for(target).placeholder_ids.values()]).any(0)
     numbers = torch.full_like(ids, -1)
     numbers[placeholder] = torch.cat(labels)
-    return numbers, SimpleNamespace(pooler_output=parts)
+    return numbers, SimpleNamespace(pooler_output=parts, stands=own)
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ def pack(model: Any, family: str, planes: Tensor, arguments: dict[str, Any], ada
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_qwen_merges_finished_features(family: str) -> None:
     """Behind the 2x2 merger: two rounds by the cosine of the features themselves, each picture by itself."""
     model = build(family)[0]

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 import vtokens
 from tests.engine.cases import model
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
-from vtokens.adapters import register_adapter, registry
+from vtokens.adapters import adapter_class, register_adapter
 from vtokens.adapters.qwen2_vl import Qwen2VL
 from vtokens.core.compat import as_cache, returned_cache
 
@@ -29,26 +28,14 @@ def _no_grad() -> Any:
 @pytest.fixture
 def deepstack() -> Iterator[Any]:
     """A tiny Qwen3-VL, and for the length of a test an adapter that has never heard of deepstack."""
+    genuine = adapter_class("qwen3_vl")
 
-    class Qwen3VL(Qwen2VL):
+    class Unaware(Qwen2VL):
         pass
 
-    register_adapter("qwen3_vl")(Qwen3VL)
-    text = {
-        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "head_dim": 16,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
-    }  # fmt: skip
-    vision = {
-        "depth": 4, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "patch_size": 14, "out_hidden_size": 64,
-        "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2], "initializer_range": 0.2,
-    }  # fmt: skip
-    qwen = model("qwen2_vl", "plain").config
-    ids = {name: getattr(qwen, name) for name in ("image_token_id", "video_token_id", "vision_start_token_id")}
-    config = AutoConfig.for_model("qwen3_vl", text_config=text, vision_config=vision, **ids)
-    torch.manual_seed(0)
-    yield AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval(), Qwen3VL
-    del registry._adapters["qwen3_vl"]
+    register_adapter("qwen3_vl")(Unaware)
+    yield model("qwen3_vl", "plain"), Unaware
+    register_adapter("qwen3_vl")(genuine)
 
 
 @pytest.mark.parametrize("spec", SPECS)

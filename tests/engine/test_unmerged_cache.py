@@ -68,7 +68,9 @@ def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
         assert report.kv_bytes == sum(2 * layer.keys.numel() * item for layer in cache.layers)
         layer = target.model.language_model.layers[0]
         held = []
-        hook = layer.self_attn.k_proj.register_forward_hook(lambda _, __, output: held.append(output))
+        # Qwen3's keys are normed behind their projection.
+        last = getattr(layer.self_attn, "k_norm", layer.self_attn.k_proj)
+        hook = last.register_forward_hook(lambda _, __, output: held.append(output))
         keys = returned_cache(target(**batch, use_cache=True)).layers[0].keys
         hook.remove()
     torch.testing.assert_close(keys, held[0].view(1, rows[0], keys.shape[1], -1).transpose(1, 2))

@@ -171,7 +171,7 @@ def test_a_threshold_of_one_changes_no_bit(family: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_all_tokens_merged_into_one(family: str) -> None:
     """Enough rounds behind the tower leave one token a picture, which attention sees everywhere."""
     target, reference = model(family, "pruned"), model(family, "plain")
@@ -281,7 +281,7 @@ def video(family: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_videos(family: str) -> None:
     """Pooled frames (OneVision) and merged features with time in their positions (Qwen) equal copies too."""
     target, reference, batch = model(family, "pruned"), model(family, "plain"), video(family)

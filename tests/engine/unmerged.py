@@ -131,6 +131,8 @@ def _features(model: Any, name: str, given: Sequence[tuple[dict[str, Any], Any]]
         pixels = args[0] if args else kwargs[key]
         for batch, features in given:
             if key in batch and torch.equal(batch[key], pixels):
+                if "deepstack_features" in output:
+                    output.deepstack_features = [_alike(entry, features) for entry in output.deepstack_features]
                 output.pooler_output = features.pooler_output
                 return output
         raise AssertionError("a feature call that was not announced")
@@ -141,6 +143,21 @@ def _features(model: Any, name: str, given: Sequence[tuple[dict[str, Any], Any]]
         yield
     finally:
         del model.model.__dict__[name]
+
+
+def _alike(entry: Sequence[Tensor], features: Any) -> list[Tensor]:
+    """Deeper features, a picture each, that follow the finished ones.
+
+    These are those of the tokens that stand for others, where `features` says which do (`stands`), else the average
+    over the positions whose finished features are equal.
+    """
+    if hasattr(features, "stands"):
+        return [deeper[stands] for deeper, stands in zip(entry, features.stands, strict=True)]
+    found = []
+    for deeper, finished in zip(entry, features.pooler_output, strict=True):
+        same = (finished[:, None] - finished).abs().amax(-1) < 1e-5 * finished.abs().max()
+        found.append(torch.stack([deeper[row].mean(0) for row in same]))
+    return found
 
 
 def _mean(numbers: Tensor, index: int, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:

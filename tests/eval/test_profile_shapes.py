@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 
 
-SMALL = {"qwen2_vl": (168, 140), "qwen2_5_vl": (168, 140)}
+SMALL = {"qwen2_vl": (168, 140), "qwen2_5_vl": (168, 140), "qwen3_vl": (168, 140)}
 """A picture for tests where any size goes and the default one would take long."""
 
 

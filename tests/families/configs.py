@@ -1,4 +1,4 @@
-"""Tiny configurations of the five model families: every mechanism of the full-size models, none of their width.
+"""Tiny configurations of the model families: every mechanism of the full-size models, none of their width.
 
 Decoders: 4 layers, width 64, 4 heads of 16. Towers: 4 layers, width 32, 4 heads, patches of 14 pixels.
 """
@@ -81,6 +81,19 @@ BASE: dict[str, dict[str, Any]] = {
             # Windows of 2 x 2 merged tokens, so that the tower really permutes any image wider than that.
             "window_size": 56,
             "fullatt_block_indexes": [1, 3],
+        },
+    },
+    "qwen3_vl": {
+        "text_config": {**TEXT, "head_dim": 16, "rope_parameters": {**MROPE, "mrope_interleaved": True}},
+        "vision_config": {
+            **QWEN_TOWER,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            # Eight a side: no picture of the tests has that, so that positions are interpolated.
+            "num_position_embeddings": 64,
+            # Features of three blocks are added behind decoder layers 0 to 2.
+            "deepstack_visual_indexes": [0, 1, 2],
         },
     },
 }

@@ -1,4 +1,4 @@
-"""Genuine processors of the five families, built in-process: no download, no torchvision."""
+"""Genuine processors of the families, built in-process: no download, no torchvision."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
     Qwen2VLProcessor,
+    Qwen3VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -40,7 +41,10 @@ TOKENS = {
     "llava_onevision": ONEVISION_TOKENS,
     "qwen2_vl": QWEN_TOKENS,
     "qwen2_5_vl": QWEN_TOKENS,
+    "qwen3_vl": QWEN_TOKENS,
 }
+
+QWEN_PROCESSORS = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
@@ -80,7 +84,7 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
             temporal_patch_size=vision.temporal_patch_size,
             size={"shortest_edge": 4 * merged, "longest_edge": 48 * merged},
         )
-        return pictures_only(Qwen2VLProcessor if family == "qwen2_vl" else Qwen2_5_VLProcessor)(patches, tok)
+        return pictures_only(QWEN_PROCESSORS[family])(patches, tok)
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "llava_onevision":
         return pictures_only(LlavaOnevisionProcessor)(

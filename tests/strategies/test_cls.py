@@ -13,8 +13,10 @@ from vtokens.strategies import Saliency
 
 CLIPS = ("llava", "llava_next")
 LLAVAS = (*CLIPS, "llava_onevision")
-QWENS = ("qwen2_vl", "qwen2_5_vl")
-FEATURE_BLOCK = {"llava": 2, "llava_next": 2, "llava_onevision": 3, "qwen2_vl": 3, "qwen2_5_vl": 3}
+QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FEATURE_BLOCK = {
+    "llava": 2, "llava_next": 2, "llava_onevision": 3, "qwen2_vl": 3, "qwen2_5_vl": 3, "qwen3_vl": 3,
+}  # fmt: skip
 
 
 def close(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What a decoder is made of, layer by layer."""
+"""What a decoder is made of, layer by layer, and what it is handed beside its states."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ class LayerSpec:
 
     kind: Literal["full", "sliding"]
     window: int | None = None
+
+
+@dataclass(frozen=True)
+class Deepstack:
+    """Features of earlier tower blocks that a decoder adds to its states at visual positions (arXiv:2406.04334).
+
+    Entry i of a list is added behind decoder layer i. Where strategies act, the engine adds them in the decoder's
+    place: cut to the tokens that are left, and to a second sequence too if that has the pictures.
+
+    Attributes:
+        name: the decoder's keyword argument with the list; each entry is (visual positions of the batch, D).
+        at: its keyword argument with those positions, bool (B, N).
+        features: where the output of a feature call has them: for each entry one (tokens, D) a picture.
+    """
+
+    name: str
+    at: str
+    features: str
 
 
 def layer_specs(config: Any, depth: int) -> tuple[LayerSpec, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vtokens.adapters.anatomy import LayerSpec, layer_specs
+from vtokens.adapters.anatomy import Deepstack, LayerSpec, layer_specs
 from vtokens.adapters.registry import adapter_class, register_adapter
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.costs import Encoding
@@ -43,12 +43,14 @@ class Adapter(ABC):
         saliency: where the tower's scores come from, in two words for tables.
         side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
             part of a sequence: second sequences get them too. Any other that holds tensors is refused.
+        deepstack: features that the decoder adds behind its first layers; None if it adds none.
     """
 
     model_type: ClassVar[str]
     examples: ClassVar[tuple[str, ...]] = ()
     saliency: ClassVar[str] = "mean attention"
     side_inputs: ClassVar[frozenset[str]] = frozenset()
+    deepstack: ClassVar[Deepstack | None] = None
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

@@ -20,6 +20,7 @@ from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import logits, prompt
+from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
@@ -62,14 +63,16 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
             padding = None  # a mask of ones: knowing so keeps the attention's fast path
         pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
-    lane = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures)
+    lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures), None
+    if pictures is not None and pictures.injection is not None:
+        left = kwargs = left_to_engine(adapter, kwargs)
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
         return Pass(plan, lane, request, joint=joint), changed
     text = None
     if plan.branch and past == 0 and lane.shows:
         text = TextLane(lane, pictures, side_inputs(adapter, kwargs))
-    return Pass(plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
+    return Pass(plan, lane, request, text, start=start), prompt.enter(lane, kwargs) or left
 
 
 def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
@@ -118,7 +121,8 @@ def _pictures(
     ends = prompt_ends(layout, asked, request.labels)
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
     answered = prompt.answered(layout, ends, asked, request.labels)
-    return Pictures(layout, request.runs, rotary_positions(positions), ends, answered, record)
+    injection = injected(adapter, kwargs) if request.plan else None
+    return Pictures(layout, request.runs, rotary_positions(positions), ends, answered, record, injection)
 
 
 def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Start | None, Kwargs | None]:

@@ -131,8 +131,9 @@ class Hooks:
         if passed.text is not None and lane.shows:
             passed.text.observe(index)
         changed = layer.adjust(lane, index, kwargs)
-        if changed is None:
+        if changed is None and lane.hidden is hidden:
             return None
+        changed = kwargs if changed is None else changed
         return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
 
     def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> None:

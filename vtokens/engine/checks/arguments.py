@@ -38,11 +38,13 @@ def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a decoder is about to get what strategies cannot act beside.
 
     Args:
-        adapter: of the model; may declare more arguments (`Adapter.side_inputs`).
+        adapter: of the model; may declare more arguments (`Adapter.side_inputs`, `Adapter.deepstack`).
         kwargs: what the language model is about to get.
     """
+    deepstack = adapter.deepstack
+    declared = adapter.side_inputs if deepstack is None else {*adapter.side_inputs, deepstack.name, deepstack.at}
     for name, value in kwargs.items():
-        if value is None or name in KNOWN or name in adapter.side_inputs or name.startswith("cache"):
+        if value is None or name in KNOWN or name in declared or name.startswith("cache"):
             continue
         if name in PACKING:
             raise ValueError(f"{name} is given, so rows are packed: {_UNPACK}")

@@ -90,7 +90,8 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     if fed.layout is not None:
         record = Record(fed.layout, fed.embeds.shape[1], len(lane.adapter.layers), fed.embeds.element_size())
         positions = rotary_positions(fed.positions)
-        pictures = Pictures(fed.layout, fed.runs, positions, ends, start.pictures.answered, record)
+        answered = start.pictures.answered
+        pictures = Pictures(fed.layout, fed.runs, positions, ends, answered, record, fed.injection)
     output = run(Prepared(contrast.plan, pictures, lane.asked), inputs)
     start.pictures.record.negative = NegativeRecord(
         fed.embeds.shape[1],

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.observe import Signals
+from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
@@ -56,6 +57,7 @@ class Fed:
         layout: where its visual tokens sit; None if it has none.
         runs: what the tower saw of its pictures.
         renumbered: positions are its own, so that those of what follows lag behind or run ahead.
+        injection: what is added to its states behind the first layers; None if nothing.
     """
 
     embeds: Tensor
@@ -65,6 +67,7 @@ class Fed:
     layout: Layout | None = None
     runs: list[TowerRun] = field(default_factory=list)
     renumbered: bool = False
+    injection: Injection | None = None
 
     def of(self, rows: Tensor, real: Tensor | None) -> Fed:
         """Some rows (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
@@ -76,13 +79,18 @@ class Fed:
         if self.valid is not None and valid is not None and real is not None:
             valid = valid & real
         positions = gather(self.positions, rows, self.positions.dim() - 1)
-        return Fed(gather(self.embeds, rows, 1), valid, positions, back, self.layout, self.runs)
+        injection = None if self.injection is None else self.injection.at(rows)
+        embeds = gather(self.embeds, rows, 1)
+        return Fed(embeds, valid, positions, back, self.layout, self.runs, injection=injection)
 
 
 def build(start: Start, kind: Negative, strategy: Strategy) -> Fed:
     """The negative prompt of a pass with pictures, other than one given apart (`Prompt`)."""
     layout = start.pictures.layout.to(start.embeds.device)
-    same = Fed(start.embeds, start.lane.fed_now(), start.positions, None, layout, list(start.pictures.runs))
+    same = Fed(
+        start.embeds, start.lane.fed_now(), start.positions, None, layout, list(start.pictures.runs),
+        injection=start.pictures.injection,
+    )  # fmt: skip
     if isinstance(kind, NoPicture):
         return alone(same, layout)
     if isinstance(kind, Pixels):
@@ -94,7 +102,7 @@ def alone(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
     rows, real = layout.text_rows()
     fed = numbered(same.of(rows, real), same, layout)
-    fed.layout, fed.runs = None, []
+    fed.layout, fed.runs, fed.injection = None, [], None
     return fed
 
 
@@ -111,18 +119,24 @@ def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:
 
 def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fed:
     """The prompt with the features of changed pixels; the tower runs again."""
-    before, same.runs, features = same.runs, [], []
+    before, same.runs, features, deeper = same.runs, [], [], []
     for run in before:
         if any(isinstance(value, Tensor) and value.is_meta for value in run.inputs.values()):
             raise ValueError("stored features hold no pixels, which this strategy changes: pass pixel_values")
         inputs = adapter.change_pixels(run.modality, run.inputs, kind.change)
         output = getattr(adapter.multimodal, f"get_{run.modality}_features")(**inputs)
         features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
+        if adapter.deepstack is not None:
+            deeper.append([torch.cat(list(entry)) for entry in getattr(output, adapter.deepstack.features)])
         found = run_in(run.modality, output, True, adapter)
         same.runs += [] if found is None else [found]
     flat = torch.cat(features).to(same.embeds)
     inside = (layout.image >= 0)[..., None]
-    same.embeds = torch.where(inside, flat[feature_rows(layout, same.runs)], same.embeds)
+    rows = feature_rows(layout, same.runs)
+    same.embeds = torch.where(inside, flat[rows], same.embeds)
+    if same.injection is not None:
+        entries = [torch.cat(parts) for parts in zip(*deeper, strict=True)]
+        same.injection = Injection(entries, torch.where(layout.image >= 0, rows, -1))
     return same
 
 
@@ -153,7 +167,9 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
         index = view.index.to(stay.device)
         stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, index, stay.long(), "amax") > 0
     if kind.blank:
-        same.embeds = same.embeds.masked_fill((layout.visual & ~stay)[..., None], 0)
+        gone = layout.visual & ~stay
+        same.embeds = same.embeds.masked_fill(gone[..., None], 0)
+        same.injection = None if same.injection is None else same.injection.without(gone)
         return same
     reduced = reduce(layout, stay, counts, None, kind.newlines)
     if kind.arrange is not None:
@@ -221,9 +237,12 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
                 f"the prompt {there[modality].sum(1).tolist()}: both must be about the same pictures, in one order"
             )
         hidden = hidden.masked_scatter(places[..., None], embeds[there[modality].to(embeds.device)])
+    injection = start.pictures.injection
+    if injection is not None:
+        injection = injection.moved(here, there)
     pictures = {run.modality: run.pictures for run in runs}
     layout = Layout.build(here, pictures, mask.bool())
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
     rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=ids.shape[1] - 1), -1)
-    return Fed(hidden, valid, positions, rows, layout, list(runs), renumbered=True)
+    return Fed(hidden, valid, positions, rows, layout, list(runs), renumbered=True, injection=injection)

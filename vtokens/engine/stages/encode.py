@@ -105,15 +105,38 @@ def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]
     return output.transpose(1, 2).contiguous(), None
 
 
-def merge_features(run: TowerRun, stage: Stage, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into."""
+def merge_features(run: TowerRun, stage: Stage, features: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...] | Tensor:
+    """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into.
+
+    Where they come as one tensor (pictures, tokens, D), they go back as one.
+    """
     sizes = [len(part) for part in features]
     hidden = pad_sequence(list(features), batch_first=True)
     length = torch.tensor(sizes).to(hidden.device)
     merging = run.merging = Merging(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
     for number in sorted(stage):
         hidden = merge(merging, stage, number, hidden, hidden[:, None])
+    if isinstance(features, Tensor):
+        return merging.expand(hidden)
     return tuple(part[:size] for part, size in zip(merging.expand(hidden), sizes, strict=True))
+
+
+def share(run: TowerRun, output: Any, name: str) -> None:
+    """Let deeper features follow a merging of the finished ones: each position gets the mean over its token.
+
+    Args:
+        run: whose features were merged.
+        output: of the feature call.
+        name: where it has the deeper features: for each entry one (tokens, D) a picture.
+    """
+    merging = run.merging
+    if merging is None or not merging.begun:
+        return
+    shared = []
+    for entry in getattr(output, name):
+        means = merging.mean(pad_sequence(list(entry), batch_first=True))
+        shared.append(tuple(part[: len(old)] for part, old in zip(means, entry, strict=True)))
+    setattr(output, name, shared)
 
 
 def merge(merging: Merging, stage: Stage, index: int, hidden: Tensor, key: Tensor | None, last: bool = False) -> Tensor:

@@ -17,7 +17,12 @@ from vtokens.engine.state.view import gather
 
 
 def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
-    """Let the `layer` strategies act on states (B, W, D) that enter decoder layer `index`; returns those that go on."""
+    """Let the `layer` strategies act on states (B, W, D) that enter decoder layer `index`; returns those that go on.
+
+    What a decoder adds behind the layer before is added first, so that strategies see it as the decoder would.
+    """
+    if lane.pictures is not None and lane.pictures.injection is not None:
+        hidden = lane.pictures.injection.add(index, hidden, lane.view)
     for acting in lane.plan.at_layer.get(index, ()) if lane.pictures is not None else ():
         hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
     return hidden

@@ -31,7 +31,8 @@ class _Features:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         multimodal, block = self._adapter.multimodal, self._watcher.block()
         method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, *args, **kwargs)
-        if block is None:
+        if block is None or running(self._adapter) is not None:
+            # Families whose videos are encoded as images call one feature call from the other: that is one run.
             return method()
         stage = block.plan.at_encode
         run = TowerRun(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
@@ -47,6 +48,8 @@ class _Features:
             raise
         if stage and not self._adapter.merge_points and not isinstance(output, tuple):
             output.pooler_output = encode.merge_features(run, stage, output.pooler_output)
+            if self._adapter.deepstack is not None:
+                encode.share(run, output, self._adapter.deepstack.features)
         mark(output, run)
         self._watcher.on_features(run)
         return output

@@ -22,6 +22,7 @@ from vtokens.engine.checks.window import cut
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.state.folds import Fold, Unmerging
+from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
@@ -45,6 +46,7 @@ class Pictures:
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
         unmerging: which merged tokens attention is to see at all of their positions; None if none.
+        injection: what the engine adds to states behind the first layers; None if nothing.
     """
 
     def __init__(
@@ -55,9 +57,10 @@ class Pictures:
         ends: Tensor,
         answered: Callable[[], tuple[int, ...]],
         record: Record,
+        injection: Injection | None = None,
     ) -> None:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
-        self.answered, self.record = answered, record
+        self.answered, self.record, self.injection = answered, record, injection
         self.received: dict[tuple[int, Rows], Tensor] = {}
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None

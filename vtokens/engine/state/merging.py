@@ -81,6 +81,13 @@ class Merging:
         missing = self.valid.shape[1] - features.shape[1]
         return gather(features, self.member[:, missing:] - missing, 1)
 
+    def mean(self, features: Tensor) -> Tensor:
+        """(B, patches, D): features of patches, each replaced by the mean over all that are in its token."""
+        member = self.member[..., None].expand_as(features)
+        total = torch.zeros(*self.size.shape, features.shape[-1], device=features.device)
+        total = total.scatter_add(1, member, torch.where(self.real[..., None], features, 0).float())
+        return (total / self.size.clamp(min=1)[..., None]).gather(1, member).to(features)
+
     def ids(self) -> Tensor:
         """int64 (B, patches): equal for patches in one token, above 0, different between rows."""
         batch, width = self.member.shape

@@ -1,0 +1,94 @@
+"""Features that are added to the states of visual tokens behind the first decoder layers (`adapters.Deepstack`).
+
+A picture: v1 was dropped, so its row of the features is added to nobody.
+
+    fed position       0   1   2   3   4
+    fed                t0  v0  v1  v2  t1
+    row of an entry    -   0   1   2   -       Injection.row
+    seen               t0  v0  v2  t1          view.index = [0, 1, 3, 4]
+    added              -   0   2   -
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.engine.state.view import View, gather
+
+
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """What is added to the states of one sequence.
+
+    Attributes:
+        entries: (V, D) each; entry i is added behind decoder layer i.
+        row: int64 (B, N), the row of the entries that belongs to each fed position, below 0 where none does.
+    """
+
+    entries: Sequence[Tensor]
+    row: Tensor
+
+    def at(self, rows: Tensor) -> Injection:
+        """The same for a sequence made of some positions (B, W)."""
+        return replace(self, row=gather(self.row, rows, 1))
+
+    def without(self, gone: Tensor) -> Injection:
+        """The same with nothing added at some positions, bool (B, N)."""
+        return replace(self, row=self.row.masked_fill(gone.to(self.row.device), -1))
+
+    def moved(self, here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> Injection:
+        """The same for another prompt about the same pictures, in the same order.
+
+        Args:
+            here: modality -> bool (B, N'), where their tokens stand in it.
+            there: modality -> bool (B, N), where they stand in this one.
+        """
+        row = torch.full_like(next(iter(here.values())), -1, dtype=torch.long)
+        for modality, places in here.items():
+            row = row.masked_scatter(places, self.row.to(row.device)[there[modality].to(row.device)])
+        return replace(self, row=row)
+
+    def add(self, index: int, hidden: Tensor, view: View | None) -> Tensor:
+        """States (B, W, D) that enter decoder layer `index`, with what is added behind the layer before it."""
+        if not 0 < index <= len(self.entries):
+            return hidden
+        row = self.row if view is None else gather(self.row, view.index, 1)
+        row, entry = row.to(hidden.device), self.entries[index - 1].to(hidden)
+        return torch.where((row >= 0)[..., None], hidden + entry[row.clamp(min=0)], hidden)
+
+
+def injected(adapter: Adapter, kwargs: Mapping[str, Any]) -> Injection | None:
+    """What a decoder is told to add; None if nothing.
+
+    Args:
+        adapter: of the model.
+        kwargs: what the language model is about to get.
+
+    Raises:
+        ValueError: some of it would be added behind the last layer.
+    """
+    deepstack = adapter.deepstack
+    entries = None if deepstack is None else kwargs.get(deepstack.name)
+    if deepstack is None or entries is None or not len(entries):
+        return None
+    if len(entries) >= len(adapter.layers):
+        raise ValueError(
+            f"{deepstack.name} holds {len(entries)} entries, and the decoder has {len(adapter.layers)} layers: what is "
+            "added behind the last layer is not carried. One entry less than layers is allowed at most; detach() the "
+            "strategy"
+        )
+    places = kwargs[deepstack.at]
+    rank = places.flatten().long().cumsum(0).view_as(places) - 1
+    return Injection(entries, torch.where(places, rank, -1))
+
+
+def left_to_engine(adapter: Adapter, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The language model's inputs without what the engine adds in its place."""
+    deepstack = adapter.deepstack
+    return kwargs if deepstack is None else {**kwargs, deepstack.name: None, deepstack.at: None}
