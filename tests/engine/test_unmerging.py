@@ -273,7 +273,10 @@ def video(family: str) -> dict[str, Any]:
         patches = torch.randn(3 * 4 * 6, 3 * 2 * 14 * 14)
         patches[24:] = patches[:1] + 0.1 * torch.randn(48, 1)
         batch, count = {"pixel_values_videos": patches, "video_grid_thw": grid}, 3 * 2 * 3
-    ids = torch.cat([text[:4], torch.full((count,), config.video_token_id), text[4:]])[None]
+    # Qwen3-VL writes the time between frames.
+    runs = torch.full((count,), config.video_token_id).chunk(3 if family == "qwen3_vl" else 1)
+    middle = [part for number, run in enumerate(runs) for part in (text[number : number + 1], run)]
+    ids = torch.cat([text[:4], *middle, text[4:]])[None]
     batch |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if family != "llava_onevision":
         batch["mm_token_type_ids"] = 2 * (ids == config.video_token_id).int()
