@@ -122,8 +122,12 @@ def test_each_part_of_the_encoder_is_what_torch_counts(family: str) -> None:
     name = type(model).__name__
     if family.startswith("qwen"):
         part = f"{name}.model.visual"
-        tower = sum(counts[part].values()) - sum(counts[f"{part}.merger"].values())
-        projector = sum(counts[f"{part}.merger"].values())
+        # Qwen3-VL has a merger more for each block whose features go to the decoder too.
+        mergers = [
+            at for at in counts if at == f"{part}.merger" or at.rpartition(".")[0] == f"{part}.deepstack_merger_list"
+        ]
+        projector = sum(sum(counts[at].values()) for at in mergers)
+        tower = sum(counts[part].values()) - projector
     else:
         tower = sum(counts[f"{name}.model.vision_tower"].values())
         projector = sum(counts[f"{name}.model.multi_modal_projector"].values())

@@ -21,6 +21,7 @@ __all__ = ["FAMILIES", "MARK", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 TOWER_QK_GAIN = 1.6
+QK_NORM_GAIN = 1.4
 MARK = "<image>"  # where an image goes in a prompt, whatever the family calls its own placeholder
 
 
@@ -50,6 +51,9 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
             # Biases start at 0 and norm scales at 1: move them, or code that forgets one of them would pass every test.
             if weight.ndim == 1:
                 weight.data.add_(0.1 * torch.randn_like(weight))
+                # Normed queries and keys prefer little, whatever their projections are.
+                if "q_norm" in name or "k_norm" in name:
+                    weight.data.mul_(QK_NORM_GAIN)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
             elif "vision_tower" in name and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)

@@ -97,7 +97,17 @@ def by_hand(
     if "mm_token_type_ids" in inputs:
         types = inputs["mm_token_type_ids"]
         inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros(1, len(ids))], 1)
+    # What enters a layer: transformers records states before features are added to them (deepstack).
+    entering: list[Tensor] = []
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: entering.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        )
+        for layer in model.model.language_model.layers
+    ]
     output = model(**inputs, output_attentions=True, output_hidden_states=True)
+    for hook in hooks:
+        hook.remove()
     total = start + len(ids)
     visual = (inputs["input_ids"][0] == processor.image_token_id).nonzero()[shown, 0]
     logs = output.logits[0].double().log_softmax(-1)
@@ -116,7 +126,7 @@ def by_hand(
             gaze[k] += on_picture.mean(0) / len(output.attentions)
         for name, rows in per_layer.items():
             found[name].append(torch.stack(rows, 1))
-    states = torch.stack([state[0].double() for state in output.hidden_states])
+    states = torch.stack([state[0].double() for state in (*entering, output.hidden_states[-1])])
     rows = slice(start - 1, start - 1 + len(ids))
     head = model.get_output_embeddings().weight.double()
     lens = (states[[2, DEPTH]][:, visual] @ head.T).log_softmax(-1)[..., ids].transpose(1, 2)

@@ -252,6 +252,9 @@ def test_damro_as_the_plain_model_answers(family: str, positions: str) -> None:
         qwen_scores(target, batch, 3) if qwen else llava_scores(family, batch, 3 if "onevision" in family else 2)
     )
     image, answers = batch["input_ids"] == target.config.image_token_id, got.sequences[:, -3:]
+    rank = image.flatten().cumsum(0).view_as(image) - 1
+    deeper = target.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"]) if qwen else {}
+    entries = [torch.cat(list(entry)) for entry in deeper.get("deepstack_features", ())]
     for row in range(3):
         places = image[row].nonzero().flatten().split([len(part.picture) for part in pictures[row]])
         chosen = {}
@@ -268,9 +271,16 @@ def test_damro_as_the_plain_model_answers(family: str, positions: str) -> None:
             kept = torch.tensor([*short, *range(length, length + step)]) - padding
             places = (torch.arange(len(kept)) if compact else kept)[None]
             places = places.expand(3, 1, -1) if qwen else places
+            there = torch.nn.functional.pad(image[row, short], (0, step))[None]
+            own = rank[row, short][image[row, short]]
+            # Features that Qwen3-VL adds behind its first layers.
+            more = {"visual_pos_masks": there, "deepstack_visual_embeds": [entry[own] for entry in entries]}
             negative = target.lm_head(
                 target.model.language_model(
-                    inputs_embeds=states, position_ids=places, attention_mask=torch.ones_like(states[..., 0])
+                    inputs_embeds=states,
+                    position_ids=places,
+                    attention_mask=torch.ones_like(states[..., 0]),
+                    **(more if entries else {}),
                 ).last_hidden_state[0, -1]
             )
             real = target(**extended(batch, answers[:, :step])).logits[row, -1]
