@@ -117,7 +117,6 @@ def test_rows_that_failed_are_tried_again(capsys, tmp_path):
     ("arguments", "says"),
     [
         (["--preset", "llava-15-7b"], "Did you mean 'llava-1.5-7b'?"),
-        (["--preset", "qwen3-vl-8b"], "family 'qwen3_vl', for which there is no adapter yet"),
         (["scenes-lava"], "Did you mean 'scenes-llava'?"),
         (["nobody/nothing"], "nobody/nothing"),
         (["nobody/nothing", "--random-weights"], "nobody/nothing"),
