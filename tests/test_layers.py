@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_imports_between_packages_point_downwards() -> None:
             if other in LAYERS and LAYERS.index(other) > LAYERS.index(inside[0]):
                 upwards.append(f"{'/'.join(inside)} imports {name}")
     assert upwards == []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Neither when they are loaded, nor lazily, nor for types: of two modules one can always be read first."""
+    names = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        # "vtokens.a.b" is the module b, or the name b of the module a.
+        found = {name if name in modules else name.rpartition(".")[0] for name in imported(path)}
+        graph[module] = {name for name in found if name in modules and name != module}
+    try:
+        order = [*TopologicalSorter(graph).static_order()]
+    except CycleError as error:
+        raise AssertionError(f"modules import each other: {' -> '.join(error.args[1])}") from None
+    assert len(order) == len(modules)
 
 
 def test_every_package_has_a_layer_and_no_module_is_loose() -> None:

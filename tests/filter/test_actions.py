@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtokens.filter.actions.action import ABSTENTION, ACTIONS, apply, check_action, without
+from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Found, arrange
-from vtokens.filter.report import Judged, Report
+from vtokens.filter.report import Report
 
 
 def clauses(text: str) -> list[tuple[int, int]]:

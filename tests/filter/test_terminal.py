@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from vtokens.filter.judged import Judged
 from vtokens.filter.mentions import get_extractor
-from vtokens.filter.report import Judged, Report
+from vtokens.filter.report import Report
 from vtokens.filter.terminal import marked, show, summary
 
 RED_UNDERLINED = "\x1b[1;4;31m"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
-    from vtokens.adapters.base import Adapter, adapter_for
+    from vtokens.adapters.base import Adapter
+    from vtokens.adapters.find import adapter_for
     from vtokens.adapters.registry import adapter_class, examples, models, register_adapter
 
 __all__ = ["Adapter", "adapter_class", "adapter_for", "examples", "models", "register_adapter"]
@@ -17,7 +18,7 @@ __getattr__ = importer(
     {
         "Adapter": "vtokens.adapters.base",
         "adapter_class": "vtokens.adapters.registry",
-        "adapter_for": "vtokens.adapters.base",
+        "adapter_for": "vtokens.adapters.find",
         "examples": "vtokens.adapters.registry",
         "models": "vtokens.adapters.registry",
         "register_adapter": "vtokens.adapters.registry",

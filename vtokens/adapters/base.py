@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,14 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Deepstack, LayerSpec, layer_specs
-from vtokens.adapters.registry import adapter_class, register_adapter
-from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.core.weights import named, whole, whole_shape
-
-__all__ = ["Adapter", "MergePoint", "adapter_for", "register_adapter"]
 
 
 class MergePoint(NamedTuple):
@@ -227,18 +224,8 @@ def _sample(tower: nn.Module) -> tuple[float, ...]:
     return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
 
 
-def adapter_for(model: object) -> Adapter:
-    """The adapter of a live model, which may be inside of what `torch.compile`, `DataParallel` or peft make of it.
-
-    Raises:
-        TypeError: not a transformers model.
-        ValueError: its class has no adapter (names the supported ones), or no language model inside.
-    """
-    model = unwrapped(model)
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"{type(model).__name__} is not a transformers model: a loaded PreTrainedModel is allowed")
-    try:
-        cls = adapter_class(model.config.model_type)
-    except ValueError as error:
-        raise ValueError(f"{type(model).__name__}: {error}") from None
-    return cls(model)
+def __getattr__(name: str) -> Any:
+    """`register_adapter`, where adapters of before import it from."""
+    if name == "register_adapter":
+        return getattr(importlib.import_module("vtokens.adapters.registry"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.adapters.base import Adapter, MergePoint, register_adapter
+from vtokens.adapters.base import Adapter, MergePoint
+from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 

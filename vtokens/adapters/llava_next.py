@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from vtokens.adapters.base import register_adapter
 from vtokens.adapters.llava import LlavaTower
+from vtokens.adapters.registry import register_adapter
 from vtokens.core.picture import Picture
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.adapters.base import register_adapter
 from vtokens.adapters.llava_next import LlavaNext
+from vtokens.adapters.registry import register_adapter
 from vtokens.core.picture import Picture
 
 

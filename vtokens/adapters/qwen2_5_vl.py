@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from vtokens.adapters.base import register_adapter
 from vtokens.adapters.qwen2_vl import Qwen2VL
+from vtokens.adapters.registry import register_adapter
 
 
 @register_adapter("qwen2_5_vl")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from vtokens.adapters.anatomy import Deepstack
-from vtokens.adapters.base import register_adapter
 from vtokens.adapters.qwen2_vl import Qwen2VL
+from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 
 

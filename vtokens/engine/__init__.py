@@ -1,6 +1,7 @@
 """The engine: the only code that touches a live model."""
 
 from vtokens.engine.attach import Handle, attach, attachment, detach
-from vtokens.engine.report import Contribution, KeptPicture, Report, SampleReport
+from vtokens.engine.kept import KeptPicture, SampleReport
+from vtokens.engine.report import Contribution, Report
 
 __all__ = ["Contribution", "Handle", "KeptPicture", "Report", "SampleReport", "attach", "attachment", "detach"]

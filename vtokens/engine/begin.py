@@ -59,8 +59,6 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     if layout is not None:
         if asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
             asked = 1
-        if past == 0 and not layout.padded:
-            padding = None  # a mask of ones: knowing so keeps the attention's fast path
         pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures), None
@@ -69,10 +67,8 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
         return Pass(plan, lane, request, joint=joint), changed
-    text = None
-    if plan.branch and past == 0 and lane.shows:
-        text = TextLane(lane, pictures, side_inputs(adapter, kwargs))
-    return Pass(plan, lane, request, text, start=start), prompt.enter(lane, kwargs) or left
+    passed, changed = _entered(lane, pictures, request, start, kwargs)
+    return passed, changed or left
 
 
 def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
@@ -80,14 +76,8 @@ def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
     cache, past, padding = _cached(adapter, plan, kwargs)
     check_no_window(adapter, past + hidden.shape[1])
-    if pictures is None:
-        return Pass(plan, Lane(adapter, plan, hidden, past, padding, cache, sequence.asked), None), None
-    if past == 0 and not pictures.layout.padded:
-        padding = None
-    lane, text = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures), None
-    if plan.branch and past == 0 and lane.shows:
-        text = TextLane(lane, pictures, side_inputs(adapter, kwargs))
-    return Pass(plan, lane, None, text), prompt.enter(lane, kwargs)
+    lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures)
+    return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, None, None, kwargs)
 
 
 def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> Pass:
@@ -98,6 +88,14 @@ def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -
     if holds_ours(cache):
         check_window(adapter, plan, past + fed.shape[1])
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
+
+
+def _entered(lane: Lane, pictures: Pictures, request: Request | None, start: Start | None, kwargs: Kwargs) -> Begun:
+    """A pass with pictures whose `prompt` strategies have acted."""
+    text = None
+    if lane.plan.branch and lane.past == 0 and lane.shows:
+        text = TextLane(lane, pictures, side_inputs(lane.adapter, kwargs))
+    return Pass(lane.plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
 
 
 def _cached(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> tuple[Any, int, Tensor | None]:

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vtokens.core import notebook
-
-if TYPE_CHECKING:
-    from vtokens.engine.report import KeptPicture, Report
+from vtokens.engine.kept import KeptPicture, SampleReport
 
 _MOST = 16  # grids that a report draws
 
 
-def report_html(report: Report) -> str:
-    """A report in HTML. Pixels are not at hand, so patches are drawn as cells, at most 16 grids of them."""
-    full = sum(kept.picture.tokens for sample in report.samples for kept in sample.pictures)
-    counts = [sum(layer) for layer in zip(*(sample.visual_tokens for sample in report.samples), strict=True)]
+def report_html(
+    strategy: str, samples: Sequence[SampleReport], costs: Sequence[tuple[str, str, str]], lines: Sequence[object]
+) -> str:
+    """A report in HTML. Pixels are not at hand, so patches are drawn as cells, at most 16 grids of them.
+
+    Args:
+        strategy: as text.
+        samples: the rows of the batch.
+        costs: rows of the table behind those of tokens: name, as run, unpruned.
+        lines: what is said below the table, one paragraph each.
+    """
+    full = sum(kept.picture.tokens for sample in samples for kept in sample.pictures)
+    counts = [sum(layer) for layer in zip(*(sample.visual_tokens for sample in samples), strict=True)]
     rows: list[tuple[object, ...]] = []
     for count, alike in groupby(range(len(counts)), counts.__getitem__):
         layers = list(alike)
         which = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
         rows.append((f"visual tokens, {which}", count, full))
-    rows += [
-        ("prefill, GFLOPs", f"{report.flops / 1e9:.3g}", f"{report.flops_full / 1e9:.3g}"),
-        ("KV cache, MB", f"{report.kv_bytes / 1e6:.3g}", f"{report.kv_bytes_full / 1e6:.3g}"),
-        ("selecting, ms", f"{1e3 * report.select_seconds:.2f}", ""),
-    ]
     grids = [
         drawing
-        for row, sample in enumerate(report.samples)
+        for row, sample in enumerate(samples)
         for number, kept in enumerate(sample.pictures)
         for drawing in _grids(kept, f"sample {row}, {kept.picture.modality} {number}")
     ]
     more = [notebook.line(f"and {len(grids) - _MOST} more grids")] if len(grids) > _MOST else []
     return notebook.block(
-        notebook.line(f"{report.strategy}, {len(report.samples)} sample(s)"),
-        notebook.table(("", "as run", "unpruned"), rows),
-        *map(notebook.line, report.contributions),
-        "" if report.branch is None else notebook.line(report.branch),
+        notebook.line(f"{strategy}, {len(samples)} sample(s)"),
+        notebook.table(("", "as run", "unpruned"), [*rows, *costs]),
+        *map(notebook.line, lines),
         *(notebook.grid(share, title) for share, title in grids[:_MOST]),
         *more,
     )

@@ -11,57 +11,11 @@ import torch
 from torch import Tensor
 
 from vtokens.core.costs import kv_bytes, prefill_flops
-from vtokens.core.picture import Picture
+from vtokens.engine.kept import KeptPicture, SampleReport
 from vtokens.engine.notebook import report_html
 from vtokens.engine.record import Record
 from vtokens.engine.state.view import View
 from vtokens.strategies import Strategy, format_spec
-
-
-@dataclass(frozen=True)
-class KeptPicture:
-    """One image or video of a sample.
-
-    Attributes:
-        picture: its views and grids.
-        kept: for each decoder layer, int64 (n,): the positions inside the picture that the layer saw, ascending,
-            newline positions left out; index `picture.view/t/y/x` with them.
-        merged: int64 (len(picture),): for each position the one it was merged into, itself if it was not; None if the
-            vision tower merged nothing.
-    """
-
-    picture: Picture
-    kept: tuple[np.ndarray, ...]
-    merged: np.ndarray | None = None
-
-    def __repr__(self) -> str:
-        last = len(self.kept[-1]) if self.kept else 0
-        return (
-            f"<KeptPicture: {self.picture.modality} of {self.picture.tokens} visual tokens, {last} in the last layer>"
-        )
-
-
-@dataclass(frozen=True)
-class SampleReport:
-    """One row of the batch.
-
-    Attributes:
-        visual_tokens: visual tokens seen by each decoder layer.
-        positions: for each decoder layer, int64 (n,): the fed positions it saw, padding left out.
-        pictures: the row's pictures.
-    """
-
-    visual_tokens: tuple[int, ...]
-    positions: tuple[np.ndarray, ...]
-    pictures: tuple[KeptPicture, ...]
-
-    @property
-    def average_tokens(self) -> float:
-        """Visual tokens averaged over the decoder layers."""
-        return sum(self.visual_tokens) / len(self.visual_tokens)
-
-    def __repr__(self) -> str:
-        return f"<SampleReport: {self.average_tokens:.1f} visual tokens per layer, {len(self.pictures)} picture(s)>"
 
 
 @dataclass(frozen=True)
@@ -142,7 +96,13 @@ class Report:
         return f"<Report of {self.strategy!r}: {tokens:.1f} visual tokens per layer in {len(self.samples)} sample(s)>"
 
     def _repr_html_(self) -> str:
-        return report_html(self)
+        costs = [
+            ("prefill, GFLOPs", f"{self.flops / 1e9:.3g}", f"{self.flops_full / 1e9:.3g}"),
+            ("KV cache, MB", f"{self.kv_bytes / 1e6:.3g}", f"{self.kv_bytes_full / 1e6:.3g}"),
+            ("selecting, ms", f"{1e3 * self.select_seconds:.2f}", ""),
+        ]
+        branch = [] if self.branch is None else [self.branch]
+        return report_html(self.strategy, self.samples, costs, [*self.contributions, *branch])
 
     def __str__(self) -> str:
         tokens = [sample.average_tokens for sample in self.samples]

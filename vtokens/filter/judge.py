@@ -14,8 +14,9 @@ from vtokens.filter import signals
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Extractor, Mention, Span
-from vtokens.filter.report import Judged, Report
+from vtokens.filter.report import Report
 from vtokens.filter.trace.trace import Trace
 
 _WORD = re.compile(r"\w+")

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from vtokens.core import notebook
-
-if TYPE_CHECKING:
-    from vtokens.filter.report import Report
+from vtokens.filter.judged import Judged
 
 _MARK = "font-weight:bold;text-decoration:underline;background:rgba(239,68,68,.3);color:inherit"
 _MOST = 200  # mentions that the table lists
 
 
-def report_html(report: Report) -> str:
-    """A report in HTML; the response is escaped, whatever a model wrote."""
+def report_html(response: str, mentions: Sequence[Judged], unjudged: Sequence[str], calibrated: bool) -> str:
+    """A report in HTML; the response is escaped, whatever a model wrote. Arguments are those of the report."""
     parts, end = [], 0
-    for judged in sorted(report.flagged, key=lambda judged: int(judged.start)):
+    flagged = [judged for judged in mentions if judged.flagged]
+    for judged in sorted(flagged, key=lambda judged: int(judged.start)):
         start = max(judged.start, end)  # mentions may overlap
         if judged.end > start:
-            parts += [notebook.text(report.response[end:start]), _marked(report.response[start : judged.end])]
+            parts += [notebook.text(response[end:start]), _marked(response[start : judged.end])]
             end = judged.end
-    parts.append(notebook.text(report.response[end:]))
-    rows = [
-        (judged.text, judged.kind, f"{judged.p:.3f}", "flagged" if judged.flagged else "") for judged in report.mentions
-    ]
-    word = "p" if report.calibrated else "score (uncalibrated)"
+    parts.append(notebook.text(response[end:]))
+    rows = [(judged.text, judged.kind, f"{judged.p:.3f}", "flagged" if judged.flagged else "") for judged in mentions]
+    word = "p" if calibrated else "score (uncalibrated)"
     notes = [] if len(rows) <= _MOST else [f"and {len(rows) - _MOST} more mentions"]
     if not rows:
         notes.append("names nothing that could be checked")
-    elif report.unjudged:
-        notes.append(f"not judged: {', '.join(map(repr, report.unjudged))}")
+    elif unjudged:
+        notes.append(f"not judged: {', '.join(map(repr, unjudged))}")
     return notebook.block(
         f'<p style="white-space:pre-wrap;margin:4px 0">{"".join(parts)}</p>',
         notebook.table(("mention", "kind", word, ""), rows[:_MOST]) if rows else "",

@@ -16,37 +16,9 @@ from vtokens.core.writing import write_picture
 from vtokens.filter.calibrators.records import Record
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.guarantees.setting import Setting
-from vtokens.filter.mentions.base import Mention, Span
+from vtokens.filter.judged import Judged
+from vtokens.filter.mentions.base import Span
 from vtokens.filter.notebook import report_html
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A mention and what was found about it.
-
-    Attributes:
-        mention: where it stands and what it claims; its fields can be read here as well (`text`, `start`, `kind`, ...).
-        p: probability that the image does not support it; of an uncalibrated filter a score in [0, 1] that only ranks.
-        score: what thresholds are set on: ranks as `p` does, without its ties.
-        signals: what both were computed from, by name; high speaks for a hallucination.
-        flagged: whether the score is above the threshold.
-    """
-
-    mention: Mention
-    p: float
-    score: float
-    signals: dict[str, float]
-    flagged: bool = False
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in Mention.__dataclass_fields__:
-            raise AttributeError(f"a judged mention has no attribute {name!r}")
-        return getattr(self.mention, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, in what JSON can hold."""
-        more = {"p": self.p, "score": self.score, "flagged": self.flagged, "signals": self.signals}
-        return {**self.mention.to_dict(), **more}
 
 
 @dataclass(frozen=True)
@@ -189,7 +161,7 @@ class Report:
         return f"<Report of {one_line(self.response, 60)!r}: {judged}{'' if self.calibrated else ', uncalibrated'}>"
 
     def _repr_html_(self) -> str:
-        return report_html(self)
+        return report_html(self.response, self.mentions, self.unjudged, self.calibrated)
 
     def __str__(self) -> str:
         word = "p" if self.calibrated else "score (uncalibrated)"

@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+TIE = 64 * torch.finfo(torch.float32).eps
+"""Cosines this close are one and the same: equal tokens leave a tower unequal by rounding, otherwise in each batch."""
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._dispatch import use_triton
-from vtokens.kernels._precision import as_given
+from vtokens.kernels._precision import TIE, as_given
 from vtokens.kernels.attention_rows import chunk_of
-
-TIE = 64 * torch.finfo(torch.float32).eps
-"""Cosines this close are one and the same: equal tokens leave a tower unequal by rounding, otherwise in each batch."""
 
 
 class Merged(NamedTuple):

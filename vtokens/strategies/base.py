@@ -12,11 +12,11 @@ from torch import Tensor
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
 from vtokens.kernels import Merged
-from vtokens.strategies.card import STAGES
 from vtokens.strategies.fields import checked
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.older import Older, overridden
 from vtokens.strategies.selection import Selection
+from vtokens.strategies.stages import STAGES
 from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from vtokens.core.source import written
 from vtokens.core.written import Unread, Written
+from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy
-
-STAGES = ("encode", "prompt", "layer", "attend", "logits")
-"""Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
 
 
 @dataclasses.dataclass(frozen=True)

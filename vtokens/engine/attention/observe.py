@@ -12,6 +12,7 @@ from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.tower_run import feature_rows
 from vtokens.engine.state.view import View, spread
 from vtokens.kernels import attention_colmean
 from vtokens.strategies.signals import Rows
@@ -56,10 +57,7 @@ class Signals:
         def make() -> Tensor:
             layout = self.pictures.layout
             flat = torch.cat([part.to(layout.image.device) for part in parts()])
-            lengths = [len(picture) for run in self.pictures.runs for picture in run.pictures]
-            starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(flat.device)
-            at = starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
-            return torch.where(layout.visual, flat[at], 0)
+            return torch.where(layout.visual, flat[feature_rows(layout, self.pictures.runs)], 0)
 
         full = self.lane.once(key, make)
         return self._seen(full)

@@ -19,7 +19,7 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
 
 
 def present_padding(lane: Lane, index: int) -> Tensor | None:
-    """The same over those keys that attention is given with the new ones; a window lets go of the others."""
+    """`cached_padding` over the keys that attention is given with the new ones; a window lets go of the others."""
     mask, gone = cached_padding(lane, index), seen_length(lane.cache, index) - present(lane, index)
     return mask if mask is None or not gone else mask[:, gone:]
 

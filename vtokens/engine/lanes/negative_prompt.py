@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
-from vtokens.engine.state.tower_run import TowerRun, run_in
+from vtokens.engine.state.tower_run import TowerRun, feature_rows, run_in
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.logits import Negative, NoPicture, Pixels, Tokens
@@ -138,13 +138,6 @@ def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fe
         entries = [torch.cat(parts) for parts in zip(*deeper, strict=True)]
         same.injection = Injection(entries, torch.where(layout.image >= 0, rows, -1))
     return same
-
-
-def feature_rows(layout: Layout, runs: Sequence[TowerRun]) -> Tensor:
-    """int64 (B, N): which feature stands at each position, among those of all runs of the tower; arbitrary for text."""
-    lengths = [len(picture) for run in runs for picture in run.pictures]
-    starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(layout.image.device)
-    return starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
 
 
 def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy: Strategy) -> Fed:

@@ -56,7 +56,7 @@ class _Features:
 
 
 class Watcher(Protocol):
-    """Who is told of feature calls."""
+    """The engine, as the watch on the tower tells it of feature calls."""
 
     def block(self) -> Block | None:
         """What runs for the caller."""

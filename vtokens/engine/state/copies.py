@@ -31,7 +31,7 @@ class Copies:
         return self.member.shape[1]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Copies:
-        """The same for other samples; `change` acts on the batch dimension."""
+        """The copies of other samples; `change` acts on the batch dimension."""
         return Copies(change(self.member), change(self.positions), change(self.turned), self.origin)
 
     def cropped(self, positions: int) -> Copies:

@@ -58,7 +58,7 @@ class Fold:
 
     @cached_property
     def copies(self) -> Copies:
-        """The same for the cache; layers share it."""
+        """What the cache must know of this fold; layers share it."""
         positions = self.positions.transpose(0, 1).expand(len(self.member), -1, -1)
         turned = torch.zeros_like(self.member, dtype=torch.bool)
         return Copies(self.member, positions, turned)

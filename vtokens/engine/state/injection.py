@@ -35,15 +35,15 @@ class Injection:
     row: Tensor
 
     def at(self, rows: Tensor) -> Injection:
-        """The same for a sequence made of some positions (B, W)."""
+        """What is added to a sequence made of some positions (B, W) of this one."""
         return replace(self, row=gather(self.row, rows, 1))
 
     def without(self, gone: Tensor) -> Injection:
-        """The same with nothing added at some positions, bool (B, N)."""
+        """This injection with nothing added at some positions, bool (B, N)."""
         return replace(self, row=self.row.masked_fill(gone.to(self.row.device), -1))
 
     def moved(self, here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> Injection:
-        """The same for another prompt about the same pictures, in the same order.
+        """What is added to another prompt about the same pictures, in the same order.
 
         Args:
             here: modality -> bool (B, N'), where their tokens stand in it.

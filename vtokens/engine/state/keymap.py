@@ -87,7 +87,7 @@ class KeyMap:
         return torch.cat([before.to(after.device), after], dim=1)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KeyMap:
-        """The same for other samples; `change` acts on the batch dimension."""
+        """The key map of other samples; `change` acts on the batch dimension."""
         at, valid = (None if part is None else change(part) for part in (self.at, self.valid))
         copies = None if self.copies is None else self.copies.map(change)
         return replace(self, at=at, valid=valid, memory=self.memory.map(change), copies=copies)

@@ -101,6 +101,8 @@ class Lane:
         pictures: Pictures | None = None,
     ) -> None:
         self.adapter, self.plan, self.length, self.past = adapter, plan, hidden.shape[1], past
+        if pictures is not None and past == 0 and not pictures.layout.padded:
+            padding = None  # a mask of ones: knowing so keeps the attention's fast path
         self.padding, self.cache, self.asked, self.pictures = padding, cache, asked, pictures
         self.view: View | None = None
         self.entry: View | None = None

@@ -13,7 +13,7 @@ class Packable(Protocol):
     """Something that can go into a file or another process."""
 
     def content(self) -> dict[str, Any]:
-        """It as plain values and tensors."""
+        """What goes there, as plain values and tensors."""
 
 
 class Mark(Tensor):

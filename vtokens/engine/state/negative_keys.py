@@ -40,7 +40,7 @@ class Divergence:
     answer: int
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Divergence:
-        """The same for other samples; `change` acts on the batch dimension."""
+        """The divergence of other samples; `change` acts on the batch dimension."""
         valid, seen = (None if part is None else change(part) for part in (self.valid, self.seen))
         return replace(self, valid=valid, seen=seen, shift=change(self.shift))
 

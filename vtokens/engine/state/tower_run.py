@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
@@ -87,6 +88,13 @@ class TowerRun:
         mean, square = (self.adapter.to_tokens(self.modality, part, self.inputs) for part in (flat, flat * flat))
         own = torch.arange(1, len(mean) + 1, device=mean.device) + ids.numel() + len(ids)
         return torch.where(square - mean * mean > _MIXED, own, mean.round().long())
+
+
+def feature_rows(layout: Layout, runs: Sequence[TowerRun]) -> Tensor:
+    """int64 (B, N): which feature stands at each position, among those of all runs of the tower; arbitrary for text."""
+    lengths = [len(picture) for run in runs for picture in run.pictures]
+    starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(layout.image.device)
+    return starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
 
 
 def mark(output: Any, run: TowerRun) -> None:

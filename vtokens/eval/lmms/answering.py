@@ -11,7 +11,7 @@ from torch import Tensor
 from vtokens.adapters import adapter_for
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.engine import Handle, Report
-from vtokens.engine.report import KeptPicture
+from vtokens.engine.kept import KeptPicture
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked

@@ -11,7 +11,8 @@ from typing import Any
 
 from vtokens.filter.actions.action import ABSTENTION, Outcome
 from vtokens.filter.actions.regenerate import Written
-from vtokens.filter.report import Judged, Report
+from vtokens.filter.judged import Judged
+from vtokens.filter.report import Report
 
 _END = object()
 

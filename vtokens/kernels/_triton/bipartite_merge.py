@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vtokens.kernels._dispatch import interpreted
-from vtokens.kernels.bipartite_merge import TIE
+from vtokens.kernels._precision import TIE
 
 
 @triton.jit

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from vtokens.core.errors import shorten, unknown
 from vtokens.core.writing import write_text
-from vtokens.schemas import load
+from vtokens.tables import base
 from vtokens.tables.patterns.a_shape import AShape
 from vtokens.tables.patterns.grid import Grid
 from vtokens.tables.patterns.index import INTER, Run
@@ -86,10 +84,7 @@ def read(path: str | Path) -> Patterns:
         ImportError: pydantic is missing.
         ValueError: no such file, or not what the search writes.
     """
-    try:
-        return _parse(load(path, "patterns", ("schema", SCHEMA)))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{shorten(str(path))} holds no patterns ({error}): write it with {_HOW}") from error
+    return base.read(path, "patterns", SCHEMA, _parse, "patterns", _HOW, (OSError, ValueError, TypeError))
 
 
 def known(decoder: str) -> Patterns | None:
@@ -99,13 +94,7 @@ def known(decoder: str) -> Patterns | None:
 
 @cache
 def _table() -> dict[str, Patterns]:
-    return {patterns.decoder: patterns for patterns in _shipped()}
-
-
-def _shipped() -> Iterator[Patterns]:
-    for entry in sorted(files(__name__).iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".json"):
-            yield _parse(json.loads(entry.read_text(encoding="utf-8")))
+    return {patterns.decoder: patterns for patterns in base.shipped(__name__, _parse)}
 
 
 def _entry(head: Head) -> dict[str, Any]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtokens.core.errors import shorten
 from vtokens.core.writing import write_json
-from vtokens.schemas import load
+from vtokens.tables import base
 
 SCHEMA = 1
 
@@ -59,13 +55,7 @@ def read(path: str | Path) -> Sinks:
         ImportError: pydantic is missing.
         ValueError: no such file, or not what `vtokens calibrate var` writes.
     """
-    try:
-        return _parse(load(path, "sinks", ("schema", SCHEMA)))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{shorten(str(path))} holds no sink dimensions ({error}): write it with "
-            "`vtokens calibrate var MODEL --out FILE`"
-        ) from error
+    return base.read(path, "sinks", SCHEMA, _parse, "sink dimensions", "`vtokens calibrate var MODEL --out FILE`")
 
 
 def known(decoder: str) -> Sinks | None:
@@ -75,13 +65,7 @@ def known(decoder: str) -> Sinks | None:
 
 @cache
 def _table() -> dict[str, Sinks]:
-    return {sinks.decoder: sinks for sinks in _shipped()}
-
-
-def _shipped() -> Iterator[Sinks]:
-    for entry in files(__name__).iterdir():
-        if entry.name.endswith(".json"):
-            yield _parse(json.loads(entry.read_text()))
+    return {sinks.decoder: sinks for sinks in base.shipped(__name__, _parse)}
 
 
 def _parse(data: dict[str, Any]) -> Sinks:

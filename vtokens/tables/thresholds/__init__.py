@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
 from vtokens.core.writing import write_json
-from vtokens.schemas import load
+from vtokens.tables import base
 
 SCHEMA = 1
 HOW = "`vtokens calibrate dymu MODEL --images FOLDER --out thresholds.json`"
@@ -91,10 +87,7 @@ def read(path: str | Path) -> Table:
         ImportError: pydantic is missing.
         ValueError: no such file, or not what `vtokens calibrate dymu` writes.
     """
-    try:
-        return _parse(load(path, "thresholds", ("schema", SCHEMA)))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shorten(str(path))} holds no thresholds ({error}): write it with {HOW}") from error
+    return base.read(path, "thresholds", SCHEMA, _parse, "thresholds", HOW)
 
 
 def known(facts: Facts) -> Table | None:
@@ -104,13 +97,7 @@ def known(facts: Facts) -> Table | None:
 
 @cache
 def _shipped() -> tuple[Table, ...]:
-    return tuple(_read_shipped())
-
-
-def _read_shipped() -> Iterator[Table]:
-    for entry in sorted(files(__name__).iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".json"):
-            yield _parse(json.loads(entry.read_text(encoding="utf-8")))
+    return base.shipped(__name__, _parse)
 
 
 def _parse(data: dict[str, Any]) -> Table:

@@ -1,0 +1,6 @@
+"""The stages of a pass, by name."""
+
+from __future__ import annotations
+
+STAGES = ("encode", "prompt", "layer", "attend", "logits")
+"""Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""
