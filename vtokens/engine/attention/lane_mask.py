@@ -29,17 +29,19 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
     past, length = present(lane, index), hidden.shape[1] if fold is None else fold.member.shape[1]
-    window, config = lane.windows.get(index), lane.adapter.language_model.config
-    if window is not None and "flash" in str(config._attn_implementation):
-        raise ValueError(
-            f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were dropped: "
-            "use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
-        )
+    window = lane.windows.get(index)
 
     def make() -> Any:
+        config, rule = lane.adapter.language_model.config, None
+        if window is not None:
+            if "flash" in str(config._attn_implementation):
+                raise ValueError(
+                    f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were "
+                    "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
+                )
+            rule = within(window, *positions(lane, index, past, length, view, hidden.device))
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
-        rule = None if window is None else within(window, *positions(lane, index, past, length, view, hidden.device))
         return layer_mask(config, hidden, past, allowed, length, rule)
 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.

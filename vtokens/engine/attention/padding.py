@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.masks import join
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import present_length, seen_length, shortened, stored_length
+from vtokens.engine.state.tracked_layer import gone_length, seen_length, shortened
 from vtokens.engine.state.view import View
 
 
@@ -20,14 +20,13 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
 
 def present_padding(lane: Lane, index: int) -> Tensor | None:
     """`cached_padding` over the keys that attention is given with the new ones; a window lets go of the others."""
-    mask, gone = cached_padding(lane, index), seen_length(lane.cache, index) - present(lane, index)
+    mask, gone = cached_padding(lane, index), gone_length(lane.cache, index)
     return mask if mask is None or not gone else mask[:, gone:]
 
 
 def present(lane: Lane, index: int) -> int:
     """Positions before this pass that attention in layer `index` sees."""
-    gone = stored_length(lane.cache, index) - present_length(lane.cache, index)
-    return seen_length(lane.cache, index) - gone
+    return seen_length(lane.cache, index) - gone_length(lane.cache, index)
 
 
 def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:

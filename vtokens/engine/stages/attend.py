@@ -32,6 +32,8 @@ def attend(
         strategies: those that act in it.
         text: the prompt's text without its pictures; None if nothing is compared with it.
     """
+    if not strategies:
+        return attention.run()
     layer = tracked(lane.cache, index)
     memory = layer.keymap.memory if layer is not None else Memory()
     pictures = lane.pictures if lane.shows else None

@@ -155,12 +155,12 @@ def stored_length(cache: Cache | None, layer: int) -> int:
     return there.given if isinstance(there, TrackedLayer) else int(there.get_seq_length())
 
 
-def present_length(cache: Cache | None, layer: int) -> int:
-    """Keys of layer `layer` of `cache` that attention is given with the next ones: a window lets go of the others."""
-    stored = stored_length(cache, layer)
+def gone_length(cache: Cache | None, layer: int) -> int:
+    """Keys that layer `layer` of `cache` was given and a sliding window let go of since."""
     there: Any = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
-    window = getattr(there, "sliding_window", None)
-    return stored if window is None else min(stored, window - 1)
+    inner = there.inner if isinstance(there, TrackedLayer) else there
+    window = getattr(inner, "sliding_window", None)
+    return 0 if window is None else max(0, int(inner.get_seq_length()) - window + 1)
 
 
 def seen_length(cache: Cache | None, layer: int) -> int:
