@@ -17,9 +17,10 @@ from tests.engine.masked import dropped_keys, masking
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
+from vtokens.engine.plan import Plan
 from vtokens.engine.stages.encode import merge_features
+from vtokens.engine.stages.tower_call import TowerCall
 from vtokens.engine.state.injection import Injection
-from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
 from vtokens.strategies.merge.dymu import Dymu
 
@@ -159,12 +160,11 @@ def test_rows_of_an_injection_by_hand() -> None:
 def test_features_in_one_tensor_stay_one_tensor() -> None:
     """Merged behind the tower, features that come as a tensor go back as one, with what a tuple of them gets."""
     adapter, strategy = adapter_for(model(FAMILY, "plain")), Dymu((0.5, 0.4))
-    stage = {number: (strategy, strategy.prepare(adapter.facts)) for number in range(2)}
     features = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
     features[:, 5:] = features[:, :1] + 0.01
 
     def merged(given: Any) -> Any:
-        return merge_features(TowerRun(adapter, "image", {}), stage, given)
+        return merge_features(TowerCall(adapter, Plan(adapter, [strategy]), "image", {}), given)
 
     one, several = merged(features), merged(tuple(features))
     assert isinstance(one, Tensor)

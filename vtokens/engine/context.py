@@ -59,14 +59,14 @@ class Thread:
 
     Attributes:
         phases: engine -> the phase of the call under way on its model; engines without one are missing.
-        tower: the feature call under way, as `stages.tower_call` keeps it; empty if there is none.
+        tower: the feature call under way (`stages.tower_call.TowerCall`); None if there is none.
         begun: the moment of the thread's first call.
         last: the moment at which a phase began or ended last.
     """
 
     def __init__(self) -> None:
         self.phases: dict[Any, Any] = {}
-        self.tower: tuple[Any, ...] = ()
+        self.tower: Any = None
         self.begun = self.last = next(_clock)
 
     def phase(self, owner: Any) -> Any:

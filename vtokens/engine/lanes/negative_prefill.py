@@ -7,7 +7,7 @@ then on both sequences are given the same tokens, and run together (`joint_decod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -71,10 +71,11 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     before = divergence_of(lane.cache)
     cache = None if lane.cache is None else negative_cache(lane.cache) or _copied(lane.cache, lane.past)
     if before is not None:
-        fed.positions = fed.positions - before.shift.to(fed.positions.device)[:, None]
+        fed = replace(fed, positions=fed.positions - before.shift.to(fed.positions.device)[:, None])
     past = 0 if cache is None else cache.get_seq_length()
     mask = _mask(start, fed, before, past)
-    ends = _ends(start, fed)
+    ends, rows = _ends(start, fed)
+    fed = replace(fed, rows=rows)
     # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
     total = fed.embeds.shape[1] + past
     said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
@@ -109,15 +110,15 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     return Answer(output[0], fed.rows, answers, None if cache is None else _step(start))
 
 
-def _ends(start: Start, fed: Fed) -> Tensor:
-    """int64 (B, 1): where the negative prompts end; noted in `fed.rows`, should the prompt end with a picture."""
+def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
+    """int64 (B, 1), where the negative prompts end; and `fed.rows`, in which the prompt's end has that row, even where
+    it is a picture's."""
     ends = start.pictures.ends
     if fed.rows is None:
-        return ends
+        return ends, None
     ends, place = ends.to(fed.rows.device), torch.arange(start.lane.length, device=fed.rows.device)
     last = torch.where(place <= ends, fed.rows, -1).amax(1, keepdim=True)
-    fed.rows = fed.rows.scatter(1, ends, last)
-    return last.clamp(min=0)
+    return last.clamp(min=0), fed.rows.scatter(1, ends, last)
 
 
 def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> Tensor | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class Start:
     side: Mapping[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fed:
     """What the lane of the negative prompt is fed in one pass.
 
@@ -65,7 +65,7 @@ class Fed:
     positions: Tensor
     rows: Tensor | None = None
     layout: Layout | None = None
-    runs: list[TowerRun] = field(default_factory=list)
+    runs: Sequence[TowerRun] = ()
     renumbered: bool = False
     injection: Injection | None = None
 
@@ -88,7 +88,7 @@ def build(start: Start, kind: Negative, strategy: Strategy) -> Fed:
     """The negative prompt of a pass with pictures, other than one given apart (`Prompt`)."""
     layout = start.pictures.layout.to(start.embeds.device)
     same = Fed(
-        start.embeds, start.lane.fed_now(), start.positions, None, layout, list(start.pictures.runs),
+        start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
         injection=start.pictures.injection,
     )  # fmt: skip
     if isinstance(kind, NoPicture):
@@ -101,9 +101,7 @@ def build(start: Start, kind: Negative, strategy: Strategy) -> Fed:
 def alone(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
     rows, real = layout.text_rows()
-    fed = numbered(same.of(rows, real), same, layout)
-    fed.layout, fed.runs, fed.injection = None, [], None
-    return fed
+    return replace(numbered(same.of(rows, real), same, layout), layout=None, runs=(), injection=None)
 
 
 def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:
@@ -112,15 +110,14 @@ def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:
     first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
     valid = torch.ones(fed.embeds.shape[:2], device=first.device) if fed.valid is None else fed.valid
     number = (valid.long().cumsum(1) - 1).clamp(min=0)
-    fed.positions = (number.to(first.device) + first).expand(*same.positions.shape[:-2], -1, -1)
-    fed.renumbered = True
-    return fed
+    positions = (number.to(first.device) + first).expand(*same.positions.shape[:-2], -1, -1)
+    return replace(fed, positions=positions, renumbered=True)
 
 
 def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fed:
     """The prompt with the features of changed pixels; the tower runs again."""
-    before, same.runs, features, deeper = same.runs, [], [], []
-    for run in before:
+    runs, features, deeper = list[TowerRun](), [], []
+    for run in same.runs:
         if any(isinstance(value, Tensor) and value.is_meta for value in run.inputs.values()):
             raise ValueError("stored features hold no pixels, which this strategy changes: pass pixel_values")
         inputs = adapter.change_pixels(run.modality, run.inputs, kind.change)
@@ -129,15 +126,16 @@ def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fe
         if adapter.deepstack is not None:
             deeper.append([torch.cat(list(entry)) for entry in getattr(output, adapter.deepstack.features)])
         found = run_in(run.modality, output, True, adapter)
-        same.runs += [] if found is None else [found]
+        runs += [] if found is None else [found]
     flat = torch.cat(features).to(same.embeds)
     inside = (layout.image >= 0)[..., None]
-    rows = feature_rows(layout, same.runs)
-    same.embeds = torch.where(inside, flat[rows], same.embeds)
+    rows = feature_rows(layout, runs)
+    injection = None
     if same.injection is not None:
         entries = [torch.cat(parts) for parts in zip(*deeper, strict=True)]
-        same.injection = Injection(entries, torch.where(layout.image >= 0, rows, -1))
-    return same
+        injection = Injection(entries, torch.where(layout.image >= 0, rows, -1))
+    embeds = torch.where(inside, flat[rows], same.embeds)
+    return replace(same, embeds=embeds, runs=runs, injection=injection)
 
 
 def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy: Strategy) -> Fed:
@@ -161,18 +159,15 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
         stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, index, stay.long(), "amax") > 0
     if kind.blank:
         gone = layout.visual & ~stay
-        same.embeds = same.embeds.masked_fill(gone[..., None], 0)
-        same.injection = None if same.injection is None else same.injection.without(gone)
-        return same
+        injection = None if same.injection is None else same.injection.without(gone)
+        return replace(same, embeds=same.embeds.masked_fill(gone[..., None], 0), injection=injection)
     reduced = reduce(layout, stay, counts, None, kind.newlines)
     if kind.arrange is not None:
         return arranged(same, layout, reduced, spread(kind.arrange(visuals), view, start.lane.length))
     if reduced is None:
         return same
     short, rows = reduced
-    fed = same.of(rows, short.real)
-    fed.layout = short.layout
-    return fed
+    return replace(same.of(rows, short.real), layout=short.layout)
 
 
 def arranged(same: Fed, layout: Layout, reduced: tuple[View, Tensor] | None, scores: Tensor) -> Fed:
@@ -185,8 +180,7 @@ def arranged(same: Fed, layout: Layout, reduced: tuple[View, Tensor] | None, sco
     first = torch.where(begins, slot, 0).cummax(1).values
     order = scores.to(rows.device).gather(1, rows).argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, first.gather(1, order).argsort(dim=1, stable=True))
-    fed = same.of(rows.gather(1, order), real)
-    fed.layout = short.take(order, real, short.counts, short.lead)
+    fed = replace(same.of(rows.gather(1, order), real), layout=short.take(order, real, short.counts, short.lead))
     return numbered(fed, same, layout)
 
 
@@ -238,4 +232,4 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
     rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=ids.shape[1] - 1), -1)
-    return Fed(hidden, valid, positions, rows, layout, list(runs), renumbered=True, injection=injection)
+    return Fed(hidden, valid, positions, rows, layout, runs, renumbered=True, injection=injection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,14 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
 from vtokens.engine.attention.tap import Attention
-from vtokens.engine.stages.tower_call import running
+from vtokens.engine.stages.tower_call import TowerCall, running
 from vtokens.engine.state.merging import Merging
-from vtokens.engine.state.tower_run import TowerRun
-from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.patches import Patches
-
-Stage = Mapping[int, tuple[Strategy, Any]]
-"""Tower block, or round behind the tower -> the strategy that acts there, and what it prepared."""
 
 
 class Encode:
@@ -44,50 +39,44 @@ class Encode:
             handle.remove()
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        found = running(self._adapter)
-        if found is None or found[0].merging is None or self._index not in found[1].at_encode:
+        call = running(self._adapter)
+        if call is None or call.key is None:
             return None
-        (hidden,), merging, stage = args, found[0].merging, found[1].at_encode
-        last = self._index == max(stage)
-        merging.after = merge(merging, stage, self._index, hidden, merging.key, last)
-        merging.key = None
-        return (merging.after,)
+        (hidden,), key, last = args, call.key, self._index == max(call.plan.at_encode)
+        call.key, call.after = None, _merge(call, self._index, hidden, key, last)
+        return (call.after,)
 
     def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        merging = _merging(self._adapter)
-        if merging is None or merging.after is None:
+        call = running(self._adapter)
+        if call is None or call.after is None:
             return None
-        merging.after = merging.after + output
+        call.after = call.after + output
         return output.new_zeros(())
 
     def _after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        merging = _merging(self._adapter)
-        if merging is None or merging.after is None:
+        call = running(self._adapter)
+        if call is None or call.after is None:
             return None
-        after, merging.after = merging.after, None
+        after, call.after = call.after, None
         return (after, *output[1:]) if isinstance(output, tuple) else after
 
 
 def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
     """A hook: features of merged tokens are copied to all of their patches."""
-    merging = _merging(adapter)
+    call = running(adapter)
+    merging = None if call is None else call.merging
     return None if merging is None or not merging.begun else merging.expand(output)
 
 
-def _merging(adapter: Adapter) -> Merging | None:
-    found = running(adapter)
-    return None if found is None else found[0].merging
-
-
-def attend(run: TowerRun, stage: Stage, block: int, attention: Attention) -> tuple[Tensor, Any]:
+def attend(call: TowerCall, block: int, attention: Attention) -> tuple[Tensor, Any]:
     """Run one attention call of the tower, with the tokens as they are now."""
-    if run.merging is None:
+    if call.merging is None:
         batch, _, width, _ = attention.query.shape
         valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
-        run.merging = Merging(valid, int(run.adapter.has_cls))
-    if block in stage:
-        run.merging.key = attention.key
-    return _in_proportion(run.merging, attention)
+        call.merging = Merging.start(valid, int(call.adapter.has_cls))
+    if block in call.plan.at_encode:
+        call.key = attention.key
+    return _in_proportion(call.merging, attention)
 
 
 def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]:
@@ -105,7 +94,7 @@ def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]
     return output.transpose(1, 2).contiguous(), None
 
 
-def merge_features(run: TowerRun, stage: Stage, features: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...] | Tensor:
+def merge_features(call: TowerCall, features: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...] | Tensor:
     """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into.
 
     Where they come as one tensor (pictures, tokens, D), they go back as one.
@@ -113,23 +102,23 @@ def merge_features(run: TowerRun, stage: Stage, features: Sequence[Tensor] | Ten
     sizes = [len(part) for part in features]
     hidden = pad_sequence(list(features), batch_first=True)
     length = torch.tensor(sizes).to(hidden.device)
-    merging = run.merging = Merging(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
-    for number in sorted(stage):
-        hidden = merge(merging, stage, number, hidden, hidden[:, None])
+    call.merging = Merging.start(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
+    for number in sorted(call.plan.at_encode):
+        hidden = _merge(call, number, hidden, hidden[:, None])
+    expanded = call.merging.expand(hidden)
     if isinstance(features, Tensor):
-        return merging.expand(hidden)
-    return tuple(part[:size] for part, size in zip(merging.expand(hidden), sizes, strict=True))
+        return expanded
+    return tuple(part[:size] for part, size in zip(expanded, sizes, strict=True))
 
 
-def share(run: TowerRun, output: Any, name: str) -> None:
+def share(merging: Merging | None, output: Any, name: str) -> None:
     """Let deeper features follow a merging of the finished ones: each position gets the mean over its token.
 
     Args:
-        run: whose features were merged.
+        merging: of the finished features; None if nothing was merged.
         output: of the feature call.
         name: where it has the deeper features: for each entry one (tokens, D) a picture.
     """
-    merging = run.merging
     if merging is None or not merging.begun:
         return
     shared = []
@@ -139,10 +128,13 @@ def share(run: TowerRun, output: Any, name: str) -> None:
     setattr(output, name, shared)
 
 
-def merge(merging: Merging, stage: Stage, index: int, hidden: Tensor, key: Tensor | None, last: bool = False) -> Tensor:
+def _merge(call: TowerCall, index: int, hidden: Tensor, key: Tensor, last: bool = False) -> Tensor:
     """Let the strategy of one block or round merge `hidden` (B, N, C); returns the tokens that go on."""
-    assert key is not None
-    strategy, prepared = stage[index]
-    patches = Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared)
-    merged = strategy.at_encode(patches)
-    return hidden if merged is None else merging.follow(merged, last)
+    merging = call.merging
+    if merging is None:
+        raise RuntimeError("tokens are merged before the tower has any")
+    strategy, prepared = call.plan.at_encode[index]
+    merged = strategy.at_encode(Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared))
+    if merged is not None:
+        hidden, call.merging = merging.follow(merged, last)
+    return hidden

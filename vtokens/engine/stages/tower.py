@@ -14,7 +14,7 @@ from vtokens.engine.attention.tap import Attention, Tap
 from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
 from vtokens.engine.stages import encode
-from vtokens.engine.stages.tower_call import running, under
+from vtokens.engine.stages.tower_call import TowerCall, running, under
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, mark
 from vtokens.kernels import attention_colmean
@@ -35,21 +35,23 @@ class _Features:
             # Families whose videos are encoded as images call one feature call from the other: that is one run.
             return method()
         stage = block.plan.at_encode
-        run = TowerRun(self._adapter, self._modality, dict(self.__signature__.bind_partial(*args, **kwargs).arguments))
+        given = dict(self.__signature__.bind_partial(*args, **kwargs).arguments)
+        call = TowerCall(self._adapter, block.plan, self._modality, given)
         if stage:
-            self._adapter.check_merging(run.inputs)
+            self._adapter.check_merging(given)
             if self._adapter.merge_points:
                 check_tower_runs_once(self._adapter)
         try:
-            with under(self._adapter, run, block.plan):
+            with under(call):
                 output = method()
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
             self._watcher.interrupted()
             raise
         if stage and not self._adapter.merge_points and not isinstance(output, tuple):
-            output.pooler_output = encode.merge_features(run, stage, output.pooler_output)
+            output.pooler_output = encode.merge_features(call, output.pooler_output)
             if self._adapter.deepstack is not None:
-                encode.share(run, output, self._adapter.deepstack.features)
+                encode.share(call.merging, output, self._adapter.deepstack.features)
+        run = call.over()
         mark(output, run)
         self._watcher.on_features(run)
         return output
@@ -102,14 +104,13 @@ class TowerTap:
         self._tap.remove()
 
     def _on_block(self, attention: Attention) -> tuple[Tensor, Any]:
-        found = running(self._adapter)
-        if found is None:
+        call, index = running(self._adapter), self._index
+        if call is None:
             return attention.run()
-        (run, plan), index = found, self._index
-        if index in plan.blocks:
-            run.scores.setdefault(index, []).extend(self._scores(attention, run.merging))
-        if plan.at_encode and self._adapter.merge_points:
-            return encode.attend(run, plan.at_encode, index, attention)
+        if index in call.plan.blocks:
+            call.scores.setdefault(index, []).extend(self._scores(attention, call.merging))
+        if call.plan.at_encode and self._adapter.merge_points:
+            return encode.attend(call, index, attention)
         return attention.run()
 
     def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:

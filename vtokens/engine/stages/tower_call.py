@@ -1,28 +1,58 @@
-"""Which feature call is under way in this thread: the tower's blocks ask, since their hooks are not told."""
+"""The feature call under way in a thread: the tower's blocks ask for it, since their hooks are not told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine.context import here
 from vtokens.engine.plan import Plan
+from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun
 
 
+class TowerCall:
+    """A feature call while the tower works.
+
+    Attributes:
+        adapter: the model's.
+        plan: what runs for the caller.
+        modality: "image" or "video".
+        inputs: the arguments of the feature call.
+        scores: tower block -> float32 score chunks, in the order the tower worked.
+        merging: what was merged so far; None before the first tokens were seen.
+        key: (B, H, N, d), keys of the block under way; None where nothing is merged.
+        after: (B, N, C), the merged tokens that leave the block under way; None where nothing is merged.
+    """
+
+    def __init__(self, adapter: Adapter, plan: Plan, modality: str, inputs: Mapping[str, Any]) -> None:
+        self.adapter, self.plan, self.modality, self.inputs = adapter, plan, modality, inputs
+        self.scores: dict[int, list[Tensor]] = {}
+        self.merging: Merging | None = None
+        self.key: Tensor | None = None
+        self.after: Tensor | None = None
+
+    def over(self) -> TowerRun:
+        """What is known of the call when it is over."""
+        return TowerRun(self.adapter, self.modality, self.inputs, self.scores, self.merging)
+
+
 @contextmanager
-def under(adapter: Adapter, run: TowerRun, plan: Plan) -> Iterator[None]:
-    """Make `run` the one under way in this thread, under `plan`."""
+def under(call: TowerCall) -> Iterator[None]:
+    """Make a feature call the one under way in this thread."""
     thread = here()
-    before, thread.tower = thread.tower, (adapter, run, plan)
+    before, thread.tower = thread.tower, call
     try:
         yield
     finally:
         thread.tower = before
 
 
-def running(adapter: Adapter) -> tuple[TowerRun, Plan] | None:
-    """The run of this model's tower that is under way in this thread, and its plan."""
-    found = here().tower
-    return (found[1], found[2]) if found and found[0] is adapter else None
+def running(adapter: Adapter) -> TowerCall | None:
+    """The feature call of this model that is under way in this thread."""
+    call = here().tower
+    return call if isinstance(call, TowerCall) and call.adapter is adapter else None

@@ -27,16 +27,18 @@ class Mark(Tensor):
     @staticmethod
     def of(run: Packable) -> Mark:
         """The mark of a feature call."""
-        mark = torch.empty(0, dtype=torch.uint8).as_subclass(Mark)
-        mark.run = run
-        return mark
+        return torch.empty(0, dtype=torch.uint8).as_subclass(Mark)._marked(run)
+
+    def _marked(self, run: Packable) -> Mark:
+        vars(self)["run"] = run
+        return self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_function__(func, types, args, kwargs or {})
         source = next((arg for arg in args if isinstance(arg, Mark)), None)
         if isinstance(result, Mark) and source is not None and "run" in source.__dict__:
-            result.run = source.run
+            result._marked(source.run)
         return result
 
     def __deepcopy__(self, memo: Any) -> Mark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,56 +17,60 @@ _STRIDE_ELSEWHERE = 4
 """An accelerator makes the host wait each time, so there they stay a while, as rows that nobody attends to."""
 
 
+@dataclass(frozen=True)
 class Merging:
-    """Which patch is in which token.
+    """Which patch is in which token, after some rounds of merging.
 
     Attributes:
         protect: leading tokens that are no patches.
-        size: float32 (B, N), patches each token stands for; 0 on rows that were merged away or are padding.
-        valid: bool (B, N), the others.
+        real: bool (B, patches + protect), False on padding among the tower's inputs.
+        valid: bool (B, N), False on rows that were merged away or are padding.
+        size: float32 (B, N), patches each token stands for; 0 on rows that are not valid.
         member: int64 (B, patches + protect), the token that each of the tower's inputs went into.
-        real: bool (B, patches + protect), False on padding among those inputs.
-        begun: something may have been merged.
-        key: (B, H, N, d), keys of the block under way.
-        after: (B, N, C), what leaves the block under way; None if nothing is merged there.
+        rounds: how many rounds there were.
     """
 
-    def __init__(self, valid: Tensor, protect: int) -> None:
-        self.protect, self.real, self.valid, self.size = protect, valid, valid, valid.float()
-        self.member = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
-        self.begun = False
-        self.key: Tensor | None = None
-        self.after: Tensor | None = None
-        self._rounds = 0
+    protect: int
+    real: Tensor
+    valid: Tensor
+    size: Tensor
+    member: Tensor
+    rounds: int = 0
 
-    def state(self) -> dict[str, Any]:
+    @classmethod
+    def start(cls, valid: Tensor, protect: int) -> Merging:
+        """Before the first round: each of the inputs, `valid` bool (B, N), is a token."""
+        member = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
+        return cls(protect, valid, valid, valid.float(), member)
+
+    @property
+    def begun(self) -> bool:
+        """Whether something may have been merged."""
+        return self.rounds > 0
+
+    def content(self) -> dict[str, Any]:
         """Which patch is in which token, as plain values and tensors on the CPU."""
         tensors = {name: getattr(self, name).cpu() for name in ("real", "valid", "size", "member")}
         return {"protect": self.protect, "begun": self.begun, **tensors}
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> Merging:
-        """One that is over, from its `state`."""
-        merging = cls(state["real"], state["protect"])
-        merging.valid, merging.size, merging.member = state["valid"], state["size"], state["member"]
-        merging.begun = state["begun"]
-        return merging
+    def of(cls, content: dict[str, Any]) -> Merging:
+        """A merging that is over, from its `content`."""
+        return cls(**{name: part for name, part in content.items() if name != "begun"}, rounds=int(content["begun"]))
 
-    def follow(self, merged: Merged, last: bool = False) -> Tensor:
-        """Take a round of merging over; returns the tokens (B, N', C) that go on.
+    def follow(self, merged: Merged, last: bool = False) -> tuple[Tensor, Merging]:
+        """The tokens (B, N', C) that go on after one more round, and which patch is in which of them.
 
         Args:
             merged: the round.
             last: no other follows, so that rows nobody needs are dropped now.
         """
-        hidden, self.size, self.valid, row = merged
-        self.member = row.gather(1, self.member)
-        self._rounds += 1
-        self.begun = True
-        if last or self._rounds % _STRIDE.get(hidden.device.type, _STRIDE_ELSEWHERE) == 0:
-            hidden, self.size, self.valid, row = compact(hidden, self.size, self.valid)
-            self.member = row.gather(1, self.member)
-        return hidden
+        hidden, size, valid, row = merged
+        member, rounds = row.gather(1, self.member), self.rounds + 1
+        if last or rounds % _STRIDE.get(hidden.device.type, _STRIDE_ELSEWHERE) == 0:
+            hidden, size, valid, row = compact(hidden, size, valid)
+            member = row.gather(1, member)
+        return hidden, Merging(self.protect, self.real, valid, size, member, rounds)
 
     @property
     def bias(self) -> Tensor:

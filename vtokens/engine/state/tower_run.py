@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ _MIXED = 1e-2
 """Squared distance of group numbers, two different ones being at least 1 apart, above which a feature is a blend."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TowerRun:
-    """One run of the tower.
+    """One run of the tower, which is over.
 
     Attributes:
         modality: "image" or "video".
@@ -38,8 +38,8 @@ class TowerRun:
     adapter: Adapter
     modality: str
     inputs: Mapping[str, Any]
-    scores: dict[int, list[Tensor]] = field(default_factory=dict)
-    merging: Merging | None = None
+    scores: Mapping[int, Sequence[Tensor]]
+    merging: Merging | None
 
     @functools.cached_property
     def pictures(self) -> list[Picture]:
@@ -52,7 +52,7 @@ class TowerRun:
             "modality": self.modality,
             "inputs": _light(self.inputs),
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
-            "merging": None if self.merging is None else self.merging.state(),
+            "merging": None if self.merging is None else self.merging.content(),
         }
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
@@ -64,7 +64,7 @@ class TowerRun:
                 "these features were computed under another strategy, which did not ask for the tower's attention: "
                 f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
             )
-        total = torch.stack([torch.cat(self.scores[number]) for number in numbers]).sum(0)
+        total = torch.stack([torch.cat(list(self.scores[number])) for number in numbers]).sum(0)
         return self.adapter.to_tokens(self.modality, total, self.inputs)
 
     @property
