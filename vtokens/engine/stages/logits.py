@@ -185,8 +185,9 @@ def _follow(lane: Lane) -> tuple[Tensor | None, Tensor]:
 
 def _answering(lane: Lane) -> Divergence:
     """The divergence of a lane's cache; a new prompt, with an answer of its own, is noted in it."""
-    negative = lane.cache.layers[0].negative
+    first = lane.cache.layers[0]
     if lane.length > lane.asked:
-        negative.divergence = replace(negative.divergence, answer=lane.past + lane.length - lane.asked)
-    found: Divergence = negative.divergence
+        answer = lane.past + lane.length - lane.asked
+        first.negative = replace(first.negative, divergence=replace(first.negative.divergence, answer=answer))
+    found: Divergence = first.negative.divergence
     return found

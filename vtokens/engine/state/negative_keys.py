@@ -73,7 +73,7 @@ class Divergence:
         return torch.cat([before, after], 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class NegativeKeys:
     """What stands beside one layer of a cache.
 
@@ -94,17 +94,17 @@ class NegativeKeys:
                 "or detach() the strategy first"
             )
 
-    def crop(self, remove: int, fed: int) -> None:
-        """Remove the last `remove` of `fed` positions."""
+    def cropped(self, remove: int, fed: int) -> NegativeKeys:
+        """Without the last `remove` of `fed` positions, of which the cache layer is cropped in place."""
         self.layer.crop(-remove)
-        if self.divergence is not None and remove > fed - self.divergence.fed:
-            self.divergence = self.divergence.cropped(remove - (fed - self.divergence.fed))
+        if self.divergence is None or remove <= fed - self.divergence.fed:
+            return self
+        return replace(self, divergence=self.divergence.cropped(remove - (fed - self.divergence.fed)))
 
-    def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[DynamicLayer], None]) -> None:
-        """Go to other samples; `change` acts on the batch dimension, `layer` on a cache layer."""
+    def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[DynamicLayer], None]) -> NegativeKeys:
+        """Those of other samples; `change` acts on the batch dimension, `layer` on the cache layer, in place."""
         layer(self.layer)
-        if self.divergence is not None:
-            self.divergence = self.divergence.map(change)
+        return self if self.divergence is None else replace(self, divergence=self.divergence.map(change))
 
 
 def negative_cache(cache: Any) -> DynamicCache | None:

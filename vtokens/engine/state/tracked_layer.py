@@ -104,7 +104,7 @@ class TrackedLayer(CacheLayerMixin):
             )
         if self.negative is not None and remove:
             self.negative.check_crop(remove, self.get_seq_length())
-            self.negative.crop(remove, self.get_seq_length())
+            self.negative = self.negative.cropped(remove, self.get_seq_length())
         self.inner.crop(tokens_to_remove)
         if remove > behind:
             self.keymap = keymap.cropped(remove - behind)
@@ -124,7 +124,7 @@ class TrackedLayer(CacheLayerMixin):
     def _map(self, change: Callable[[Tensor], Tensor], layer: Callable[[Any], None]) -> None:
         self.keymap = self.keymap.map(change)
         if self.negative is not None:
-            self.negative.map(change, layer)
+            self.negative = self.negative.map(change, layer)
 
     def reset(self) -> None:
         self.inner.reset()
