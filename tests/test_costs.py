@@ -105,8 +105,8 @@ def test_a_whole_call_is_what_torch_counts(family: str, strategy: str | None) ->
     lengths = [len(positions) for positions in report.samples[0].positions]
     ours = call_flops(config, encoding, lengths, 6, batch=2)
     scoring = 0
-    if strategy and strategy.startswith("cls") and not adapter.has_cls:
-        scoring = 2 * encoding.width * sum(n * n for n in encoding.blocks[adapter.feature_block])
+    if strategy and strategy.startswith("cls") and not adapter.tower.has_cls:
+        scoring = 2 * encoding.width * sum(n * n for n in encoding.blocks[adapter.tower.feature_block])
     assert ours.total + scoring == pytest.approx(total, rel=0.01)
     assert ours.prefill == report.flops
     assert (strategy is None) == (report.flops == report.flops_full)

@@ -100,7 +100,7 @@ def test_attaching_by_name_imports_what_it_needs() -> None:
         vtokens.attach(model, "fastv(keep=0.5)+uniform").detach()
         new = set(sys.modules) - before
         print(*sorted(new & set({HEAVY!r})))
-        folders = ("adapters.l", "adapters.q", *(f"strategies.{{one}}." for one in {FOLDERS!r}))
+        folders = ("adapters.llava", "adapters.q", *(f"strategies.{{one}}." for one in {FOLDERS!r}))
         print(*sorted(name for name in new if name.startswith(tuple(f"vtokens.{{one}}" for one in folders))))
         try:
             vtokens.register("todre")(type("Mine", (vtokens.Strategy,), {{}}))

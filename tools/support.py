@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import sections
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
@@ -34,7 +33,7 @@ def families() -> str:
         adapter = adapter_class(family)
         name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]
         examples = ", ".join(f"`{example}`" for example in adapter.examples)
-        lines.append(f"| `{family}` | `{name}` | {examples} | {', '.join(_takes(family))} | {adapter.saliency} |")
+        lines.append(f"| `{family}` | `{name}` | {examples} | {', '.join(_takes(family))} | {_saliency(family)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -87,9 +86,13 @@ def tested() -> str:
 
 
 def _takes(family: str) -> list[str]:
-    """What a family is shown, by the placeholders of its configuration."""
-    config = CONFIG_MAPPING[family]()
-    return [f"{kind}s" for kind in ("image", "video") if getattr(config, f"{kind}_token_id", None) is not None]
+    """What a family is shown, by the modalities that it declares."""
+    return [f"{modality}s" for modality in adapter_class(family).anatomy.towers]
+
+
+def _saliency(family: str) -> str:
+    """Where the scores of its tower come from."""
+    return adapter_class(family).anatomy.towers["image"].saliency
 
 
 def _cell(name: str, family: str) -> str:
@@ -98,7 +101,7 @@ def _cell(name: str, family: str) -> str:
     except ValueError:  # of a model that nothing is known of
         return "yes (calibrated)"
     asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
-    return f"yes ({adapter_class(family).saliency})" if asks_tower else "yes"
+    return f"yes ({_saliency(family)})" if asks_tower else "yes"
 
 
 def _pins(*names: str) -> str:

@@ -55,16 +55,16 @@ def test_features_equal_those_of_equal_copies(family: str, attention: str, order
     with vtokens.attach(model, "dymu", thresholds=SOME, order=order) as handle:
         output = model.model.get_image_features(**arguments, return_dict=True)
         adapter = handle._adapter
-    pixels, last = squares(arguments, adapter), adapter.feature_block
-    states, groups = merged_states(adapter.tower, pixels, SOME, last, order == "release")
-    assert groups != merged_states(adapter.tower, pixels, SOME, last, order != "release")[1]
+    pixels, last = squares(arguments, adapter), adapter.tower.feature_block
+    states, groups = merged_states(adapter.tower.module, pixels, SOME, last, order == "release")
+    assert groups != merged_states(adapter.tower.module, pixels, SOME, last, order != "release")[1]
     merged = [len(group) for group in groups]
     assert all(3 <= count < len(member) for count, member in zip(merged, states, strict=True))
     seen = run_in("image", output, True, adapter)
     assert seen is not None
     assert seen.merging is not None
     assert seen.merging.valid.sum(1).tolist() == merged
-    plain = model.model.multi_modal_projector(states[:, int(adapter.has_cls) :])
+    plain = model.model.multi_modal_projector(states[:, int(adapter.tower.has_cls) :])
     expected = pack(model.model, family, plain, arguments, adapter)
     for got, want in zip(output.pooler_output, expected, strict=True):
         close_pass(got, want)
@@ -153,18 +153,18 @@ def test_saliency_of_merged_tokens_is_shared_out(family: str) -> None:
     with vtokens.attach(model, [{"name": "dymu", "thresholds": SOME}, {"name": "cls", "keep": 0.5}]) as handle:
         output = model.model.get_image_features(**arguments, return_dict=True)
         adapter = handle._adapter
-    seen, last = run_in("image", output, True, adapter), adapter.feature_block
+    seen, last = run_in("image", output, True, adapter), adapter.tower.feature_block
     assert seen is not None
     pixels = squares(arguments, adapter)
-    states, _ = merged_states(adapter.tower, pixels, SOME, last - 1)
-    block = adapter.tower.encoder.layers[last]
+    states, _ = merged_states(adapter.tower.module, pixels, SOME, last - 1)
+    block = adapter.tower.blocks[last]
     normed, attention = block.layer_norm1(states), block.self_attn
     q, k = (
         f(normed).view(len(pixels), states.shape[1], attention.num_heads, -1).transpose(1, 2)
         for f in (attention.q_proj, attention.k_proj)
     )
     maps = (q @ k.transpose(2, 3) * attention.scale).softmax(-1).mean(1)
-    expected = maps[:, 0, 1:] if adapter.has_cls else maps.sum(1)
+    expected = maps[:, 0, 1:] if adapter.tower.has_cls else maps.sum(1)
     close_pass(torch.cat(seen.scores[last]), expected.flatten())
 
 
@@ -202,7 +202,7 @@ def test_videos_that_are_pooled_share_where_a_whole_cell_was_merged() -> None:
 def test_half_precision_with_extreme_activations(family: str, dtype: torch.dtype) -> None:
     """A residual stream near the end of half precision's range: features stay finite."""
     model = copy.deepcopy(build(family)[0])
-    tower = vtokens.adapters.adapter_for(model).tower
+    tower = vtokens.adapters.adapter_for(model).tower.module
     first = next(p for p in tower.parameters() if p.dim() > 1)
     first.data.mul_(2e3)
     model.to(dtype)

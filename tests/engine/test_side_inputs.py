@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
+from tests.engine.state import snapshot
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_class, register_adapter
@@ -38,18 +40,21 @@ def deepstack() -> Iterator[Any]:
     register_adapter("qwen3_vl")(genuine)
 
 
+def declare(adapter: Any) -> None:
+    """Let it vouch for the arguments of deepstack."""
+    names = frozenset(("visual_pos_masks", "deepstack_visual_embeds"))
+    adapter.anatomy = replace(adapter.anatomy, side_inputs=names)
+
+
 @pytest.mark.parametrize("spec", SPECS)
-def test_deepstack_is_refused(deepstack: Any, spec: str) -> None:
+def test_an_argument_that_is_not_declared_is_refused_at_attach(deepstack: Any, spec: str) -> None:
     """Features that are added in deeper layers: neither cut by pruners nor handed to a second sequence."""
     target, _ = deepstack
-    batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
-    expected = target(**batch).logits
-    with vtokens.attach(target, spec):
-        with pytest.raises(ValueError, match=r"'visual_pos_masks'.*Adapter.side_inputs"):
-            target(**batch)
-        with pytest.raises(ValueError, match="'visual_pos_masks'"):
-            target.generate(**batch, max_new_tokens=2)
-    assert torch.equal(target(**batch).logits, expected)
+    before = snapshot(target)
+    says = r"a Qwen3VLTextModel as decoder takes 'visual_pos_masks', 'deepstack_visual_embeds'.*Anatomy.side_inputs"
+    with pytest.raises(ValueError, match=says):
+        vtokens.attach(target, spec)
+    assert snapshot(target) == before
 
 
 @pytest.mark.parametrize("spec", ["fastv(keep=9, layer=2)", "vcd(alpha=0, beta=0)", "avisc(alpha=0, beta=0)"])
@@ -58,7 +63,7 @@ def test_an_adapter_may_declare_them(deepstack: Any, spec: str) -> None:
     target, adapter = deepstack
     batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
     expected = target(**batch).logits
-    adapter.side_inputs = frozenset(("visual_pos_masks", "deepstack_visual_embeds"))
+    declare(adapter)
     with vtokens.attach(target, spec):
         close_pass(target(**batch).logits, expected)
 
@@ -68,7 +73,7 @@ def test_a_second_sequence_gets_what_was_declared(deepstack: Any) -> None:
     target, adapter = deepstack
     batch = dict(inputs("qwen2_vl", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
     expected = target(**batch).logits
-    adapter.side_inputs = frozenset(("visual_pos_masks", "deepstack_visual_embeds"))
+    declare(adapter)
     with vtokens.attach(target, "contrast(alpha=1, beta=0, branch='uniform(keep=1.0)')"):
         close_pass(target(**batch).logits, expected, passes=2)
 

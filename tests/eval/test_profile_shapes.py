@@ -70,9 +70,9 @@ def test_a_resized_model_keeps_heads_and_pictures(name):
     on_meta(small)
     if small.model_type != "qwen3_vl":
         adapter = adapter_for(on_meta(small))
-        depth = len(adapter_for(on_meta(config)).tower_attentions)
-        assert len(adapter.tower_attentions) == max(2, round(depth * 4 / before.num_hidden_layers))
-        assert 0 <= adapter.feature_block < len(adapter.tower_attentions)
+        depth = len(adapter_for(on_meta(config)).tower.attentions)
+        assert len(adapter.tower.attentions) == max(2, round(depth * 4 / before.num_hidden_layers))
+        assert 0 <= adapter.tower.feature_block < len(adapter.tower.attentions)
 
 
 def test_nothing_resized_is_nothing_changed():

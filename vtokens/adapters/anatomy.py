@@ -1,22 +1,50 @@
-"""What a decoder is made of, layer by layer, and what it is handed beside its states."""
+"""What a model family is made of, declared once: parts by name, towers, layers, inputs, visibility, stages.
+
+What a family does not declare is refused when strategies are attached, with the reason: a layer of another kind, a
+keyword argument of the decoder, a tower that is built otherwise, a stage that it has no place for.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vtokens.adapters.layers import Kind
+
+STAGES = frozenset(("encode", "prompt", "layer", "attend", "logits"))
+"""The stages of a pass that a strategy may act in."""
 
 
 @dataclass(frozen=True)
-class LayerSpec:
-    """One decoder layer.
+class TowerSpec:
+    """A vision tower: where its parts are, as attribute paths.
 
     Attributes:
-        kind: "full" attends to all earlier positions, "sliding" to those of a window.
-        window: positions that it looks back over, its own included; None if all.
+        at: paths from the multimodal module to the tower; the first one that leads somewhere counts.
+        blocks: path from the tower to the list of its blocks.
+        attention: path from a block to its attention, which calls the attention function of its `config`.
+        saliency: where its scores come from, in two words for tables.
+        class_token: path from the tower to what only one with a class token at position 0 has; None if none has one.
+        layer: config field that says which hidden state becomes the features, counted as transformers counts them, so
+            that -2 of a tower with 24 blocks is the output of block 22; None if it is the last block's.
+        full: path from the tower to the numbers of the blocks that attend to a whole picture, where others attend in
+            windows: features are scored in the last one of them. None if all blocks attend alike.
+        merging: paths from a block to the norm and the MLP of y + mlp(norm(y)), between which and the attention tokens
+            can be merged; None if blocks are built otherwise, so that only finished features can be.
+        projector: path from the multimodal module to what turns rows of the tower (B, N, C) into features (B, N, D),
+            row by row; None if no tokens are merged in the tower.
     """
 
-    kind: Literal["full", "sliding"]
-    window: int | None = None
+    at: tuple[str, ...]
+    blocks: str
+    attention: str
+    saliency: str = "mean attention"
+    class_token: str | None = None
+    layer: str | None = None
+    full: str | None = None
+    merging: tuple[str, str] | None = None
+    projector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,16 +65,33 @@ class Deepstack:
     features: str
 
 
-def layer_specs(config: Any, depth: int) -> tuple[LayerSpec, ...]:
-    """The layers of a decoder, read from its config as transformers' own masks and caches read it.
+@dataclass(frozen=True)
+class Anatomy:
+    """A model family.
 
-    Args:
-        config: the decoder's.
-        depth: how many layers it has.
+    Attributes:
+        towers: modality ("image", "video") -> the tower of its `get_{modality}_features`.
+        placeholders: modality -> the config field with the token id that its features are scattered into.
+        decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
+        kinds: the kinds of layers that the family was shown to be right with.
+        axes: rows of a rotary position: 1, or 3 for time, height and width.
+        side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
+            part of a sequence: second sequences get them too.
+        deepstack: features that the decoder adds behind its first layers; None if it adds none.
+        stages: the stages that strategies may act in.
     """
-    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    if window is None:
-        return (LayerSpec("full"),) * depth
-    # Without types, a window is that of all layers.
-    slides = [True] * depth if kinds is None else [kind == "sliding_attention" for kind in kinds]
-    return tuple(LayerSpec("sliding", window) if sliding else LayerSpec("full") for sliding in slides[:depth])
+
+    towers: Mapping[str, TowerSpec]
+    placeholders: Mapping[str, str] = field(default_factory=lambda: {"image": "image_token_id"})
+    decoder: str = "language_model"
+    kinds: frozenset[Kind] = frozenset(("full", "sliding"))
+    axes: Literal[1, 3] = 1
+    side_inputs: frozenset[str] = frozenset()
+    deepstack: Deepstack | None = None
+    stages: frozenset[str] = STAGES
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        """The keyword arguments of the decoder that the family declares."""
+        stack = self.deepstack
+        return self.side_inputs if stack is None else self.side_inputs | {stack.name, stack.at}

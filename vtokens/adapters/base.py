@@ -1,4 +1,4 @@
-"""What the library knows about a model family: where its parts are and how its layout is read."""
+"""A live model of a family: its parts, as the family declares them, and the layout of its features."""
 
 from __future__ import annotations
 
@@ -6,53 +6,45 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vtokens.adapters.anatomy import Deepstack, LayerSpec, layer_specs
+from vtokens.adapters.anatomy import Anatomy
+from vtokens.adapters.layers import LayerSpec, layer_specs
+from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.core.weights import named, whole, whole_shape
 
 
-class MergePoint(NamedTuple):
-    """A tower block that computes y = x + attention and y + mlp(norm(y)): tokens can be merged at y.
-
-    `norm` is called with y alone, `mlp` with what that returns.
-    """
-
-    block: nn.Module
-    norm: nn.Module
-    mlp: nn.Module
-
-
 class Adapter(ABC):
-    """One model family. Subclasses fill in the properties below; none of them knows any strategy.
+    """One model family. Subclasses declare its `anatomy` and fill in the methods; none of them knows any strategy.
 
     Attributes:
+        anatomy: what the family is made of.
+        examples: hub ids of well-known checkpoints.
         model: the model as the user holds it.
         multimodal: the module whose forward takes pixels and token ids and calls the language model.
-        examples: hub ids of well-known checkpoints.
-        saliency: where the tower's scores come from, in two words for tables.
-        side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
-            part of a sequence: second sequences get them too. Any other that holds tensors is refused.
-        deepstack: features that the decoder adds behind its first layers; None if it adds none.
+        config: its config.
     """
 
     model_type: ClassVar[str]
+    anatomy: ClassVar[Anatomy]
     examples: ClassVar[tuple[str, ...]] = ()
-    saliency: ClassVar[str] = "mean attention"
-    side_inputs: ClassVar[frozenset[str]] = frozenset()
-    deepstack: ClassVar[Deepstack | None] = None
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        calls = [f"get_{modality}_features" for modality in self.anatomy.towers]
         # Asked of the class: wrappers hand on the attributes of what they wrap, and are not it.
-        parts = (m for m in model.modules() if hasattr(m, "language_model") and hasattr(type(m), "get_image_features"))
+        parts = (
+            module
+            for module in model.modules()
+            if hasattr(module, self.anatomy.decoder) and all(hasattr(type(module), call) for call in calls)
+        )
         self.multimodal: Any = next((m for m in parts if not hasattr(m, "lm_head")), None)
         if self.multimodal is None:
             raise ValueError(
@@ -63,7 +55,7 @@ class Adapter(ABC):
     @property
     def language_model(self) -> Any:
         """The decoder: embeddings in, hidden states out."""
-        return self.multimodal.language_model
+        return getattr(self.multimodal, self.anatomy.decoder)
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -76,34 +68,9 @@ class Adapter(ABC):
         return layer_specs(self.language_model.config, len(self.layers))
 
     @property
-    @abstractmethod
-    def tower(self) -> Any:
-        """The vision tower; its config names its type."""
-
-    @property
-    @abstractmethod
-    def tower_attentions(self) -> Sequence[Any]:
-        """The attention modules of the vision tower's blocks, in order."""
-
-    @property
-    @abstractmethod
-    def has_cls(self) -> bool:
-        """Whether the tower puts a class token at position 0."""
-
-    @property
-    @abstractmethod
-    def feature_block(self) -> int:
-        """The tower block (0-based) whose output becomes the features."""
-
-    @property
-    def merge_points(self) -> Sequence[MergePoint]:
-        """Where tokens can be merged inside the tower, a point a block; none if only the finished features can be."""
-        return ()
-
-    @property
-    def projector(self) -> nn.Module:
-        """What turns the rows of the feature block (B, N, C) into features (B, N, D), row by row."""
-        raise NotImplementedError
+    def tower(self) -> Tower:
+        """The vision tower; families have one for all modalities (`decoder.check_decoder`)."""
+        return Tower(next(iter(self.anatomy.towers.values())), self.multimodal)
 
     def check_merging(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027 (nothing to refuse, unless overridden)
         """Raise `ValueError` if tokens cannot be merged in a feature call with these arguments."""
@@ -111,11 +78,7 @@ class Adapter(ABC):
     @property
     def placeholder_ids(self) -> dict[str, int]:
         """modality -> the token id the model scatters its features into, images first."""
-        ids = {
-            "image": getattr(self.config, "image_token_id", None),
-            "video": getattr(self.config, "video_token_id", None),
-        }
-        return {modality: token for modality, token in ids.items() if token is not None}
+        return {modality: getattr(self.config, name) for modality, name in self.anatomy.placeholders.items()}
 
     @abstractmethod
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
@@ -146,19 +109,19 @@ class Adapter(ABC):
     @property
     def facts(self) -> Facts:
         """What strategies may know."""
-        config, tower = self.language_model.config, self.tower.config
-        depth = len(self.tower_attentions)
+        config, tower = self.language_model.config, self.tower
+        vision, depth = tower.module.config, len(tower.attentions)
         # A tower that resizes nothing has no image size of its own.
-        size = getattr(tower, "image_size", None)
+        size = getattr(vision, "image_size", None)
         return Facts(
             self.model_type,
             len(self.layers),
             depth,
-            self.has_cls,
+            tower.has_cls,
             f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}",
-            f"{tower.model_type}-{depth}x{tower.hidden_size}-{tower.patch_size}" + (f"-{size}" if size else ""),
-            self.feature_block + 1 if self.merge_points else None,
-            partial(_sample, self.tower),
+            f"{vision.model_type}-{depth}x{vision.hidden_size}-{vision.patch_size}" + (f"-{size}" if size else ""),
+            tower.feature_block + 1 if tower.merges else None,
+            partial(_sample, tower.module),
             config.hidden_size,
         )
 
@@ -189,13 +152,21 @@ class Adapter(ABC):
         """
         return (given["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
 
-    def packing_positions(self, positions: Tensor) -> Tensor | None:
-        """(B, N): of the decoder's `position_ids`, those that tell it that rows are packed; None if none of them do."""
-        return positions if positions.dim() == 2 else None
+    def rotary(self, hidden: Tensor, positions: Tensor, rope: str | None = None) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each (B, W, D_head).
 
-    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each (B, W, D_head), at int64 positions: (B, W) of text, or (C, B, W) as the model has them."""
-        return self.language_model.rotary_emb(hidden, positions if positions.dim() == 2 else positions[0])
+        Args:
+            hidden: states, for device and dtype.
+            positions: int64 (B, W) of text, or (C, B, W) as the model has them.
+            rope: the layer type whose angles they are (`LayerSpec.rope`); None if all layers turn alike.
+        """
+        if self.anatomy.axes == 3:  # text has the same position in time, height and width
+            positions = positions[None].expand(3, -1, -1) if positions.dim() == 2 else positions
+        elif positions.dim() == 3:
+            positions = positions[0]
+        embed = self.language_model.rotary_emb
+        found: tuple[Tensor, Tensor] = embed(hidden, positions) if rope is None else embed(hidden, positions, rope)
+        return found
 
     def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """modality -> bool (B, N), the positions that the model scatters its features into.

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from transformers import DynamicCache
 
-_KNOWN = ("full_attention", "sliding_attention")
+from vtokens.adapters.base import Adapter
+from vtokens.adapters.layers import KINDS
+
+_MODALITIES = ("image", "video", "audio")
 _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 
 
-def check_decoder(language_model: Any) -> None:
-    """Raise `ValueError`, naming the decoder, if rows cannot be gathered in it, attention observed or caches cut.
+def check_decoder(adapter: Adapter) -> None:
+    """Raise `ValueError`, naming the decoder, if it is not what its family declares.
 
     Each layer must have one `self_attn` over all that came before, which takes rotary embeddings, calls transformers'
-    attention interface, and keeps layer i's keys in the cache's layer i.
+    attention interface, and keeps layer i's keys in the cache's layer i. The multimodal module must call no tower that
+    was not declared.
     """
-    reason = next(_reasons(language_model), None)
+    _check_towers(adapter)
+    language_model = adapter.language_model
+    reason = next(_reasons(adapter), None)
     if reason is not None:
         raise ValueError(
             f"a {type(language_model).__name__} as decoder is not supported: {reason}. Decoders built like Llama, "
@@ -41,38 +46,53 @@ def beside(kind: type, name: str) -> Any:
     return next((home[name] for home in homes if name in home), None)
 
 
-def _reasons(language_model: Any) -> Iterator[str]:
+def _check_towers(adapter: Adapter) -> None:
+    """Raise `ValueError` for a tower that the family does not declare, or has not as declared."""
+    kind, towers = type(adapter.multimodal), adapter.anatomy.towers
+    others = [one for one in _MODALITIES if one not in towers and hasattr(kind, f"get_{one}_features")]
+    if others:
+        raise ValueError(
+            f"a {kind.__name__} encodes {', '.join(others)} too, and its adapter declares {', '.join(towers)} only "
+            "(Anatomy.towers): tokens of another modality would pass for text"
+        )
+    if len({*towers.values()}) > 1:
+        raise ValueError(f"a {kind.__name__} has a tower for each of {', '.join(towers)}: one for all is supported")
+    if None in (adapter.tower.attentions or [None]):
+        raise ValueError(f"a block of the {type(adapter.tower.module).__name__} has no attention where it is declared")
+
+
+def _reasons(adapter: Adapter) -> Iterator[str]:
     """What is other than it has to be; those that could not be looked at without the earlier ones come later."""
+    language_model = adapter.language_model
     layers, config = getattr(language_model, "layers", None), language_model.config
     if layers is None:
         yield "it has no `layers`"
         return
-    others = sorted({kind for kind in getattr(config, "layer_types", None) or () if kind not in _KNOWN})
+    types = getattr(config, "layer_types", None) or ()
+    others = sorted({name for name in types if KINDS.get(name) not in adapter.anatomy.kinds})
     if others:
         yield f"its config names layers of {', '.join(others)}"
-    rotary = getattr(language_model, "rotary_emb", None)
-    if rotary is None:
+        return
+    if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
-    elif "layer_type" in inspect.signature(rotary.forward).parameters:
-        yield "its rotary embeddings differ from layer to layer"
-    for index, layer in enumerate(layers):
+    for (index, layer), spec in zip(enumerate(layers), adapter.specs, strict=True):
         attention = getattr(layer, "self_attn", None)
         if attention is None:
             yield f"layer {index}, a {type(layer).__name__}, has no `self_attn`"
             return
-        yield from _reasons_of(attention, index)
+        yield from _reasons_of(attention, index, spec.slot)
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     if cached - {"DynamicLayer", "DynamicSlidingWindowLayer"}:
         yield f"its cache holds a {min(cached - {'DynamicLayer'})}"
 
 
-def _reasons_of(attention: Any, index: int) -> Iterator[str]:
+def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
     kind = type(inside(attention))
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None or not hasattr(attention, "config"):
         yield f"its {kind.__name__} does not call transformers' attention interface"
     if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
-    if getattr(attention, "layer_idx", None) != index:
+    if getattr(attention, "layer_idx", None) != slot:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"
     if getattr(attention, "sinks", None) is not None:
         yield f"its {kind.__name__} has learnt sinks, which draw attention that no token gets"

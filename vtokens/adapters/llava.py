@@ -2,55 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtokens.adapters.base import Adapter, MergePoint
+from vtokens.adapters.anatomy import Anatomy, TowerSpec
+from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 
+CLIP = TowerSpec(
+    ("vision_tower.vision_model", "vision_tower"),
+    "encoder.layers",
+    "self_attn",
+    saliency="[CLS]",
+    class_token="embeddings.class_embedding",
+    layer="vision_feature_layer",
+    merging=("layer_norm2", "mlp"),
+    projector="multi_modal_projector",
+)
+"""A CLIP- or SigLIP-like tower that transformers loads on its own; SigLIP's have no class token."""
+
 
 class LlavaTower(Adapter):
-    """What the LLaVA families share: a CLIP- or SigLIP-like tower that transformers loads on its own."""
+    """What the LLaVA families share: their tower, and squares of patches."""
 
-    saliency = "[CLS]"
-
-    @property
-    def tower(self) -> Any:
-        tower = self.multimodal.vision_tower
-        return getattr(tower, "vision_model", tower)
-
-    @property
-    def tower_attentions(self) -> Sequence[Any]:
-        if not hasattr(self.tower, "encoder"):
-            raise ValueError(
-                f"the {self.model_type} adapter does not know a {type(self.tower).__name__} as vision tower: "
-                "CLIP and SigLIP towers are supported"
-            )
-        return [block.self_attn for block in self.tower.encoder.layers]
-
-    @property
-    def has_cls(self) -> bool:
-        return hasattr(self.tower.embeddings, "class_embedding")
-
-    @property
-    def feature_block(self) -> int:
-        # hidden_states has one entry more than there are blocks: entry -2 is the output of block depth - 2.
-        layer = self.config.vision_feature_layer
-        layer = layer if isinstance(layer, int) else layer[-1]
-        return layer % (len(self.tower_attentions) + 1) - 1
-
-    @property
-    def merge_points(self) -> Sequence[MergePoint]:
-        return [MergePoint(block, block.layer_norm2, block.mlp) for block in self.tower.encoder.layers]
-
-    @property
-    def projector(self) -> Any:
-        return self.multimodal.multi_modal_projector
+    anatomy = Anatomy({"image": CLIP})
 
     def check_merging(self, inputs: Mapping[str, Any]) -> None:
         layer = inputs.get("vision_feature_layer")
@@ -60,13 +40,13 @@ class LlavaTower(Adapter):
                 f"vision_feature_layer={layer!r} joins features of several tower blocks, but where tokens are merged "
                 "each block has its own tokens: set a single layer, or use a strategy that prunes behind the tower"
             )
-        depth = len(self.tower_attentions)
-        if layer % (depth + 1) != self.feature_block + 1:
+        tower = self.tower
+        if layer % (len(tower.blocks) + 1) != tower.feature_block + 1:
             raise ValueError(
                 f"vision_feature_layer={layer} is not the layer that tokens are merged up to: leave it at the "
                 f"config's {self.config.vision_feature_layer}, or change it there before attaching"
             )
-        if self.tower.training and getattr(self.tower.encoder, "gradient_checkpointing", False):
+        if tower.module.training and getattr(tower.module.encoder, "gradient_checkpointing", False):
             raise ValueError(
                 "gradient checkpointing runs the tower's blocks a second time, when their tokens are merged already: "
                 "call model.activation_checkpointing_disable() (in older releases of transformers "
@@ -81,7 +61,7 @@ class LlavaTower(Adapter):
     def keeps_cls(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the class token itself is handed to the language model (select strategy "full")."""
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
-        return self.has_cls and strategy == "full"
+        return self.tower.has_cls and strategy == "full"
 
     def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
         """How many squares of `side * side` patches the tower gets."""
@@ -98,7 +78,7 @@ class LlavaTower(Adapter):
             vision.hidden_size,
             vision.intermediate_size,
             gated=False,
-            blocks=((patches + self.has_cls,) * squares,) * vision.num_hidden_layers,
+            blocks=((patches + self.tower.has_cls,) * squares,) * vision.num_hidden_layers,
             embedding=(squares * patches, vision.num_channels * vision.patch_size**2, vision.hidden_size),
             projector=((rows, features, text.hidden_size), (rows, text.hidden_size, text.hidden_size)),
         )

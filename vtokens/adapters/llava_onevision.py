@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vtokens.adapters.anatomy import Anatomy
+from vtokens.adapters.llava import CLIP
 from vtokens.adapters.llava_next import LlavaNext
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.picture import Picture
+
+SIGLIP = replace(CLIP, saliency="mean attention")
+"""A tower without a class token."""
 
 
 @register_adapter("llava_onevision")
 class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision. The model's own packing and pooling arrange scores as they arrange features."""
 
-    saliency = "mean attention"
+    anatomy = Anatomy({"image": SIGLIP, "video": SIGLIP}, {"image": "image_token_id", "video": "video_token_id"})
     examples = ("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava-hf/llava-onevision-qwen2-0.5b-ov-hf")
 
     def _crops(self, inputs: Mapping[str, Any]) -> tuple[list[int], Tensor]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from vtokens.adapters.qwen2_vl import Qwen2VL
+from vtokens.adapters.anatomy import Anatomy
+from vtokens.adapters.qwen2_vl import PLACEHOLDERS, VISUAL, Qwen2VL
 from vtokens.adapters.registry import register_adapter
+
+WINDOWS = replace(VISUAL, full="fullatt_block_indexes")
+"""In a window block a patch competes only with its window, so its score says little about the picture."""
 
 
 @register_adapter("qwen2_5_vl")
 class Qwen25VL(Qwen2VL):
     """Qwen2.5-VL. Saliency comes from the last full-attention block, back in raster order."""
 
+    anatomy = Anatomy({"image": WINDOWS, "video": WINDOWS}, PLACEHOLDERS, axes=3)
     examples = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
-
-    @property
-    def feature_block(self) -> int:
-        # In a window block a patch competes only with its window, so its score says little about the picture.
-        full = self.multimodal.visual.fullatt_block_indexes
-        return max(full) if full else super().feature_block
 
     @property
     def tower_widths(self) -> tuple[int, int, bool]:

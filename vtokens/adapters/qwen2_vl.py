@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
+
+VISUAL = TowerSpec(("visual",), "blocks", "attn")
+PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
 
 
 @register_adapter("qwen2_vl")
@@ -20,21 +24,7 @@ class Qwen2VL(Adapter):
 
     examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 
-    @property
-    def tower(self) -> Any:
-        return self.multimodal.visual
-
-    @property
-    def tower_attentions(self) -> Sequence[Any]:
-        return [block.attn for block in self.multimodal.visual.blocks]
-
-    @property
-    def has_cls(self) -> bool:
-        return False
-
-    @property
-    def feature_block(self) -> int:
-        return len(self.tower_attentions) - 1
+    anatomy = Anatomy({"image": VISUAL, "video": VISUAL}, PLACEHOLDERS, axes=3)
 
     @property
     def _merge(self) -> int:
@@ -49,15 +39,6 @@ class Qwen2VL(Adapter):
 
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         return self.restore(scores.view(-1, self._merge**2).mean(1), inputs[f"{modality}_grid_thw"])
-
-    def packing_positions(self, positions: Tensor) -> Tensor | None:
-        # Pictures make the three rotary rows go back; a row for text comes first where somebody packed.
-        return positions[0] if positions.dim() == 3 and len(positions) == 4 else None
-
-    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        # Text has the same position in time, height and width.
-        positions = positions[None].expand(3, -1, -1) if positions.dim() == 2 else positions
-        return self.language_model.rotary_emb(hidden, positions)
 
     def _changed(
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
@@ -101,7 +82,7 @@ class Qwen2VL(Adapter):
     def attended(self, grids: Tensor) -> tuple[tuple[int, ...], ...]:
         """For each tower block, the lengths of the sequences within which it attends: a frame each."""
         frames = tuple(h * w for t, h, w in grids.tolist() for _ in range(t))
-        return (frames,) * len(self.tower_attentions)
+        return (frames,) * len(self.tower.blocks)
 
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         """Undo the order in which the tower worked: (tokens,) -> (tokens,), one call of the tower."""

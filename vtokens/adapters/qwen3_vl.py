@@ -17,7 +17,9 @@ class Qwen3VL(Qwen2VL):
     """Qwen3-VL. A video's frames stand apart, with their times as text between; they are one picture all the same."""
 
     examples = ("Qwen/Qwen3-VL-4B-Instruct", "Qwen/Qwen3-VL-8B-Instruct")
-    deepstack = Deepstack("deepstack_visual_embeds", "visual_pos_masks", "deepstack_features")
+    anatomy = replace(
+        Qwen2VL.anatomy, deepstack=Deepstack("deepstack_visual_embeds", "visual_pos_masks", "deepstack_features")
+    )
 
     @property
     def tower_widths(self) -> tuple[int, int, bool]:

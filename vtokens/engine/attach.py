@@ -17,6 +17,7 @@ from vtokens.core import notebook
 from vtokens.core.budget import Keep
 from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, Given, blocks, prompted
+from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, running
 from vtokens.engine.plan import Plan
@@ -40,7 +41,8 @@ class Handle:
         warn_if_untested(transformers_version)
         self.strategies = strategies
         self._adapter, self._records = adapter_for(model), Records()
-        check_decoder(self._adapter.language_model)
+        check_decoder(self._adapter)
+        check_signature(self._adapter)
         self._own: Block | None = None
 
     def _attach(self) -> Handle:

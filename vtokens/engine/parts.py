@@ -48,10 +48,10 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     found["tower"] = partial(TowerWatch, adapter, hooks)
     for block in plan.towers(adapter):
         found["tower tap", block] = partial(TowerTap, adapter, block)
-    if plan.at_encode and adapter.merge_points:
+    if plan.at_encode and adapter.tower.merges:
         for block in plan.at_encode:
             found["encode", block] = partial(Encode, adapter, block)
-        found["projector"] = partial(adapter.projector.register_forward_hook, partial(after_projector, adapter))
+        found["projector"] = partial(adapter.tower.projector.register_forward_hook, partial(after_projector, adapter))
     for index in plan.tapped(len(adapter.layers)):
         found["tap", index] = partial(Tap, adapter.layers[index].self_attn, partial(hooks.on_attention, index))
     return found

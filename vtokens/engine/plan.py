@@ -98,8 +98,8 @@ class Plan:
     def towers(self, adapter: Adapter) -> list[int]:
         """The tower blocks whose attention is stood in for."""
         # From the first merge on, every block has to know how many patches a token stands for.
-        merging = range(min(self.at_encode), len(adapter.tower_attentions)) if self.at_encode else ()
-        return sorted({*self.blocks, *(merging if adapter.merge_points else ())})
+        merging = range(min(self.at_encode), len(adapter.tower.blocks)) if self.at_encode else ()
+        return sorted({*self.blocks, *(merging if adapter.tower.merges else ())})
 
     def tapped(self, depth: int) -> list[int]:
         """The decoder layers, of `depth`, whose attention is stood in for."""
@@ -122,6 +122,14 @@ def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
 
 def _check_alone(adapter: Adapter, active: Asked) -> None:
     """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
+    stages = adapter.anatomy.stages
+    for strategy, _ in active:
+        others = [stage for stage in strategy.stages() if stage not in stages]
+        if others:
+            raise ValueError(
+                f"{strategy.name!r} acts at {', '.join(others)}, for which a {type(adapter.model).__name__} has no "
+                f"place: strategies that act at {', '.join(sorted(stages))} are supported on it"
+            )
     merging = [strategy for strategy, needs in active if needs.encode]
     if len(merging) > 1:
         raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
@@ -158,7 +166,7 @@ def _rows(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
 def _blocks(adapter: Adapter, depth: int, signals: Sequence[Signal]) -> set[int]:
     """The tower blocks, of `depth`, whose scores are read."""
     scores = [signal for signal in signals if isinstance(signal, Saliency)]
-    return {block % depth for signal in scores for block in signal.blocks or (adapter.feature_block,)}
+    return {block % depth for signal in scores for block in signal.blocks or (adapter.tower.feature_block,)}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def attend(lane: Lane, index: int, attention: Attention, inner: Attend, states: 
     key, value = (part[:, :, :past] for part in (attention.key, attention.value))
     new_key, new_value = (part[:, :, past:] for part in (attention.key, attention.value))
     if cached is not None:
-        key, value = _unfold_cached(lane, *cached, key, value)
+        key, value = _unfold_cached(lane, index, *cached, key, value)
 
     def run(there: Lane, query: Tensor, new_key: Tensor, new_value: Tensor) -> tuple[Tensor, Any]:
         if past:
@@ -57,7 +57,7 @@ def attend(lane: Lane, index: int, attention: Attention, inner: Attend, states: 
     if fold is None:
         return run(lane, attention.query, new_key, new_value)
     device = attention.query.device
-    member, (cos, sin) = fold.member.to(device), _angles(lane, fold, attention.query)
+    member, (cos, sin) = fold.member.to(device), _angles(lane, index, fold, attention.query)
     there = lane.seeing(fold.view, gather(lane.hidden, fold.member.clamp(min=0), 1) if states else lane.hidden)
     output = unmerge_attention(
         attention.query, new_key, new_value, member, cos, sin, lambda *parts: run(there, *parts)[0].transpose(1, 2)
@@ -82,7 +82,7 @@ def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, stored
     behind = key.shape[2] - stored
 
     def make() -> tuple[Tensor, Tensor, Tensor | None]:
-        member, cos, sin = _turns(lane, copies, key)
+        member, cos, sin = _turns(lane, index, copies, key)
         angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
         rows = torch.arange(stored, key.shape[2], device=key.device).expand(len(key), -1)
         valid = seen_padding(lane, index, copies.length + behind - 1, 1, None)
@@ -92,26 +92,29 @@ def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, stored
             None if valid is None else valid.to(key.device),
         )
 
-    member, angle, valid = lane.once(("decode", copies.origin, behind, key.device), make)
+    member, angle, valid = lane.once(("decode", copies.origin, behind, lane.specs[index].rope, key.device), make)
     output = unmerge_rows(attention.query, key, attention.value, member, angle, attention.scaling, valid)
     return output.transpose(1, 2)
 
 
-def _turns(lane: Lane, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _turns(lane: Lane, index: int, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(member, cos, sin) of cached rows at all their positions: those stored turned are not turned again."""
+    rope = lane.specs[index].rope
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
-        cos, sin = lane.adapter.rotary(like, copies.positions.transpose(0, 1).to(like.device))
+        cos, sin = lane.adapter.rotary(like, copies.positions.transpose(0, 1).to(like.device), rope)
         turned = copies.turned.to(like.device)[..., None]
         member = copies.member.to(like.device).clamp(min=0)
         return member, torch.where(turned, 1, cos), torch.where(turned, 0, sin)
 
-    return lane.once(("turns", copies.origin, like.device), make)
+    return lane.once(("turns", copies.origin, rope, like.device), make)
 
 
-def _unfold_cached(lane: Lane, copies: Copies, stored: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _unfold_cached(
+    lane: Lane, index: int, copies: Copies, stored: int, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor]:
     """Cached keys and values at all their positions, the first `stored` rows being those to unfold."""
-    member, cos, sin = _turns(lane, copies, key)
+    member, cos, sin = _turns(lane, index, copies, key)
     first = unfold(key[:, :, :stored], member, cos, sin)
     return (
         torch.cat([first, key[:, :, stored:]], 2),
@@ -119,10 +122,12 @@ def _unfold_cached(lane: Lane, copies: Copies, stored: int, key: Tensor, value: 
     )
 
 
-def _angles(lane: Lane, fold: Fold, like: Tensor) -> tuple[Tensor, Tensor]:
+def _angles(lane: Lane, index: int, fold: Fold, like: Tensor) -> tuple[Tensor, Tensor]:
     """(cos, sin), each (B, N, D), of all positions of a fold."""
-    device = like.device
-    return lane.once(("angles", fold.view, device), lambda: lane.adapter.rotary(like, fold.positions.to(device)))
+    device, rope = like.device, lane.specs[index].rope
+    return lane.once(
+        ("angles", fold.view, rope, device), lambda: lane.adapter.rotary(like, fold.positions.to(device), rope)
+    )
 
 
 def _sum(values: Tensor, fold: Fold) -> Tensor:

@@ -7,6 +7,7 @@ without a word.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,11 +39,10 @@ def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a decoder is about to get what strategies cannot act beside.
 
     Args:
-        adapter: of the model; may declare more arguments (`Adapter.side_inputs`, `Adapter.deepstack`).
+        adapter: of the model; may declare more arguments (`Anatomy.side_inputs`, `Anatomy.deepstack`).
         kwargs: what the language model is about to get.
     """
-    deepstack = adapter.deepstack
-    declared = adapter.side_inputs if deepstack is None else {*adapter.side_inputs, deepstack.name, deepstack.at}
+    declared = adapter.anatomy.arguments
     for name, value in kwargs.items():
         if value is None or name in KNOWN or name in declared or name.startswith("cache"):
             continue
@@ -57,14 +57,31 @@ def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"the decoder of a {type(adapter.multimodal).__name__} is given {name!r}, and no adapter says how it "
                 "follows tokens that are dropped, or a second sequence: leave it out if it is yours, or detach() the "
-                "strategy. An adapter of that family may declare it (Adapter.side_inputs)"
+                "strategy. An adapter of that family may declare it (Anatomy.side_inputs)"
             )
     _check_positions(adapter, kwargs)
 
 
+def check_signature(adapter: Adapter) -> None:
+    """Raise `ValueError` if a decoder takes keyword arguments that its family does not declare.
+
+    A user may give more by `**kwargs`; these are looked at in the pass (`check_arguments`).
+    """
+    taken = inspect.signature(type(adapter.language_model).forward).parameters.values()
+    names = [one.name for one in taken if one.kind is not one.VAR_KEYWORD and not one.name.startswith("cache")]
+    others = [name for name in names[1:] if name not in KNOWN | adapter.anatomy.arguments]
+    if others:
+        named = ", ".join(map(repr, others))
+        raise ValueError(
+            f"a {type(adapter.language_model).__name__} as decoder takes {named}, and no adapter says how it follows "
+            "tokens that are dropped, or a second sequence: an adapter of that family may declare it "
+            "(Anatomy.side_inputs)"
+        )
+
+
 def side_inputs(adapter: Adapter, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What the adapter declared, of what the language model is about to get: a second sequence gets it too."""
-    return {name: kwargs[name] for name in adapter.side_inputs if name in kwargs}
+    return {name: kwargs[name] for name in adapter.anatomy.side_inputs if name in kwargs}
 
 
 def _by_position(value: Any) -> bool:
@@ -81,7 +98,9 @@ def _check_positions(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     positions = kwargs.get("position_ids")
     if kwargs.get("attention_mask") is not None or not isinstance(positions, Tensor) or positions.shape[-1] == 1:
         return
-    told = adapter.packing_positions(positions)
+    told = positions if positions.dim() == 2 else None
+    if positions.dim() == 3 and len(positions) == adapter.anatomy.axes + 1:
+        told = positions[0]  # pictures make rotary rows go back; a row for text comes first where somebody packed
     if told is not None and find_packed_sequence_indices(told) is not None:
         raise ValueError(
             f"position_ids are not consecutive, and there is no attention_mask, so rows are packed: {_UNPACK}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vtokens.adapters import Adapter
-from vtokens.adapters.anatomy import LayerSpec
+from vtokens.adapters.layers import LayerSpec
 from vtokens.engine.plan import Plan
 
 

@@ -123,8 +123,9 @@ def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fe
         inputs = adapter.change_pixels(run.modality, run.inputs, kind.change)
         output = getattr(adapter.multimodal, f"get_{run.modality}_features")(**inputs)
         features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
-        if adapter.deepstack is not None:
-            deeper.append([torch.cat(list(entry)) for entry in getattr(output, adapter.deepstack.features)])
+        if adapter.anatomy.deepstack is not None:
+            entries = getattr(output, adapter.anatomy.deepstack.features)
+            deeper.append([torch.cat(list(entry)) for entry in entries])
         found = run_in(run.modality, output, True, adapter)
         runs += [] if found is None else [found]
     flat = torch.cat(features).to(same.embeds)

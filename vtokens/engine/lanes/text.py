@@ -43,8 +43,9 @@ class TextLane:
         self._kwargs: dict[str, Any] = {
             **side,
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
-            "position_embeddings": adapter.rotary(self._hidden, positions),
         }
+        self._ropes = [spec.rope for spec in lane.specs]
+        self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
         self._batch = torch.arange(len(rows), device=rows.device)
         self._strategies: Sequence[Acting] | None = None
         self._memory = Memory()
@@ -91,7 +92,12 @@ class TextLane:
         try:
             # The layer's own hooks belong to the pass, so its forward is called past them.
             output = layer.forward(
-                self._hidden, position_ids=None, use_cache=False, **as_cache(layer, None), **self._kwargs
+                self._hidden,
+                position_embeddings=self._angles[self._ropes[index]],
+                position_ids=None,
+                use_cache=False,
+                **as_cache(layer, None),
+                **self._kwargs,
             )
         finally:
             self.running = False

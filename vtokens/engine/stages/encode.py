@@ -25,7 +25,7 @@ class Encode:
 
     def __init__(self, adapter: Adapter, index: int) -> None:
         self._adapter, self._index = adapter, index
-        block, norm, mlp = adapter.merge_points[index]
+        block, norm, mlp = adapter.tower.merge_point(index)
         self._handles: list[Any] = [
             norm.register_forward_pre_hook(self._before_norm),
             mlp.register_forward_hook(self._after_mlp),
@@ -73,7 +73,7 @@ def attend(call: TowerCall, block: int, attention: Attention) -> tuple[Tensor, A
     if call.merging is None:
         batch, _, width, _ = attention.query.shape
         valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
-        call.merging = Merging.start(valid, int(call.adapter.has_cls))
+        call.merging = Merging.start(valid, int(call.adapter.tower.has_cls))
     if block in call.plan.at_encode:
         call.key = attention.key
     return _in_proportion(call.merging, attention)

@@ -39,7 +39,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         # Only packed-sequence detection reads them here, and gaps in them look like packing.
         kwargs["position_ids"] = None
     if lane.rows is not None:
-        kwargs["position_embeddings"] = _position_embeddings(lane, lane.rows, kwargs["position_embeddings"])
+        kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.rows, kwargs["position_embeddings"])
     fold = fold_now(lane)
     if fold is not None:
         lane.folds[index] = fold
@@ -51,6 +51,9 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     return kwargs
 
 
-def _position_embeddings(lane: Lane, rows: Tensor, embeddings: Any) -> Any:
+def _position_embeddings(lane: Lane, index: int, rows: Tensor, embeddings: Any) -> Any:
     """(cos, sin) of the rows still seen, from those the language model made at its input."""
-    return lane.once(("positions", lane.view), lambda: tuple(gather(part, rows, part.dim() - 2) for part in embeddings))
+    return lane.once(
+        ("positions", lane.view, lane.specs[index].rope),
+        lambda: tuple(gather(part, rows, part.dim() - 2) for part in embeddings),
+    )

@@ -39,7 +39,7 @@ class _Features:
         call = TowerCall(self._adapter, block.plan, self._modality, given)
         if stage:
             self._adapter.check_merging(given)
-            if self._adapter.merge_points:
+            if self._adapter.tower.merges:
                 check_tower_runs_once(self._adapter)
         try:
             with under(call):
@@ -47,10 +47,11 @@ class _Features:
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
             self._watcher.interrupted()
             raise
-        if stage and not self._adapter.merge_points and not isinstance(output, tuple):
+        if stage and not self._adapter.tower.merges and not isinstance(output, tuple):
             output.pooler_output = encode.merge_features(call, output.pooler_output)
-            if self._adapter.deepstack is not None:
-                encode.share(call.merging, output, self._adapter.deepstack.features)
+            stack = self._adapter.anatomy.deepstack
+            if stack is not None:
+                encode.share(call.merging, output, stack.features)
         run = call.over()
         mark(output, run)
         self._watcher.on_features(run)
@@ -97,7 +98,7 @@ class TowerTap:
 
     def __init__(self, adapter: Adapter, index: int) -> None:
         self._adapter, self._index = adapter, index
-        self._tap = Tap(adapter.tower_attentions[index], self._on_block)
+        self._tap = Tap(adapter.tower.attentions[index], self._on_block)
 
     def remove(self) -> None:
         """Take the tap off."""
@@ -109,7 +110,7 @@ class TowerTap:
             return attention.run()
         if index in call.plan.blocks:
             call.scores.setdefault(index, []).extend(self._scores(attention, call.merging))
-        if call.plan.at_encode and self._adapter.merge_points:
+        if call.plan.at_encode and self._adapter.tower.merges:
             return encode.attend(call, index, attention)
         return attention.run()
 
@@ -124,7 +125,7 @@ class TowerTap:
             sizes = bounds.diff().tolist()
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
         for q, k in parts:
-            yield self._votes(q, k, attention.scaling)[:, int(self._adapter.has_cls) :].flatten()
+            yield self._votes(q, k, attention.scaling)[:, int(self._adapter.tower.has_cls) :].flatten()
 
     def _votes(self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None) -> Tensor:
         """float32 (B, N): what each token gets.
@@ -133,7 +134,7 @@ class TowerTap:
         averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
         """
         bias, size = (None, None) if merging is None else (merging.bias, merging.size)
-        if self._adapter.has_cls:
+        if self._adapter.tower.has_cls:
             return attention_colmean(query[:, :, :1], key, scaling, bias=bias)
         voters = query.shape[2] if merging is None else merging.member.shape[1]
         return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters

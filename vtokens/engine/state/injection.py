@@ -1,4 +1,4 @@
-"""Features that are added to the states of visual tokens behind the first decoder layers (`adapters.Deepstack`).
+"""Features that are added to the states of visual tokens behind the first decoder layers (`Anatomy.deepstack`).
 
 A picture: v1 was dropped, so its row of the features is added to nobody.
 
@@ -73,7 +73,7 @@ def injected(adapter: Adapter, kwargs: Mapping[str, Any]) -> Injection | None:
     Raises:
         ValueError: some of it would be added behind the last layer.
     """
-    deepstack = adapter.deepstack
+    deepstack = adapter.anatomy.deepstack
     entries = None if deepstack is None else kwargs.get(deepstack.name)
     if deepstack is None or entries is None or not len(entries):
         return None
@@ -90,5 +90,5 @@ def injected(adapter: Adapter, kwargs: Mapping[str, Any]) -> Injection | None:
 
 def left_to_engine(adapter: Adapter, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The language model's inputs without what the engine adds in its place."""
-    deepstack = adapter.deepstack
+    deepstack = adapter.anatomy.deepstack
     return kwargs if deepstack is None else {**kwargs, deepstack.name: None, deepstack.at: None}

@@ -86,6 +86,7 @@ class Lane:
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
+        specs: what each decoder layer is.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
     """
 
@@ -111,7 +112,8 @@ class Lane:
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
-        self.windows = cut(adapter.specs, past + self.length)
+        self.specs = adapter.specs
+        self.windows = cut(self.specs, past + self.length)
         self._memo: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

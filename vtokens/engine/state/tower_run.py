@@ -57,8 +57,8 @@ class TowerRun:
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
         """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
-        depth = len(self.adapter.tower_attentions)
-        numbers = [self.adapter.feature_block] if blocks is None else [block % depth for block in blocks]
+        depth = len(self.adapter.tower.blocks)
+        numbers = [self.adapter.tower.feature_block] if blocks is None else [block % depth for block in blocks]
         if not self.scores.keys() >= set(numbers):
             raise ValueError(
                 "these features were computed under another strategy, which did not ask for the tower's attention: "
@@ -81,7 +81,7 @@ class TowerRun:
         if self.merging is None:
             return torch.arange(1, 1 + sum(map(len, self.pictures)))
         ids = self.merging.ids()
-        if not self.adapter.merge_points:
+        if not self.adapter.tower.merges:
             return ids[self.merging.real]
         flat = ids.flatten().double()
         # Numbers and their squares go the features' way: a blend of different ones has a variance.

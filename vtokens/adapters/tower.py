@@ -1,0 +1,106 @@
+"""The vision tower of a live model, found by what its family declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from vtokens.adapters.anatomy import TowerSpec
+
+
+class MergePoint(NamedTuple):
+    """A tower block that computes y = x + attention and y + mlp(norm(y)): tokens can be merged at y.
+
+    `norm` is called with y alone, `mlp` with what that returns.
+    """
+
+    block: nn.Module
+    norm: nn.Module
+    mlp: nn.Module
+
+
+class Tower:
+    """A vision tower. Parts are looked up when they are asked for, so that what a user replaces counts.
+
+    Args:
+        spec: where they are.
+        multimodal: the module that calls the tower.
+    """
+
+    def __init__(self, spec: TowerSpec, multimodal: Any) -> None:
+        self._spec, self._multimodal = spec, multimodal
+
+    @property
+    def module(self) -> Any:
+        """The tower itself; its config names its type.
+
+        Raises:
+            ValueError: it is not where the family has it.
+        """
+        found = next((part for path in self._spec.at if (part := follow(self._multimodal, path)) is not None), None)
+        if found is None:
+            raise ValueError(f"{type(self._multimodal).__name__} has no vision tower at {' or '.join(self._spec.at)}")
+        return found
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """Its blocks, in order.
+
+        Raises:
+            ValueError: it is a tower of another kind.
+        """
+        module = self.module
+        blocks = follow(module, self._spec.blocks)
+        if blocks is None:
+            raise ValueError(
+                f"no adapter of this family knows a {type(module).__name__} as vision tower: those with their blocks "
+                f"at `{self._spec.blocks}` are supported"
+            )
+        found: Sequence[Any] = blocks
+        return found
+
+    @property
+    def attentions(self) -> Sequence[Any]:
+        """The attention modules of its blocks, in order."""
+        return [follow(block, self._spec.attention) for block in self.blocks]
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether it puts a class token at position 0."""
+        return self._spec.class_token is not None and follow(self.module, self._spec.class_token) is not None
+
+    @property
+    def feature_block(self) -> int:
+        """The block (0-based) in which features are scored: the one whose output becomes the features, or nearest to it
+        of those that attend to whole pictures."""
+        full = None if self._spec.full is None else follow(self.module, self._spec.full)
+        if full:
+            return int(max(full))
+        layer = -1 if self._spec.layer is None else getattr(self._multimodal.config, self._spec.layer)
+        layer = layer if isinstance(layer, int) else layer[-1]
+        # hidden_states has one entry more than there are blocks: entry -2 is the output of block depth - 2.
+        return int(layer) % (len(self.blocks) + 1) - 1
+
+    @property
+    def merges(self) -> bool:
+        """Whether tokens can be merged inside it, not only behind it."""
+        return self._spec.merging is not None
+
+    def merge_point(self, index: int) -> MergePoint:
+        """Where tokens can be merged in block `index`; only if it `merges`."""
+        norm, mlp = self._spec.merging or ("", "")
+        block = self.blocks[index]
+        return MergePoint(block, follow(block, norm), follow(block, mlp))
+
+    @property
+    def projector(self) -> Any:
+        """What turns its rows (B, N, C) into features (B, N, D), row by row; None if the family names none."""
+        return None if self._spec.projector is None else follow(self._multimodal, self._spec.projector)
+
+
+def follow(module: Any, path: str) -> Any:
+    """What an attribute path leads to; None if it leads nowhere."""
+    return reduce(lambda part, name: getattr(part, name, None), path.split("."), module)
