@@ -91,6 +91,14 @@ def test_layers_are_read_as_they_are_built(name: str) -> None:
         assert (spec.kind == "sliding") == (spec.window is not None)
 
 
+def test_an_adapter_without_anatomy_is_refused() -> None:
+    """As those written for 0.1, which had a property for each part."""
+    with pytest.raises(TypeError, match=r"Old has no `anatomy`: .*docs/migrating.md"):
+        register_adapter("old")(type("Old", (Adapter,), {}))
+    with pytest.raises(ValueError, match="no adapter"):
+        adapter_class("old")
+
+
 def test_an_adapter_has_few_names() -> None:
     """What a contributor has to know; of the class alone, it was 25 before a family was one declaration."""
     assert len([name for name in {*dir(Adapter), *Adapter.__annotations__} if not name.startswith("_")]) <= 17

@@ -103,7 +103,7 @@ def test_the_pages_name_what_exists() -> None:
     heads = {*Heads.__dataclass_fields__, *dir(Heads)}
     known = {*heads, *Needs.__dataclass_fields__}
     assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in known for name in rows)
-    rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)\(", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == Adapter.__abstractmethods__
     root = DOCS.parent
     for page in ("add-a-strategy.md", "add-a-model.md"):

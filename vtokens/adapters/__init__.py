@@ -7,16 +7,32 @@ from typing import TYPE_CHECKING
 from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
+    from vtokens.adapters.anatomy import Anatomy, Deepstack, TowerSpec
     from vtokens.adapters.base import Adapter
     from vtokens.adapters.find import adapter_for
-    from vtokens.adapters.registry import adapter_class, examples, models, register_adapter
+    from vtokens.adapters.registry import adapter_class, brought_by, examples, models, register_adapter
 
-__all__ = ["Adapter", "adapter_class", "adapter_for", "examples", "models", "register_adapter"]
+__all__ = [
+    "Adapter",
+    "Anatomy",
+    "Deepstack",
+    "TowerSpec",
+    "adapter_class",
+    "adapter_for",
+    "brought_by",
+    "examples",
+    "models",
+    "register_adapter",
+]
 
 __getattr__ = importer(
     __name__,
     {
         "Adapter": "vtokens.adapters.base",
+        "Anatomy": "vtokens.adapters.anatomy",
+        "Deepstack": "vtokens.adapters.anatomy",
+        "TowerSpec": "vtokens.adapters.anatomy",
+        "brought_by": "vtokens.adapters.registry",
         "adapter_class": "vtokens.adapters.registry",
         "adapter_for": "vtokens.adapters.find",
         "examples": "vtokens.adapters.registry",

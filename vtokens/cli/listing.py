@@ -45,10 +45,11 @@ def _strategies(options: argparse.Namespace) -> None:
 
 
 def _models(options: argparse.Namespace) -> None:
-    from vtokens.adapters import examples, models
+    from vtokens.adapters import brought_by, examples, models
     from vtokens.scenes import embedded_models
 
     say("embedded: " + ", ".join(embedded_models()))
     width = max(map(len, models()))
     for family in models():
-        say(f"{family:<{width}}  {', '.join(examples(family))}")
+        whose = brought_by(family)
+        say(f"{family:<{width}}  {', '.join(examples(family)) if whose is None else f'brought by {whose}'}")

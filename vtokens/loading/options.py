@@ -70,7 +70,8 @@ def from_pretrained_names() -> set[str]:
 def _config_fields(config: PretrainedConfig | None) -> set[str]:
     """What a config lets `from_pretrained` set; of all families, and of their decoders, if it is not known yet."""
     if config is None:
-        families = [CONFIG_MAPPING[family]() for family in models()]
+        # A family that another package brings may have a config of its own, which transformers learns with its import.
+        families = [CONFIG_MAPPING[family]() for family in models() if family in CONFIG_MAPPING]
         # A checkpoint's config has more than the family's default: token ids, which decoders' configs know.
         configs = [*families, *(family.get_text_config() for family in families)]
     else:
