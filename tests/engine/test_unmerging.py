@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -289,8 +291,14 @@ def test_videos(family: str) -> None:
     """Pooled frames (OneVision) and merged features with time in their positions (Qwen) equal copies too."""
     target, reference, batch = model(family, "pruned"), model(family, "plain"), video(family)
     spec = "dymu(thresholds=(0.5, 0.5, 0.5))"
-    before, report, features = before_and_with(target, spec, batch)
-    numbers = copies(target, batch, features, before)
+    patches: list[Tensor] = []
+    with ExitStack() as stack:
+        if family == "llava_onevision":
+            projector = target.model.multi_modal_projector
+            hook = projector.register_forward_hook(lambda module, args, output: patches.append(output.flatten(0, -2)))
+            stack.callback(hook.remove)
+        before, report, features = before_and_with(target, spec, batch)
+    numbers = copies(target, batch, features, before, patches[0] if patches else None)
     assert report.samples[0].visual_tokens[0] < int((numbers >= 0).sum())
     with vtokens.attach(target, spec):
         got = target.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)

@@ -63,10 +63,17 @@ def call_features(target: Any, batch: dict[str, Any]) -> Any:
     return call(**given, return_dict=True)
 
 
-def copies(target: Any, batch: dict[str, Any], features: Any, before: vtokens.Report) -> Tensor:
+def copies(
+    target: Any, batch: dict[str, Any], features: Any, before: vtokens.Report, patches: Tensor | None = None
+) -> Tensor:
     """int64 (B, N): a number for each fed position, the same where positions hold one merged token; -1 outside.
 
     Read off the features: those of one picture that are equal. Positions that are gone before DyMU selects are outside.
+
+    Args:
+        target, batch, features, before: what was asked, and what came.
+        patches: (P, D), the features before they were pooled; None where they are not. A feature that is none of them
+            is a blend of several, and stands for itself, however many others are the same blend.
     """
     ids, valid = batch["input_ids"], batch["attention_mask"]
     placeholder = torch.stack([ids == t for t in adapter_for(target).placeholder_ids.values()]).any(0)
@@ -74,10 +81,12 @@ def copies(target: Any, batch: dict[str, Any], features: Any, before: vtokens.Re
     numbers = torch.full_like(ids, -1)
     values = torch.cat(list(features.pooler_output))
     owner = torch.cat([torch.full((len(part),), i) for i, part in enumerate(features.pooler_output)])
-    rows = placeholder.nonzero()
+    rows, near = placeholder.nonzero(), 1e-5 * values.abs().max()
     for at in range(len(values)):
         row, place = rows[at].tolist()
-        same = (values - values[at]).abs().amax(1) < 1e-5 * values.abs().max()
+        same = (values - values[at]).abs().amax(1) < near
+        if patches is not None and (patches - values[at]).abs().amax(1).min() >= near:
+            same = torch.arange(len(values)) == at
         first = int((same & (owner == owner[at]) & visual[placeholder]).float().argmax())
         seen = place in before.samples[row].positions[0]
         numbers[row, place] = first if visual[row, place] and seen else -1
