@@ -24,7 +24,7 @@ from vtokens.eval.profile_job import Job, _begin
 from vtokens.filter import saved as filters
 from vtokens.filter.calibrators import records as labelled
 from vtokens.filter.calibrators.calibrator import Calibrator
-from vtokens.filter.datasets.output_log import Ledger
+from vtokens.filter.datasets.output_log import OutputLog
 from vtokens.filter.datasets.rows import Refusal, Row, digest
 from vtokens.loading import saved
 from vtokens.report import answers, reading
@@ -125,7 +125,7 @@ def _read_record(path: Path) -> None:
         assert len(record.labels) == len(record.mentions)
 
 
-def _ledger(folder: Path) -> Path:
+def _output_log(folder: Path) -> Path:
     found = {
         "line": 1, "field": "caption", "draft": "a dog.", "action": "flag", "calibrated": True, "threshold": 0.5,
         "mentions": [{"start": 0, "end": 5, "text": "a dog", "kind": "object", "name": "dog", "negated": False,
@@ -134,21 +134,21 @@ def _ledger(folder: Path) -> Path:
         "edits": [{"what": "redacted", "before": "a dog.", "after": "", "p": 0.25, "by": ""}],
     }  # fmt: skip
     content = {"image": "0.png", "caption": "a dog."}
-    with Ledger(folder / "out.jsonl", SETTINGS) as ledger:
+    with OutputLog(folder / "out.jsonl", SETTINGS) as log:
         for line in (1, 2):
             row = Row(line, content, "0.png", "?", "caption", "a dog.", json.dumps(content))
-            ledger.put(
+            log.put(
                 [(row, {**content, "filter": {**found, "line": line}})], [Refusal(line + 2, "no: reason", "ra\udcffw")]
             )
     return folder / "out.jsonl"
 
 
-def _read_ledger(path: Path) -> None:
-    with Ledger(path.parent / "out.jsonl", SETTINGS) as ledger:
-        tally = ledger.tally
+def _read_output_log(path: Path) -> None:
+    with OutputLog(path.parent / "out.jsonl", SETTINGS) as log:
+        tally = log.tally
         assert 0 <= tally.flagged <= tally.mentions
         assert tally.rows + sum(tally.refused.values()) <= 4
-        ledger.has(Refusal(9, "", ""))
+        log.has(Refusal(9, "", ""))
     assert len(digest({})) == 16
 
 
@@ -231,9 +231,9 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Read]] = {
     "calibrator": (_calibrator, _read_calibrator),
     "filter": (_filter, _read_filter),
     "record": (_record, _read_record),
-    "filtered": (_ledger, _read_ledger),
-    "rejected": (lambda folder: _ledger(folder).with_name("out.rejected.jsonl"), _read_ledger),
-    "settings": (lambda folder: _ledger(folder).with_name("out.settings.json"), _read_ledger),
+    "filtered": (_output_log, _read_output_log),
+    "rejected": (lambda folder: _output_log(folder).with_name("out.rejected.jsonl"), _read_output_log),
+    "settings": (lambda folder: _output_log(folder).with_name("out.settings.json"), _read_output_log),
     "strategy": (_strategy, _read_strategy),
     "answer": (_answer, _read_answer),
     "manifest": (_results("manifest.json"), _read_manifest),

@@ -14,7 +14,7 @@ from vtokens.eval import manifest
 from vtokens.filter import saved as filters
 from vtokens.filter.calibrators import records
 from vtokens.filter.calibrators.calibrator import Calibrator
-from vtokens.filter.datasets.output_log import Ledger
+from vtokens.filter.datasets.output_log import OutputLog
 from vtokens.loading import saved
 from vtokens.schemas import KINDS, check, load
 from vtokens.tables import patterns, sinks, thresholds
@@ -66,8 +66,8 @@ def test_devices_and_folders_are_refused_at_once(kind, tmp_path):
 def test_files_beside_others_are_regular_too(tmp_path):
     for name, read in (
         ("manifest.json", manifest.read),
-        ("o.settings.json", lambda folder: Ledger(folder / "o.jsonl", {})),
-        ("o.jsonl", lambda folder: Ledger(folder / "o.jsonl", {})),
+        ("o.settings.json", lambda folder: OutputLog(folder / "o.jsonl", {})),
+        ("o.jsonl", lambda folder: OutputLog(folder / "o.jsonl", {})),
     ):
         (tmp_path / "o.settings.json").write_text("{}\n") if name == "o.jsonl" else None
         (tmp_path / name).unlink(missing_ok=True)

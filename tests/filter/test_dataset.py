@@ -175,7 +175,7 @@ def test_outputs_that_cannot_be_gone_on_with(source, tmp_path, hf):
 def test_only_one_process_writes(source, tmp_path, hf):
     held = tmp_path / "held.jsonl"
     module = "vtokens.filter.datasets.output_log"
-    hold = f"from {module} import Ledger; x = Ledger({str(held)!r}, {{}}); print('held', flush=True); input()"
+    hold = f"from {module} import OutputLog; x = OutputLog({str(held)!r}, {{}}); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(ValueError, match="another process is writing"):

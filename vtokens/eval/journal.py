@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vtokens.core.reading import MEBIBYTE, lines, opened, parse_json
-from vtokens.core.writing import append, line
+from vtokens.core.jsonlines import JsonLines, read_lines
+from vtokens.core.reading import MEBIBYTE, parse_json
 from vtokens.schemas import check
 
 
@@ -77,7 +77,8 @@ class Journal:
 
     Raises:
         OSError: the folder cannot be written.
-        ValueError: a line that is no `Answer`, other than an unfinished last one.
+        ValueError: a line that is no `Answer`, other than an unfinished last one; another process writes the answers of
+            this cell and rank.
     """
 
     def __init__(
@@ -87,9 +88,7 @@ class Journal:
         self.path = Path(folder) / f"{_stem(cell)}{rank}.jsonl"
         self._answers = collect(folder, cell)
         self._told = told
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        self._size = _whole(self.path)
-        self._file.truncate(self._size)
+        self._file = JsonLines(self.path)
 
     def get(self, task: str, doc: int) -> Answer | None:
         """The answer to a document, if there is one already."""
@@ -101,13 +100,7 @@ class Journal:
         Raises:
             OSError: the disk is full, or the file may not grow: none of `answers` is kept, everything before is.
         """
-        data = "".join(line(vars(answer)) for answer in answers).encode()
-        try:
-            append(self._file, data, self.path, f"{len(self)} answers are kept in {self.path.parent}")
-        except OSError:
-            self._file.truncate(self._size)
-            raise
-        self._size += len(data)
+        self._file.put(map(vars, answers), f"{len(self)} answers are kept in {self.path.parent}")
         self._answers |= {(answer.task, answer.doc): answer for answer in answers}
         if self._told is not None:
             self._told(len(answers))
@@ -142,26 +135,13 @@ def read(path: str | Path) -> Iterator[Answer]:
     Raises:
         ValueError: a line that is no `Answer`, by its number.
     """
-    with opened(path) as file:
-        for number, (data, length) in enumerate(lines(file, _LONGEST), 1):
-            if not data.endswith(b"\n") and length == len(data):
-                return
-            try:
-                if length > len(data):
-                    raise ValueError(f"it has {length:,} bytes, and {_LONGEST:,} are read")
-                row = check(parse_json(data.decode("utf-8")), "answer")
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}, is damaged ({error}): delete it to have it asked again"
-                ) from error
-            yield Answer(**row)
+    return read_lines(path, _LONGEST, _answer, "is damaged ({}): delete it to have it asked again")
+
+
+def _answer(text: str) -> Answer:
+    return Answer(**check(parse_json(text), "answer"))
 
 
 def _stem(cell: str) -> str:
     """What the file names of a cell begin with; no two cells share it."""
     return f"{quote(cell, safe='@#()+=, ')}.rank"
-
-
-def _whole(path: Path) -> int:
-    """Bytes of `path` up to and with the last line break."""
-    return path.read_bytes().rfind(b"\n") + 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from vtokens.core.budget import Keep
 from vtokens.core.extras import check, needs
+from vtokens.core.lock import alone
 from vtokens.core.writing import line, replacing, write_json
 from vtokens.engine import attach
 from vtokens.eval import manifest, pictures, processes, suite, tables
@@ -98,7 +99,8 @@ def run(
     if device is not None:
         check_device(device)
     rank, ranks = processes.ranks((device or default_device()).startswith("cpu"))
-    with processes.alone(folder, rank):
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder / f".rank{rank}.lock", f"sweeping into {folder}", "folder"):
         with quiet():
             loaded = suite.load(tasks, sorted({cell.seed for cell in wanted}), include, limit)
             facts = suite.facts(loaded, limit)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vtokens.core.errors import shorten
-from vtokens.core.reading import lines, opened, parse_json
+from vtokens.core.jsonlines import read_lines
+from vtokens.core.reading import parse_json
 from vtokens.core.writing import line, replacing
 from vtokens.filter.datasets.bounds import LINE
 from vtokens.filter.mentions import Mention
@@ -106,13 +107,8 @@ def read(path: str | Path) -> Iterator[Record]:
     Raises:
         ValueError: a line that is no record, by its number; a last line that was cut off is one.
     """
-    with opened(path) as file:
-        for number, (data, length) in enumerate(lines(file, LINE), 1):
-            try:
-                if length > len(data):
-                    raise ValueError(f"it has {length:,} bytes, and {LINE:,} are read")
-                if not data.endswith(b"\n"):
-                    raise ValueError("it is cut off, so the file is incomplete")
-                yield Record.from_dict(parse_json(data.decode("utf-8")))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}, is no record: {error}") from error
+    return read_lines(path, LINE, _record, "is no record: {}", cut_off=False)
+
+
+def _record(text: str) -> Record:
+    return Record.from_dict(parse_json(text))

@@ -8,7 +8,7 @@ from typing import Any
 
 from vtokens.core.reading import regular, same_file
 from vtokens.filter.actions.action import check_action
-from vtokens.filter.datasets.output_log import Ledger, Tally, places
+from vtokens.filter.datasets.output_log import OutputLog, Tally, places
 from vtokens.filter.datasets.rows import Refusal, Row, count, read
 from vtokens.filter.datasets.worker import Batch, Done, Worker
 
@@ -35,7 +35,7 @@ def filter_dataset(
 
     Args:
         source: rows as `vtokens.filter.datasets.rows.read` takes them.
-        output: see `Ledger`.
+        output: see `OutputLog`.
         work: judges batches: `alone(worker)`, or `vtokens.filter.datasets.ray.spread(...)`.
         settings: whatever decides about the results, as JSON; an output begun with others is refused.
         prompt, text: as for `read`.
@@ -44,17 +44,17 @@ def filter_dataset(
         told: called with the number of rows after each batch, and at first with that of the rows done before.
 
     Raises:
-        OSError, ValueError: as `read` and `Ledger`.
+        OSError, ValueError: as `read` and `OutputLog`.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
     told = told or (lambda rows: None)
     check_apart(source, output)
-    with Ledger(output, {**settings, "prompt": prompt, "text": text}, retry) as ledger:
-        for rows, refusals in work(_pending(ledger, read(source, prompt, text), batch_size, told)):
-            ledger.put(rows, refusals)
+    with OutputLog(output, {**settings, "prompt": prompt, "text": text}, retry) as log:
+        for rows, refusals in work(_pending(log, read(source, prompt, text), batch_size, told)):
+            log.put(rows, refusals)
             told(len(rows) + len(refusals))
-        return ledger.tally
+        return log.tally
 
 
 def check_files(source: str | Path, folder: str | Path, output: str | Path, action: str, *more: str | Path) -> int:
@@ -106,11 +106,11 @@ def alone(make: Callable[[], Worker]) -> Work:
     return work
 
 
-def _pending(ledger: Ledger, rows: Iterable[Row | Refusal], size: int, told: Callable[[int], Any]) -> Iterator[Batch]:
+def _pending(log: OutputLog, rows: Iterable[Row | Refusal], size: int, told: Callable[[int], Any]) -> Iterator[Batch]:
     """Batches of what is not done yet."""
     batch, waiting = Batch(), 0
     for row in rows:
-        if ledger.has(row):
+        if log.has(row):
             told(1)
             continue
         batch.append(row)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from vtokens.core.errors import shorten
-from vtokens.core.reading import lines, parse_json, regular
-from vtokens.core.writing import append, line, write_json
+from vtokens.core.jsonlines import JsonLines, read_lines
+from vtokens.core.lock import alone
+from vtokens.core.reading import parse_json
+from vtokens.core.writing import write_json
 from vtokens.filter.datasets.bounds import LINE
 from vtokens.filter.datasets.rows import OWN, Refusal, Row, digest
 from vtokens.schemas import check, load
@@ -62,7 +62,7 @@ def places(out: str | Path) -> dict[str, Path]:
     }
 
 
-class Ledger:
+class OutputLog:
     """The output files of a run, only ever appended to, so that a killed run goes on where it was.
 
     `out` holds a row a line: the input's fields and OWN. Beside it lie `<stem>.rejected.jsonl` and
@@ -81,20 +81,20 @@ class Ledger:
     def __init__(self, out: str | Path, settings: dict[str, Any], retry: bool = False) -> None:
         self.out, self.rejected, self._settings, lock = places(out).values()
         self.tally = Tally()
-        self._lock = _locked(self.out, lock)
-        try:
+        self._done: dict[int, str] = {}
+        with ExitStack() as held:
+            held.enter_context(alone(lock, f"writing {self.out}", "output"))
             self._check(settings)
             if retry:
                 self.rejected.unlink(missing_ok=True)
-            self._done: dict[int, str] = {}
             for content in _lines(self.out, "filtered"):
                 self._written(content)
             for content in _lines(self.rejected, "rejected"):
                 self._refused(content)
-            self._files = {path: open(path, "ab", buffering=0) for path in (self.out, self.rejected)}  # noqa: SIM115
-        except BaseException:
-            self._lock.release()
-            raise
+            held.callback(self._tidy)
+            # Opening cuts off what is unfinished, so it waits until the files are known to be this run's.
+            self._files = [held.enter_context(closing(JsonLines(path))) for path in (self.out, self.rejected)]
+            self._held = held.pop_all()
 
     def has(self, row: Row | Refusal) -> bool:
         """Whether a line was dealt with; ValueError if it was another text then."""
@@ -109,12 +109,9 @@ class Ledger:
     def put(self, rows: Sequence[tuple[Row, dict[str, Any]]], refusals: Iterable[Refusal] = ()) -> None:
         """Append rows as they are to be written, and what is set aside; on disk when this returns."""
         aside = list(refusals)
-        for path, texts in (
-            (self.out, [line(content) for _, content in rows]),
-            (self.rejected, [line(asdict(refusal)) for refusal in aside]),
-        ):
-            if texts:
-                self._append(path, "".join(texts).encode())
+        for file, contents in zip(self._files, ([content for _, content in rows], [*map(asdict, aside)]), strict=True):
+            if contents:
+                file.put(contents, _KEPT)
         for row, content in rows:
             self._done[row.line] = row.digests[0]
             self.tally.add(content[OWN])
@@ -123,26 +120,17 @@ class Ledger:
 
     def close(self) -> None:
         """Close the files and let others at them; a file without a row is removed."""
-        for path, file in self._files.items():
-            file.close()
-            if path == self.rejected and not path.stat().st_size:
-                path.unlink()
-        self._lock.release()
+        self._held.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> OutputLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, path: Path, data: bytes) -> None:
-        file = self._files[path]
-        size = os.fstat(file.fileno()).st_size
-        try:
-            append(file, data, path, _KEPT)
-        except OSError:
-            file.truncate(size)
-            raise
+    def _tidy(self) -> None:
+        if self.rejected.exists() and not self.rejected.stat().st_size:
+            self.rejected.unlink()
 
     def _check(self, settings: dict[str, Any]) -> None:
         path, there = self._settings, self._settings.exists()
@@ -184,33 +172,13 @@ class Ledger:
         self.tally.refused[refusal.reason.partition(":")[0]] += 1
 
 
-def _locked(out: Path, path: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ValueError(f"another process is writing {out}: wait for it, or give another output") from error
-    return lock
-
-
 def _lines(path: Path, kind: str) -> Iterable[dict[str, Any]]:
-    """The rows in a file, which loses a last line that a killed process left unfinished."""
-    if not path.exists():
-        return
-    regular(path)
-    with open(path, "r+b") as file:
-        whole = 0
-        for number, (data, length) in enumerate(lines(file, _LONGEST), 1):
-            try:
-                if length > len(data):
-                    raise ValueError(f"it has {length:,} bytes")
-                if not data.endswith(b"\n"):
-                    break
-                whole += length
-                yield check(parse_json(data.decode("utf-8"), halves=True), kind)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}, is damaged ({error}): give another output") from error
-        file.truncate(whole)
+    """The rows in a file, if it is there."""
+
+    def checked(text: str) -> dict[str, Any]:
+        return dict(check(parse_json(text, halves=True), kind))
+
+    return read_lines(path, _LONGEST, checked, "is damaged ({}): give another output") if path.exists() else ()
 
 
 def _settings(path: Path) -> dict[str, Any]:
