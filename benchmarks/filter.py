@@ -32,7 +32,7 @@ from vtokens.adapters import adapter_for  # noqa: E402
 from vtokens.eval.presets import preset  # noqa: E402
 from vtokens.eval.shapes import random_model, resize  # noqa: E402
 from vtokens.filter.filter import HallucinationFilter  # noqa: E402
-from vtokens.filter.trace.prompts import batch, encode  # noqa: E402
+from vtokens.filter.trace.prompts import batch, prompt_inputs  # noqa: E402
 
 TARGETS = {"check": 1.5, "generate": 1.10}
 """The most over one teacher-forced pass of the same tokens, and over plain generation."""
@@ -83,19 +83,19 @@ def measure(
         checker.processor.tokenizer(text * options.tokens, add_special_tokens=False)["input_ids"] for text in said
     ]
     written = [ids[: options.tokens] for ids in written]
-    start = encode(processor, groups, prompts, model.device)["input_ids"].shape[1]
+    start = prompt_inputs(processor, groups, prompts, model.device)["input_ids"].shape[1]
     forced = LogitsProcessorList([Forced(torch.tensor(written, device=model.device), start)])
     length = {"max_new_tokens": options.tokens, "do_sample": False, "logits_processor": forced}
     adapter = adapter_for(model)
 
     @torch.no_grad()
     def forward() -> None:
-        given = batch(adapter, processor, encode(processor, groups, prompts, model.device), written)
+        given = batch(adapter, processor, prompt_inputs(processor, groups, prompts, model.device), written)
         model(**given.full(adapter))
 
     @torch.no_grad()
     def plain() -> None:
-        model.generate(**encode(processor, groups, prompts, model.device), **length)
+        model.generate(**prompt_inputs(processor, groups, prompts, model.device), **length)
 
     mentions = sum(len(report.mentions) for report in checker.check(images, prompts, written))
     runs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {

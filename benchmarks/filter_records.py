@@ -19,7 +19,7 @@ from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.mentions import get_extractor
 from vtokens.filter.signals import features, get_signals, parts_for
 from vtokens.filter.trace import passes
-from vtokens.filter.trace.offsets import encode, token_spans
+from vtokens.filter.trace.offsets import encode_with_spans, token_spans
 
 CHUNK = 250  # responses a file; a run that was stopped loses one at most
 SEED = 1000
@@ -91,7 +91,7 @@ def ask(
     parts = parts_for(chosen, model.config.get_text_config().num_hidden_layers)
     images, prompts = [[e.image] for e in examples], [e.question for e in examples]
     if given:
-        responses = [encode(processor.tokenizer, edited(e)) for e in examples]
+        responses = [encode_with_spans(processor.tokenizer, edited(e)) for e in examples]
         traces = passes.score(model, processor, images, prompts, [ids for ids, _ in responses], parts)
     else:
         traces = passes.generate(model, processor, images, prompts, parts, do_sample=False)

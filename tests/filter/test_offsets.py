@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.filter.tokenizers_made import CORPUS, MADE, respelt
-from vtokens.filter.trace.offsets import _built, by_prefixes, encode, moved, token_spans
+from vtokens.filter.trace.offsets import _built, by_prefixes, encode_with_spans, moved, token_spans
 
 KNOWN = [name for name in MADE if name not in ("word piece", "slow, bytes")]
 TEXTS = st.one_of(
@@ -126,7 +126,7 @@ def test_special_tokens_write_nothing_wherever_they_stand(name):
 @pytest.mark.parametrize("text", ["A dog.", "犬 и 👍🏽", "", "  two  spaces "])
 def test_a_response_written_elsewhere(name, text):
     tokenizer = made(name)
-    ids, spans = encode(tokenizer, text)
+    ids, spans = encode_with_spans(tokenizer, text)
     assert decoded(tokenizer, ids) == text
     written = {i for a, b in spans for i in range(a, b)}
     assert {i for i, c in enumerate(text) if not c.isspace()} <= written

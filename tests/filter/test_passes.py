@@ -15,9 +15,9 @@ from tests.families import FAMILIES, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, distances
 from tests.limits import close_pass
 from vtokens import scenes
+from vtokens.core.prompts import question_prompt
 from vtokens.filter.trace.contrast import CORE
 from vtokens.filter.trace.passes import generate, score
-from vtokens.filter.trace.prompts import chat
 from vtokens.filter.trace.trace import Parts, Trace
 
 SAID = [[20, 31, 42, 53, 64], [99, 100, 101], [77]]
@@ -179,7 +179,7 @@ def test_refusals(changes: dict[str, Any], error: type[Exception], message: str)
 def test_prompts_go_through_the_chat_template() -> None:
     _, plain = build("llava")
     assert plain.image_token_id == 3
-    assert chat(plain, "What?", 2) == "<image>\n<image>\nWhat?"
-    assert chat(plain, "On <image>?", 1) == "On <image>?"
+    assert question_prompt(plain, "What?", 2) == "<image>\n<image>\nWhat?"
+    assert question_prompt(plain, "On <image>?", 1) == "On <image>?"
     _, processor = vtokens.load("scenes-llava", strategy="none")
-    assert chat(processor, "what?", 1) == scenes.prompt(processor, "what?")
+    assert question_prompt(processor, "what?", 1) == scenes.prompt(processor, "what?")

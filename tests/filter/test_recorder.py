@@ -13,7 +13,7 @@ from tests.families import FAMILIES, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, fixed, written
 from vtokens.core.compat import returned_cache
 from vtokens.filter.trace.passes import generate, score
-from vtokens.filter.trace.prompts import encode
+from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts
 
@@ -67,7 +67,7 @@ def test_behind_strategies(family: str, spec: str) -> None:
     images, prompts = ask(processor)
     handle = vtokens.attach(model, spec)
     options = fixed(processor, 5)
-    plain = model.generate(**encode(processor, images, prompts, "cpu"), **options)
+    plain = model.generate(**prompt_inputs(processor, images, prompts, "cpu"), **options)
     traces = generate(model, processor, images, prompts, EVERYTHING, **options)
     ids = [trace.ids.tolist() for trace in traces]
     assert ids == plain[:, -5:].tolist()
@@ -91,7 +91,7 @@ def test_beams_and_returned_sequences_and_samples() -> None:
     beams: Any = {**fixed(processor), "num_beams": 3, "num_return_sequences": 2}
     traces = generate(model, processor, images, prompts, EVERYTHING, **beams)
     assert len(traces) == 6
-    plain = model.generate(**encode(processor, images, prompts, "cpu"), **beams)
+    plain = model.generate(**prompt_inputs(processor, images, prompts, "cpu"), **beams)
     for row, trace in enumerate(traces):
         assert trace.ids.tolist() == plain[row, -6:].tolist()[: len(trace)]
         [read] = score(model, processor, [images[row // 2]], [prompts[row // 2]], [trace.ids.tolist()], EVERYTHING)
@@ -111,9 +111,11 @@ def test_beams_and_returned_sequences_and_samples() -> None:
 def test_whether_the_recorder_follows() -> None:
     """It follows greedy decoding, over more steps than it holds logits for, and neither beams nor an assistant."""
     model, processor = build("llava")
-    inputs = encode(processor, *ask(processor), "cpu")
+    inputs = prompt_inputs(processor, *ask(processor), "cpu")
     for options, follows in (({}, True), ({"num_beams": 2}, False), ({"prompt_lookup_num_tokens": 3}, False)):
-        batch = inputs if "prompt_lookup_num_tokens" not in options else encode(processor, *ask(processor, 1), "cpu")
+        batch = (
+            inputs if "prompt_lookup_num_tokens" not in options else prompt_inputs(processor, *ask(processor, 1), "cpu")
+        )
         with recording(model, ATTENTION) as (tape, _):
             sequences = model.generate(**batch, max_new_tokens=37, do_sample=False, **options)
         assert tape.follows(sequences) is follows
@@ -144,7 +146,7 @@ def test_nothing_is_left_behind(spec: str | None) -> None:
     """Neither on the model nor in what it says, also when generation fails half way."""
     model, processor = build("llava")
     images, prompts = ask(processor)
-    inputs = encode(processor, images, prompts, "cpu")
+    inputs = prompt_inputs(processor, images, prompts, "cpu")
     options = fixed(processor, 4)
     model.generate(**inputs, **options)
     clean = snapshot(model)
@@ -170,6 +172,9 @@ def test_the_cache_stays_a_stock_one() -> None:
     model, processor = build("llava")
     with recording(model, ATTENTION):
         output = model.generate(
-            **encode(processor, *ask(processor), "cpu"), max_new_tokens=3, do_sample=False, return_dict_in_generate=True
+            **prompt_inputs(processor, *ask(processor), "cpu"),
+            max_new_tokens=3,
+            do_sample=False,
+            return_dict_in_generate=True,
         )
     assert {type(layer).__name__ for layer in returned_cache(output).layers} == {"DynamicLayer"}

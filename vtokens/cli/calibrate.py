@@ -9,7 +9,7 @@ from typing import Any
 
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
 from vtokens.cli.output import console, note, say
-from vtokens.cli.run import chat_prompt
+from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
 
 _QUESTION = "What is to be seen here?"
@@ -56,8 +56,8 @@ def _var(options: argparse.Namespace) -> None:
     check_file(options.out, "--out")
     model, processor = vtokens.load(options.model)
     pictures = images(options.images, options.samples)
-    prompt = chat_prompt(processor, _QUESTION)
-    batches = (dict(processor(images=picture, text=prompt, return_tensors="pt")) for picture in pictures)
+    text = question_prompt(processor, _QUESTION)
+    batches = (dict(encode_prompts(processor, [text], [[picture]])) for picture in pictures)
     screen = console(stderr=True)
     hidden = not screen.is_terminal
     shown = track(batches, "looking for sinks", options.samples, transient=True, console=screen, disable=hidden)
@@ -115,12 +115,12 @@ def _dymu(options: argparse.Namespace) -> None:
     model, processor = loaded
     model.to(device).eval()
     pictures = list(images(options.images, options.samples))
-    prompt = chat_prompt(processor, _QUESTION)
+    text = question_prompt(processor, _QUESTION)
 
     def batches() -> Iterator[dict[str, Any]]:
         for start in range(0, len(pictures), options.batch):
             part = pictures[start : start + options.batch]
-            yield processor(images=part, text=[prompt] * len(part), padding=True, return_tensors="pt").to(model.device)
+            yield encode_prompts(processor, [text] * len(part), [[picture] for picture in part]).to(model.device)
 
     steps = 2 * len(targets) * -(-len(pictures) // options.batch)
     source = f"vtokens calibrate dymu, {len(pictures)} " + ("pictures" if options.images else "scenes")

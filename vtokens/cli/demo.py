@@ -12,6 +12,7 @@ from typing import Any
 
 from vtokens.cli.options import SEEDS, check_file, check_folder, whole
 from vtokens.cli.output import console, say
+from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.core.writing import write_picture
 
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
@@ -86,10 +87,8 @@ def _busy(questions: Sequence[Any]) -> Any:
 
 
 def _batch(processor: Any, questions: Sequence[Any]) -> Any:
-    from vtokens import scenes
-
-    text = [scenes.prompt(processor, q.question) for q in questions]
-    return processor(images=[q.image for q in questions], text=text, padding=True, return_tensors="pt")
+    texts = [question_prompt(processor, q.question) for q in questions]
+    return encode_prompts(processor, texts, [[q.image] for q in questions])
 
 
 def _row(

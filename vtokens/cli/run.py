@@ -7,6 +7,7 @@ from typing import Any
 
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
+from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.context import check_characters, check_room, context_of
 from vtokens.loading.hardware import check_device
 
@@ -33,15 +34,6 @@ def add_to(commands: Any) -> None:
     command.add_argument("--max-new-tokens", type=whole(), default=64, metavar="N", help="(%(default)s)")
     add_placement(command)
     command.set_defaults(run=_run)
-
-
-def chat_prompt(processor: Any, question: str) -> str:
-    """The question behind one image, in the model's own chat format."""
-    from vtokens.scenes import prompt
-
-    if getattr(processor, "chat_template", None):
-        return prompt(processor, question)
-    return f"{processor.image_token}\n{question}"
 
 
 def note_drawn(model: str, image: Any) -> None:
@@ -71,8 +63,7 @@ def _run(options: argparse.Namespace) -> None:
     model.to(device).eval()
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
     note_drawn(options.model, image)
-    inputs = processor(images=image, text=chat_prompt(processor, options.question), return_tensors="pt")
-    inputs = inputs.to(model.device)
+    inputs = encode_prompts(processor, [question_prompt(processor, options.question)], [[image]]).to(model.device)
     check_room(inputs["input_ids"].shape[1], options.max_new_tokens, context)
     tokens = model.generate(**inputs, max_new_tokens=options.max_new_tokens, do_sample=False)
     text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]

@@ -11,6 +11,7 @@ from typing import Any
 from vtokens.cli.calibrate import images
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
 from vtokens.cli.output import console, say
+from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
 
 _QUESTION = "What is to be seen in these pictures?"
@@ -85,18 +86,12 @@ def _search(options: argparse.Namespace) -> None:
 
 def _prompts(processor: Any, options: argparse.Namespace, device: Any) -> Iterator[dict[str, Any]]:
     """Prompts of different lengths; a folder's pictures are taken again when they have run out."""
-    from vtokens.scenes import prompt
-
     counts = [options.pictures[number % len(options.pictures)] for number in range(options.samples)]
     pictures = list(images(options.images, sum(counts)))
     endless = (picture for _ in iter(int, 1) for picture in pictures)
     for count in counts:
-        if getattr(processor, "chat_template", None):
-            text = prompt(processor, _QUESTION, count)
-        else:
-            text = f"{processor.image_token}\n" * count + _QUESTION
-        given = processor(images=list(islice(endless, count)), text=text, return_tensors="pt")
-        yield dict(given.to(device))
+        text = question_prompt(processor, _QUESTION, count)
+        yield dict(encode_prompts(processor, [text], [islice(endless, count)]).to(device))
 
 
 def _mean(values: list[float]) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from vtokens.core.prompts import encode_prompts, question_prompt
+
 _SPECS = ("cls(keep=0.5)+fastv(keep=0.5, layer=2)", "todre", "dymu", "vhr", "m3id")
 _QUESTIONS = ("where is the green triangle?", "how many objects are there in the scene, and which are red?")
 _STEPS = 3
@@ -111,13 +113,10 @@ def _batch(model: Any, processor: Any, questions: tuple[str, ...]) -> dict[str, 
     import numpy as np
     from PIL import Image
 
-    from vtokens import scenes
-
     grids = [np.random.default_rng(len(q)).integers(0, 256, (6, 6, 3), np.uint8) for q in questions]
     images = [Image.fromarray(grid).resize((96, 96), Image.Resampling.NEAREST) for grid in grids]
-    text = [scenes.prompt(processor, question) for question in questions]
-    batch = processor(images=images, text=text, padding=True, padding_side="left", return_tensors="pt")
-    return dict(batch.to(model.device))
+    texts = [question_prompt(processor, question) for question in questions]
+    return dict(encode_prompts(processor, texts, [[image] for image in images]).to(model.device))
 
 
 def _generate(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.core.extras import needs
+from vtokens.core.prompts import encode_prompts, question_prompt
 
-from .sampling import Example, prompt, score
+from .sampling import Example, score
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,8 @@ def answer(
     order = sorted(range(len(examples)), key=lambda i: examples[i].kind == "caption")
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        inputs = processor(
-            images=[examples[i].image for i in part],
-            text=[prompt(processor, examples[i].question) for i in part],
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
+        texts = [question_prompt(processor, examples[i].question) for i in part]
+        inputs = encode_prompts(processor, texts, [[examples[i].image] for i in part]).to(model.device)
         tokens = model.generate(**inputs, do_sample=False, **limit)
         texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens.core.prompts import question_prompt
+
 from .questions import ALL_KINDS, KINDS, ask, check_kinds
 from .render import render
 from .world import Scene, check_split, draw_scene, stream
@@ -69,11 +71,10 @@ def _draw(split: str, seed: int, index: int, kind: str) -> tuple[Scene, str, str
 
 
 def prompt(processor: Any, question: str, images: int = 1) -> str:
-    """The chat prompt for `question` behind `images` picture placeholders (0 for none), through the chat template."""
+    """The chat prompt for `question` behind `images` picture placeholders (0 for none); see `vtokens.core.prompts`."""
     if isinstance(images, bool) or not isinstance(images, int) or images < 0:
         raise ValueError(f"images must be an int of at least 0, got {images!r}")
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return question_prompt(processor, question, images)
 
 
 def normalise(answer: str) -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vtokens.adapters import adapter_for
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.engine import Handle, Report
@@ -16,11 +13,12 @@ from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked
 from vtokens.eval.lmms.generation import Ended
-from vtokens.eval.lmms.prompts import Prompt, encode
+from vtokens.eval.lmms.prompts import MediaPrompt, batch_inputs
+from vtokens.loading.responses import response_lengths
 
 
 def answers(
-    model: Any, processor: Any, handle: Handle, asked: Sequence[Asked], prompts: Sequence[Prompt]
+    model: Any, processor: Any, handle: Handle, asked: Sequence[Asked], prompts: Sequence[MediaPrompt]
 ) -> list[Answer]:
     """Answer requests that share their settings, in one call of `generate`.
 
@@ -30,7 +28,7 @@ def answers(
         asked, prompts: the requests, one a row.
     """
     size, chosen = len(asked), asked[0].settings
-    inputs = encode(processor, prompts).to(model.device, model.dtype)
+    inputs = batch_inputs(processor, prompts).to(model.device, model.dtype)
     start = inputs["input_ids"].shape[1]
     ends = [Ended(processor.tokenizer, chosen.stop, start)] if chosen.stop else []
     before = handle.record
@@ -40,7 +38,8 @@ def answers(
     times = {name: getattr(phases, name) / size for name in ("encode", "select", "prefill", "decode")}
     report = None if handle.record is before else handle.report()
     flops, flops_full, cached, cached_full = (cost // size for cost in _costs(model, inputs, report))
-    fed, lengths = inputs["attention_mask"].sum(1).tolist(), _lengths(model, tokens)
+    fed = inputs["attention_mask"].sum(1).tolist()
+    lengths = response_lengths(model, tokens, dict(chosen.arguments), end=True)
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     found = []
     for row, one in enumerate(asked):
@@ -65,17 +64,6 @@ def answers(
             )
         )
     return found
-
-
-def _lengths(model: Any, tokens: Tensor) -> list[int]:
-    """New tokens of each row, the one that ends it included, what pads it after that not."""
-    config = model.generation_config
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    end = torch.isin(tokens, torch.tensor([e for e in ends if e is not None], dtype=tokens.dtype, device=tokens.device))
-    ended = end.any(1)
-    padded = end if config.pad_token_id is None else end | (tokens == config.pad_token_id)
-    count: list[int] = ((~padded).sum(1) + ended).tolist()
-    return count
 
 
 def _costs(model: Any, inputs: Any, report: Report | None) -> tuple[int, int, int, int]:

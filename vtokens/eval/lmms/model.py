@@ -23,7 +23,7 @@ from vtokens.eval.lmms import asked as requested
 from vtokens.eval.lmms import scoring
 from vtokens.eval.lmms.answering import answers
 from vtokens.eval.lmms.loading import load, seeded, whole
-from vtokens.eval.lmms.prompts import prompt
+from vtokens.eval.lmms.prompts import media_prompt
 from vtokens.eval.lmms.throughput import throughput
 from vtokens.strategies import Spec, Strategy, parse
 
@@ -193,7 +193,7 @@ class VTokens(lmms):
         if all(answer is not None for answer in known):
             return [answer for answer in known if answer is not None]
         first = asked[0]
-        prompts = [prompt(self.processor, one.messages(), self.max_frames_num) for one in asked]
+        prompts = [media_prompt(self.processor, one.messages(), self.max_frames_num) for one in asked]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(zlib.crc32(f"{self.seed}/{first.task}/{first.doc}/{first.repeat}".encode()))

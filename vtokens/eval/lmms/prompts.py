@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens.core.prompts import chat_text, encode_prompts
 from vtokens.eval.lmms.media import Clip, clip, picture
 from vtokens.loading.processors import refuse_videos
 
@@ -15,7 +16,7 @@ _PLACEHOLDER = "<image>"  # what tasks write where a picture is meant, whatever 
 
 
 @dataclass(frozen=True)
-class Prompt:
+class MediaPrompt:
     """A prompt and its media, in the order of their placeholders."""
 
     text: str
@@ -23,7 +24,7 @@ class Prompt:
     clips: list[Clip]
 
 
-def prompt(processor: Any, messages: Any, frames: int) -> Prompt:
+def media_prompt(processor: Any, messages: Any, frames: int) -> MediaPrompt:
     """Open the media of a chat and write its prompt, ready for the answer to follow.
 
     A processor without a video part is given the frames of a video as pictures.
@@ -60,10 +61,10 @@ def prompt(processor: Any, messages: Any, frames: int) -> Prompt:
             else:
                 raise ValueError(f"{part.type} in a prompt is not supported: pictures, videos and text are")
         turns.append({"role": message.role, "content": _placed(parts)})
-    return Prompt(_text(processor, turns), images, clips)
+    return MediaPrompt(chat_text(processor, turns), images, clips)
 
 
-def encode(processor: Any, prompts: Sequence[Prompt], after: Sequence[str] | None = None) -> Any:
+def batch_inputs(processor: Any, prompts: Sequence[MediaPrompt], after: Sequence[str] | None = None) -> Any:
     """The processor's batch, padded on the left.
 
     Args:
@@ -73,20 +74,10 @@ def encode(processor: Any, prompts: Sequence[Prompt], after: Sequence[str] | Non
     """
     texts = [p.text + tail for p, tail in zip(prompts, after or [""] * len(prompts), strict=True)]
     more: dict[str, Any] = {}
-    if images := [p.images for p in prompts if p.images]:
-        more["images"] = images
     if clips := [one for p in prompts for one in p.clips]:
         more |= {"videos": [c.frames for c in clips], "video_metadata": [c.metadata for c in clips]}
         more["do_sample_frames"] = False
-    if begins(processor, texts[0]):
-        more["add_special_tokens"] = False
-    return processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **more)
-
-
-def begins(processor: Any, text: str) -> bool:
-    """Whether the chat template wrote the token that the tokenizer would add at the beginning."""
-    first = processor.tokenizer.bos_token
-    return first is not None and text.startswith(first)
+    return encode_prompts(processor, texts, [p.images for p in prompts if p.images], **more)
 
 
 def _placed(parts: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -106,12 +97,3 @@ def _placed(parts: list[dict[str, str]]) -> list[dict[str, str]]:
             placed += [{"type": "text", "text": text}] * bool(text)
         placed += [part] * ("text" not in part)
     return placed
-
-
-def _text(processor: Any, turns: list[dict[str, Any]]) -> str:
-    template = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
-    if template:
-        text: str = processor.apply_chat_template(turns, chat_template=template, add_generation_prompt=True)
-        return text
-    parts = [part for turn in turns for part in turn["content"]]
-    return "\n".join(part["text"] if "text" in part else getattr(processor, f"{part['type']}_token") for part in parts)

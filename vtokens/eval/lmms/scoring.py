@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vtokens.core.prompts import starts_with_bos
 from vtokens.eval.lmms.asked import user_turn
-from vtokens.eval.lmms.prompts import Prompt, begins, encode, prompt
+from vtokens.eval.lmms.prompts import MediaPrompt, batch_inputs, media_prompt
 
 
 class Scored(NamedTuple):
@@ -71,16 +72,16 @@ def _batches(part: Sequence[int], tokens: dict[int, int], length: dict[int, int]
             yield same[start : start + size]
 
 
-def read(request: Any, documents: Any, processor: Any, frames: int) -> tuple[Prompt, str]:
+def read(request: Any, documents: Any, processor: Any, frames: int) -> tuple[MediaPrompt, str]:
     """The prompt and the answer to be scored of one request; media are opened here."""
     context, answer, *rest = request.args
     if not rest:  # asked for without its context, as mutual information needs it
-        return prompt(processor, user_turn(None, context), frames), answer
+        return media_prompt(processor, user_turn(None, context), frames), answer
     source, doc, task, split = rest
     document = documents[task][split][doc]
     visuals = source(document) if source is not None else None
     answer = answer if isinstance(answer, str) else answer(document)
-    return prompt(processor, user_turn(visuals, context), frames), answer
+    return media_prompt(processor, user_turn(visuals, context), frames), answer
 
 
 def answer_tokens(processor: Any, text: str, answer: str) -> int:
@@ -89,14 +90,16 @@ def answer_tokens(processor: Any, text: str, answer: str) -> int:
     Raises:
         ValueError: none.
     """
-    tokenizer, special = processor.tokenizer, not begins(processor, text)
+    tokenizer, special = processor.tokenizer, not starts_with_bos(processor, text)
     counts = [len(tokenizer(part, add_special_tokens=special)["input_ids"]) for part in (text + answer, text)]
     if counts[0] <= counts[1]:
         raise ValueError(f"the answer {answer!r} adds no token to its prompt: an empty answer cannot be scored")
     return counts[0] - counts[1]
 
 
-def losses(model: Any, processor: Any, prompts: Sequence[Prompt], answers: Sequence[str], tokens: int) -> list[Scored]:
+def losses(
+    model: Any, processor: Any, prompts: Sequence[MediaPrompt], answers: Sequence[str], tokens: int
+) -> list[Scored]:
     """Score answers of equally many tokens.
 
     A strategy decides on the prompt alone, as it does in `generate`: the model is asked for the logits of the answer
@@ -111,7 +114,7 @@ def losses(model: Any, processor: Any, prompts: Sequence[Prompt], answers: Seque
         For each row the negative log-likelihood of the answer, summed over its tokens, in nats, and whether greedy
         decoding would have given it.
     """
-    inputs = encode(processor, prompts, answers).to(model.device, model.dtype)
+    inputs = batch_inputs(processor, prompts, answers).to(model.device, model.dtype)
     with torch.no_grad():
         logits = model(**inputs, logits_to_keep=tokens + 1, use_cache=False).logits[:, -tokens - 1 : -1].float()
     right = inputs["input_ids"][:, -tokens:]

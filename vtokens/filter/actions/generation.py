@@ -20,9 +20,10 @@ from vtokens.filter.guarantees.setting import Setting
 from vtokens.filter.judge import Judge, Threshold
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.trace import passes
-from vtokens.filter.trace.offsets import encode, token_spans
-from vtokens.filter.trace.prompts import encode as encode_prompts
+from vtokens.filter.trace.offsets import encode_with_spans, token_spans
+from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.loading.responses import response_lengths
 
 Samples = Sequence[Sequence[Image.Image]]
 
@@ -79,7 +80,7 @@ class FilterPen:
         """Whole responses, going on behind what was begun, without some sequences of tokens."""
         found: list[list[int]] = []
         for part in self._parted(len(prompts)):
-            inputs = encode_prompts(self._processor, images[part], prompts[part], input_device(self._model))
+            inputs = prompt_inputs(self._processor, images[part], prompts[part], input_device(self._model))
             most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
             inputs, options = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0), dict(generate_kwargs)
             if most is not None:
@@ -94,7 +95,7 @@ class FilterPen:
             with torch.no_grad():
                 output = self._model.generate(**inputs, **options)
             said = getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :]
-            lengths = passes.lengths(self._model, said, generate_kwargs)
+            lengths = response_lengths(self._model, said, generate_kwargs)
             for first, row, length in zip(begun[part], said.tolist(), lengths, strict=True):
                 found.append([*first, *row[:length]][:most])
         return found
@@ -142,7 +143,7 @@ class FilterPen:
 
     def _spans(self, response: str | Sequence[int]) -> tuple[str, list[int], list[Span]]:
         if isinstance(response, str):
-            ids, spans = encode(self._tokenizer, response)
+            ids, spans = encode_with_spans(self._tokenizer, response)
             return response, ids, spans
         ids = [int(one) for one in response]
         text, spans = token_spans(self._tokenizer, ids, self._tokenizer.decode(ids, skip_special_tokens=True).strip())

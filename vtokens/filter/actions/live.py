@@ -13,11 +13,11 @@ from transformers import StoppingCriteria
 from vtokens.core.weights import input_device
 from vtokens.filter.mentions.base import Splitter
 from vtokens.filter.trace.assemble import Places, assemble
-from vtokens.filter.trace.passes import lengths
-from vtokens.filter.trace.prompts import encode
+from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.recorder import Tape, recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
+from vtokens.loading.responses import response_lengths
 
 Heard = Callable[[Trace, int], bool]
 """Called with the response so far and how many of its sentences are complete; returns whether to stop."""
@@ -80,7 +80,7 @@ def listen(
             f"these signals need {parts.passes} more passes over the whole response, so that they cannot judge it "
             "while it is written: take signals='fast', or generate()"
         )
-    inputs = encode(processor, [images], [prompt], input_device(model))
+    inputs = prompt_inputs(processor, [images], [prompt], input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
     length = inputs["input_ids"].shape[1]
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -107,6 +107,6 @@ def _trace(model: Any, tape: Tape, record: Any, sequences: Tensor, prompt: int, 
         )
     likely = tape.likelihood(sequences)
     ids = sequences[:, prompt:]
-    said = lengths(model, ids, options)
+    said = response_lengths(model, ids, options)
     [found] = assemble(tape, Places(record, ids.device), ids, said, likely, model.get_output_embeddings())
     return found

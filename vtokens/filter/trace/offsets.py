@@ -39,7 +39,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str | None = None) -> 
     return (whole, spans) if text is None else (text, moved(whole, spans, text))
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
+def encode_with_spans(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
     """The ids of a response that was written elsewhere, and the characters of each; no special tokens are added.
 
     The unknown token has no characters: whatever it stands for, the model cannot read it.

@@ -16,14 +16,14 @@ from vtokens.engine.attach import attachment
 from vtokens.filter.trace.assemble import Places, assemble
 from vtokens.filter.trace.contrast import contrast
 from vtokens.filter.trace.measure import Likelihood, likelihood
-from vtokens.filter.trace.prompts import Batch, Response, batch, encode
+from vtokens.filter.trace.prompts import Batch, Response, batch, prompt_inputs
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
+from vtokens.loading.responses import response_lengths
 from vtokens.strategies.base import needs_of
 
 NOTHING = Parts()
-_ENDS = ("eos_token_id", "pad_token_id")
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def score(
             the model's context.
     """
     adapter = adapter_for(model)
-    inputs = encode(processor, images, prompts, input_device(model))
+    inputs = prompt_inputs(processor, images, prompts, input_device(model))
     return _read(model, batch(adapter, processor, inputs, responses), parts)
 
 
@@ -76,7 +76,7 @@ def generate(
         One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if
         the model said nothing.
     """
-    inputs = encode(processor, images, prompts, input_device(model))
+    inputs = prompt_inputs(processor, images, prompts, input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
     taken, facts = attachment(model), adapter_for(model).facts
     unmerges = taken is not None and any(needs_of(strategy, facts).unmerges for strategy in taken.strategies)
@@ -86,7 +86,7 @@ def generate(
     copies = len(sequences) // len(prompts)
     if copies > 1:
         each = [number for number in range(len(prompts)) for _ in range(copies)]
-        inputs = encode(processor, [images[i] for i in each], [prompts[i] for i in each], input_device(model))
+        inputs = prompt_inputs(processor, [images[i] for i in each], [prompts[i] for i in each], input_device(model))
     given = _responses(model, inputs, sequences, generate_kwargs)
     if unmerges or not tape.follows(sequences):
         return _read(model, given, parts)
@@ -115,24 +115,8 @@ def _sequences(output: Any) -> Tensor:
     return sequences
 
 
-def lengths(model: Any, said: Tensor, options: dict[str, Any]) -> list[int]:
-    """How many tokens of each row (B, n) that `generate` wrote are the response; `options` as given to it."""
-    over, padding = (torch.tensor(sorted(_tokens(model, options, name)), device=said.device) for name in _ENDS)
-    ended = torch.isin(said, over).cumsum(1) > 0
-    # A stop string ends a response without an end token; padding follows it all the same, to the end of the row.
-    padded = torch.isin(said, padding).flip(1).long().cumprod(1).flip(1) > 0
-    found: list[int] = (~(ended | padded)).sum(1).tolist()
-    return found
-
-
-def _tokens(model: Any, options: dict[str, Any], name: str) -> set[int]:
-    config = options.get("generation_config") or model.generation_config
-    token = options.get(name, getattr(config, name, None))
-    return set() if token is None else set(torch.as_tensor(token).flatten().tolist())
-
-
 def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
     """What `generate` returned, cut where each response ends."""
     said = sequences[:, inputs["input_ids"].shape[1] :]
-    real = lengths(model, said, options)
+    real = response_lengths(model, said, options)
     return Batch(inputs, said[:, : max(1, *real)], tuple(real))

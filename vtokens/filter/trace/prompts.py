@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.prompts import encode_prompts, question_prompt
 
 Response = str | Sequence[int]
 """Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
@@ -72,7 +73,7 @@ class Batch:
         return {**inputs, "logits_to_keep": self.responses.shape[1], "use_cache": False}
 
 
-def encode(
+def prompt_inputs(
     processor: Any, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], device: Any
 ) -> dict[str, Any]:
     """What the processor makes of prompts and their pictures, padded on the left.
@@ -87,32 +88,8 @@ def encode(
     for number, (group, prompt) in enumerate(zip(images, prompts, strict=True)):
         if isinstance(group, Image.Image) or not group or not all(isinstance(one, Image.Image) for one in group):
             raise ValueError(f"images[{number}]={group!r} is not allowed: a list of at least one PIL image a sample")
-        texts.append(chat(processor, prompt, len(group)))
-    padded = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    # Nested: some processors cut crops only for samples of a single picture.
-    return dict(processor(images=[list(group) for group in images], text=texts, **padded).to(device))
-
-
-def chat(processor: Any, prompt: str, pictures: int) -> str:
-    """The prompt as the model is to read it.
-
-    A text that holds the processor's image token is taken as it is; a question goes through the chat template, behind
-    its pictures.
-
-    Raises:
-        ValueError: another number of image tokens than of pictures.
-    """
-    token = processor.image_token
-    there = prompt.count(token)
-    if there:
-        if there != pictures:
-            raise ValueError(f"the prompt {prompt!r} holds {there} {token!r} for {pictures} picture(s)")
-        return prompt
-    if not getattr(processor, "chat_template", None):
-        return f"{token}\n" * pictures + prompt
-    content = [{"type": "image"}] * pictures + [{"type": "text", "text": prompt}]
-    found: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return found
+        texts.append(question_prompt(processor, prompt, len(group)))
+    return dict(encode_prompts(processor, texts, images).to(device))
 
 
 def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: Sequence[Response]) -> Batch:
