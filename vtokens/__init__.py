@@ -28,6 +28,7 @@ _EXPORTS = {
     "Report": "vtokens.engine",
     "Risk": "vtokens.filter",
     "ScorePruner": "vtokens.strategies",
+    "Steerer": "vtokens.strategies",
     "Strategy": "vtokens.strategies",
     "register": "vtokens.strategies",
 }
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from vtokens.strategies import Contraster as Contraster
     from vtokens.strategies import Merger as Merger
     from vtokens.strategies import ScorePruner as ScorePruner
+    from vtokens.strategies import Steerer as Steerer
     from vtokens.strategies import Strategy as Strategy
     from vtokens.strategies import describe as describe
     from vtokens.strategies import register as register

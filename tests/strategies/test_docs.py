@@ -11,7 +11,7 @@ import torch
 import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
-from vtokens.strategies import Facts, Needs, Selection, Visuals, get, parse
+from vtokens.strategies import Facts, Needs, Selection, States, Visuals, get, parse
 from vtokens.strategies.views.heads import Heads
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -85,6 +85,22 @@ def test_the_merger_keeps_pairs_that_are_not_alike(example: dict[str, Any]) -> N
 
 
 @torch.no_grad()
+def test_the_steerer_adds_to_the_mlps_of_its_layers(example: dict[str, Any]) -> None:
+    """As a model answers whose MLPs there are that much louder."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    handles = [
+        layer.mlp.register_forward_hook(lambda module, args, output: 1.5 * output)
+        for layer in (model.model.language_model.layers[index] for index in (1, 3))
+    ]
+    expected = model(**batch).logits
+    for handle in handles:
+        handle.remove()
+    with vtokens.attach(model, "firm(weight=0.5, layers=(1, 3))"):
+        torch.testing.assert_close(model(**batch).logits, expected)
+    assert not torch.allclose(model(**batch).logits, expected, atol=1e-3)
+
+
+@torch.no_grad()
 def test_the_contraster_moves_away_from_the_other_prompt(example: dict[str, Any]) -> None:
     """As `contrast` does with the same weight and branch."""
     model, batch = pair("llava")[0], three_rows("llava")
@@ -101,7 +117,7 @@ def test_the_pages_name_what_exists() -> None:
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-strategy.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"tokens", "budgets", "top", "at_prompt", "at_layer"} <= set(rows)
     heads = {*Heads.__dataclass_fields__, *dir(Heads)}
-    known = {*heads, *Needs.__dataclass_fields__}
+    known = {*heads, *Needs.__dataclass_fields__, *States.__dataclass_fields__}
     assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in known for name in rows)
     rows = re.findall(r"^\| `(\w+)\(", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == Adapter.__abstractmethods__

@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
@@ -27,10 +28,12 @@ from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import layer, logits, output
 from vtokens.engine.stages.attend import attend
+from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.request import Outer, Prepared, Request
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 from vtokens.strategies.views.heads import Memory
+from vtokens.strategies.views.states import Place
 
 _REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
 Args = tuple[Any, ...]
@@ -136,22 +139,49 @@ class Hooks:
         changed = kwargs if changed is None else changed
         return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
 
-    def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> None:
+    def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
         passed = here().phase(self)
-        if isinstance(passed, Pass) and passed.text is not None and passed.main.shows:
+        if not isinstance(passed, Pass):
+            return None
+        changed = self._steered(passed, index, "layer", output)
+        if passed.text is not None and passed.main.shows:
             notes = passed.main.notes.get(index, Memory())
             passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
+        return changed
+
+    def after_mlp(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass):
+            return None
+        if passed.text is not None and passed.text.running:
+            return passed.text.note(index, "mlp", output[0] if isinstance(output, tuple) else output)
+        return self._steered(passed, index, "mlp", output)
+
+    def _steered(self, passed: Pass, index: int, place: Place, output: Any) -> Any:
+        """What leaves a layer or its MLP, with what strategies add to it."""
+        hidden = output[0] if isinstance(output, tuple) else output
+        if passed.joint is None:
+            text = passed.text if passed.main.shows else None
+            changed = steer(passed.main, index, place, hidden, text)
+        else:
+            lanes = (passed.joint.main, passed.joint.negative)
+            halves = zip(lanes, hidden.chunk(2), strict=True)
+            changed = torch.cat([steer(lane, index, place, half, None) for lane, half in halves])
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def on_output(self, module: nn.Module, args: Args, kwargs: Any, result: Any = None) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass) or result is None:
             return None
         if passed.joint is not None:
+            for one in (passed.joint.main, passed.joint.negative):
+                output.remember(one, one.cache)
             return passed.joint.part(result)
         lane, pictures, block = passed.main, passed.main.pictures, self.block()
         if passed.request is None:
             self.interrupted()
         if pictures is None:
+            output.remember(lane, returned_cache(result) if hasattr(result, "get") else given_cache(kwargs))
             return None
         output.report(lane, pictures)
         if passed.request is not None and block is not None:

@@ -43,8 +43,13 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     found["output"] = partial(adapter.language_model.register_forward_hook, hooks.on_output, with_kwargs=True)
     for index, layer in enumerate(adapter.layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
-        if plan.branch or (plan.contrast is not None and plan.contrast.plan.branch):
-            found["after layer", index] = partial(layer.register_forward_hook, partial(hooks.after_layer, index))
+        plans = [plan] if plan.contrast is None else [plan, plan.contrast.plan]
+        if any(one.branch or ("layer", index) in one.at_states for one in plans):
+            # Before the hooks by which transformers records hidden states.
+            after = partial(layer.register_forward_hook, prepend=True)
+            found["after layer", index] = partial(after, partial(hooks.after_layer, index))
+        if any(("mlp", index) in one.at_states for one in plans):
+            found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
     found["tower"] = partial(TowerWatch, adapter, hooks)
     for block in plan.towers(adapter):
         found["tower tap", block] = partial(TowerTap, adapter, block)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.core.facts import Facts
@@ -13,6 +15,7 @@ from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
 from vtokens.strategies.signals import Attention, Saliency, Signal
 from vtokens.strategies.views.logits import Negative, Tokens
+from vtokens.strategies.views.states import Place
 
 Asked = Sequence[tuple[Strategy, Needs]]
 """Strategies, each with what it answered when it was asked what it needs."""
@@ -46,6 +49,7 @@ class Plan:
         at_attend: decoder layer -> the strategies that act in its attention: first the one that computes it, if there
             is one, then the others in the written order.
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
+        at_states: place and decoder layer -> the strategies that add to what leaves it, in the written order.
         unmerges: attention has to see merged tokens at all of their positions.
         branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
         blocks: the tower blocks whose scores are read, ascending.
@@ -63,7 +67,7 @@ class Plan:
         facts, self.strategies = adapter.facts, tuple(strategies)  # an adapter looks at its model each time it is asked
         asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
-        active = [(strategy, needs) for strategy, needs in asked if not strategy.keeps_all]
+        active = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
         _check_alone(adapter, active)
         self.unmerges = any(needs.unmerges for _, needs in active)
         if self.unmerges:
@@ -80,11 +84,14 @@ class Plan:
         for one in sorted(acting, key=lambda one: not one.needs.computes):
             for index in one.needs.attend:
                 self.at_attend.setdefault(index, []).append(one)
-        self.watched = {
-            index: [one.strategy for one in there]
-            for index, there in self.at_attend.items()
-            if not self.unmerges and all(one.needs.watches for one in there)
-        }
+        self.watched = {} if self.unmerges else watched(self.at_attend)
+        self.at_states: dict[tuple[Place, int], list[Acting]] = {}
+        for one in acting:
+            for index in one.needs.states:
+                self.at_states.setdefault(("layer", index), []).append(one)
+            for index in one.needs.mlp:
+                self.at_states.setdefault(("mlp", index), []).append(one)
+        _check_mlps(adapter, self.at_states)
         signals = [signal for _, needs in active for signal in needs.signals]
         self.rows = _rows(signals)
         contrasting = next((strategy for strategy, _ in active if "logits" in strategy.stages()), None)
@@ -93,7 +100,9 @@ class Plan:
         self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
 
     def __bool__(self) -> bool:
-        return bool(self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.contrast)
+        return bool(
+            self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.contrast
+        )
 
     def towers(self, adapter: Adapter) -> list[int]:
         """The tower blocks whose attention is stood in for."""
@@ -106,6 +115,35 @@ class Plan:
         if self.unmerges or self.contrast is not None:
             return list(range(depth))
         return sorted({*self.rows, *self.at_attend})
+
+
+class Watching(Protocol):
+    """A strategy that only watches, and wants to be told of new tokens by themselves."""
+
+    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
+        """See a new token: its query (B, H, 1, D), the state (B, 1, D_model) that entered the layer, head outputs
+        (B, 1, H, D)."""
+
+
+def watched(at_attend: Mapping[int, Sequence[Acting]]) -> dict[int, list[Watching]]:
+    """The decoder layers in whose attention all strategies only watch, and have an `at_step`."""
+    found: dict[int, list[Watching]] = {}
+    for index, there in at_attend.items():
+        if all(one.needs.watches and hasattr(one.strategy, "at_step") for one in there):
+            watching: list[Any] = [one.strategy for one in there]
+            found[index] = watching
+    return found
+
+
+def _check_mlps(adapter: Adapter, at_states: Mapping[tuple[Place, int], Sequence[Acting]]) -> None:
+    """Raise `ValueError` if a strategy acts on an MLP that a layer has not, by that name."""
+    for (place, index), there in at_states.items():
+        if place == "mlp" and not isinstance(getattr(adapter.layers[index], "mlp", None), nn.Module):
+            raise ValueError(
+                f"{there[0].strategy.name!r} adds to what the MLP of decoder layer {index} puts out, and a "
+                f"{type(adapter.layers[index]).__name__} has no `mlp`: what leaves the layer can be added to instead, "
+                'with place = "layer"'
+            )
 
 
 def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:

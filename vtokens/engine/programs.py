@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vtokens.adapters import Adapter
-from vtokens.engine.plan import Acting, Contrast, Plan
+from vtokens.engine.plan import Acting, Contrast, Plan, watched
 from vtokens.strategies import Strategy, format_spec
 
 Rows = tuple[int, ...]
@@ -73,13 +73,14 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
             whole.at_layer.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
         for index, there in plan.at_attend.items():
             _extend(whole.at_attend.setdefault(index, []), there, rows)
+        for place, there in plan.at_states.items():
+            whole.at_states.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
         for index, signals in plan.rows.items():
             whole.rows.setdefault(index, set()).update(signals)
         whole.blocks = sorted({*whole.blocks, *plan.blocks})
-    for index, there in whole.at_attend.items():
+    for there in whole.at_attend.values():
         there.sort(key=lambda acting: acting.needs.watches)  # they look at what all others made of it
-        if all(acting.needs.watches for acting in there):
-            whole.watched[index] = [acting.strategy for acting in there]
+    whole.watched = watched(whole.at_attend)
     if contrasts:
         first, contrasted = contrasts[0][0], sorted(row for _, share in contrasts for row in share)
         under = _spread(adapter, [(contrast.plan, share) for contrast, share in contrasts])

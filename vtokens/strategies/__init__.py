@@ -15,13 +15,14 @@ from vtokens.core.lazy import importer
 if TYPE_CHECKING:
     from vtokens.core.facts import Facts
     from vtokens.strategies.base import Strategy, check_layer
-    from vtokens.strategies.bases import Contraster, Merger, ScorePruner
+    from vtokens.strategies.bases import Contraster, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
     from vtokens.strategies.signals import Attention, Saliency
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.views.states import States
     from vtokens.strategies.views.visuals import Visuals
 
 _MODULES = {
@@ -35,6 +36,8 @@ _MODULES = {
     "ScorePruner": "vtokens.strategies.bases",
     "Selection": "vtokens.strategies.selection",
     "Spec": "vtokens.strategies.spec",
+    "States": "vtokens.strategies.views.states",
+    "Steerer": "vtokens.strategies.bases",
     "Strategy": "vtokens.strategies.base",
     "Visuals": "vtokens.strategies.views.visuals",
     "check_layer": "vtokens.strategies.base",
@@ -57,6 +60,8 @@ __all__ = [
     "ScorePruner",
     "Selection",
     "Spec",
+    "States",
+    "Steerer",
     "Strategy",
     "Visuals",
     "check_layer",

@@ -20,6 +20,7 @@ from vtokens.strategies.stages import STAGES
 from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches
+from vtokens.strategies.views.states import States
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -27,12 +28,13 @@ from vtokens.strategies.views.visuals import Visuals
 class Strategy(Older):
     """Base of all strategies: a frozen dataclass whose fields are its settings, and a method for each stage it acts at.
 
-    Most strategies are smaller as a `ScorePruner`, `Merger` or `Contraster` (`vtokens.strategies.bases`).
+    Most strategies are smaller as a `ScorePruner`, `Merger`, `Steerer` or `Contraster` (`vtokens.strategies.bases`).
 
     `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
     ones; these run when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in
-    every pass that can see pictures. `at_logits` compares the logits of text behind pictures with those of a second
-    prompt, which `negative` declares and which gets the same tokens. `needs` says in which layers, and what they read.
+    every pass that can see pictures; `at_states` adds to what leaves the layers, in every pass. `at_logits` compares
+    the logits of text behind pictures with those of a second prompt, which `negative` declares and which gets the same
+    tokens. `needs` says in which layers, and what they read.
 
     Attributes:
         name, paper, aliases: what `register` was given.
@@ -55,7 +57,7 @@ class Strategy(Older):
             object.__setattr__(self, name, value)
 
     @property
-    def keeps_all(self) -> bool:
+    def _keeps_all(self) -> bool:
         """True if the settings ask for nothing to be dropped: `keep=1.0`."""
         keep = getattr(self, "keep", None)
         return isinstance(keep, float) and keep == 1.0
@@ -94,9 +96,8 @@ class Strategy(Older):
         """Change the head outputs of one attention call."""
         raise NotImplementedError
 
-    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
-        """See a new token: its query (B, H, 1, D), the state (B, 1, D_model) that entered the layer, head outputs
-        (B, 1, H, D)."""
+    def at_states(self, states: States) -> Tensor | None:
+        """What to add to `states.hidden`: (B, W, D), or what spreads to it; None if nothing."""
         raise NotImplementedError
 
     def negative(self, facts: Facts) -> Negative:

@@ -1,4 +1,5 @@
-"""The small bases: a pruner is a score, a merger says what goes into what, a contraster names another prompt."""
+"""The small bases: a pruner is a score, a merger says what goes into what, a steerer adds to states, a contraster
+names another prompt."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ from vtokens.strategies.base import Strategy, check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.logits import Logits
+from vtokens.strategies.views.states import Place, States
 from vtokens.strategies.views.visuals import Visuals
 
 _STAGES = ("prompt", "layer")
+_PLACES = ("layer", "mlp")
 
 
 def _check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> None:
@@ -117,6 +120,40 @@ class Merger(Strategy):
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
         _check_written(self, Merger, "members", "at_encode", "at_prompt")
         return dataclasses.replace(needs, once=True, unmerges=self.unmerged)
+
+
+@dataclass(frozen=True)
+class Steerer(Strategy):
+    """A steerer: in every pass something is added to the states of decoder layers.
+
+    Subclasses write `steer`. It is asked behind every layer, or behind those that a field `layers` names (negative ones
+    from the end); with `place = "mlp"` in the class, on what their MLPs are about to add to the states.
+
+    Attributes:
+        place: "layer" or "mlp", said by the class.
+    """
+
+    place: ClassVar[Place] = "layer"
+
+    def steer(self, states: States) -> Tensor | None:
+        """What to add to `states.hidden` (B, W, D), or what spreads to it, as (D,); None if nothing."""
+        raise NotImplementedError
+
+    def at_states(self, states: States) -> Tensor | None:
+        return self.steer(states)
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        _check_written(self, Steerer, "steer", "at_states")
+        if self.place not in _PLACES:
+            raise unknown("place", self.place, _PLACES)
+        if needs.states or needs.mlp:
+            return needs
+        named = getattr(self, "layers", None)
+        layers = range(facts.depth) if named is None else named
+        where = tuple(check_layer("layers", one, facts.depth, first=-facts.depth) % facts.depth for one in layers)
+        return (
+            dataclasses.replace(needs, mlp=where) if self.place == "mlp" else dataclasses.replace(needs, states=where)
+        )
 
 
 @dataclass(frozen=True)

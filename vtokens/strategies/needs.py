@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vtokens.strategies.signals import Attention, Saliency, Signal
 
-_LAYERS = ("encode", "layer", "attend")
+_LAYERS = ("encode", "layer", "attend", "states", "mlp")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,10 @@ class Needs:
         encode: the tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called.
         layer: the decoder layers before which `at_layer` is called.
         attend: the decoder layers in whose attention `at_attend` is called.
+        states: the decoder layers on what leaves which `at_states` is called.
+        mlp: the decoder layers on what leaves whose MLP `at_states` is called.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
-        branch: `Heads.branch` is read, for which the prompt's text runs once more, by itself.
+        branch: `Heads.branch` or `States.branch` is read, for which the prompt's text runs once more, by itself.
         once: naming the strategy twice makes no sense, and is refused.
         watches: `at_attend` changes nothing. It is called in passes without pictures too, and `at_step` in its place
             in the attention over one new token.
@@ -35,6 +37,8 @@ class Needs:
     encode: Sequence[int] = ()
     layer: Sequence[int] = ()
     attend: Sequence[int] = ()
+    states: Sequence[int] = ()
+    mlp: Sequence[int] = ()
     unmerges: bool = False
     branch: bool = False
     once: bool = False

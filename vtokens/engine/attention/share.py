@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.plan import Acting
-from vtokens.strategies.views.heads import Heads, Rows
+from vtokens.strategies.views.heads import Heads, Memory, Rows
 
 Share = Callable[[Sequence[int] | None], list[int] | None]
 """From the rows of a program to those of the batch, which beams repeat; None stands for all (`Lane.share`)."""
@@ -66,10 +66,16 @@ def take_over(heads: Heads, part: Heads, rows: Sequence[int]) -> None:
     """Put what `part` made of some rows, and noted of them, in its place among all rows."""
     index = torch.tensor(rows, device=heads.query.device)
     heads.output = heads.output.index_copy(0, index, part.result.to(heads.output.dtype))
-    batch, noted = len(heads.query), heads.noted
-    for name, (values, fill) in part.noted.keys.items():
+    take_over_notes(heads.noted, part.noted, rows, len(heads.query))
+
+
+def take_over_notes(noted: Memory, part: Memory, rows: Sequence[int], batch: int) -> None:
+    """Put what was noted of some rows, of `batch`, in its place among all rows."""
+    for name, (values, fill) in part.keys.items():
+        index = torch.tensor(rows, device=values.device)
         there = noted.keys[name][0] if name in noted.keys else values.new_full((batch, *values.shape[1:]), fill)
-        noted.keys[name] = (there.index_copy(0, index.to(values.device), values), fill)
-    for name, values in part.noted.samples.items():
+        noted.keys[name] = (there.index_copy(0, index, values), fill)
+    for name, values in part.samples.items():
+        index = torch.tensor(rows, device=values.device)
         there = noted.samples.get(name, values.new_zeros(batch, *values.shape[1:]))
-        noted.samples[name] = there.index_copy(0, index.to(values.device), values)
+        noted.samples[name] = there.index_copy(0, index, values)

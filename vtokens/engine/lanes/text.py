@@ -17,6 +17,7 @@ from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather
 from vtokens.strategies.views.heads import Heads, Memory, Rows
+from vtokens.strategies.views.states import Place
 
 
 class TextLane:
@@ -27,6 +28,7 @@ class TextLane:
 
     Attributes:
         output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.
+        states: "layer" or "mlp", and decoder layer -> (B, D) float32, what leaves it there; 0 where it has no text.
     """
 
     def __init__(self, lane: Lane, pictures: Pictures, side: Mapping[str, Any]) -> None:
@@ -51,11 +53,12 @@ class TextLane:
         self._memory = Memory()
         self.running = False
         self.output: Tensor | None = None
+        self.states: dict[tuple[Place, int], Tensor] = {}
 
     def observe(self, index: int) -> None:
         """Set `output` to that of layer `index`."""
         self._strategies = None
-        self._run(index)
+        self.note(index, "layer", self._run(index))
 
     def advance(self, index: int, strategies: Sequence[Acting], memory: Memory) -> None:
         """Go through layer `index`, with what the strategies noted about the samples in the pass."""
@@ -67,8 +70,7 @@ class TextLane:
         """Run an attention call of the text lane."""
         output, weights = attention.run()
         if self._strategies is None:
-            batch, last, begun = (part.to(output.device) for part in (self._batch, self._last, self._begun))
-            self.output = torch.where(begun[:, None, None], output[batch, last].float(), 0)
+            self.output = self._at_end(output)
             return output, weights
         place = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
         rows = Rows(place, whole=True)
@@ -81,6 +83,15 @@ class TextLane:
                 part.prepared = acting.prepared
                 acting.strategy.at_attend(part)
         return heads.result, None
+
+    def note(self, index: int, place: Place, hidden: Tensor) -> None:
+        """Keep what leaves `place` of layer `index`, (B, T, D), where the prompt ends, while it is only looked at."""
+        if self._strategies is None:
+            self.states[place, index] = self._at_end(hidden)
+
+    def _at_end(self, values: Tensor) -> Tensor:
+        batch, last, begun = (part.to(values.device) for part in (self._batch, self._last, self._begun))
+        return torch.where(begun.view(-1, *[1] * (values.dim() - 2)), values[batch, last].float(), 0)
 
     def output_of(self, rows: Sequence[int] | None) -> Tensor | None:
         """`output` of some rows of the batch; None stands for all of them."""

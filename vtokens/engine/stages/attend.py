@@ -54,7 +54,7 @@ def attend(
             if record is not None and part.told:
                 record.told.append((acting.strategy, part.told))
     # Who only looks needs no memory, and leaves the cache as it is.
-    if pictures is not None and not all(acting.needs.watches for acting in strategies):
+    if heads.noted and not all(acting.needs.watches for acting in strategies):
         lane.notes[index] = heads.noted
     return heads.result, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,16 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
             there.keymap = keymap
         else:
             cache.layers[index] = TrackedLayer(there, keymap)
+
+
+def remember(lane: Lane, cache: Any) -> None:
+    """Keep in the cache what strategies noted in a pass without pictures."""
+    for index, noted in lane.notes.items() if cache is not None else ():
+        layer, stored = tracked(cache, index), stored_length(cache, index)
+        if layer is None:
+            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(stored))
+        past = seen_length(cache, index) - lane.length
+        layer.keymap = replace(layer.keymap, memory=layer.keymap.memory.followed_by(noted, past, lane.length))
 
 
 def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, length: int, memory: Memory) -> KeyMap:

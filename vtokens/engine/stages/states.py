@@ -1,0 +1,91 @@
+"""The `states` stage: strategies add to what leaves a decoder layer, or its MLP, in every pass.
+
+hidden -> attention -> + -> mlp -> [mlp] -> + -> [layer] -> next layer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.attention.share import take_over_notes
+from vtokens.engine.lanes.text import TextLane
+from vtokens.engine.plan import Acting
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.tracked_layer import tracked
+from vtokens.strategies.views.memory import Memory
+from vtokens.strategies.views.states import Place, States
+
+
+def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane | None) -> Tensor:
+    """States (B, W, D) that go on behind `place` of decoder layer `index`.
+
+    Args:
+        lane: whose states they are.
+        index: decoder layer.
+        place: where in it.
+        hidden: what the model made there.
+        text: the prompt's text without its pictures; None if nothing is compared with it.
+
+    Raises:
+        ValueError: a strategy adds something of another shape.
+    """
+    acting = lane.plan.at_states.get((place, index), ())
+    if not acting:
+        return hidden
+    layer, view, pictures = tracked(lane.cache, index), lane.view, lane.pictures
+    memory = Memory() if layer is None else layer.keymap.memory
+    valid = lane.fed_now() if view is None else view.mask(lane.fed_now())
+    valid = None if valid is None else valid.to(hidden.device)
+    visual = last = None
+    if pictures is not None:
+        visual, last = lane.layout_on(hidden.device).visual, lane.last_prompt(pictures, hidden.device)
+    noted = lane.notes.setdefault(index, Memory())
+    whole = States(index, place, hidden, valid, visual, last, memory, noted=noted)
+    for one in acting:
+        rows = lane.share(one.rows)
+        part = whole if rows is None else _of_rows(whole, rows)
+        branch = None if text is None or not one.needs.branch else text.states.get((place, index))
+        part = replace(
+            part, prepared=one.prepared, branch=branch if branch is None or rows is None else branch[rows], told={}
+        )
+        delta = one.strategy.at_states(part)
+        if pictures is not None and part.told:
+            pictures.record.told.append((one.strategy, part.told))
+        if rows is not None:
+            take_over_notes(noted, part.noted, rows, len(hidden))
+        if delta is not None:
+            whole = replace(whole, hidden=_added(whole.hidden, delta, rows, one))
+    if not noted:
+        del lane.notes[index]
+    return whole.hidden
+
+
+def _of_rows(states: States, rows: Sequence[int]) -> States:
+    """What the strategies of some rows see."""
+
+    def some(part: Tensor) -> Tensor:
+        return part[torch.tensor(rows, device=part.device)]
+
+    valid, visual, last = (None if part is None else some(part) for part in (states.valid, states.visual, states.last))
+    return replace(
+        states, hidden=some(states.hidden), valid=valid, visual=visual, last=last, _memory=states._memory.map(some),
+        noted=states.noted.map(some),
+    )  # fmt: skip
+
+
+def _added(hidden: Tensor, delta: Tensor, rows: Sequence[int] | None, acting: Acting) -> Tensor:
+    shape = (len(hidden) if rows is None else len(rows), *hidden.shape[1:])
+    try:
+        delta = delta.to(hidden).expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{acting.strategy.name!r} adds {tuple(delta.shape)} to states of {shape}: that shape is allowed, or one "
+            "that spreads to it, as (D,) and (B, 1, D) do"
+        ) from None
+    if rows is None:
+        return hidden + delta
+    return hidden.index_add(0, torch.tensor(rows, device=hidden.device), delta.contiguous())

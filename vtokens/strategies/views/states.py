@@ -1,0 +1,66 @@
+"""What a `states` strategy sees: the states that leave a decoder layer, or its MLP, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from vtokens.strategies.views.memory import Memory
+
+Place = Literal["layer", "mlp"]
+
+
+@dataclass
+class States:
+    """States of W rows of each of B samples.
+
+    Attributes:
+        layer: decoder layer.
+        place: "layer" is what leaves it, "mlp" what its MLP is about to add to them.
+        hidden: (B, W, D).
+        valid: bool (B, W), False on padding; None if there is none.
+        visual: bool (B, W), rows that hold visual tokens; None in a pass without pictures.
+        last: int64 (B, 1), the row at which each prompt ends; None in a pass without pictures.
+        prepared: what the strategy's `prepare` made.
+        branch: (B, D) float32, the same states at the last prompt position in a forward pass without the pictures; None
+            unless the strategy asked for it (`Needs(branch=True)`) and the pass brings pictures.
+        noted: what this pass notes.
+    """
+
+    layer: int
+    place: Place
+    hidden: Tensor
+    valid: Tensor | None
+    visual: Tensor | None
+    last: Tensor | None
+    _memory: Memory
+    prepared: Any = None
+    branch: Tensor | None = None
+    noted: Memory = field(default_factory=Memory)
+    told: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def fresh(self) -> bool:
+        """The pass brings pictures, so that this is where something about them is decided."""
+        return self.visual is not None
+
+    def at_last(self) -> Tensor:
+        """(B, D): the states at which each prompt ends; of a pass without pictures, the last ones."""
+        if self.last is None:
+            return self.hidden[:, -1]
+        index = self.last.to(self.hidden.device)[..., None].expand(-1, -1, self.hidden.shape[-1])
+        return self.hidden.gather(1, index)[:, 0]
+
+    def remember(self, name: str, values: Tensor) -> None:
+        """Note `values` (B, ...) about each sample; later passes over the same cache find it here."""
+        self.noted.samples[name] = values
+
+    def recall(self, name: str) -> Tensor | None:
+        """What was noted about each sample in this layer, in this pass or before; None if nothing was."""
+        return self.noted.samples.get(name, self._memory.samples.get(name))
+
+    def tell(self, name: str, values: Tensor) -> None:
+        """Say a figure for the report: float (B,), averaged there over samples and layers."""
+        self.told[name] = values
