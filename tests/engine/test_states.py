@@ -157,14 +157,8 @@ def test_what_is_noted_of_samples_is_found_in_later_passes(family: str) -> None:
     """The direction is the difference of the MLPs' outputs with and without the picture; steps add it."""
     model, _ = build(family)
     batch = one(family)
-    text = (
-        {"input_ids": batch["input_ids"][batch["mm_token_type_ids"] == 0][None]}
-        if "mm_token_type_ids" in batch
-        else None
-    )
-    if text is None:
-        ids = batch["input_ids"]
-        text = {"input_ids": ids[ids != model.config.image_token_id][None]}
+    ids = batch["input_ids"]
+    text = {"input_ids": ids[ids != model.config.image_token_id][None]}
     layers, seen = decoder_layers(model), dict[int, list[Tensor]]()
 
     def note(index: int) -> Callable[..., None]:

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vtokens.adapters.layers import Kind
-
-STAGES = frozenset(("encode", "prompt", "layer", "attend", "logits"))
-"""The stages of a pass that a strategy may act in."""
+from vtokens.strategies.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Anatomy:
     axes: Literal[1, 3] = 1
     side_inputs: frozenset[str] = frozenset()
     deepstack: Deepstack | None = None
-    stages: frozenset[str] = STAGES
+    stages: frozenset[str] = frozenset(STAGES)
 
     @property
     def arguments(self) -> frozenset[str]:
