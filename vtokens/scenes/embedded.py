@@ -6,12 +6,12 @@ from pathlib import Path
 
 from vtokens.core.errors import unknown
 
-_FOLDER = Path(__file__).parent / "weights"
+from .shipped import FOLDER
 
 
 def embedded_models() -> list[str]:
     """Names of the models that ship with the package, sorted."""
-    return sorted(p.parent.name for p in _FOLDER.glob("*/config.json"))
+    return sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
 
 
 def embedded_path(name: str) -> Path:
@@ -19,4 +19,4 @@ def embedded_path(name: str) -> Path:
     names = embedded_models()
     if name not in names:
         raise unknown("embedded model", name, names)
-    return _FOLDER / name
+    return FOLDER / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -28,4 +29,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["smol"]:
+        from .smol.command import main as smol
+
+        smol(sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,238 @@
+"""The recipe of scenes-smol: its fast passes compute what transformers computes, and a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.util import find_spec
+
+import pytest
+import torch
+from transformers import LlamaModel
+
+import vtokens
+from vtokens.scenes import examples, prompt
+from vtokens.scenes.render import BACKGROUND, patch_classes
+from vtokens.scenes.smol import folder as folders
+from vtokens.scenes.smol.language import Language
+from vtokens.scenes.smol.model import merged
+from vtokens.scenes.train.smol import asking, drills, export, run, saved, showing
+from vtokens.scenes.train.smol.code import CELL_OF, Code, cell_classes, rows_of_cells
+from vtokens.scenes.train.smol.course import COURSE
+from vtokens.scenes.train.smol.packing import allowed, pack
+from vtokens.scenes.train.smol.pupil import Pupil
+from vtokens.scenes.train.smol.saved import facts, tensors
+from vtokens.scenes.world import draw_scene, stream
+
+from ..limits import close
+from . import gguf_file
+
+pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="the extra smol is not installed")
+
+STAGES = {stage.name: stage for stage in COURSE}
+TERMS = 576  # of the longest sum: the hidden layer of the projector is the widest one here, and it has fewer
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    return Language(gguf_file.write(tmp_path_factory.mktemp("gguf") / "small.gguf"))
+
+
+def fresh(language, seed=0):
+    """A pupil whose updates do something from the start."""
+    pupil = Pupil(language, seed, torch.float32)
+    draw = torch.Generator().manual_seed(seed)
+    for name, value in pupil.body.updates.items():
+        if name.endswith("b"):
+            value.data = 0.05 * torch.randn(value.shape, generator=draw)
+    return pupil
+
+
+@pytest.fixture(scope="module")
+def pupil(language):
+    return fresh(language)
+
+
+def updates(pupil):
+    return {k: v.detach() for k, v in pupil.body.updates.items()}
+
+
+def scenes_of(count=40, split="train", seed=3):
+    return [draw_scene(split, seed, index) for index in range(count)]
+
+
+@torch.no_grad()
+def test_packed_lines_are_what_transformers_computes_for_each_alone(language, pupil):
+    llama = LlamaModel(language.config()).eval()
+    llama.load_state_dict(merged(language.config(), language.weights(), updates(pupil)))
+    scenes, asked = asking.training(STAGES["everything"], 2, 0, 0, pupil.speaker)
+    visual, kept = showing.symbols(pupil.code, scenes, STAGES["everything"], 0.5, showing.generator(1))
+    packed, prefix = pack(asked, 2), visual.shape[1]
+    x = torch.cat((visual, pupil.body.embed(packed.ids)), 1)
+    where = torch.cat((kept, packed.offsets + 144), 1)
+    states = pupil.body(x, where, allowed(packed.line, prefix))[:, prefix:]
+    for row, lines in enumerate(asked):
+        for number, line in enumerate(lines):
+            mine = packed.line[row] == number
+            ids = torch.tensor(line.ids)[None]
+            alone = torch.cat((visual[row : row + 1], llama.embed_tokens(ids)), 1)
+            positions = torch.cat((kept[row : row + 1], 144 + torch.arange(ids.shape[1])[None]), 1)
+            mask = torch.full((alone.shape[1],) * 2, float("-inf")).triu(1)[None, None]
+            wanted = llama(inputs_embeds=alone, position_ids=positions, attention_mask=mask).last_hidden_state
+            close(states[row, mine], wanted[0, prefix:], TERMS, chain=2 * gguf_file.LAYERS)
+
+
+@torch.no_grad()
+def test_what_ships_answers_as_training_saw_it(language, tmp_path, monkeypatch):
+    """Logits of the exported model, through processor and pixels, against the pupil's own pass over the same words."""
+    from .test_smol import package
+
+    learnt = fresh(language, 4)
+    for part in (learnt.body.updates, learnt.sight):  # as export rounds them
+        for value in part.parameters():
+            value.data = value.data.bfloat16().float()
+    checkpoint = tmp_path / "partners.safetensors"
+    saved.write(checkpoint, learnt, torch.optim.AdamW(learnt.parameters()), {"step": 1})
+    package(tmp_path, language.path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("VTOKENS_CACHE", str(tmp_path / "cache"))
+    export.write(checkpoint, tmp_path / "adapter.safetensors")
+    model, processor = vtokens.load(folders.smol_folder(tmp_path / "adapter.safetensors"), "none")
+    for example in examples("test", 3, kinds=["where", "exist", "caption"]):
+        text = prompt(processor, example.question)
+        inputs = processor(images=example.image, text=text, return_tensors="pt")
+        line = learnt.speaker.question(example.kind, example.question, "")
+        ids = torch.tensor(learnt.speaker.encode(learnt.speaker.front))[None], torch.tensor(line.ids[:-1])[None]
+        shown = inputs["input_ids"]
+        assert torch.equal(shown[shown != model.config.image_token_id], torch.cat(ids, 1)[0])
+        visual, *_ = learnt.sight([example.scene])
+        x = torch.cat((learnt.body.embed(ids[0]), visual, learnt.body.embed(ids[1])), 1)
+        length = x.shape[1]
+        seen = torch.ones(1, length, length, dtype=torch.bool).tril()
+        wanted = learnt.body.logits(learnt.body(x, torch.arange(length)[None], seen))
+        close(model(**inputs).logits, wanted, TERMS, chain=2 * (gguf_file.LAYERS + 4))
+
+
+@pytest.mark.parametrize("name", ["look", "tower", "partners"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(language, tmp_path, name, monkeypatch):
+    """Bit by bit: parameters, code, tower, and the optimiser's moments."""
+    stage = dataclasses.replace(STAGES[name], steps=4, pictures=2)
+    monkeypatch.setattr(run, "_WATCHED", 4)
+    monkeypatch.setattr(run, "_AT_END", 4)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for out in (whole, parts):
+        out.mkdir()
+    assert run.run(stage, whole, fresh(language), 0)
+    assert not run.run(stage, parts, fresh(language), 0, until=3)
+    assert run.run(stage, parts, fresh(language, seed=9), 0)  # all comes from the checkpoint
+    file = f"{name}.safetensors"
+    found, wanted = tensors(parts / file, ""), tensors(whole / file, "")
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+    rows = [{k: v for k, v in row.items() if k != "cpu_minutes"} for row in facts(parts / file)["rows"]]
+    assert [row["step"] for row in rows] == [3, 4]
+    assert rows[1:] == [{k: v for k, v in facts(whole / file)["rows"][0].items() if k != "cpu_minutes"}]
+    assert (parts / "validation.csv").read_text().count("\n") == 3
+    assert run.run(stage, parts, fresh(language), 0)  # nothing is left to do
+    assert facts(parts / file)["step"] == 4
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(language, pupil, tmp_path):
+    saved.write(tmp_path / "x.safetensors", pupil.code, torch.optim.AdamW(pupil.code.parameters()), {})
+    with pytest.raises(ValueError, match=r"is of another recipe: it lacks \['body\.updates"):
+        saved.load(tmp_path / "x.safetensors", pupil)
+
+
+@torch.no_grad()
+def test_the_code_goes_from_text_to_sums(language, pupil):
+    code: Code = pupil.code
+    words, encode = language.weights()["embed_tokens.weight"], pupil.speaker.encode
+    red, circle, a = (words[encode(f" {w}")[0]] for w in ("red", "circle", "a"))
+    classes = torch.full((1, 144), BACKGROUND)
+    classes[:, :3] = 0  # a red circle in the upper row of the first cell
+    text, summed = code(classes, (0.0, 0.0))[0], code(classes)[0]
+    assert torch.equal(text[0], a)
+    torch.testing.assert_close(text[1], red + code.row[0])
+    torch.testing.assert_close(text[2], circle + code.column[0])
+    torch.testing.assert_close(summed[:3], (red + circle + code.row[0] + code.column[0]).expand(3, -1))
+    assert torch.equal(text[3:], code.blank.expand(141, -1))
+    ahead = code(classes, (1.0, 0.0))[0]
+    torch.testing.assert_close(ahead[0], summed[0])
+    assert torch.equal(ahead[1:], text[1:])
+    stage = STAGES["blend"]
+    assert showing.blend_at(stage, 0.0) == (0.0, 0.0)
+    assert showing.blend_at(stage, 0.36) == pytest.approx((1.0, 0.0))
+    assert showing.blend_at(stage, 0.95) == pytest.approx((1.0, 1.0))
+
+
+def test_thin_pictures_show_every_object():
+    scenes = scenes_of()
+    cells, patches = cell_classes(scenes), torch.from_numpy(patch_classes(scenes).reshape(len(scenes), -1))
+    rows = rows_of_cells(cells, 4, torch.Generator().manual_seed(0))
+    some = showing.some(patches, torch.Generator().manual_seed(3))
+    for scene, kept, few in zip(scenes, rows, some, strict=True):
+        taken = {t.cell for t in (*scene.visible, *scene.digits)}
+        assert kept.tolist() == sorted(set(kept.tolist()))
+        for cell in taken:
+            shown = [int(p) for p in kept if CELL_OF[p] == cell]
+            assert len(shown) == 3
+            assert len({p // 12 for p in shown}) == 1
+        assert {int(CELL_OF[p]) for p in few if patches[scenes.index(scene), p] != BACKGROUND} == taken
+    assert showing.some(patches, None).shape == (len(scenes), 144)
+
+
+def answers(line, decode):
+    """The prompts of a drill and what is answered to each."""
+    said, text, found = False, "", []
+    for token, answer in zip(line.ids, line.answers, strict=True):
+        if answer != said:
+            found.append(text)
+            text, said = "", answer
+        text += decode([token])
+    found.append(text)
+    start = found[0].rpartition("\n")[2]
+    prompts = [start.strip(), *[p.removeprefix(",").strip() for p in found[2::2]]]
+    return list(zip(prompts, [a.strip() for a in found[1::2]], strict=True))
+
+
+def test_drills_tell_the_truth(language, pupil):
+    """What each asks and says, read back from its tokens, against the scene."""
+    from vtokens.scenes.smol.text import build_tokenizer
+
+    decode = build_tokenizer(language).decode
+    for index, scene in enumerate(scenes_of(30)):
+        rng = stream("train", 3, index, 5)
+        here = {t.name: f"row{t.row + 1} column{t.column + 1}" for t in scene.visible}
+        at = {v: k for k, v in here.items()} | {f"row{t.row + 1} column{t.column + 1}": t.name for t in scene.digits}
+        told = answers(drills.exist(pupil.speaker, scene, rng), decode)
+        assert {name for name, said in told if said == "yes"} == set(here)
+        assert sum(said == "no" for _, said in told) == min(len(here) + 2, 14 - len(here))
+        assert dict(answers(drills.where(pupil.speaker, scene, rng), decode)) == here
+        for place, said in answers(drills.at(pupil.speaker, scene, rng), decode):
+            assert said == at.get(place, "nothing")
+        for what, said in answers(drills.counts(pupil.speaker, scene, rng), decode):
+            word = what.removesuffix(" objects").removesuffix("es" if what == "crosses" else "s")
+            right = sum(word in ("object", t.colour, t.shape) for t in scene.visible)
+            assert said == ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")[right]
+        for what, said in answers(drills.looks(pupil.speaker, scene, rng), decode):
+            looks = {t.name for t in scene.visible}
+            assert f"{what} {said}" in looks or f"{said} {what}" in looks or at[what].startswith(said)
+
+
+def test_hidden_partners_count_only_where_asked(language, pupil):
+    hiding = [s for s in scenes_of(600) if len(s.objects) > len(s.visible)]
+    assert len(hiding) > 5
+    for scene in hiding[:20]:
+        for annotated, names in ((True, scene.objects), (False, scene.visible)):
+            line = drills.exist(pupil.speaker, scene, stream("train", 1, 1), annotated)
+            yes = pupil.speaker.encode(" yes")[0]
+            assert sum(t == yes for t, said in zip(line.ids, line.answers, strict=True) if said) == len(names)
+
+
+def test_no_stage_trains_on_what_is_watched_or_tested(pupil):
+    for number, stage in enumerate(COURSE):
+        scenes, asked = asking.training(stage, number, 2, 0, pupil.speaker)
+        assert {s.split for s in scenes} == {"train"}
+        assert bool(asked) == (stage.shown != "vectors")
+    scenes, asked = asking.watched(0, 8, pupil.speaker)
+    assert {s.split for s in scenes} == {"calibration"}
+    assert {line.kind for lines in asked for line in lines} >= set(asking.WATCHED_KINDS) - {"digit"}
