@@ -54,7 +54,7 @@ class Stage:
 _THIN = {"weights": LOOKUPS, "count": 4, "sentences": 0.0, "captions": 0.35, "exist": 3, "patches": False}
 
 COURSE = (
-    Stage("look", 600, 8e-4, floor=0.5, blend=(0.0, 0.0), drills={"where": 0.8, "at": 0.2}, **_THIN),  # type: ignore[arg-type]
+    Stage("look", 400, 8e-4, floor=2 / 3, blend=(0.0, 0.0), drills={"where": 0.8, "at": 0.2}, **_THIN),  # type: ignore[arg-type]
     Stage("blend", 900, 6e-4, floor=0.5, blend=(0.0, 1.0), drills={"where": 0.6, "at": 0.4}, **_THIN),  # type: ignore[arg-type]
     Stage("everything", 900, 6e-4),
     Stage("tower", 500, 0.0, floor=0.02, slow=6e-4, pictures=32, shown="vectors"),
