@@ -19,7 +19,7 @@ from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
-from vtokens.engine.stages import logits, prompt
+from vtokens.engine.stages import answers, logits, prompt
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
@@ -64,6 +64,8 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures), None
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
+    if plan.at_logits and request.outer is not None:
+        answers.begin(request, lane)
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
         return Pass(plan, lane, request, joint=joint), changed

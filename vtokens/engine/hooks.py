@@ -250,7 +250,7 @@ class Hooks:
         self.interrupted()
         if result is None:
             return None
-        return logits.contrasted(ended, self.adapter.model.get_output_embeddings(), result, self._run)
+        return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self._run)
 
     def _run(self, prepared: Prepared, inputs: Kwargs) -> Any:
         """The decoder's output for a prepared sequence."""

@@ -34,8 +34,9 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     adapter, found = hooks.adapter, Parts()
     if adapter.model is not adapter.multimodal:
         found["model"] = partial(_before, adapter.model, hooks.on_model)
-        if plan.contrast is not None:
+        if plan.contrast is not None or plan.at_logits:
             found["logits"] = partial(adapter.model.register_forward_hook, hooks.on_logits, always_call=True)
+        if plan.contrast is not None:
             found["head"] = partial(Head, hooks, adapter.model.get_output_embeddings())
     found["start"] = partial(_before, adapter.multimodal, hooks.on_start)
     found["end"] = partial(adapter.multimodal.register_forward_hook, hooks.on_end, always_call=True)

@@ -55,6 +55,7 @@ class Plan:
         blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
         contrast: how logits are contrasted; None if they are not.
+        at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
         programs: for each batch row, before beams repeat them, the strategies that run on it; None if all rows run the
             same (`programs.by_row`).
 
@@ -94,15 +95,16 @@ class Plan:
         _check_mlps(adapter, self.at_states)
         signals = [signal for _, needs in active for signal in needs.signals]
         self.rows = _rows(signals)
-        contrasting = next((strategy for strategy, _ in active if "logits" in strategy.stages()), None)
-        self.contrast = None if contrasting is None else _contrast(adapter, contrasting, active)
+        self.contrast = _contrast(adapter, active)
+        self.at_logits = [
+            one for one in acting if "logits" in one.strategy.stages() and one.strategy.negative(facts) is None
+        ]
         others = [] if self.contrast is None else self.contrast.plan.blocks
         self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
 
     def __bool__(self) -> bool:
-        return bool(
-            self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.contrast
-        )
+        inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states
+        return bool(inside or self.contrast or self.at_logits)
 
     def towers(self, adapter: Adapter) -> list[int]:
         """The tower blocks whose attention is stood in for."""
@@ -182,12 +184,13 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
     computing = [strategy for strategy, needs in active if needs.computes]
     if len(computing) > 1:
         raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
-    contrasting = [strategy for strategy, _ in active if "logits" in strategy.stages()]
+    changing = [strategy for strategy, _ in active if "logits" in strategy.stages()]
+    contrasting = [strategy for strategy in changing if strategy.negative(adapter.facts) is not None]
     if len(contrasting) > 1:
         raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
-    if contrasting and adapter.model is adapter.multimodal:
+    if changing and adapter.model is adapter.multimodal:
         raise ValueError(
-            f"{contrasting[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
+            f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
             "it to the ...ForConditionalGeneration"
         )
 
@@ -224,9 +227,13 @@ class Contrast:
     rows: tuple[int, ...] | None = None
 
 
-def _contrast(adapter: Adapter, strategy: Strategy, active: Asked) -> Contrast:
-    kind = strategy.negative(adapter.facts)
-    return Contrast(strategy, kind, Plan(adapter, _under(strategy, kind, active)))
+def _contrast(adapter: Adapter, active: Asked) -> Contrast | None:
+    """How the first strategy that declares a negative prompt contrasts; None if none does."""
+    for strategy in (strategy for strategy, _ in active if "logits" in strategy.stages()):
+        kind = strategy.negative(adapter.facts)
+        if kind is not None:
+            return Contrast(strategy, kind, Plan(adapter, _under(strategy, kind, active)))
+    return None
 
 
 def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strategy]:
@@ -238,7 +245,12 @@ def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strate
     under = getattr(kind, "under", None)
     if under is None:
         # Strategies that only watch look at the answer alone, not at what it is contrasted with.
-        others = [strategy for strategy, needs in active if strategy is not contrast and not needs.watches]
+        # Nor is it said, so that nothing has to be done to its logits.
+        others = [
+            strategy
+            for strategy, needs in active
+            if strategy is not contrast and not needs.watches and strategy.stages() != ("logits",)
+        ]
         # A negative prompt that chooses its visual tokens itself is not pruned again.
         own = {"prompt", "layer"} if isinstance(kind, Tokens) else set()
         return [strategy for strategy in others if not own & set(strategy.stages())]

@@ -100,9 +100,9 @@ class Strategy(Older):
         """What to add to `states.hidden`: (B, W, D), or what spreads to it; None if nothing."""
         raise NotImplementedError
 
-    def negative(self, facts: Facts) -> Negative:
-        """What the prompt of the negative branch holds, for `at_logits`."""
-        raise NotImplementedError
+    def negative(self, facts: Facts) -> Negative | None:
+        """What the prompt of the negative branch holds, for `at_logits`; None if it compares with no other prompt."""
+        return None
 
     def at_logits(self, logits: Logits) -> Tensor:
         """float32 (B, R, V): what takes the place of `logits.positive`."""

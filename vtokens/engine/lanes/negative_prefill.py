@@ -23,6 +23,7 @@ from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.positions import rotary_positions
+from vtokens.engine.state.prompt_end import answered_rows, steps
 from vtokens.engine.state.request import Prepared
 from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.strategies.views.logits import Prompt
@@ -107,7 +108,8 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
             _tail(start, other), lane.past + lane.length - lane.asked,
         ))  # fmt: skip
     answers = _answers(start, fed, shown)
-    return Answer(output[0], fed.rows, answers, None if cache is None else _step(start))
+    step = None if cache is None else steps(start.pictures.ends, lane.length)
+    return Answer(output[0], fed.rows, answers, step)
 
 
 def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
@@ -135,16 +137,8 @@ def _answers(start: Start, fed: Fed, shown_before: Tensor | None) -> Tensor:
     Where that is a picture that the negative prompt has not, what it says after the text before the picture counts.
     """
     layout, ends = start.pictures.layout.to(fed.embeds.device), start.pictures.ends.to(fed.embeds.device)
-    shown = layout.visual.cumsum(1) > 0
-    shown = shown if shown_before is None else shown | shown_before[:, None]
-    answers = (layout.image < 0).scatter(1, ends, True) & layout.valid & shown
+    answers = answered_rows(layout, ends, shown_before)
     return answers if fed.rows is None else answers & (fed.rows >= 0)
-
-
-def _step(start: Start) -> Tensor:
-    """int64 (B, N): the end of the prompt predicts the first token, what stands behind it the next ones."""
-    ends = start.pictures.ends
-    return (torch.arange(start.lane.length, device=ends.device) - ends).clamp(min=0) + 1
 
 
 def _tail(start: Start, other: bool) -> int:

@@ -55,7 +55,9 @@ def attend(
                 record.told.append((acting.strategy, part.told))
     # Who only looks needs no memory, and leaves the cache as it is.
     if heads.noted and not all(acting.needs.watches for acting in strategies):
-        lane.notes[index] = heads.noted
+        notes = lane.notes.setdefault(index, Memory())
+        notes.keys.update(heads.noted.keys)
+        notes.samples.update(heads.noted.samples)
     return heads.result, None
 
 

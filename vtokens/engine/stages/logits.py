@@ -1,4 +1,6 @@
-"""The `logits` stage: after the model's forward pass, logits of the answer are replaced by contrasted ones.
+"""The `logits` stage: after the model's forward pass, strategies change the logits of the answer.
+
+Those that compare with a negative prompt:
 
 pass with pictures   prompt -> states -> output layer -> logits
                      then the negative prompt, by itself -> states -> output layer -> negative logits
@@ -7,6 +9,7 @@ any later pass       prompt and negative prompt in one pass -> output layer over
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +21,13 @@ from vtokens.engine.lanes.joint_decode import Joint
 from vtokens.engine.lanes.negative_prefill import Run, prefill
 from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.plan import Contrast
+from vtokens.engine.stages.answers import Answers, answers_in, check_labels
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import Divergence, divergence_of
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.tracked_layer import tracked
-from vtokens.strategies.views.heads import VISUAL
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.views.heads import VISUAL, Memory
 from vtokens.strategies.views.logits import Logits, Prompt
 
 
@@ -35,12 +40,8 @@ def check(request: Request, lane: Lane, contrast: Contrast) -> None:
         contrast: what contrasts it.
     """
     divergence, first = divergence_of(lane.cache), tracked(lane.cache, 0)
-    if request.labels is not None and (divergence is not None or request.runs):
-        raise ValueError(
-            "labels under a contrastive strategy: the model would compute its loss from logits that are not "
-            "contrasted, and contrasted ones are minus infinity for what was ruled out. Leave labels out and score "
-            "the logits, or detach() the strategy for training"
-        )
+    if divergence is not None or request.runs:
+        check_labels(request)
     if first is not None and first.negative is not None and divergence is not None:
         since, own = lane.past - divergence.fed, first.negative.layer.get_seq_length() - divergence.length
         if since != own:
@@ -102,61 +103,102 @@ class Awaited:
 
 @dataclass(frozen=True)
 class Ended:
-    """A pass that has ended and whose logits are to be contrasted: the phase between decoder and logits.
+    """A pass that has ended and whose logits are to be changed: the phase between decoder and logits.
 
     Attributes:
         request: its call.
-        contrast: what contrasts it.
         lane: of the prompt.
-        following: the pass is a joint one, or else a negative prompt starts from it.
+        contrast: what contrasts it; None if nothing does.
+        following: the pass is a joint one, or else a negative prompt starts from it; None if there is none.
+        answers: what strategies without a negative prompt change; None if there is nothing.
     """
 
     request: Request
-    contrast: Contrast
     lane: Lane
-    following: Awaited | Start
+    contrast: Contrast | None
+    following: Awaited | Start | None
+    answers: Answers | None
 
     @staticmethod
     def of(passed: Pass) -> Ended | None:
         """The phase behind a pass; None if its logits stay as they are."""
-        request, contrast, lane = passed.request, passed.plan.contrast, passed.main
-        if request is None or request.outer is None or contrast is None:
+        request, lane = passed.request, passed.main
+        if request is None or request.outer is None:
             return None
-        if passed.joint is not None:
-            return Ended(request, contrast, lane, Awaited(passed.joint, kept(request, lane.length)))
-        return None if passed.start is None else Ended(request, contrast, lane, passed.start)
+        awaited = None if passed.joint is None else Awaited(passed.joint, kept(request, lane.length))
+        following = passed.start if awaited is None else awaited
+        answers = answers_in(lane)
+        if following is None and answers is None:
+            return None
+        return Ended(request, lane, None if following is None else passed.plan.contrast, following, answers)
 
 
-def contrasted(ended: Ended, head: Any, output: Any, run: Run) -> Any:
-    """The model's output with contrasted logits.
+def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
+    """The model's output with the logits that strategies make of its own; arguments as in `_contrasted`."""
+    logits = output[0] if isinstance(output, tuple) else output.logits
+    if ended.contrast is not None:
+        logits = _contrasted(ended, ended.contrast, head, logits, run)
+    if ended.answers is not None:
+        logits = _processed(ended, ended.answers, logits)
+    if isinstance(output, tuple):
+        return (logits, *output[1:])
+    output.logits = logits
+    return output
+
+
+def _processed(ended: Ended, answers: Answers, logits: Tensor) -> Tensor:
+    """(B, R, V): what strategies without a negative prompt make of logits."""
+    lane, at = ended.lane, kept(ended.request, ended.lane.length).to(answers.rows.device)
+    step = None if answers.step is None else answers.step[:, at].to(logits.device)
+
+    def memory(layer: int) -> Memory:
+        there = tracked(lane.cache, layer)
+        return Memory() if there is None else there.keymap.memory
+
+    for acting in lane.plan.at_logits:
+        made = _said(ended, acting.strategy, Logits(logits.float(), None, step, memory)).to(logits.dtype)
+        rows = _own(lane, acting.rows, answers.rows)
+        logits = torch.where(rows[:, at].to(logits.device)[..., None], made, logits)
+    return logits
+
+
+def _own(lane: Lane, rows: Sequence[int] | None, answers: Tensor | None) -> Any:
+    """bool (B, N): answers of the rows that run a program; None if all are."""
+    share = lane.share(rows)
+    if share is None:
+        return answers
+    device = lane.hidden.device if answers is None else answers.device
+    own = torch.zeros(len(lane.hidden), lane.length, dtype=torch.bool, device=device)
+    own[share] = True
+    return own if answers is None else answers & own
+
+
+def _contrasted(ended: Ended, contrast: Contrast, head: Any, logits: Tensor, run: Run) -> Tensor:
+    """(B, R, V): contrasted logits.
 
     Args:
         ended: the pass.
+        contrast: what contrasts it.
         head: the output layer.
-        output: of the model with logits.
+        logits: (B, R, V), those of the model.
         run: calls the language model.
     """
-    logits = output[0] if isinstance(output, tuple) else output.logits
     lane, following, step = ended.lane, ended.following, None
     at = kept(ended.request, lane.length)
+    if following is None:
+        return logits
     if isinstance(following, Awaited):
         [negative] = following.negative
         answers, step = _follow(lane)
     else:
-        found = prefill(following, ended.contrast, run)
+        found = prefill(following, contrast, run)
         negative, answers, step = head(found.at(at)), found.answers, found.step
-    changed = _contrast(ended, logits, negative, None if step is None else step[:, at.to(step.device)])
-    rows = lane.share(ended.contrast.rows)
-    if rows is not None:
-        own = torch.zeros(len(logits), lane.length, dtype=torch.bool, device=logits.device)
-        own[rows] = True
-        answers = own if answers is None else answers.to(own.device) & own
+    step = None if step is None else step[:, at.to(step.device)].to(logits.device)
+    view = Logits(logits.float(), negative.to(logits.device).float(), step)
+    made, answers = _said(ended, contrast.strategy, view).to(logits.dtype), _own(lane, contrast.rows, answers)
     if answers is not None:
-        changed = torch.where(answers[:, at.to(answers.device)].to(logits.device)[..., None], changed, logits)
-    if isinstance(output, tuple):
-        return (changed, *output[1:])
-    output.logits = changed
-    return output
+        made = torch.where(answers[:, at.to(answers.device)].to(logits.device)[..., None], made, logits)
+    return made
 
 
 def kept(request: Request, length: int) -> Tensor:
@@ -165,15 +207,12 @@ def kept(request: Request, length: int) -> Tensor:
     return torch.arange(length)[keep.cpu() if isinstance(keep, Tensor) else slice(-keep or None, None)]
 
 
-def _contrast(ended: Ended, logits: Tensor, negative: Tensor, step: Tensor | None) -> Tensor:
-    """(B, R, V): what the strategy makes of both."""
-    strategy, pictures = ended.contrast.strategy, ended.lane.pictures
-    step = None if step is None else step.to(logits.device)
-    view = Logits(logits.float(), negative.to(logits.device).float(), step)
-    changed = strategy.at_logits(view).to(logits.dtype)
+def _said(ended: Ended, strategy: Strategy, view: Logits) -> Tensor:
+    """float32 (B, R, V): what a strategy makes of logits; figures that it tells go into the record."""
+    made, pictures = strategy.at_logits(view), ended.lane.pictures
     if pictures is not None and view.told:
         pictures.record.told.append((strategy, view.told))
-    return changed
+    return made
 
 
 def _follow(lane: Lane) -> tuple[Tensor | None, Tensor]:

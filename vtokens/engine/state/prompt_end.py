@@ -58,6 +58,25 @@ def prompt_ends(layout: Layout, asked: int, labels: Any) -> Tensor:
     return torch.where(end < 0, valid.long().argmax(1, keepdim=True), end)
 
 
+def answered_rows(layout: Layout, ends: Tensor, before: Tensor | None) -> Tensor:
+    """bool (B, N): text behind the first picture of its sample, and the end of the prompt, even where that is a
+    picture's.
+
+    Args:
+        layout: of the pass, as it was fed.
+        ends: from `prompt_ends`.
+        before: bool (B,), samples that had pictures in an earlier pass; None if none had.
+    """
+    shown = layout.visual.cumsum(1) > 0
+    shown = shown if before is None else shown | before[:, None]
+    return (layout.image < 0).scatter(1, ends, True) & layout.valid & shown
+
+
+def steps(ends: Tensor, length: int) -> Tensor:
+    """int64 (B, length): the end of the prompt predicts the first token, what stands behind it the next ones."""
+    return (torch.arange(length, device=ends.device) - ends).clamp(min=0) + 1
+
+
 def at_end(ends: Tensor, index: Tensor | None, valid: Tensor) -> Tensor:
     """int64 (B, 1): the row, of those seen, at which each prompt ends; the last one before, if that was dropped.
 

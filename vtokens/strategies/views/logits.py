@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.memory import Memory
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -67,21 +68,44 @@ Negative = NoPicture | Pixels | Tokens | Same | Prompt
 """What the prompt of a negative branch holds."""
 
 
-@dataclass
 class Logits:
-    """The logits of some rows in both branches.
+    """The logits of some rows, and those of the negative branch if there is one.
 
     Attributes:
         positive: float32 (B, R, V), of the prompt as it was given.
-        negative: float32 (B, R, V), of the negative branch.
         step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
             cache, which cannot know.
+        told: the figures that were said for the report.
     """
 
-    positive: Tensor
-    negative: Tensor
-    step: Tensor | None = None
-    told: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(
+        self,
+        positive: Tensor,
+        negative: Tensor | None = None,
+        step: Tensor | None = None,
+        memory: Callable[[int], Memory] = lambda layer: Memory(),
+    ) -> None:
+        self.positive, self.step, self._negative, self._memory = positive, step, negative, memory
+        self.told: dict[str, Tensor] = {}
+
+    @property
+    def negative(self) -> Tensor:
+        """float32 (B, R, V), of the negative branch.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._negative is None:
+            raise ValueError(
+                "there are no negative logits, since this strategy declared no other prompt: let its negative(facts) "
+                "return one, such as NoPicture()"
+            )
+        return self._negative
+
+    def recall(self, name: str, layer: int) -> Tensor | None:
+        """What `at_attend` or `at_states` noted about each sample in a decoder layer, in this pass or before, (B, ...);
+        None if nothing was, or nothing is cached."""
+        return self._memory(layer).samples.get(name)
 
     def plausible(self, beta: float) -> Tensor:
         """bool (B, R, V): tokens that the positive branch finds at least `beta` times as probable as its favourite."""

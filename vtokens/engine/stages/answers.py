@@ -1,0 +1,77 @@
+"""Which logits of a pass are an answer's, for `logits` strategies that compare with no negative prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.prompt_end import answered_rows, steps
+from vtokens.engine.state.request import Request
+from vtokens.engine.state.tracked_layer import tracked
+from vtokens.strategies.views.memory import Memory
+
+_BEGINS = "answer begins"
+"""What the first cache layer notes of each sample: int64 (B,), the fed position whose logits say the first token of the
+answer, below 0 for samples without pictures."""
+
+
+def check_labels(request: Request) -> None:
+    """Raise `ValueError` if a call whose logits are changed has labels."""
+    if request.labels is not None:
+        raise ValueError(
+            "labels under a contrastive strategy, or another that changes logits: the model would compute its loss "
+            "from logits as they were, and changed ones may be minus infinity for what was ruled out. Leave labels out "
+            "and score the logits, or detach() the strategy for training"
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which logits of a pass are an answer's, where no negative prompt tells.
+
+    Attributes:
+        rows: bool (B, N), positions whose logits are changed.
+        step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
+    """
+
+    rows: Tensor
+    step: Tensor | None
+
+
+def begin(request: Request, lane: Lane) -> None:
+    """Find out which logits of a pass are an answer's, and note in the cache where that begins.
+
+    Raises:
+        ValueError: the call has labels.
+    """
+    first = tracked(lane.cache, 0)
+    noted = None if first is None else first.keymap.memory.samples.get(_BEGINS)
+    if lane.pictures is not None:
+        layout = lane.pictures.layout
+        ends = lane.pictures.ends.to(layout.valid.device)
+        before = None if noted is None else noted.to(ends.device) >= 0
+        rows = answered_rows(layout, ends, before)
+        shown = layout.visual.any(1)
+        begins = torch.where(shown if before is None else shown | before, ends[:, 0] + lane.past, -1)
+        step = None if lane.cache is None else steps(ends, lane.length)
+    elif noted is None:
+        return
+    else:
+        begins = noted
+        if lane.length > lane.asked:  # another prompt, about pictures that were shown before
+            begins = torch.where(begins < 0, -1, lane.past + lane.length - lane.asked)
+        rows = (begins >= 0)[:, None].expand(-1, lane.length)
+        step = steps(begins[:, None] - lane.past, lane.length)
+    check_labels(request)
+    answers = Answers(rows, step)
+    lane.once(_BEGINS, lambda: answers)
+    lane.notes[0] = Memory(samples={_BEGINS: begins})
+
+
+def answers_in(lane: Lane) -> Answers | None:
+    """What `begin` found in a pass; None if nothing is changed in it."""
+    found: Answers | None = lane.made(_BEGINS)
+    return found
