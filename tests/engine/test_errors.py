@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, StaticCache
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
-from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
-from vtokens.core.compat import as_cache
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"
@@ -83,26 +81,6 @@ def test_layers_out_of_range(family: str) -> None:
             vtokens.attach(target, spec)
     with pytest.raises(TypeError, match=r"layer=1.5 is not allowed: a whole number is"):
         vtokens.attach(target, "fastv(layer=1.5)")
-
-
-@EVERY
-def test_caches_that_cannot_hold_it(family: str) -> None:
-    """Named in the generation config it is refused on attaching, handed over it is refused at the call."""
-    target, batch = build(family)[0], one(family)
-    before = snapshot(target)
-    target.generation_config.cache_implementation = "static"
-    with pytest.raises(
-        ValueError, match=r"generation_config.cache_implementation='static' cannot hold .* set it to None"
-    ):
-        vtokens.attach(target, SPEC)
-    assert snapshot(target) == before
-    target.generation_config.cache_implementation = None
-    with vtokens.attach(target, SPEC):
-        expected = target(**batch).logits
-        cache = StaticCache(config=target.config.text_config, max_cache_len=256)
-        with pytest.raises(ValueError, match=r"StaticLayer in a StaticCache cannot hold pruned sequences"):
-            target(**batch, **as_cache(target, cache), use_cache=True)
-        assert torch.equal(target(**batch).logits, expected)
 
 
 def switch_checkpointing(target: Any, how: str) -> None:

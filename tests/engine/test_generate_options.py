@@ -76,7 +76,6 @@ def test_without_a_cache_every_step_prunes_the_whole_sequence(family: str) -> No
     ("options", "reason"),
     [
         ({"prefill_chunk_size": 8}, r"cut by prefill_chunk_size.*leave prefill_chunk_size out"),
-        ({"cache_implementation": "static"}, r"StaticCache cannot hold pruned sequences.*default DynamicCache"),
         ({"output_attentions": True}, r"output_attentions=True cannot be met.*handle\.report\(\)"),
     ],
 )

@@ -142,7 +142,6 @@ def test_a_model_without_logits_is_refused() -> None:
 @pytest.mark.parametrize(
     ("spec", "options", "reason"),
     [
-        ("pai", {"cache_implementation": "static"}, r"StaticCache cannot hold pruned sequences"),
         ("pai", {"output_attentions": True}, r"output_attentions=True cannot be met"),
         ("m3id", {"use_cache": False}, r"m3id weighs by how many tokens were generated.*leave use_cache=True"),
         ("lqcd", {}, r"another prompt, and none was given: with vtokens\.attachment\(model\)\.negative_prompt"),

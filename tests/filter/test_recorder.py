@@ -84,6 +84,20 @@ def test_behind_strategies(family: str, spec: str) -> None:
         assert (traces[0].gaze[:, dropped] > 0).any() == ("fastv" in spec)
 
 
+@pytest.mark.parametrize("spec", ["none", "cls(keep=0.3)", "fastv(keep=0.4, layer=2)"])
+def test_a_static_cache_is_recorded_as_a_dynamic_one(spec: str) -> None:
+    """A quantised one does not give its keys back: what was written is read."""
+    with vtokens.attach(build("llava")[0], spec):
+        model, processor, asked, traces = written("llava")
+        for one, other in zip(written("llava", cache_implementation="static")[3], traces, strict=True):
+            assert max(distances(one, other).values()) < 2e-4
+        fp8 = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+        rough = written("llava", ATTENTION, **fp8)[3]
+        read = score(model, processor, *asked, [trace.ids.tolist() for trace in rough], ATTENTION)
+        for one, other in zip(rough, read, strict=True):
+            assert max(distances(one, other).values()) < 2e-4
+
+
 def test_beams_and_returned_sequences_and_samples() -> None:
     """Beams fall back on reading; samples are followed row by row."""
     model, processor = build("llava")

@@ -47,12 +47,6 @@ class Handle:
 
     def _attach(self) -> Handle:
         model = self._adapter.model
-        cache = getattr(getattr(model, "generation_config", None), "cache_implementation", None)
-        if self.strategies and cache not in (None, "dynamic"):
-            raise ValueError(
-                f"generation_config.cache_implementation={cache!r} cannot hold pruned sequences, whose length differs "
-                "from layer to layer: set it to None (the default DynamicCache)"
-            )
         with lock:
             taken = _held(self._adapter.multimodal)
             if taken is not None:

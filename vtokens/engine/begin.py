@@ -10,6 +10,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
+from vtokens.engine.attention.prepared import unprepared
 from vtokens.engine.checks.arguments import side_inputs
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
@@ -48,7 +49,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         ValueError: strategies cannot act in it; says why and the way out.
     """
     plan, hidden = request.plan, kwargs["inputs_embeds"]
-    cache, past, padding = _cached(adapter, plan, kwargs)
+    kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs))
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
     if (plan and request.runs) or holds_ours(cache):
@@ -76,7 +77,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
 def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
     """The pass of a negative prompt by itself."""
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
-    cache, past, padding = _cached(adapter, plan, kwargs)
+    kwargs, cache, past, padding = _cached(plan, kwargs)
     check_no_window(adapter, past + hidden.shape[1])
     lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures)
     return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, None, None, kwargs)
@@ -84,7 +85,7 @@ def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
 
 def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> Pass:
     """The pass of a decoder that its caller calls by itself."""
-    cache, past, padding = _cached(adapter, plan, kwargs)
+    kwargs, cache, past, padding = _cached(plan, kwargs)
     fed = kwargs.get("inputs_embeds")
     fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
     if holds_ours(cache):
@@ -100,16 +101,19 @@ def _entered(lane: Lane, pictures: Pictures, request: Request | None, start: Sta
     return Pass(lane.plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
 
 
-def _cached(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> tuple[Any, int, Tensor | None]:
-    """The cache of a pass, the positions fed before it, and the padding mask over all of them."""
-    cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs, Any, int, Tensor | None]:
+    """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
+    cache = given_cache(kwargs)
+    past = 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
+    kwargs = unprepared(kwargs, past, pictures)
+    mask = kwargs.get("attention_mask")
     if not plan.unmerges and holds_copies(cache):
         raise ValueError(
             "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
             "strategy that merged them again, or start with an empty cache"
         )
     padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-    return cache, 0 if cache is None else cache.get_seq_length(), padding
+    return kwargs, cache, past, padding
 
 
 def _pictures(

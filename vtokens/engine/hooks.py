@@ -22,6 +22,7 @@ from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
 from vtokens.engine.attention import unmerge
 from vtokens.engine.attention.observe import observe
+from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
 from vtokens.engine.context import here
@@ -208,7 +209,7 @@ class Hooks:
         return self._in_lane(passed, lane, index, attention)
 
     def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: Attention) -> tuple[Tensor, Any]:
-        strategies = lane.plan.at_attend.get(index, ())
+        strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
 
         def inner(lane: Lane, attention: Attention) -> tuple[Tensor, Any]:
             rows, pictures = lane.plan.rows.get(index), lane.pictures

@@ -56,6 +56,7 @@ class Plan:
         rows: decoder layer -> the attention signals read from it.
         contrast: how logits are contrasted; None if they are not.
         at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
+        rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
         programs: for each batch row, before beams repeat them, the strategies that run on it; None if all rows run the
             same (`programs.by_row`).
 
@@ -65,6 +66,7 @@ class Plan:
 
     def __init__(self, adapter: Adapter, strategies: Sequence[Strategy]) -> None:
         self.programs: tuple[tuple[Strategy, ...], ...] | None = None
+        self.rooms: dict[int, int] = {}
         facts, self.strategies = adapter.facts, tuple(strategies)  # an adapter looks at its model each time it is asked
         asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.

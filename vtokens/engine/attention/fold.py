@@ -57,11 +57,11 @@ def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copi
     older = None if layer is None else layer.keymap.copies
     if fold is None and older is None:
         return None
-    stored, keys = stored_length(cache, index), cache.layers[index].keys
+    stored = stored_length(cache, index)
     latest = new if fold is None else fold.member.shape[1]
     total = seen_length(cache, index) - new + latest
     if valid is None:
-        valid = torch.ones(len(keys), total, dtype=torch.bool, device=keys.device)
+        valid = torch.ones(len(lane.hidden), total, dtype=torch.bool, device=lane.hidden.device)
     channels = older.positions.shape[1] if older is not None else len(fold.positions) if fold is not None else 1
     ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.keymap.stored)
     between = Copies.plain(valid[:, ends : total - latest], channels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.attention.masks import MaskFunction, layer_mask
-from vtokens.engine.attention.padding import present, seen_padding
+from vtokens.engine.attention.padding import present, seen_padding, slots_seen
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.tracked_layer import shortened
@@ -29,7 +29,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
     past, length = present(lane, index), hidden.shape[1] if fold is None else fold.member.shape[1]
-    window = lane.windows.get(index)
+    window, slots = lane.windows.get(index), slots_seen(lane, index)
 
     def make() -> Any:
         config, rule = lane.adapter.language_model.config, None
@@ -42,11 +42,11 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
             rule = within(window, *positions(lane, index, past, length, view, hidden.device))
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
-        return layer_mask(config, hidden, past, allowed, length, rule)
+        return layer_mask(config, hidden, past, allowed, length, rule, slots)
 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.
     origin = None if layer is None else layer.keymap.origin
-    return lane.once(("mask", past, origin, view, window, hidden.device), make)
+    return lane.once(("mask", past, origin, view, window, slots, hidden.device), make)
 
 
 def positions(

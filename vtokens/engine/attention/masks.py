@@ -20,6 +20,7 @@ def layer_mask(
     allowed: Tensor | None,
     length: int | None = None,
     rule: MaskFunction | None = None,
+    slots: int | None = None,
 ) -> Any:
     """The mask of one layer, in the form its attention implementation wants.
 
@@ -30,6 +31,7 @@ def layer_mask(
         allowed: bool (B, past + W), False on padding; None if there is none.
         length: positions that attention works on; default W, as many as enter.
         rule: which query sees which key; None is causal.
+        slots: keys that attention is given, those not filled yet included; default all that it sees.
     """
     if config._attn_implementation not in ALL_MASK_ATTENTION_FUNCTIONS:
         return None  # as transformers does for an attention function registered without a mask function
@@ -38,7 +40,7 @@ def layer_mask(
     return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
         batch_size=batch,
         q_length=length,
-        kv_length=past + length,
+        kv_length=past + length if slots is None else slots,
         q_offset=past,
         kv_offset=0,
         mask_function=causal_mask_function if rule is None else rule,

@@ -1,12 +1,16 @@
-"""Which of the positions that a decoder layer's attention sees are padding."""
+"""Which of the positions that a decoder layer's attention sees are padding, and which slots it is given hold keys."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor
 
 from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import gone_length, seen_length, shortened
+from vtokens.engine.state.slots import static
+from vtokens.engine.state.tracked_layer import gone_length, seen_length, shortened, stored_length, tracked
 from vtokens.engine.state.view import View
 
 
@@ -41,3 +45,22 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
     """
     after = lane.fed_now() if view is None else view.mask(lane.fed_now())
     return join(present_padding(lane, index), after, past, length)
+
+
+def slots_seen(lane: Lane, index: int) -> int | None:
+    """The slots that attention in layer `index` is given, where they are fixed; None where it is given keys alone."""
+    if lane.cache is None or index >= len(lane.cache.layers) or index in lane.folds:
+        return None
+    there, inner = tracked(lane.cache, index), static(lane.cache.layers[index])
+    unfolded = there is not None and there.keymap.copies is not None
+    return None if inner is None or unfolded else inner.max_cache_len
+
+
+def filled(lane: Lane, index: int, attention: Attention) -> Attention:
+    """An attention call of layer `index` over the keys there are, without slots that are not filled yet."""
+    if lane.cache is None or static(lane.cache.layers[index]) is None:
+        return attention
+    keys, mask = stored_length(lane.cache, index), attention.mask
+    if mask is not None and slots_seen(lane, index) is not None:
+        mask = mask[..., :keys]
+    return replace(attention, key=attention.key[:, :, :keys], value=attention.value[:, :, :keys], mask=mask)

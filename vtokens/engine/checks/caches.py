@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from typing import Any
 
+from transformers import cache_utils
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+
+from vtokens.engine.state.slots import static
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
+_KINDS = {
+    *(DynamicLayer, StaticLayer),
+    DynamicSlidingWindowLayer,  # holds all of a sequence that is shorter than its window (`window`)
+    # Releases of transformers differ in which of these they have.
+    *(getattr(cache_utils, f"{name}QuantizedLayer", StaticLayer) for name in ("Fp8", "HQQ", "Quanto")),
+}
 
-def check_cache(cache: Cache | None) -> None:
-    """Raise `ValueError` if `cache` cannot hold layers of different lengths."""
-    if cache is None:
-        return
-    for layer in cache.layers:
-        # Those of a window hold all of a sequence that is shorter than it (`window`).
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, TrackedLayer):
+
+def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
+    """Raise `ValueError` if `cache` cannot hold layers of different lengths.
+
+    Args:
+        cache: what the decoder appends to; None if nothing is cached.
+        config: the decoder's.
+        fed: positions fed once this pass ends.
+    """
+    for layer in () if cache is None else cache.layers:
+        inner = layer.inner if isinstance(layer, TrackedLayer) else layer
+        if type(inner) not in _KINDS:
             raise ValueError(
-                f"a {type(layer).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
+                f"a {type(inner).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
                 "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
-                "cache_implementation, no compiled or quantised cache), or detach() the strategy"
+                "cache_implementation), or a StaticCache or QuantizedCache where no layer has a sliding window, or "
+                "detach() the strategy"
+            )
+        if static(inner) is None:
+            continue
+        if config._attn_implementation not in ("sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation={config._attn_implementation!r} gives no mask that can be cut to the slots of a "
+                "static cache: use 'sdpa' or 'eager', or a DynamicCache, or detach() the strategy"
+            )
+        room = layer.get_max_length()
+        if fed > room:
+            raise ValueError(
+                f"this static cache has room for {room} positions, and {fed} are fed: make it with "
+                f"max_cache_len={fed} and as many more as are to be generated"
             )

@@ -25,7 +25,7 @@ from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, diverge
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.prompt_end import answered_rows, steps
 from vtokens.engine.state.request import Prepared
-from vtokens.engine.state.tracked_layer import TrackedLayer
+from vtokens.engine.state.tracked_layer import TrackedLayer, held
 from vtokens.strategies.views.logits import Prompt
 
 Run = Callable[[Prepared, dict[str, Any]], Any]
@@ -178,11 +178,22 @@ def _shift(start: Start, fed: Fed, divergence: Divergence | None) -> Tensor:
 
 
 def _copied(cache: Any, past: int) -> DynamicCache:
-    """A cache with the first `past` positions of another: before any picture both sequences were the same."""
+    """A cache with the first `past` positions of another: before any picture both sequences were the same.
+
+    Raises:
+        ValueError: that one does not hand them out.
+    """
     copy = DynamicCache()
-    for layer in cache.layers if past else ():
+    for index in range(len(cache.layers) if past else 0):
+        parts = held(cache, index)
+        if parts is None:
+            raise ValueError(
+                f"the negative prompt begins with the {past} positions fed before the picture, and a "
+                f"{type(cache).__name__} does not give them back: begin with the picture, or use the default "
+                "DynamicCache"
+            )
         new = DynamicLayer()
-        new.update(layer.keys[:, :, :past], layer.values[:, :, :past])
+        new.update(*(part[:, :, :past] for part in parts))
         copy.layers.append(new)
     return copy
 
@@ -192,5 +203,5 @@ def _keep(cache: Any, negative: Any, divergence: Divergence) -> None:
     for index, layer in enumerate(negative.layers):
         there = cache.layers[index]
         if not isinstance(there, TrackedLayer):
-            there = cache.layers[index] = TrackedLayer(there, KeyMap.plain(there.get_seq_length()))
+            there = cache.layers[index] = TrackedLayer(there, KeyMap.plain(int(there.get_seq_length())))
         there.negative = NegativeKeys(layer, divergence if index == 0 else None)

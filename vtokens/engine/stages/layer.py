@@ -9,8 +9,10 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.lane_mask import lane_mask
+from vtokens.engine.attention.padding import slots_seen
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
+from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.tracked_layer import shortened
 from vtokens.engine.state.view import gather
@@ -34,7 +36,11 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     if lane.view is None and layer is None:
         return None
     kwargs = dict(kwargs)
+    if lane.view is None and layer is not None and layer.keymap.slots is not None:
+        kwargs["attention_mask"] = layer.keymap.slots.mask(kwargs["attention_mask"])
+        return kwargs
     if lane.view is not None:
+        make_room(lane, index, lane.view)
         lane.views[index] = lane.view
         # Only packed-sequence detection reads them here, and gaps in them look like packing.
         kwargs["position_ids"] = None
@@ -44,9 +50,9 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     if fold is not None:
         lane.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
-    # Masks made at the decoder's input count a window in rows.
+    # Masks made at the decoder's input count a window in rows, and the slots of the first layer.
     own = fold is not None or lane.view is not lane.entry or lane.past or layer is not None
-    if own or index in lane.windows:
+    if own or index in lane.windows or slots_seen(lane, index) is not None:
         kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
     return kwargs
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.masks import join
-from vtokens.engine.attention.padding import cached_padding
+from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.slots import Slots
 from vtokens.engine.state.tracked_layer import TrackedLayer, seen_length, shortened, stored_length, tracked
 from vtokens.engine.state.view import View, expand
 from vtokens.strategies.views.heads import Memory
@@ -78,9 +79,11 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     # Layers whose keys were dropped together share all of this.
     key = ("keymap", None if layer is None else layer.keymap.origin, view, past)
     at, valid, origin = lane.once(key, make)
-    copies = copies_after(lane, index, new, valid)
+    copies, slots, size = copies_after(lane, index, new, valid), None, slots_seen(lane, index)
     fed, tail = lane.past + lane.length, pictures.layout.tail
-    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies)
+    if size is not None:
+        slots = lane.once(("slots", key, size), lambda: Slots.of(at, valid, fed, size))
+    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies, slots)
 
 
 def restore(lane: Lane, output: Any) -> Any:

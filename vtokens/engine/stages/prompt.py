@@ -16,6 +16,7 @@ from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.checks.caches import check_cache
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
+from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
@@ -77,7 +78,7 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
             "Use handle.report() for what was kept, or detach() the strategy first"
         )
     check_decoder_runs_once(adapter)
-    check_cache(given_cache(kwargs))  # first, since transformers prepares the mask for a static cache itself
+    check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
     mask = kwargs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
         raise ValueError(
@@ -94,6 +95,8 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     lane.hidden, lane.entry, lane.rows = hidden, lane.view, None
     if lane.view is None:
         return None
+    for index in range(len(lane.adapter.layers)):
+        make_room(lane, index, lane.view)
     before = None if lane.padding is None else lane.padding[:, : lane.past]
     allowed = join(before, lane.view.mask(lane.fed_now()), lane.past, hidden.shape[1])
     if allowed is None:  # all ones, said explicitly: gaps in position_ids without a mask look like packed sequences

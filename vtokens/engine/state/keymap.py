@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.state.copies import Copies
+from vtokens.engine.state.slots import Slots
 from vtokens.strategies.views.heads import Memory
 
 
@@ -32,6 +33,7 @@ class KeyMap:
         origin: equal for layers whose keys were kept together, so that they share masks.
         memory: what `attend` strategies noted at the layer.
         copies: how the stored keys stand in the sequence that attention sees; None if they are that sequence.
+        slots: what the slots stand for, where they are fixed and something was dropped; None elsewhere.
     """
 
     stored: int
@@ -42,6 +44,7 @@ class KeyMap:
     origin: Hashable = field(default_factory=object)
     memory: Memory = field(default_factory=Memory)
     copies: Copies | None = None
+    slots: Slots | None = None
 
     @staticmethod
     def plain(stored: int, memory: Memory | None = None) -> KeyMap:
@@ -90,7 +93,8 @@ class KeyMap:
         """The key map of other samples; `change` acts on the batch dimension."""
         at, valid = (None if part is None else change(part) for part in (self.at, self.valid))
         copies = None if self.copies is None else self.copies.map(change)
-        return replace(self, at=at, valid=valid, memory=self.memory.map(change), copies=copies)
+        slots = None if self.slots is None else self.slots.map(change)
+        return replace(self, at=at, valid=valid, memory=self.memory.map(change), copies=copies, slots=slots)
 
     def cropped(self, positions: int) -> KeyMap:
         """Without its last `positions`."""

@@ -24,10 +24,13 @@ class TrackedLayer(CacheLayerMixin):
         inner: the layer of transformers' that stores keys and values.
         keymap: which fed positions they stand for.
         negative: keys and values of the negative prompt of a contrast; None if there is none.
+        room: positions that may be fed, where the inner layer's slots are fixed; None where it grows.
     """
 
-    def __init__(self, inner: Any, keymap: KeyMap, negative: NegativeKeys | None = None) -> None:
-        self.inner, self.keymap, self.negative = inner, keymap, negative
+    def __init__(self, inner: Any, keymap: KeyMap, room: int | None = None) -> None:
+        self.inner, self.keymap = inner, keymap
+        self.negative: NegativeKeys | None = None
+        self.room: int | None = getattr(inner, "max_cache_len", None) if room is None else room
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # asked for before it is set, while a copy is being made
@@ -65,7 +68,10 @@ class TrackedLayer(CacheLayerMixin):
         return found
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        # The engine makes the masks of tracked layers; what transformers makes for the first layer is not used.
+        # The engine makes the masks of tracked layers, those over fixed slots from that over fed positions. Of these
+        # there are never twice as many as slots and dropped positions together, whatever was kept.
+        if self.room is not None:
+            return (2 if self.keymap.dropped else 1) * self.room, 0
         return self.get_seq_length() + query_length, 0
 
     @property
@@ -74,12 +80,15 @@ class TrackedLayer(CacheLayerMixin):
         return int(self.inner.get_seq_length())
 
     def get_seq_length(self) -> int:
-        """Positions fed so far, as the caller counts them."""
-        given = self.inner.get_seq_length()
-        return given + self.keymap.fed - self.keymap.stored if self.is_initialized else 0
+        """Positions fed so far, as the caller counts them; on the device where slots are fixed."""
+        if not self.is_initialized:
+            return 0
+        given, slots = self.inner.get_seq_length(), self.keymap.slots
+        fed: int = given + (self.keymap.fed - self.keymap.stored if slots is None else slots.ahead)
+        return fed
 
     def get_max_length(self) -> int:
-        return int(self.inner.get_max_length())
+        return int(self.inner.get_max_length()) if self.room is None else self.room
 
     def offload(self) -> None:
         self.inner.offload()
@@ -127,6 +136,8 @@ class TrackedLayer(CacheLayerMixin):
             self.negative = self.negative.map(change, layer)
 
     def reset(self) -> None:
+        if self.room is not None and self.inner.max_cache_len != self.room:
+            self.inner = type(self.inner)(max_cache_len=self.room)  # the next prompt may be kept whole
         self.inner.reset()
         # Older releases of transformers only zero the states, which would then count as fed.
         if not hasattr(self.inner, "max_cache_len"):
@@ -153,6 +164,15 @@ def stored_length(cache: Cache | None, layer: int) -> int:
         return 0
     there: Any = cache.layers[layer]
     return there.given if isinstance(there, TrackedLayer) else int(there.get_seq_length())
+
+
+def held(cache: Cache, layer: int) -> tuple[Tensor, Tensor] | None:
+    """(B, H_kv, K, D) each, all keys and values that layer `layer` was given; None if it does not give them back."""
+    there: Any = cache.layers[layer]
+    length = stored_length(cache, layer)
+    if there.keys is None or there.keys.dim() != 4 or there.keys.shape[2] < length:  # quantised, or out of a window
+        return None
+    return there.keys[:, :, :length], there.values[:, :, :length]
 
 
 def gone_length(cache: Cache | None, layer: int) -> int:

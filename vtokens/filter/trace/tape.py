@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
+from vtokens.engine.state.tracked_layer import held
 from vtokens.filter.trace.measure import Likelihood, Looked, likelihood, look
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.views.heads import Heads
@@ -176,7 +177,8 @@ class Tape:
         fed = torch.cat(self.fed, 1)
         if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
             return False
-        return all(self.layers[layer].look(self.cache.layers[layer].keys, done) for layer in sorted(self.parts.layers))
+        found = {layer: held(self.cache, layer) for layer in sorted(self.parts.layers)}
+        return all(parts is not None and self.layers[layer].look(parts[0], done) for layer, parts in found.items())
 
     def _reduce(self, ids: Tensor) -> None:
         """(B, n) tokens that followed the logits held."""

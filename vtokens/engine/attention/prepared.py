@@ -1,0 +1,43 @@
+"""Masks that transformers prepares for static caches before the model is called: the padding is read off them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.core.compat import given_cache
+from vtokens.engine.state.slots import static
+
+
+def unprepared(kwargs: dict[str, Any], past: int, whole: bool) -> dict[str, Any]:
+    """The inputs of a language model with the padding mask (B, past + W) that a mask over fixed slots was made of.
+
+    They stay as they are where nothing was prepared, or something else than causal attention over what is no padding.
+
+    Args:
+        kwargs: what the language model is about to get.
+        past: positions fed before.
+        whole: look at the whole mask; False if the last query's row will do.
+    """
+    cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+    if cache is None or not cache.layers or static(cache.layers[0]) is None:
+        return kwargs
+    if isinstance(mask, Mapping) and "full_attention" in mask:
+        mask = mask["full_attention"]
+    if mask is None:  # nothing is padding: attention is causal by itself
+        return {**kwargs, "attention_mask": None}
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return kwargs
+    queries = mask.shape[2]
+    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
+    padding = seen[:, -1, : past + queries]
+    if whole:
+        place = torch.arange(seen.shape[-1], device=seen.device)
+        causal = place <= place[:queries, None] + past
+        real = torch.nn.functional.pad(padding, (0, seen.shape[-1] - padding.shape[-1]))
+        if not torch.equal(seen, causal & real[:, None]):
+            return kwargs
+    return {**kwargs, "attention_mask": padding}

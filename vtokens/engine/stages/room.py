@@ -1,0 +1,28 @@
+"""Static caches get room for what is kept and the steps to come, not for what was fed."""
+
+from __future__ import annotations
+
+from vtokens.engine.state.keymap import KeyMap
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.slots import fitted
+from vtokens.engine.state.tracked_layer import TrackedLayer
+from vtokens.engine.state.view import View
+
+
+def make_room(lane: Lane, index: int, view: View) -> None:
+    """Let a static layer that holds nothing yet allocate what decoder layer `index` needs under `view`.
+
+    Its caller gave it room for all that is fed in this pass and later; what is dropped now will never come. Layers that
+    are allocated already are used as they are.
+    """
+    there = None if lane.cache is None or index >= len(lane.cache.layers) else lane.cache.layers[index]
+    inner, room = (there.inner, there.room) if isinstance(there, TrackedLayer) else (there, None)
+    room = getattr(inner, "max_cache_len", None) if room is None else room
+    if room is None:
+        return
+    needed = room - lane.length + view.index.shape[1]
+    # As transformers does with the caches it makes itself: shapes that stay the same are compiled once.
+    smaller = fitted(inner, max(needed, lane.plan.rooms.get(index, 0)))
+    if smaller is not None:
+        lane.plan.rooms[index] = smaller.max_cache_len
+        lane.cache.layers[index] = TrackedLayer(smaller, KeyMap.plain(0), room)

@@ -1,0 +1,79 @@
+"""Static caches: what the fixed slots of a cache layer stand for, and room for no more than is kept.
+
+A picture: a layer of six slots; five positions were fed, two of them dropped before it; then two more came.
+
+    fed position   0   1   2   3   4 | 5   6
+    slot           0   1           2 | 3   4   5        at = [0, 1, 4, 5, 6, 7], ahead = 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import StaticLayer
+
+_STEP = 16
+"""Slots that a layer is given at a time, so that prompts which keep about as much find the same shapes compiled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The slots of a static cache layer that holds fewer keys than positions were fed; tensors only, so that a compiled
+    step has nothing to compile anew for another prompt.
+
+    Attributes:
+        at: int64 (B, S), the fed position of each slot, filled by now or later; -1 on padding.
+        ahead: int64 (), by how much fed positions run ahead of slots.
+    """
+
+    at: Tensor
+    ahead: Tensor
+
+    @staticmethod
+    def of(at: Tensor, valid: Tensor | None, fed: int, size: int) -> Slots:
+        """Slots of which the first hold keys.
+
+        Args:
+            at: int64 (B, K), the fed positions of those keys.
+            valid: bool (B, K), False on padding; None if there is none.
+            fed: positions fed by now; each later one takes the next slot.
+            size: S.
+        """
+        at = at if valid is None else torch.where(valid.to(at.device), at, -1)
+        later = torch.arange(fed, fed + size - at.shape[1], device=at.device)
+        ahead = torch.tensor(fed - at.shape[1], device=at.device)
+        return Slots(torch.cat([at, later.expand(len(at), -1)], 1), ahead)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Slots:
+        """The slots of other samples; `change` acts on the batch dimension."""
+        return replace(self, at=change(self.at))
+
+    def mask(self, fed: Tensor) -> Tensor:
+        """(B, 1, W, S), which slots each query sees, from the mask (B or 1, 1, W, F) over fed positions.
+
+        Either is bool, True where a query sees a key, or what is added to the scores.
+        """
+        at = self.at.to(fed.device)
+        real = ((at >= 0) & (at < fed.shape[-1]))[:, None, None]
+        where = at.clamp(0, fed.shape[-1] - 1)[:, None, None].expand(-1, -1, fed.shape[2], -1)
+        seen = fed.expand(len(at), -1, -1, -1).gather(3, where)
+        return seen & real if seen.dtype == torch.bool else seen.masked_fill(~real, torch.finfo(seen.dtype).min)
+
+
+def static(layer: Any) -> StaticLayer | None:
+    """A cache layer whose slots are fixed; None if it grows."""
+    inner = getattr(layer, "inner", layer)
+    return inner if isinstance(inner, StaticLayer) else None
+
+
+def fitted(layer: Any, needed: int) -> StaticLayer | None:
+    """A static layer with room for `needed` keys, to take the place of one that has more; None if `layer` grows, holds
+    something already, or has none to spare."""
+    needed = -(-needed // _STEP) * _STEP
+    if type(layer) is not StaticLayer or layer.is_initialized or needed >= layer.max_cache_len:
+        return None
+    return StaticLayer(max_cache_len=needed)
