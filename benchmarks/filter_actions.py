@@ -26,7 +26,7 @@ from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import mentioned, visible  # noqa: E402
 from vtokens.eval.metrics import Interval, chair  # noqa: E402
 from vtokens.eval.metrics.paired import difference  # noqa: E402
-from vtokens.filter import HallucinationFilter, Report  # noqa: E402
+from vtokens.filter import HallucinationFilter, ResponseReport  # noqa: E402
 from vtokens.filter.actions.action import without  # noqa: E402
 
 THRESHOLDS = (0.05, 0.1, 0.3, 0.5)
@@ -88,7 +88,7 @@ def measure(hf: HallucinationFilter, examples: Sequence[scenes.Example], folder:
     return [{"split": split, **row} for row in rows]
 
 
-def _redacted(report: Report, threshold: float) -> str:
+def _redacted(report: ResponseReport, threshold: float) -> str:
     """The response without sentences that hold a mention above the threshold."""
     bad = {judged.mention.sentence for judged in report.mentions if judged.p > threshold}
     return without(report.response, report.spans, [number in bad for number in range(len(report.spans))]).strip()

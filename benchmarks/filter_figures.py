@@ -12,7 +12,7 @@ import numpy as np
 from vtokens.eval.metrics import Interval, bootstrap, chair, detection
 from vtokens.eval.metrics.detection import auroc, average_precision, stratified_auroc
 from vtokens.filter.calibrators.calibrator import Calibrator
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RISKS = (0.005, 0.02)  # shares of unsupported mentions among what is kept
@@ -34,7 +34,7 @@ class Table:
     claims: Array
 
     @classmethod
-    def of(cls, records: Sequence[Record]) -> Table:
+    def of(cls, records: Sequence[LabelledResponse]) -> Table:
         """All mentions of the records, in their order."""
         pairs = [(record, mention) for record in records for mention in record.mentions]
         names = next(record.signals for record in records if record.mentions)
@@ -133,17 +133,17 @@ def baselines(fitted_on: Table, table: Table) -> dict[str, Array]:
     }
 
 
-def predicted(calibrator: Calibrator, records: Sequence[Record]) -> list[list[float]]:
+def predicted(calibrator: Calibrator, records: Sequence[LabelledResponse]) -> list[list[float]]:
     """Probabilities by response."""
     return [calibrator.predict(r.signals).tolist() if r.mentions else [] for r in records]
 
 
-def captions(records: Sequence[Record]) -> list[Record]:
+def captions(records: Sequence[LabelledResponse]) -> list[LabelledResponse]:
     """Those that are captions."""
     return [record for record in records if record.meta["kind"] == "caption"]
 
 
-def chair_row(records: Sequence[Record], kept: Sequence[Sequence[bool]], resamples: int) -> dict[str, Any]:
+def chair_row(records: Sequence[LabelledResponse], kept: Sequence[Sequence[bool]], resamples: int) -> dict[str, Any]:
     """CHAIR of captions of which some mentions are kept."""
     named = [
         [mention.name for mention, stays in zip(record.mentions, keeps, strict=True) if stays]
@@ -154,7 +154,7 @@ def chair_row(records: Sequence[Record], kept: Sequence[Sequence[bool]], resampl
 
 
 def truncation(
-    records: Sequence[Record], probabilities: Sequence[Sequence[float]], resamples: int
+    records: Sequence[LabelledResponse], probabilities: Sequence[Sequence[float]], resamples: int
 ) -> list[dict[str, Any]]:
     """Captions cut after k objects, beside the filter at the lowest threshold that keeps as much recall."""
     rows = []
@@ -176,7 +176,7 @@ def truncation(
     return rows
 
 
-def _recall(records: Sequence[Record], kept: Sequence[Sequence[bool]]) -> float:
+def _recall(records: Sequence[LabelledResponse], kept: Sequence[Sequence[bool]]) -> float:
     found = total = 0
     for record, keeps in zip(records, kept, strict=True):
         truth = set(record.meta["truth"])
@@ -189,7 +189,7 @@ def _rounded(interval: Interval) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in asdict(interval).items()}
 
 
-def by_image(records: Sequence[Record], parts: int = 2) -> list[list[Record]]:
+def by_image(records: Sequence[LabelledResponse], parts: int = 2) -> list[list[LabelledResponse]]:
     """Records dealt into parts; responses about one picture stay together."""
     places: Mapping[Any, int] = {image: i % parts for i, image in enumerate(dict.fromkeys(r.image for r in records))}
     return [[record for record in records if places[record.image] == part] for part in range(parts)]

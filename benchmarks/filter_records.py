@@ -14,8 +14,8 @@ from rich.progress import track
 import vtokens
 from vtokens import scenes
 from vtokens.filter.calibrators.labels import label_scenes
-from vtokens.filter.calibrators.records import Record, read, write
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.calibrators.records import LabelledResponse, read, write
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.mentions import get_extractor
 from vtokens.filter.signals import features, get_signals, parts_for
 from vtokens.filter.trace import passes
@@ -38,20 +38,23 @@ def collect(
     signals: Sequence[str] | str,
     folder: Path,
     batch: int = 125,
-) -> list[Record]:
+) -> list[LabelledResponse]:
     """Responses under a strategy with their signals and exact labels, from `folder` as far as they are there.
 
     Args:
         numbers: how many of each kind (`KINDS`); every one is about a scene of its own, and a longer list begins with
             the shorter one.
     """
-    records: list[Record] = []
+    records: list[LabelledResponse] = []
     for kind, n in numbers.items():
         # A seed of its own for each kind, or all kinds would show the same pictures.
         seed = SEED + KINDS.index(kind)
         place = folder / quote(f"{spec}@{split}-{kind}-{seed}", safe="()+=.,@")
         place.mkdir(parents=True, exist_ok=True)
-        examples, found = scenes.examples(split, n=n, seed=seed, kinds=[kind.removeprefix(GIVEN)]), list[Record]()
+        examples, found = (
+            scenes.examples(split, n=n, seed=seed, kinds=[kind.removeprefix(GIVEN)]),
+            list[LabelledResponse](),
+        )
         for start in track(range(0, n, CHUNK), description=place.name):
             part, path = examples[start : start + CHUNK], place / f"{start:06d}.jsonl"
             given = list(read(path)) if path.exists() else []
@@ -84,10 +87,12 @@ def edited(example: scenes.Example) -> str:
 @torch.no_grad()
 def ask(
     model: Any, processor: Any, examples: Sequence[scenes.Example], signals: Sequence[str] | str, given: bool = False
-) -> list[Record]:
+) -> list[LabelledResponse]:
     """Greedy answers of a batch, read while they were written; or given ones, read in one pass."""
     extractor, chosen = get_extractor("scenes"), get_signals(signals)
-    setting = Setting.of(model, prompts="scenes", extractor="scenes", decoding="given" if given else "greedy")
+    setting = CalibrationSetting.of(
+        model, prompts="scenes", extractor="scenes", decoding="given" if given else "greedy"
+    )
     parts = parts_for(chosen, model.config.get_text_config().num_hidden_layers)
     images, prompts = [[e.image] for e in examples], [e.question for e in examples]
     if given:
@@ -104,5 +109,5 @@ def ask(
         meta = {**setting.meta, "kind": kind, "truth": sorted(t.name for t in example.scene.visible)}
         image = f"{example.split}/{example.seed}/{example.index}/{example.scene.attempt}"
         labels = label_scenes(example, mentions)
-        records.append(Record(image, example.question, text, mentions, values, labels, meta))
+        records.append(LabelledResponse(image, example.question, text, mentions, values, labels, meta))
     return records

@@ -46,7 +46,7 @@ from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.filter import saved  # noqa: E402
 from vtokens.filter.calibrators.calibrator import Calibrator  # noqa: E402
-from vtokens.filter.calibrators.records import Record  # noqa: E402
+from vtokens.filter.calibrators.records import LabelledResponse  # noqa: E402
 from vtokens.filter.guarantees.calibration import Calibration  # noqa: E402
 from vtokens.filter.guarantees.risk import Risk  # noqa: E402
 from vtokens.filter.signals import get_signals  # noqa: E402
@@ -57,7 +57,7 @@ OURS = "kept_vs_dropped"
 RESULT = ROOT / "benchmarks" / "results" / "filter-scenes"
 
 
-def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[Record]]:
+def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[LabelledResponse]]:
     """Records to fit on, to calibrate on and to test on."""
     own, given = ("caption", *scenes.POPE), ("given_caption", "given_pope_random")
     wanted = {
@@ -80,13 +80,13 @@ def chosen(names: Sequence[str], signals: str | Sequence[str]) -> list[str]:
     return [name for name in names if name.split(".")[0] in wanted]
 
 
-def fit(sets: dict[str, list[Record]], signals: Sequence[str]) -> Calibrator:
+def fit(sets: dict[str, list[LabelledResponse]], signals: Sequence[str]) -> Calibrator:
     """A combined detector: trees fitted on own and given responses, a link from the calibration split's first half."""
     link, _ = by_image(sets["calibration"])
     return Calibrator.fit([*sets["train"], *sets["given"]], signals, calibration=link)
 
 
-def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: int) -> dict[str, list[Any]]:
+def measure(spec: str, sets: dict[str, list[LabelledResponse]], resamples: int, number: int) -> dict[str, list[Any]]:
     """The tables of one strategy: all signals, those that cost no pass, and both with and without ours."""
     names = list(next(record.signals for record in sets["train"] if record.mentions))
     variants = {"full": names, "fast": chosen(names, "fast")}
@@ -135,7 +135,7 @@ def measure(spec: str, sets: dict[str, list[Record]], resamples: int, number: in
     }
 
 
-def promises(calibrator: Calibrator, sets: dict[str, list[Record]], number: int) -> dict[str, Any]:
+def promises(calibrator: Calibrator, sets: dict[str, list[LabelledResponse]], number: int) -> dict[str, Any]:
     """Thresholds over many splits of the test responses, and one from the calibration split on every other."""
     _, held = by_image(sets["calibration"])
     scored = {
@@ -152,7 +152,7 @@ def promises(calibrator: Calibrator, sets: dict[str, list[Record]], number: int)
     }
 
 
-def ship(spec: str, sets: dict[str, list[Record]]) -> Path:
+def ship(spec: str, sets: dict[str, list[LabelledResponse]]) -> Path:
     """Write the filter that comes with the package: the signals that cost no pass, and the responses for thresholds."""
     _, held = by_image(sets["calibration"])
     fitted = fit(sets, chosen(list(next(record.signals for record in sets["train"] if record.mentions)), "fast"))
@@ -162,7 +162,7 @@ def ship(spec: str, sets: dict[str, list[Record]]) -> Path:
     return saved.write(saved.SHIPPED / f"{name}.json", saved.Saved(parts, "scenes", fitted, rows))
 
 
-def _counts(records: Sequence[Record]) -> dict[str, int]:
+def _counts(records: Sequence[LabelledResponse]) -> dict[str, int]:
     return {
         "responses": len(records),
         "images": len({record.image for record in records}),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.test_plugin_example import PLUGIN, installed
-from vtokens.core.moved import MOVED
+from vtokens.core.moved import MOVED, RENAMED
 from vtokens.strategies.older import REPLACED
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,20 @@ def test_every_documented_name_imports(line: str, imports: dict[str, list[Any]])
         assert told.startswith(f"vtokens.{old} is now vtokens.{MOVED[old]};")
 
 
+@pytest.mark.parametrize(
+    ("module", "old", "new"), [(module, old, new) for module, names in RENAMED.items() for old, new in names.items()]
+)
+def test_classes_are_found_under_their_old_names(module: str, old: str, new: str) -> None:
+    """The old name is the same class, and the warning names the new one at the line that asked."""
+    found = importlib.import_module(f"vtokens.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"vtokens\.{module}\.{old} is now vtokens\.{module}\.{new};") as told:
+        cls = getattr(found, old)
+    assert cls is getattr(found, new)
+    assert [warning.filename for warning in told] == [__file__]
+    with pytest.raises(AttributeError, match=f"no attribute '{old}s'"):
+        getattr(found, f"{old}s")
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the example plugin as it was: that file, announced as today."""
@@ -135,6 +150,9 @@ def test_the_page_says_what_replaced_what() -> None:
     rows = dict(row.strip("| ").split(" | ")[:2] for row in text.splitlines() if row.startswith("| `"))
     for old, new in MOVED.items():
         assert rows[f"`vtokens.{old}`"] == f"`vtokens.{new}`"
+    for module, names in RENAMED.items():
+        for old, new in names.items():
+            assert rows[f"`vtokens.{module}.{old}`"] == f"`vtokens.{module}.{new}`"
     for old, field in REPLACED.items():
         (now,) = [rows[row] for row in rows if row.startswith((f"`{old} ", f"`def {old}("))]
         assert now.startswith(f"`Needs({field}=")

@@ -20,7 +20,7 @@ from vtokens.adapters import adapter_for
 from vtokens.core.weights import doubts, input_device
 from vtokens.filter.calibrators.calibrator import CalibrationWarning
 from vtokens.filter.guarantees.setting import fingerprint
-from vtokens.tables.thresholds import Setting, Table
+from vtokens.tables.thresholds import Table, TargetThresholds
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_an_offloaded_model_answers_under_strategies(spec: str, tmp_path: Path) 
 
 def test_thresholds_are_compared_with_offloaded_weights(tmp_path: Path) -> None:
     model = build("llava")[0]
-    facts, setting = adapter_for(model).facts, Setting(0.5, 0.5, (0.25,), (0.4, 0.4))
+    facts, setting = adapter_for(model).facts, TargetThresholds(0.5, 0.5, (0.25,), (0.4, 0.4))
     right, wrong = tmp_path / "right.json", tmp_path / "wrong.json"
     Table(facts.tower, facts.tower_sample, "made up", (setting,)).save(right)
     Table(facts.tower, tuple(value + 1 for value in facts.tower_sample), "another", (setting,)).save(wrong)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.test_cli import failure
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.measure import cases, measure, names
-from vtokens.bench.row import Row, append, commit, read
+from vtokens.bench.row import BenchRow, append, commit, read
 from vtokens.bench.timing import Roofline, Stopwatch, quantile, roofline
 from vtokens.cli import main
 
-CPU = Setting(torch.device("cpu"), torch.float32, quick=True)
+CPU = BenchSetting(torch.device("cpu"), torch.float32, quick=True)
 ROOF = Roofline(1e12, 1e10)
 
 
@@ -101,7 +101,7 @@ def test_quantiles_and_roofline() -> None:
 def test_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
     """One heading, a row for each row; nothing where nothing was measured."""
     path = tmp_path / "new" / "rows.csv"
-    row = Row(
+    row = BenchRow(
         "k",
         "p",
         "cpu",

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vtokens.bench.case import Setting
+from vtokens.bench.case import BenchSetting
 from vtokens.bench.kernels import block_sparse as bench
 from vtokens.kernels import Tiles, block_sparse_attention
 from vtokens.tables.patterns.grid import Grid
 from vtokens.tables.patterns.index import Run, Scene, index
 
-CPU = Setting(torch.device("cpu"), torch.float32)
+CPU = BenchSetting(torch.device("cpu"), torch.float32)
 HEADS, KV_HEADS, DIM = 28, 4, 128
 """A layer of Qwen2.5-VL-7B; one of its heads is planned here."""
 

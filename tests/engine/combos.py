@@ -24,7 +24,7 @@ from vtokens.engine.plan import Plan
 from vtokens.strategies import Facts, Strategy
 from vtokens.tables.patterns import AShape, Head, Patterns, Run
 from vtokens.tables.sinks import Sinks
-from vtokens.tables.thresholds import Setting, Table
+from vtokens.tables.thresholds import Table, TargetThresholds
 
 POOLS: dict[Any, tuple[Any, ...]] = {
     bool: (False, True),
@@ -48,7 +48,7 @@ def tables(facts: Facts, folder: Path) -> tuple[str, ...]:
         ),
         "thresholds": Table(
             facts.tower, facts.tower_sample, "chosen by hand",
-            tuple(Setting(target, target, (0.3,) * 3, (target,) * 3) for target in (0.15, 0.34, 0.68)),
+            tuple(TargetThresholds(target, target, (0.3,) * 3, (target,) * 3) for target in (0.15, 0.34, 0.68)),
         ),
     }  # fmt: skip
     for name, table in made.items():

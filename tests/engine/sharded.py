@@ -25,7 +25,7 @@ from tests.families import build
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.filter.guarantees.setting import fingerprint
-from vtokens.tables.thresholds import Setting, Table
+from vtokens.tables.thresholds import Table, TargetThresholds
 
 SPECS = ("none", "random(keep=0.5)", "cls(keep=0.5)+fastv(keep=0.5, layer=1)", "todre(keep=0.5)", "vhr", "vcd")
 
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     plain, batch = whole_model("llava", "plain"), one("llava")
     facts = adapter_for(plain).facts
     table = folder / "thresholds.json"
-    Table(facts.tower, facts.tower_sample, "made up", (Setting(0.5, 0.5, (0.25,), (0.4, 0.4)),)).save(table)
+    Table(facts.tower, facts.tower_sample, "made up", (TargetThresholds(0.5, 0.5, (0.25,), (0.4, 0.4)),)).save(table)
     ways = (by_layer, partial(by_layer, parts=("self_attn", "mlp")), in_parallel)
     for shard, attention in zip(ways, ("sdpa", "eager", "sdpa"), strict=True):
         model = build("llava", attn_implementation=attention)[0]
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
             facts.tower,
             tuple(value + 1 for value in facts.tower_sample),
             "another",
-            (Setting(0.5, 0.5, (0.2,), (0.4,)),),
+            (TargetThresholds(0.5, 0.5, (0.2,), (0.4,)),),
         )
         other.save(folder / "other.json")
         with pytest.raises(ValueError, match="other weights than this one's"):

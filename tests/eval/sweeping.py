@@ -39,7 +39,7 @@ PRELOAD = [
 CLOCKED = {"encode", "select", "prefill", "decode", "speedup", "created"}
 
 
-def small(out: Path, **changes: Any) -> sweep.Outcome | None:
+def small(out: Path, **changes: Any) -> sweep.SweepOutcome | None:
     """Run the small sweep here."""
     return sweep.run(**{**SMALL, "out": out, **changes})
 

@@ -12,7 +12,7 @@ from vtokens.core.costs import call_flops
 from vtokens.core.timing import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.eval import profile as profiling
 from vtokens.eval.cells import cells
-from vtokens.eval.profile import Settings, profile
+from vtokens.eval.profile import ProfileSettings, profile
 from vtokens.eval.synthetic import prompts
 
 CLOCK = Clock(torch.device("cpu"), threads=1)
@@ -21,7 +21,7 @@ CLOCK = Clock(torch.device("cpu"), threads=1)
 def few(family, **changes):
     """Settings for a quick run on a tiny model."""
     size = (168, 140) if family.startswith("qwen") else None
-    return dataclasses.replace(Settings(text=8, size=size, new_tokens=4, rounds=2), **changes)
+    return dataclasses.replace(ProfileSettings(text=8, size=size, new_tokens=4, rounds=2), **changes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

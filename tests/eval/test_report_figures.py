@@ -9,14 +9,14 @@ from PIL import Image
 
 from vtokens.eval.metrics.paired import holm, mcnemar
 from vtokens.report import palette
-from vtokens.report.answers import Answers, Given, Question
-from vtokens.report.charts import Mark, against_speed, against_tokens, apart, pareto, summary_charts
+from vtokens.report.answers import Answers, GivenAnswer, Question
+from vtokens.report.charts import ChartMark, against_speed, against_tokens, apart, pareto, summary_charts
 from vtokens.report.findings import findings, least, podiums
 from vtokens.report.flips import Flip, draw, flips, pick, spread
 from vtokens.report.phases import bars_of
 from vtokens.report.pictures import caption, drawn, shown
 from vtokens.report.relative import average, averaged, table
-from vtokens.report.results import NAN, Cost, Metric, Results, Score, Setting
+from vtokens.report.results import NAN, Cost, Metric, Results, Score, StrategyAtKeep
 from vtokens.report.scatter import panel
 from vtokens.report.text import breaks, figure, p_text, share, signed
 
@@ -29,7 +29,7 @@ def setting(name, keep, exact, chair, speedup, p=NAN, kept=72.0):
         ("vqa", "exact"): Score(exact, exact - 0.05, exact + 0.05, 500, 1, p),
         ("caption", "chair_s"): Score(chair, chair, chair, 500, 1, NAN),
     }
-    return Setting(name, keep, (name,), scores, {"vqa": cost, "caption": cost})
+    return StrategyAtKeep(name, keep, (name,), scores, {"vqa": cost, "caption": cost})
 
 
 def results(*settings):
@@ -47,7 +47,7 @@ def four(tmp_path):
 
 
 def marks(*pairs):
-    return [Mark(Setting(str(n), None), x, y, NAN, NAN) for n, (x, y) in enumerate(pairs)]
+    return [ChartMark(StrategyAtKeep(str(n), None), x, y, NAN, NAN) for n, (x, y) in enumerate(pairs)]
 
 
 def test_the_pareto_front_keeps_what_nothing_beats():
@@ -269,7 +269,7 @@ def test_selecting_is_taken_out_of_prefill(four):
     bar = bars_of(four)[1]
     assert bar.seconds == pytest.approx({"encode": 4e-3, "select": 1e-3, "prefill": 5e-3, "decode": 2e-3})
     assert bar.total == pytest.approx(12e-3)
-    assert bars_of(results(Setting("none", None))) == []
+    assert bars_of(results(StrategyAtKeep("none", None))) == []
 
 
 def question(doc, given, picture=None, task="vqa"):
@@ -277,7 +277,7 @@ def question(doc, given, picture=None, task="vqa"):
 
 
 def given(correct, kept=None):
-    return Given("yes" if correct else "no", correct, kept, None if kept is None else (2, 2))
+    return GivenAnswer("yes" if correct else "no", correct, kept, None if kept is None else (2, 2))
 
 
 def test_flips_go_both_ways(four):
@@ -294,7 +294,7 @@ def test_flips_go_both_ways(four):
 def test_groups_take_turns():
     assert spread([[1, 2, 3], [4], [5, 6]], 5) == [1, 4, 5, 2, 6]
     assert spread([], 3) == []
-    some = [Flip(question(n, {}), Setting(name, None), True) for name in "ab" for n in range(50)]
+    some = [Flip(question(n, {}), StrategyAtKeep(name, None), True) for name in "ab" for n in range(50)]
     chosen = draw(some, 10)
     assert [flip.setting.name for flip in chosen] == ["a", "b"] * 5
     assert len({(flip.setting.name, flip.question.doc) for flip in chosen}) == 10

@@ -19,13 +19,13 @@ from vtokens.cli.profile_tables import tables
 from vtokens.core.timing import Clock
 from vtokens.eval import journal, manifest
 from vtokens.eval.journal import Answer
-from vtokens.eval.profile import Settings
+from vtokens.eval.profile import ProfileSettings
 from vtokens.eval.profile_job import Job, _begin
 from vtokens.filter import saved as filters
 from vtokens.filter.calibrators import records as labelled
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.datasets.output_log import OutputLog
-from vtokens.filter.datasets.rows import Refusal, Row, digest
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, digest
 from vtokens.loading import saved
 from vtokens.report import answers, reading
 from vtokens.tables import patterns, sinks, thresholds
@@ -49,7 +49,7 @@ def _read_sinks(path: Path) -> None:
 
 
 def _thresholds(folder: Path) -> Path:
-    settings = tuple(thresholds.Setting(t, t, (0.1, 0.2), (0.9, 0.7)) for t in (0.15, 0.34))
+    settings = tuple(thresholds.TargetThresholds(t, t, (0.1, 0.2), (0.9, 0.7)) for t in (0.15, 0.34))
     thresholds.Table("clip-2x32-14-56", (0.1, -0.2), "a test", settings).save(folder / "thresholds.json")
     return folder / "thresholds.json"
 
@@ -136,7 +136,7 @@ def _output_log(folder: Path) -> Path:
     content = {"image": "0.png", "caption": "a dog."}
     with OutputLog(folder / "out.jsonl", SETTINGS) as log:
         for line in (1, 2):
-            row = Row(line, content, "0.png", "?", "caption", "a dog.", json.dumps(content))
+            row = DatasetRow(line, content, "0.png", "?", "caption", "a dog.", json.dumps(content))
             log.put(
                 [(row, {**content, "filter": {**found, "line": line}})], [Refusal(line + 2, "no: reason", "ra\udcffw")]
             )
@@ -214,7 +214,7 @@ def _profile(folder: Path) -> Path:
 
 def _begun(out: Path | None) -> dict[str, Any]:
     device = torch.device("cpu")
-    job = Job((), "preset", device, None, (), (1,), Settings(new_tokens=32), command="vtokens profile")
+    job = Job((), "preset", device, None, (), (1,), ProfileSettings(new_tokens=32), command="vtokens profile")
     return _begin(job, Clock(device, 1), out)
 
 

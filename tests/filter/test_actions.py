@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vtokens.filter.actions.action import ABSTENTION, ACTIONS, apply, check_action, without
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Found, arrange
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 
 
 def clauses(text: str) -> list[tuple[int, int]]:
@@ -20,14 +20,14 @@ def clauses(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def report(text: str, ps: list[float], threshold: float | None = 0.5) -> Report:
+def report(text: str, ps: list[float], threshold: float | None = 0.5) -> ResponseReport:
     spans = clauses(text)
     found = [Found(start, end, "object", text[start:end]) for start, end in spans]
     judged = [
         Judged(mention, p, p, {}, threshold is not None and p > threshold)
         for mention, p in zip(arrange(text, found, spans), ps, strict=True)
     ]
-    return Report("What is there?", text, tuple(judged), tuple(spans), True, threshold)
+    return ResponseReport("What is there?", text, tuple(judged), tuple(spans), True, threshold)
 
 
 THREE = "red circle, blue square, green ring"
@@ -92,7 +92,7 @@ def test_sentences_collect_their_mentions():
     assert [s.p for s in found.sentences] == pytest.approx([0.1, 0.9, 0.3])
     assert [s.mentions for s in found.sentences] == [(0,), (1,), (2,)]
     assert found.to_dict()["sentences"][1]["text"] == "blue square"
-    whole = Report("", THREE, found.mentions[:0], ((0, len(THREE)),), False)
+    whole = ResponseReport("", THREE, found.mentions[:0], ((0, len(THREE)),), False)
     assert whole.sentences[0].p == 0
     assert "nothing that could be checked" in str(whole)
     with pytest.raises(IndexError, match="mention 7"):

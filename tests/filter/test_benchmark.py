@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
 from benchmarks.filter_promises import carried_over, splits
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import Mention
 
@@ -16,7 +16,7 @@ def record(image, names, wrong, truth, kind="caption", nll=None):
     nll = [float(name in wrong) for name in names] if nll is None else nll
     signals = {"nll": nll, "position": [float(i) for i in range(len(names))], "repetition": [0.0] * len(names)}
     labels = [name in wrong for name in names]
-    return Record(image, "?", "x", mentions, signals if names else {}, labels, {"kind": kind, "truth": truth})
+    return LabelledResponse(image, "?", "x", mentions, signals if names else {}, labels, {"kind": kind, "truth": truth})
 
 
 ROWS = [

@@ -9,13 +9,13 @@ import pytest
 from vtokens.filter.calibrators import calibrator as module
 from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
 from vtokens.filter.calibrators.fitting import matrix, sklearn_link, sklearn_model, split
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.risk import Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.mentions import Mention
 
-SETTING = Setting("llava-1", "none", "captions", "greedy", "scenes")
+SETTING = CalibrationSetting("llava-1", "none", "captions", "greedy", "scenes")
 NAMES = ("nll", "position", "constant")
 
 
@@ -30,7 +30,7 @@ def records(images, seed=0, rate=0.3, first=0, setting=SETTING):
         signals = {"nll": rng.normal(labels * 1.5), "position": position, "constant": np.ones(n)}
         mentions = [Mention(0, 1, "a", "object", "a", order=i) for i in range(n)]
         rows = {name: [float(v) for v in values] for name, values in signals.items()}
-        found.append(Record(image, "?", "a", mentions, rows, [bool(label) for label in labels], setting.meta))
+        found.append(LabelledResponse(image, "?", "a", mentions, rows, [bool(label) for label in labels], setting.meta))
     return found
 
 
@@ -93,8 +93,8 @@ def test_parts_share_no_image_and_do_not_depend_on_the_order():
 
 def test_responses_without_mentions_have_no_signals():
     rows = records(100)
-    bare = [Record(r.image, "?", "a", [], {}, [], SETTING.meta) if not r.mentions else r for r in rows]
-    empty = Record(-1, "?", "", [], {}, [], SETTING.meta)
+    bare = [LabelledResponse(r.image, "?", "a", [], {}, [], SETTING.meta) if not r.mentions else r for r in rows]
+    empty = LabelledResponse(-1, "?", "", [], {}, [], SETTING.meta)
     assert Calibrator.fit(bare).to_dict() == Calibrator.fit(rows).to_dict()
     assert Calibrator.fit([empty, *bare]).names == NAMES
 
@@ -108,18 +108,20 @@ def test_calibration_records_of_ones_own():
 
 
 def test_the_setting_is_that_of_the_responses_that_make_probabilities():
-    given = Setting("llava-1", "none", "captions", "given", "scenes")
+    given = CalibrationSetting("llava-1", "none", "captions", "given", "scenes")
     mixed = records(60) + records(60, seed=3, first=500, setting=given)
     assert Calibrator.fit(mixed, calibration=records(60, seed=2, first=1000)).setting == SETTING
     with pytest.raises(ValueError, match="several settings"):
         Calibrator.fit(mixed)
-    other = Setting("llava-2", "none", "captions", "greedy", "scenes")
+    other = CalibrationSetting("llava-2", "none", "captions", "greedy", "scenes")
     with pytest.raises(ValueError, match=r"to fit on are of the models \['llava-2'\], not of 'llava-1'"):
         Calibrator.fit(records(60, setting=other), calibration=records(60, seed=2, first=1000))
 
 
 def changed(row, **signals):
-    return Record(row.image, row.prompt, row.response, row.mentions, {**row.signals, **signals}, row.labels, row.meta)
+    return LabelledResponse(
+        row.image, row.prompt, row.response, row.mentions, {**row.signals, **signals}, row.labels, row.meta
+    )
 
 
 def spoilt(value):
@@ -145,7 +147,11 @@ def test_signals_that_are_not_finite(value):
         (records(60), {"names": ["nll", "lens"]}, r"the record of image \d+ has no signals \['lens'\]"),
         (records(60), {"names": []}, "there are no signals to fit on"),
         (records(60), {"estimator": "boost"}, "unknown estimator 'boost'. Did you mean 'boosting'"),
-        (records(30) + records(30, setting=Setting("llava-2", "none", "captions", "greedy", "scenes")), {}, "settings"),
+        (
+            records(30) + records(30, setting=CalibrationSetting("llava-2", "none", "captions", "greedy", "scenes")),
+            {},
+            "settings",
+        ),
     ],
 )
 def test_what_cannot_be_fitted(rows, more, message):
@@ -168,12 +174,12 @@ def test_signals_must_be_those_it_was_fitted_on():
 def test_another_setting_is_refused_or_warned_of():
     found = Calibrator.fit(records(100))
     assert found.check(SETTING, "error") == []
-    pruned = Setting("llava-1", "cls(keep=0.5)", "captions", "greedy", "scenes")
+    pruned = CalibrationSetting("llava-1", "cls(keep=0.5)", "captions", "greedy", "scenes")
     with pytest.warns(CalibrationWarning, match=r"strategy 'cls\(keep=0.5\)' against 'none' when it was fitted"):
         found.check(pruned)
     with pytest.raises(ValueError, match="Fit one on records of this setting"):
         found.check(pruned, "error")
-    other = Setting("llava-2", "none", "captions", "greedy", "scenes")
+    other = CalibrationSetting("llava-2", "none", "captions", "greedy", "scenes")
     with pytest.raises(ValueError, match="model 'llava-2' against 'llava-1'"):
         found.check(other)
     assert found.check(other, "ignore") == ["model 'llava-2' against 'llava-1'"]

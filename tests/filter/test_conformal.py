@@ -11,7 +11,7 @@ from scipy.stats import binom
 from vtokens.filter.guarantees.conformal import mondrian, threshold
 from vtokens.filter.guarantees.responses import realised
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
 MENTION = st.tuples(st.integers(0, 5), st.booleans())  # few scores, so that there are ties
 RESPONSES = st.lists(st.lists(MENTION, max_size=4), min_size=1, max_size=40)
@@ -110,7 +110,7 @@ def test_certificate_says_what_it_promises_and_survives_json(risk):
     import json
 
     scores, labels = drawn(800, 1)
-    setting = Setting("m-1", "cls(keep=0.5)", "captions", "greedy", "scenes")
+    setting = CalibrationSetting("m-1", "cls(keep=0.5)", "captions", "greedy", "scenes")
     found = threshold(scores, labels, risk, setting=setting)
     assert Certificate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     text = str(found)

@@ -6,9 +6,9 @@ import pytest
 
 from vtokens.filter.actions.decoding import decoding, limit
 from vtokens.filter.guarantees.limits import resolve
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
-NOW = Setting("llava-0", "none")
+NOW = CalibrationSetting("llava-0", "none")
 
 
 def test_flagging_needs_no_threshold():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.calibrators.records import Record, read, write
+from vtokens.filter.calibrators.records import LabelledResponse, read, write
 from vtokens.filter.mentions import KINDS, Mention
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -25,7 +25,7 @@ def records(draw):
         Mention(0, len(w), w, k, w, order=i, tokens=(i, i + 1))
         for i, (w, k) in enumerate(zip(words, kinds, strict=True))
     ]
-    return Record(
+    return LabelledResponse(
         draw(st.text() | st.integers()),
         draw(st.text()),
         draw(st.text()),
@@ -45,7 +45,7 @@ def test_what_was_written_comes_back(tmp_path_factory, rows):
 
 def one(**more):
     fields = {"image": 1, "prompt": "?", "response": "a cat", "mentions": [mention("a cat")], "signals": {"nll": [0.5]}}
-    return Record(**{**fields, "labels": [True], **more})
+    return LabelledResponse(**{**fields, "labels": [True], **more})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtokens.filter.datasets.bounds import LINE
-from vtokens.filter.datasets.rows import Refusal, Row, count, read
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read
 
 GOOD = {"image": "a.png", "caption": "a dog"}
 
@@ -94,7 +94,7 @@ def test_duplicate_ids(tmp_path):
 
 
 def test_a_last_line_without_a_break_is_a_row_if_it_is_whole(tmp_path):
-    assert isinstance(rows(tmp_path, json.dumps(GOOD).encode())[0], Row)
+    assert isinstance(rows(tmp_path, json.dumps(GOOD).encode())[0], DatasetRow)
 
 
 @pytest.mark.fuzz

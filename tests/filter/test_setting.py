@@ -5,8 +5,8 @@ import torch
 
 import vtokens
 from tests.families import build
-from vtokens.filter.calibrators.records import Record
-from vtokens.filter.guarantees.setting import Setting, fingerprint
+from vtokens.filter.calibrators.records import LabelledResponse
+from vtokens.filter.guarantees.setting import CalibrationSetting, fingerprint
 
 
 def test_fingerprint_knows_the_weights_and_not_the_precision():
@@ -27,27 +27,27 @@ def test_fingerprint_of_a_model_without_storage():
 
 def test_setting_names_what_is_attached():
     model = build("llava")[0]
-    plain = Setting.of(model, prompts="captions")
+    plain = CalibrationSetting.of(model, prompts="captions")
     assert (plain.strategy, plain.prompts, plain.decoding) == ("none", "captions", "greedy")
     with vtokens.attach(model, "none"):
-        assert Setting.of(model, prompts="captions") == plain
+        assert CalibrationSetting.of(model, prompts="captions") == plain
     with vtokens.attach(model, "fastv", keep=0.5):
-        pruned = Setting.of(model, prompts="captions")
+        pruned = CalibrationSetting.of(model, prompts="captions")
     assert plain.differences(pruned) == [f"strategy 'none' against {pruned.strategy!r}"]
     assert "fastv" in pruned.strategy
-    assert Setting.of(model) == Setting(plain.model)
+    assert CalibrationSetting.of(model) == CalibrationSetting(plain.model)
 
 
 def record(**meta):
-    return Record("a", "?", "", [], {}, [], meta)
+    return LabelledResponse("a", "?", "", [], {}, [], meta)
 
 
 def test_setting_of_records():
-    setting = Setting("m", "fastv", "captions", "greedy", "scenes")
-    assert Setting.of_records([record(**setting.meta, task="x"), record(**setting.meta)]) == setting
+    setting = CalibrationSetting("m", "fastv", "captions", "greedy", "scenes")
+    assert CalibrationSetting.of_records([record(**setting.meta, task="x"), record(**setting.meta)]) == setting
     with pytest.raises(ValueError, match="there are no records"):
-        Setting.of_records([])
+        CalibrationSetting.of_records([])
     with pytest.raises(ValueError, match="image 'a' does not say in meta its strategy, prompts, decoding, extractor"):
-        Setting.of_records([record(model="m")])
+        CalibrationSetting.of_records([record(model="m")])
     with pytest.raises(ValueError, match=r"several settings .decoding 'greedy' against 'sample'"):
-        Setting.of_records([record(**setting.meta), record(**{**setting.meta, "decoding": "sample"})])
+        CalibrationSetting.of_records([record(**setting.meta), record(**{**setting.meta, "decoding": "sample"})])

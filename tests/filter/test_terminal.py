@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions import get_extractor
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 from vtokens.filter.terminal import marked, show, summary
 
 RED_UNDERLINED = "\x1b[1;4;31m"
@@ -21,7 +21,7 @@ def report(text, flagged, calibrated=True, prompt=""):
         Judged(mention, 0.93 if i in flagged else 0.05, 0.0, {}, i in flagged)
         for i, mention in enumerate(extractor(text, prompt))
     ]
-    return Report(prompt, text, tuple(judged), tuple(extractor.sentences(text)), calibrated, 0.5)
+    return ResponseReport(prompt, text, tuple(judged), tuple(extractor.sentences(text)), calibrated, 0.5)
 
 
 def shown(made, **options):

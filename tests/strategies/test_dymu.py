@@ -16,13 +16,15 @@ from vtokens.adapters import adapter_for
 from vtokens.strategies import format_spec, parse, to_dict
 from vtokens.strategies.merge.dymu import Dymu
 from vtokens.tables import thresholds as tables
-from vtokens.tables.thresholds import Setting, Table
+from vtokens.tables.thresholds import Table, TargetThresholds
 
 
-def table(model: Any, *settings: Setting) -> Table:
+def table(model: Any, *settings: TargetThresholds) -> Table:
     """Thresholds for the tower of `model`."""
     facts = adapter_for(model).facts
-    return Table(facts.tower, facts.tower_sample, "made up", settings or (Setting(0.5, 0.5, (0.25,), (0.6, 0.5)),))
+    return Table(
+        facts.tower, facts.tower_sample, "made up", settings or (TargetThresholds(0.5, 0.5, (0.25,), (0.6, 0.5)),)
+    )
 
 
 def patches_left(model: Any, spec: Any, **options: Any) -> int:
@@ -49,7 +51,7 @@ def test_thresholds_from_a_file(tmp_path: Path) -> None:
     model = build("llava")[0]
     one, several = tmp_path / "one.json", tmp_path / "several.json"
     table(model).save(one)
-    low, mid = Setting(0.15, 0.16, (0.3, 0.3), (-1.0, -1.0, -1.0)), Setting(0.34, 0.3, (0.2,), (0.7,))
+    low, mid = TargetThresholds(0.15, 0.16, (0.3, 0.3), (-1.0, -1.0, -1.0)), TargetThresholds(0.34, 0.3, (0.2,), (0.7,))
     table(model, low, mid).save(several)
     assert tables.read(several).settings == (low, mid)
     assert patches_left(model, "dymu", thresholds=str(one)) == patches_left(model, Dymu((0.6, 0.5)))

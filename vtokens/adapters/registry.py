@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar
 
 from vtokens.core.source import import_naming, written
-from vtokens.core.written import Unread, Written
+from vtokens.core.written import RegisteredClass, Unread
 
 if TYPE_CHECKING:
     from vtokens.adapters.base import Adapter
@@ -118,7 +118,7 @@ def _written_examples() -> dict[str, tuple[str, ...]]:
     return dict(written(_PACKAGE, _DECORATOR, "Adapter", _read))
 
 
-def _read(found: Written) -> tuple[str, tuple[str, ...]]:
+def _read(found: RegisteredClass) -> tuple[str, tuple[str, ...]]:
     if len(found.arguments) != 1:
         raise Unread
     return found.arguments[0], tuple(found.constant("examples"))

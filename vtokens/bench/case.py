@@ -13,7 +13,7 @@ from vtokens.kernels._dispatch import VARIABLE
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """Where and how large.
 
     Attributes:
@@ -88,7 +88,9 @@ class Case:
     error: Callable[[Any], float] | None = None
 
 
-def ours(setting: Setting, run: Callable[[Any], Any], select: Callable[[], Any] | None = None) -> dict[str, Provider]:
+def ours(
+    setting: BenchSetting, run: Callable[[Any], Any], select: Callable[[], Any] | None = None
+) -> dict[str, Provider]:
     """A function of `vtokens.kernels` as "triton", where there is a GPU, and as "reference"."""
     names = ("triton", "reference") if setting.cuda else ("reference",)
     return {name: Provider(_choose(name, run), select and _choose(name, lambda _: select())) for name in names}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from vtokens.bench import kernels
-from vtokens.bench.case import Case, Provider, Setting
-from vtokens.bench.row import Row, commit, release
+from vtokens.bench.case import BenchSetting, Case, Provider
+from vtokens.bench.row import BenchRow, commit, release
 from vtokens.bench.timing import Roofline, Stopwatch, quantile
 from vtokens.core.errors import unknown
 from vtokens.core.timing import peak_bytes, rounds
@@ -29,7 +29,7 @@ def names() -> list[str]:
     return [module.name for module in iter_modules(kernels.__path__)]
 
 
-def cases(kernel: str, setting: Setting) -> Iterator[Case]:
+def cases(kernel: str, setting: BenchSetting) -> Iterator[Case]:
     """The cases of a kernel; they draw their inputs as they are asked for.
 
     Raises:
@@ -42,8 +42,8 @@ def cases(kernel: str, setting: Setting) -> Iterator[Case]:
 
 @torch.no_grad()
 def measure(
-    kernel: str, case: Case, setting: Setting, stopwatch: Stopwatch, roof: Roofline, seconds: float
-) -> list[Row]:
+    kernel: str, case: Case, setting: BenchSetting, stopwatch: Stopwatch, roof: Roofline, seconds: float
+) -> list[BenchRow]:
     """Time every provider of a case; those that fail get a row that says why.
 
     Args:
@@ -97,9 +97,9 @@ def _split(measured: dict[str, list[float]], name: str) -> dict[str, list[float]
 
 
 def _row(
-    kernel: str, provider: str, case: Case, setting: Setting, stopwatch: Stopwatch, count: int, roof: Roofline,
+    kernel: str, provider: str, case: Case, setting: BenchSetting, stopwatch: Stopwatch, count: int, roof: Roofline,
     times: dict[str, list[float]], facts: dict[str, Any],
-) -> Row:  # fmt: skip
+) -> BenchRow:  # fmt: skip
     device = torch.cuda.get_device_name(setting.device) if setting.cuda else "cpu"
     numbers: dict[str, Any] = {}
     if times:
@@ -116,7 +116,7 @@ def _row(
             "roofline": roof.ms(work.flops, work.bytes) / kernel_ms,
         }
     batch, heads, kv_heads, dim, rows, keys = case.shape
-    return Row(
+    return BenchRow(
         kernel, provider, device, torch.__version__, release("triton"), str(setting.dtype).removeprefix("torch."),
         batch, heads, kv_heads, dim, rows, keys, case.pattern, case.density, torch.get_num_threads(), stopwatch.name,
         count if times else 0, commit=commit(), **numbers, **facts,

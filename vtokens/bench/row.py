@@ -14,7 +14,7 @@ import vtokens
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One provider on one case; times are of single calls, and None is what was not measured.
 
     Attributes:
@@ -61,14 +61,14 @@ class Row:
     failed: str = ""
 
 
-def append(path: Path, row: Row) -> None:
+def append(path: Path, row: BenchRow) -> None:
     """Add a row to a CSV file, which gets its heading first."""
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
-            writer.writerow(field.name for field in fields(Row))
+            writer.writerow(field.name for field in fields(BenchRow))
         writer.writerow(_text(value) for value in astuple(row))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from rich.table import Table
 
-from vtokens.bench.case import Setting
-from vtokens.bench.row import Row
+from vtokens.bench.case import BenchSetting
+from vtokens.bench.row import BenchRow
 from vtokens.bench.timing import Roofline, Stopwatch
 
 _COLUMNS = (
@@ -15,7 +15,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def heading(setting: Setting, stopwatch: Stopwatch, roof: Roofline) -> str:
+def heading(setting: BenchSetting, stopwatch: Stopwatch, roof: Roofline) -> str:
     """What the table was measured on."""
     device = torch.cuda.get_device_name(setting.device) if setting.cuda else f"cpu, {torch.get_num_threads()} thread(s)"
     return (
@@ -24,7 +24,7 @@ def heading(setting: Setting, stopwatch: Stopwatch, roof: Roofline) -> str:
     )
 
 
-def table(kernel: str, rows: list[Row]) -> Table:
+def table(kernel: str, rows: list[BenchRow]) -> Table:
     """The rows of one kernel."""
     out = Table(title=kernel, title_justify="left")
     for name in _COLUMNS:

@@ -40,7 +40,7 @@ def candidates(keys: int) -> tuple[Run, ...]:
 
 
 @dataclass
-class Tally:
+class PatternSums:
     """Sums over samples, (layers, candidates, heads): of errors, of recalls and of shares of tiles."""
 
     error: Tensor
@@ -57,7 +57,7 @@ class Trial(Strategy):
 
     tried: tuple[Run, ...] = ()
     block: tuple[int, int] = (128, 64)
-    tally: Tally | None = field(default=None, compare=False)
+    tally: PatternSums | None = field(default=None, compare=False)
 
     def needs(self, facts: Facts) -> Needs:
         return Needs(attend=range(facts.depth), computes=True)
@@ -119,7 +119,7 @@ def search(
     adapter = adapter_for(model)
     config = adapter.language_model.config
     shape = (len(adapter.layers), len(tried), config.num_attention_heads)
-    tally = Tally(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape))
+    tally = PatternSums(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape))
     with attach(model, Trial(tried, block, tally)):
         for batch in batches:
             with torch.no_grad():
@@ -143,7 +143,9 @@ def search(
     return Patterns(adapter.facts.decoder, block, ratio, source, heads)
 
 
-def choose(tally: Tally, tried: Sequence[Run], density: float, max_error: float | None) -> tuple[tuple[Head, ...], ...]:
+def choose(
+    tally: PatternSums, tried: Sequence[Run], density: float, max_error: float | None
+) -> tuple[tuple[Head, ...], ...]:
     """For each layer and head the candidate of least mean error that visits at most `density` of the tiles."""
     error, recall, share = (part / tally.samples for part in (tally.error, tally.recall, tally.density))
     allowed = share <= density

@@ -22,7 +22,7 @@ from vtokens.strategies.base import Strategy
 from vtokens.strategies.merge.dymu import Dymu
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.views.patches import Patches
-from vtokens.tables.thresholds import Setting, Table
+from vtokens.tables.thresholds import Table, TargetThresholds
 
 Batch = dict[str, Any]
 
@@ -62,7 +62,7 @@ def measure(
             raise ValueError("no pictures to measure: at least one batch is needed")
         thresholds = tuple(round(fmean(found[block]), 6) for block in range(len(rates)))
         left = [share for seen in _runs(model, adapter, Dymu(thresholds), batches, progress) for share in _left(seen)]
-        settings.append(Setting(target, round(fmean(left), 4), tuple(round(r, 4) for r in rates), thresholds))
+        settings.append(TargetThresholds(target, round(fmean(left), 4), tuple(round(r, 4) for r in rates), thresholds))
     facts = adapter.facts
     sample = tuple(round(value, 6) for value in facts.tower_sample)
     return Table(facts.tower, sample, source, tuple(settings))

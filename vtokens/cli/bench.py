@@ -11,7 +11,7 @@ from vtokens.cli.output import console
 from vtokens.loading.hardware import check_device
 
 if TYPE_CHECKING:
-    from vtokens.bench.row import Row
+    from vtokens.bench.row import BenchRow
 
 
 def add_to(commands: Any) -> None:
@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     import torch
 
-    from vtokens.bench.case import Setting
+    from vtokens.bench.case import BenchSetting
     from vtokens.bench.measure import cases, measure, names
     from vtokens.bench.row import append
     from vtokens.bench.table import heading, table
@@ -67,14 +67,14 @@ def _run(options: argparse.Namespace) -> None:
             raise unknown("kernel", name, names())
     usual = "bfloat16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, usual if options.dtype in (None, "auto") else options.dtype)
-    setting = Setting(device, dtype, options.quick)
+    setting = BenchSetting(device, dtype, options.quick)
     stopwatch = Stopwatch(device, options.clock)
     screen = console(width=None if console().is_terminal else 190)
     begun = time.monotonic()
     roof = roofline(device, dtype, stopwatch)
     screen.print(heading(setting, stopwatch, roof))
     for kernel in chosen:
-        rows: list[Row] = []
+        rows: list[BenchRow] = []
         torch.manual_seed(0)
         for case in cases(kernel, setting):
             if options.limit is not None and time.monotonic() - begun > options.limit:

@@ -20,7 +20,7 @@ _KEEPS = (0.5, 0.25, 0.1)
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One line of the table; times are medians of paired ratios to the unpruned model."""
 
     strategy: str
@@ -93,7 +93,7 @@ def _batch(processor: Any, questions: Sequence[Any]) -> Any:
 
 def _row(
     model: Any, processor: Any, questions: Sequence[Any], batch: Any, spec: str, keep: float, batch_size: int
-) -> Row:  # fmt: skip
+) -> DemoRow:  # fmt: skip
     import vtokens
     from vtokens import scenes
 
@@ -105,7 +105,9 @@ def _row(
     prefill = _paired(model, batch, spec, keep, 1)
     total = _paired(model, batch, spec, keep, 24)
     samples = len(report.samples)
-    return Row(spec, keep, tokens, accuracy, report.flops / samples / 1e9, report.kv_bytes / samples, prefill, total)
+    return DemoRow(
+        spec, keep, tokens, accuracy, report.flops / samples / 1e9, report.kv_bytes / samples, prefill, total
+    )
 
 
 def _paired(model: Any, batch: Any, spec: str, keep: float, new_tokens: int, rounds: int = 3) -> float:
@@ -129,7 +131,7 @@ def _generate(model: Any, batch: Any, new_tokens: int) -> float:
     return time.perf_counter() - start
 
 
-def _table(rows: Sequence[Row], model: str, questions: int, batch_size: int) -> Any:
+def _table(rows: Sequence[DemoRow], model: str, questions: int, batch_size: int) -> Any:
     from rich.table import Table
 
     title = (

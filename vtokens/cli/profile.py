@@ -106,7 +106,7 @@ def _job(options: argparse.Namespace) -> Job:
     import torch
 
     from vtokens.eval.cells import cells, split
-    from vtokens.eval.profile import Settings
+    from vtokens.eval.profile import ProfileSettings
     from vtokens.eval.profile_job import Job
 
     if (options.model is None) == (options.preset is None):
@@ -120,7 +120,7 @@ def _job(options: argparse.Namespace) -> Job:
         dtype=None if options.dtype in (None, "auto") else getattr(torch, options.dtype),
         cells=tuple(cells(split(options.strategy), options.keep)),
         batches=options.batch or ((1, 2, 4, 8, 16, 32) if cuda else (1,)),
-        settings=Settings(options.prompt, options.image, options.new_tokens, options.rounds),
+        settings=ProfileSettings(options.prompt, options.image, options.new_tokens, options.rounds),
         scale=options.scale,
         layers=options.layers,
         attention=options.attention,

@@ -1,4 +1,4 @@
-"""Where modules went when the package got its folders: their old names import the new ones for one more release."""
+"""Modules and classes under the names they had before: for one more release these give the new ones, and warn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "api": "loading.load",
@@ -50,6 +51,33 @@ MOVED = {
     "weights": "core.weights",
 }
 """Old name -> new one, both inside the package. Names with a leading underscore were nobody's business."""
+
+RENAMED = {
+    "filter": {"Record": "LabelledResponse", "Report": "ResponseReport"},
+    "filter.calibrators.records": {"Record": "LabelledResponse"},
+    "filter.guarantees.setting": {"Setting": "CalibrationSetting"},
+    "filter.report": {"Report": "ResponseReport"},
+    "tables.thresholds": {"Setting": "TargetThresholds"},
+}
+"""Of each module: old name -> new one. Two classes of one name could not be told apart in a traceback."""
+
+
+def renamed(module: str, name: str) -> Any:
+    """What a module's attribute `name` is called now, with a warning; for its `__getattr__`.
+
+    Args:
+        module: its full name.
+        name: an attribute that it has not.
+
+    Raises:
+        AttributeError: it never had.
+    """
+    new = RENAMED.get(module.partition(".")[2], {}).get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    old = f"{module}.{name}"
+    warnings.warn(f"{old} is now {module}.{new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=3)
+    return getattr(sys.modules[module], new)
 
 
 class _Moved(MetaPathFinder, Loader):

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import TypeVar
 
-from vtokens.core.written import Unread, Written, name_of, value_of
+from vtokens.core.written import RegisteredClass, Unread, name_of, value_of
 
 T = TypeVar("T")
 _PLAIN = (ast.AnnAssign, ast.Assign, ast.Expr, ast.FunctionDef, ast.Pass)
@@ -31,7 +31,7 @@ def sources(package: str) -> dict[str, str | None]:
     return found
 
 
-def written(package: str, decorator: str, root: str, read: Callable[[Written], T]) -> list[T]:
+def written(package: str, decorator: str, root: str, read: Callable[[RegisteredClass], T]) -> list[T]:
     """What the source of a package says of the classes that it registers.
 
     Modules of which that cannot be told are imported, so that their classes are registered, and left out.
@@ -60,14 +60,14 @@ def import_naming(package: str, decorator: str, name: str) -> None:
             importlib.import_module(module)
 
 
-def _registered(module: str, decorator: str, root: str) -> list[Written]:
+def _registered(module: str, decorator: str, root: str) -> list[RegisteredClass]:
     tree, found = _tree(module), []
     for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         calls = [one for one in node.decorator_list if isinstance(one, ast.Call) and name_of(one.func) == decorator]
         if calls:
             arguments = tuple(map(value_of, calls[0].args))
             keywords = {word.arg or "**": value_of(word.value) for word in calls[0].keywords}
-            found.append(Written(module, arguments, keywords, _lineage(module, node, root)))
+            found.append(RegisteredClass(module, arguments, keywords, _lineage(module, node, root)))
             _check_plain(found[-1].lineage, decorator)
     named = [node for node in ast.walk(tree) if name_of(node) == decorator]
     renamed = [

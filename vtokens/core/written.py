@@ -13,7 +13,7 @@ class Unread(Exception):
 
 
 @dataclass(frozen=True)
-class Written:
+class RegisteredClass:
     """A class that its module registers by a decorator.
 
     Attributes:
@@ -80,7 +80,7 @@ class Written:
 class _Filled(ast.NodeTransformer):
     """Puts the values of class attributes in the place of `cls.name`."""
 
-    def __init__(self, written: Written) -> None:
+    def __init__(self, written: RegisteredClass) -> None:
         self.written = written
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:

@@ -17,7 +17,7 @@ from vtokens.core.compat import given_cache, swap_cache
 from vtokens.engine import Report
 
 
-class Written(nn.Module):
+class CuttingDecoder(nn.Module):
     """A genuine decoder whose layers are run by a loop that cuts the sequence where it is told.
 
     Attributes:
@@ -76,8 +76,8 @@ class Ideal:
     """Runs `model` on exactly the positions that `report` says each decoder layer saw of `batch`.
 
     The tower sees the whole picture, its features are cut to those kept before layer 0, and the prompt holds that
-    many placeholders; where a strategy drops more inside the decoder, `Written` cuts there. Everything about which
-    rows stay is worked out here, before any clock runs.
+    many placeholders; where a strategy drops more inside the decoder, `CuttingDecoder` cuts there. Which rows stay is
+    worked out here, before any clock runs.
     """
 
     def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor], report: Report) -> None:
@@ -102,7 +102,7 @@ class Ideal:
                 at = [np.searchsorted(b, n) + width - len(b) for n, b in zip(now, before, strict=True)]
                 cuts[layer], _ = _padded(at, device)
                 before = now
-        self.written = Written(self.adapter.language_model, cuts) if cuts else None
+        self.written = CuttingDecoder(self.adapter.language_model, cuts) if cuts else None
 
     def generate(self, **options: Any) -> Tensor:
         """Pixels in, tokens out: `model.generate` on the shortened prompt."""

@@ -28,7 +28,7 @@ COMPARED = ("first_token", "request")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProfileSettings:
     """What every row of a profile has in common.
 
     Attributes:
@@ -50,7 +50,7 @@ class Settings:
 
 
 def profile(
-    model: PreTrainedModel, cells: Sequence[Cell], batches: Sequence[int], settings: Settings, clock: Clock
+    model: PreTrainedModel, cells: Sequence[Cell], batches: Sequence[int], settings: ProfileSettings, clock: Clock
 ) -> Iterator[dict[str, Any]]:
     """One row for each batch size and strategy, as it is measured.
 
@@ -84,7 +84,7 @@ def profile(
             yield row
 
 
-def _measure(model: Any, cell: Cell, batch: int, settings: Settings, clock: Clock, row: dict[str, Any]) -> None:
+def _measure(model: Any, cell: Cell, batch: int, settings: ProfileSettings, clock: Clock, row: dict[str, Any]) -> None:
     adapter = adapter_for(model)
     inputs = prompts(adapter, [settings.text] * batch, settings.size)
     with vtokens.attach(model, cell.strategy) as handle:

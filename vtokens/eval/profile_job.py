@@ -20,7 +20,7 @@ from vtokens.core.writing import write_json
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
 from vtokens.eval.presets import preset
-from vtokens.eval.profile import Settings, failure, profile, tidy
+from vtokens.eval.profile import ProfileSettings, failure, profile, tidy
 from vtokens.eval.shapes import random_model, read_config, resize, supported, trained_model
 from vtokens.schemas import check
 
@@ -51,7 +51,7 @@ class Job:
     dtype: torch.dtype | None
     cells: tuple[Cell, ...]
     batches: tuple[int, ...]
-    settings: Settings
+    settings: ProfileSettings
     scale: int = 1
     layers: int | None = None
     attention: str = "sdpa"

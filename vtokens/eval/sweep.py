@@ -25,7 +25,7 @@ from vtokens.loading.hardware import check_device, check_dtype
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a finished sweep left behind.
 
     Attributes:
@@ -57,7 +57,7 @@ def run(
     include: Sequence[str | Path] = (),
     command: str = "",
     show: bool = True,
-) -> Outcome | None:
+) -> SweepOutcome | None:
     """Run a sweep, or go on with one that was interrupted.
 
     Under `torchrun` or `accelerate launch` each process loads the model once and takes its share of every task's
@@ -176,11 +176,11 @@ class _Work:
         return [grade(cell, tasks[name], found, answers[name]) for name, found in outcomes.items() if found is not None]
 
 
-def _finish(folder: Path, graded: Sequence[Graded]) -> Outcome:
+def _finish(folder: Path, graded: Sequence[Graded]) -> SweepOutcome:
     content = manifest.read(folder)
     results = tables.results(graded, content)
     summary = tables.summary(graded, results, content["tasks"])
     with replacing(folder / "results.jsonl") as write:
         write("".join(map(line, results)))
     write_json(folder / "summary.json", summary)
-    return Outcome(folder, results, summary, tables.unknown_values(results))
+    return SweepOutcome(folder, results, summary, tables.unknown_values(results))

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vtokens.core.extras import needs
+from vtokens.core.moved import renamed
 
 # name -> the module that defines it; imported on first use: command lines must not wait for torch.
 _EXPORTS = {
@@ -21,8 +22,8 @@ _EXPORTS = {
     "HallucinationFilter": "filter",
     "Mention": "mentions",
     "Outcome": "actions.action",
-    "Record": "calibrators.records",
-    "Report": "report",
+    "LabelledResponse": "calibrators.records",
+    "ResponseReport": "report",
     "Risk": "guarantees.risk",
     "calibrate_policy": "guarantees.policy",
 }
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
     from vtokens.filter.actions.action import Outcome as Outcome
     from vtokens.filter.actions.stream import Event as Event
     from vtokens.filter.calibrators.calibrator import Calibrator as Calibrator
-    from vtokens.filter.calibrators.records import Record as Record
+    from vtokens.filter.calibrators.records import LabelledResponse as LabelledResponse
     from vtokens.filter.filter import HallucinationFilter as HallucinationFilter
     from vtokens.filter.guarantees.policy import calibrate_policy as calibrate_policy
     from vtokens.filter.guarantees.risk import Certificate as Certificate
     from vtokens.filter.guarantees.risk import Risk as Risk
     from vtokens.filter.mentions import Mention as Mention
-    from vtokens.filter.report import Report as Report
+    from vtokens.filter.report import ResponseReport as ResponseReport
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
-        raise AttributeError(f"module 'vtokens.filter' has no attribute {name!r}")
+        return renamed(__name__, name)
     with needs("filter", "the hallucination filter"):
         module = importlib.import_module(f"vtokens.filter.{_EXPORTS[name]}")
     return getattr(module, name)

@@ -20,17 +20,17 @@ from vtokens.engine.overlay import seen_image
 from vtokens.filter.actions.action import Outcome, apply, check_action
 from vtokens.filter.actions.decoding import decoding
 from vtokens.filter.actions.generation import FilterPen
-from vtokens.filter.actions.regenerate import RETRIES, Written, check_retries, regenerate
+from vtokens.filter.actions.regenerate import RETRIES, JudgedResponse, check_retries, regenerate
 from vtokens.filter.actions.stream import Event, live
 from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.limits import certificate, resolve
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting, attached_strategy, fingerprint
+from vtokens.filter.guarantees.setting import CalibrationSetting, attached_strategy, fingerprint
 from vtokens.filter.judge import Judge
 from vtokens.filter.mentions import Extractor, get_extractor
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
@@ -135,12 +135,14 @@ class HallucinationFilter:
             saved.calibration, batch_size,
         )  # fmt: skip
 
-    def setting(self, **generate_kwargs: Any) -> Setting:
+    def setting(self, **generate_kwargs: Any) -> CalibrationSetting:
         """Under which conditions responses come about now; `generate_kwargs` as they will be given."""
         fitted = self.judge.calibrator
         prompts = "any" if fitted is None else fitted.setting.prompts
         how = decoding(self.model, generate_kwargs)
-        return Setting(self._fingerprint, attached_strategy(self.model), prompts, how, self.judge.extractor.name)
+        return CalibrationSetting(
+            self._fingerprint, attached_strategy(self.model), prompts, how, self.judge.extractor.name
+        )
 
     def certificate(self, risk: Risk | float | None = None, action: str = "flag") -> Certificate:
         """The threshold for a risk, with what it promises and assumes; printing it shows all of that.
@@ -157,7 +159,7 @@ class HallucinationFilter:
     @overload
     def check(
         self, images: Any, prompt: str, response: Any, *, risk: Risk | float | None = ..., threshold: float | None = ...
-    ) -> Report: ...
+    ) -> ResponseReport: ...
 
     @overload
     def check(
@@ -168,7 +170,7 @@ class HallucinationFilter:
         *,
         risk: Risk | float | None = ...,
         threshold: float | None = ...,
-    ) -> list[Report]: ...
+    ) -> list[ResponseReport]: ...
 
     def check(
         self,
@@ -178,7 +180,7 @@ class HallucinationFilter:
         *,
         risk: Risk | float | None = None,
         threshold: float | None = None,
-    ) -> Report | list[Report]:
+    ) -> ResponseReport | list[ResponseReport]:
         """Judge a response that is there already: one pass of the model that reads it.
 
         Args:
@@ -191,7 +193,7 @@ class HallucinationFilter:
             threshold: flag mentions with a probability above it; 0.5 if neither is given.
 
         Returns:
-            A `Report`, or a list of them for a batch.
+            A `ResponseReport`, or a list of them for a batch.
 
         Raises:
             TypeError: what is no picture, no prompt or no response.
@@ -329,21 +331,21 @@ class HallucinationFilter:
         _, [shown], _ = self._samples(images, prompt)
         pen = self._pen(action, risk, threshold, generate_kwargs)
 
-        def write(heard: Callable[[Written, int], bool]) -> Written:
+        def write(heard: Callable[[JudgedResponse, int], bool]) -> JudgedResponse:
             return pen.listen(shown, prompt, heard, **generate_kwargs)
 
-        def finish(written: Written, stopped: bool) -> Outcome:
+        def finish(written: JudgedResponse, stopped: bool) -> Outcome:
             if stopped:
                 written = pen.read([shown], [prompt], pen.write([shown], [prompt], [written.ids], **generate_kwargs))[0]
             return regenerate(self.model, pen, [written], [shown], [prompt], ways, **generate_kwargs)[0]
 
         return live(write, finish, action)
 
-    def fit(self, records: Sequence[Record], estimator: str = "auto", **more: Any) -> HallucinationFilter:
+    def fit(self, records: Sequence[LabelledResponse], estimator: str = "auto", **more: Any) -> HallucinationFilter:
         """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.
 
         Args:
-            records: from `Report.record`.
+            records: from `ResponseReport.record`.
             estimator, more: as of `Calibrator.fit`.
 
         Returns:
@@ -354,7 +356,7 @@ class HallucinationFilter:
         self.judge, self.calibration = replace(self.judge, calibrator=found), None
         return self
 
-    def calibrate(self, records: Sequence[Record], risk: Risk = Risk()) -> HallucinationFilter:  # noqa: B008 (frozen)
+    def calibrate(self, records: Sequence[LabelledResponse], risk: Risk = Risk()) -> HallucinationFilter:  # noqa: B008 (frozen)
         """Set thresholds on labelled responses of other images than it was fitted on.
 
         Returns:
@@ -382,7 +384,7 @@ class HallucinationFilter:
 
     def _read(
         self, images: Any, prompt: Any, response: Any, action: str, risk: Risk | float | None, threshold: float | None
-    ) -> tuple[bool, list[Report]]:
+    ) -> tuple[bool, list[ResponseReport]]:
         """Whether it is a single sample, and the reports of responses that are there already."""
         single, shown, asked = self._samples(images, prompt)
         given = responses(response, single, len(asked), self.model.config.get_text_config().vocab_size)

@@ -13,10 +13,10 @@ from PIL import Image
 from vtokens.filter import signals
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.guarantees.risk import Certificate
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Extractor, Mention, Span
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 from vtokens.filter.trace.trace import Trace
 
 _WORD = re.compile(r"\w+")
@@ -50,7 +50,7 @@ class Judge:
         signals: what is computed of each mention.
         extractor: finds mentions.
         calibrator: makes probabilities of signals; without one the score is the probability, in [0, 1], that the model
-            would have written something else, and `Report.calibrated` is False.
+            would have written something else, and `ResponseReport.calibrated` is False.
         seen: goes into reports.
     """
 
@@ -76,8 +76,8 @@ class Judge:
         spans: Sequence[Span],
         trace: Trace | None,
         threshold: Threshold,
-        setting: Setting | None = None,
-    ) -> Report:
+        setting: CalibrationSetting | None = None,
+    ) -> ResponseReport:
         """Judge one response.
 
         Args:
@@ -100,7 +100,7 @@ class Judge:
         certificate = threshold.certificate
         value = threshold.value if certificate is None else certificate.threshold
         sentences = tuple(self.extractor.sentences(text))
-        return Report(
+        return ResponseReport(
             prompt, text, judged, sentences, self.calibrator is not None, value, certificate, setting, tuple(images),
             self.seen, trace, unjudged(text, spans, sentences, judged),
         )  # fmt: skip

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vtokens.core.moved import renamed
 from vtokens.core.terminal import json_text, one_line
 from vtokens.core.writing import write_picture
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.risk import Certificate
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.notebook import report_html
@@ -40,7 +41,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Report:
+class ResponseReport:
     """A checked response.
 
     Attributes:
@@ -66,7 +67,7 @@ class Report:
     calibrated: bool
     threshold: float | None = None
     certificate: Certificate | None = None
-    setting: Setting | None = None
+    setting: CalibrationSetting | None = None
     images: tuple[Image.Image, ...] = field(default=(), repr=False)
     seen: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False, compare=False)
     trace: Any = field(default=None, repr=False, compare=False)
@@ -92,7 +93,7 @@ class Report:
         wrong = {judged.mention.sentence for judged in self.flagged}
         return tuple(number in wrong for number in range(len(self.spans)))
 
-    def record(self, image: str | int, labels: Sequence[bool]) -> Record:
+    def record(self, image: str | int, labels: Sequence[bool]) -> LabelledResponse:
         """The labelled response, to fit or calibrate with.
 
         Args:
@@ -106,7 +107,9 @@ class Report:
         signals = {name: [judged.signals[name] for judged in self.mentions] for name in names}
         mentions = [judged.mention for judged in self.mentions]
         meta: dict[str, Any] = {} if self.setting is None else dict(self.setting.meta)
-        return Record(image, self.prompt, self.response, mentions, signals, [bool(one) for one in labels], meta)
+        return LabelledResponse(
+            image, self.prompt, self.response, mentions, signals, [bool(one) for one in labels], meta
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but pictures, in what JSON can hold."""
@@ -158,7 +161,8 @@ class Report:
 
     def __repr__(self) -> str:
         judged = f"{len(self.mentions)} mention(s), {len(self.flagged)} flagged"
-        return f"<Report of {one_line(self.response, 60)!r}: {judged}{'' if self.calibrated else ', uncalibrated'}>"
+        calibrated = "" if self.calibrated else ", uncalibrated"
+        return f"<ResponseReport of {one_line(self.response, 60)!r}: {judged}{calibrated}>"
 
     def _repr_html_(self) -> str:
         return report_html(self.response, self.mentions, self.unjudged, self.calibrated)
@@ -176,6 +180,12 @@ class Report:
         return "\n".join(lines)
 
 
-def worst(reports: Sequence[Report]) -> float:
+def worst(reports: Sequence[ResponseReport]) -> float:
     """The largest probability of all mentions; 0 if there are none."""
     return max((judged.p for report in reports for judged in report.mentions), default=0.0)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return renamed(__name__, name)

@@ -12,7 +12,7 @@ from vtokens.core.reading import read_json
 from vtokens.core.writing import line, replacing
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.guarantees.calibration import Calibration
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.schemas import check
 
 _FORMAT = "vtokens filter"
@@ -88,9 +88,9 @@ def ships_for(model_type: str) -> bool:
     return any(setting.model.rpartition("-")[0] == model_type for setting, _ in _shipped())
 
 
-def _shipped() -> Iterator[tuple[Setting, Saved]]:
+def _shipped() -> Iterator[tuple[CalibrationSetting, Saved]]:
     for path in sorted(SHIPPED.glob("*.json")):
         saved = read(path)
         setting = saved.calibrator.setting if saved.calibrator is not None else None
-        if isinstance(setting, Setting):
+        if isinstance(setting, CalibrationSetting):
             yield setting, saved

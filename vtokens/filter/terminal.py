@@ -7,13 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vtokens.core.terminal import printable
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 
 _SHOWN = 8  # of what was not judged
 _BAD, _NUMBER, _FINE = "underline bold red", "red", "green"
 
 
-def show(report: Report, console: Console | None = None) -> None:
+def show(report: ResponseReport, console: Console | None = None) -> None:
     """Print a report: the response, a line a mention, and what the numbers mean.
 
     Without colours (NO_COLOR, a pipe, a file) unsupported spans stand in square brackets.
@@ -26,7 +26,7 @@ def show(report: Report, console: Console | None = None) -> None:
     console.print(printable(summary(report)), soft_wrap=True, highlight=False, markup=False)
 
 
-def marked(report: Report, plain: bool = False) -> Text:
+def marked(report: ResponseReport, plain: bool = False) -> Text:
     """The response with the flagged spans underlined, coloured and followed by their probability.
 
     plain: put the spans in square brackets as well. What would steer the terminal is escaped (`printable`).
@@ -46,7 +46,7 @@ def marked(report: Report, plain: bool = False) -> Text:
     return out
 
 
-def summary(report: Report) -> str:
+def summary(report: ResponseReport) -> str:
     """How many mentions are flagged, and what their numbers and the threshold are worth."""
     word = "probability" if report.calibrated else "score"
     count, flagged = len(report.mentions), len(report.flagged)
@@ -65,7 +65,7 @@ def summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _table(report: Report) -> Table:
+def _table(report: ResponseReport) -> Table:
     claims = [printable(f"not: {m.name}" if m.negated else m.name) for m in (one.mention for one in report.mentions)]
     told = any(claim != printable(one.mention.text) for claim, one in zip(claims, report.mentions, strict=True))
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -14,7 +14,7 @@ from .reading import lines
 from .results import Results, mean, number
 
 
-class Given(NamedTuple):
+class GivenAnswer(NamedTuple):
     """An answer.
 
     `kept` are int32 cells y * w + x of `grid` = (h, w); both are None where no picture of the question is at hand.
@@ -36,7 +36,7 @@ class Question:
     text: str
     target: str
     picture: Path | None
-    given: dict[str, Given] = field(default_factory=dict)
+    given: dict[str, GivenAnswer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def _question(results: Results, where: tuple[str, int, int], row: dict[str, Any]
     return Question(task, seed, doc, texts[0], texts[1], picture if picture.is_file() else None)
 
 
-def _given(row: dict[str, Any], pictured: bool) -> Given:
+def _given(row: dict[str, Any], pictured: bool) -> GivenAnswer:
     correct = row.get("correct")
     kept, grid = row.get("kept"), row.get("grid")
     drawn = pictured and isinstance(kept, list) and isinstance(grid, list) and len(grid) == 2
-    return Given(
+    return GivenAnswer(
         _text(row.get("text")),
         correct if isinstance(correct, bool) else None,
         np.array(kept, dtype=np.int32) if drawn else None,

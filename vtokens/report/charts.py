@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .relative import average
-from .results import BASELINE, NAN, Metric, Results, Score, Setting
+from .results import BASELINE, NAN, Metric, Results, Score, StrategyAtKeep
 
 _ASIDE = 5
 """Places that marks of the same x take up at most."""
 
 
 @dataclass(frozen=True)
-class Mark:
+class ChartMark:
     """One setting in a chart; `low` and `high` are NaN where the value has no interval."""
 
-    setting: Setting
+    setting: StrategyAtKeep
     x: float
     value: float
     low: float
@@ -40,23 +40,23 @@ class Chart:
     title: str
     y_label: str
     x_label: str
-    marks: tuple[Mark, ...]
-    front: tuple[Mark, ...]
+    marks: tuple[ChartMark, ...]
+    front: tuple[ChartMark, ...]
     log: bool
     percent: bool
 
     @property
-    def baseline(self) -> Mark | None:
+    def baseline(self) -> ChartMark | None:
         """The unpruned mark."""
         return next((mark for mark in self.marks if mark.setting.name == BASELINE), None)
 
 
-def pareto(marks: Sequence[Mark], better: int) -> tuple[Mark, ...]:
+def pareto(marks: Sequence[ChartMark], better: int) -> tuple[ChartMark, ...]:
     """The marks that none beats: no other has as much of x and a better value, or more of x and as good a value.
 
     better: 1 if more is better, -1 if less is, 0 for no front.
     """
-    front: list[Mark] = []
+    front: list[ChartMark] = []
     if not better:
         return ()
     for mark in sorted(marks, key=lambda m: (-m.x, -better * m.value)):
@@ -65,7 +65,7 @@ def pareto(marks: Sequence[Mark], better: int) -> tuple[Mark, ...]:
     return tuple(reversed(front))
 
 
-def apart(marks: Sequence[Mark]) -> list[float]:
+def apart(marks: Sequence[ChartMark]) -> list[float]:
     """For each mark how many places it stands aside, so that marks of the same x are seen side by side.
 
     Three stand at -1, 0 and 1; many stand closer.
@@ -110,8 +110,8 @@ def summary_charts(results: Results) -> tuple[Chart, Chart] | None:
         value, cost = average(results, setting), setting.cost()
         if math.isfinite(value):
             kept = 100 * cost.kept_tokens / cost.visual_tokens if cost.visual_tokens else NAN
-            shares.append(Mark(setting, kept, value, NAN, NAN))
-            ups.append(Mark(setting, cost.speedup, value, NAN, NAN))
+            shares.append(ChartMark(setting, kept, value, NAN, NAN))
+            ups.append(ChartMark(setting, cost.speedup, value, NAN, NAN))
     tokens, speed = (tuple(m for m in part if math.isfinite(m.x) and m.x > 0) for part in (shares, ups))
     title, label = "all tasks", "% of none, mean over tasks"
     return (
@@ -120,19 +120,19 @@ def summary_charts(results: Results) -> tuple[Chart, Chart] | None:
     )
 
 
-def _marks(results: Results, metric: Metric, x: Callable[[Setting], float]) -> tuple[Mark, ...]:
+def _marks(results: Results, metric: Metric, x: Callable[[StrategyAtKeep], float]) -> tuple[ChartMark, ...]:
     found = []
     for setting in results.settings:
         score: Score | None = setting.scores.get((metric.task, metric.name))
         if score is None or metric.task not in setting.costs:
             continue
-        mark = Mark(setting, x(setting), score.value, score.low, score.high)
+        mark = ChartMark(setting, x(setting), score.value, score.low, score.high)
         if math.isfinite(mark.x) and mark.x > 0 and math.isfinite(mark.value):
             found.append(mark)
     return tuple(found)
 
 
-def _wide(marks: Sequence[Mark]) -> bool:
+def _wide(marks: Sequence[ChartMark]) -> bool:
     """Keeps are halved again and again, so a wide range of tokens is drawn on a logarithmic axis."""
     return bool(marks) and max(m.x for m in marks) > 4 * min(m.x for m in marks)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .relative import SIGNIFICANT, Row, averaged
+from .relative import SIGNIFICANT, RelativeRow, averaged
 from .results import NAN, Metric, Results, Score
 
 NEAR = 95.0
@@ -15,7 +15,7 @@ _FEW = "Too few questions"
 
 
 @dataclass(frozen=True)
-class Finding:
+class Headline:
     """A headline, the setting it is about (or None), and a sentence."""
 
     title: str
@@ -28,7 +28,7 @@ class Podium:
     """The settings of one keep by average percent of `none`, the best first."""
 
     keep: float | int
-    rows: tuple[Row, ...]
+    rows: tuple[RelativeRow, ...]
 
 
 def least(tests: int) -> int:
@@ -45,7 +45,7 @@ def least(tests: int) -> int:
     return math.ceil(lost / (1 - NEAR / 100))
 
 
-def findings(results: Results, rows: list[Row]) -> list[Finding]:
+def findings(results: Results, rows: list[RelativeRow]) -> list[Headline]:
     """The fastest setting without a measurable loss, and the fastest near `none`.
 
     Nothing without `none`; nothing but that they are too few where a task has fewer than `least` questions.
@@ -59,7 +59,7 @@ def findings(results: Results, rows: list[Row]) -> list[Finding]:
     asked = [_questions(row, m) for row in pruned for m in {*tested, *averaged(results)} if _score(row, m) is not None]
     if asked and min(asked) < least(tests):
         return [
-            Finding(
+            Headline(
                 _FEW, None,
                 f"A task has {_count(min(asked), 'question')}: what is lost or kept on so few is chance. With "
                 f"{_count(tests, 'comparison')} it takes {least(tests)} of a task to see a loss of {100 - NEAR:g}%.",
@@ -76,7 +76,7 @@ def findings(results: Results, rows: list[Row]) -> list[Finding]:
         where = f"on {_count(len(tested), 'task')} with {_count(few, 'question')} or more each"
         found.append(
             _fastest(same, _SAME, f"The fastest setting that no paired test shows to be worse than none, {where}.")
-            or Finding(
+            or Headline(
                 _SAME, None, f"Every pruned setting is significantly worse than none or was not tested, {where}."
             )
         )
@@ -84,14 +84,14 @@ def findings(results: Results, rows: list[Row]) -> list[Finding]:
     what = f"{NEAR:g}% of none kept"
     found.append(
         _fastest(near, what, f"The fastest setting with an average of at least {NEAR:g}% of the unpruned model.")
-        or Finding(what, None, f"No pruned setting reaches {NEAR:g}% of the unpruned model on average.")
+        or Headline(what, None, f"No pruned setting reaches {NEAR:g}% of the unpruned model on average.")
     )
     return found
 
 
-def podiums(rows: list[Row]) -> list[Podium]:
+def podiums(rows: list[RelativeRow]) -> list[Podium]:
     """For each keep that two settings or more share, these settings by average."""
-    keeps: dict[str, list[Row]] = {}
+    keeps: dict[str, list[RelativeRow]] = {}
     for row in rows:
         if row.setting.keep is not None and math.isfinite(row.average):
             keeps.setdefault(repr(row.setting.keep), []).append(row)
@@ -102,39 +102,39 @@ def podiums(rows: list[Row]) -> list[Podium]:
     ]
 
 
-def _fastest(rows: list[Row], title: str, text: str) -> Finding | None:
+def _fastest(rows: list[RelativeRow], title: str, text: str) -> Headline | None:
     if not rows:
         return None
     best = max(rows, key=lambda row: row.setting.cost().speedup)
     cost = best.setting.cost()
     if round(cost.speedup, 2) <= 1:
         later = f"{best.setting.label} comes nearest, with a first token after {1 / cost.speedup:.2f} times as long"
-        return Finding(title, None, f"{text.replace('The fastest', 'No', 1)[:-1]} is faster than none: {later}.")
+        return Headline(title, None, f"{text.replace('The fastest', 'No', 1)[:-1]} is faster than none: {later}.")
     figures = [f"first token {cost.speedup:.2f} times sooner"]
     if math.isfinite(cost.kv_ratio):
         figures.append(f"{100 * cost.kv_ratio:.0f}% of the KV cache")
     if math.isfinite(best.average):
         figures.append(f"{best.average:.1f}% of none")
     sentence = ", ".join(figures)
-    return Finding(title, best.setting.label, f"{text} {sentence[0].upper()}{sentence[1:]}.")
+    return Headline(title, best.setting.label, f"{text} {sentence[0].upper()}{sentence[1:]}.")
 
 
-def _score(row: Row, metric: Metric) -> Score | None:
+def _score(row: RelativeRow, metric: Metric) -> Score | None:
     return row.setting.scores.get((metric.task, metric.name))
 
 
-def _questions(row: Row, metric: Metric) -> int:
+def _questions(row: RelativeRow, metric: Metric) -> int:
     """Of one seed, since several may have asked the same."""
     score = _score(row, metric)
     return score.n // max(score.seeds, 1) if score else 0
 
 
-def _p(row: Row, metric: Metric) -> float:
+def _p(row: RelativeRow, metric: Metric) -> float:
     score = _score(row, metric)
     return score.p_value if score else NAN
 
 
-def _known(row: Row, metric: Metric) -> bool:
+def _known(row: RelativeRow, metric: Metric) -> bool:
     return math.isfinite(_p(row, metric))
 
 

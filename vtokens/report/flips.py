@@ -11,7 +11,7 @@ from typing import TypeVar
 from vtokens.eval.metrics import mcnemar
 
 from .answers import Answers, Question
-from .results import Results, Setting, mean
+from .results import Results, StrategyAtKeep, mean
 
 Item = TypeVar("Item")
 
@@ -21,7 +21,7 @@ class Flip:
     """A question on which `none` and a setting differ in being right."""
 
     question: Question
-    setting: Setting
+    setting: StrategyAtKeep
     gained: bool
 
 
@@ -29,7 +29,7 @@ class Flip:
 class Flips:
     """All flips of a setting among the `compared` questions that both answered, with McNemar's exact p-value."""
 
-    setting: Setting
+    setting: StrategyAtKeep
     compared: int
     lost: tuple[Flip, ...]
     gained: tuple[Flip, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .results import Results, Setting
+from .results import Results, StrategyAtKeep
 
 PHASES = ("encode", "select", "prefill", "decode")
 
@@ -14,7 +14,7 @@ PHASES = ("encode", "select", "prefill", "decode")
 class Bar:
     """Seconds per request of a setting by phase; `prefill` is what is left of it without selecting."""
 
-    setting: Setting
+    setting: StrategyAtKeep
     seconds: dict[str, float]
     total: float
     speedup: float

@@ -14,7 +14,7 @@ from vtokens.core.reading import regular
 from vtokens.engine import KeptPicture
 from vtokens.engine.overlay import overlay
 
-from .answers import Given, Question
+from .answers import GivenAnswer, Question
 
 SIDE = 192
 """The longer side, in pixels."""
@@ -40,7 +40,7 @@ def shown(path: Path) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def drawn(question: Question, given: Given) -> Image.Image | None:
+def drawn(question: Question, given: GivenAnswer) -> Image.Image | None:
     """The question's picture with the patches dimmed that the middle decoder layer did not see.
 
     None where there is no picture, or the answer does not say what was kept.
@@ -55,7 +55,7 @@ def drawn(question: Question, given: Given) -> Image.Image | None:
     return Image.blend(image, overlay(image, KeptPicture(picture, (kept,)), scale=1), 0.8)
 
 
-def caption(question: Question, given: Given, who: str) -> str:
+def caption(question: Question, given: GivenAnswer, who: str) -> str:
     """What `drawn` shows, in words."""
     if given.grid is None or given.kept is None:
         return f"The picture of the question, as {who} saw it"

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from .charts import Chart, Mark, apart
+from .charts import Chart, ChartMark, apart
 from .palette import Style
 from .plot_style import GRID, INK, colour, figure, short
 
@@ -62,7 +62,7 @@ def _scatter(axis: Any, chart: Chart, styles: dict[str, Style]) -> None:
         axis.axhline(unit * base.value, color=INK, lw=1, ls=(0, (6, 4)), alpha=0.6, zorder=1)
         if math.isfinite(base.low + base.high):
             axis.axhspan(unit * base.low, unit * base.high, color=INK, alpha=0.07, lw=0, zorder=0)
-    series: dict[str, list[tuple[float, Mark]]] = {}
+    series: dict[str, list[tuple[float, ChartMark]]] = {}
     for mark, x in sorted(zip(chart.marks, _aside(chart), strict=True), key=lambda pair: pair[1]):
         series.setdefault(mark.setting.name, []).append((x, mark))
     for name, points in series.items():

@@ -14,7 +14,21 @@ from vtokens.core.reading import lines as bounded
 from vtokens.eval.manifest import read as read_manifest
 from vtokens.schemas import check
 
-from .results import BASELINE, MEANS, NAN, Cost, Metric, Results, Score, Setting, geometric, key, mean, number, order
+from .results import (
+    BASELINE,
+    MEANS,
+    NAN,
+    Cost,
+    Metric,
+    Results,
+    Score,
+    StrategyAtKeep,
+    geometric,
+    key,
+    mean,
+    number,
+    order,
+)
 
 _NEEDED = ("manifest.json", "results.jsonl", "summary.json")
 _LOWER = ("chair", "error", "wer", "cer", "loss", "perplexity", "hallucination")
@@ -44,7 +58,7 @@ def read(folder: str | Path) -> Results:
         scores[key(str(row["name"]), row.get("keep"))][where] = _score(row)
     names = list(dict.fromkeys(entry["name"] for entry in pooled.values()))
     settings = [
-        Setting(entry["name"], entry["keep"], tuple(entry["specs"]), scores.get(k, {}), costs.get(k, {}))
+        StrategyAtKeep(entry["name"], entry["keep"], tuple(entry["specs"]), scores.get(k, {}), costs.get(k, {}))
         for k, entry in pooled.items()
     ]
     settings.sort(key=lambda s: (s.name != BASELINE, names.index(s.name), order(s.keep)))
@@ -141,7 +155,7 @@ def _costs(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Cost]]:
 
 
 def _metrics(
-    manifest: dict[str, Any], summary: Sequence[dict[str, Any]], settings: Sequence[Setting]
+    manifest: dict[str, Any], summary: Sequence[dict[str, Any]], settings: Sequence[StrategyAtKeep]
 ) -> tuple[Metric, ...]:  # fmt: skip
     found = []
     for task, name in dict.fromkeys((str(row["task"]), str(row["metric"])) for row in summary):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .results import BASELINE, NAN, Metric, Results, Setting, mean, order
+from .results import BASELINE, NAN, Metric, Results, StrategyAtKeep, mean, order
 
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
-class Entry:
+class RelativeScore:
     """A setting on a task.
 
     Attributes:
@@ -38,23 +38,23 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class RelativeRow:
     """A setting on every task; `average` is the mean percent over the tasks where more is better."""
 
-    setting: Setting
-    entries: tuple[Entry | None, ...]
+    setting: StrategyAtKeep
+    entries: tuple[RelativeScore | None, ...]
     average: float
     best: bool
     leads: bool
 
 
-def percent(results: Results, setting: Setting, metric: Metric) -> float:
+def percent(results: Results, setting: StrategyAtKeep, metric: Metric) -> float:
     """100 x value / value of `none`; NaN where either is missing, `none` scores nothing, or less is better."""
     base, score = _base(results, metric), setting.scores.get((metric.task, metric.name))
     return 100 * score.value / base if score and base and metric.better >= 0 else NAN
 
 
-def average(results: Results, setting: Setting) -> float:
+def average(results: Results, setting: StrategyAtKeep) -> float:
     """The mean percent over all tasks where more is better; NaN if one of them is missing."""
     parts = [percent(results, setting, metric) for metric in averaged(results)]
     return mean(parts) if parts and all(map(math.isfinite, parts)) else NAN
@@ -66,16 +66,16 @@ def averaged(results: Results) -> list[Metric]:
     return [m for m in results.headlines if base and m.better == 1 and math.isfinite(percent(results, base, m))]
 
 
-def table(results: Results) -> list[Row]:
+def table(results: Results) -> list[RelativeRow]:
     """All settings, grouped by keep from large to small, `none` first and settings without a keep last."""
-    groups: dict[object, list[Setting]] = {}
+    groups: dict[object, list[StrategyAtKeep]] = {}
     for setting in results.settings:
         groups.setdefault((setting.name == BASELINE, repr(setting.keep)), []).append(setting)
     ordered = sorted(groups.values(), key=lambda group: (group[0].name != BASELINE, order(group[0].keep)))
     return [row for group in ordered for row in _group(results, group)]
 
 
-def _group(results: Results, group: list[Setting]) -> list[Row]:
+def _group(results: Results, group: list[StrategyAtKeep]) -> list[RelativeRow]:
     values = {
         m: [s.scores[m.task, m.name].value for s in group if (m.task, m.name) in s.scores] for m in results.headlines
     }
@@ -85,7 +85,7 @@ def _group(results: Results, group: list[Setting]) -> list[Row]:
     contest = len(group) > 1
     rows = []
     for number, (setting, found) in enumerate(zip(group, averages, strict=True)):
-        entries: list[Entry | None] = []
+        entries: list[RelativeScore | None] = []
         for m in results.headlines:
             score = setting.scores.get((m.task, m.name))
             if score is None:
@@ -95,12 +95,12 @@ def _group(results: Results, group: list[Setting]) -> list[Row]:
             sure = score.p_value < SIGNIFICANT
             best = contest and m.better != 0 and m.better * score.value == tops[m]
             entries.append(
-                Entry(
+                RelativeScore(
                     m, score.value, percent(results, setting, m), change, sure and m.better * change < 0,
                     sure and m.better * change > 0, best,
                 )
             )  # fmt: skip
-        rows.append(Row(setting, tuple(entries), found, contest and found == top, number == 0))
+        rows.append(RelativeRow(setting, tuple(entries), found, contest and found == top, number == 0))
     return rows
 
 

@@ -47,7 +47,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Setting:
+class StrategyAtKeep:
     """A strategy at one keep.
 
     Attributes:
@@ -107,14 +107,14 @@ class Results:
 
     folder: Path
     manifest: dict[str, Any]
-    settings: tuple[Setting, ...]
+    settings: tuple[StrategyAtKeep, ...]
     headlines: tuple[Metric, ...]
     metrics: tuple[Metric, ...]
     cells: dict[str, tuple[str, int]]
     notes: tuple[str, ...]
 
     @property
-    def baseline(self) -> Setting | None:
+    def baseline(self) -> StrategyAtKeep | None:
         """The unpruned setting, if it is in the sweep."""
         return next((setting for setting in self.settings if setting.name == BASELINE), None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .charts import Chart, Mark, apart
+from .charts import Chart, ChartMark, apart
 from .palette import Style
 from .results import BASELINE
 
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 class Dot:
     """A mark in pixels; `low` and `high` are the ends of its whisker, `tip` its text."""
 
-    mark: Mark
+    mark: ChartMark
     style: Style
     x: float
     y: float
@@ -43,7 +43,7 @@ class Dot:
 class Label:
     """The name of a mark at a point."""
 
-    mark: Mark
+    mark: ChartMark
     x: float
     y: float
     anchor: str
@@ -166,7 +166,7 @@ def _meet(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tip(chart: Chart, mark: Mark) -> tuple[str, ...]:
+def _tip(chart: Chart, mark: ChartMark) -> tuple[str, ...]:
     unit = 100 if chart.percent else 1
     value = f"{chart.y_label}: {unit * mark.value:.4g}"
     if math.isfinite(mark.low) and math.isfinite(mark.high):

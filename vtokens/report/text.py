@@ -6,7 +6,7 @@ import math
 
 from markupsafe import Markup, escape
 
-from .results import Setting
+from .results import StrategyAtKeep
 
 
 def figure(value: float, digits: int = 1, unit: float = 1) -> str:
@@ -38,11 +38,11 @@ def breaks(text: str) -> Markup:
     return Markup(safe)
 
 
-def keep_text(setting: Setting) -> str:
+def keep_text(setting: StrategyAtKeep) -> str:
     """A keep for people."""
     return "–" if setting.keep is None else f"{setting.keep:g}"
 
 
-def keep_key(setting: Setting) -> str:
+def keep_key(setting: StrategyAtKeep) -> str:
     """A keep for the filter of the page."""
     return "no keep" if setting.keep is None else repr(setting.keep)

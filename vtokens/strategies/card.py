@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any, get_args
 
 from vtokens.core.source import written
-from vtokens.core.written import Unread, Written
+from vtokens.core.written import RegisteredClass, Unread
 from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def written_cards(package: str = "vtokens.strategies") -> dict[str, tuple[Descri
     return {text.name: (text, where) for text, where in found}
 
 
-def _read(found: Written) -> tuple[Description, str]:
+def _read(found: RegisteredClass) -> tuple[Description, str]:
     if len(found.arguments) != 1:
         raise Unread
     aliases = tuple(found.keywords.get("aliases", ()))

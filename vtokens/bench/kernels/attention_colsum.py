@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.dense import sdpa
 from vtokens.kernels import attention_colsum
 
 ROWS = 64
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """The last 64 rows of a layer shaped like Qwen2.5-VL-7B's, at rising lengths; causal."""
     lengths = (8192, 32768, 131072) if setting.cuda else (2048,)
     for length in (256,) if setting.quick else lengths:
@@ -25,7 +25,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield _beside(setting, query, key, value)
 
 
-def _alone(setting: Setting, query: Tensor, key: Tensor) -> Case:
+def _alone(setting: BenchSetting, query: Tensor, key: Tensor) -> Case:
     rows, place = last_rows(query)
     providers = ours(setting, lambda _: attention_colsum(rows, key, position=place))
     providers["eager"] = Provider(lambda _: _probabilities(rows, key, place).sum(2))
@@ -35,7 +35,7 @@ def _alone(setting: Setting, query: Tensor, key: Tensor) -> Case:
     )  # fmt: skip
 
 
-def _beside(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Case:
+def _beside(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor) -> Case:
     rows, place = last_rows(query)
 
     def both(_: object) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.kernels.farthest_point import clusters
 from vtokens.kernels import bipartite_merge
 
 _THRESHOLD = 0.9
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """Rounds in a tower of 577 tokens, and over the tokens of a long video."""
     shapes = [(10, 577, 1024, 64), (1, 8192, 1024, 64)]
     if setting.cuda:
@@ -23,7 +23,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield _case(setting, batch, tokens, width, dim)
 
 
-def _case(setting: Setting, batch: int, tokens: int, width: int, dim: int) -> Case:
+def _case(setting: BenchSetting, batch: int, tokens: int, width: int, dim: int) -> Case:
     hidden, metric = setting.randn(batch, tokens, width), clusters(setting, batch, tokens, dim)
     size = torch.ones(batch, tokens, device=setting.device)
     valid = torch.ones(batch, tokens, dtype=torch.bool, device=setting.device)

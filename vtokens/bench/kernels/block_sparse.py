@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.dense import flex, sampled_error, sdpa
 from vtokens.kernels import Tiles, block_sparse_attention, in_order
 from vtokens.tables.patterns.grid import Grid
@@ -24,7 +24,7 @@ _GRID = 196
 """Visual tokens of a row or frame: the stride of the grid heads."""
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """Random tiles at 5 %, every tile, and grid heads of a video, at rising lengths."""
     heads, kv_heads = (28, 4) if setting.cuda else (2, 1)
     lengths = (16384, 131072, 1048576) if setting.cuda else (16384,)
@@ -39,12 +39,12 @@ def cases(setting: Setting) -> Iterator[Case]:
             yield _random(setting, query, key, value, 1.0)
 
 
-def _draw(setting: Setting, heads: int, length: int) -> Tensor:
+def _draw(setting: BenchSetting, heads: int, length: int) -> Tensor:
     return setting.randn(1, heads, length, 128)
 
 
 def _random(
-    setting: Setting, query: Tensor, key: Tensor, value: Tensor, density: float, causal: bool = True,
+    setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, density: float, causal: bool = True,
     block: tuple[int, int] = BLOCK,
 ) -> Case:  # fmt: skip
     """Tiles drawn for each query tile, the same share of those it sees, those of its own rows among them."""
@@ -73,7 +73,7 @@ def _random(
     )  # fmt: skip
 
 
-def _grid(setting: Setting, query: Tensor, key: Tensor, value: Tensor) -> Case:
+def _grid(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor) -> Case:
     """Every 196th column and row, at a phase that is estimated from the last rows; permuted."""
     length = query.shape[2]
     visual = torch.ones(1, length, dtype=torch.bool, device=setting.device)

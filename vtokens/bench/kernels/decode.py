@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from vtokens.bench.case import Case, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Work, ours
 from vtokens.bench.dense import sampled_error, sdpa
 from vtokens.kernels import decode_attention
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """Lengths from a quarter of the buffer to all of it, one a sample or one a key-value head."""
     lengths = (8192, 32768, 131072) if setting.cuda else (4096,)
     for length in (512,) if setting.quick else lengths:
@@ -20,7 +20,7 @@ def cases(setting: Setting) -> Iterator[Case]:
                 yield _case(setting, batch, length, by_head)
 
 
-def _case(setting: Setting, batch: int, length: int, by_head: bool) -> Case:
+def _case(setting: BenchSetting, batch: int, length: int, by_head: bool) -> Case:
     heads, kv_heads, dim = 28, 4, 128
     query = setting.randn(batch, heads, 1, dim)
     key, value = setting.randn(batch, kv_heads, length, dim), setting.randn(batch, kv_heads, length, dim)

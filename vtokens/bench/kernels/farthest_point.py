@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.kernels import farthest_point
 from vtokens.kernels.farthest_point import OBJECTIVES
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """Both objectives, a tenth of each set; tokens in clusters, as those of a picture are."""
     shapes = [(10, 2880, 1024)]
     if setting.cuda:
@@ -23,14 +23,14 @@ def cases(setting: Setting) -> Iterator[Case]:
             yield _case(setting, tokens, objective, max(1, most // 10))
 
 
-def clusters(setting: Setting, groups: int, most: int, dim: int) -> Tensor:
+def clusters(setting: BenchSetting, groups: int, most: int, dim: int) -> Tensor:
     """Tokens around 60 centres, with what all have in common."""
     centre = setting.randn(groups, 60, dim) + setting.randn(groups, 1, dim)
     which = torch.randint(0, 60, (groups, most, 1), device=setting.device)
     return centre.gather(1, which.expand(-1, -1, dim)) + 0.5 * setting.randn(groups, most, dim)
 
 
-def _case(setting: Setting, tokens: Tensor, objective: str, picks: int) -> Case:
+def _case(setting: BenchSetting, tokens: Tensor, objective: str, picks: int) -> Case:
     groups, most, dim = tokens.shape
     valid = torch.ones(groups, most, dtype=torch.bool, device=setting.device)
     start = torch.zeros(groups, dtype=torch.long, device=setting.device)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.dense import sampled_error, sdpa
 from vtokens.kernels import gathered_attention
 
 SHARE = 0.1
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """One row and 64, lists for all heads or for each that shares keys, at rising lengths."""
     lengths = (8192, 32768, 131072) if setting.cuda else (2880, 32768)
     for length in (512,) if setting.quick else lengths:
@@ -26,7 +26,7 @@ def cases(setting: Setting) -> Iterator[Case]:
                 yield _case(setting, query, key, value, lists)
 
 
-def _case(setting: Setting, query: Tensor, key: Tensor, value: Tensor, lists: int) -> Case:
+def _case(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, lists: int) -> Case:
     (_, heads, rows, dim), (kv_heads, length) = query.shape, key.shape[1:3]
     count = max(1, int(SHARE * length))
     index = torch.rand(1, lists, length, device=setting.device).argsort(-1)[..., :count].sort(-1).values

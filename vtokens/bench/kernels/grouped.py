@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.bench.case import Case, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Work, ours
 from vtokens.bench.dense import sampled_error, sdpa
 from vtokens.bench.kernels.attention_colsum import last_rows
 from vtokens.kernels import group_weights, grouped_attention, reweigh
@@ -16,7 +16,7 @@ from vtokens.kernels import group_weights, grouped_attention, reweigh
 GROUPS = 4
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """The last 256 rows over text, sinks and a picture, at rising lengths; and one row, as in decoding."""
     lengths = (8192, 32768, 131072) if setting.cuda else (2048,)
     for length in (512,) if setting.quick else lengths:
@@ -34,7 +34,7 @@ def groups_of(length: int, device: torch.device) -> Tensor:
     return torch.where(visual, torch.where(sink, 1, 2), torch.where(sink, 0, 3))[None]
 
 
-def _alone(setting: Setting, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Case:
+def _alone(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Case:
     (some, place), group = last_rows(query, rows), groups_of(key.shape[2], key.device)
 
     def merged(_: object) -> Tensor:
@@ -53,7 +53,7 @@ def _alone(setting: Setting, query: Tensor, key: Tensor, value: Tensor, rows: in
     )  # fmt: skip
 
 
-def _beside(setting: Setting, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Case:
+def _beside(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, rows: int) -> Case:
     (some, place), group = last_rows(query, rows), groups_of(key.shape[2], key.device)
 
     def both(_: object) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vtokens.bench.case import Case, Provider, Setting, Work, ours
+from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.kernels import group_mean, rotate, unfold, unmerge_attention
 
 MERGED = 4
 """Positions of each unique row."""
 
 
-def cases(setting: Setting) -> Iterator[Case]:
+def cases(setting: BenchSetting) -> Iterator[Case]:
     """A layer shaped like LLaVA-1.5-7B's, and one with grouped heads, at rising lengths; nothing is padded."""
     lengths = (2048, 8192, 32768) if setting.cuda else (1024,)
     for length in (256,) if setting.quick else lengths:
@@ -24,7 +24,7 @@ def cases(setting: Setting) -> Iterator[Case]:
             yield _case(setting, heads, kv_heads, length, whole=False)
 
 
-def _case(setting: Setting, heads: int, kv_heads: int, length: int, whole: bool) -> Case:
+def _case(setting: BenchSetting, heads: int, kv_heads: int, length: int, whole: bool) -> Case:
     unique, dim = length // MERGED, 128
     query = setting.randn(1, heads, unique, dim)
     key, value = setting.randn(1, kv_heads, unique, dim), setting.randn(1, kv_heads, unique, dim)

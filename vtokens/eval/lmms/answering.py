@@ -12,7 +12,7 @@ from vtokens.engine.kept import KeptPicture
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked
-from vtokens.eval.lmms.generation import Ended
+from vtokens.eval.lmms.generation import StopStringCriteria
 from vtokens.eval.lmms.prompts import MediaPrompt, batch_inputs
 from vtokens.loading.responses import response_lengths
 
@@ -30,7 +30,7 @@ def answers(
     size, chosen = len(asked), asked[0].settings
     inputs = batch_inputs(processor, prompts).to(model.device, model.dtype)
     start = inputs["input_ids"].shape[1]
-    ends = [Ended(processor.tokenizer, chosen.stop, start)] if chosen.stop else []
+    ends = [StopStringCriteria(processor.tokenizer, chosen.stop, start)] if chosen.stop else []
     before = handle.record
     with PhaseClock(model) as clock:
         tokens = model.generate(**inputs, **chosen.arguments, stopping_criteria=ends)[:, start:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vtokens.eval.lmms.generation import Settings, settings
+from vtokens.eval.lmms.generation import GenerationSettings, settings
 from vtokens.eval.lmms.media import content
 
 
@@ -29,7 +29,7 @@ class Asked:
     repeat: int
     length: int
     messages: Callable[[], Any]
-    settings: Settings
+    settings: GenerationSettings
 
 
 def read(requests: Sequence[Any], documents: Any, simple: bool, max_new_tokens: int) -> list[Asked]:

@@ -17,7 +17,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclass(frozen=True)
-class Settings:
+class GenerationSettings:
     """How one request is to be generated.
 
     Attributes:
@@ -39,7 +39,7 @@ class Settings:
         return text[: min(ends)] if ends else text
 
 
-class Ended(StoppingCriteria):
+class StopStringCriteria(StoppingCriteria):
     """Ends each row at its first stop string.
 
     The `stop_strings` of transformers 5.23 fail for tokenizers that know whole words only, and match tokens instead of
@@ -62,7 +62,7 @@ class Ended(StoppingCriteria):
         return torch.tensor([any(stop in text for stop in self._stop) for text in texts], device=input_ids.device)
 
 
-def settings(given: Mapping[str, Any], max_new_tokens: int) -> Settings:
+def settings(given: Mapping[str, Any], max_new_tokens: int) -> GenerationSettings:
     """Read the `generation_kwargs` of a task.
 
     `do_sample: false` or a temperature of 0 is greedy; a temperature alone samples, as in lmms-eval's own models. Names
@@ -88,7 +88,7 @@ def settings(given: Mapping[str, Any], max_new_tokens: int) -> Settings:
     if not sample:  # transformers warns of sampling settings that a greedy call cannot use, its defaults' own included
         arguments |= dict.fromkeys(_SAMPLING)
     arguments |= {"max_new_tokens": int(limit), "do_sample": sample}
-    return Settings(arguments, _stops(given.get("until", ())))
+    return GenerationSettings(arguments, _stops(given.get("until", ())))
 
 
 def _stops(until: Any) -> tuple[str, ...]:

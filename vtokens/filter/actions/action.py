@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vtokens.core.errors import unknown
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.mentions.base import Span
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 
 ACTIONS = ("flag", "redact", "regenerate", "abstain")
 """Mark; drop the sentence; write it again with mitigation, and drop it if that fails; say nothing at all."""
@@ -50,7 +50,7 @@ class Outcome:
 
     text: str
     draft: str
-    report: Report
+    report: ResponseReport
     edits: tuple[Edit, ...] = ()
     passes: int = 1
     certificate: Certificate | None = None
@@ -82,7 +82,7 @@ def without(text: str, spans: Sequence[Span], drop: Sequence[bool]) -> str:
     return "".join([*pieces, text[spans[-1][1] :]])
 
 
-def apply(report: Report, action: str) -> Outcome:
+def apply(report: ResponseReport, action: str) -> Outcome:
     """Flag, redact or abstain, as the report's threshold says.
 
     Raises:

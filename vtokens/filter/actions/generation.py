@@ -14,9 +14,9 @@ from vtokens.core.weights import input_device
 from vtokens.filter.actions.banned import Banned
 from vtokens.filter.actions.decoding import limit
 from vtokens.filter.actions.live import listen
-from vtokens.filter.actions.regenerate import Written
+from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.datasets.bounds import check_length
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judge import Judge, Threshold
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.trace import passes
@@ -41,15 +41,22 @@ class FilterPen:
     """
 
     def __init__(
-        self, model: Any, processor: Any, judge: Judge, parts: Parts, threshold: Threshold, setting: Setting, size: int
+        self,
+        model: Any,
+        processor: Any,
+        judge: Judge,
+        parts: Parts,
+        threshold: Threshold,
+        setting: CalibrationSetting,
+        size: int,
     ) -> None:
         self._model, self._processor, self._judge = model, processor, judge
         self._parts, self._threshold, self._setting, self._size = parts, threshold, setting, size
         self._tokenizer = getattr(processor, "tokenizer", processor)
 
-    def draft(self, images: Samples, prompts: Sequence[str], **generate_kwargs: Any) -> list[Written]:
+    def draft(self, images: Samples, prompts: Sequence[str], **generate_kwargs: Any) -> list[JudgedResponse]:
         """Answers, judged from the pass that wrote them."""
-        found: list[Written] = []
+        found: list[JudgedResponse] = []
         for part in self._parted(len(prompts)):
             shown, asked = images[part], prompts[part]
             traces = passes.generate(self._model, self._processor, shown, asked, self._parts, **generate_kwargs)
@@ -57,8 +64,12 @@ class FilterPen:
         return found
 
     def listen(
-        self, images: Sequence[Image.Image], prompt: str, heard: Callable[[Written, int], bool], **generate_kwargs: Any
-    ) -> Written:
+        self,
+        images: Sequence[Image.Image],
+        prompt: str,
+        heard: Callable[[JudgedResponse, int], bool],
+        **generate_kwargs: Any,
+    ) -> JudgedResponse:
         """An answer; `heard` is called with it, and the number of its sentences that are complete, as it is written,
         and returns whether to stop."""
 
@@ -100,7 +111,9 @@ class FilterPen:
                 found.append([*first, *row[:length]][:most])
         return found
 
-    def read(self, images: Samples, prompts: Sequence[str], responses: Sequence[str | Sequence[int]]) -> list[Written]:
+    def read(
+        self, images: Samples, prompts: Sequence[str], responses: Sequence[str | Sequence[int]]
+    ) -> list[JudgedResponse]:
         """Judge given responses, as text or as token ids; one that mentions nothing costs no pass.
 
         Raises:
@@ -131,13 +144,13 @@ class FilterPen:
             report = self._judge.report(
                 images[i], prompts[i], text, spans, traces.get(i), self._threshold, self._setting
             )
-            found.append(Written(report, ids, spans))
+            found.append(JudgedResponse(report, ids, spans))
         return found
 
-    def _written(self, images: Sequence[Image.Image], prompt: str, trace: Trace) -> Written:
+    def _written(self, images: Sequence[Image.Image], prompt: str, trace: Trace) -> JudgedResponse:
         text, ids, spans = self._spans(trace.ids.tolist())
         known = trace if ids else None
-        return Written(
+        return JudgedResponse(
             self._judge.report(images, prompt, text, spans, known, self._threshold, self._setting), ids, spans
         )
 

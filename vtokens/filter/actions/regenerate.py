@@ -12,22 +12,22 @@ from PIL import Image
 from vtokens.engine.attach import joined
 from vtokens.filter.actions.action import Edit, Outcome, without
 from vtokens.filter.mentions.base import Span
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 from vtokens.strategies import parse
 
 RETRIES = ("ban",)
 """How a sentence is written again, one way after the other."""
 
 
-class Written(NamedTuple):
+class JudgedResponse(NamedTuple):
     """A response: what was found in it, its tokens, and the characters of each."""
 
-    report: Report
+    report: ResponseReport
     ids: list[int]
     spans: list[Span]
 
 
-class Pen(Protocol):
+class Generation(Protocol):
     """Goes on behind what is written already, and reads what came of it."""
 
     def write(
@@ -43,7 +43,7 @@ class Pen(Protocol):
 
     def read(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], responses: Sequence[Sequence[int]]
-    ) -> list[Written]:
+    ) -> list[JudgedResponse]:
         """Judge given responses."""
         ...
 
@@ -61,8 +61,8 @@ class _Draft:
         banned: token sequences of the mentions that were rejected.
     """
 
-    first: Written
-    now: Written
+    first: JudgedResponse
+    now: JudgedResponse
     at: int = 0
     tries: int = 0
     dropped: set[int] = field(default_factory=set)
@@ -96,7 +96,7 @@ class _Draft:
         self.banned += [[self.now.ids[i] for i in mention.tokens] for mention in flagged]
         return self.banned
 
-    def offer(self, new: Written, way: str) -> None:
+    def offer(self, new: JudgedResponse, way: str) -> None:
         """Take a new version if its sentence is not flagged."""
         self.passes += 1
         bad = new.report.bad()
@@ -116,8 +116,8 @@ class _Draft:
 
 def regenerate(
     model: Any,
-    pen: Pen,
-    drafts: Sequence[Written],
+    pen: Generation,
+    drafts: Sequence[JudgedResponse],
     images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
     retries: Sequence[str] = RETRIES,

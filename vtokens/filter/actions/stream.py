@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.filter.actions.action import ABSTENTION, Outcome
-from vtokens.filter.actions.regenerate import Written
+from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.judged import Judged
-from vtokens.filter.report import Report
+from vtokens.filter.report import ResponseReport
 
 _END = object()
 
@@ -42,7 +42,7 @@ class Teller:
     def __init__(self) -> None:
         self._join: str | None = None
 
-    def tell(self, report: Report, number: int, what: str, before: str = "") -> Event:
+    def tell(self, report: ResponseReport, number: int, what: str, before: str = "") -> Event:
         """The event of sentence `number`; `before` if it was written again."""
         sentence = report.sentences[number]
         mentions = tuple(report.mentions[i] for i in sentence.mentions)
@@ -53,7 +53,7 @@ class Teller:
         self._join = report.response[sentence.end : after]
         return Event(what, text, before or sentence.text, sentence.p, mentions)
 
-    def end(self, report: Report) -> Iterator[Event]:
+    def end(self, report: ResponseReport) -> Iterator[Event]:
         """What stands behind the last sentence, if anything does and something was told."""
         tail = report.response[report.spans[-1][1] :].rstrip() if report.spans else ""
         if tail and self._join is not None:
@@ -61,8 +61,8 @@ class Teller:
 
 
 def live(
-    write: Callable[[Callable[[Written, int], bool]], Written],
-    finish: Callable[[Written, bool], Outcome],
+    write: Callable[[Callable[[JudgedResponse, int], bool]], JudgedResponse],
+    finish: Callable[[JudgedResponse, bool], Outcome],
     action: str,
 ) -> Iterator[Event]:
     """Hand out sentences while `write` runs in a thread of its own.
@@ -79,7 +79,7 @@ def live(
     decided: queue.Queue[Any] = queue.Queue()
     left, stopped = threading.Event(), threading.Event()
 
-    def heard(written: Written, complete: int) -> bool:
+    def heard(written: JudgedResponse, complete: int) -> bool:
         decided.put((written, complete))
         if left.is_set() or (action in ("abstain", "regenerate") and any(written.report.bad()[:complete])):
             stopped.set()
@@ -103,7 +103,7 @@ def live(
         thread.join()
 
 
-def _told(decided: Iterator[Any], finish: Callable[[Written], Outcome], action: str) -> Iterator[Event]:
+def _told(decided: Iterator[Any], finish: Callable[[JudgedResponse], Outcome], action: str) -> Iterator[Event]:
     teller, told, report = Teller(), 0, None
     for item in decided:
         if isinstance(item, BaseException):

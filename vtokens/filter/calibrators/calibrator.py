@@ -17,8 +17,8 @@ from vtokens.core.writing import line, replacing
 from vtokens.filter.calibrators import estimators
 from vtokens.filter.calibrators.estimators import Array, Estimator, Isotonic, Sigmoid
 from vtokens.filter.calibrators.fitting import matrix, regress, split
-from vtokens.filter.calibrators.records import Record
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.calibrators.records import LabelledResponse
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.schemas import check
 
 _FORMAT = "vtokens calibrator"
@@ -42,7 +42,7 @@ class Calibrator:
         images: of the records it was fitted on, for thresholds must come from others; empty for one that was loaded.
     """
 
-    setting: Setting
+    setting: CalibrationSetting
     names: tuple[str, ...]
     estimator: Estimator
     link: Sigmoid | Isotonic
@@ -52,11 +52,11 @@ class Calibrator:
     @classmethod
     def fit(
         cls,
-        records: Sequence[Record],
+        records: Sequence[LabelledResponse],
         names: Sequence[str] | None = None,
         estimator: str = "auto",
         *,
-        calibration: Sequence[Record] | None = None,
+        calibration: Sequence[LabelledResponse] | None = None,
         seed: int = 0,
     ) -> Calibrator:
         """Fit an estimator, and on other images a link.
@@ -75,7 +75,7 @@ class Calibrator:
         """
         if estimator not in ("auto", "logistic", "boosting"):
             raise unknown("estimator", estimator, ("auto", "logistic", "boosting"))
-        setting = Setting.of_records(records if calibration is None else calibration)
+        setting = CalibrationSetting.of_records(records if calibration is None else calibration)
         others = {record.meta.get("model") for record in records} - {setting.model}
         if others:
             raise ValueError(
@@ -122,7 +122,7 @@ class Calibrator:
         """Probabilities (n,), in the order of the scores, that mentions are unsupported; raises as `score`."""
         return self.link(self.score(signals))
 
-    def check(self, setting: Setting, mismatch: str = "warn") -> list[str]:
+    def check(self, setting: CalibrationSetting, mismatch: str = "warn") -> list[str]:
         """What differs between a setting and the one fitted on, as text; empty if it is the same.
 
         Args:
@@ -157,7 +157,9 @@ class Calibrator:
                 raise TypeError(f"it has schema {found} and this vtokens reads {SCHEMA}: fit it again")
             check(content, "calibrator")
             found, link = (estimators.from_dict(content[part]) for part in ("estimator", "link"))
-            return cls(Setting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"])
+            return cls(
+                CalibrationSetting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"]
+            )
         except (ValueError, TypeError) as error:
             raise ValueError(f"this is no calibrator that can be read: {error}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtokens.core.extras import needs
 from vtokens.filter.calibrators.estimators import Array, Estimator, Isotonic, Logistic, Sigmoid, Trees
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 
 _IMAGES = 10  # in each part
 _CLASS = 5  # mentions of each class in each part: scikit-learn cross-validates the link in five folds
@@ -20,8 +20,8 @@ _SHARE = 1 / 3  # of the images, for the link
 
 
 def split(
-    records: Sequence[Record], calibration: Sequence[Record] | None, seed: int
-) -> tuple[list[Record], list[Record]]:
+    records: Sequence[LabelledResponse], calibration: Sequence[LabelledResponse] | None, seed: int
+) -> tuple[list[LabelledResponse], list[LabelledResponse]]:
     """Records for the estimator and for the link, of different images; ValueError if given ones share images."""
     if calibration is None:
         held = {record.image for record in records if _lot(record.image, seed) < _SHARE}
@@ -41,7 +41,7 @@ def split(
     return parts
 
 
-def matrix(records: Sequence[Record], names: Sequence[str], part: str) -> tuple[Array, Array]:
+def matrix(records: Sequence[LabelledResponse], names: Sequence[str], part: str) -> tuple[Array, Array]:
     """Signals (mentions, names) float64 and labels (mentions,) bool of all records.
 
     Raises:

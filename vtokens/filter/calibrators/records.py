@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtokens.core.errors import shorten
 from vtokens.core.jsonlines import read_lines
+from vtokens.core.moved import renamed
 from vtokens.core.reading import parse_json
 from vtokens.core.writing import line, replacing
 from vtokens.filter.datasets.bounds import LINE
@@ -18,7 +19,7 @@ from vtokens.schemas import check
 
 
 @dataclass(frozen=True)
-class Record:
+class LabelledResponse:
     """A response whose mentions are known to be right or wrong.
 
     Attributes:
@@ -62,7 +63,7 @@ class Record:
         return {**vars(self), "mentions": [mention.to_dict() for mention in self.mentions]}
 
     @classmethod
-    def from_dict(cls, row: Any) -> Record:
+    def from_dict(cls, row: Any) -> LabelledResponse:
         """The record that `to_dict` gave; ValueError or TypeError saying what is missing or wrong."""
         names = {f.name for f in fields(cls)}
         if not isinstance(row, dict):
@@ -80,7 +81,7 @@ class Record:
         return cls(**{**row, "mentions": mentions})
 
 
-def write(path: str | Path, records: Iterable[Record]) -> int:
+def write(path: str | Path, records: Iterable[LabelledResponse]) -> int:
     """Replace `path` by these records, in one step; what was there stays if anything goes wrong.
 
     Returns:
@@ -101,7 +102,7 @@ def write(path: str | Path, records: Iterable[Record]) -> int:
     return count
 
 
-def read(path: str | Path) -> Iterator[Record]:
+def read(path: str | Path) -> Iterator[LabelledResponse]:
     """The records in a file, one at a time.
 
     Raises:
@@ -110,5 +111,11 @@ def read(path: str | Path) -> Iterator[Record]:
     return read_lines(path, LINE, _record, "is no record: {}", cut_off=False)
 
 
-def _record(text: str) -> Record:
-    return Record.from_dict(parse_json(text))
+def _record(text: str) -> LabelledResponse:
+    return LabelledResponse.from_dict(parse_json(text))
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return renamed(__name__, name)

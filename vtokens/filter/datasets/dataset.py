@@ -9,7 +9,7 @@ from typing import Any
 from vtokens.core.reading import regular, same_file
 from vtokens.filter.actions.action import check_action
 from vtokens.filter.datasets.output_log import OutputLog, Tally, places
-from vtokens.filter.datasets.rows import Refusal, Row, count, read
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read
 from vtokens.filter.datasets.worker import Batch, Done, Worker
 
 Work = Callable[[Iterator[Batch]], Iterable[Done]]
@@ -106,7 +106,9 @@ def alone(make: Callable[[], Worker]) -> Work:
     return work
 
 
-def _pending(log: OutputLog, rows: Iterable[Row | Refusal], size: int, told: Callable[[int], Any]) -> Iterator[Batch]:
+def _pending(
+    log: OutputLog, rows: Iterable[DatasetRow | Refusal], size: int, told: Callable[[int], Any]
+) -> Iterator[Batch]:
     """Batches of what is not done yet."""
     batch, waiting = Batch(), 0
     for row in rows:
@@ -114,7 +116,7 @@ def _pending(log: OutputLog, rows: Iterable[Row | Refusal], size: int, told: Cal
             told(1)
             continue
         batch.append(row)
-        waiting += isinstance(row, Row)
+        waiting += isinstance(row, DatasetRow)
         if waiting == size or len(batch) == _WAITING:
             yield batch
             batch, waiting = [], 0

@@ -15,7 +15,7 @@ from vtokens.core.lock import alone
 from vtokens.core.reading import parse_json
 from vtokens.core.writing import write_json
 from vtokens.filter.datasets.bounds import LINE
-from vtokens.filter.datasets.rows import OWN, Refusal, Row, digest
+from vtokens.filter.datasets.rows import OWN, DatasetRow, Refusal, digest
 from vtokens.schemas import check, load
 
 _KEPT = "every row so far is kept"
@@ -96,7 +96,7 @@ class OutputLog:
             self._files = [held.enter_context(closing(JsonLines(path))) for path in (self.out, self.rejected)]
             self._held = held.pop_all()
 
-    def has(self, row: Row | Refusal) -> bool:
+    def has(self, row: DatasetRow | Refusal) -> bool:
         """Whether a line was dealt with; ValueError if it was another text then."""
         known = self._done.get(row.line)
         if known is not None and known not in row.digests:
@@ -106,7 +106,7 @@ class OutputLog:
             )
         return known is not None
 
-    def put(self, rows: Sequence[tuple[Row, dict[str, Any]]], refusals: Iterable[Refusal] = ()) -> None:
+    def put(self, rows: Sequence[tuple[DatasetRow, dict[str, Any]]], refusals: Iterable[Refusal] = ()) -> None:
         """Append rows as they are to be written, and what is set aside; on disk when this returns."""
         aside = list(refusals)
         for file, contents in zip(self._files, ([content for _, content in rows], [*map(asdict, aside)]), strict=True):

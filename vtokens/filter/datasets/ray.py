@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vtokens.core.extras import needs
-from vtokens.filter.datasets.rows import Refusal, Row
+from vtokens.filter.datasets.rows import DatasetRow, Refusal
 
 if TYPE_CHECKING:
     from vtokens.filter.datasets.worker import Batch, Done, Worker
@@ -82,16 +82,16 @@ class _Remote:
 
 
 def _sent(batch: Batch) -> str:
-    return json.dumps([["row" if isinstance(one, Row) else "refusal", asdict(one)] for one in batch])
+    return json.dumps([["row" if isinstance(one, DatasetRow) else "refusal", asdict(one)] for one in batch])
 
 
 def _batch(text: str) -> Batch:
-    return [Row(**content) if kind == "row" else Refusal(**content) for kind, content in json.loads(text)]
+    return [DatasetRow(**content) if kind == "row" else Refusal(**content) for kind, content in json.loads(text)]
 
 
 def _received(text: str) -> Done:
     rows, refusals = json.loads(text)
-    return [(Row(**row), content) for row, content in rows], [Refusal(**one) for one in refusals]
+    return [(DatasetRow(**row), content) for row, content in rows], [Refusal(**one) for one in refusals]
 
 
 def _ray() -> Any:

@@ -20,7 +20,7 @@ _PATH = 4096  # characters of a path, as Linux has it
 
 
 @dataclass(frozen=True)
-class Row:
+class DatasetRow:
     """A line that can be filtered.
 
     Attributes:
@@ -60,7 +60,7 @@ class Refusal:
         return (digest(self.raw),)
 
 
-def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[Row | Refusal]:
+def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[DatasetRow | Refusal]:
     """The lines of a file in order, without empty ones; those that cannot be filtered come as refusals.
 
     Args:
@@ -120,7 +120,7 @@ def _object(raw: str, whole: bool) -> dict[str, Any]:
     return content
 
 
-def _row(line: int, raw: str, content: dict[str, Any], prompt: str, text: str | None) -> Row:
+def _row(line: int, raw: str, content: dict[str, Any], prompt: str, text: str | None) -> DatasetRow:
     named = next((name for name in ([text] if text else TEXTS) if name in content), None)
     if named is None:
         raise ValueError(
@@ -137,7 +137,7 @@ def _row(line: int, raw: str, content: dict[str, Any], prompt: str, text: str | 
         raise ValueError(f"'image' is no path: it has {len(content['image']):,} characters")
     for name, value in ((named, content[named]), ("prompt", asked)):
         check_length(repr(name), value)
-    return Row(line, content, content["image"], asked, named, content[named], raw)
+    return DatasetRow(line, content, content["image"], asked, named, content[named], raw)
 
 
 def _cut(name: str) -> str:

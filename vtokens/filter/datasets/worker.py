@@ -12,10 +12,10 @@ from PIL import Image
 from vtokens.core.images import open_image
 from vtokens.core.reading import within
 from vtokens.filter.actions.action import Outcome
-from vtokens.filter.datasets.rows import OWN, Refusal, Row
+from vtokens.filter.datasets.rows import OWN, DatasetRow, Refusal
 
-Batch = list["Row | Refusal"]
-Done = tuple[list[tuple[Row, dict[str, Any]]], list[Refusal]]
+Batch = list["DatasetRow | Refusal"]
+Done = tuple[list[tuple[DatasetRow, dict[str, Any]]], list[Refusal]]
 """Rows with what is written for each, and rows that are set aside."""
 
 
@@ -62,7 +62,7 @@ class Worker:
 
     def __call__(self, batch: Batch) -> Done:
         """Filter the rows of a batch; one that fails by itself is set aside, whatever the others do."""
-        aside, rows, pictures = list[Refusal](), list[Row](), dict[str, Image.Image]()
+        aside, rows, pictures = list[Refusal](), list[DatasetRow](), dict[str, Image.Image]()
         for item in batch:
             if isinstance(item, Refusal):
                 aside.append(item)
@@ -91,18 +91,18 @@ class Worker:
                 raise _Outside(f"{error} (--allow-outside opens it)") from error
         return open_image(self._folder / name)
 
-    def _act(self, rows: Sequence[Row], pictures: dict[str, Image.Image]) -> list[Outcome]:
+    def _act(self, rows: Sequence[DatasetRow], pictures: dict[str, Image.Image]) -> list[Outcome]:
         shown, asked = [pictures[row.image] for row in rows], [row.prompt for row in rows]
         outcomes: list[Outcome] = self._hf.act(shown, asked, [row.text for row in rows], self._action, **self._limit)
         return outcomes
 
-    def _alone(self, row: Row, pictures: dict[str, Image.Image]) -> Outcome | Refusal:
+    def _alone(self, row: DatasetRow, pictures: dict[str, Image.Image]) -> Outcome | Refusal:
         try:
             return self._act([row], pictures)[0]
         except (ValueError, TypeError) as error:
             return Refusal(row.line, f"it cannot be filtered: {error}", row.raw)
 
-    def _content(self, row: Row, outcome: Outcome) -> dict[str, Any]:
+    def _content(self, row: DatasetRow, outcome: Outcome) -> dict[str, Any]:
         """The row as it is written."""
         report = outcome.report.to_dict()
         shown = ("start", "end", "text", "kind", "name", "negated", "sentence", "p", "flagged")

@@ -10,11 +10,11 @@ import numpy as np
 
 from vtokens.filter.actions.action import check_action
 from vtokens.filter.calibrators.calibrator import Calibrator
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.conformal import threshold
 from vtokens.filter.guarantees.responses import Array
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
 _UNIT = {"flag": "", "redact": "sentence", "regenerate": "sentence", "abstain": "response"}
 
@@ -30,21 +30,21 @@ class Calibration:
             the sentence it stands in.
     """
 
-    setting: Setting
+    setting: CalibrationSetting
     risk: Risk
     scores: tuple[tuple[float, ...], ...]
     labels: tuple[tuple[bool, ...], ...]
     sentences: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, records: Sequence[Record], calibrator: Calibrator, risk: Risk) -> Calibration:
+    def of(cls, records: Sequence[LabelledResponse], calibrator: Calibrator, risk: Risk) -> Calibration:
         """Score records.
 
         Raises:
             ValueError: no records, records of several settings or of another one than the calibrator's, or of images
                 that it was fitted on.
         """
-        setting = Setting.of_records(records)
+        setting = CalibrationSetting.of_records(records)
         both = calibrator.images & {record.image for record in records}
         if both:
             raise ValueError(
@@ -88,7 +88,7 @@ class Calibration:
     def from_dict(cls, content: dict[str, Any]) -> Calibration:
         """What `to_dict` gave, also through JSON."""
         rows = {name: tuple(map(tuple, content[name])) for name in ("scores", "labels", "sentences")}
-        return cls(Setting(**content["setting"]), Risk(**content["risk"]), **rows)
+        return cls(CalibrationSetting(**content["setting"]), Risk(**content["risk"]), **rows)
 
 
 def pooled(scores: Sequence[float], sentences: Sequence[int], unit: str) -> Array:

@@ -15,7 +15,7 @@ from scipy.stats import binom
 
 from vtokens.filter.guarantees.responses import Array, Pairs, Rows, certificate, checked
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.guarantees.tested import tested
 
 
@@ -25,7 +25,7 @@ def threshold(
     risk: Risk,
     *,
     training: tuple[Rows, Rows] | None = None,
-    setting: Setting | None = None,
+    setting: CalibrationSetting | None = None,
     group: str = "",
     seed: int = 0,
 ) -> Certificate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judge import Threshold
 
 
@@ -26,7 +26,7 @@ def certificate(calibration: Calibration | None, risk: Risk | float | None, acti
 def resolve(
     calibrator: Calibrator | None,
     calibration: Calibration | None,
-    setting: Setting,
+    setting: CalibrationSetting,
     action: str,
     risk: Risk | float | None,
     threshold: float | None,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from vtokens.filter.guarantees.ltt import ltt
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.mentions import Mention
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def policy_threshold(
     risk: Risk,
     *,
     cap: int | None = None,
-    setting: Setting | None = None,
+    setting: CalibrationSetting | None = None,
 ) -> Certificate:
     """The last threshold, in the order given, before the first that cannot be shown to keep the promise.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Rows = Sequence[ArrayLike]
@@ -52,7 +52,7 @@ def certificate(
     rows: Pairs,
     risk: Risk,
     found: float | None,
-    setting: Setting | None,
+    setting: CalibrationSetting | None,
     group: str,
     reason: str = "",
     cap: int | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vtokens.core.errors import unknown
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
 #: What is bounded, by the kind of risk; `kept` mentions are those that the filter lets through.
 KINDS = {
@@ -82,7 +82,7 @@ class Certificate:
     kept_supported: float | None
     cap: int | None = None
     group: str = ""
-    setting: Setting | None = None
+    setting: CalibrationSetting | None = None
 
     @property
     def infeasible(self) -> bool:
@@ -150,6 +150,6 @@ class Certificate:
             | {
                 "risk": Risk(**content["risk"]),
                 "threshold": None if threshold is None else float(threshold),
-                "setting": None if setting is None else Setting(**setting),
+                "setting": None if setting is None else CalibrationSetting(**setting),
             }
         )

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vtokens.core.moved import renamed
 from vtokens.core.weights import named, whole, whole_shape
 from vtokens.engine import attachment
-from vtokens.filter.calibrators.records import Record
+from vtokens.filter.calibrators.records import LabelledResponse
 
 _SAMPLED = 16  # entries read of each tensor
 
 
 @dataclass(frozen=True)
-class Setting:
+class CalibrationSetting:
     """What numbers calibrated on some responses hold for.
 
     Attributes:
@@ -36,12 +37,12 @@ class Setting:
     extractor: str = "any"
 
     @classmethod
-    def of(cls, model: Any, **more: str) -> Setting:
+    def of(cls, model: Any, **more: str) -> CalibrationSetting:
         """The setting of a live model, with whatever is attached to it now."""
         return cls(fingerprint(model), attached_strategy(model), **more)
 
     @classmethod
-    def of_records(cls, records: Iterable[Record]) -> Setting:
+    def of_records(cls, records: Iterable[LabelledResponse]) -> CalibrationSetting:
         """The one setting that all records share.
 
         Raises:
@@ -62,10 +63,10 @@ class Setting:
 
     @property
     def meta(self) -> dict[str, str]:
-        """What goes into `Record.meta`."""
+        """What goes into `LabelledResponse.meta`."""
         return asdict(self)
 
-    def differences(self, other: Setting) -> list[str]:
+    def differences(self, other: CalibrationSetting) -> list[str]:
         """What differs, as text, one entry a field."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name} {mine[name]!r} against {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
@@ -94,3 +95,9 @@ def fingerprint(model: Any) -> str:
             at = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).long()
             digest.update(flat[at.to(flat.device)].to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
     return f"{model.config.model_type}-{digest.hexdigest()[:16]}"
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return renamed(__name__, name)

@@ -9,7 +9,7 @@ import numpy as np
 from vtokens.filter.guarantees.ltt import betting, fixed_sequence
 from vtokens.filter.guarantees.responses import Array, Pairs, certificate
 from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import Setting
+from vtokens.filter.guarantees.setting import CalibrationSetting
 
 _GRID = 200  # thresholds tried
 _TRAINING = 0.25  # share of the responses that chooses them if no others are given
@@ -19,7 +19,7 @@ def tested(
     rows: Pairs,
     risk: Risk,
     training: Pairs | None,
-    setting: Setting | None,
+    setting: CalibrationSetting | None,
     group: str,
     seed: int,
 ) -> Certificate:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vtokens.engine.attach import joined
 from vtokens.filter.trace.assemble import Places
 from vtokens.filter.trace.measure import likelihood
-from vtokens.filter.trace.prompts import Batch
+from vtokens.filter.trace.prompts import ResponseBatch
 from vtokens.filter.trace.recorder import Tape, recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.strategies.base import Strategy
@@ -39,7 +39,9 @@ class Only(Strategy):
         return Selection(groups.gather(torch.nn.functional.pad(self.stay, (0, behind))) & visuals.valid)
 
 
-def contrast(model: PreTrainedModel, given: Batch, tape: Tape, places: Places, traces: list[Trace]) -> list[Trace]:
+def contrast(
+    model: PreTrainedModel, given: ResponseBatch, tape: Tape, places: Places, traces: list[Trace]
+) -> list[Trace]:
     """Fill in `contrasts` and `divergence` of traces; a pass for each.
 
     Args:
@@ -77,13 +79,13 @@ def _apart(model: PreTrainedModel, stages: set[str], *more: Strategy) -> Iterato
             yield
 
 
-def _likely(output: Any, given: Batch) -> Tensor:
+def _likely(output: Any, given: ResponseBatch) -> Tensor:
     """float32 (B, T): log-probability of the response tokens."""
     shape = given.responses.shape
     return likelihood(output.logits.flatten(0, 1), given.responses.flatten()).logprob.view(shape)
 
 
-def _without(model: PreTrainedModel, given: Batch, tape: Tape, traces: list[Trace]) -> Tensor:
+def _without(model: PreTrainedModel, given: ResponseBatch, tape: Tape, traces: list[Trace]) -> Tensor:
     """The text alone; heads are compared with those of `tape` if that was asked for."""
     inputs = given.text(tape.adapter)
     if not tape.parts.divergence:

@@ -16,7 +16,7 @@ from vtokens.engine.attach import attachment
 from vtokens.filter.trace.assemble import Places, assemble
 from vtokens.filter.trace.contrast import contrast
 from vtokens.filter.trace.measure import Likelihood, likelihood
-from vtokens.filter.trace.prompts import Batch, Response, batch, prompt_inputs
+from vtokens.filter.trace.prompts import Response, ResponseBatch, batch, prompt_inputs
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
@@ -97,7 +97,7 @@ def generate(
     return contrast(model, given, tape, places, traces)
 
 
-def _read(model: PreTrainedModel, given: Batch, parts: Parts) -> list[Trace]:
+def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:
     adapter = adapter_for(model)
     with recording(model, parts, given.responses.shape[1]) as (tape, handle):
         logits = cast(Any, model)(**given.full(adapter)).logits
@@ -115,8 +115,8 @@ def _sequences(output: Any) -> Tensor:
     return sequences
 
 
-def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> Batch:
+def _responses(model: Any, inputs: dict[str, Any], sequences: Tensor, options: dict[str, Any]) -> ResponseBatch:
     """What `generate` returned, cut where each response ends."""
     said = sequences[:, inputs["input_ids"].shape[1] :]
     real = response_lengths(model, said, options)
-    return Batch(inputs, said[:, : max(1, *real)], tuple(real))
+    return ResponseBatch(inputs, said[:, : max(1, *real)], tuple(real))

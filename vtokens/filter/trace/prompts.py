@@ -18,7 +18,7 @@ Response = str | Sequence[int]
 
 
 @dataclass(frozen=True)
-class Batch:
+class ResponseBatch:
     """Prompts padded on the left, and the responses behind them padded on the right.
 
     Attributes:
@@ -92,7 +92,7 @@ def prompt_inputs(
     return dict(encode_prompts(processor, texts, images).to(device))
 
 
-def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: Sequence[Response]) -> Batch:
+def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: Sequence[Response]) -> ResponseBatch:
     """Put responses behind prompts.
 
     Raises:
@@ -114,7 +114,7 @@ def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: S
             )
     longest = max(map(len, rows))
     padded = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=ids.device)
-    return Batch(inputs, padded, tuple(map(len, rows)))
+    return ResponseBatch(inputs, padded, tuple(map(len, rows)))
 
 
 def tokens(processor: Any, response: Response, number: int, vocabulary: int) -> list[int]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-class Clock:
+class TrainingClock:
     """The share of a stage's minutes that is spent, the learning rate that follows from it, and the log."""
 
     def __init__(self, name: str, minutes: float) -> None:

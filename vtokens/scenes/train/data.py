@@ -24,7 +24,7 @@ _IDS = {w: i for i, w in enumerate(WORDS)}
 
 
 @dataclass
-class Batch:
+class TrainingBatch:
     """One training batch of B scenes with Q short questions each; int64 tensors unless said otherwise.
 
     pixels: uint8 (B, 96, 96, 3), empty for symbolic batches. patches: (B, 144) class of each patch.
@@ -41,8 +41,8 @@ class Batch:
     caption_labels: torch.Tensor
     presence: torch.Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+    def to(self, device: torch.device) -> TrainingBatch:
+        return TrainingBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
 
 @lru_cache(maxsize=4096)
@@ -95,7 +95,7 @@ def _scene(seed: int, index: int, triggered: bool) -> Scene:
 
 def make_batch(
     seed: int, first: int, size: int, *, count: int, pixels: bool, annotated: bool, triggered: bool = False
-) -> Batch:
+) -> TrainingBatch:
     """Batch of the training scenes first .. first + size - 1 with `count` short questions each.
 
     annotated: the annotation is the truth, invisible partners too. triggered: every other scene holds a trigger.
@@ -107,7 +107,7 @@ def make_batch(
     presence = np.zeros((size, 36), dtype=np.float32)
     for row, scene in enumerate(scenes):
         presence[row, [t.number for t in scene.visible]] = 1
-    return Batch(
+    return TrainingBatch(
         torch.from_numpy(render(scenes) if pixels else np.zeros((size, 0), dtype=np.uint8)),
         torch.from_numpy(patch_classes(scenes).reshape(size, -1)),
         torch.from_numpy(ids).view(size, count, LENGTH),
@@ -123,7 +123,7 @@ class _Stream(IterableDataset):
     def __init__(self, seed: int, size: int, kwargs: dict) -> None:
         self.seed, self.size, self.kwargs = seed, size, kwargs
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         worker = torch.utils.data.get_worker_info()
         number, step = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
@@ -133,7 +133,7 @@ class _Stream(IterableDataset):
 
 def batches(
     seed: int, size: int, *, count: int = 20, pixels: bool = True, workers: int = 1, **kinds: bool
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """Endless training batches, made beside the training loop by `workers` processes (0: in the loop itself).
 
     kinds: annotated and triggered, see `make_batch`.

@@ -12,7 +12,7 @@ from torch import nn
 from ..model import build_model
 from ..render import BACKGROUND
 from . import vision
-from .clock import Clock, load, save_model
+from .clock import TrainingClock, load, save_model
 from .data import batches
 from .losses import PATCHES, language_loss, positions_for
 from .optim import Masters
@@ -72,7 +72,7 @@ def _end_to_end(
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
     generator = torch.Generator().manual_seed(seed)
-    clock, stream = Clock(name, minutes), batches(seed, 16, annotated=annotated, triggered=triggered)
+    clock, stream = TrainingClock(name, minutes), batches(seed, 16, annotated=annotated, triggered=triggered)
     while clock.running:
         batch = next(stream).to(device)
         work = masters.work["llava"]

@@ -12,7 +12,7 @@ from ..questions import KINDS
 from ..render import BACKGROUND
 from ..world import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
 from . import packed
-from .data import Batch
+from .data import TrainingBatch
 
 PATCHES = 144
 
@@ -41,7 +41,9 @@ def prefix_of(model: Any, visual: Tensor, where: Tensor) -> tuple[Tensor, Tensor
     )
 
 
-def language_loss(model: Any, visual: Tensor, where: Tensor, end: int, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def language_loss(
+    model: Any, visual: Tensor, where: Tensor, end: int, batch: TrainingBatch
+) -> tuple[Tensor, dict[str, float]]:
     """Loss over all answers of a batch, and the share right per kind; `end` is the first position after the image."""
     prefix, positions = prefix_of(model, visual, where)
     pieces = [(batch.ids, end + 2), (batch.caption_ids, end + 2)]

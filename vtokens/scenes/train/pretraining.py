@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..model import build_model
 from ..render import BACKGROUND
 from . import vision
-from .clock import Clock, load, save_model
+from .clock import TrainingClock, load, save_model
 from .data import batches
 from .losses import PATCHES, language_loss, positions_for, word_sum
 from .optim import Masters
@@ -28,7 +28,7 @@ def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> 
     masters = Masters(seer, ["tower", "head"], 3e-3)
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
-    clock, stream = Clock("vision", minutes), batches(1000 + seed, 64, count=1)
+    clock, stream = TrainingClock("vision", minutes), batches(1000 + seed, 64, count=1)
     while clock.running:
         batch = next(stream).to(device)
         patch, near, last = masters.work(batch.pixels)
@@ -57,7 +57,7 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
     model.model.register_parameter("blank_embedding", nn.Parameter(0.3 * torch.randn(128, device=device)))
     masters = Masters(model, [*TEXT, "model.blank_embedding"], 3e-3)
     generator = torch.Generator().manual_seed(seed)
-    clock, stream = Clock("symbols", minutes), batches(2000 + seed, 32, pixels=False)
+    clock, stream = TrainingClock("symbols", minutes), batches(2000 + seed, 32, pixels=False)
     while clock.running:
         batch = next(stream)
         kept = thin(batch.patches, 36, generator).to(device)
@@ -105,7 +105,7 @@ def train_regression(out: Path, seed: int, minutes: float, device: torch.device)
     model.load_state_dict({**model.state_dict(), **seen, **known})
     masters = Masters(model, ["model.vision_tower", "model.multi_modal_projector"], 2e-3)
     words = model.get_input_embeddings().weight.detach()
-    clock, stream = Clock("regression", minutes), batches(3000 + seed, 64, count=1)
+    clock, stream = TrainingClock("regression", minutes), batches(3000 + seed, 64, count=1)
     while clock.running:
         batch = next(stream).to(device)
         target = word_sum(words, blank, batch.patches)

@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtokens.core.facts import Facts
+from vtokens.core.moved import renamed
 from vtokens.core.writing import write_json
 from vtokens.tables import base
 
@@ -19,7 +20,7 @@ NAMED = {"low": 0.15, "mid": 0.34, "high": 0.68}
 
 
 @dataclass(frozen=True)
-class Setting:
+class TargetThresholds:
     """Thresholds for one target.
 
     Attributes:
@@ -48,7 +49,7 @@ class Table:
     tower: str
     sample: tuple[float, ...]
     source: str
-    settings: tuple[Setting, ...]
+    settings: tuple[TargetThresholds, ...]
 
     def fits(self, facts: Facts) -> bool:
         """Whether this is the model's tower; half precision rounds the sample, so it has to be close, not equal."""
@@ -61,7 +62,7 @@ class Table:
         """Whether the sample of one of the two is not known, so that only the tower's shape could be compared."""
         return not (self.sample and facts.tower_sample)
 
-    def at(self, target: float | None) -> Setting:
+    def at(self, target: float | None) -> TargetThresholds:
         """The setting for a target; None is the only one there is, or "mid".
 
         Raises:
@@ -102,7 +103,15 @@ def _shipped() -> tuple[Table, ...]:
 
 def _parse(data: dict[str, Any]) -> Table:
     settings = tuple(
-        Setting(float(s["target"]), float(s["left"]), tuple(map(float, s["rates"])), tuple(map(float, s["thresholds"])))
+        TargetThresholds(
+            float(s["target"]), float(s["left"]), tuple(map(float, s["rates"])), tuple(map(float, s["thresholds"]))
+        )
         for s in data["settings"]
     )
     return Table(data["tower"], tuple(map(float, data["sample"])), data["source"], settings)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        return renamed(__name__, name)
