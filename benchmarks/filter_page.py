@@ -84,24 +84,24 @@ def ablation(setting: Row) -> str:
     return _table(lines)
 
 
-def promises(setting: Row) -> str:
-    """What thresholds promise and what they do, over many splits."""
-    lines = [["split", "promise", "unfiltered", "mean risk", "broken", "feasible", "supported mentions kept"]]
+def guarantees(setting: Row) -> str:
+    """What thresholds guarantee and what they do, over many splits."""
+    lines = [["split", "guarantee", "unfiltered", "mean risk", "broken", "feasible", "supported mentions kept"]]
     for row in setting["promises"]:
         kept = "" if row["kept"] is None else f"{row['kept']:.3f}"
         risk = f"{row['risk']:.4f} ± {row['standard_error']:.4f}"
         cells = [f"{row['unfiltered']:.3f}", risk, f"{row['broken']:.2f}", f"{row['feasible']:.2f}", kept]
-        lines.append([row["split"], _promise(row), *cells])
+        lines.append([row["split"], _guarantee(row), *cells])
     return _table(lines)
 
 
 def carried(setting: Row) -> str:
     """One threshold from the calibration split, on the other splits."""
-    lines = [["promise", "on", "unfiltered", "risk", "supported mentions kept"]]
+    lines = [["guarantee", "on", "unfiltered", "risk", "supported mentions kept"]]
     for row in setting["carried_over"]:
         mark = " †" if row["risk"] > row["alpha"] else ""
         lines.append(
-            [_promise(row), row["set"], f"{row['unfiltered']:.3f}", f"{row['risk']:.3f}{mark}", f"{row['kept']:.3f}"]
+            [_guarantee(row), row["set"], f"{row['unfiltered']:.3f}", f"{row['risk']:.3f}{mark}", f"{row['kept']:.3f}"]
         )
     return _table(lines)
 
@@ -136,7 +136,7 @@ def sections() -> dict[str, str]:
         "signals": signals,
         "advantage": advantage,
         "ablation": ablation,
-        "promises": promises,
+        "guarantees": guarantees,
         "carried": carried,
         "truncation": truncation,
     }
@@ -175,7 +175,7 @@ def _action(row: Row) -> str:
     return f"{row['action']}{how}, p > {row['threshold']:g}"
 
 
-def _promise(row: Row) -> str:
+def _guarantee(row: Row) -> str:
     sure = "on average" if row["delta"] is None else f"sure to {1 - row['delta']:g}"
     return f"{row['kind']} ≤ {row['alpha']:g}, {sure}"
 

@@ -40,7 +40,7 @@ from benchmarks.filter_figures import (  # noqa: E402
     ranking,
     truncation,
 )
-from benchmarks.filter_promises import RISKS, carried_over, splits  # noqa: E402
+from benchmarks.filter_guarantees import RISKS, carried_over, splits  # noqa: E402
 from benchmarks.filter_records import collect  # noqa: E402
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
@@ -126,7 +126,7 @@ def measure(spec: str, sets: dict[str, list[LabelledResponse]], resamples: int, 
         "rows": rows,
         "advantage": better,
         "ablation": ablation,
-        **promises(combined["full"], sets, number),
+        **guarantees(combined["full"], sets, number),
         "truncation": [
             {"split": split, **row}
             for split in TESTS
@@ -135,7 +135,7 @@ def measure(spec: str, sets: dict[str, list[LabelledResponse]], resamples: int, 
     }
 
 
-def promises(calibrator: Calibrator, sets: dict[str, list[LabelledResponse]], number: int) -> dict[str, Any]:
+def guarantees(calibrator: Calibrator, sets: dict[str, list[LabelledResponse]], number: int) -> dict[str, Any]:
     """Thresholds over many splits of the test responses, and one from the calibration split on every other."""
     _, held = by_image(sets["calibration"])
     scored = {
@@ -201,7 +201,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--signals", nargs="+", default="full", help="names, or all of them (%(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of responses (%(default)s)")
     parser.add_argument("--resamples", type=int, default=200, help="of each bootstrap (%(default)s)")
-    parser.add_argument("--splits", type=int, default=200, help="for the promises (%(default)s)")
+    parser.add_argument("--splits", type=int, default=200, help="for the guarantees (%(default)s)")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "filter", help="kept here (%(default)s)")
     parser.add_argument("--ship", action="store_true", help="also write the filters that come with the package")
     parser.add_argument("--output", type=Path, default=RESULT)

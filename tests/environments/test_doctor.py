@@ -27,8 +27,8 @@ def test_all_is_well():
     found = {(one["section"], one["name"]): one for one in told["found"]}
     shown = {"Python", "torch", "torchvision", "transformers", "numpy", "triton", "lmms-eval", "decord", "filelock"}
     assert shown <= {name for section, name in found if section == "versions"}
-    for promise in ("keep=1.0 changes no bit", "pruned equals masked", "batch equals single"):
-        assert found["self-check", promise]["state"] == "ok"
+    for guarantee in ("keep=1.0 changes no bit", "pruned equals masked", "batch equals single"):
+        assert found["self-check", guarantee]["state"] == "ok"
     assert {name for section, name in found if section == "extras"} == {e.name for e in EXTRAS}
     assert [section for section, _ in found if section == "device"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
-from benchmarks.filter_promises import carried_over, splits
+from benchmarks.filter_guarantees import carried_over, splits
 from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import Mention
@@ -86,7 +86,7 @@ def test_parts_share_no_image():
     assert len(first) == len(second) == 4
 
 
-def test_promises_over_splits():
+def test_guarantees_over_splits():
     rng = np.random.default_rng(0)
     labels = [[bool(h) for h in rng.random(3) < 0.2] for _ in range(300)]
     scores = [[float(rng.normal(2 * h)) for h in row] for row in labels]

@@ -91,13 +91,13 @@ def test_other_settings_for_the_same_output(capsys, source):
     )
 
 
-def test_the_filter_that_ships_acts_on_probabilities_and_promises_what_is_asked_for(capsys, source, tmp_path):
+def test_the_filter_that_ships_acts_on_probabilities_and_guarantees_what_is_asked_for(capsys, source, tmp_path):
     code, out, _ = run(capsys, source, "--action", "redact")
     assert code == 0
     assert all(
         row["filter"]["calibrated"] and row["filter"]["threshold"] == 0.5 for row in lines(tmp_path / "out.jsonl")
     )
     assert "assumptions" not in out
-    out = run(capsys, source, "--risk", "0.2", output=tmp_path / "promised.jsonl")[1]
+    out = run(capsys, source, "--risk", "0.2", output=tmp_path / "guaranteed.jsonl")[1]
     assert "if this model wrote the texts itself: the chance" in out
     assert "at most 0.2" in out

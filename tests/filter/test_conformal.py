@@ -106,7 +106,7 @@ def drawn(n, seed, rate=0.25, gap=2.5):
 
 
 @pytest.mark.parametrize("risk", [Risk("any", 0.1), Risk("any", 0.1, None), Risk("share", 0.05), Risk("ratio", 0.1)])
-def test_certificate_says_what_it_promises_and_survives_json(risk):
+def test_certificate_says_what_it_guarantees_and_survives_json(risk):
     import json
 
     scores, labels = drawn(800, 1)

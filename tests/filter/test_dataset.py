@@ -54,12 +54,12 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_every_line_ends_up_in_one_of_the_files(source, tmp_path, hf):
-    told = []
-    tally = filtered(source, tmp_path / "out.jsonl", hf, batch_size=5, told=told.append)
+    counted = []
+    tally = filtered(source, tmp_path / "out.jsonl", hf, batch_size=5, progress=counted.append)
     done, aside = lines(tmp_path / "out.jsonl"), lines(tmp_path / "out.rejected.jsonl")
     assert [row["filter"]["line"] for row in done] == list(range(1, 25))
     assert [row["line"] for row in aside] == [25, 26, 27, 28, 29, 30, 32, 33]
-    assert sum(told) == 32
+    assert sum(counted) == 32
     reasons = [row["reason"] for row in aside]
     assert reasons[0] == 'duplicate id: line 4 has "row 3" too'
     assert all("the image does not open" in reason for reason in reasons[1:4])

@@ -161,9 +161,9 @@ def test_fit_and_calibrate(calibrated, captions):
     wrong = [a for a, bad in zip(p, labels, strict=True) if bad]
     right = [a for a, bad in zip(p, labels, strict=True) if not bad]
     assert sum(wrong) / len(wrong) > 0.5 > sum(right) / len(right)
-    promise = calibrated.certificate()
-    assert not promise.infeasible
-    assert "assumptions" in str(promise)
+    guarantee = calibrated.certificate()
+    assert not guarantee.infeasible
+    assert "assumptions" in str(guarantee)
     outcome = calibrated.generate(captions[0].image, captions[0].question, action="redact", risk=0.2)
     assert outcome.certificate == calibrated.certificate(0.2, "redact")
     assert outcome.report.calibrated
@@ -192,8 +192,8 @@ def test_a_calibrator_of_another_setting_is_told_apart(calibrated, embedded, cap
         HallucinationFilter.from_pretrained(other, processor, calibrator=path)
 
 
-def test_a_promise_that_cannot_be_kept_is_refused(calibrated, captions):
-    with pytest.raises(ValueError, match="cannot be promised"):
+def test_a_guarantee_that_cannot_be_kept_is_refused(calibrated, captions):
+    with pytest.raises(ValueError, match="cannot be guaranteed"):
         calibrated.generate(captions[0].image, captions[0].question, action="redact", risk=0.001)
 
 

@@ -36,8 +36,8 @@ def test_infeasible_policies():
     assert "first threshold could not be shown" in str(found)
 
 
-def test_false_promises_are_rare():
-    """Every policy breaks the promise by a hair: none may pass in more than a delta of the runs, give or take 3 SE."""
+def test_false_guarantees_are_rare():
+    """Every policy breaks the guarantee by a hair: none may pass in more than a delta of the runs, within 3 SE."""
     rates = [1 - 0.899 ** (1 / 3)] * 4
     passed = [
         not policy_threshold(*outcomes(120, rates, seed), THRESHOLDS, Risk("any", 0.1, 0.2)).infeasible

@@ -1,4 +1,4 @@
-"""Risks: what can be promised, and what is refused."""
+"""Risks: what can be guaranteed, and what is refused."""
 
 import math
 

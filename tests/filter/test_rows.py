@@ -67,7 +67,7 @@ def test_a_line_that_is_too_long_is_never_held(tmp_path):
     good = json.dumps(GOOD).encode() + b"\n"
     long = b'{"image": "a.png", "caption": "' + b"a" * LINE + b'"}\n'
     found = rows(tmp_path, good + long + b" " * (LINE + 1) + b"\n" + good)
-    assert [type(one).__name__ for one in found] == ["Row", "Refusal", "Refusal", "Row"]
+    assert [type(one).__name__ for one in found] == ["DatasetRow", "Refusal", "Refusal", "DatasetRow"]
     assert found[1].reason == f"the line is too long: it has {len(long):,} bytes and 16,777,216 are read"
     assert found[1].raw == long[:1000].decode()
     assert count(tmp_path / "in.jsonl") == 4
@@ -83,13 +83,21 @@ def test_reasons_are_short(tmp_path):
         )
     )  # fmt: skip
     found = rows(tmp_path, data)
-    assert [type(one).__name__ for one in found] == ["Row", "Refusal", "Refusal", "Refusal"]
+    assert [type(one).__name__ for one in found] == ["DatasetRow", "Refusal", "Refusal", "Refusal"]
     assert max(len(one.reason) for one in found[1:]) < 400
 
 
 def test_duplicate_ids(tmp_path):
     found = rows(tmp_path, [{**GOOD, "id": i} for i in (1, "1", 1, None, None)] + [GOOD, GOOD])
-    assert [type(one).__name__ for one in found] == ["Row", "Row", "Refusal", "Row", "Refusal", "Row", "Row"]
+    assert [type(one).__name__ for one in found] == [
+        "DatasetRow",
+        "DatasetRow",
+        "Refusal",
+        "DatasetRow",
+        "Refusal",
+        "DatasetRow",
+        "DatasetRow",
+    ]
     assert found[2].reason == "duplicate id: line 1 has 1 too"
 
 

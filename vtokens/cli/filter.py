@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     total = check_files(options.input, options.images, options.output, options.action, *named)
     if options.workers is not None and not options.ray:
         raise ValueError("--workers is for --ray: without it one model works")
-    promises: list[str] = []
+    guarantees: list[str] = []
     if options.ray:
         from vtokens.filter.datasets.ray import spread
 
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
         make = partial(_worker, options)
         work: Any = partial(spread, make=make, workers=options.workers, address=options.ray, gpus=gpus)
     else:
-        work = alone(partial(_worker, options, promises))
+        work = alone(partial(_worker, options, guarantees))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
@@ -93,22 +93,22 @@ def _run(options: argparse.Namespace) -> None:
         tally = filter_dataset(
             options.input, options.output, work, _settings(options),
             prompt=options.prompt, text=options.text, batch_size=options.batch_size, retry=options.retry,
-            told=lambda rows: bar.advance(task, rows),
+            progress=lambda rows: bar.advance(task, rows),
         )  # fmt: skip
-    _tell(tally, Path(options.output), options.action)
-    for promise in promises:
-        say(promise)
+    _summary(tally, Path(options.output), options.action)
+    for guarantee in guarantees:
+        say(guarantee)
     if tally.silent == tally.rows:
         sys.exit(3)
 
 
-def _worker(options: argparse.Namespace, promises: list[str] | None = None) -> Worker:
+def _worker(options: argparse.Namespace, guarantees: list[str] | None = None) -> Worker:
     from vtokens.filter.datasets.worker import Worker
 
     hf = make_filter(options, options.batch_size)
     worker = Worker(hf, options.images, options.action, options.risk, options.threshold, options.allow_outside)
-    if promises is not None and worker.promise:
-        promises.append(f"if this model wrote the texts itself: {worker.promise}")
+    if guarantees is not None and worker.guarantee:
+        guarantees.append(f"if this model wrote the texts itself: {worker.guarantee}")
     return worker
 
 
@@ -121,7 +121,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return settings | {"vtokens": __version__}
 
 
-def _tell(tally: Tally, output: Path, action: str) -> None:
+def _summary(tally: Tally, output: Path, action: str) -> None:
     """The summary, over all runs of the command; ValueError if no row at all could be filtered."""
     why = ", ".join(f"{reason} ({number})" for reason, number in tally.refused.most_common())
     aside = (
@@ -130,9 +130,9 @@ def _tell(tally: Tally, output: Path, action: str) -> None:
     if not tally.rows:
         raise ValueError(f"no row could be filtered; {aside}")
     rate = f" ({tally.flagged / tally.mentions:.1%})" if tally.mentions else ""
-    told = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
-    told += f", in {tally.flagged_rows} rows"
-    say(told + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
+    summary = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
+    summary += f", in {tally.flagged_rows} rows"
+    say(summary + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
     if tally.refused:
         say(aside, error=True)
     if tally.silent:

@@ -21,11 +21,11 @@ MANY = 1_000_000
 
 def add_placement(command: argparse.ArgumentParser, device: str | None = "cpu", dtype: str | None = "auto") -> None:
     """Add --device and --dtype. Devices are checked by `vtokens.loading.hardware` where the model will be."""
-    told = f"({device})" if device else "(the GPU of the process, if there is one)"
-    command.add_argument("--device", default=device, help=f"cpu, cuda, cuda:0, ... {told}")
-    told = f"({dtype})" if dtype else "(as saved; for random weights and noise float32, bfloat16 on CUDA)"
+    default = f"({device})" if device else "(the GPU of the process, if there is one)"
+    command.add_argument("--device", default=device, help=f"cpu, cuda, cuda:0, ... {default}")
+    default = f"({dtype})" if dtype else "(as saved; for random weights and noise float32, bfloat16 on CUDA)"
     command.add_argument(
-        "--dtype", default=dtype, type=dtype_name, metavar="DTYPE", help=f"auto, float32, bfloat16, float16 {told}"
+        "--dtype", default=dtype, type=dtype_name, metavar="DTYPE", help=f"auto, float32, bfloat16, float16 {default}"
     )
 
 

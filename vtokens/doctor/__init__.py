@@ -17,7 +17,7 @@ _AT_ONCE = 2  # each process takes a core and up to a gigabyte
 
 
 def examine() -> Iterator[Finding]:
-    """Look at versions, extras, the device and the promises, in this order; each finding as soon as it is known."""
+    """Look at versions, extras, the device and the guarantees, in this order; each finding as soon as it is known."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         checked = pool.submit(child.run, "selfcheck")
         tried = [pool.submit(extras.examine, extra) for extra in extras.EXTRAS]

@@ -1,4 +1,4 @@
-"""As a program: three promises, held against the embedded model on the device at hand, in some ten seconds.
+"""As a program: three guarantees, held against the embedded model on the device at hand, in some ten seconds.
 
 Each line of output is a `Finding` as a JSON object.
 """

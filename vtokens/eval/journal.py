@@ -73,7 +73,7 @@ class Journal:
         folder: made if it is not there.
         cell: names the files.
         rank: whose file to append to.
-        told: called after each batch, with its size.
+        progress: called after each batch, with its size.
 
     Raises:
         OSError: the folder cannot be written.
@@ -82,12 +82,12 @@ class Journal:
     """
 
     def __init__(
-        self, folder: str | Path, cell: str, rank: int = 0, told: Callable[[int], Any] | None = None
+        self, folder: str | Path, cell: str, rank: int = 0, progress: Callable[[int], Any] | None = None
     ) -> None:  # fmt: skip
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.path = Path(folder) / f"{_stem(cell)}{rank}.jsonl"
         self._answers = collect(folder, cell)
-        self._told = told
+        self._progress = progress
         self._file = JsonLines(self.path)
 
     def get(self, task: str, doc: int) -> Answer | None:
@@ -102,8 +102,8 @@ class Journal:
         """
         self._file.put(map(vars, answers), f"{len(self)} answers are kept in {self.path.parent}")
         self._answers |= {(answer.task, answer.doc): answer for answer in answers}
-        if self._told is not None:
-            self._told(len(answers))
+        if self._progress is not None:
+            self._progress(len(answers))
 
     def close(self) -> None:
         """Close the file; what was put stays readable with `get`."""

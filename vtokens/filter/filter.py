@@ -19,7 +19,7 @@ from vtokens.core.weights import doubts
 from vtokens.engine.overlay import seen_image
 from vtokens.filter.actions.action import Outcome, apply, check_action
 from vtokens.filter.actions.decoding import decoding
-from vtokens.filter.actions.generation import FilterPen
+from vtokens.filter.actions.generation import FilterGeneration
 from vtokens.filter.actions.regenerate import RETRIES, JudgedResponse, check_retries, regenerate
 from vtokens.filter.actions.stream import Event, live
 from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
@@ -145,7 +145,7 @@ class HallucinationFilter:
         )
 
     def certificate(self, risk: Risk | float | None = None, action: str = "flag") -> Certificate:
-        """The threshold for a risk, with what it promises and assumes; printing it shows all of that.
+        """The threshold for a risk, with what it guarantees and assumes; printing it shows all of that.
 
         Args:
             risk: None for the one that was calibrated for, a number for another bound of the same kind, or a Risk.
@@ -199,7 +199,7 @@ class HallucinationFilter:
             TypeError: what is no picture, no prompt or no response.
             OSError: a picture that cannot be read.
             ValueError: a sample without picture, a response longer than the model's context, a risk that cannot be
-                promised, a threshold outside [0, 1].
+                guaranteed, a threshold outside [0, 1].
         """
         single, reports = self._read(images, prompt, response, "flag", risk, threshold)
         return reports[0] if single else reports
@@ -274,8 +274,8 @@ class HallucinationFilter:
             action: "flag" marks, "redact" drops the sentence, "regenerate" writes it again and drops it if that does
                 not help, "abstain" says nothing at all.
             risk: what may remain, as in `certificate`; None for the one that was calibrated for. What is written again
-                is outside the promise; `calibrate_policy` makes one for it.
-            threshold: a probability to use in place of a calibrated threshold; nothing is promised then. "flag" takes
+                is outside the guarantee; `calibrate_policy` makes one for it.
+            threshold: a probability to use in place of a calibrated threshold; nothing is guaranteed then. "flag" takes
                 0.5 if neither is given.
             retries: ways to write again: "ban", "resample" or strategies (`filter.regenerate`).
             generate_kwargs: as of `model.generate`.
@@ -284,7 +284,7 @@ class HallucinationFilter:
             An `Outcome`, or a list of them for a batch.
 
         Raises:
-            ValueError: an unknown action, no threshold to go by, a risk that cannot be promised, or several returned
+            ValueError: an unknown action, no threshold to go by, a risk that cannot be guaranteed, or several returned
                 sequences.
         """
         check_action(action)
@@ -296,10 +296,10 @@ class HallucinationFilter:
                 f"num_return_sequences={generate_kwargs['num_return_sequences']} is not allowed: an answer is filtered "
                 "at a time, so 1 is"
             )
-        pen = self._pen(action, risk, threshold, generate_kwargs)
-        drafts = pen.draft(shown, asked, **generate_kwargs)
+        generation = self._generation(action, risk, threshold, generate_kwargs)
+        drafts = generation.draft(shown, asked, **generate_kwargs)
         if action == "regenerate":
-            outcomes = regenerate(self.model, pen, drafts, shown, asked, retries, **generate_kwargs)
+            outcomes = regenerate(self.model, generation, drafts, shown, asked, retries, **generate_kwargs)
         else:
             outcomes = [apply(draft.report, action) for draft in drafts]
         return outcomes[0] if single else outcomes
@@ -329,15 +329,17 @@ class HallucinationFilter:
         if not isinstance(prompt, str):
             raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
         _, [shown], _ = self._samples(images, prompt)
-        pen = self._pen(action, risk, threshold, generate_kwargs)
+        generation = self._generation(action, risk, threshold, generate_kwargs)
 
         def write(heard: Callable[[JudgedResponse, int], bool]) -> JudgedResponse:
-            return pen.listen(shown, prompt, heard, **generate_kwargs)
+            return generation.listen(shown, prompt, heard, **generate_kwargs)
 
         def finish(written: JudgedResponse, stopped: bool) -> Outcome:
             if stopped:
-                written = pen.read([shown], [prompt], pen.write([shown], [prompt], [written.ids], **generate_kwargs))[0]
-            return regenerate(self.model, pen, [written], [shown], [prompt], ways, **generate_kwargs)[0]
+                written = generation.read(
+                    [shown], [prompt], generation.write([shown], [prompt], [written.ids], **generate_kwargs)
+                )[0]
+            return regenerate(self.model, generation, [written], [shown], [prompt], ways, **generate_kwargs)[0]
 
         return live(write, finish, action)
 
@@ -360,7 +362,7 @@ class HallucinationFilter:
         """Set thresholds on labelled responses of other images than it was fitted on.
 
         Returns:
-            The filter itself; `certificate()` says what it promises now.
+            The filter itself; `certificate()` says what it guarantees now.
 
         Raises:
             ValueError: it was not fitted yet, records of another setting, or of images that it was fitted on.
@@ -391,8 +393,8 @@ class HallucinationFilter:
         for number, one in enumerate(given):
             if isinstance(one, str):
                 check_characters(one, context_of(self.model), f"responses[{number}]")
-        pen = self._pen(action, risk, threshold, {})
-        return single, [one.report for one in pen.read(shown, asked, given)]
+        generation = self._generation(action, risk, threshold, {})
+        return single, [one.report for one in generation.read(shown, asked, given)]
 
     def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Image]], list[str]]:
         single, shown, asked = samples(images, prompt)
@@ -400,10 +402,10 @@ class HallucinationFilter:
             check_characters(one, context_of(self.model), "the prompt")
         return single, shown, asked
 
-    def _pen(
+    def _generation(
         self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]
-    ) -> FilterPen:
+    ) -> FilterGeneration:
         now = self.setting(**generate_kwargs)
         limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
         parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
-        return FilterPen(self.model, self.processor, self.judge, parts, limit, now, self.batch_size)
+        return FilterGeneration(self.model, self.processor, self.judge, parts, limit, now, self.batch_size)

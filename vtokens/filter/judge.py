@@ -28,7 +28,7 @@ class Threshold:
 
     Attributes:
         value: the highest number that is not flagged; None flags nothing.
-        certificate: what it promises; the value is then one of scores and not of probabilities. An infeasible one flags
+        certificate: its guarantee; the value is then one of scores and not of probabilities. An infeasible one flags
             everything.
     """
 

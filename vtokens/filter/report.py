@@ -51,7 +51,7 @@ class ResponseReport:
         calibrated: whether `p` are probabilities.
         threshold: mentions above it are flagged: with `p` if the user set it, with `score` if a certificate did. None
             if nothing is to be flagged.
-        certificate: what the threshold promises; None if nothing.
+        certificate: what the threshold guarantees; None if nothing.
         images: pictures of the prompt, for heat maps.
         seen: what the model is given of a picture (LLaVA-1.5 cuts out the centre); None: all of it.
         setting: under which conditions it came about; goes into records.

@@ -67,9 +67,9 @@ def summary(report: ResponseReport) -> str:
 
 def _table(report: ResponseReport) -> Table:
     claims = [printable(f"not: {m.name}" if m.negated else m.name) for m in (one.mention for one in report.mentions)]
-    told = any(claim != printable(one.mention.text) for claim, one in zip(claims, report.mentions, strict=True))
+    differs = any(claim != printable(one.mention.text) for claim, one in zip(claims, report.mentions, strict=True))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "p" if report.calibrated else "score", "mention", "kind", *(["claims"] if told else [])):
+    for name in ("", "p" if report.calibrated else "score", "mention", "kind", *(["claims"] if differs else [])):
         table.add_column(name, overflow="fold")
     for judged, claim in zip(report.mentions, claims, strict=True):
         cells = [

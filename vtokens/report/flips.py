@@ -73,8 +73,8 @@ def pick(answers: Answers, limit: int) -> list[Question]:
         drawn = [g for g in question.given.values() if g.kept is not None]
         if drawn:
             right = mean(float(g.correct) for g in drawn if g.correct is not None)
-            tell = right * (1 - right) if right == right else 0.0
-            by_task.setdefault(question.task, []).append((-tell, place, question))
+            doubt = right * (1 - right) if right == right else 0.0
+            by_task.setdefault(question.task, []).append((-doubt, place, question))
     for part in by_task.values():
         part.sort(key=lambda entry: entry[:2])
     return [question for *_, question in spread(by_task.values(), limit)]

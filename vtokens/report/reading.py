@@ -159,8 +159,8 @@ def _metrics(
 ) -> tuple[Metric, ...]:  # fmt: skip
     found = []
     for task, name in dict.fromkeys((str(row["task"]), str(row["metric"])) for row in summary):
-        told = ((manifest.get("tasks") or {}).get(task) or {}).get("metrics") or {}
-        more = told.get(name, not name.lower().startswith(_LOWER))
+        declared = ((manifest.get("tasks") or {}).get(task) or {}).get("metrics") or {}
+        more = declared.get(name, not name.lower().startswith(_LOWER))
         # lmms-eval wants every metric to have a direction; of these neither is better.
         better = 0 if more is None or name.endswith(_NEITHER) else 1 if more else -1
         scores = [s.scores[task, name] for s in settings if (task, name) in s.scores]

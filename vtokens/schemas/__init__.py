@@ -35,7 +35,7 @@ KINDS = {
 }
 """By kind of file, or of line, the class of its schema."""
 _MOST = 64 * MEBIBYTE
-_TOLD = 200  # characters of what pydantic says, which may repeat the input
+_LONGEST = 200  # characters of what pydantic says, which may repeat the input
 
 
 def load(path: str | Path, kind: str, version: tuple[str, int] | None = None, most: int = _MOST) -> Any:
@@ -86,7 +86,11 @@ def _told(error: Any) -> str:
         return f"{place} is missing"
     if error["type"] == "extra_forbidden":
         return f"there is no field {shorten(error['loc'][-1], 60)}" + (f": {place}" if len(error["loc"]) > 1 else "")
-    told = "Input should be an object" if error["type"] in ("model_type", "dict_type") else error["msg"]
-    told = told if len(told) <= _TOLD else f"{told[:_TOLD]} ..."
-    told = f" {told.removeprefix('Input ')}" if told.startswith("Input should") else f": {told[:1].lower()}{told[1:]}"
-    return f"{place}{told}, got {shorten(error['input'], 60)}"
+    reason = "Input should be an object" if error["type"] in ("model_type", "dict_type") else error["msg"]
+    reason = reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} ..."
+    reason = (
+        f" {reason.removeprefix('Input ')}"
+        if reason.startswith("Input should")
+        else f": {reason[:1].lower()}{reason[1:]}"
+    )
+    return f"{place}{reason}, got {shorten(error['input'], 60)}"

@@ -45,7 +45,7 @@ class Outcome:
         report: what was found in `text`; for "redact" and "abstain", in the draft.
         edits: what was changed, in order.
         passes: calls of `generate` that were needed.
-        certificate: what is promised about `text`; None if nothing.
+        certificate: what is guaranteed about `text`; None if nothing.
     """
 
     text: str
@@ -91,19 +91,19 @@ def apply(report: ResponseReport, action: str) -> Outcome:
     check_action(action)
     if action == "regenerate":
         raise ValueError("'regenerate' needs the model: HallucinationFilter.generate(..., action='regenerate') does it")
-    promise = report.certificate
+    guarantee = report.certificate
     if action == "flag":
-        return Outcome(report.response, report.response, report, certificate=promise)
+        return Outcome(report.response, report.response, report, certificate=guarantee)
     if report.threshold is None:
         raise ValueError(
             f"action={action!r} needs a threshold: calibrate the filter, or give threshold= a number in [0, 1]"
         )
     bad, sentences = report.bad(), report.sentences
     if not any(bad):
-        return Outcome(report.response, report.response, report, certificate=promise)
+        return Outcome(report.response, report.response, report, certificate=guarantee)
     if action == "abstain":
         edit = Edit("abstained", report.response, ABSTENTION, max(judged.p for judged in report.flagged))
-        return Outcome(ABSTENTION, report.response, report, (edit,), certificate=promise)
+        return Outcome(ABSTENTION, report.response, report, (edit,), certificate=guarantee)
     edits = tuple(Edit("redacted", s.text, "", s.p) for s, wrong in zip(sentences, bad, strict=True) if wrong)
     text = without(report.response, report.spans, bad).strip()
-    return Outcome(text, report.response, report, edits, certificate=promise)
+    return Outcome(text, report.response, report, edits, certificate=guarantee)

@@ -28,7 +28,7 @@ from vtokens.loading.responses import response_lengths
 Samples = Sequence[Sequence[Image.Image]]
 
 
-class FilterPen:
+class FilterGeneration:
     """Lets a model write and a judge read.
 
     Args:

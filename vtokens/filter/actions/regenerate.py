@@ -116,7 +116,7 @@ class _Draft:
 
 def regenerate(
     model: Any,
-    pen: Generation,
+    generation: Generation,
     drafts: Sequence[JudgedResponse],
     images: Sequence[Sequence[Image.Image]],
     prompts: Sequence[str],
@@ -131,7 +131,7 @@ def regenerate(
 
     Args:
         model: the model.
-        pen: writes and reads.
+        generation: writes and reads.
         drafts: the answers as they came.
         images, prompts: one entry a sample.
         retries: ways to write again, tried in order: "ban" (the rejected words are made impossible), "resample"
@@ -155,8 +155,8 @@ def regenerate(
             some, asked = [states[i] for i in numbers], [prompts[i] for i in numbers]
             shown = [images[i] for i in numbers]
             with _way(model, way, some, generate_kwargs) as options:
-                written = pen.write(shown, asked, [state.begun() for state in some], **options)
-            for state, new in zip(some, pen.read(shown, asked, written), strict=True):
+                written = generation.write(shown, asked, [state.begun() for state in some], **options)
+            for state, new in zip(some, generation.read(shown, asked, written), strict=True):
                 state.offer(new, way)
 
 

@@ -36,13 +36,13 @@ class Event:
     mentions: tuple[Judged, ...] = ()
 
 
-class Teller:
+class SentenceEvents:
     """Turns judged sentences into events, joining what is kept as `actions.without` does."""
 
     def __init__(self) -> None:
         self._join: str | None = None
 
-    def tell(self, report: ResponseReport, number: int, what: str, before: str = "") -> Event:
+    def event(self, report: ResponseReport, number: int, what: str, before: str = "") -> Event:
         """The event of sentence `number`; `before` if it was written again."""
         sentence = report.sentences[number]
         mentions = tuple(report.mentions[i] for i in sentence.mentions)
@@ -54,7 +54,7 @@ class Teller:
         return Event(what, text, before or sentence.text, sentence.p, mentions)
 
     def end(self, report: ResponseReport) -> Iterator[Event]:
-        """What stands behind the last sentence, if anything does and something was told."""
+        """What stands behind the last sentence, if anything does and a sentence was handed out."""
         tail = report.response[report.spans[-1][1] :].rstrip() if report.spans else ""
         if tail and self._join is not None:
             yield Event("kept", tail)
@@ -97,48 +97,48 @@ def live(
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     thread.start()
     try:
-        yield from _told(iter(decided.get, _END), lambda written: finish(written, stopped.is_set()), action)
+        yield from _events(iter(decided.get, _END), lambda written: finish(written, stopped.is_set()), action)
     finally:
         left.set()
         thread.join()
 
 
-def _told(decided: Iterator[Any], finish: Callable[[JudgedResponse], Outcome], action: str) -> Iterator[Event]:
-    teller, told, report = Teller(), 0, None
+def _events(decided: Iterator[Any], finish: Callable[[JudgedResponse], Outcome], action: str) -> Iterator[Event]:
+    sentences, done, report = SentenceEvents(), 0, None
     for item in decided:
         if isinstance(item, BaseException):
             raise item
         written, complete = item
         report = written.report
         bad = report.bad()
-        for number in range(told, complete):
+        for number in range(done, complete):
             if bad[number] and action == "abstain":
                 sentence = report.sentences[number]
-                yield Event("abstained", f" {ABSTENTION}" if told else ABSTENTION, sentence.text, sentence.p)
+                yield Event("abstained", f" {ABSTENTION}" if done else ABSTENTION, sentence.text, sentence.p)
                 return
             if bad[number] and action == "regenerate":
                 for item in decided:
                     if isinstance(item, BaseException):
                         raise item
                     written, _ = item
-                yield from _rewritten(teller, number, finish(written))
+                yield from _rewritten(sentences, number, finish(written))
                 return
             what = {"flag": "flagged", "redact": "redacted"}[action] if bad[number] else "kept"
-            yield teller.tell(report, number, what)
-            told = number + 1
+            yield sentences.event(report, number, what)
+            done = number + 1
     if report is not None:
-        yield from teller.end(report)
+        yield from sentences.end(report)
 
 
-def _rewritten(teller: Teller, first: int, outcome: Outcome) -> Iterator[Event]:
+def _rewritten(sentences: SentenceEvents, first: int, outcome: Outcome) -> Iterator[Event]:
     report, again = outcome.report, {edit.after: edit for edit in outcome.edits if edit.what == "regenerated"}
     dropped = {edit.before for edit in outcome.edits if edit.what == "redacted"}
     for number in range(first, len(report.spans)):
         text = report.sentences[number].text
         if text in dropped:
-            yield teller.tell(report, number, "redacted")
+            yield sentences.event(report, number, "redacted")
         elif text in again:
-            yield teller.tell(report, number, "regenerated", again[text].before)
+            yield sentences.event(report, number, "regenerated", again[text].before)
         else:
-            yield teller.tell(report, number, "kept")
-    yield from teller.end(report)
+            yield sentences.event(report, number, "kept")
+    yield from sentences.end(report)

@@ -29,7 +29,7 @@ def filter_dataset(
     text: str | None = None,
     batch_size: int = 16,
     retry: bool = False,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> Tally:
     """Filter a file of JSON lines; what an earlier call wrote is kept and not done again.
 
@@ -41,19 +41,19 @@ def filter_dataset(
         prompt, text: as for `read`.
         batch_size: rows in one pass of the model.
         retry: try again what was set aside.
-        told: called with the number of rows after each batch, and at first with that of the rows done before.
+        progress: called with the number of rows after each batch, and at first with that of the rows done before.
 
     Raises:
         OSError, ValueError: as `read` and `OutputLog`.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
-    told = told or (lambda rows: None)
+    progress = progress or (lambda rows: None)
     check_apart(source, output)
     with OutputLog(output, {**settings, "prompt": prompt, "text": text}, retry) as log:
-        for rows, refusals in work(_pending(log, read(source, prompt, text), batch_size, told)):
+        for rows, refusals in work(_pending(log, read(source, prompt, text), batch_size, progress)):
             log.put(rows, refusals)
-            told(len(rows) + len(refusals))
+            progress(len(rows) + len(refusals))
         return log.tally
 
 
@@ -107,13 +107,13 @@ def alone(make: Callable[[], Worker]) -> Work:
 
 
 def _pending(
-    log: OutputLog, rows: Iterable[DatasetRow | Refusal], size: int, told: Callable[[int], Any]
+    log: OutputLog, rows: Iterable[DatasetRow | Refusal], size: int, progress: Callable[[int], Any]
 ) -> Iterator[Batch]:
     """Batches of what is not done yet."""
     batch, waiting = Batch(), 0
     for row in rows:
         if log.has(row):
-            told(1)
+            progress(1)
             continue
         batch.append(row)
         waiting += isinstance(row, DatasetRow)

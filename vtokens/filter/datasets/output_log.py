@@ -20,7 +20,7 @@ from vtokens.schemas import check, load
 
 _KEPT = "every row so far is kept"
 _LONGEST = 8 * LINE  # a row with what was found of it
-_TOLD = 5  # settings that an error names
+_NAMED = 5  # settings that an error names
 
 
 @dataclass
@@ -144,13 +144,13 @@ class OutputLog:
             return
         names = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if names:
-            told = ", ".join(
+            changed = ", ".join(
                 f"{shorten(name)[1:-1]} was {shorten(before.get(name))} and is {shorten(settings.get(name))}"
-                for name in names[:_TOLD]
+                for name in names[:_NAMED]
             )
             raise ValueError(
-                f"{self.out} was begun with other settings, says {path.name} ({told}): give another output, or these "
-                "again"
+                f"{self.out} was begun with other settings, says {path.name} ({changed}): give another output, or "
+                "these again"
             )
 
     def _take(self, number: int, content: str) -> None:

@@ -31,11 +31,11 @@ class Worker:
         folder: paths of pictures are relative to it, and lie in it.
         action: "flag" leaves the texts, "redact" drops sentences, "abstain" puts null in place of the text.
         risk, threshold: as in `HallucinationFilter.act`; if neither is given, a calibrated filter acts on a probability
-            above 0.5: the texts are not its model's, so its certificates would promise nothing.
+            above 0.5: the texts are not its model's, so its certificates would guarantee nothing.
         allow_outside: whether pictures outside of the folder, by "..", an absolute path or a link, are opened.
 
     Raises:
-        ValueError: an action that is not for data sets, no threshold, or a risk that cannot be promised.
+        ValueError: an action that is not for data sets, no threshold, or a risk that cannot be guaranteed.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Worker:
         if risk is None and threshold is None and hf.judge.calibrator is not None:
             threshold = 0.5
         self._limit = {"risk": risk, "threshold": threshold}
-        hf.act([], [], [], action, **self._limit)  # a risk that cannot be promised is refused before anything is read
+        hf.act([], [], [], action, **self._limit)  # a risk that cannot be guaranteed is refused before anything is read
 
     @property
-    def promise(self) -> str:
-        """What the threshold promises, with its assumptions; empty if nothing."""
+    def guarantee(self) -> str:
+        """What the threshold guarantees, with its assumptions; empty if nothing."""
         risk = self._limit["risk"]
         return "" if risk is None else str(self._hf.certificate(risk, self._action))
 

@@ -73,8 +73,8 @@ class Calibration:
         """The threshold for a risk of what is left after an action.
 
         Redaction drops a mention with its sentence, abstention with its response: there a mention counts with the
-        highest score of its sentence or response. The threshold for "regenerate" is that of "redact"; what is promised
-        holds for the redacted response, not for sentences written again.
+        highest score of its sentence or response. The threshold for "regenerate" is that of "redact"; the guarantee is
+        about the redacted response, not about sentences written again.
         """
         unit = _UNIT[check_action(action)]
         rows = [pooled(s, places, unit) for s, places in zip(self.scores, self.sentences, strict=True)]

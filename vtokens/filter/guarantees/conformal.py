@@ -29,7 +29,7 @@ def threshold(
     group: str = "",
     seed: int = 0,
 ) -> Certificate:
-    """The largest threshold that keeps the promise.
+    """The largest threshold that keeps the guarantee.
 
     Without `delta`, "any" and "share" are bounded by conformal risk control (Angelopoulos et al., ICLR 2024): the
     threshold is the largest whose mean loss over n responses, counted with one more response of loss 1, is at most
@@ -71,7 +71,7 @@ def mondrian(
 ) -> dict[Hashable, Certificate]:
     """A threshold for each group of mentions (kinds, bins of sentences), for responses that have such mentions.
 
-    Each is calibrated on the responses with mentions of its group alone and needs enough of them; the promise is
+    Each is calibrated on the responses with mentions of its group alone and needs enough of them; the guarantee is
     about these responses and that group. Over all groups together the risks add up.
 
     Args:

@@ -17,7 +17,7 @@ def certificate(calibration: Calibration | None, risk: Risk | float | None, acti
     """
     if calibration is None:
         raise ValueError(
-            "this filter is not calibrated, so it can promise nothing: label some of its reports "
+            "this filter is not calibrated, so it can guarantee nothing: label some of its reports "
             "(report.record(image, labels)) and give them to fit(records) and, of other images, calibrate(records)"
         )
     return calibration.certificate(risk, action)
@@ -35,7 +35,7 @@ def resolve(
 
     Args:
         calibrator, calibration: the filter's.
-        setting: under which conditions the response comes about; a promise holds under those of the calibration only.
+        setting: under which conditions the response comes about; a guarantee holds under those of the calibration only.
         action: what will be done.
         risk: as of `HallucinationFilter.certificate`.
         threshold: a probability, in place of it.
@@ -45,7 +45,7 @@ def resolve(
 
     Raises:
         ValueError: both, a threshold outside [0, 1], none where one is needed, another setting than the calibration's,
-            or a risk that cannot be promised.
+            or a risk that cannot be guaranteed.
     """
     if threshold is not None:
         if risk is not None:
@@ -65,7 +65,7 @@ def resolve(
     try:
         calibrator.check(setting, "error")
     except ValueError as error:
-        raise ValueError(f"{error}; or give threshold=, which promises nothing") from error
+        raise ValueError(f"{error}; or give threshold=, which guarantees nothing") from error
     if found.infeasible:
-        raise ValueError(f"this cannot be promised. {found}")
+        raise ValueError(f"this cannot be guaranteed. {found}")
     return Threshold(certificate=found)

@@ -1,4 +1,4 @@
-"""Learn then test: which settings of a policy keep a promise, for losses that need not be monotone.
+"""Learn then test: which settings of a policy keep a guarantee, for losses that need not be monotone.
 
 A policy that regenerates may do more harm when it acts more often, and a ratio such as CHAIR_I can fall when more is
 kept. There the largest setting that looks safe is not safe; every setting tried has to be tested (Angelopoulos et al.,

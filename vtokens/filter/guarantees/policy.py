@@ -31,7 +31,7 @@ def calibrate_policy(
     thresholds: Sequence[float] = THRESHOLDS,
     **more: Any,
 ) -> Certificate:
-    """The largest threshold up to which acting keeps a promise about the final texts.
+    """The largest threshold up to which acting keeps a guarantee about the final texts.
 
     Writing a sentence again can make it worse, and a stricter threshold writes more of them again. So each threshold is
     run on all samples, and tested on what came out; there are as many runs as thresholds.
@@ -72,7 +72,7 @@ def policy_threshold(
     cap: int | None = None,
     setting: CalibrationSetting | None = None,
 ) -> Certificate:
-    """The last threshold, in the order given, before the first that cannot be shown to keep the promise.
+    """The last threshold, in the order given, before the first that cannot be shown to keep the guarantee.
 
     Args:
         wrong, said: (n, thresholds), unsupported and all mentions of what each policy made of each response; the
@@ -107,7 +107,7 @@ def policy_threshold(
     return Certificate(
         risk,
         None if at is None else float(thresholds[at]),
-        "" if passed else "the first threshold could not be shown to keep the promise on so many responses",
+        "" if passed else "the first threshold could not be shown to keep the guarantee on so many responses",
         len(bad),
         int(total[-1]),
         int(bad[:, -1].sum()),

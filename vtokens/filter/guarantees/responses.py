@@ -61,7 +61,7 @@ def certificate(
     scores, labels = [s for s, _ in rows], [h for _, h in rows]
     everything, wrong = np.concatenate(scores), np.concatenate(labels)
     if found is not None and len(everything) and not (everything <= found).any():
-        found, reason = None, "only a threshold that keeps none of the calibration mentions keeps the promise"
+        found, reason = None, "only a threshold that keeps none of the calibration mentions keeps the guarantee"
     right = everything[~wrong]
     return Certificate(
         risk,

@@ -56,12 +56,12 @@ class Risk:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A calibrated threshold, what it promises and under which assumptions.
+    """A calibrated threshold, what it guarantees and under which assumptions.
 
     Attributes:
-        risk: what is promised.
+        risk: what is guaranteed.
         threshold: mentions that score at most this are kept; infinite where nothing need be dropped; None where no
-            threshold keeps the promise, or none that keeps anything.
+            threshold keeps the guarantee, or none that keeps anything.
         reason: why there is no threshold; empty otherwise.
         n: calibration responses; `mentions` and `unsupported` are counted over all of them.
         observed: the risk on the calibration responses at the threshold; `unfiltered` is that without one.
@@ -102,7 +102,7 @@ class Certificate:
 
     @property
     def assumptions(self) -> list[str]:
-        """What the promise rests on, in sentences."""
+        """What the guarantee rests on, in sentences."""
         same = "model, prompts, decoding, pruning and action"
         if self.setting is not None:
             same += " (" + ", ".join(f"{name} {value!r}" for name, value in asdict(self.setting).items()) + ")"
@@ -110,7 +110,7 @@ class Certificate:
             f"New responses come about as the {self.n} calibration responses did: same kind of images, same {same}; "
             "their images were not used to fit the scores.",
             "'Unsupported' means what the calibration labels mean by it; mentions that the extractor does not find are "
-            "outside the promise.",
+            "outside the guarantee.",
             "It is a statement about many responses, not about this image.",
         ]
         if self.cap is not None:

@@ -23,7 +23,7 @@ def tested(
     group: str,
     seed: int,
 ) -> Certificate:
-    """The largest threshold up to which each one tried is shown to keep the promise."""
+    """The largest threshold up to which each one tried is shown to keep the guarantee."""
     assert risk.delta is not None
     order = np.random.default_rng(seed).permutation(len(rows))
     if training is None:
@@ -45,7 +45,7 @@ def tested(
     start = int(np.argmax(-before.mean(axis=0) / np.where(spread > 0, spread, math.inf))) if len(seen) else 0
     safe = fixed_sequence(betting(_excess(rows, grid, risk)[:, start:], high), risk.delta)
     if not safe:
-        reason = "no threshold could be shown to keep the promise on so many calibration responses"
+        reason = "no threshold could be shown to keep the guarantee on so many calibration responses"
         return certificate(rows, risk, None, setting, group, reason, cap)
     return certificate(rows, risk, float(grid[start + safe[-1]]), setting, group, cap=cap)
 

@@ -1,4 +1,4 @@
-"""Do thresholds keep what they promise? Over many splits of held-out responses, and on responses of another kind."""
+"""Do thresholds keep what they guarantee? Over many splits of held-out responses, and on responses of another kind."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Rows = Sequence[Sequence[Any]]
 def splits(scores: Rows, labels: Rows, risk: Risk, number: int) -> dict[str, Any]:
     """Calibrate on a half of the responses and count on the other, `number` times with halves drawn by lot.
 
-    `broken` is the share of splits whose threshold has more than alpha over all responses, which is what a promise with
-    `delta` is about; one without is about the mean of `risk`. `kept` is the mean share of supported mentions kept in
-    the other half, where there is a threshold.
+    `broken` is the share of splits whose threshold has more than alpha over all responses, which is what a guarantee
+    with `delta` is about; one without is about the mean of `risk`. `kept` is the mean share of supported mentions kept
+    in the other half, where there is a threshold.
     """
     risks, kept, broken = [], [], 0
     right = [(np.asarray(s)[~np.asarray(h, dtype=bool)]) for s, h in zip(scores, labels, strict=True)]
@@ -54,7 +54,7 @@ def splits(scores: Rows, labels: Rows, risk: Risk, number: int) -> dict[str, Any
 def carried_over(
     calibration: tuple[Rows, Rows], others: dict[str, tuple[Rows, Rows]], risk: Risk
 ) -> list[dict[str, Any]]:
-    """One threshold, from the calibration responses, on every other set: what it promises and what happens."""
+    """One threshold, from the calibration responses, on every other set: what it guarantees and what happens."""
     found = threshold(*calibration, risk)
     rows = []
     for name, (scores, labels) in others.items():

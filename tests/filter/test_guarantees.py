@@ -1,4 +1,4 @@
-"""Each promise over 200 splits of real answers: the embedded model's, scored by its own probabilities."""
+"""Each guarantee over 200 splits of real answers: the embedded model's, scored by its own probabilities."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_the_answers_are_wrong_often_enough(answers):
 
 
 @pytest.mark.parametrize(("kind", "alpha"), [("any", 0.1), ("any", 0.05), ("share", 0.05)])
-def test_marginal_promises_hold_on_average(answers, kind, alpha):
+def test_marginal_guarantees_hold_on_average(answers, kind, alpha):
     """The mean risk of the held-out third over splits is at most alpha; 3 standard errors of 200 splits are allowed."""
     risks, kept = [], []
     for seed in range(SPLITS):
@@ -70,7 +70,7 @@ def test_marginal_promises_hold_on_average(answers, kind, alpha):
 
 
 @pytest.mark.parametrize(("kind", "alpha"), [("any", 0.1), ("share", 0.08), ("ratio", 0.1)])
-def test_pac_promises_fail_as_rarely_as_they_say(answers, kind, alpha):
+def test_pac_guarantees_fail_as_rarely_as_they_say(answers, kind, alpha):
     """Over all answers the risk at the threshold exceeds alpha in at most a delta of the splits."""
     delta, failed, found = 0.2, 0, []
     for seed in range(SPLITS):
@@ -83,7 +83,7 @@ def test_pac_promises_fail_as_rarely_as_they_say(answers, kind, alpha):
     assert np.mean([certificate.kept_supported for certificate in feasible]) > 0.3
 
 
-def test_choosing_by_the_observed_risk_breaks_the_promise(answers):
+def test_choosing_by_the_observed_risk_breaks_the_guarantee(answers):
     """The largest threshold whose risk on the calibration answers is at most alpha is too large more often than not."""
     alpha, failed = 0.1, 0
     for seed in range(SPLITS):
