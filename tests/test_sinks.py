@@ -10,7 +10,7 @@ import torch
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
-from vtokens.calibrate.sinks import discover
+from vtokens.calibrate.sinks import default_tau, discover
 from vtokens.cli import main
 from vtokens.tables.sinks import known, read
 
@@ -40,7 +40,12 @@ def test_no_sinks_is_an_answer() -> None:
     found = discover(model, prompts("llava"))
     assert found.sinks.dims == ()
     assert found.visual == 0
-    assert found.sinks.tau == 4  # half of what a state of width 64 can reach
+    assert found.sinks.tau == pytest.approx(0.8 * 8)  # a state of width 64 can reach 8
+
+
+@pytest.mark.parametrize(("width", "tau"), [(64, 6.4), (576, 19.2), (625, 20), (626, 20), (4096, 20)])
+def test_the_threshold_is_the_papers_but_for_narrow_states(width: int, tau: float) -> None:
+    assert default_tau(width) == pytest.approx(tau)
 
 
 def test_bad_input() -> None:

@@ -245,27 +245,3 @@ def test_what_is_no_llama_is_refused(tmp_path):
     other.close()
     with pytest.raises(ValueError, match=r"y\.gguf holds a 'gpt2', and a 'llama' is needed"):
         Language(tmp_path / "y.gguf")
-
-
-@pytest.fixture(scope="module")
-def real():
-    try:
-        return language_file()
-    except MissingExtra as error:
-        pytest.skip(str(error))
-
-
-def test_the_real_language_model_speaks(real):
-    """Read by us, SmolLM2 knows the capital of France; and its tokenizer gives back what it was given."""
-    language = Language(real)
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM(language.config()).eval()
-    model.model.load_state_dict(language.weights())
-    tokenizer = build_tokenizer(language)
-    text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-    inputs = tokenizer(text, return_tensors="pt")
-    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
-    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
-    assert [len(tokenizer.encode(f" {w}")) for w in gguf_file.WORDS] == [1] * len(gguf_file.WORDS)
