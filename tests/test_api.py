@@ -68,6 +68,6 @@ def test_a_family_without_an_adapter_is_named(tmp_path):
     Blip2Config().save_pretrained(tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"blip-2.*supported are llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl, and docs/add",
+        match=r"blip-2.*supported are .*llava, llava_next, .*qwen3_vl.*, and docs/add",
     ):
         vtokens.load(tmp_path, strategy="cls")

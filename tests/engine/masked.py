@@ -19,9 +19,14 @@ from vtokens import Report
 from vtokens.core.compat import given_cache
 
 
+def decoder_of(model: Any) -> Any:
+    """The decoder of a model of any family, read off the model itself."""
+    return getattr(model.model, "text_model", None) or model.model.language_model
+
+
 def decoder_layers(model: Any) -> Sequence[nn.Module]:
     """The decoder layers of a model of any family, read off the model itself."""
-    return model.model.language_model.layers
+    return decoder_of(model).layers
 
 
 def dropped_keys(report: Report, valid: Tensor) -> list[Tensor]:
@@ -52,7 +57,7 @@ def masking(model: Any, dropped: Sequence[Tensor]) -> Iterator[Any]:
         layer.register_forward_pre_hook(partial(_close_columns, index, keys), with_kwargs=True)
         for index, (layer, keys) in enumerate(zip(decoder_layers(model), dropped, strict=True))
     ]
-    decoder = model.model.language_model
+    decoder = decoder_of(model)
     hooks.append(decoder.register_forward_hook(partial(_repeat_survivors, dropped[-1]), with_kwargs=True))
     try:
         yield model

@@ -18,7 +18,7 @@ from tests.engine.cases import MODES, Case, cases, model
 from tests.engine.compare import check_tokens
 from tests.engine.dense import Dense, attending, layout
 from tests.engine.masked import dropped_keys, masking
-from tests.families import FAMILIES
+from tests.families import EVERY
 from vtokens.adapters import adapter_for
 from vtokens.strategies.attend.var import Var
 from vtokens.strategies.attend.vhr import Vhr
@@ -74,12 +74,12 @@ def generate(target: Any, batch: dict[str, Any], case: Case) -> Any:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_attend_equals_dense(family: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Generated tokens and their logits are those of a model whose attention matrices are edited entry by entry."""
     table = sinks(family, tmp_path_factory.getbasetemp())
 
-    @settings(max_examples=-(-settings.default.max_examples // len(FAMILIES)))
+    @settings(max_examples=-(-settings.default.max_examples // len(EVERY)))
     @given(cases(), attends(), st.booleans())
     @torch.no_grad()
     def holds(case: Case, inside: tuple[str, ...], prune: bool) -> None:
@@ -98,5 +98,5 @@ def test_attend_equals_dense(family: str, tmp_path_factory: pytest.TempPathFacto
         check_tokens(got, expected, NEW)
 
     if settings.default.derandomize:  # or every family would draw the same cases
-        holds = hypothesis.seed(FAMILIES.index(family))(holds)
+        holds = hypothesis.seed(EVERY.index(family))(holds)
     holds()

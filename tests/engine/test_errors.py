@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
+from tests.families import EVERY as ALL
 from tests.families import FAMILIES, build
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-SUPPORTED = "llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl"
+SUPPORTED = ", ".join(sorted(ALL))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import vtokens
 from tests.engine.state import snapshot
-from tests.families import FAMILIES, build, image, inputs
+from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 
 GREEDY: dict[str, Any] = {
@@ -54,7 +54,7 @@ def check(family: str, rows: list[int], programs: list[str], **options: Any) -> 
             close_pass(torch.stack(together.logits)[:, mine], torch.stack(alone.logits))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_each_row_answers_as_alone(family: str) -> None:
     check(family, [0, 1, 2], ["cls(keep=0.25)", "none", "fastv(keep=0.5, layer=2)"])
 
@@ -62,7 +62,7 @@ def test_each_row_answers_as_alone(family: str) -> None:
 @given(st.data())
 def test_programs_drawn(data: Any) -> None:
     """Any programs beside each other, rows without pictures among them, in any family."""
-    family = data.draw(st.sampled_from(FAMILIES))
+    family = data.draw(st.sampled_from(EVERY))
     rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(lambda rows: set(rows) != {3}))
     check(family, rows, [data.draw(st.sampled_from(PROGRAMS)) for _ in rows])
 

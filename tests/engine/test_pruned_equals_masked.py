@@ -13,7 +13,7 @@ import vtokens
 from tests.engine.cases import MODES, Case, cases, model
 from tests.engine.compare import check_tokens
 from tests.engine.masked import decoder_layers, dropped_keys, masking
-from tests.families import FAMILIES
+from tests.families import EVERY
 from tests.limits import close_pass
 from vtokens.core.compat import returned_cache
 
@@ -82,11 +82,11 @@ def check_keep_all(batch: dict[str, Any], pruned: Any, plain: Any, case: Case) -
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_pruned_equals_masked(family: str) -> None:
     """Logits, generated tokens and cache lengths are those of the masked model; `keep=1.0` changes no bit."""
 
-    @settings(max_examples=-(-settings.default.max_examples // len(FAMILIES)))
+    @settings(max_examples=-(-settings.default.max_examples // len(EVERY)))
     @given(cases())
     @torch.no_grad()
     def holds(case: Case) -> None:
@@ -99,5 +99,5 @@ def test_pruned_equals_masked(family: str) -> None:
         assert not any(layer._forward_pre_hooks for layer in decoder_layers(pruned))
 
     if settings.default.derandomize:  # or every family would draw the same cases
-        holds = hypothesis.seed(FAMILIES.index(family))(holds)
+        holds = hypothesis.seed(EVERY.index(family))(holds)
     holds()

@@ -12,25 +12,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig
+from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig, Idefics3Processor
 
-from .configs import BASE, configuration
+from .configs import BASE, PROOF, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["FAMILIES", "MARK", "build", "image", "inputs"]
+__all__ = ["EVERY", "FAMILIES", "MARK", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
+EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
 TOWER_QK_GAIN = 1.6
 QK_NORM_GAIN = 1.4
 MARK = "<image>"  # where an image goes in a prompt, whatever the family calls its own placeholder
 
 
 def _known(family: str) -> str:
-    """`family` itself; ValueError naming the nearest one if it is not in FAMILIES."""
-    if family in FAMILIES:
+    """`family` itself; ValueError naming the nearest one if it is not in EVERY."""
+    if family in EVERY:
         return family
-    near = difflib.get_close_matches(family, FAMILIES, n=1)
-    raise ValueError(f"family={family!r} is not one of {FAMILIES}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    near = difflib.get_close_matches(family, EVERY, n=1)
+    raise ValueError(f"family={family!r} is not one of {EVERY}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **config_overrides: Any) -> tuple[Any, Any]:
@@ -55,14 +56,14 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 if "q_norm" in name or "k_norm" in name:
                     weight.data.mul_(QK_NORM_GAIN)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
-            elif "vision_tower" in name and ("q_proj" in name or "k_proj" in name):
+            elif ("vision_tower" in name or "vision_model" in name) and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)
     ids = {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**ids)
     return model.eval(), processor(family, config, tok)
 
 
-@lru_cache(maxsize=len(FAMILIES))
+@lru_cache(maxsize=len(EVERY))
 def _processor(family: str) -> Any:
     """The default processor of `family`, kept between calls."""
     tok = tokenizer(_known(family))
@@ -112,5 +113,5 @@ def inputs(
             raise ValueError(f"prompt {prompt!r} has {prompt.count(MARK)} {MARK} marks for {len(group)} images")
         texts.append(lead * spare + prompt.replace(MARK, slot))
     # Nested, because LLaVA-OneVision cuts crops only for samples of a single image; empty lists it would index into.
-    given = [group for group in groups if group] or None
+    given = [group for group in groups if group or isinstance(proc, Idefics3Processor)] if any(groups) else None
     return proc(images=given, text=texts, padding=True, padding_side=padding_side, return_tensors="pt")

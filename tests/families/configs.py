@@ -97,6 +97,16 @@ BASE: dict[str, dict[str, Any]] = {
         },
     },
 }
+# Families that are proof of the engine's generality; tests name them where they are in addition to the others.
+PROOF: dict[str, dict[str, Any]] = {
+    # Tiles of 6 x 6 patches, of which a shuffle makes 3 x 3 tokens.
+    "idefics3": {
+        "text_config": LLAMA,
+        "vision_config": {**TOWER, "image_size": 84, "initializer_range": 0.2},
+        "scale_factor": 2,
+    },
+}
+PROOF["smolvlm"] = PROOF["idefics3"]
 
 
 def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedConfig:
@@ -105,12 +115,14 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     `overrides` replace top-level fields; the dicts `text_config` and `vision_config` are merged into the defaults
     instead of replacing them. A field the genuine class does not know is stored by it as an extra attribute.
     """
-    fields = deepcopy(BASE[family])
+    fields = deepcopy({**BASE, **PROOF}[family])
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     fields["text_config"] |= {"vocab_size": len(tokenizer), **{f"{name}_token_id": ids[name] for name in ids}}
     if family.startswith("qwen"):
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    elif family in PROOF:
+        fields["image_token_id"] = tokenizer.image_token_id
     else:
         fields["image_token_index"] = tokenizer.image_token_id
         if family == "llava_onevision":

@@ -4,6 +4,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Idefics3Processor,
     LlavaNextProcessor,
     LlavaOnevisionProcessor,
     LlavaProcessor,
@@ -13,6 +14,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -35,6 +37,16 @@ QWEN_TOKENS = {
     "image": "<|image_pad|>",
     "video": "<|video_pad|>",
 }
+IDEFICS_TOKENS = {
+    "bos": "<s>",
+    "eos": "</s>",
+    "pad": "<pad>",
+    "image": "<image>",
+    "global_image": "<global-img>",
+    "fake_image": "<fake_token_around_image>",
+    "end_of_utterance": "<end_of_utterance>",
+    **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)},
+}
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -42,6 +54,8 @@ TOKENS = {
     "qwen2_vl": QWEN_TOKENS,
     "qwen2_5_vl": QWEN_TOKENS,
     "qwen3_vl": QWEN_TOKENS,
+    "idefics3": IDEFICS_TOKENS,
+    "smolvlm": IDEFICS_TOKENS,
 }
 
 QWEN_PROCESSORS = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
@@ -85,6 +99,13 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
             size={"shortest_edge": 4 * merged, "longest_edge": 48 * merged},
         )
         return pictures_only(QWEN_PROCESSORS[family])(patches, tok)
+    if family in ("idefics3", "smolvlm"):
+        # SmolVLM's own processor wants num2words and torchvision; what it makes of pictures is the same.
+        tiles = Idefics3ImageProcessorPil(
+            size={"longest_edge": 2 * vision.image_size}, max_image_size={"longest_edge": vision.image_size}
+        )
+        tokens = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
+        return Idefics3Processor(tiles, tok, image_seq_len=tokens)
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "llava_onevision":
         return pictures_only(LlavaOnevisionProcessor)(

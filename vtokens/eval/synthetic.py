@@ -97,6 +97,10 @@ def noise(
         grid = torch.tensor([[1, rows, columns]] * count, device=device)
         return {"pixel_values": pixels(count * rows * columns, channels), "image_grid_thw": grid}
     side = vision.image_size
+    if hasattr(config, "scale_factor"):  # tiles, a row of them a sample
+        if (width, height) != (side, side):
+            raise ValueError(f"a picture of {width}x{height} does not fit this model: its tiles are {side}x{side}")
+        return {"pixel_values": pixels(count, 1, 3, side, side)}
     if _crops(config):
         crops = image_size_to_num_patches([height, width], config.image_grid_pinpoints, side)
         sizes = torch.tensor([[height, width]] * count, device=device)

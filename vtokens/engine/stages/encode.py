@@ -95,12 +95,16 @@ def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]
 
 
 def merge_features(call: TowerCall, features: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...] | Tensor:
-    """Merge the features of each picture, (tokens, D) each; every position gets those of the token it went into.
+    """Merge the features of each picture; every position gets those of the token it went into.
 
-    Where they come as one tensor (pictures, tokens, D), they go back as one.
+    They go back as they came: one tensor (pictures, tokens, D), or a sequence of (tokens, D), each of a picture or of
+    several.
     """
-    sizes = [len(part) for part in features]
-    hidden = pad_sequence(list(features), batch_first=True)
+    parts, sizes = list(features), [len(picture) for picture in call.adapter.pictures(call.modality, call.inputs)]
+    came = [len(part) for part in parts]
+    if came != sizes:
+        parts = list(torch.cat(parts).split(sizes))
+    hidden = pad_sequence(parts, batch_first=True)
     length = torch.tensor(sizes).to(hidden.device)
     call.merging = Merging.start(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
     for number in sorted(call.plan.at_encode):
@@ -108,7 +112,8 @@ def merge_features(call: TowerCall, features: Sequence[Tensor] | Tensor) -> tupl
     expanded = call.merging.expand(hidden)
     if isinstance(features, Tensor):
         return expanded
-    return tuple(part[:size] for part, size in zip(expanded, sizes, strict=True))
+    whole = [part[:size] for part, size in zip(expanded, sizes, strict=True)]
+    return tuple(whole if came == sizes else torch.cat(whole).split(came))
 
 
 def share(merging: Merging | None, output: Any, name: str) -> None:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
@@ -124,17 +125,30 @@ class TowerTap:
         if bounds is not None:  # flash attention gets all images of a packed tower in one row
             sizes = bounds.diff().tolist()
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
+        real = None if bounds is not None else _unpadded(attention.mask)
         for q, k in parts:
-            yield self._votes(q, k, attention.scaling)[:, int(self._adapter.tower.has_cls) :].flatten()
+            yield self._votes(q, k, attention.scaling, real=real)[:, int(self._adapter.tower.has_cls) :].flatten()
 
-    def _votes(self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None) -> Tensor:
-        """float32 (B, N): what each token gets.
+    def _votes(
+        self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None, real: Tensor | None = None
+    ) -> Tensor:
+        """float32 (B, N): what each token gets; padding, not `real` (B, N), gets nothing and has no vote.
 
         The class token asks for the patches' scores; without one, every patch has a vote. Votes are counted, not
         averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
         """
         bias, size = (None, None) if merging is None else (merging.bias, merging.size)
         if self._adapter.tower.has_cls:
-            return attention_colmean(query[:, :, :1], key, scaling, bias=bias)
+            return attention_colmean(query[:, :, :1], key, scaling, bias=bias, valid=real)
+        if real is not None:
+            return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)
         voters = query.shape[2] if merging is None else merging.member.shape[1]
         return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
+
+
+def _unpadded(mask: Any) -> Tensor | None:
+    """bool (B, N): which patches are not padding, from the mask of a tower's block; None if all are real."""
+    if not isinstance(mask, Tensor):
+        return None
+    keys = mask[:, 0, 0] if mask.dim() == 4 else mask  # every patch sees the same ones
+    return keys if keys.dtype == torch.bool else keys >= 0 if keys.is_floating_point() else keys.bool()
