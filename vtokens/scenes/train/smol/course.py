@@ -55,7 +55,7 @@ _THIN = {"weights": LOOKUPS, "count": 4, "sentences": 0.0, "captions": 0.35, "ex
 
 COURSE = (
     Stage("look", 400, 8e-4, floor=2 / 3, blend=(0.0, 0.0), drills={"where": 0.8, "at": 0.2}, **_THIN),  # type: ignore[arg-type]
-    Stage("blend", 900, 6e-4, floor=0.5, blend=(0.0, 1.0), drills={"where": 0.6, "at": 0.4}, **_THIN),  # type: ignore[arg-type]
+    Stage("blend", 600, 6e-4, floor=0.5, blend=(0.0, 1.0), drills={"where": 0.6, "at": 0.4}, **_THIN),  # type: ignore[arg-type]
     Stage("everything", 900, 6e-4),
     Stage("tower", 500, 0.0, floor=0.02, slow=6e-4, pictures=32, shown="vectors"),
     Stage("pixels", 1000, 4e-4, slow=1e-4, shown="pixels", annotated=True),
