@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vtokens.scenes import examples, score
 from vtokens.scenes.questions import ALL_KINDS, ask
 from vtokens.scenes.sentences import described, spoken
 from vtokens.scenes.world import draw_scene, stream
@@ -55,6 +56,19 @@ def test_a_caption_is_one_sentence_a_thing_in_raster_order():
     assert question == "Describe the image in sentences."
     told = [f"There is a {t.name} at row{t.row + 1} column{t.column + 1}." for t in scene.visible]
     assert caption == " ".join(told)
+
+
+def test_examples_ask_for_sentences_about_the_same_scenes():
+    words, sentences = examples("test", 22), examples("test", 22, sentences=True)
+    for word, sentence in zip(words, sentences, strict=True):
+        assert (word.scene, word.kind) == (sentence.scene, sentence.kind)
+        assert word.image.tobytes() == sentence.image.tobytes()
+        if word.kind == "caption":
+            assert (sentence.question, sentence.answer) == described(word.scene.visible)
+        else:
+            assert (sentence.question, sentence.answer) == spoken(word.kind, word.question, word.answer)
+        assert score(sentence.answer.lower(), sentence)
+        assert not score(word.answer, sentence)
 
 
 def test_what_has_no_sentence_is_refused():

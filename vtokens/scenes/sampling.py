@@ -13,6 +13,7 @@ from vtokens.core.prompts import question_prompt
 
 from .questions import ALL_KINDS, KINDS, ask, check_kinds
 from .render import render
+from .sentences import described, spoken
 from .world import Scene, check_split, draw_scene, stream
 
 _ATTEMPTS = 1000  # far more than the rarest kind needs; a bound, so that a fault cannot loop for ever
@@ -36,11 +37,15 @@ class Example:
     scene: Scene
 
 
-def examples(split: str = "test", n: int = 110, seed: int = 0, kinds: Sequence[str] | None = None) -> list[Example]:
+def examples(
+    split: str = "test", n: int = 110, seed: int = 0, kinds: Sequence[str] | None = None, sentences: bool = False
+) -> list[Example]:
     """Draw `n` examples, the kinds taking turns, so that they are balanced; the same on every machine.
 
-    split: one of SPLITS. kinds: names from KINDS and POPE, by default all of KINDS. A longer list begins with the
-    shorter one. Raises ValueError for an unknown split or kind (naming the nearest), n < 1 or a negative seed.
+    split: one of SPLITS. kinds: names from KINDS and POPE, by default all of KINDS. sentences: the same questions, put
+    so that a sentence answers them ("Where is the red ring? Answer in a sentence."); scenes-llava knows words only.
+    A longer list begins with the shorter one. Raises ValueError for an unknown split or kind (naming the nearest),
+    n < 1 or a negative seed.
     """
     check_split(split)
     kinds = list(KINDS) if kinds is None else kinds
@@ -54,7 +59,8 @@ def examples(split: str = "test", n: int = 110, seed: int = 0, kinds: Sequence[s
     found = []
     for start in range(0, n, 64):
         part = drawn[start : start + 64]
-        for (scene, kind, question, answer), pixels in zip(part, render([p[0] for p in part]), strict=True):
+        for (scene, kind, *asked), pixels in zip(part, render([p[0] for p in part]), strict=True):
+            question, answer = _said(scene, kind, *asked) if sentences else asked
             image = Image.fromarray(pixels)
             found.append(Example(image, question, answer, kind, split, seed, scene.index, scene))
     return found
@@ -68,6 +74,10 @@ def _draw(split: str, seed: int, index: int, kind: str) -> tuple[Scene, str, str
         if asked is not None:
             return scene, kind, *asked
     raise ValueError(f"no scene of split {split!r} carries questions of kind {kind!r}")
+
+
+def _said(scene: Scene, kind: str, question: str, answer: str) -> tuple[str, str]:
+    return described(scene.visible) if kind == "caption" else spoken(kind, question, answer)
 
 
 def prompt(processor: Any, question: str, images: int = 1) -> str:
