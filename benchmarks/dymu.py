@@ -30,7 +30,7 @@ from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.tables import RESULTS, read  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.engine.overlay import overlay, seen_image  # noqa: E402
+from vtokens.core.overlay import overlay, seen_image  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
 from vtokens.tables.thresholds import NAMED  # noqa: E402
 

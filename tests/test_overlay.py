@@ -6,7 +6,7 @@ from PIL import Image
 
 import vtokens
 from tests.families import build, image, inputs
-from vtokens.engine.overlay import brightness, overlay, seen_image
+from vtokens.core.overlay import brightness, overlay, seen_image
 
 
 def report(family, spec, picture):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 import vtokens
-from tests.engine.cases import model
+from tests.engine.cases import inputs, model
 from tests.engine.compare import ragged
+from tests.families import image
 from vtokens.core.notebook import grid, table
 
 
@@ -71,6 +73,38 @@ def test_a_report_shows_its_layers_and_the_kept_patches(spec: str) -> None:
     for kept in pictures:
         seen = sum(np.isin(np.arange(len(kept.picture)), layer).astype(int) for layer in kept.kept)
         assert {f"{share:.3g}" for share in np.unique(seen / len(kept.kept)) if share} <= drawn
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl"])
+def test_kept_patches_stand_where_the_picture_has_them(family: str) -> None:
+    """Cell by cell, in grids higher than wide and wider than high: the share of layers that saw the patch there."""
+    target = model(family, "pruned")
+    groups = [[image(112, 224, seed=0)], [image(260, 84, seed=1)]]
+    with vtokens.attach(target, "uniform(keep=0.3)+fastv(keep=0.5, layer=2)") as handle:
+        target(**inputs(family, ["What is this?", "And where?"], groups))
+        report = handle.report()
+    pictures = [kept for sample in report.samples for kept in sample.pictures]
+    drawings = report._repr_html_().split("<svg")[1:]
+    assert len(drawings) == sum(len(kept.picture.grids) for kept in pictures)
+    shapes = []
+    for kept in pictures:
+        places = [*zip(kept.picture.view, kept.picture.y, kept.picture.x, strict=True)]
+        for view, (_, h, w) in enumerate(kept.picture.grids):
+            drawing, want = drawings.pop(0), np.zeros((h, w))
+            for layer in kept.kept:
+                for position in layer.tolist():
+                    if places[position][0] == view:
+                        want[places[position][1], places[position][2]] += 1 / len(kept.kept)
+            found = np.zeros((h, w))
+            for path in Shown(f"<svg{drawing.partition('</svg>')[0]}</svg>").paths:
+                found[painted(path["d"], (h, w))] += float(path["fill-opacity"])
+            np.testing.assert_allclose(found, want, atol=5e-4)  # opacities have three digits
+            width, height = re.search(r'width="(\d+)" height="(\d+)"', drawing).groups()
+            assert np.isclose(int(width) / int(height), w / h, rtol=0.02)
+            shapes.append((h, w))
+    assert any(h > w for h, w in shapes)
+    assert any(h < w for h, w in shapes)
 
 
 @torch.no_grad()

@@ -50,8 +50,13 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, path: Path, width: int = 1280, scheme: str = "light", **options: Any) -> Iterator[Seen]:
-    """The page at `path`, in a window of its own."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+    """The page at `path`, in a window of its own.
+
+    Reduced motion turns smooth scrolling off: a page that still scrolls to one element moves others away from under the
+    pointer, and a click that goes down on one and up on another is none.
+    """
+    options = {"viewport": {"width": width, "height": 900}, "reduced_motion": "reduce"} | options
+    context = browser.new_context(color_scheme=scheme, **options)
     try:
         seen = Seen(context.new_page())
         seen.page.on("console", lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtokens import scenes
 from vtokens.core.writing import line, write_json
-from vtokens.eval import manifest, pictures, tables
+from vtokens.eval import manifest, new_manifest, pictures, tables
 from vtokens.eval.cells import Cell, cells
 from vtokens.eval.journal import Answer
 from vtokens.eval.score import Graded
@@ -57,7 +57,7 @@ def write(
         for task in tasks
     }
     settings = {"batch_size": 4, "max_new_tokens": 16, "limit": questions}
-    content = manifest.build(model, "scenes-llava", facts, wanted, settings, "vtokens eval --out runs/drawn")
+    content = new_manifest.build(model, "scenes-llava", facts, wanted, settings, "vtokens eval --out runs/drawn")
     folder.mkdir(parents=True)
     graded = [_grade(cell, task, asked[task, cell.seed]) for cell in wanted for task in tasks]
     (folder / "samples.jsonl").write_text("".join(line(row) for g in graded for row in g.rows()))

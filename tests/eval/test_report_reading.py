@@ -3,6 +3,9 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
@@ -27,6 +30,20 @@ def change(path, edit):
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
+
+
+def test_a_report_is_made_without_torch(folder):
+    """In a fresh interpreter: the page and its plots come from files, and Pillow draws what was kept."""
+    code = """
+        import sys
+        from vtokens.cli import main
+        main(["report", sys.argv[1]])
+        print("imported:", *sorted(set(sys.modules) & {"torch", "transformers", "tokenizers", "safetensors"}))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(folder / "report.html"), "imported:"]
+    assert (folder / "plots" / "kept.png").exists()
 
 
 def test_settings_are_pooled_over_seeds_in_the_order_of_the_sweep(folder):

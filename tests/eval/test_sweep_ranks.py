@@ -10,8 +10,19 @@ from tests.eval.sweeping import TOTAL, lines, small, started
 
 pytestmark = pytest.mark.filterwarnings("default::FutureWarning", "default::DeprecationWarning")
 
-COMMAND = ["-m", "vtokens.eval", "--tasks", "scenes_vqa,scenes_pope_random", "--strategies", "none,random,fastv"]
-COMMAND += ["--keep", "0.25", "--limit", "12", "--batch-size", "4", "--max-new-tokens", "64"]
+COMMAND = ["-m", "vtokens", "eval", "--tasks", "scenes_vqa,scenes_pope_random"]
+COMMAND += [
+    "--strategies",
+    "none,random,fastv",
+    "--keep",
+    "0.25",
+    "--limit",
+    "12",
+    "--batch-size",
+    "4",
+    "--max-new-tokens",
+    "64",
+]
 KEYS = ("cell", "task", "doc", "text", "kept", "question", "target", "correct", "metrics")
 
 
@@ -64,6 +75,12 @@ def test_two_processes_share_a_sweep_and_one_goes_on_with_it(tmp_path, alone):
     small(out, limit=11)
     assert shares(out) == {0: 6 * 6 + 3 * 6, 1: 3 * 4}  # what the lost process had kept counts, and is not asked again
     assert told(out) == fewer
+
+
+def test_the_module_that_launchers_were_given_before_still_runs_and_warns():
+    done = subprocess.run([sys.executable, "-m", "vtokens.eval", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: vtokens eval ")
+    assert "DeprecationWarning: python -m vtokens.eval ... is now python -m vtokens eval" in done.stderr
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ _EXAMPLES = """examples:
 
 # What a command does not work without. The others draw tables and bars, which the extra `cli` brings too.
 _EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli"}
-_WITHOUT_MODELS = ("doctor", "models", "strategies")
+_WITHOUT_MODELS = ("doctor", "models", "report", "strategies")
 """Commands that begin without torch and transformers, which take seconds to import."""
 
 

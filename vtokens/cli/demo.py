@@ -175,7 +175,7 @@ def kept_picture(model: Any, processor: Any, question: Any, specs: Sequence[str]
     from PIL import Image
 
     import vtokens
-    from vtokens.engine.overlay import overlay, seen_image
+    from vtokens.core.overlay import overlay, seen_image
 
     figure = Figure(figsize=(2.1 * (len(specs) + 1), 2.35 * len(keeps) + 0.7), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

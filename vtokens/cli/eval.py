@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   vtokens eval --tasks scenes_vqa,scenes_pope --strategies none,random,fastv,cls --keep 0.5,0.25,0.1 --out runs/first
   vtokens eval --model llava-hf/llava-1.5-7b-hf --tasks pope --strategies "none,fastv(layer=3)" --keep 64 --limit 500 \\
       --dtype bfloat16 --batch-size 16 --out runs/pope
-  torchrun --nproc-per-node 2 -m vtokens.eval --tasks scenes_vqa --strategies none,cls --keep 0.25 --out runs/two
+  torchrun --nproc-per-node 2 -m vtokens eval --tasks scenes_vqa --strategies none,cls --keep 0.25 --out runs/two
 
 Interrupted, even killed, it goes on where it was when the same command is run again. A strategy with its keep written
 out, such as "todre(keep=0.1)+cls(keep=0.5)", is one cell whatever --keep says. `vtokens report DIR` draws the results.

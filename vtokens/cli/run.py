@@ -51,7 +51,7 @@ def note_drawn(model: str, image: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.core.images import open_image
-    from vtokens.engine.overlay import overlay, seen_image
+    from vtokens.core.overlay import overlay, seen_image
 
     device, image = check_device(options.device), open_image(options.image)
     if options.overlay:

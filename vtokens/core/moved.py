@@ -22,7 +22,7 @@ MOVED = {
     "images": "core.images",
     "layout": "core.layout",
     "options": "loading.options",
-    "overlay": "engine.overlay",
+    "overlay": "core.overlay",
     "patterns": "tables.patterns",
     "picture": "core.picture",
     "processors": "loading.processors",

@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from vtokens.core import notebook
-from vtokens.engine.kept import KeptPicture, SampleReport
+from vtokens.core.kept import KeptPicture, SampleReport
 
 _MOST = 16  # grids that a report draws
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.costs import kv_bytes, prefill_flops
-from vtokens.engine.kept import KeptPicture, SampleReport
+from vtokens.core.kept import KeptPicture, SampleReport
 from vtokens.engine.notebook import report_html
 from vtokens.engine.record import Record
 from vtokens.engine.state.view import View

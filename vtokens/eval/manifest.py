@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from vtokens.core.costs import BUDGET
 from vtokens.core.errors import shorten
 from vtokens.core.reading import read_json
 from vtokens.core.writing import write_json
-from vtokens.eval.cells import Cell
 from vtokens.eval.journal import collect
-from vtokens.eval.machine import hardware, versions
-from vtokens.scenes import embedded_models
 from vtokens.schemas import check
 
 SCHEMA = 1
@@ -31,48 +20,6 @@ FILE = "manifest.json"
 _FREE = ("id", "created", "command", "model.source", "hardware.threads", "cells")
 # What a seed asks; a sweep that is given another seed asks something new.
 _HASH = re.compile(r"tasks\..*\.hash\.\d+")
-
-
-def build(
-    model: PreTrainedModel,
-    name: str,
-    tasks: Mapping[str, Mapping[str, Any]],
-    cells: Sequence[Cell],
-    settings: Mapping[str, Any],
-    command: str,
-) -> dict[str, Any]:
-    """The manifest of a sweep.
-
-    Args:
-        model: as loaded.
-        name: what the user called it.
-        tasks: by name, see `vtokens.eval.suite.facts`.
-        settings: what else the answers depend on, such as the batch size.
-        command: what to run to get the same.
-    """
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "id": "",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "versions": versions(),
-        "hardware": hardware(model.device),
-        "model": {
-            "name": name,
-            # Where the package lies on this machine says nothing to a reader.
-            "source": "embedded" if name in embedded_models() else model.name_or_path,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attn_implementation": model.config._attn_implementation,
-            "weights_sha256": weights_hash(model),
-        },
-        "budget": BUDGET,
-        "settings": dict(settings),
-        "tasks": {task: dict(facts) for task, facts in tasks.items()},
-        "cells": [asdict(cell) for cell in cells],
-    }
-    settled = {key: value for key, value in _flat(content) if key not in _FREE and not _HASH.fullmatch(key)}
-    content["id"] = hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
-    return content
 
 
 def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +58,11 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def settled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides whether two sweeps are the same: dotted names of a manifest's settings, and their values."""
+    return {key: value for key, value in _flat(content) if key not in _FREE and not _HASH.fullmatch(key)}
+
+
 def read(folder: str | Path) -> dict[str, Any]:
     """The manifest of a results folder.
 
@@ -129,15 +81,6 @@ def read(folder: str | Path) -> dict[str, Any]:
         return dict(check(found, "manifest"))
     except ValueError as error:
         raise ValueError(f"{path} is not the manifest of a sweep: {error}") from error
-
-
-def weights_hash(model: PreTrainedModel) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes of all parameters and buffers, as loaded."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

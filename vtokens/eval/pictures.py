@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens.core.overlay import seen_image
 from vtokens.core.writing import write_picture
-from vtokens.engine.overlay import seen_image
 
 MOST = 64
 """Documents of each task and draw whose picture is kept."""

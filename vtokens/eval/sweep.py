@@ -13,7 +13,7 @@ from vtokens.core.extras import check, needs
 from vtokens.core.lock import alone
 from vtokens.core.writing import line, replacing, write_json
 from vtokens.engine import attach
-from vtokens.eval import manifest, pictures, processes, suite, tables
+from vtokens.eval import manifest, new_manifest, pictures, processes, suite, tables
 from vtokens.eval.asking import ask, quiet, warm_up
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
@@ -112,7 +112,7 @@ def run(
             attach(network, cell.strategy).detach()  # what cannot work says so before anything is asked
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
-            manifest.settle(folder, manifest.build(network, model, facts, wanted, settings, command))
+            manifest.settle(folder, new_manifest.build(network, model, facts, wanted, settings, command))
         processes.wait()  # nobody answers into the folder of another sweep
         share = {name: range(rank, fact["samples"], ranks) for name, fact in facts.items()}
         work = _Work(folder, wanted, loaded, facts, (network, processor), settings, rank, share)

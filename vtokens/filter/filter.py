@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from vtokens.adapters import adapter_for
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.errors import shorten
+from vtokens.core.overlay import seen_image
 from vtokens.core.weights import doubts
-from vtokens.engine.overlay import seen_image
 from vtokens.filter.actions.action import Outcome, apply, check_action
 from vtokens.filter.actions.decoding import decoding
 from vtokens.filter.actions.generation import FilterGeneration

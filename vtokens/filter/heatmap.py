@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from vtokens.engine.overlay import cells, enlarged
+from vtokens.core.overlay import cells, enlarged
 from vtokens.filter.signals.base import Spanned
 from vtokens.filter.trace.trace import Trace
 
@@ -78,7 +78,7 @@ def heatmap(
 
     Args:
         trace, mention, relative: as in `heat`.
-        images: the pictures as the model saw them (`vtokens.engine.overlay.seen_image`), in order.
+        images: the pictures as the model saw them (`vtokens.core.overlay.seen_image`), in order.
         frame: of a video.
         scale: enlarge by this factor; default so that the longer side has about 480 pixels.
 

@@ -28,7 +28,7 @@ class _Task(Schema):
 
 
 class ManifestFile(Schema):
-    """`vtokens.eval.manifest.build`."""
+    """`vtokens.eval.new_manifest.build`."""
 
     version: Literal[1] = Field(alias="schema")
     id: Text

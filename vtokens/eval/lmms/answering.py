@@ -7,8 +7,8 @@ from typing import Any
 
 from vtokens.adapters import adapter_for
 from vtokens.core.costs import kv_bytes, prefill_flops
+from vtokens.core.kept import KeptPicture
 from vtokens.engine import Handle, Report
-from vtokens.engine.kept import KeptPicture
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vtokens.engine import KeptPicture
+from vtokens.core.kept import KeptPicture
 
 _DIM = np.array([24.0, 24.0, 32.0])
 _LINE = np.array([255.0, 255.0, 255.0])
