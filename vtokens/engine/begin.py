@@ -11,6 +11,7 @@ from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.prepared import unprepared
+from vtokens.engine.attention.sizes import holds_sizes
 from vtokens.engine.checks.arguments import side_inputs
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
@@ -107,6 +108,11 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
     past = 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
     kwargs = unprepared(kwargs, past, pictures)
     mask = kwargs.get("attention_mask")
+    if not plan.sizes and holds_sizes(cache):
+        raise ValueError(
+            "this cache holds tokens that count for several in attention: attach the strategy that merged them again, "
+            "or start with an empty cache"
+        )
     if not plan.unmerges and holds_copies(cache):
         raise ValueError(
             "this cache holds merged tokens, which attention has to see at all of their positions: attach the "

@@ -23,6 +23,7 @@ from vtokens.engine import begin
 from vtokens.engine.attention import unmerge
 from vtokens.engine.attention.observe import observe
 from vtokens.engine.attention.padding import filled
+from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
 from vtokens.engine.context import here
@@ -220,6 +221,8 @@ class Hooks:
             text = passed.text if lane.shows else None
             return attend(lane, index, attention, strategies, text)
 
+        if lane.plan.sizes:
+            attention = sized(lane, index, attention)
         return unmerge.attend(lane, index, attention, inner, bool(strategies))
 
     def on_end(self, module: nn.Module, args: Any, result: Any) -> None:

@@ -51,6 +51,7 @@ class Plan:
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
         at_states: place and decoder layer -> the strategies that add to what leaves it, in the written order.
         unmerges: attention has to see merged tokens at all of their positions.
+        sizes: attention has to see tokens that count for several.
         branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
         blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
@@ -75,6 +76,7 @@ class Plan:
         self.unmerges = any(needs.unmerges for _, needs in active)
         if self.unmerges:
             check_rotary(adapter)
+        self.sizes = any(needs.sizes for _, needs in active)
         self.branch = any(needs.branch for _, needs in active)
         acting = [Acting(strategy, needs, strategy.prepare(facts)) for strategy, needs in active]
         self.at_encode = {index: (one.strategy, one.prepared) for one in acting for index in one.needs.encode}
@@ -116,7 +118,7 @@ class Plan:
 
     def tapped(self, depth: int) -> list[int]:
         """The decoder layers, of `depth`, whose attention is stood in for."""
-        if self.unmerges or self.contrast is not None:
+        if self.unmerges or self.sizes or self.contrast is not None:
             return list(range(depth))
         return sorted({*self.rows, *self.at_attend})
 
@@ -182,6 +184,13 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
         raise ValueError(
             f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
             "drop what it merges"
+        )
+    inside = [strategy for strategy, needs in active if needs.attend or needs.unmerges]
+    sizing = [strategy for strategy, needs in active if needs.sizes]
+    if inside and sizing:
+        raise ValueError(
+            f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "
+            "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
         )
     computing = [strategy for strategy, needs in active if needs.computes]
     if len(computing) > 1:

@@ -68,6 +68,7 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
     contrasts = [(plan.contrast, rows) for plan, rows in plans if plan.contrast is not None]
     for plan, rows in plans:
         whole.branch |= plan.branch
+        whole.sizes |= plan.sizes
         whole.at_prompt += [replace(acting, rows=rows) for acting in plan.at_prompt]
         whole.at_logits += [replace(acting, rows=rows) for acting in plan.at_logits]
         for index, there in plan.at_layer.items():

@@ -22,6 +22,7 @@ class Needs:
         states: the decoder layers on what leaves which `at_states` is called.
         mlp: the decoder layers on what leaves whose MLP `at_states` is called.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
+        sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
         branch: `Heads.branch` or `States.branch` is read, for which the prompt's text runs once more, by itself.
         once: naming the strategy twice makes no sense, and is refused.
         watches: `at_attend` changes nothing. It is called in passes without pictures too, and `at_step` in its place
@@ -40,6 +41,7 @@ class Needs:
     states: Sequence[int] = ()
     mlp: Sequence[int] = ()
     unmerges: bool = False
+    sizes: bool = False
     branch: bool = False
     once: bool = False
     watches: bool = False

@@ -14,6 +14,11 @@ class Selection:
     Attributes:
         keep: bool (G, M).
         counts: how many in each group; None if only the device knows.
+        weights: floating (G, K, M), where a kept token becomes a weighted sum of its group's tokens: a row for each
+            kept one, in order, K being the most that any group keeps; rows of groups that keep fewer are not looked at.
+            None: they stay as they are.
+        sizes: floating (G, K), above 0: from here on, attention sees each kept token as that many equal ones, by
+            log(size) on its score (proportional attention, ToMe, arXiv:2210.09461). None: each counts as before.
         member: int64 (G, M), for each token the slot of the kept one that goes on for it: attention then sees all their
             positions. None: what is dropped is gone.
     """
@@ -21,3 +26,5 @@ class Selection:
     keep: Tensor
     counts: tuple[int, ...] | None = None
     member: Tensor | None = None
+    weights: Tensor | None = None
+    sizes: Tensor | None = None

@@ -41,6 +41,11 @@ class Signals:
             return None
         return self._of_features(("copies",), lambda: [run.copies() for run in self.pictures.runs])
 
+    def sizes(self) -> Tensor | None:
+        """float32 (B, W): logarithms of what each position counts for in attention; None if all count once."""
+        sizes = self.lane.sizes
+        return sizes if sizes is None or self.rows is None else sizes[self.rows]
+
     def attention(self, layer: int, rows: Rows) -> Tensor:
         """float32 (B, W): what keys received in a decoder layer; 0 where it did not see them."""
         full = self.pictures.received[layer, rows]
@@ -101,5 +106,7 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
         at, of, _ = positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
-    mean = attention_colmean(query.gather(2, index), key, attention.scaling, weight, where + past, allowed)
+    mean = attention_colmean(
+        query.gather(2, index), key, attention.scaling, weight, where + past, allowed, attention.bias
+    )
     pictures.received[layer, rows] = spread(mean[:, past:], lane.view, lane.length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Attention:
         key, value: (B, H_kv, K, D), cached ones included.
         mask: as the implementation wants it.
         kwargs: what else the module passes on.
+        bias: float32 (B, K) or (B, H_kv, K), what is added to the scores of each key; None if nothing.
     """
 
     module: nn.Module
@@ -36,6 +37,7 @@ class Attention:
     value: Tensor
     mask: Any
     kwargs: dict[str, Any]
+    bias: Tensor | None = None
 
     @property
     def scaling(self) -> float:
@@ -44,6 +46,9 @@ class Attention:
 
     def run(self) -> tuple[Tensor, Any]:
         """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
+        if self.bias is not None:
+            output, weights = self._with_bias(self.bias).run()
+            return output[..., : self.value.shape[-1]].contiguous(), weights
         module: Any = self.module
         config = module.config.real if isinstance(module.config, _Tapped) else module.config
         chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
@@ -52,6 +57,24 @@ class Attention:
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
             module = _AsChosen(module, config)
         return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
+
+    def _with_bias(self, bias: Tensor) -> Attention:
+        """The same call with the bias in the head dimension, so that no kernel needs a mask for it.
+
+        Queries get two ones, keys the bias in two parts, which keeps it exact in half precision; the width grows by 8
+        in all, as kernels want it, and values are padded alike, or SDPA leaves its fused kernels.
+        """
+        key, query = self.key, self.query
+        scaled = (bias if bias.dim() == 3 else bias[:, None].expand(-1, key.shape[1], -1)) / self.scaling
+        high = scaled.to(key.dtype)
+        low = (scaled - high.float()).to(key.dtype)
+        more = torch.stack([high, low, *[torch.zeros_like(high)] * 6], -1)
+        ones = torch.nn.functional.pad(query.new_ones(*query.shape[:-1], 2), (0, 6))
+        return replace(
+            self, query=torch.cat([query, ones], -1), key=torch.cat([key, more], -1),
+            value=torch.nn.functional.pad(self.value, (0, 8)), kwargs={**self.kwargs, "scaling": self.scaling},
+            bias=None,
+        )  # fmt: skip
 
 
 Handler = Callable[[Attention], tuple[Tensor, Any]]

@@ -35,8 +35,11 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
     why = None
     if inside:
         why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several rows, and it"
-    elif plan.unmerges or plan.branch or plan.contrast is not None:
-        why = "a strategy that unmerges tokens, or compares with a second sequence, needs all of the prompt, which it"
+    elif plan.unmerges or plan.sizes or plan.branch or plan.contrast is not None:
+        why = (
+            "a strategy that unmerges tokens, weighs them, or compares with a second sequence, needs the whole prompt, "
+        )
+        why += "which it"
     if why is not None:
         raise ValueError(
             f"this decoder has layers of sliding_window={max(windows.values())}, and the sequence came to {positions} "

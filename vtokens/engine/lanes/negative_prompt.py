@@ -152,6 +152,11 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
     hidden = same.embeds if view is None else gather(same.embeds, view.index, 1)
     visuals = Visuals(hidden, kept, strategy.grouping, Signals(start.lane, start.pictures, view))
     selection = kind.select(visuals)
+    if selection.member is not None or selection.weights is not None or selection.sizes is not None:
+        raise ValueError(
+            f"{strategy.name!r} chooses the tokens of a negative prompt by a Selection with members, weights or sizes: "
+            "which tokens it holds is all that it can say"
+        )
     stay = kept.groups(strategy.grouping).scatter(selection.keep, kept.visual)
     counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
     if view is not None:

@@ -23,8 +23,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 
     What a decoder adds behind the layer before is added first, so that strategies see it as the decoder would.
     """
-    if lane.pictures is not None and lane.pictures.injection is not None:
-        hidden = lane.pictures.injection.add(index, hidden, lane.view)
+    if lane.injection is not None:
+        hidden = lane.injection.add(index, hidden, lane.view)
     for acting in lane.plan.at_layer.get(index, ()) if lane.pictures is not None else ():
         hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
     return hidden

@@ -17,6 +17,7 @@ from vtokens.engine.checks.caches import check_cache
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
 from vtokens.engine.stages.room import make_room
+from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
@@ -127,10 +128,18 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
                 f"{strategy.name!r} says which token goes on for those it drops (Selection.member) without having said "
                 "that it would: let its needs() return Needs(unmerges=True), so that attention is prepared for it"
             )
+        if selection.member is not None and (selection.weights is not None or selection.sizes is not None):
+            raise ValueError(
+                f"{strategy.name!r} names members, and weights or sizes too: tokens are either seen at all positions "
+                "of their members, or become sums that count for several"
+            )
         groups = part.groups(strategy.grouping)
         stay = groups.scatter(selection.keep, part.visual)
         counts = selection.counts if strategy.grouping == "image" else None
         counts = part.count(stay) if counts is None else counts
+        blend = Blend.of(selection, groups, layout.visual.shape, share)
+        if blend is not None:
+            hidden = _blended(lane, acting, blend, hidden)
         if share is not None:
             stay, counts = layout.with_rows(share, stay, counts)
         reduced = reduce(layout, stay, counts, view)
@@ -143,8 +152,27 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         if selection.member is not None:
             stands = groups.stand(selection.member, layout.visual)
             pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
+        if lane.sizes is not None:
+            lane.sizes = gather(lane.sizes, rows, 1)
         lane.rows = rows if lane.rows is None else lane.rows.to(rows.device).gather(1, rows)
         return gather(hidden, rows, 1)
+
+
+def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor:
+    """States (B, W, D) in which kept tokens are weighted sums; what they count for, and get later, goes along."""
+    if blend.sizes is not None:
+        if not acting.needs.sizes:
+            raise ValueError(
+                f"{acting.strategy.name!r} says how many tokens each kept one counts for (Selection.sizes) without "
+                "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
+            )
+        sizes = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if lane.sizes is None else lane.sizes
+        lane.sizes = blend.put(sizes, blend.sizes)
+    if blend.weights is None:
+        return hidden
+    if lane.injection is not None:
+        lane.injection = lane.injection.blended(blend, lane.view)
+    return blend.put(hidden, blend.tokens(hidden))
 
 
 def _lost(lost: Tensor | None, before: Layout, after: View, view: View | None, length: int) -> Tensor | None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.view import View, gather
 
 
@@ -53,6 +54,21 @@ class Injection:
         for modality, places in here.items():
             row = row.masked_scatter(places, self.row.to(row.device)[there[modality].to(row.device)])
         return replace(self, row=row)
+
+    def blended(self, blend: Blend, view: View | None) -> Injection:
+        """This injection once the tokens that `view` sees were blended: what is added to them is, too."""
+        seen = self.row if view is None else gather(self.row, view.index, 1)
+        number = len(self.entries[0]) + torch.arange(blend.at.numel(), device=seen.device).view_as(blend.at)
+        entries = []
+        for entry in self.entries:
+            there = torch.where((seen >= 0)[..., None], entry[seen.clamp(min=0)], 0)
+            entries.append(torch.cat([entry, blend.tokens(there).flatten(0, 1).to(entry)]))
+        if view is None:
+            return Injection(entries, blend.put(seen, number))
+        length = self.row.shape[1]
+        fed = (view.index + torch.arange(len(seen), device=seen.device)[:, None] * length).flatten()
+        at = torch.cat([fed, fed.new_full((1,), self.row.numel())])[blend.at]
+        return Injection(entries, replace(blend, at=at).put(self.row, number))
 
     def add(self, index: int, hidden: Tensor, view: View | None) -> Tensor:
         """States (B, W, D) that enter decoder layer `index`, with what is added behind the layer before it."""

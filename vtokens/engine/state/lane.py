@@ -82,6 +82,8 @@ class Lane:
         entry: the view at the decoder's input.
         rows: int64 (B, W), rows gathered since the decoder's input, to cut what the decoder made there; None if none.
         hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
+        injection: what the engine adds to states behind the first layers; None if nothing.
+        sizes: float32 (B, W), logarithms of what each row counts for in attention; None if all count once.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
@@ -109,6 +111,8 @@ class Lane:
         self.entry: View | None = None
         self.rows: Tensor | None = None
         self.hidden, self.mask = hidden, None
+        self.injection = None if pictures is None else pictures.injection
+        self.sizes: Tensor | None = None
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}

@@ -93,6 +93,12 @@ class Visuals:
         found = self.observed.copies()
         return None if found is None else self._groups.gather(found.to(self.hidden.device))
 
+    @property
+    def sizes(self) -> Tensor:
+        """float32 (G, M): how many tokens each counts for in attention; 1 where no strategy said otherwise."""
+        logs = self.observed.sizes()
+        return torch.ones_like(self.valid, dtype=torch.float32) if logs is None else self._groups.gather(logs).exp()
+
     def top(self, scores: Tensor, keep: Keep) -> Selection:
         """Keep the highest scores of each group, as many as its budget allows; ties go to the earlier token.
 

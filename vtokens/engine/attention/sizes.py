@@ -1,0 +1,38 @@
+"""Attention in proportion to sizes: keys of tokens that stand for several count for as many.
+
+softmax over n equal keys is softmax over one of them with log(n) added to its score. Sizes live in the cache layer, as
+notes about its keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.tracked_layer import tracked
+from vtokens.strategies.views.memory import Memory
+
+_SIZE = "log size"
+
+
+def sized(lane: Lane, index: int, attention: Attention) -> Attention:
+    """An attention call of decoder layer `index` in which keys count for as many as their tokens stand for."""
+    layer = tracked(lane.cache, index)
+    older = Memory() if layer is None else layer.keymap.memory
+    if lane.sizes is None and _SIZE not in older.keys:
+        return attention
+    length, total = attention.query.shape[2], attention.key.shape[2]
+    if lane.sizes is not None:
+        lane.notes.setdefault(index, Memory()).keys[_SIZE] = (lane.sizes, 0)
+    now = Memory() if lane.sizes is None else Memory({_SIZE: (lane.sizes, 0)})
+    before = Memory({name: part for name, part in older.keys.items() if name == _SIZE})
+    bias = before.followed_by(now, total - length, length).marks(_SIZE, total)
+    return replace(attention, bias=bias.to(attention.key.device))
+
+
+def holds_sizes(cache: Any) -> bool:
+    """Whether keys that count for several are in a cache, which only an attached strategy can let do so."""
+    layers = [] if cache is None else [tracked(cache, index) for index in range(len(cache.layers))]
+    return any(layer is not None and _SIZE in layer.keymap.memory.keys for layer in layers)
