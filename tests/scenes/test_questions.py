@@ -17,8 +17,11 @@ def oracle(scene, question):
     if found := re.fullmatch(r"is there a (\w+ \w+) in the image\?", text):
         return "yes" if any(t.name == found[1] for t in things) else "no"
     if found := re.fullmatch(r"where is the (\w+ \w+)\?", text):
-        (thing,) = (t for t in things if t.name == found[1])
-        return f"row{thing.row + 1} column{thing.column + 1}"
+        places = [f"row{t.row + 1} column{t.column + 1}" for t in things if t.name == found[1]]
+        return places[0] if places else "nowhere"
+    if found := re.fullmatch(r"is the (\w+ \w+) (left of|above) the (\w+ \w+)\?", text):
+        one, other = (next(t for t in things if t.name == name) for name in (found[1], found[3]))
+        return "yes" if (one.column < other.column if found[2] == "left of" else one.row < other.row) else "no"
     if found := re.fullmatch(r"what (colour |digit |)is at row(\d) column(\d)\?", text):
         here = [t for t in (*things, *scene.digits) if (t.row + 1, t.column + 1) == (int(found[2]), int(found[3]))]
         if found[1] == "colour ":
@@ -49,9 +52,16 @@ def test_answers_are_exact(split):
 
 
 def test_yes_and_no_are_balanced():
-    for kind in ("exist", "pope_random", "pope_popular", "pope_adversarial"):
+    for kind in ("exist", "pope_random", "pope_popular", "pope_adversarial", "left_of", "above"):
         answers = [e.answer for e in examples("test", 300, kinds=[kind])]
         assert 110 < answers.count("yes") < 190
+
+
+def test_half_of_what_is_looked_for_is_nowhere_and_never_what_training_says_is_there():
+    sample = examples("train", 300, kinds=["nowhere"])
+    assert 110 < sum(e.answer == "nowhere" for e in sample) < 190
+    for e in sample:
+        assert e.answer != "nowhere" or not [t for t in e.scene.objects if t.name in e.question]
 
 
 def test_a_quarter_of_the_places_is_empty():

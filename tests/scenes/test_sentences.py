@@ -26,7 +26,9 @@ def test_every_question_has_a_sentence_that_holds_subject_and_answer(kind):
         assert sentence[0].isupper()
         assert sentence.endswith(".")
         words = sentence.lower().rstrip(".").replace(",", "").split()
-        for word in ("no" if kind.startswith("count") and found[1] == "zero" else found[1]).split():
+        for word in (
+            {"zero": "no" if kind.startswith("count") else "zero", "nowhere": "no"}.get(found[1], found[1])
+        ).split():
             assert word in words
         names = {w for t in scene.objects for w in (t.colour, t.shape)}
         assert {w for w in found[0].lower().rstrip("?").split() if w in names} <= set(words)
@@ -38,6 +40,10 @@ def test_every_question_has_a_sentence_that_holds_subject_and_answer(kind):
     [
         ("exist", "Is there a red ring in the image?", "no", "No, there is no red ring in the image."),
         ("pope_popular", "Is there a red ring in the image?", "yes", "Yes, there is a red ring in the image."),
+        ("above", "Is the red ring above the blue cross?", "no", "No, the red ring is not above the blue cross."),
+        ("left_of", "Is the red ring left of the blue cross?", "yes", "Yes, the red ring is left of the blue cross."),
+        ("nowhere", "Where is the red ring?", "nowhere", "There is no red ring in the image."),
+        ("nowhere", "Where is the red ring?", "row1 column2", "The red ring is at row1 column2."),
         ("at", "What is at row1 column2?", "nothing", "There is nothing at row1 column2."),
         ("at", "What is at row1 column2?", "red ring", "There is a red ring at row1 column2."),
         ("count_shape", "How many crosses are there?", "one", "There is one cross in the image."),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .embedded import embedded_models, embedded_path
     from .evaluation import Accuracy, accuracy, answer, evaluate
-    from .questions import ALL_KINDS, KINDS, POPE
+    from .questions import ALL_KINDS, HARDER, KINDS, POPE
     from .sampling import Example, examples, prompt, score
     from .world import CLASSES, COLOURS, PAIRS, SHAPES, SPLITS, Pair, Scene, Thing, draw_scene
 
@@ -24,7 +24,7 @@ _HOME = {
     "embedded": ("embedded_models", "embedded_path"),
     "evaluation": ("Accuracy", "accuracy", "answer", "evaluate"),
     "sampling": ("Example", "examples", "prompt", "score"),
-    "questions": ("ALL_KINDS", "KINDS", "POPE"),
+    "questions": ("ALL_KINDS", "HARDER", "KINDS", "POPE"),
     "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing", "draw_scene"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
@@ -33,6 +33,7 @@ __all__ = [
     "ALL_KINDS",
     "CLASSES",
     "COLOURS",
+    "HARDER",
     "KINDS",
     "PAIRS",
     "POPE",

@@ -13,6 +13,7 @@ import numpy as np
 
 from vtokens.core.errors import unknown
 
+from .relations import HARDER, above, left_of, nowhere
 from .world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, POPULAR, ROWS, SHAPES, Scene, Thing
 
 #: The kinds that `examples` balances over when it is not told which.
@@ -31,13 +32,13 @@ KINDS = (
 )
 #: POPE's three settings: half yes; the negatives random, among the frequent classes, or the missing partner.
 POPE = ("pope_random", "pope_popular", "pope_adversarial")
-ALL_KINDS = KINDS + POPE
+ALL_KINDS = KINDS + POPE + HARDER
 
 Asked = tuple[str, str]
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise ValueError with the nearest name if one of `kinds` is none of KINDS and POPE, or if there is none."""
+    """Raise ValueError with the nearest name if one of `kinds` is none of ALL_KINDS, or if there is none."""
     if isinstance(kinds, str):
         raise TypeError(f"kinds must be a sequence of names such as ['exist', 'where'], not the string {kinds!r}")
     if not kinds:
@@ -214,4 +215,7 @@ _ASK: dict[str, Callable[..., Asked | None]] = {
     "pope_random": _pope(_random),
     "pope_popular": _pope(_popular),
     "pope_adversarial": _pope(_adversarial),
+    "left_of": left_of,
+    "above": above,
+    "nowhere": nowhere,
 }

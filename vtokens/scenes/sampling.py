@@ -23,8 +23,8 @@ _ATTEMPTS = 1000  # far more than the rarest kind needs; a bound, so that a faul
 class Example:
     """One question about one picture.
 
-    image: PIL, RGB, 96 x 96. question: plain text (see `prompt`). answer: the right answer. kind: one of KINDS or POPE.
-    split, seed, index: what the example was drawn from. scene: the exact ground truth.
+    image: PIL, RGB, 96 x 96. question: plain text (see `prompt`). answer: the right answer. kind: one of KINDS, POPE or
+    HARDER. split, seed, index: what the example was drawn from. scene: the exact ground truth.
     """
 
     image: Image.Image
@@ -42,10 +42,10 @@ def examples(
 ) -> list[Example]:
     """Draw `n` examples, the kinds taking turns, so that they are balanced; the same on every machine.
 
-    split: one of SPLITS. kinds: names from KINDS and POPE, by default all of KINDS. sentences: the same questions, put
-    so that a sentence answers them ("Where is the red ring? Answer in a sentence."); scenes-llava knows words only.
-    A longer list begins with the shorter one. Raises ValueError for an unknown split or kind (naming the nearest),
-    n < 1 or a negative seed.
+    split: one of SPLITS. kinds: names from KINDS, POPE and HARDER, by default all of KINDS. sentences: the same
+    questions, put so that a sentence answers them ("Where is the red ring? Answer in a sentence."); scenes-llava knows
+    words only. A longer list begins with the shorter one.
+    Raises ValueError for an unknown split or kind (naming the nearest), n < 1 or a negative seed.
     """
     check_split(split)
     kinds = list(KINDS) if kinds is None else kinds

@@ -24,6 +24,9 @@ _SUBJECTS = {
     "count_all": r"How many (objects) are there\?",
     "count_colour": r"How many (.+) are there\?",
     "count_shape": r"How many (.+) are there\?",
+    "left_of": r"Is the (.+ left of .+)\?",
+    "above": r"Is the (.+ above .+)\?",
+    "nowhere": r"Where is the (.+)\?",
     "digit": r"What digit is at (.+)\?",
 }
 
@@ -32,7 +35,7 @@ def spoken(kind: str, question: str, answer: str) -> Asked:
     """The question with the request for a sentence, and the sentence that says what `answer` says.
 
     Args:
-        kind: one of `KINDS` but "caption" (see `described`), or of `POPE`.
+        kind: one of `KINDS` but "caption" (see `described`), or of `POPE` or `HARDER`.
         question, answer: as `vtokens.scenes.questions.ask` gives them for that kind.
 
     Raises:
@@ -60,12 +63,19 @@ def _sentence(kind: str, subject: str, answer: str) -> str:
             if answer == "yes"
             else f"No, there is no {subject} in the image."
         )
+    if kind in ("left_of", "above"):
+        one, how, other = re.split(" (left of|above) ", subject)
+        yes = answer == "yes"
+        return f"{'Yes' if yes else 'No'}, the {one} is {'' if yes else 'not '}{how} {other}."
+    if answer == "nowhere":
+        return f"There is no {subject} in the image."
     if kind.startswith("count"):
         if answer == "one":
             return f"There is one {_singular(subject)} in the image."
         return f"There are {'no' if answer == 'zero' else answer} {subject} in the image."
     return {
         "where": f"The {subject} is at {answer}.",
+        "nowhere": f"The {subject} is at {answer}.",
         "at": f"There is {answer if answer == 'nothing' else 'a ' + answer} at {subject}.",
         "colour_at": f"The colour at {subject} is {answer}.",
         "colour_of": f"The {subject} is {answer}.",

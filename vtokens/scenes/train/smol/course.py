@@ -9,6 +9,7 @@ LOOKUPS = {"exist": 3.0, "where": 1.0}
 EVERYTHING = {
     "exist": 2.0, "where": 1.0, "at": 1.0, "colour_at": 0.7, "colour_of": 1.0, "shape_of": 1.0,
     "count_all": 0.8, "count_colour": 0.8, "count_shape": 0.8, "digit": 1.2,
+    "left_of": 0.5, "above": 0.5, "nowhere": 0.5,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...questions import KINDS, ask, missing_partners
+from ...questions import ask, missing_partners
 from ...sentences import described, spoken
 from ...world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, ROWS, SHAPES, Scene, Thing
 
@@ -160,4 +160,3 @@ def counts(speaker: Speaker, scene: Scene, rng: np.random.Generator) -> Line:
 
 DRILLS: dict[str, Callable[..., Line]] = {"where": where, "at": at, "looks": looks, "counts": counts}
 """Drills about what is visible; `exist` can follow the annotation."""
-ALL = dict.fromkeys(KINDS, 1.0)
