@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -100,11 +101,11 @@ def test_defaults_of_the_caller_do_not_matter(default: Any) -> None:
     """As `torch.set_default_device("cuda")` in a script: what was made before, and is right, is found right."""
     model, batch = around("llama")
     try:
-        torch.set_default_device(default if isinstance(default, str) else None)
         torch.set_default_dtype(torch.float32 if isinstance(default, str) else default)
-        handle = vtokens.attach(model, DYMU)
+        # Not set and set back: a default device of None breaks torch 2.9 for the rest of the process.
+        with torch.device(default) if isinstance(default, str) else nullcontext():
+            handle = vtokens.attach(model, DYMU)
     finally:
-        torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
     with handle:
         assert model(**batch).logits.isfinite().all()
