@@ -6,7 +6,7 @@ from PIL import Image
 
 import vtokens
 from tests.families import build, image, inputs
-from vtokens.core.overlay import brightness, overlay, seen_image
+from vtokens.core.overlay import overlay, seen_image
 
 
 def report(family, spec, picture):
@@ -18,7 +18,7 @@ def report(family, spec, picture):
 
 def test_brightness_is_the_share_of_layers_that_saw_a_patch():
     kept, _ = report("llava", "fastv(keep=4, layer=3)", image(56, 56, seed=0))
-    light = brightness(kept)
+    light = kept.brightness()
     assert light.shape == (1, 4, 4)
     assert sorted(set(light.ravel().round(6))) == [0.75, 1.0]  # 3 of 4 layers see everything
     assert (light == 1).sum() == 4
@@ -30,7 +30,7 @@ def test_dropped_patches_are_darker_where_they_are():
     drawn = np.asarray(overlay(seen_image(processor, white), kept, scale=1)).mean(-1)
     blocks = drawn.reshape(4, 14, 4, 14)
     assert (blocks == blocks[:, :1, :, :1]).all()  # one brightness a patch
-    stays = brightness(kept)[0] == 1
+    stays = kept.brightness()[0] == 1
     assert (blocks[:, 0, :, 0][stays] == 255).all()
     assert (blocks[:, 0, :, 0][~stays] < 80).all()
 
@@ -39,7 +39,7 @@ def test_dropped_patches_are_darker_where_they_are():
 def test_every_view_has_its_grid(family, views):
     kept, _ = report(family, "uniform(keep=0.5)", image(112, 56, seed=1))
     assert len(kept.picture.grids) == views
-    total = sum(int((brightness(kept, view) == 1).sum()) for view in range(views))
+    total = sum(int((kept.brightness(view) == 1).sum()) for view in range(views))
     assert total == len(kept.kept[0])
 
 
@@ -59,7 +59,7 @@ def test_merged_patches_are_one_area_with_a_line_around_it():
     assert len(kept.kept[0]) < 16
     assert sorted(set(kept.merged.tolist())) == kept.kept[0].tolist()  # each token stands at its first position
     assert (kept.merged <= np.arange(16)).all()
-    assert (brightness(kept) == 1).all()  # nothing is lost
+    assert (kept.brightness() == 1).all()  # nothing is lost
     drawn = np.asarray(overlay(black, kept, scale=1)).mean(-1)
     token = kept.merged.reshape(4, 4)
     for y in range(4):

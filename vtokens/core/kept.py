@@ -25,6 +25,24 @@ class KeptPicture:
     kept: tuple[np.ndarray, ...]
     merged: np.ndarray | None = None
 
+    def brightness(self, view: int = -1) -> np.ndarray:
+        """float32 (t, h, w) in 0..1: the share of layers that saw each patch of a view (negative from the last).
+
+        Merged patches share what was seen of the token they were merged into.
+        """
+        picture = self.picture
+        view %= len(picture.grids)
+        share = np.zeros(len(picture), dtype=np.float32)
+        for positions in self.kept:
+            share[positions] += 1
+        share /= max(len(self.kept), 1)
+        if self.merged is not None:
+            share = share[self.merged]
+        out = np.zeros(picture.grids[view], dtype=np.float32)
+        inside = picture.view == view
+        out[picture.t[inside], picture.y[inside], picture.x[inside]] = share[inside]
+        return out
+
     def __repr__(self) -> str:
         last = len(self.kept[-1]) if self.kept else 0
         return (

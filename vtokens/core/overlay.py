@@ -37,21 +37,6 @@ def seen_image(processor: Any, image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def brightness(kept: KeptPicture, view: int = -1) -> np.ndarray:
-    """float (t, h, w) in 0..1: the share of decoder layers that saw each patch of a view (negative from the last)."""
-    picture = kept.picture
-    view %= len(picture.grids)
-    share = np.zeros(len(picture))
-    for positions in kept.kept:
-        share[positions] += 1 / len(kept.kept)
-    if kept.merged is not None:
-        share = share[kept.merged]
-    out = np.zeros(picture.grids[view])
-    inside = picture.view == view
-    out[picture.t[inside], picture.y[inside], picture.x[inside]] = share[inside]
-    return out
-
-
 def enlarged(image: Image.Image, scale: int | None = None) -> np.ndarray:
     """float (h, w, 3) in 0..255: an image `scale` times as large, by default so that its longer side has about 480."""
     scale = max(1, 480 // max(image.size)) if scale is None else scale
@@ -81,7 +66,7 @@ def overlay(
         An RGB image: patches that every layer saw as they are, others dimmer the fewer layers saw them; with lines
         between patches that the vision tower did not merge, if it merged any.
     """
-    grid = brightness(kept, view)[frame]
+    grid = kept.brightness(view)[frame]
     pixels = enlarged(image, scale)
     row, column = cells(grid.shape, pixels)
     light = (_LEAST + (1 - _LEAST) * grid)[row][:, column, None]

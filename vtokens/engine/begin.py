@@ -12,7 +12,7 @@ from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.prepared import unprepared
 from vtokens.engine.attention.sizes import holds_sizes
-from vtokens.engine.checks.arguments import side_inputs
+from vtokens.engine.checks.arguments import check_mask, side_inputs
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
@@ -27,7 +27,7 @@ from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
 from vtokens.engine.state.request import Prepared, Request
-from vtokens.engine.state.tracked_layer import holds_copies, holds_ours
+from vtokens.engine.state.tracked_layer import holds_copies, holds_ours, makes_masks
 
 Kwargs = dict[str, Any]
 Begun = tuple[Pass, Kwargs | None]
@@ -119,6 +119,8 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
             "strategy that merged them again, or start with an empty cache"
         )
     padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+    if mask is not None and padding is None and makes_masks(cache):
+        check_mask(mask)
     return kwargs, cache, past, padding
 
 

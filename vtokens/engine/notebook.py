@@ -49,15 +49,9 @@ def report_html(
 
 def _grids(kept: KeptPicture, name: str) -> list[tuple[np.ndarray, str]]:
     """For each view and frame: (h, w) float32, the share of the layers that saw each cell, and a title."""
-    picture, depth = kept.picture, max(len(kept.kept), 1)
-    seen = np.zeros(len(picture), dtype=np.int64)
-    for positions in kept.kept:
-        seen[positions] += 1
-    found = []
+    picture, found = kept.picture, []
     for view, (frames, h, w) in enumerate(picture.grids):
-        share = np.zeros((frames, h, w), dtype=np.float32)
-        inside = picture.view == view
-        share[picture.t[inside], picture.y[inside], picture.x[inside]] = seen[inside] / depth
+        share = kept.brightness(view)
         for frame in range(frames):
             parts = [name, f"view {view}" if len(picture.grids) > 1 else "", f"frame {frame}" if frames > 1 else ""]
             found.append((share[frame], ", ".join(filter(None, parts)) + f": {h} x {w} patches"))

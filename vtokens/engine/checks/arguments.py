@@ -62,6 +62,15 @@ def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     _check_positions(adapter, kwargs)
 
 
+def check_mask(mask: Any) -> None:
+    """Raise `ValueError` if an attention mask says more than which positions are padding."""
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+        raise ValueError(
+            "only a 2-D attention_mask (batch, length) can be cut to the tokens kept: pass the padding mask, "
+            "not a prepared one, or detach() the strategy"
+        )
+
+
 def check_signature(adapter: Adapter) -> None:
     """Raise `ValueError` if a decoder takes keyword arguments that its family does not declare.
 

@@ -214,15 +214,15 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
     positions = positions.repeat_interleave(repeats, positions.dim() - 2)
     width = ids.shape[1]
+    hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
+    here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(start.request.inputs)
     if asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
-        more = start.request.inputs["input_ids"][:, 1 - asked :].to(ids.device)
         last = positions.amax(-1, keepdim=True)
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
         positions = torch.cat([positions, last + torch.arange(1, asked, device=ids.device)], -1)
-        ids = torch.cat([ids, more], 1)
+        hidden = torch.cat([hidden, embeds[:, 1 - asked :]], 1)
+        here = {modality: torch.nn.functional.pad(places, (0, asked - 1)) for modality, places in here.items()}
         mask = torch.cat([mask, start.pictures.layout.valid[:, 1 - asked :].to(mask)], 1)
-    hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
-    here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(start.request.inputs)
     for modality, places in here.items():
         if not torch.equal(places.sum(1), there[modality].to(places.device).sum(1)):
             raise ValueError(
@@ -237,5 +237,5 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     layout = Layout.build(here, pictures, mask.bool())
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
-    rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=ids.shape[1] - 1), -1)
+    rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)
     return Fed(hidden, valid, positions, rows, layout, runs, renumbered=True, injection=injection)

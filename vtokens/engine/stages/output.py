@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.observe import Signals
 from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
@@ -25,7 +26,7 @@ def report(lane: Lane, pictures: Pictures) -> None:
     record = pictures.record
     record.views = lane.views
     record.attended = {index: fold.member.shape[1] for index, fold in lane.folds.items()}
-    record.copies = lane.made(("copies",))
+    record.copies = Signals(lane, pictures, None).copies()
 
 
 def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
@@ -39,8 +40,8 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
         memory = older.keymap.memory if older is not None else Memory()
         memory = memory.followed_by(lane.notes.get(index, Memory()), past, length)
         if view is None and shortened(cache, index) is None:
-            # Nothing was dropped here, so all of it may be cropped again.
-            keymap = KeyMap.plain(stored, memory)
+            # Nothing was dropped here, so all of it may be cropped again, but for notes about whole pictures.
+            keymap = KeyMap.plain(stored, memory, pictures.layout.tail if memory.samples else None)
         else:
             keymap = _keymap(lane, pictures, index, new, past, length, memory)
         there = cache.layers[index]
@@ -48,6 +49,22 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
             there.keymap = keymap
         else:
             cache.layers[index] = TrackedLayer(there, keymap)
+    _limit(cache)
+
+
+def _limit(cache: Any) -> None:
+    """Let the first layer refuse what any layer would: layers are cropped one by one, and all of them or none is to be.
+
+    No layer was given anything yet behind what its key map is of.
+    """
+    tails = [layer.keymap.tail for layer in cache.layers if isinstance(layer, TrackedLayer)]
+    stored, first = stored_length(cache, 0), tracked(cache, 0)
+    tail = stored if first is None else first.keymap.tail
+    if min(tails, default=tail) >= tail:
+        return
+    if first is None:
+        first = cache.layers[0] = TrackedLayer(cache.layers[0], KeyMap.plain(stored))
+    first.keymap = replace(first.keymap, tail=min(tails))
 
 
 def remember(lane: Lane, cache: Any) -> None:

@@ -12,7 +12,7 @@ from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.observe import Signals
-from vtokens.engine.checks.arguments import check_arguments
+from vtokens.engine.checks.arguments import check_arguments, check_mask
 from vtokens.engine.checks.caches import check_cache
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
@@ -80,12 +80,7 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
         )
     check_decoder_runs_once(adapter)
     check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
-    mask = kwargs.get("attention_mask")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
-        raise ValueError(
-            "only a 2-D attention_mask (batch, length) can be cut to the tokens kept: pass the padding mask, "
-            "not a prepared one, or detach() the strategy"
-        )
+    check_mask(kwargs.get("attention_mask"))
 
 
 def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:

@@ -47,9 +47,10 @@ class KeyMap:
     slots: Slots | None = None
 
     @staticmethod
-    def plain(stored: int, memory: Memory | None = None) -> KeyMap:
-        """That of a layer which holds all it was fed, and can be cropped as a whole."""
-        return KeyMap(stored, stored, None, None, stored, "plain", Memory() if memory is None else memory)
+    def plain(stored: int, memory: Memory | None = None, tail: int | None = None) -> KeyMap:
+        """That of a layer which holds all it was fed, and can be cropped as a whole if no `tail` is given."""
+        tail = stored if tail is None else tail
+        return KeyMap(stored, stored, None, None, tail, "plain", Memory() if memory is None else memory)
 
     @property
     def dropped(self) -> bool:
@@ -101,6 +102,7 @@ class KeyMap:
         at, valid = (None if part is None else part[:, :-positions] for part in (self.at, self.valid))
         return replace(
             self, stored=self.stored - positions, fed=self.fed - positions, at=at, valid=valid,
+            memory=self.memory.cropped(self.seen - positions),
             tail=self.tail - positions, origin=(self.origin, -positions) if self.dropped else self.origin,
             copies=None if self.copies is None else self.copies.cropped(positions),
         )  # fmt: skip

@@ -72,7 +72,10 @@ class TrackedLayer(CacheLayerMixin):
         # there are never twice as many as slots and dropped positions together, whatever was kept.
         if self.room is not None:
             return (2 if self.keymap.dropped else 1) * self.room, 0
-        return self.get_seq_length() + query_length, 0
+        if self.keymap.dropped:
+            return self.get_seq_length() + query_length, 0
+        sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
+        return sizes
 
     @property
     def given(self) -> int:
@@ -108,8 +111,9 @@ class TrackedLayer(CacheLayerMixin):
         behind = self.given - keymap.stored
         if remove - behind > keymap.tail:
             raise ValueError(
-                f"cannot crop {remove} positions: only the last {behind + keymap.tail} come after "
-                "the pruned visual tokens. Start again with an empty cache, or detach() the strategy first"
+                f"cannot crop {remove} positions: only the last {behind + keymap.tail} come after the pruned visual "
+                "tokens, and those that a strategy noted something about. Start again with an empty cache, or detach() "
+                "the strategy first"
             )
         if self.negative is not None and remove:
             self.negative.check_crop(remove, self.get_seq_length())
@@ -193,6 +197,19 @@ def seen_length(cache: Cache | None, layer: int) -> int:
 def holds_ours(cache: Cache | None) -> bool:
     """Whether strategies left something in any of its layers."""
     return cache is not None and any(isinstance(layer, TrackedLayer) for layer in cache.layers)
+
+
+def makes_masks(cache: Cache | None) -> bool:
+    """Whether the engine makes masks for some of its layers, whatever mask the decoder is given.
+
+    Over fixed slots it makes them from that mask.
+    """
+    layers = [] if cache is None else cache.layers
+    return any(
+        isinstance(layer, TrackedLayer)
+        and (layer.negative is not None or (layer.keymap.dropped and layer.keymap.slots is None))
+        for layer in layers
+    )
 
 
 def holds_copies(cache: Cache | None) -> bool:

@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels import grouped_attention, reweighed_attention
-from vtokens.strategies.views.memory import Memory
+from vtokens.strategies.views.memory import VISUAL, Memory
 from vtokens.strategies.views.rows import Rows, Span
 
 __all__ = ["VISUAL", "Heads", "Memory", "Rows", "Span"]
-
-VISUAL = "visual"
-"""What the engine notes about each key: whether it holds a visual token."""
 
 
 @dataclass

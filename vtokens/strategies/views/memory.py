@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+VISUAL = "visual"
+"""What the engine notes about each key: whether it holds a visual token."""
+
 
 @dataclass
 class Memory:
@@ -35,11 +38,11 @@ class Memory:
         missing = length - values.shape[1]
         return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values[:, :length]
 
-    def last(self, total: int, count: int) -> Memory:
-        """This about the last `count` of `total` keys, the others being gone."""
-        if count >= total:
-            return self
-        keys = {name: (self.marks(name, total)[:, total - count :], fill) for name, (_, fill) in self.keys.items()}
+    def cropped(self, count: int) -> Memory:
+        """What is left of this where only the first `count` keys are; nothing if none of those is a picture's."""
+        keys = {name: (values[:, :count], fill) for name, (values, fill) in self.keys.items()}
+        if VISUAL in keys and not keys[VISUAL][0].any():
+            return Memory()
         return Memory(keys, self.samples)
 
     def followed_by(self, new: Memory, past: int, length: int) -> Memory:
