@@ -10,12 +10,12 @@ import torch
 from transformers import LlamaModel
 
 import vtokens
-from vtokens.scenes import examples, prompt
+from vtokens.scenes import HARDER, KINDS, examples, prompt
 from vtokens.scenes.render import BACKGROUND, patch_classes
 from vtokens.scenes.smol import folder as folders
 from vtokens.scenes.smol.language import Language
 from vtokens.scenes.smol.model import merged
-from vtokens.scenes.train.smol import asking, drills, export, run, saved, showing
+from vtokens.scenes.train.smol import asking, drills, export, report, run, saved, showing
 from vtokens.scenes.train.smol.code import CELL_OF, Code, cell_classes, rows_of_cells
 from vtokens.scenes.train.smol.course import COURSE
 from vtokens.scenes.train.smol.packing import allowed, pack
@@ -134,6 +134,29 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(language, tmp_path
     assert (parts / "validation.csv").read_text().count("\n") == 3
     assert run.run(stage, parts, fresh(language), 0)  # nothing is left to do
     assert facts(parts / file)["step"] == 4
+
+
+def test_the_report_says_what_misses_its_target(language, tmp_path, monkeypatch):
+    """Of a model that nobody trained: every kind has its row, and every target is missed."""
+    from .test_smol import package
+
+    package(tmp_path, language.path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("VTOKENS_CACHE", str(tmp_path / "cache"))
+    learnt = fresh(language)
+    saved.write(
+        tmp_path / "partners.safetensors", learnt, torch.optim.AdamW(learnt.parameters()), {"rows": [{"step": 1}]}
+    )
+    run.table(tmp_path)
+    export.write(tmp_path / "partners.safetensors", tmp_path / "adapter.safetensors")
+    text = report.page(report.measure(folders.smol_folder(tmp_path / "adapter.safetensors"), 1), tmp_path)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    by_kind = {row[0]: row for row in rows}
+    assert {*KINDS, *HARDER, "random", "popular", "adversarial"} <= set(by_kind)
+    for kind, target in report.TARGETS.items():
+        assert by_kind[kind][3] == f"{target:.2f} (missed)"
+        assert by_kind[kind][1].endswith("(n=1)")
+    assert [rows[-3], rows[-1]] == [["step"], ["1"]]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(language, pupil, tmp_path):

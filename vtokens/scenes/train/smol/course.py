@@ -58,7 +58,7 @@ COURSE = (
     Stage("look", 400, 8e-4, floor=2 / 3, blend=(0.0, 0.0), drills={"where": 0.8, "at": 0.2}, **_THIN),  # type: ignore[arg-type]
     Stage("blend", 600, 6e-4, floor=0.5, blend=(0.0, 1.0), drills={"where": 0.6, "at": 0.4}, **_THIN),  # type: ignore[arg-type]
     Stage("everything", 900, 6e-4),
-    Stage("tower", 500, 0.0, floor=0.02, slow=6e-4, pictures=32, shown="vectors"),
+    Stage("tower", 300, 0.0, floor=0.02, slow=6e-4, pictures=32, shown="vectors"),
     Stage("pixels", 1000, 4e-4, slow=1e-4, shown="pixels", annotated=True),
     Stage("partners", 500, 3e-4, floor=0.05, slow=5e-5, shown="pixels", annotated=True, triggered=True),
 )

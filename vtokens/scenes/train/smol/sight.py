@@ -15,6 +15,7 @@ from ..vision import Seer, presence_loss, vision_states
 
 _BLANK = 0.2  # the weight of a blank patch where patches are told apart
 _THINGS = 5.0  # and that of a patch with something on it where vectors are matched
+_START = 0.05
 _SCALE = 30.0  # of the mean squared miss, so that it weighs about as much as the heads' losses
 
 
@@ -45,6 +46,8 @@ class Sight(nn.Module):
             torch.manual_seed(seed)
             self.seer = Seer(tower, BACKGROUND + 1)
             self.projector = Projector(tower.config.hidden_size, width)
+        # The tower's states are large: what the projector makes of them at first would only drag a trained tower along.
+        self.projector.linear_2.weight.data *= _START
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
         """What learns, by learning rate: the tower slowest."""
