@@ -5,9 +5,11 @@ import pytest
 
 from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
 from benchmarks.filter_guarantees import carried_over, splits
+from benchmarks.filter_scenes import options_of
 from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import Mention
+from vtokens.filter.signals import get_signals
 
 
 def record(image, names, wrong, truth, kind="caption", nll=None):
@@ -25,6 +27,19 @@ ROWS = [
     record("c", ["cat", "cow", "dog"], ["dog"], ["cat", "cow"]),
     record("d", ["dog"], [], ["dog"], kind="pope_random"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "signals"),
+    [
+        ([], get_signals("full")),
+        (["--signals", "fast"], get_signals("fast")),
+        (["--signals", "nll"], get_signals("nll")),
+        (["--signals", "nll", "margin"], get_signals(["nll", "margin"])),
+    ],
+)
+def test_signals_are_named_one_by_one_or_as_a_set(arguments, signals):
+    assert get_signals(options_of(arguments).signals) == signals
 
 
 def test_table_keeps_the_order_of_mentions():
