@@ -55,7 +55,9 @@ def inside(entry: Entry) -> Iterator[None]:
 
 
 class Thread:
-    """The calls of one thread.
+    """What one thread is doing on each attached model.
+
+    A phase says how far a call has come: `Outer`, `Request`, `Prepared`, `Pass` or `Ended` (`hooks` has the table).
 
     Attributes:
         phases: engine -> the phase of the call under way on its model; engines without one are missing.

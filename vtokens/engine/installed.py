@@ -1,4 +1,4 @@
-"""The engine of a model: what stands on it, for the blocks of all callers."""
+"""The object that is stored on a model with strategies: it puts hooks on, and takes them off with the last block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _ENGINE = "_vtokens_engine"
 
 
 class Engine(Hooks):
-    """Runs strategies on one model, for as long as a block needs it there."""
+    """The engine of one model, which stays there for as long as some block needs it.
+
+    `Hooks` is what torch calls; this counts the blocks that need each part of what stands on the model.
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)

@@ -103,10 +103,10 @@ class Records:
         self._latest = (here().begun, record)
 
     def mine(self) -> Record | None:
-        """The calling thread's last pass, or a later one of a thread whose first came after it; None if there is none.
+        """The calling thread's last pass, or that of a thread that was started since; None if there is none.
 
-        So who generates in a thread of its own, as for a streamer, sees that thread's pass, and threads that work
-        beside each other do not see each other's.
+        A streamer generates in a thread of its own, and the caller wants to see that thread's pass. Threads that work
+        beside each other do not see each other's passes. A thread that has run none sees the latest of any thread.
         """
         own, latest = self._of.get(here()), self._latest
         if latest is None:

@@ -22,9 +22,9 @@ _known: WeakSet[nn.Module] = WeakSet()
 def check_rotary(adapter: Adapter) -> None:
     """Raise `ValueError` unless every layer rotates whole queries and keys as `kernels.rotate` does, last of all.
 
-    Layers without rotary embeddings, those that turn a part of a head only, and norms behind the rotation are others.
-    Each layer's attention is built anew with two heads, for weights may be anywhere, and run with embeddings that turn
-    and with some that do not.
+    Refused are layers without rotary embeddings, partial rotation (`partial_rotary_factor`), and norms behind the
+    rotation. Each layer's attention is built anew with two heads, for weights may be anywhere, and run with embeddings
+    that turn and with some that do not.
     """
     if adapter.language_model in _known:
         return

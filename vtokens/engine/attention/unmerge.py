@@ -28,7 +28,10 @@ def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def attend(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
-    """Run an attention call of decoder layer `index` in the sequence of all positions.
+    """Run an attention call of decoder layer `index` as if merged tokens stood at all of their positions.
+
+    Unique rows are copied to these positions and rotated there, `inner` is run on that sequence, and its outputs are
+    averaged back to unique rows.
 
     Args:
         lane: of the pass.

@@ -113,8 +113,10 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
 
 
 def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
-    """int64 (B, 1), where the negative prompts end; and `fed.rows`, in which the prompt's end has that row, even where
-    it is a picture's."""
+    """int64 (B, 1), where the negative prompts end; and `fed.rows`, in which the prompts' ends have these rows.
+
+    If the prompt ends in a picture that the negative prompt lacks, the last row before it answers in its place.
+    """
     ends = start.pictures.ends
     if fed.rows is None:
         return ends, None

@@ -23,8 +23,8 @@ from vtokens.strategies.views.states import Place
 class TextLane:
     """A second, short sequence: text positions only, left-padded, numbered anew, never cached.
 
-    Each layer runs twice: before the pass reaches it, so that its head outputs can be compared, and after it, with
-    the heads chosen there reinforced in the text lane too, as in a batch of the two.
+    Each layer runs twice: first without strategies, so that its head outputs can be compared with those of the pass;
+    then with the same heads changed as in the pass, since VHR's reference feeds both sequences as one batch.
 
     Attributes:
         output: (B, H, D) float32, head outputs where the prompt ends, in the layer under way; 0 where it has no text.

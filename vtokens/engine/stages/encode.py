@@ -62,7 +62,11 @@ class Encode:
 
 
 def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-    """A hook: features of merged tokens are copied to all of their patches."""
+    """A hook: features of merged tokens are copied to all of their patches.
+
+    The model checks that there are as many features as placeholders. Which of them are copies of one token is known
+    later from the run of the tower (`TowerRun.copies`).
+    """
     call = running(adapter)
     merging = None if call is None else call.merging
     return None if merging is None or not merging.begun else merging.expand(output)

@@ -72,6 +72,9 @@ def check(request: Request, lane: Lane, contrast: Contrast) -> None:
 class Awaited:
     """The logits of a joint pass, on their way through the output layer.
 
+    The model calls that layer once in this pass, and that call gets the states of both prompts. Further calls are the
+    user's own, and are left alone.
+
     Attributes:
         joint: the pass's lanes.
         kept: int64 (R,), the positions that the caller wants logits of.
@@ -85,7 +88,7 @@ class Awaited:
 
     def before_head(self, hidden: Tensor) -> Tensor | None:
         """States (B, R, D) on their way to logits, and those of the negative prompt behind them; None the next time."""
-        self._inside = not self._done  # whoever calls the layer after an interruption gets what it says
+        self._inside = not self._done
         self._done = True
         if not self._inside:
             return None

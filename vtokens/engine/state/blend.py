@@ -1,6 +1,6 @@
 """Kept tokens that become weighted sums of the tokens of their group, and what they count for in attention.
 
-A picture: two of three tokens stay; v2 goes into both by halves.
+Example: two of three tokens stay; v2 goes into both by halves.
 
     group           v0   v1   v2
     Selection.keep  yes  yes  no

@@ -1,11 +1,18 @@
 """Where merged tokens stand: the sequence of all positions that attention works on, and one row for each token.
 
-A picture: v1 and v2 were merged. The layer has one row for both, attention sees both positions.
+Example: v1 and v2 were merged. The layer has one row for both, attention sees both positions.
 
     fed position     0   1   2   3
     fed              t0  v1  v2  t1
     row of the layer 0   1       2
     attention sees   0   1   1   2        Fold.member
+
+Merged tokens change their type on the way:
+
+    Merged -> Merging   one round in the tower -> which patch is in which token, after all rounds
+    Unmerging           which surviving row represents each position, as the strategy asked that dropped the others
+    Fold                the same for one decoder layer: Fold.member
+    Copies              the same for the keys that a layer cached, with the rotary position of each
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Features that are added to the states of visual tokens behind the first decoder layers (`Anatomy.deepstack`).
 
-A picture: v1 was dropped, so its row of the features is added to nobody.
+Example: v1 was dropped, so its row of the features is added to nobody.
 
     fed position       0   1   2   3   4
     fed                t0  v0  v1  v2  t1

@@ -1,6 +1,6 @@
 """What the keys of a cache layer stand for: their positions in the sequence that was fed, and what was noted of them.
 
-A picture: six positions were fed, two of them dropped before this layer; then two more tokens came, one key each.
+Example: six positions were fed, two of them dropped before this layer; then two more tokens came, one key each.
 
     fed position   0   1   2   3   4   5 | 6   7
     key            k0  k1      k2      k3| k4  k5      at = [0, 1, 3, 5], fed = 6, stored = 4

@@ -1,6 +1,6 @@
 """The keys of a negative prompt, kept in the cache beside those of the prompt, so that they follow beams and crops.
 
-A picture: the negative prompt has no picture; from the divergence point on both are given the same tokens.
+Example: the negative prompt is the text alone. From position `fed` on, both are given the same tokens.
 
     prompt            t0  v0  v1  v2  t1 | a0  a1        fed = 5
     negative prompt           t0      t1 | a0  a1        length = 2

@@ -19,9 +19,10 @@ _IGNORED = -100
 
 
 def asked_for(keep: Any, length: int) -> int:
-    """How many positions, of `length` fed ones, there are from the first one on that `logits_to_keep` asks logits of.
+    """The number of trailing positions that covers all logits which `logits_to_keep` asks for.
 
-    0 asks for all logits, which says nothing of the prompt: the answer then is 1, as for the last position alone.
+    Example: of 10 positions, logits_to_keep=3 gives 3, and torch.tensor([4, 9]) gives 6. 0 asks for all logits, which
+    says nothing of where the prompt ends, and gives 1, as the last position alone does.
 
     Args:
         keep: a number of trailing positions, or a tensor of positions, or of bool (length,).

@@ -1,4 +1,10 @@
-"""Dropping visual tokens: which rows of a sequence stay, and the view of those that do."""
+"""Dropping visual tokens: which rows of a sequence stay, and the view of those that do.
+
+Example: two samples, the second without a picture; v1 is dropped. What pads the shorter one stands on the left.
+
+    seen    t0  v0  v1  t1        rows   0  1  3        new view    t0  v0  t1
+            -   -   t0  t1               1  2  3                    -   t0  t1
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What decoder layers see of the sequence that was fed, and moving tensors between the two.
 
-A picture: six positions were fed, v1 and v3 were dropped.
+Example: six positions were fed, v1 and v3 were dropped.
 
     fed position   0   1   2   3   4   5
     fed            t0  v0  v1  v2  v3  t1
