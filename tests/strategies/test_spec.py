@@ -206,3 +206,14 @@ def test_nan_never_becomes_a_setting() -> None:
     for make in (lambda: FastV(keep=math.nan), lambda: parse("fastv(keep=nan)"), lambda: parse("fastv", keep=math.nan)):
         with pytest.raises(ValueError, match="keep=nan"):
             make()
+
+
+def test_a_word_of_pythons_is_a_value_too() -> None:
+    """`global` is one, which a user writes as any other choice; inside quotes nothing is changed."""
+    assert parse("cls(budget=global, keep=0.5)+random(budget = global )") == parse(
+        "cls(budget='global', keep=0.5)+random(budget='global')"
+    )
+    assert parse(format_spec(parse("fastv(budget=global)"))) == parse("fastv(budget='global')")
+    assert parse("contrast(branch='cls(budget=global)')")[0].branch == "cls(budget=global)"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="unknown budget 'lambda'"):
+        parse("cls(budget=lambda)")

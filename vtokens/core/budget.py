@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 from vtokens.core.errors import shorten
@@ -53,3 +54,18 @@ def budget(count: int, keep: Keep) -> int:
             )
         return keep
     return min(count, max(1, math.floor(count * keep + 0.5)))
+
+
+def shares(total: int, sizes: Sequence[int]) -> list[int]:
+    """Split a budget over parts of these sizes, in proportion, by largest remainders; a half goes to the earlier part.
+
+    Args:
+        total: at most the sum of `sizes`.
+        sizes: tokens of each part.
+    """
+    whole = max(1, sum(sizes))
+    found = [total * size // whole for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda part: (-(total * sizes[part] % whole), part))
+    for part in order[: total - sum(found)]:
+        found[part] += 1
+    return found

@@ -15,8 +15,21 @@ from torch import Tensor
 from vtokens.core.groups import Groups
 from vtokens.core.picture import Picture
 
-Grouping = Literal["image", "sample"]
+Grouping = Literal["image", "view", "frame", "sample"]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Visual tokens by parts of pictures.
+
+    Attributes:
+        groups: one a part.
+        owners: the picture of each.
+    """
+
+    groups: Groups
+    owners: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -231,9 +244,50 @@ class Layout:
         rows = torch.arange(self.visual.shape[0], device=self.visual.device)[:, None].expand_as(self.image)
         return Groups.of(rows.masked_fill(~self.visual, -1), self.per_sample())
 
+    def parts(self, grouping: Grouping) -> Parts:
+        """One group for each view, or each frame of one, of each picture, in sequence order."""
+        if grouping not in self._parts:
+            self._parts[grouping] = self._parted(grouping)
+        return self._parts[grouping]
+
+    @cached_property
+    def _parts(self) -> dict[str, Parts]:
+        return {}
+
+    def _parted(self, grouping: Grouping) -> Parts:
+        table = np.full((len(self.pictures) + 1, max([1, *map(len, self.pictures)])), -1)  # the last row is no picture
+        owners: list[int] = []
+        for number, picture in enumerate(self.pictures):
+            key = picture.view if grouping == "view" else picture.view * (1 + picture.t.max(initial=0)) + picture.t
+            inside = picture.view >= 0
+            found, which = np.unique(key[inside], return_inverse=True)
+            table[number, : len(picture)][inside] = len(owners) + which
+            owners += [number] * len(found)
+        device = self.visual.device
+        group = torch.from_numpy(table).to(device)[self.image, self.cell.clamp(min=0)].masked_fill(~self.visual, -1)
+        if self.counts == tuple(picture.tokens for picture in self.pictures):
+            counts = np.bincount(table[table >= 0], minlength=len(owners)).tolist()
+        else:  # which of them are left, only the device knows
+            flat = group.flatten()
+            counts = torch.bincount(torch.where(flat < 0, len(owners), flat), minlength=len(owners) + 1)[:-1].tolist()
+        return Parts(Groups.of(group, counts), tuple(owners))
+
     def groups(self, grouping: Grouping) -> Groups:
-        """`by_image` or `by_sample`."""
+        """The visual tokens as groups: one for each picture, view, frame or sample."""
+        if grouping in ("view", "frame"):
+            return self.parts(grouping).groups
         return self.by_image if grouping == "image" else self.by_sample
+
+    def per_picture(self, grouping: Grouping, counts: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Tokens of each picture, from those of each group; None where these do not tell."""
+        if counts is None or grouping == "sample":
+            return None
+        if grouping == "image":
+            return tuple(counts)
+        totals = [0] * len(self.pictures)
+        for owner, count in zip(self.parts(grouping).owners, counts, strict=True):
+            totals[owner] += count
+        return tuple(totals)
 
 
 def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:

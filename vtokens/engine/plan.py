@@ -51,6 +51,7 @@ class Plan:
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
         at_states: place and decoder layer -> the strategies that add to what leaves it, in the written order.
         unmerges: attention has to see merged tokens at all of their positions.
+        compact: gaps in the numbering are closed.
         sizes: attention has to see tokens that count for several.
         branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
         blocks: the tower blocks whose scores are read, ascending.
@@ -76,6 +77,7 @@ class Plan:
         self.unmerges = any(needs.unmerges for _, needs in active)
         if self.unmerges:
             check_rotary(adapter)
+        self.compact = any(needs.compact for _, needs in active)
         self.sizes = any(needs.sizes for _, needs in active)
         self.branch = any(needs.branch for _, needs in active)
         acting = [Acting(strategy, needs, strategy.prepare(facts)) for strategy, needs in active]
@@ -184,6 +186,17 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
         raise ValueError(
             f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
             "drop what it merges"
+        )
+    compact = [strategy for strategy, needs in active if needs.compact]
+    if compact and adapter.anatomy.axes == 3:
+        raise ValueError(
+            f"{format_spec(compact[:1])!r}: the tokens of a {type(adapter.model).__name__} stand at places in time, "
+            "height and width, which have no order that numbers could follow: positions='original' is allowed"
+        )
+    if compact and unmerging:
+        raise ValueError(
+            f"{format_spec(compact[:1])!r} closes the gaps between positions, and {unmerging[0].name!r} lets attention "
+            "see all of them: positions='original' is allowed beside it"
         )
     inside = [strategy for strategy, needs in active if needs.attend or needs.unmerges]
     sizing = [strategy for strategy, needs in active if needs.sizes]

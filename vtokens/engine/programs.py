@@ -69,6 +69,7 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
     for plan, rows in plans:
         whole.branch |= plan.branch
         whole.sizes |= plan.sizes
+        whole.compact |= plan.compact
         whole.at_prompt += [replace(acting, rows=rows) for acting in plan.at_prompt]
         whole.at_logits += [replace(acting, rows=rows) for acting in plan.at_logits]
         for index, there in plan.at_layer.items():

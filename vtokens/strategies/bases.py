@@ -4,7 +4,7 @@ names another prompt."""
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -42,10 +42,15 @@ class ScorePruner(Strategy):
     Attributes:
         stage: "prompt" or "layer", said by the class.
         keep: share or count per picture.
+        positions: "original" leaves kept tokens and later text the numbers that they have in the full sequence;
+            "compact" numbers them one after the other, as releases do that hand on a shorter sequence, and servers.
+        budget: "per_image" gives each picture its own budget, "global" ranks all tokens of a prompt together.
     """
 
     stage: ClassVar[Literal["prompt", "layer"]] = "prompt"
     keep: Keep = 0.25
+    positions: Literal["original", "compact"] = field(default="original", kw_only=True)
+    budget: Literal["per_image", "global"] = field(default="per_image", kw_only=True)
 
     def score(self, visuals: Visuals) -> Tensor:
         """Floating (G, M): how much each token is worth; read as `Visuals.top` reads it."""
@@ -68,13 +73,14 @@ class ScorePruner(Strategy):
                 f"{self.name!r} needs layer={needs.layer!r}, but a ScorePruner acts once, here before "
                 f"{f'layer {where[0]}' if late else 'the decoder'}: say where by `stage` and a field `layer` alone"
             )
+        needs = dataclasses.replace(needs, compact=self.positions == "compact")
         return dataclasses.replace(needs, layer=where) if late else needs
 
     def at_prompt(self, visuals: Visuals) -> Selection:
-        return visuals.top(self.score(visuals), self.keep)
+        return visuals.top(self.score(visuals), self.keep, budget=self.budget)
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection:
-        return visuals.top(self.score(visuals), self.keep)
+        return visuals.top(self.score(visuals), self.keep, budget=self.budget)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
+from keyword import kwlist
 from typing import Any
 
 from vtokens.core.budget import Keep
@@ -20,6 +22,7 @@ Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
 LONGEST = 10_000
 """Characters of a spec: what Python's grammar takes for text grows faster than its length."""
 _MOST = 32  # strategies of one spec, and lists inside each other
+_WORD = re.compile(rf"=(\s*)({'|'.join(word for word in kwlist if word.islower())})(?=\s*[,)])")
 _EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fastv(keep=0.5)'"
 
 
@@ -116,7 +119,14 @@ def _drafts(spec: Any, depth: int = 0) -> list[tuple[type[Strategy], dict[str, A
 
 def _parse_string(text: str) -> list[tuple[type[Strategy], dict[str, Any]]]:
     text = text.strip()
-    node = grammar(text, "strategy", _EXAMPLE)
+    try:
+        node = grammar(text, "strategy", _EXAMPLE)
+    except ValueError:
+        # Python's own words are no names to its grammar, and one of them is a value: budget=global.
+        quoted = _WORD.sub(r"=\1'\2'", text)
+        if quoted == text:
+            raise
+        node = grammar(quoted, "strategy", _EXAMPLE)
     parts: list[ast.expr] = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         parts.append(node.right)

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.lane_mask import lane_mask
+from vtokens.engine.attention.numbers import renumber
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.checks.window import check_no_window
@@ -69,10 +70,17 @@ class Joint:
 
     def adjust(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments of decoder layer `index`; each lane's mask is kept for its attention."""
-        for lane, states in zip((self.main, self.negative), hidden.chunk(2), strict=True):
+        positions, found = kwargs.get("position_ids"), []
+        for number, (lane, states) in enumerate(zip((self.main, self.negative), hidden.chunk(2), strict=True)):
             lane.hidden = states
             lane.mask = lane_mask(lane, index, states)
-        return dict(kwargs, attention_mask=None, position_ids=None)
+            found.append(renumber(lane, index, None if positions is None else positions.chunk(2)[number]))
+        kwargs = dict(kwargs, attention_mask=None, position_ids=None)
+        if any(part is not None for part in found):
+            halves = zip(*(part.chunk(2) for part in kwargs["position_embeddings"]), strict=True)
+            both = [own if part is None else part for own, part in zip(halves, found, strict=True)]
+            kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
+        return kwargs
 
     def attend(self, index: int, attention: Attention, run: Run) -> tuple[Tensor, Any]:
         """Run both halves of an attention call, each over its own keys and values."""

@@ -158,7 +158,8 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
             "which tokens it holds is all that it can say"
         )
     stay = kept.groups(strategy.grouping).scatter(selection.keep, kept.visual)
-    counts = selection.counts if strategy.grouping == "image" and selection.counts is not None else kept.count(stay)
+    counts = kept.per_picture(strategy.grouping, selection.counts)
+    counts = kept.count(stay) if counts is None else counts
     if view is not None:
         # Rows that pad a view point anywhere; none of them is a visual token, so none of them stays.
         index = view.index.to(stay.device)

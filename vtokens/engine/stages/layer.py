@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.lane_mask import lane_mask
+from vtokens.engine.attention.numbers import renumber
 from vtokens.engine.attention.padding import slots_seen
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
@@ -35,7 +36,9 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     layer = shortened(lane.cache, index)
     if lane.view is None and layer is None:
         return None
-    kwargs = dict(kwargs)
+    kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
+    if renumbered is not None:
+        kwargs["position_embeddings"] = renumbered
     if lane.view is None and layer is not None and layer.keymap.slots is not None:
         kwargs["attention_mask"] = layer.keymap.slots.mask(kwargs["attention_mask"])
         return kwargs
@@ -44,7 +47,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         lane.views[index] = lane.view
         # Only packed-sequence detection reads them here, and gaps in them look like packing.
         kwargs["position_ids"] = None
-    if lane.rows is not None:
+    if lane.rows is not None and renumbered is None:
         kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.rows, kwargs["position_embeddings"])
     fold = fold_now(lane)
     if fold is not None:

@@ -20,6 +20,7 @@ from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.view import View, gather, spread
@@ -130,7 +131,7 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
             )
         groups = part.groups(strategy.grouping)
         stay = groups.scatter(selection.keep, part.visual)
-        counts = selection.counts if strategy.grouping == "image" else None
+        counts = part.per_picture(strategy.grouping, selection.counts)
         counts = part.count(stay) if counts is None else counts
         blend = Blend.of(selection, groups, layout.visual.shape, share)
         if blend is not None:
@@ -149,6 +150,8 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
             pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
         if lane.sizes is not None:
             lane.sizes = gather(lane.sizes, rows, 1)
+        was, now = layout.valid.bool(), after.layout.valid.bool()
+        lane.numbering = Numbering.after(lane.numbering, rows, was, now, share, acting.needs.compact)
         lane.rows = rows if lane.rows is None else lane.rows.to(rows.device).gather(1, rows)
         return gather(hidden, rows, 1)
 

@@ -23,6 +23,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.injection import Injection
+from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
@@ -84,6 +85,7 @@ class Lane:
         hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
         injection: what the engine adds to states behind the first layers; None if nothing.
         sizes: float32 (B, W), logarithms of what each row counts for in attention; None if all count once.
+        numbering: how rows are numbered, where gaps were closed; None where none was.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
@@ -113,6 +115,7 @@ class Lane:
         self.hidden, self.mask = hidden, None
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
+        self.numbering: Numbering | None = None
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}

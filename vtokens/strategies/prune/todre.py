@@ -39,12 +39,14 @@ class Todre(Strategy):
         objective: "maxsum" (paper v2: smallest summed similarity) or "kcenter" (v1: farthest-first).
         exit_threshold: tau of stage 2 as a share of attention; None switches stage 2 off, 0 never exits.
         exit_depth: the layer measured, as a share of the depth.
+        positions: "original" or "compact" numbers, as for a `ScorePruner`.
     """
 
     keep: Keep = 0.1
     objective: Literal["maxsum", "kcenter"] = "maxsum"
     exit_threshold: float | None = 0.1
     exit_depth: float = 0.875
+    positions: Literal["original", "compact"] = "original"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,11 +61,11 @@ class Todre(Strategy):
         return layer if self.exit_threshold is not None and 1 <= layer < facts.depth else None
 
     def needs(self, facts: Facts) -> Needs:
-        layer = self._exit_layer(facts)
+        layer, compact = self._exit_layer(facts), self.positions == "compact"
         if layer is None:
-            return Needs(signals=(Saliency(_PIVOT),))
+            return Needs(signals=(Saliency(_PIVOT),), compact=compact)
         late = (Attention(layer - 1, "text"), Attention(layer - 1, "visual"))
-        return Needs(signals=(Saliency(_PIVOT), *late), layer=(layer,))
+        return Needs(signals=(Saliency(_PIVOT), *late), layer=(layer,), compact=compact)
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)

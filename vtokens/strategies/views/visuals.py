@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vtokens.core.budget import Keep, budget
+from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Attention, Observed, Rows, Saliency
@@ -20,7 +22,7 @@ class Visuals:
     Attributes:
         hidden: (B, W, D) hidden states of the whole sequence at this stage.
         layout: where the visual tokens sit in it.
-        grouping: "image" or "sample".
+        grouping: "image", "view" (a tile of an AnyRes picture), "frame" or "sample".
         observed: the signals the strategy asked for.
     """
 
@@ -52,10 +54,35 @@ class Visuals:
         """int64 (G, M), the position of each token inside its picture."""
         return self._groups.gather(self.layout.cell)
 
-    def budgets(self, keep: Keep) -> tuple[int, ...]:
-        """Tokens to keep of each group; a sample's budget is the sum of its pictures' budgets."""
-        per_picture = [budget(count, keep) for count in self.layout.counts]
-        return tuple(per_picture if self.grouping == "image" else self.layout.per_sample(per_picture))
+    def budgets(self, keep: Keep, of: Literal["left", "original"] = "left") -> tuple[int, ...]:
+        """Tokens to keep of each group.
+
+        A sample's budget is the sum of its pictures' budgets; views and frames share that of their picture in
+        proportion to their tokens, by largest remainders.
+
+        Args:
+            keep: share or count per picture.
+            of: a share is one of what is "left", or of what there was ("original"), so that stages of one strategy can
+                name shares of the whole; no more than is left.
+        """
+        layout = self.layout
+        whole = layout.counts if of == "left" else [picture.tokens for picture in layout.pictures]
+        pairs = zip(whole, layout.counts, strict=True)
+        # What is gone cannot be kept, so a count is one of what was there.
+        per_picture = [
+            min(left, budget(count, keep)) if of == "original" else budget(left, keep) for count, left in pairs
+        ]
+        if self.grouping == "image":
+            return tuple(per_picture)
+        if self.grouping == "sample":
+            return tuple(layout.per_sample(per_picture))
+        owners = layout.parts(self.grouping).owners
+        found = [0] * len(owners)
+        for picture, total in enumerate(per_picture):
+            own = [number for number, owner in enumerate(owners) if owner == picture]
+            for number, part in zip(own, shares(total, [self.counts[number] for number in own]), strict=True):
+                found[number] = part
+        return tuple(found)
 
     def saliency(self, blocks: tuple[int, ...] | None = None) -> Tensor:
         """float32 (G, M): how much the vision tower attends to each token.
@@ -99,13 +126,22 @@ class Visuals:
         logs = self.observed.sizes()
         return torch.ones_like(self.valid, dtype=torch.float32) if logs is None else self._groups.gather(logs).exp()
 
-    def top(self, scores: Tensor, keep: Keep) -> Selection:
+    def top(
+        self,
+        scores: Tensor,
+        keep: Keep,
+        of: Literal["left", "original"] = "left",
+        budget: Literal["per_image", "global"] = "per_image",
+    ) -> Selection:
         """Keep the highest scores of each group, as many as its budget allows; ties go to the earlier token.
 
         Args:
             scores: floating (G, M), on any device; what stands on padding is not looked at. inf stays first; -inf, and
                 nan as well, goes first, since a token without a score must not push out one that has one.
             keep: share or count per picture.
+            of: as in `budgets`.
+            budget: "global" ranks all tokens of a prompt together, whichever group they are in; how many stay of each
+                is then known to the device alone.
 
         Raises:
             TypeError: scores that are not floating; says how to make them so.
@@ -117,10 +153,25 @@ class Visuals:
             raise ValueError(
                 f"scores have the shape {tuple(scores.shape)}: one for each token is needed, {tuple(self.valid.shape)}"
             )
-        counts, scores = self.budgets(keep), scores.to(self.hidden.device)
+        counts, scores = self.budgets(keep, of), scores.to(self.hidden.device)
         scores = scores.masked_fill(scores.isnan() | ~self.valid, -torch.inf)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        limit = torch.tensor(counts, dtype=torch.long).to(order.device)
-        return Selection((rank < limit[:, None]) & self.valid, counts)
+        if budget == "per_image" or self.grouping == "sample":
+            return Selection(_highest(scores, self.valid, counts), counts)
+        flat = scores.new_full((self.layout.visual.numel() + 1,), -torch.inf)
+        at = torch.where(self.valid, self._groups.index, len(flat) - 1)
+        spread = flat.scatter(0, at.flatten(), scores.flatten())[:-1].view_as(self.layout.visual)
+        whole = self.layout.by_sample
+        totals = Visuals(self.hidden, self.layout, "sample", self.observed).budgets(keep, of)
+        stay = whole.scatter(_highest(whole.gather(spread), whole.valid, totals), self.layout.visual)
+        return Selection(self._groups.gather(stay) & self.valid)
+
+
+def _highest(scores: Tensor, valid: Tensor, counts: Sequence[int]) -> Tensor:
+    """bool (G, M): the highest scores of each group, as many as `counts` says."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    # Padding is as low as what nobody wants, and must come after it.
+    order = order.gather(1, (~valid).gather(1, order).long().argsort(dim=1, stable=True))
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    limit = torch.tensor(counts, dtype=torch.long).to(order.device)
+    return (rank < limit[:, None]) & valid

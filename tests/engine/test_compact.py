@@ -1,0 +1,150 @@
+"""positions="compact": kept tokens and later text are numbered one after the other, as a shorter sequence would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import vtokens
+from tests.engine.cases import TEXTS, model
+from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
+from tests.engine.masked import decoder_layers, dropped_keys, masking
+from tests.families import FAMILIES, build, image, inputs
+from tests.limits import close_pass
+from vtokens.adapters import adapter_for
+
+NUMBERED = [family for family in FAMILIES if adapter_for(model(family, "plain")).anatomy.axes == 1]
+SPECS = ("cls(keep=0.5, positions='compact')", "fastv(keep=0.5, layer=2, positions='compact')")
+
+
+@contextmanager
+def numbered(target: Any, dropped: Sequence[Tensor], closed: Sequence[bool]) -> Iterator[None]:
+    """Let the layers of a full-length model count positions without those that were dropped, where `closed` says so."""
+    decoder = target.model.language_model
+
+    def count(index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        positions = kwargs["position_ids"]
+        gone = dropped[index].long().cumsum(1)
+        length = dropped[index].shape[1]
+        if positions.shape[1] == length:
+            behind = positions - gone
+        else:
+            behind = positions - gone[:, -1:]
+        return args, {
+            **kwargs,
+            "position_embeddings": decoder.rotary_emb(module.input_layernorm.weight, behind.clamp(min=0)),
+        }
+
+    handles = [
+        layer.register_forward_pre_hook(partial(count, index), with_kwargs=True)
+        for index, layer in enumerate(decoder_layers(target))
+        if closed[index]
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@given(st.data())
+@torch.no_grad()
+def test_compact_is_a_masked_model_that_counts_less(data: Any) -> None:
+    """Logits and answers, pruned at the prompt or in the decoder, ragged batches, beams."""
+    family, spec = data.draw(st.sampled_from(NUMBERED)), data.draw(st.sampled_from(SPECS))
+    sizes = st.lists(st.sampled_from([(84, 84), (60, 130)]), max_size=2)
+    rows = data.draw(st.lists(sizes, min_size=1, max_size=3).filter(any))
+    texts = [data.draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
+    pictures = [
+        [image(*size, seed=9 * number + row) for number, size in enumerate(group)] for row, group in enumerate(rows)
+    ]
+    batch = dict(inputs(family, texts, pictures, data.draw(st.sampled_from(["left", "right"]))))
+    options = data.draw(st.sampled_from([{}, {"num_beams": 2}]))
+    target, reference = model(family, "pruned"), model(family, "plain", "eager")
+    with vtokens.attach(target, spec) as handle:
+        logits = target(**batch).logits
+        plain = handle.report()
+        got = target.generate(**batch, **GREEDY, **options, **DETAILS)
+        report = handle.report()
+    valid = batch["attention_mask"]
+    dropped = dropped_keys(plain, valid)
+    closed = [bool(part.any()) for part in dropped]
+    with masking(reference, dropped), numbered(reference, dropped, closed):
+        expected = reference(**batch).logits
+    for row, sample in enumerate(plain.samples):
+        fed = valid[row].bool().clone()
+        fed[: sample.positions[-1][0]] = False
+        close_pass(logits[row, fed], expected[row, fed])
+    copies = len(report.samples) // len(plain.samples)
+    dropped = [part.repeat_interleave(copies, 0) for part in dropped]
+    with masking(reference, dropped), numbered(reference, dropped, closed):
+        check_tokens(got, reference.generate(**batch, **GREEDY, **options, **DETAILS), 5)
+
+
+@pytest.mark.parametrize("family", NUMBERED)
+@torch.no_grad()
+def test_compact_is_the_shortened_sequence(family: str) -> None:
+    """What was kept, fed by itself as embeddings to an untouched model, which numbers it; then two tokens, a second
+    turn, and a token of that."""
+    target, plain = model(family, "pruned"), model(family, "plain")
+    batch, more = one(family), (torch.full((1, 1), 8), torch.full((1, 3), 9), torch.full((1, 1), 7))
+    caught: list[Tensor] = []
+    note = plain.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: caught.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    plain(**batch)
+    note.remove()
+    for spec in ("cls(keep=0.25, positions=compact)", "todre(keep=0.5, positions=compact, exit_threshold=None)"):
+        with vtokens.attach(target, spec) as handle:
+            output = target(**batch, use_cache=True)
+            kept = torch.from_numpy(handle.report().samples[0].positions[0])
+            got = [output.logits[:, kept]]
+            for token in more:
+                got.append(target(input_ids=token, past_key_values=output.past_key_values).logits)
+        output = plain(inputs_embeds=caught[0][:, kept], use_cache=True)
+        expected = [output.logits]
+        for token in more:
+            expected.append(plain(input_ids=token, past_key_values=output.past_key_values).logits)
+        for mine, theirs in zip(got, expected, strict=True):
+            close_pass(mine, theirs)
+    with vtokens.attach(target, "cls(keep=0.25)"):
+        output = target(**batch, use_cache=True)
+        assert not torch.allclose(output.logits[:, -1], expected[0][:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", ["m3id", "vcd", "vhr(divergence='two_branch')"])
+@torch.no_grad()
+def test_rows_contrasts_and_text_lanes_beside_it(spec: str) -> None:
+    """Each row as alone, with a second lane; the other rows are numbered as before."""
+    target, _ = build("llava")
+    batch = ragged("llava")
+    programs = [
+        f"cls(keep=0.25, positions=compact)+{spec}",
+        spec,
+        f"fastv(keep=0.5, layer=1, positions=compact)+{spec}",
+    ]
+    with vtokens.attach(target, "none") as handle, handle.using(programs):
+        together = torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)
+    for row, program in enumerate(programs):
+        with vtokens.attach(target, program):
+            alone = torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)[:, row]
+        finite = alone.isfinite()
+        assert torch.equal(together[:, row].isfinite(), finite)
+        close_pass(together[:, row][finite], alone[finite])
+
+
+def test_where_there_are_no_numbers_it_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stand at places in time, height and width.*positions='original' is allowed"):
+        vtokens.attach(model("qwen2_5_vl", "pruned"), "cls(keep=0.5, positions=compact)")
+    with pytest.raises(ValueError, match=r"closes the gaps between positions, and 'dymu'"):
+        vtokens.attach(model("llava", "pruned"), "cls(keep=0.5, positions=compact)+dymu(thresholds=(0.2, 0.2, 0.2))")
+    with pytest.raises(ValueError, match=r"unknown positions 'compct'.*compact"):
+        vtokens.attach(model("llava", "pruned"), "cls(keep=0.5, positions=compct)")

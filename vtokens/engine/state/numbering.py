@@ -1,0 +1,59 @@
+"""Compact numbering: the gaps that dropped tokens would leave in the positions of later ones are closed.
+
+fed position     0   1   2   3   4   5 | 6
+kept             t0  v0      v2      t1| t2
+original         0   1       3       5 | 6
+compact          0   1       2       3 | 4      Numbering.gone = [0, 0, 1, 2], total = 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLOSED = "closed"
+"""What a cache layer notes of each sample: int64 (B,), by how much the numbers of later tokens are lower."""
+
+
+@dataclass(frozen=True, eq=False)
+class Numbering:
+    """How the rows seen now are numbered, where gaps were closed.
+
+    Attributes:
+        gone: int64 (B, W), by how much the number of each row is lower.
+        total: int64 (B,), by how much those of what follows are.
+    """
+
+    gone: Tensor
+    total: Tensor
+
+    @staticmethod
+    def after(
+        before: Numbering | None, rows: Tensor, was: Tensor, now: Tensor, share: Sequence[int] | None, close: bool
+    ) -> Numbering | None:
+        """The numbering once some rows stayed.
+
+        Args:
+            before: that of before; None if no gap was closed.
+            rows: int64 (B, W'), those that stay.
+            was: bool (B, W), False on padding, before.
+            now: bool (B, W'), the same of what stays.
+            share: the rows of the batch that are concerned; None if all.
+            close: whether the gaps are closed; None if they stay.
+        """
+        if before is None and not close:
+            return None
+        was, now = was.long(), now.long()
+        gone = torch.zeros_like(rows) if before is None else before.gone.gather(1, rows)
+        total = torch.zeros_like(rows[:, 0]) if before is None else before.total
+        if not close:
+            return Numbering(gone, total)
+        more, all_more = was.cumsum(1).gather(1, rows) - now.cumsum(1), was.sum(1) - now.sum(1)
+        if share is not None:
+            own = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+            own[share] = True
+            more, all_more = more * own[:, None], all_more * own
+        return Numbering(gone + more, total + all_more)
