@@ -136,7 +136,10 @@ def test_keep_goes_to_the_one_strategy_that_lacks_it() -> None:
         ("fastvv", r"unknown strategy 'fastvv'\. Did you mean 'fastv'\? Allowed: .*todre"),
         ("randm(keep=0.5)", r"Did you mean 'random'\?"),
         ("zzzzzz", r"unknown strategy 'zzzzzz'\. Allowed: "),
-        ("fastv(kep=0.5)", r"unknown field of strategy 'fastv': 'kep'\. Did you mean 'keep'\? Allowed: keep, layer"),
+        (
+            "fastv(kep=0.5)",
+            r"unknown field of strategy 'fastv': 'kep'\. Did you mean 'keep'\? Allowed: budget, keep, layer",
+        ),
         ({"name": "cls", "layer": 3}, r"unknown field of strategy 'cls': 'layer'\. Did you mean 'layers'\?"),
         ("todre(objective=maxsun)", r"unknown objective 'maxsun'\. Did you mean 'maxsum'\?"),
         ("fastv(query_scope=all)", r"unknown query_scope 'all'.*all_text"),
