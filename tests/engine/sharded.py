@@ -46,7 +46,7 @@ def in_parallel(model: Any) -> None:
     for layer in model.model.language_model.layers:
         plan = {name: ColwiseParallel() for name in ("q_proj", "k_proj", "v_proj")}
         parallelize_module(layer.self_attn, mesh, {**plan, "o_proj": RowwiseParallel()})
-    fully_shard(adapter_for(model).tower.embeddings, mesh=mesh)
+    fully_shard(adapter_for(model).tower.module.embeddings, mesh=mesh)
 
 
 def main(folder: Path) -> None:

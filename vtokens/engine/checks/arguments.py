@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.masking_utils import find_packed_sequence_indices
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import inside
 
 KNOWN = frozenset(
     (
@@ -76,13 +77,15 @@ def check_signature(adapter: Adapter) -> None:
 
     A user may give more by `**kwargs`; these are looked at in the pass (`check_arguments`).
     """
-    taken = inspect.signature(type(adapter.language_model).forward).parameters.values()
-    names = [one.name for one in taken if one.kind is not one.VAR_KEYWORD and not one.name.startswith("cache")]
-    others = [name for name in names[1:] if name not in KNOWN | adapter.anatomy.arguments]
+    decoder = type(inside(adapter.language_model))
+    _, *taken = inspect.signature(decoder.forward).parameters.values()
+    names = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    known = KNOWN | adapter.anatomy.arguments
+    others = [name for name in names if name not in known and not name.startswith("cache")]
     if others:
         named = ", ".join(map(repr, others))
         raise ValueError(
-            f"a {type(adapter.language_model).__name__} as decoder takes {named}, and no adapter says how it follows "
+            f"a {decoder.__name__} as decoder takes {named}, and no adapter says how it follows "
             "tokens that are dropped, or a second sequence: an adapter of that family may declare it "
             "(Anatomy.side_inputs)"
         )
