@@ -41,7 +41,9 @@ def test_ids_agree(pair: Pair) -> None:
     model, processor = pair
     tokenizer = processor.tokenizer
     assert len(tokenizer) == model.config.text_config.vocab_size == model.get_input_embeddings().num_embeddings == 320
-    assert model.config.image_token_id == processor.image_token_id == tokenizer.image_token_id
+    assert model.config.image_token_id == tokenizer.image_token_id
+    if model.config.model_type != "gemma3":  # whose prompts hold the mark that begins an image in its place
+        assert processor.image_token_id == tokenizer.image_token_id
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     text = "Which one, née «Ω», is it?"
@@ -107,7 +109,7 @@ def test_logits_and_attention_depend_on_the_image(pair: Pair) -> None:
     eager, _ = build(model.config.model_type, attn_implementation="eager")
     out = eager(**batch, output_attentions=True)
     close_pass(out.logits[0, -1], logits)
-    visual = batch["input_ids"][0] == processor.image_token_id
+    visual = batch["input_ids"][0] == model.config.image_token_id
     for layer in out.attentions:
         row = layer[0, :, -1]
         entropy = -(row * row.clamp_min(1e-12).log()).sum(-1).mean()

@@ -25,6 +25,9 @@ CALIBRATED = (
     ("patterns", "mminference", "vtokens search-patterns MODEL --out FILE"),
 )
 
+#: Strategies that compute attention in the model's place, causal as it is in most.
+COMPUTING = ("mminference",)
+
 
 def families() -> str:
     """A row for each family: its class, checkpoints, what it is shown, where its tower's scores come from."""
@@ -96,6 +99,8 @@ def _saliency(family: str) -> str:
 
 
 def _cell(name: str, family: str) -> str:
+    if name in COMPUTING and adapter_class(family).anatomy.visibility is not None:
+        return "no (pictures see themselves both ways)"
     try:
         needs = get(name)().needs(Facts(family, depth=32, tower_depth=24, has_cls=True))
     except ValueError:  # of a model that nothing is known of

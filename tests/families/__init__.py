@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, BatchFeature, GenerationConfig, Idefics3Processor
+from transformers import AutoModelForImageTextToText, BatchFeature, Gemma3Processor, GenerationConfig, Idefics3Processor
 
 from .configs import BASE, PROOF, configuration
 from .processors import processor, tokenizer
@@ -54,7 +54,10 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 weight.data.add_(0.1 * torch.randn_like(weight))
                 # Normed queries and keys prefer little, whatever their projections are.
                 if "q_norm" in name or "k_norm" in name:
-                    weight.data.mul_(QK_NORM_GAIN)
+                    # Gemma's norms count from 1.
+                    weight.data.add_(0.6) if family == "gemma3" else weight.data.mul_(QK_NORM_GAIN)
+            elif "mm_input_projection" in name:  # which starts at 0
+                weight.data.normal_(std=0.3)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
             elif ("vision_tower" in name or "vision_model" in name) and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)
@@ -104,8 +107,8 @@ def inputs(
     if len(groups) != len(prompts):
         raise ValueError(f"images has {len(groups)} lists for {len(prompts)} prompts; give one list, maybe empty, each")
     token = proc.image_token
-    slot = token if token == MARK else f"<|vision_start|>{token}<|vision_end|>"
-    lead = f"{slot}\n" if token == MARK else slot
+    slot = f"<|vision_start|>{token}<|vision_end|>" if token == "<|image_pad|>" else token
+    lead = f"{slot}\n" if slot == token else slot
     texts = []
     for prompt, group in zip(prompts, groups, strict=True):
         spare = len(group) - prompt.count(MARK)
@@ -113,5 +116,9 @@ def inputs(
             raise ValueError(f"prompt {prompt!r} has {prompt.count(MARK)} {MARK} marks for {len(group)} images")
         texts.append(lead * spare + prompt.replace(MARK, slot))
     # Nested, because LLaVA-OneVision cuts crops only for samples of a single image; empty lists it would index into.
-    given = [group for group in groups if group or isinstance(proc, Idefics3Processor)] if any(groups) else None
+    given = (
+        [group for group in groups if group or isinstance(proc, Idefics3Processor | Gemma3Processor)]
+        if any(groups)
+        else None
+    )
     return proc(images=given, text=texts, padding=True, padding_side=padding_side, return_tensors="pt")

@@ -107,6 +107,18 @@ PROOF: dict[str, dict[str, Any]] = {
     },
 }
 PROOF["smolvlm"] = PROOF["idefics3"]
+PROOF["gemma3"] = {
+    "text_config": {
+        **TEXT,
+        "model_type": "gemma3_text",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    # 8 x 8 patches are pooled to 4 x 4 tokens.
+    "vision_config": {**SIGLIP, "image_size": 112},
+    "mm_tokens_per_image": 16,
+}
 
 
 def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedConfig:
@@ -122,7 +134,8 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     elif family in PROOF:
-        fields["image_token_id"] = tokenizer.image_token_id
+        names = ("image", "boi", "eoi") if family == "gemma3" else ("image",)
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     else:
         fields["image_token_index"] = tokenizer.image_token_id
         if family == "llava_onevision":

@@ -4,6 +4,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma3Processor,
     Idefics3Processor,
     LlavaNextProcessor,
     LlavaOnevisionProcessor,
@@ -14,6 +15,7 @@ from transformers import (
     Qwen3VLProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -47,6 +49,14 @@ IDEFICS_TOKENS = {
     "end_of_utterance": "<end_of_utterance>",
     **{f"row_{row}_col_{column}": f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)},
 }
+GEMMA_TOKENS = {
+    "bos": "<bos>",
+    "eos": "<eos>",
+    "pad": "<pad>",
+    "image": "<image_soft_token>",
+    "boi": "<start_of_image>",
+    "eoi": "<end_of_image>",
+}
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -56,6 +66,7 @@ TOKENS = {
     "qwen3_vl": QWEN_TOKENS,
     "idefics3": IDEFICS_TOKENS,
     "smolvlm": IDEFICS_TOKENS,
+    "gemma3": GEMMA_TOKENS,
 }
 
 QWEN_PROCESSORS = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
@@ -107,6 +118,8 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
         tokens = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
         return Idefics3Processor(tiles, tok, image_seq_len=tokens)
     square = {"height": vision.image_size, "width": vision.image_size}
+    if family == "gemma3":
+        return Gemma3Processor(Gemma3ImageProcessorPil(size=square), tok, image_seq_length=config.mm_tokens_per_image)
     if family == "llava_onevision":
         return pictures_only(LlavaOnevisionProcessor)(
             LlavaOnevisionImageProcessorPil(size=square, image_grid_pinpoints=config.image_grid_pinpoints),

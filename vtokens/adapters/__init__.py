@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
-    from vtokens.adapters.anatomy import Anatomy, Deepstack, TowerSpec
+    from vtokens.adapters.anatomy import Anatomy, Deepstack, TowerSpec, Visibility
     from vtokens.adapters.base import Adapter
     from vtokens.adapters.find import adapter_for
     from vtokens.adapters.registry import adapter_class, brought_by, examples, models, register_adapter
@@ -17,6 +17,7 @@ __all__ = [
     "Anatomy",
     "Deepstack",
     "TowerSpec",
+    "Visibility",
     "adapter_class",
     "adapter_for",
     "brought_by",
@@ -32,6 +33,7 @@ __getattr__ = importer(
         "Anatomy": "vtokens.adapters.anatomy",
         "Deepstack": "vtokens.adapters.anatomy",
         "TowerSpec": "vtokens.adapters.anatomy",
+        "Visibility": "vtokens.adapters.anatomy",
         "brought_by": "vtokens.adapters.registry",
         "adapter_class": "vtokens.adapters.registry",
         "adapter_for": "vtokens.adapters.find",

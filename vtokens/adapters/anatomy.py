@@ -64,6 +64,22 @@ class Deepstack:
 
 
 @dataclass(frozen=True)
+class Visibility:
+    """Which positions see what comes after them, where the multimodal module makes the masks of the decoder.
+
+    A position sees those before it and those of its own block, of them those that its layer's window reaches. Blocks
+    are stretches of one kind; they count in the pass that feeds them.
+
+    Attributes:
+        kinds: argument of the multimodal module with the kind of each position, (B, N) from the start of the sequence.
+        kind: the kind whose stretches are blocks.
+    """
+
+    kinds: str
+    kind: int
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A model family.
 
@@ -76,6 +92,7 @@ class Anatomy:
         side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
             part of a sequence: second sequences get them too.
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
+        visibility: what sees what comes after it; None if every position sees only those before it.
         stages: the stages that strategies may act in.
     """
 
@@ -86,6 +103,7 @@ class Anatomy:
     axes: Literal[1, 3] = 1
     side_inputs: frozenset[str] = frozenset()
     deepstack: Deepstack | None = None
+    visibility: Visibility | None = None
     stages: frozenset[str] = frozenset(STAGES)
 
     @property

@@ -73,6 +73,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     if others:
         yield f"its config names layers of {', '.join(others)}"
         return
+    if getattr(config, "use_bidirectional_attention", None) is True:
+        yield "its layers see all that comes after them (use_bidirectional_attention)"
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
     for (index, layer), spec in zip(enumerate(layers), adapter.specs, strict=True):

@@ -22,6 +22,7 @@ from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import answers, logits, prompt
+from vtokens.engine.state.blocks import blocks
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
@@ -50,6 +51,8 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         ValueError: strategies cannot act in it; says why and the way out.
     """
     plan, hidden = request.plan, kwargs["inputs_embeds"]
+    if adapter.anatomy.visibility is not None:  # the mask given there, of which the module made others for the decoder
+        kwargs = {**kwargs, "attention_mask": request.inputs.get("attention_mask")}
     kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs))
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
@@ -63,7 +66,8 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
             asked = 1
         pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
-    lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures), None
+    both_ways = blocks(adapter, request.inputs, past, hidden.shape[1]) if plan else None
+    lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
     if plan.at_logits and request.outer is not None:
@@ -80,7 +84,7 @@ def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
     kwargs, cache, past, padding = _cached(plan, kwargs)
     check_no_window(adapter, past + hidden.shape[1])
-    lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures)
+    lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures, sequence.blocks)
     return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, None, None, kwargs)
 
 

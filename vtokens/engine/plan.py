@@ -206,6 +206,11 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
             "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
         )
     computing = [strategy for strategy, needs in active if needs.computes]
+    if computing and adapter.anatomy.visibility is not None:
+        raise ValueError(
+            f"{computing[0].name!r} computes attention to what comes before, and in a {type(adapter.model).__name__} "
+            "pictures see themselves both ways: use a strategy that leaves attention to the model"
+        )
     if len(computing) > 1:
         raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
     changing = [strategy for strategy, _ in active if "logits" in strategy.stages()]

@@ -68,8 +68,8 @@ def prompts(
         ids[row, start:] = torch.cat([words[: length // 2], block, words[length // 2 :]])
         mask[row, start:] = 1
     batch = {"input_ids": ids, "attention_mask": mask, **given}
-    if "mm_token_type_ids" in inspect.signature(type(model).forward).parameters:
-        batch["mm_token_type_ids"] = (ids == token).long()
+    for name in {"mm_token_type_ids", "token_type_ids"} & inspect.signature(type(model).forward).parameters.keys():
+        batch[name] = (ids == token).long()
     return batch
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import and_masks, causal_mask_function
 
 from vtokens.engine.attention.masks import MaskFunction, layer_mask
 from vtokens.engine.attention.padding import present, seen_padding, slots_seen
@@ -40,6 +41,9 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
             rule = within(window, *positions(lane, index, past, length, view, hidden.device))
+            rule = and_masks(causal_mask_function, rule) if lane.blocks is None else rule
+        if lane.blocks is not None:
+            rule = both_ways(lane.blocks.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
@@ -64,10 +68,23 @@ def positions(
 
 
 def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
-    """Causal attention over a window that is counted in fed positions, whatever was dropped between them."""
+    """Attention over a window that is counted in fed positions, whatever was dropped between them."""
 
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         at = queries[batch if len(queries) > 1 else 0, query - past]
-        return (key <= query) & (at - keys[batch if len(keys) > 1 else 0, key] < window)
+        return at - keys[batch if len(keys) > 1 else 0, key] < window
+
+    return rule
+
+
+def both_ways(until: Tensor, past: int, within: MaskFunction | None) -> MaskFunction:
+    """Attention to all rows before, and to those of the own block behind: up to row `until` (B, W) of this pass.
+
+    A window, if there is one, cuts both.
+    """
+
+    def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        sees = key <= until[batch, query - past] + past
+        return sees if within is None else sees & within(batch, head, query, key)
 
     return rule

@@ -106,7 +106,8 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
         at, of, _ = positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
+    until = where if lane.blocks is None else lane.blocks.until(lane.view, query.device).gather(1, where)
     mean = attention_colmean(
-        query.gather(2, index), key, attention.scaling, weight, where + past, allowed, attention.bias
+        query.gather(2, index), key, attention.scaling, weight, until + past, allowed, attention.bias
     )
     pictures.received[layer, rows] = spread(mean[:, past:], lane.view, lane.length)

@@ -94,7 +94,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         positions = rotary_positions(fed.positions)
         answered = start.pictures.answered
         pictures = Pictures(fed.layout, fed.runs, positions, ends, answered, record, fed.injection)
-    output = run(Prepared(contrast.plan, pictures, lane.asked), inputs)
+    output = run(Prepared(contrast.plan, pictures, lane.asked, fed.blocks), inputs)
     start.pictures.record.negative = NegativeRecord(
         fed.embeds.shape[1],
         0 if fed.layout is None else sum(fed.layout.counts),

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.observe import Signals
+from vtokens.engine.state.blocks import Blocks, blocks
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.reduce import reduce
@@ -58,6 +59,7 @@ class Fed:
         runs: what the tower saw of its pictures.
         renumbered: positions are its own, so that those of what follows lag behind or run ahead.
         injection: what is added to its states behind the first layers; None if nothing.
+        blocks: which of its positions see what comes after them; None if none do.
     """
 
     embeds: Tensor
@@ -68,6 +70,7 @@ class Fed:
     runs: Sequence[TowerRun] = ()
     renumbered: bool = False
     injection: Injection | None = None
+    blocks: Blocks | None = None
 
     def of(self, rows: Tensor, real: Tensor | None) -> Fed:
         """Some rows (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
@@ -81,15 +84,16 @@ class Fed:
         positions = gather(self.positions, rows, self.positions.dim() - 1)
         injection = None if self.injection is None else self.injection.at(rows)
         embeds = gather(self.embeds, rows, 1)
-        return Fed(embeds, valid, positions, back, self.layout, self.runs, injection=injection)
+        blocks = None if self.blocks is None else self.blocks.at(rows, real)
+        return Fed(embeds, valid, positions, back, self.layout, self.runs, injection=injection, blocks=blocks)
 
 
 def build(start: Start, kind: Negative, strategy: Strategy) -> Fed:
     """The negative prompt of a pass with pictures, other than one given apart (`Prompt`)."""
-    layout = start.pictures.layout.to(start.embeds.device)
+    layout, both_ways = start.pictures.layout.to(start.embeds.device), start.lane.blocks
     same = Fed(
         start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
-        injection=start.pictures.injection,
+        injection=start.pictures.injection, blocks=None if both_ways is None else Blocks(both_ways.ids, False),
     )  # fmt: skip
     if isinstance(kind, NoPicture):
         return alone(same, layout)
@@ -239,4 +243,24 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
     rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)
-    return Fed(hidden, valid, positions, rows, layout, runs, renumbered=True, injection=injection)
+    return Fed(
+        hidden, valid, positions, rows, layout, runs, True, injection, _blocks(start, given, repeats, hidden.shape[1])
+    )
+
+
+def _blocks(start: Start, given: Mapping[str, Any], repeats: int, length: int) -> Blocks | None:
+    """The blocks of another prompt, whose rows are repeated and followed by an answer.
+
+    Raises:
+        ValueError: the kinds of its positions are missing, though the prompt had them.
+    """
+    visibility = start.lane.adapter.anatomy.visibility
+    if visibility is None or start.lane.blocks is None:
+        return None
+    if given.get(visibility.kinds) is None:
+        raise ValueError(
+            f"the negative prompt has no {visibility.kinds}, by which the prompt's pictures see themselves both ways: "
+            "give it as the processor makes it"
+        )
+    kinds = given[visibility.kinds].to(start.embeds.device).repeat_interleave(repeats, 0)
+    return blocks(start.lane.adapter, {visibility.kinds: kinds}, 0, length, made=False)

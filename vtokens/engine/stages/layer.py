@@ -33,8 +33,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 
 def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
-    layer = shortened(lane.cache, index)
-    if lane.view is None and layer is None:
+    layer, blocks = shortened(lane.cache, index), lane.blocks
+    if lane.view is None and layer is None and (blocks is None or blocks.made):
         return None
     kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
     if renumbered is not None:
@@ -53,8 +53,8 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     if fold is not None:
         lane.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
-    # Masks made at the decoder's input count a window in rows, and the slots of the first layer.
-    own = fold is not None or lane.view is not lane.entry or lane.past or layer is not None
+    # Masks made at the decoder's input count a window in rows, and the slots of the first layer; they are causal.
+    own = blocks is not None or fold is not None or lane.view is not lane.entry or lane.past or layer is not None
     if own or index in lane.windows or slots_seen(lane, index) is not None:
         kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
     return kwargs

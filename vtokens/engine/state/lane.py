@@ -21,6 +21,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.checks.window import cut
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
+from vtokens.engine.state.blocks import Blocks
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.numbering import Numbering
@@ -91,6 +92,7 @@ class Lane:
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
         specs: what each decoder layer is.
+        blocks: which positions of this pass see what comes after them; None if none do.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
     """
 
@@ -104,6 +106,7 @@ class Lane:
         cache: Any,
         asked: int = 1,
         pictures: Pictures | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         self.adapter, self.plan, self.length, self.past = adapter, plan, hidden.shape[1], past
         if pictures is not None and past == 0 and not pictures.layout.padded:
@@ -112,7 +115,7 @@ class Lane:
         self.view: View | None = None
         self.entry: View | None = None
         self.rows: Tensor | None = None
-        self.hidden, self.mask = hidden, None
+        self.hidden, self.mask, self.blocks = hidden, None, blocks
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
         self.numbering: Numbering | None = None

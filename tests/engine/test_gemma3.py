@@ -1,0 +1,149 @@
+"""Gemma 3: images that see themselves both ways, windows that cut, two kinds of angles, scores pooled as features."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import vtokens
+from tests.engine.cases import Case, cases, model
+from tests.engine.compare import GREEDY, ragged
+from tests.engine.test_pruned_equals_masked import check_forward, check_generate, check_keep_all
+from tests.families import build, image, inputs
+from tests.limits import close_pass
+from tests.strategies.helpers import probe
+from tests.strategies.test_mminference import RUNS
+from vtokens.adapters import adapter_for
+from vtokens.strategies import Attention, Saliency
+from vtokens.tables.patterns import Head, Patterns
+
+FAMILY = "gemma3"
+LAYERS = {
+    "alternating": ["sliding_attention", "full_attention"] * 2,
+    "five to one": ["sliding_attention"] * 3 + ["full_attention"],
+    "full first": ["full_attention"] * 2 + ["sliding_attention"] * 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@cache
+def windowed(role: str, layers: str, window: int, attention: str) -> Any:
+    """A model with such layers; the same weights for every role."""
+    text = {"layer_types": LAYERS[layers], "sliding_window": window}
+    return build(FAMILY, attn_implementation=attention, text_config=text)[0]
+
+
+@pytest.mark.fuzz
+@settings(max_examples=-(-settings.default.max_examples // 12))
+@given(cases(), st.sampled_from([*LAYERS]), st.sampled_from([6, 20, 40]))
+@torch.no_grad()
+def test_pruned_equals_masked_where_windows_cut(case: Case, layers: str, window: int) -> None:
+    """Inside an image, behind it and while it answers; what strategies may not do there is refused."""
+    pruned = windowed("pruned", layers, window, case.attention[0])
+    reference = windowed("plain", layers, window, case.attention[1])
+    batch = case.batch(FAMILY)
+    try:
+        report = check_forward(batch, pruned, reference, case.spec)
+    except ValueError as error:
+        if "sliding_window" not in str(error):
+            raise
+        hypothesis.assume(False)
+    if case.side == "left":  # else the first token follows padding, which may see nothing at all in its window
+        check_generate(batch, pruned, reference, case, report)
+    check_keep_all(batch, pruned, windowed("plain", layers, window, case.attention[0]), case)
+
+
+@pytest.mark.parametrize("spec", ["cls(keep=0.5)+fastv(keep=0.5, layer=2)", "fastv(keep=0.3, layer=1)", "todre"])
+@pytest.mark.parametrize("window", [12, 4096])
+def test_rows_of_a_batch_answer_as_alone(spec: str, window: int) -> None:
+    if spec == "todre" and window == 12:
+        pytest.skip("it reads several rows of attention, which is refused where a window cuts")
+    target = windowed("pruned", "five to one", window, "sdpa")
+    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
+    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
+    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    with vtokens.attach(target, spec):
+        together = target.generate(**inputs(FAMILY, prompts, groups), **options)
+        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            alone = target.generate(**inputs(FAMILY, [prompt], [group]), **options)
+            for mine, theirs in zip(together.logits, alone.logits, strict=True):
+                close_pass(mine[row], theirs[0])
+
+
+def test_scores_are_pooled_as_features_are() -> None:
+    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    eager = build(FAMILY, attn_implementation="eager")[0]
+    maps = eager.model.vision_tower(batch["pixel_values"], output_attentions=True).attentions[-1].mean(1).sum(1)
+    places = torch.arange(64).view(8, 8)
+    joined = places.view(4, 2, 4, 2).permute(0, 2, 1, 3).reshape(16, 4)
+    scores = probe(target, batch, Saliency())[Saliency()]
+    close_pass(torch.stack(list(scores)), maps[:, joined].mean(-1))
+
+
+@pytest.mark.parametrize("rows", ["last", "text", "visual"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_is_that_of_the_model(rows: Any, layer: int) -> None:
+    """Rows inside an image see the rest of it: what they give is read off the eager model's whole matrix."""
+    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["Look: <image> what?"], [[image(84, 60, seed=4)]]))
+    maps = model(FAMILY, "plain", "eager")(**batch, output_attentions=True).attentions[layer][0].mean(0)
+    visual = batch["input_ids"][0] == target.config.image_token_id
+    first = int(visual.nonzero()[0])
+    chosen = torch.arange(len(visual)) > first
+    chosen = {"last": torch.arange(len(visual)) == len(visual) - 1, "text": chosen & ~visual, "visual": visual}[rows]
+    (found,) = probe(target, batch, Attention(layer, rows))[Attention(layer, rows)]
+    close_pass(found[visual], maps[chosen].mean(0)[visual])
+
+
+def test_a_prompt_without_kinds_is_causal() -> None:
+    """As the model itself has it."""
+    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    kinds = batch.pop("token_type_ids")
+    causal = target(**batch).logits
+    assert (causal - target(**batch, token_type_ids=kinds).logits).abs().max() > 1e-2
+    with vtokens.attach(target, "cls(keep=0.99)"):
+        close_pass(target(**batch).logits, causal)
+
+
+def test_what_computes_attention_itself_is_refused(tmp_path: Path) -> None:
+    """It would let no token of a picture see those behind it."""
+    target, table = model(FAMILY, "plain"), tmp_path / "patterns.json"
+    heads = ((Head(RUNS[1], 0.5, 0.1, 0.9),) * 4,) * 4
+    Patterns(adapter_for(target).facts.decoder, (16, 16), 0.1, "made up", heads).save(table)
+    says = r"'mminference' computes attention to what comes before, and in a Gemma3For\w+ pictures see themselves"
+    for spec in (f"mminference(patterns={str(table)!r})", f"cls(keep=0.5)+mminference(patterns={str(table)!r})"):
+        with pytest.raises(ValueError, match=says):
+            vtokens.attach(target, spec)
+
+
+def test_a_decoder_that_sees_all_that_follows_is_refused() -> None:
+    target = build(FAMILY, text_config={"use_bidirectional_attention": True})[0]
+    with pytest.raises(ValueError, match="its layers see all that comes after them"):
+        vtokens.attach(target, "uniform(keep=0.5)")
+
+
+def test_masks_that_the_caller_prepared_are_refused() -> None:
+    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    batch["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))
+    with vtokens.attach(target, "uniform(keep=0.5)"), pytest.raises(ValueError, match="only a 2-D attention_mask"):
+        target(**batch)
+
+
+def test_another_prompt_comes_with_its_kinds() -> None:
+    """Without them its pictures would be causal, unlike those of the prompt that it is held against."""
+    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["Is it <image>?"], [[image(60, 60, seed=1)]]))
+    other = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    missing = pytest.raises(ValueError, match="the negative prompt has no token_type_ids")
+    with vtokens.attach(target, "lqcd") as handle, handle.negative_prompt(**other), missing:
+        target(**batch)
