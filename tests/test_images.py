@@ -106,9 +106,9 @@ def test_the_filter_takes_paths_arrays_and_tensors_and_turns_pictures(tmp_path, 
     assert outcome.text == hf.generate(example.image, "Describe the image.", threshold=0.5, max_new_tokens=8).text
     row = {"image": "turned.png", "caption": example.answer}
     (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
-    from vtokens.filter.datasets.rows import read
+    from vtokens.filter.datasets.rows import read_rows
 
-    done, aside = Worker(hf, tmp_path)(list(read(tmp_path / "in.jsonl", "Describe the image.")))
+    done, aside = Worker(hf, tmp_path)(list(read_rows(tmp_path / "in.jsonl", "Describe the image.")))
     assert not aside
     assert [one["p"] for one in done[0][1]["filter"]["mentions"]] == [one["p"] for one in expected["mentions"]]
 

@@ -15,8 +15,8 @@ def read(shipped, tmp_path_factory):
     names = ["none", "random", "cls", "fastv"]
     tasks = ["scenes_vqa", "scenes_caption"]
     folder = folders.write(tmp_path_factory.mktemp("plots") / "x", shipped[0], names, [0.5, 0.1], 1, tasks)
-    results = reading.read(folder)
-    given = answers.read(results)
+    results = reading.read_results(folder)
+    given = answers.read_answers(results)
     return results, given, flips.flips(results, given)
 
 

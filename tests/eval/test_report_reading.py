@@ -47,7 +47,7 @@ def test_a_report_is_made_without_torch(folder):
 
 
 def test_settings_are_pooled_over_seeds_in_the_order_of_the_sweep(folder):
-    results = reading.read(folder)
+    results = reading.read_results(folder)
     assert [setting.label for setting in results.settings] == ["none", "cls 0.5", "cls 0.1", "cls 8"]
     assert results.baseline is results.settings[0]
     assert results.settings[3].specs == ("cls(keep=8)",)
@@ -63,7 +63,7 @@ def test_settings_are_pooled_over_seeds_in_the_order_of_the_sweep(folder):
 
 
 def test_figures_are_those_of_the_rows(folder):
-    results = reading.read(folder)
+    results = reading.read_results(folder)
     setting = results.settings[2]
     summary = json.loads((folder / "summary.json").read_text())
     row = next(r for r in summary if (r["name"], r["keep"], r["task"]) == ("cls", 0.1, "scenes_vqa"))
@@ -89,7 +89,7 @@ def test_nulls_and_what_is_missing_are_gaps(folder):
     change(folder / "summary.json", blank)
     text = (folder / "results.jsonl").read_text()
     (folder / "results.jsonl").write_text(text.replace('"speedup"', '"kept_back"'))
-    results = reading.read(folder)
+    results = reading.read_results(folder)
     score = results.baseline.scores["scenes_vqa", "exact"]
     assert all(map(math.isnan, (score.value, score.low, score.high, score.p_value)))
     assert math.isnan(results.settings[1].cost().speedup)
@@ -99,10 +99,10 @@ def test_a_torn_line_is_left_out_and_told(folder):
     for name in ("results.jsonl", "samples.jsonl"):
         path = folder / name
         path.write_bytes(path.read_bytes()[:-20])
-    results = reading.read(folder)
+    results = reading.read_results(folder)
     assert len(results.notes) == 1
     assert "1 of 32 lines of results.jsonl could not be read" in results.notes[0]
-    found = answers.read(results)
+    found = answers.read_answers(results)
     assert (found.unread, found.count) == (1, 4 * 2 * 2 * 20 - 1)
 
 
@@ -110,7 +110,7 @@ def test_cells_without_results_are_told(folder):
     change(
         folder / "manifest.json", lambda m: m["cells"].append({**m["cells"][0], "cell": "todre#s0", "name": "todre"})
     )
-    assert "1 of 9 cells have no result yet: todre#s0" in reading.read(folder).notes
+    assert "1 of 9 cells have no result yet: todre#s0" in reading.read_results(folder).notes
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_is_missing_is_named(folder, gone, says):
     for name in gone:
         (folder / name).unlink()
     with pytest.raises(ValueError, match=says):
-        reading.read(folder)
+        reading.read_results(folder)
 
 
 def test_an_unfinished_sweep_is_told_apart(folder):
@@ -133,14 +133,14 @@ def test_an_unfinished_sweep_is_told_apart(folder):
         (folder / name).unlink()
     (folder / "answers").mkdir()
     with pytest.raises(ValueError, match=r"has not finished.*run the same `vtokens eval` command again"):
-        reading.read(folder)
+        reading.read_results(folder)
 
 
 def test_a_folder_that_is_not_there(folder):
     with pytest.raises(ValueError, match=r"unknown results folder .*Did you mean '.*/x'"):
-        reading.read(folder.parent / "y")
+        reading.read_results(folder.parent / "y")
     with pytest.raises(ValueError, match="there is no folder"):
-        reading.read(folder / "deeper" / "still")
+        reading.read_results(folder / "deeper" / "still")
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_a_folder_that_is_not_there(folder):
 def test_damaged_files_are_named(folder, name, text, says):
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=says):
-        reading.read(folder)
+        reading.read_results(folder)
 
 
 def test_questions_that_seeds_share_count_once(shipped, tmp_path):
     apart = folders.write(tmp_path / "apart", shipped[0], ["none", "cls"], [0.1], 2, ["scenes_vqa"])
     same = folders.write(tmp_path / "same", shipped[0], ["none", "cls"], [0.1], 2, ["scenes_vqa"], same=True)
-    found = {path.name: answers.read(reading.read(path)) for path in (apart, same)}
+    found = {path.name: answers.read_answers(reading.read_results(path)) for path in (apart, same)}
     assert [(len(a.questions), a.count) for a in found.values()] == [(40, 80), (20, 80)]
     rows = [json.loads(line) for line in (same / "samples.jsonl").read_text().splitlines()]
     first = {(r["cell"], r["doc"]): r["text"] for r in rows if r["cell"].endswith("#s0")}
@@ -171,7 +171,7 @@ def test_questions_that_seeds_share_count_once(shipped, tmp_path):
 
 
 def test_answers_keep_cells_where_there_is_a_picture(folder):
-    found = answers.read(reading.read(folder))
+    found = answers.read_answers(reading.read_results(folder))
     shown = [question for question in found.questions if question.picture]
     assert len(shown) == 2 * 2 * 6
     assert {question.doc for question in shown} == set(range(6))

@@ -106,7 +106,7 @@ def _filter(folder: Path) -> Path:
 
 
 def _read_filter(path: Path) -> None:
-    found = filters.read(path)
+    found = filters.read_filter(path)
     if found.calibrator is not None:
         _probabilities(found.calibrator)
     if found.calibration is not None:
@@ -194,11 +194,11 @@ def _read_manifest(path: Path) -> bool:
 
 def _read_results(path: Path) -> bool:
     """Whether something was left out, and told."""
-    results = reading.read(path.parent)
+    results = reading.read_results(path.parent)
     for setting in results.settings:
         for cost in setting.costs.values():
             assert not any(math.isinf(value) for value in vars(cost).values())
-    found = answers.read(results)
+    found = answers.read_answers(results)
     assert found.count + found.unread <= 8
     return bool(results.notes) or found.unread > 0
 

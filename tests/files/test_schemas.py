@@ -49,7 +49,7 @@ READERS = {
     "thresholds": thresholds.read,
     "patterns": patterns.read,
     "calibrator": Calibrator.load,
-    "filter": filters.read,
+    "filter": filters.read_filter,
     "record": lambda path: list(records.read(path)),
 }
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.filter.filtering import PROMPT, data_set, filtered, lines, made, started
 from vtokens.filter.datasets.dataset import ACTIONS, check_files
-from vtokens.filter.datasets.rows import read
+from vtokens.filter.datasets.rows import read_rows
 from vtokens.filter.datasets.worker import Worker
 
 BAD = [
@@ -271,7 +271,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, unint
     assert [row["caption"] for row in rows] == [row["caption"] for row in uninterrupted[0]]
     assert uninterrupted[1] == lines(tmp_path / "out.rejected.jsonl") == []
     assert not (tmp_path / "out.rejected.jsonl").exists()
-    assert all(row.prompt == PROMPT for row in read(source, PROMPT))
+    assert all(row.prompt == PROMPT for row in read_rows(source, PROMPT))
 
 
 def test_the_page_names_every_field_that_is_written(source, tmp_path, hf):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from vtokens.filter.mentions import KINDS, Mention, extractors, get_extractor
 from vtokens.filter.mentions.answers import asked_for
 from vtokens.filter.mentions.base import Found, arrange
-from vtokens.filter.mentions.lexicon import parse, read
+from vtokens.filter.mentions.lexicon import parse, read_vocabulary
 from vtokens.filter.mentions.words import plurals, singular
 from vtokens.filter.sentences import split
 
@@ -261,7 +261,7 @@ def test_extractors_by_name(tmp_path):
         get_extractor(f"lexicon:{tmp_path / 'none.txt'}")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="it is not UTF-8"):
-        read(tmp_path / "bytes.txt")
+        read_vocabulary(tmp_path / "bytes.txt")
 
 
 @pytest.mark.parametrize(

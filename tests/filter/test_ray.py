@@ -4,14 +4,14 @@ import pytest
 
 from tests.filter.filtering import SETTINGS, data_set, filtered, lines, made
 from vtokens.filter.datasets.ray import _batch, _received, _sent, spread
-from vtokens.filter.datasets.rows import read
+from vtokens.filter.datasets.rows import read_rows
 from vtokens.filter.datasets.worker import Worker
 
 
 def test_batches_travel_as_text(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"image": "a.png", "caption": "\\ud800 \xf0\x9f\x91\x8d", "n": [1]}\nbad \xff\n')
-    batch = list(read(path, "Describe."))
+    batch = list(read_rows(path, "Describe."))
     assert _batch(_sent(batch)) == batch
     assert _received('[[], [{"line": 1, "reason": "a", "raw": "b"}]]')[1][0].reason == "a"
 

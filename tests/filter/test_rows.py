@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtokens.filter.datasets.bounds import LINE
-from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read_rows
 
 GOOD = {"image": "a.png", "caption": "a dog"}
 
@@ -15,7 +15,7 @@ GOOD = {"image": "a.png", "caption": "a dog"}
 def rows(tmp_path, data, **options):
     path = tmp_path / "in.jsonl"
     path.write_bytes(data if isinstance(data, bytes) else "".join(json.dumps(row) + "\n" for row in data).encode())
-    return list(read(path, "Describe the image.", **options))
+    return list(read_rows(path, "Describe the image.", **options))
 
 
 def test_rows_as_they_are_written(tmp_path):
@@ -118,4 +118,4 @@ def test_no_line_is_lost(data, tmp_path_factory):
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(OSError, match=r"none\.jsonl"):
-        list(read(tmp_path / "none.jsonl", ""))
+        list(read_rows(tmp_path / "none.jsonl", ""))

@@ -8,7 +8,7 @@ import vtokens
 from vtokens import scenes
 from vtokens.filter import HallucinationFilter
 from vtokens.filter.guarantees.setting import fingerprint
-from vtokens.filter.saved import SHIPPED, find, read
+from vtokens.filter.saved import SHIPPED, find, read_filter
 
 STRATEGIES = ("none", "cls")  # as a handle has them: fields at their defaults are left out
 
@@ -31,7 +31,7 @@ def test_there_is_one_for_the_embedded_model(loaded, strategy):
 
 
 def test_nothing_else_ships():
-    assert {read(path).calibrator.setting.strategy for path in SHIPPED.glob("*.json")} == set(STRATEGIES)
+    assert {read_filter(path).calibrator.setting.strategy for path in SHIPPED.glob("*.json")} == set(STRATEGIES)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

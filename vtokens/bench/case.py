@@ -1,4 +1,4 @@
-"""What is timed: one problem with its work counted, and several ways to solve it."""
+"""Cases of a benchmark: one problem with its operations counted, and several providers that solve it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtokens.kernels._dispatch import VARIABLE
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """Where and how large.
+    """The device, the dtype and the size of a benchmark.
 
     Attributes:
         device: CPU or CUDA.
@@ -53,7 +53,7 @@ class Provider:
 
 @dataclass(frozen=True)
 class Work:
-    """What a case cannot do without, whoever solves it.
+    """The operations and the memory traffic that a case needs, whoever solves it.
 
     Attributes:
         flops: of the pairs that are visited; multiplications and additions of matrix products, nothing else.

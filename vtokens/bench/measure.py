@@ -1,4 +1,4 @@
-"""Cases to rows: every provider is warmed up, compared with the oracle, and timed in turn with the others."""
+"""Measuring cases: every provider is warmed up, compared with the oracle, and timed in turn with the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows as a table for people."""
+"""Rows of the benchmark as a table on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vtokens doctor`: what is installed, what fits, what works, and what to do about the rest."""
+"""`vtokens doctor`: installed releases, whether they fit and work, and how to mend what does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a sweep is, and how long it will take."""
+"""The progress bar of a sweep, with the time that is left."""
 
 from __future__ import annotations
 

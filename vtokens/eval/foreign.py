@@ -1,4 +1,4 @@
-"""What code that is not ours means when it fails."""
+"""The causes of errors in code that is not ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ideal: the same model given, from the start, what a strategy kept, without hooks and without any scoring."""
+"""The ideal speed of a strategy: the same model fed only the tokens that it kept, without hooks and without scoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtokens.engine import Report
 
 
 class CuttingDecoder(nn.Module):
-    """A genuine decoder whose layers are run by a loop that cuts the sequence where it is told.
+    """A genuine decoder whose layers are run by a loop that cuts the sequence at given layers.
 
     Attributes:
         decoder: transformers' own decoder, whose layers do the work.

@@ -1,4 +1,4 @@
-"""What a figure was measured with: versions and hardware."""
+"""The versions and the hardware that a figure was measured with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a results folder holds: the settings of its sweep, written before the first answer and checked ever after."""
+"""The manifest of a results folder: settings of its sweep, written before the first answer and checked ever after."""
 
 from __future__ import annotations
 

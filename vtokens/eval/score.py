@@ -1,4 +1,4 @@
-"""From what lmms-eval says of one task to rows: every sample with its numbers, and every metric with its interval."""
+"""Grading: lmms-eval's outcome of one task as rows of samples with their numbers, and of metrics with intervals."""
 
 from __future__ import annotations
 

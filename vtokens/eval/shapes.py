@@ -137,6 +137,6 @@ def trained_model(
 
 
 def _tireless(model: PreTrainedModel) -> PreTrainedModel:
-    """Greedy, and never stopping by itself, so that every call is of the length asked for."""
+    """Set greedy generation without an end token, so that every call is of the length asked for."""
     model.generation_config = GenerationConfig(pad_token_id=0, do_sample=False)
     return model.eval()

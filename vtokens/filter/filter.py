@@ -32,7 +32,7 @@ from vtokens.filter.judge import Judge
 from vtokens.filter.mentions import Extractor, get_extractor
 from vtokens.filter.report import ResponseReport
 from vtokens.filter.samples import responses, samples
-from vtokens.filter.saved import Saved, find, read, ships_for, write
+from vtokens.filter.saved import Saved, find, read_filter, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
 
@@ -127,7 +127,7 @@ class HallucinationFilter:
         if saved is None and calibrator == "auto":
             _say_if_unknown(model)
         if calibrator is not None and calibrator != "auto":
-            saved = read(calibrator)
+            saved = read_filter(calibrator)
         if saved is None:
             return cls(model, processor, signals or "fast", extractor or "chunks", batch_size=batch_size)
         return cls(

@@ -1,4 +1,4 @@
-"""Where in the pictures the model looked when it wrote a mention."""
+"""Heat maps: the attention from a mention's tokens to the patches of the pictures."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def heatmap(
     frame: int = 0,
     scale: int | None = None,
 ) -> Image.Image:
-    """Draw where the model looked: the pictures of the prompt side by side, in grey, warm where it looked.
+    """Draw attention over the pictures of a prompt: side by side, in grey, warm where attention is high.
 
     Args:
         trace, mention, relative: as in `heat`.

@@ -1,4 +1,4 @@
-"""From a trace to a report: which mentions a response has, their signals, and what these make of them."""
+"""Judging a response: its mentions, their signals from a trace, and the probability of each being unsupported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where mentions begin to be flagged.
+    """The threshold above which mentions are flagged, and its certificate.
 
     Attributes:
         value: the highest number that is not flagged; None flags nothing.
@@ -44,7 +44,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges responses.
+    """Judges responses from their traces.
 
     Attributes:
         signals: what is computed of each mention.

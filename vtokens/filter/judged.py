@@ -10,7 +10,7 @@ from vtokens.filter.mentions.base import Mention
 
 @dataclass(frozen=True)
 class Judged:
-    """A mention and what was found about it.
+    """A mention with its signals, its probability and whether it is flagged.
 
     Attributes:
         mention: where it stands and what it claims; its fields can be read here as well (`text`, `start`, `kind`, ...).

@@ -1,4 +1,4 @@
-"""What a check found: for each mention and each sentence, the probability that the image does not support it."""
+"""The result of a check: for each mention and each sentence, the probability that the image does not support it."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class ResponseReport:
         return json_text(self.to_dict(), **options)
 
     def heatmap(self, number: int) -> Image.Image:
-        """Where the model looked when it wrote mention `number`: a picture over the image.
+        """Draw the attention that wrote mention `number` over the image.
 
         Raises:
             IndexError: no such mention.

@@ -49,7 +49,7 @@ def write(path: str | Path, saved: Saved) -> Path:
     return Path(path)
 
 
-def read(path: str | Path) -> Saved:
+def read_filter(path: str | Path) -> Saved:
     """Read a filter.
 
     Raises:
@@ -90,7 +90,7 @@ def ships_for(model_type: str) -> bool:
 
 def _shipped() -> Iterator[tuple[CalibrationSetting, Saved]]:
     for path in sorted(SHIPPED.glob("*.json")):
-        saved = read(path)
+        saved = read_filter(path)
         setting = saved.calibrator.setting if saved.calibrator is not None else None
         if isinstance(setting, CalibrationSetting):
             yield setting, saved

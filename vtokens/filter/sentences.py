@@ -1,4 +1,4 @@
-"""Where a response can be cut: its sentences, or the clauses of a list."""
+"""Splitting a response into the units that are redacted as one: sentences, or the clauses of a list."""
 
 from __future__ import annotations
 

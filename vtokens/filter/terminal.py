@@ -1,4 +1,4 @@
-"""Reports on a terminal: what the image does not support is underlined and red, with the probability behind it."""
+"""Reports on a terminal: flagged spans are underlined and red, with their probability behind them."""
 
 from __future__ import annotations
 

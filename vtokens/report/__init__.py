@@ -25,8 +25,8 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 
     from . import answers, flips, page, plots, reading
 
-    results = reading.read(folder)
-    given = answers.read(results)
+    results = reading.read_results(folder)
+    given = answers.read_answers(results)
     changes = flips.flips(results, given)
     target = Path(out) if out is not None else results.folder
     target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every setting answered to every question, from samples.jsonl."""
+"""The answers of every setting to every question, from samples.jsonl."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .results import Results, mean, number
 
 
 class GivenAnswer(NamedTuple):
-    """An answer.
+    """The answer of one setting to one question.
 
     `kept` are int32 cells y * w + x of `grid` = (h, w); both are None where no picture of the question is at hand.
     """
@@ -59,7 +59,7 @@ class Answers:
     unread: int
 
 
-def read(results: Results) -> Answers:
+def read_answers(results: Results) -> Answers:
     """Read samples.jsonl; no questions where there is no such file."""
     samples = results.folder / "samples.jsonl"
     questions: dict[tuple[str, int, int], Question] = {}

@@ -1,4 +1,4 @@
-"""What the scatter plots show, in the units of the data: the page and the PNG files draw the same charts."""
+"""The scatter plots in units of the data; the page and the PNG files draw the same charts."""
 
 from __future__ import annotations
 

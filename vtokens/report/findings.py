@@ -1,4 +1,4 @@
-"""The sweep in a few sentences, each of them read off its figures."""
+"""Headlines of a sweep: sentences that are derived from its figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Podium:
 
 
 def least(tests: int) -> int:
-    """How many questions of a task it takes before nothing significant means something.
+    """How many questions of a task are needed before the lack of a significant difference means anything.
 
     That is when losing 5% of them (what `NEAR` leaves) and winning none would be significant: McNemar's exact test
     gives d such questions 2 * 0.5**d, which Holm's correction multiplies by the number of tests. A single one takes
@@ -124,7 +124,7 @@ def _score(row: RelativeRow, metric: Metric) -> Score | None:
 
 
 def _questions(row: RelativeRow, metric: Metric) -> int:
-    """Of one seed, since several may have asked the same."""
+    """Questions of one seed, since several may have asked the same."""
     score = _score(row, metric)
     return score.n // max(score.seeds, 1) if score else 0
 

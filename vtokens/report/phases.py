@@ -1,4 +1,4 @@
-"""Where the time of each setting goes."""
+"""The time of each setting by phase."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bar:
 
 
 def bars_of(results: Results) -> list[Bar]:
-    """Where the time of every setting goes, means over tasks."""
+    """The time of every setting by phase, means over tasks."""
     found = []
     for setting in results.settings:
         cost = setting.cost()

@@ -1,4 +1,4 @@
-"""What all figures of matplotlib share."""
+"""The style that all figures of matplotlib share."""
 
 from __future__ import annotations
 

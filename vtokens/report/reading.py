@@ -36,7 +36,7 @@ _LONGEST = 64 * MEBIBYTE  # bytes of a line
 _NEITHER = ("yes_ratio", "length", "unanswered")
 
 
-def read(folder: str | Path) -> Results:
+def read_results(folder: str | Path) -> Results:
     """Read what `vtokens eval` wrote.
 
     Raises:

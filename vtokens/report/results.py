@@ -1,4 +1,4 @@
-"""What a sweep found: settings (a strategy at one keep) with their scores and costs over seeds."""
+"""The results of a sweep: settings (a strategy at one keep) with their scores and costs over seeds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class StrategyAtKeep:
 
     @property
     def label(self) -> str:
-        """Such as `fastv 0.25`."""
+        """The name with the keep, such as `fastv 0.25`."""
         return self.name if self.keep is None else f"{self.name} {self.keep:g}"
 
     def cost(self) -> Cost:

@@ -50,7 +50,7 @@ class Label:
 
     @property
     def text(self) -> str:
-        """What to write."""
+        """The text of the label."""
         return self.mark.setting.label
 
 

@@ -1,4 +1,4 @@
-"""Where the files of the models lie that travel with the package."""
+"""The folder of the models that ship with the package."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def last_rows(query: Tensor, rows: int = ROWS) -> tuple[Tensor, Tensor]:
 
 
 def work(query: Tensor, key: Tensor, rows: int = ROWS) -> Work:
-    """One product of the rows with the keys, and a number for each key of each head."""
+    """The operations and bytes of one product of the rows with the keys, and a number for each key of each head."""
     (batch, heads, length, dim), size = query.shape, query.element_size()
     moved = (batch * heads * rows * dim + key.numel()) * size + 4 * batch * heads * length
     return Work(2 * batch * heads * rows * length * dim, moved)

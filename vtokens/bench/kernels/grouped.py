@@ -71,7 +71,7 @@ def _beside(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, ro
 
 
 def work(query: Tensor, key: Tensor, rows: int) -> Work:
-    """Each pair of a row and a key once, whatever the number of groups."""
+    """The operations and bytes of each pair of a row and a key once, whatever the number of groups."""
     (batch, heads, length, dim), size = query.shape, query.element_size()
     moved = 2 * key.numel() * size + batch * heads * rows * dim * (size + 4)
     return Work(4 * batch * heads * rows * length * dim, moved)

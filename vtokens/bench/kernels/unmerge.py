@@ -62,7 +62,7 @@ def _case(setting: BenchSetting, heads: int, kv_heads: int, length: int, whole: 
 def _error(
     got: Tensor, output: Tensor, turned: tuple[Tensor, Tensor, Tensor], member: Tensor, unique: int, whole: bool
 ) -> float:
-    """On the first head."""
+    """The largest absolute error on the first head."""
     if whole:
         q, k, v = (part[:, :1].double() for part in turned)
         output = scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -32,7 +32,7 @@ class Asked:
     settings: GenerationSettings
 
 
-def read(requests: Sequence[Any], documents: Any, simple: bool, max_new_tokens: int) -> list[Asked]:
+def read_requests(requests: Sequence[Any], documents: Any, simple: bool, max_new_tokens: int) -> list[Asked]:
     """The `generate_until` requests of lmms-eval, in their order.
 
     Args:

@@ -156,7 +156,7 @@ class VTokens(lmms):
         """Answer the requests; results are in their order, with token counts."""
         if self._journal is not None and any((request.metadata or {}).get("repeats", 1) > 1 for request in requests):
             raise ValueError("a journal holds one answer a document: run with --repeats 1, or without a journal")
-        asked = requested.read(requests, self.task_dict, self.is_simple, self.max_new_tokens)
+        asked = requested.read_requests(requests, self.task_dict, self.is_simple, self.max_new_tokens)
         found: list[Answer | None] = [None] * len(asked)
         with self._attached() as handle, self._bar(len(asked)) as bar:
             for batch in requested.batches(asked, self.batch_size):

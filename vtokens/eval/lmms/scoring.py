@@ -52,7 +52,7 @@ def score(
     found: list[Any] = [None] * len(requests)
     for start in range(0, len(requests), _WINDOW * size):
         part = range(start, min(start + _WINDOW * size, len(requests)))
-        asked = {i: read(requests[i], documents, processor, frames) for i in part}
+        asked = {i: read_request(requests[i], documents, processor, frames) for i in part}
         tokens = {i: answer_tokens(processor, one.text, answer) for i, (one, answer) in asked.items()}
         for batch in _batches(part, tokens, {i: len(one.text) for i, (one, _) in asked.items()}, size):
             pairs = [asked[i] for i in batch]
@@ -72,7 +72,7 @@ def _batches(part: Sequence[int], tokens: dict[int, int], length: dict[int, int]
             yield same[start : start + size]
 
 
-def read(request: Any, documents: Any, processor: Any, frames: int) -> tuple[MediaPrompt, str]:
+def read_request(request: Any, documents: Any, processor: Any, frames: int) -> tuple[MediaPrompt, str]:
     """The prompt and the answer to be scored of one request; media are opened here."""
     context, answer, *rest = request.args
     if not rest:  # asked for without its context, as mutual information needs it

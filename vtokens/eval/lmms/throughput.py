@@ -9,7 +9,7 @@ from vtokens.eval.journal import Answer
 
 
 def throughput(answers: Sequence[Answer]) -> dict[str, Any]:
-    """What goes under `throughput` there; lmms-eval puts `avg_` before the additional names."""
+    """The entries under `throughput` of that file; lmms-eval puts `avg_` before the additional names."""
     seconds = sum(a.first_token + a.decode for a in answers)
     tokens = sum(a.output_tokens for a in answers)
 

@@ -1,4 +1,4 @@
-"""What the YAML files beside this call: documents as prompts, and answers as scores."""
+"""The functions that the YAML files beside this call: documents to prompts, and answers to scores."""
 
 from __future__ import annotations
 

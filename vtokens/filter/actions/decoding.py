@@ -1,4 +1,4 @@
-"""How tokens are chosen, in a word: what numbers calibrated on responses depend on."""
+"""The name of a decoding method: numbers calibrated on responses hold for one method only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SAMPLED = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 def decoding(model: Any, options: Mapping[str, Any]) -> str:
-    """Such as "greedy", "beams(4)" or "sample(temperature=0.7, top_p=0.9)".
+    """The decoding method of `generate` as text, such as "greedy", "beams(4)" or "sample(temperature=0.7, top_p=0.9)".
 
     Args:
         model: its generation config says what `options` leave open.

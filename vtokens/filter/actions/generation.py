@@ -29,11 +29,11 @@ Samples = Sequence[Sequence[Image.Image]]
 
 
 class FilterGeneration:
-    """Lets a model write and a judge read.
+    """Generates responses with a model, and judges them from the traces of the same passes.
 
     Args:
-        model, processor: what answers.
-        judge: judges.
+        model, processor: genuine transformers classes.
+        judge: of responses.
         parts: what the judge's signals need of a trace.
         threshold: what is to be flagged.
         setting: goes into the reports.
@@ -55,7 +55,7 @@ class FilterGeneration:
         self._tokenizer = getattr(processor, "tokenizer", processor)
 
     def draft(self, images: Samples, prompts: Sequence[str], **generate_kwargs: Any) -> list[JudgedResponse]:
-        """Answers, judged from the pass that wrote them."""
+        """Generate answers, each judged from the trace of the pass that generated it."""
         found: list[JudgedResponse] = []
         for part in self._parted(len(prompts)):
             shown, asked = images[part], prompts[part]

@@ -46,7 +46,7 @@ class Sentences(StoppingCriteria):
         self._complete = 0
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """bool (1,): stop now."""
+        """Whether generation is to stop now: bool (1,)."""
         complete = len(self._split(self._decode(input_ids[0, self._prompt :].tolist()))) - 1
         stop = False
         if complete > self._complete:

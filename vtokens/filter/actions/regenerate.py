@@ -1,4 +1,4 @@
-"""Writing a sentence again: what is flagged is taken back to where it began, and the model goes on in another way."""
+"""Regeneration: the response is cut where a flagged sentence begins, and the model writes on with other settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class JudgedResponse(NamedTuple):
 
 
 class Generation(Protocol):
-    """Goes on behind what is written already, and reads what came of it."""
+    """What regeneration needs of a model: continuing given responses, and judging the results."""
 
     def write(
         self,
@@ -179,7 +179,7 @@ def check_retries(retries: Iterable[str]) -> tuple[str, ...]:
 
 @contextmanager
 def _way(model: Any, way: str, drafts: Sequence[_Draft], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Options of `generate`, and what has to be attached meanwhile."""
+    """What a retry changes: options of `generate`, and the strategies attached meanwhile."""
     changed = dict(options)
     if way == "ban":
         changed["banned"] = [draft.reject() for draft in drafts]

@@ -1,4 +1,4 @@
-"""Sentence by sentence: what was judged is handed out while the model writes on."""
+"""Streaming: each sentence is handed out as soon as it is judged, while the model writes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scikit-learn fitted, as plain arrays: log-odds of being unsupported from signals, probabilities from these."""
+"""Estimators fitted by scikit-learn as plain arrays: from signals to log-odds, and from these to probabilities."""
 
 from __future__ import annotations
 

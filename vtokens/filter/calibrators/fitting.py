@@ -1,4 +1,4 @@
-"""Fitting a calibrator with scikit-learn: images kept apart, what cannot be fitted refused with its numbers."""
+"""Fitting a calibrator with scikit-learn: parts share no image, and data that cannot be fitted is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def sklearn_model(estimator: str, mentions: int, seed: int = 0) -> Any:
 
 
 def sklearn_link(model: Any, signals: Array, labels: Array) -> Any:
-    """`model` as it is with a link on top, by scikit-learn."""
+    """A fitted `model` with a scikit-learn calibration link on top; the model is not fitted again."""
     with needs("filter", "fitting a calibrator"):
         from sklearn.calibration import CalibratedClassifierCV
         from sklearn.frozen import FrozenEstimator
@@ -118,6 +118,6 @@ def sklearn_link(model: Any, signals: Array, labels: Array) -> Any:
 
 
 def _lot(image: str | int, seed: int) -> float:
-    """A number in [0, 1) that belongs to the image, so that it falls into the same part in every fit."""
+    """A hash of the image in [0, 1), so that each image falls into the same part in every fit."""
     digest = hashlib.sha256(f"{seed}:{image!r}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

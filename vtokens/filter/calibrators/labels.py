@@ -1,4 +1,4 @@
-"""Which mentions are hallucinated, from what is known of the picture: exact for scenes, as CHAIR does for COCO."""
+"""Labels of mentions from ground truth: exact for scenes, and by CHAIR's procedure for COCO."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from vtokens.core.reading import regular, same_file
 from vtokens.filter.actions.action import check_action
 from vtokens.filter.datasets.output_log import OutputLog, Tally, places
-from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read_rows
 from vtokens.filter.datasets.worker import Batch, Done, Worker
 
 Work = Callable[[Iterator[Batch]], Iterable[Done]]
@@ -34,24 +34,24 @@ def filter_dataset(
     """Filter a file of JSON lines; what an earlier call wrote is kept and not done again.
 
     Args:
-        source: rows as `vtokens.filter.datasets.rows.read` takes them.
+        source: rows as `vtokens.filter.datasets.rows.read_rows` takes them.
         output: see `OutputLog`.
         work: judges batches: `alone(worker)`, or `vtokens.filter.datasets.ray.spread(...)`.
         settings: whatever decides about the results, as JSON; an output begun with others is refused.
-        prompt, text: as for `read`.
+        prompt, text: as for `read_rows`.
         batch_size: rows in one pass of the model.
         retry: try again what was set aside.
         progress: called with the number of rows after each batch, and at first with that of the rows done before.
 
     Raises:
-        OSError, ValueError: as `read` and `OutputLog`.
+        OSError, ValueError: as `read_rows` and `OutputLog`.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
     progress = progress or (lambda rows: None)
     check_apart(source, output)
     with OutputLog(output, {**settings, "prompt": prompt, "text": text}, retry) as log:
-        for rows, refusals in work(_pending(log, read(source, prompt, text), batch_size, progress)):
+        for rows, refusals in work(_pending(log, read_rows(source, prompt, text), batch_size, progress)):
             log.put(rows, refusals)
             progress(len(rows) + len(refusals))
         return log.tally

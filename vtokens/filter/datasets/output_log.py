@@ -1,4 +1,4 @@
-"""Where the rows of a data set end up: filtered in one file, set aside in another, each line in exactly one of them."""
+"""The output files of a data set: filtered rows in one, rows set aside in another, each line in exactly one of them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Refusal:
         return (digest(self.raw),)
 
 
-def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[DatasetRow | Refusal]:
+def read_rows(path: str | Path, prompt: str, text: str | None = None) -> Iterator[DatasetRow | Refusal]:
     """The lines of a file in order, without empty ones; those that cannot be filtered come as refusals.
 
     Args:
@@ -95,7 +95,7 @@ def read(path: str | Path, prompt: str, text: str | None = None) -> Iterator[Dat
 
 
 def count(path: str | Path) -> int:
-    """How many lines `read` gives; raises as it does."""
+    """How many lines `read_rows` gives; raises as it does."""
     with opened(path) as file:
         return sum(length > len(data) or not data.isspace() for data, length in lines(file, LINE))
 

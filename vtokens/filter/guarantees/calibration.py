@@ -1,4 +1,4 @@
-"""Calibration responses a filter keeps, so that it can answer for any risk: scores and labels, no texts."""
+"""Calibration responses as a filter stores them, to find thresholds for any risk: scores and labels, no texts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Calibration:
         return cls(setting, risk, tuple(scores), tuple(labels), tuple(sentences))
 
     def meant(self, risk: Risk | float | None) -> Risk:
-        """The risk that is meant: None for the one calibrated for, a number for another bound of the same kind.
+        """Resolve a risk: None is the calibrated one, a number is another bound alpha of the same kind.
 
         Raises:
             TypeError: something else. ValueError: a number outside (0, 1).

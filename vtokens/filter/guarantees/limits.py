@@ -1,4 +1,4 @@
-"""Which threshold is meant: one that was given, or one that keeps a risk."""
+"""Resolve the threshold: explicit, or calibrated for a risk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve(
     risk: Risk | float | None,
     threshold: float | None,
 ) -> Threshold:
-    """What is to be flagged.
+    """The threshold above which mentions are flagged.
 
     Args:
         calibrator, calibration: the filter's.

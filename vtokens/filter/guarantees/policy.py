@@ -1,4 +1,4 @@
-"""A threshold for a whole policy: what is left after sentences were dropped or written again is what is bounded."""
+"""Thresholds for a whole policy: the risk of the final text is bounded, after sentences were dropped or regenerated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Risks of what a filter lets through, and the certificate that a threshold comes with."""
+"""Risks of the mentions that a filter keeps, and the certificate of a threshold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Risk:
-    """What is to stay below `alpha`.
+    """A kind of loss whose expectation, or chance, is to stay below `alpha`.
 
     Attributes:
         kind: "any" (a response keeps an unsupported mention), "share" (of a response's mentions, those kept wrongly) or

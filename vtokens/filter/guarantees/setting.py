@@ -1,4 +1,4 @@
-"""Under which conditions a response came about: what a calibrator or a threshold holds for."""
+"""The conditions under which a response was generated; calibrators and thresholds are valid for one set of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAMPLED = 16  # entries read of each tensor
 
 @dataclass(frozen=True)
 class CalibrationSetting:
-    """What numbers calibrated on some responses hold for.
+    """The conditions under which calibrated numbers are valid.
 
     Attributes:
         model: the model's `fingerprint`.

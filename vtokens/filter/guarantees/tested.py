@@ -51,7 +51,7 @@ def tested(
 
 
 def _excess(rows: Pairs, grid: Array, risk: Risk) -> Array:
-    """Z of hypotheses E Z >= 0, (responses, thresholds): what is kept wrongly beyond alpha."""
+    """Excess loss Z of (responses, thresholds), of which E Z >= 0 is tested: unsupported mentions kept, less alpha."""
     found = np.zeros((len(rows), len(grid)))
     for row, (s, h) in enumerate(rows):
         kept = s[:, None] <= grid[None, :]

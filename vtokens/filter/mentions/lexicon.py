@@ -65,7 +65,7 @@ class Lexicon:
         return tuple(word.text for word in part) if whole else None
 
 
-def read(path: str | Path, name: str | None = None, sentences: Splitter = split) -> Lexicon:
+def read_vocabulary(path: str | Path, name: str | None = None, sentences: Splitter = split) -> Lexicon:
     """The vocabulary in a text file.
 
     A line is "object: synonym, synonym" or an object alone; "!phrase, phrase" are phrases that name no object, and "#"
@@ -87,7 +87,7 @@ def read(path: str | Path, name: str | None = None, sentences: Splitter = split)
 def parse(
     lines: Iterable[str], name: str = "lexicon", source: str = "the lexicon", sentences: Splitter = split
 ) -> Lexicon:
-    """The vocabulary in the lines of such a file; ValueError as `read`."""
+    """The vocabulary in the lines of such a file; ValueError as `read_vocabulary`."""
     forms: dict[tuple[str, ...], str | None] = {}
     careful: set[tuple[str, ...]] = set()
     for number, line in enumerate(lines, 1):

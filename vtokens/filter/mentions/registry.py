@@ -21,9 +21,9 @@ def _scenes() -> Extractor:
 
 
 def _coco() -> Extractor:
-    from vtokens.filter.mentions.lexicon import read
+    from vtokens.filter.mentions.lexicon import read_vocabulary
 
-    return read(_COCO, "coco")
+    return read_vocabulary(_COCO, "coco")
 
 
 def _chunks() -> Extractor:
@@ -47,8 +47,8 @@ _EXTRACTORS: dict[str, Callable[..., Extractor]] = {
 
 
 def extractors() -> list[str]:
-    """The names `get_extractor` knows; "lexicon:FILE" reads a vocabulary of yours (see `mentions.lexicon.read`), and
-    "spacy:PIPELINE" another pipeline than the small English one."""
+    """The names `get_extractor` knows; "lexicon:FILE" reads a vocabulary of yours (`mentions.lexicon.read_vocabulary`),
+    and "spacy:PIPELINE" another pipeline than the small English one."""
     return [*sorted(_EXTRACTORS), "lexicon:FILE", "spacy:PIPELINE"]
 
 
@@ -86,9 +86,9 @@ def get_extractor(name: str | Extractor, sentences: str | Splitter | None = None
 def _made(name: str) -> Extractor:
     kind, _, file = name.partition(":")
     if kind == "lexicon" and file:
-        from vtokens.filter.mentions.lexicon import read
+        from vtokens.filter.mentions.lexicon import read_vocabulary
 
-        return read(file)
+        return read_vocabulary(file)
     if kind == "spacy" and file:
         from vtokens.filter.mentions.spacy import load
 

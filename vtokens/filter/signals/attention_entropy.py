@@ -1,4 +1,4 @@
-"""How widely the model's look was spread over the picture."""
+"""The entropy of the attention to the picture."""
 
 from __future__ import annotations
 

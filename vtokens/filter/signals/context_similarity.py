@@ -1,4 +1,4 @@
-"""ContextualLens: the patch nearest to the mention, halfway through the model."""
+"""ContextualLens: the cosine between a mention's hidden state and its nearest patch, halfway through the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How undecided the model was."""
+"""The entropy of the distributions that predicted a mention's tokens."""
 
 from __future__ import annotations
 

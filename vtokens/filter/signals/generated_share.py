@@ -1,4 +1,4 @@
-"""PAS: how much the model looked at what it had said."""
+"""PAS: the share of attention that goes to tokens generated before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T-VHD: by how much the picture changes what the heads put out."""
+"""T-VHD: how far head outputs with the picture are from those without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the picture had to do with the words."""
+"""The log-likelihood that a mention gains from the picture."""
 
 from __future__ import annotations
 

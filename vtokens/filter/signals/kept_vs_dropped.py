@@ -1,4 +1,4 @@
-"""Whether the words hang on the visual tokens that matter, or on any."""
+"""The log-likelihood of a mention under the visual tokens that were kept, less that under the dropped ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether any visual token says the word."""
+"""The logit lens: the largest probability of a mention's tokens at any visual token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How close the second choice was."""
+"""The difference of the two largest probabilities at each token."""
 
 from __future__ import annotations
 

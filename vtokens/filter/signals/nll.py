@@ -1,4 +1,4 @@
-"""How unlikely the words were."""
+"""The negative log-likelihood of a mention's tokens."""
 
 from __future__ import annotations
 

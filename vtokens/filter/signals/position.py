@@ -1,4 +1,4 @@
-"""How late in the response the mention comes: it fools papers, and so is always shown beside the others."""
+"""The position of a mention in the response: a confounder of other signals, so it is always reported beside them."""
 
 from __future__ import annotations
 

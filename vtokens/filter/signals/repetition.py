@@ -1,4 +1,4 @@
-"""Whether the mention is new: what was said before is said again more safely."""
+"""Whether a mention is the first of its kind and name: repeated mentions are unsupported less often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GLSim: how near the mention is to the scene, and to the patches that may show it."""
+"""GLSim: cosines of a mention's hidden state with the prompt's, and with those of its most likely patches."""
 
 from __future__ import annotations
 

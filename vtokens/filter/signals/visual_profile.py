@@ -1,4 +1,4 @@
-"""How much the model looked at the picture, layer by layer, for a classifier."""
+"""The share of attention to the picture, layer by layer, as features of a classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SVAR: how much the model looked at the picture."""
+"""SVAR: the share of attention that goes to the picture."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a pass over a response leaves behind, and how it is recorded."""
+"""Traces: the numbers of a forward pass over a response from which signals are computed, and how they are recorded."""

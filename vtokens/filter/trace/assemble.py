@@ -1,4 +1,4 @@
-"""From what a tape noted to traces, one a sample."""
+"""Assembling traces, one a sample, from what a tape recorded."""
 
 from __future__ import annotations
 

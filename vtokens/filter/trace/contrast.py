@@ -1,4 +1,4 @@
-"""The same response in other views of its prompt: without the picture, without the part of it that matters, blank."""
+"""Contrast passes: the same response behind a prompt without the picture, a blank one, or other visual tokens."""
 
 from __future__ import annotations
 

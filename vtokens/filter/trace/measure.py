@@ -1,4 +1,4 @@
-"""From queries and keys, and from logits, to the numbers of a trace."""
+"""Computing the numbers of a trace from queries and keys, and from logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 1 << 22
 
 
 class Looked(NamedTuple):
-    """Where R rows of one layer looked: float32 (B, H, R) each, and `received` (B, R, K), averaged over heads."""
+    """Attention of R rows of one layer: float32 (B, H, R) each, and `received` (B, R, K), averaged over heads."""
 
     visual: Tensor
     spread: Tensor
@@ -86,7 +86,7 @@ def likelihood(logits: Tensor, ids: Tensor) -> Likelihood:
 
 
 def lens(hidden: Tensor, head: torch.nn.Module, ids: Tensor) -> Tensor:
-    """What visual tokens say through the output layer.
+    """The logit lens: probabilities of words at visual tokens, through the output layer.
 
     Args:
         hidden: (N, D), their states.

@@ -1,4 +1,4 @@
-"""Where in the text each generated token stands, built from the ids themselves.
+"""Character spans of generated tokens, built from the ids: text that is encoded again may be cut into other tokens.
 
 Decoding and encoding again does not do: a model may spell a word in other tokens than its tokenizer would, and the
 offsets then belong to tokens that were never generated.

@@ -1,4 +1,4 @@
-"""Decoding that remembers which tokens every character came from: the decoders of `tokenizers`, step by step.
+"""The decoders of `tokenizers`, step by step, with the token that each character came from.
 
 A decoder turns a list of pieces (one a token) into another, and the text is what is left, joined. The same steps are
 taken here on pieces whose characters know their first and last token.

@@ -1,4 +1,4 @@
-"""Watching a model read or write, beside whatever is attached to it."""
+"""A strategy that records forward passes and changes nothing, joined to the attached ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noted while a model reads or writes: queries, states and logits of the rows that predict the response."""
+"""The recording of forward passes: queries, hidden states and logits of the rows that predict the response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 16
 
 @dataclass
 class Layer:
-    """What was noted at one decoder layer.
+    """The recording of one decoder layer.
 
     Attributes:
         visual: bool (B, W), which rows of the pass that brought the pictures hold visual tokens.
@@ -77,7 +77,7 @@ class Layer:
 
 @dataclass
 class Tape:
-    """What a `Recorder` notes. Only what `parts` asks for is held.
+    """The recording that a `Recorder` makes. Only what `parts` asks for is held.
 
     Attributes:
         parts: what is wanted.

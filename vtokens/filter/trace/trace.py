@@ -1,4 +1,4 @@
-"""What one pass over a prompt and its response leaves behind: the numbers that all signals are computed from."""
+"""Traces: the numbers of one forward pass over a prompt and its response, from which all signals are computed."""
 
 from __future__ import annotations
 
