@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 
 from vtokens.bench.case import BenchSetting
+from vtokens.bench.flex import over_tiles
 from vtokens.bench.kernels import block_sparse as bench
 from vtokens.kernels import Tiles, block_sparse_attention
+from vtokens.tables.patterns import AShape
 from vtokens.tables.patterns.grid import Grid
 from vtokens.tables.patterns.index import Run, Scene, index
 
@@ -92,6 +95,35 @@ def test_flex_attention_is_given_the_same_tiles(density: float, causal: bool) ->
     torch.testing.assert_close(scores.logsumexp(-1), ours[1], rtol=0, atol=5e-6)
     assert case.error is not None
     assert case.error(ours) < 2e-6
+
+
+def by_lists(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, block_mask: BlockMask) -> torch.Tensor:
+    """Softmax attention over the pairs that a `BlockMask` lists and lets through, as FlexAttention documents them."""
+    listed = block_mask.to_dense().bool()
+    full = torch.zeros_like(listed)
+    for place in listed.nonzero().tolist():
+        batch, head, row, tile = place
+        count = int(block_mask.full_kv_num_blocks[batch, head, row])
+        full[batch, head, row, tile] = tile in block_mask.full_kv_indices[batch, head, row, :count].tolist()
+    size = block_mask.BLOCK_SIZE
+    listed, full = (part.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3) for part in (listed, full))
+    b, h, q, k = (torch.arange(n) for n in listed.shape)
+    seen = block_mask.mask_mod(b[:, None, None, None], h[:, None, None], q[:, None], k)
+    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(~(full | (listed & seen)), -torch.inf)
+    return scores.softmax(-1).nan_to_num(0.0) @ value
+
+
+@pytest.mark.parametrize("block", [(16, 16), (32, 16)])
+def test_flex_attention_over_tiles_in_any_order_sees_what_ours_does(block: tuple[int, int]) -> None:
+    """Grid heads beside dense ones: columns and lone rows have tiles of their own, whose slots are partly empty."""
+    query, key, value = CPU.randn(1, 4, 300, 16), CPU.randn(1, 2, 300, 16), CPU.randn(1, 2, 300, 8)
+    visual = torch.ones(1, 300, dtype=torch.bool)
+    visual[:, :20] = visual[:, -30:] = False
+    runs = [Run("none", Grid(True, True, False, 16, (14,), 16)), Run(), *[Run("none", AShape(16, 32))] * 2]
+    tiles = index(runs, Scene(query, key, 0.25, visual, None, (14,), block))
+    assert not bool((tiles.k_slot.flatten(2).diff() > 0).all())
+    expected, _ = block_sparse_attention(query, key, value, tiles)
+    torch.testing.assert_close(over_tiles(by_lists, query, key, value, tiles), expected, rtol=0, atol=2e-6)
 
 
 def test_dense_strips_need_a_mask_at_their_end_only() -> None:

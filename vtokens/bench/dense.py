@@ -1,4 +1,4 @@
-"""What our kernels are compared with: PyTorch's attention through each of its backends, FlexAttention, and eager."""
+"""What our kernels are compared with: PyTorch's attention through each of its backends, and eager."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from vtokens.bench.case import Provider
@@ -81,13 +80,6 @@ def eager(query: Tensor, key: Tensor, value: Tensor, causal: bool, mask: Tensor 
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-
-
-def flex(query: Tensor, key: Tensor, value: Tensor, blocks: Callable[[], BlockMask]) -> dict[str, Provider]:
-    """FlexAttention, compiled, over the lists of tiles that `blocks` makes."""
-    compiled = torch.compile(flex_attention, dynamic=False)
-    grouped = query.shape[1] != key.shape[1]
-    return {"flex": Provider(lambda mask: compiled(query, key, value, block_mask=mask, enable_gqa=grouped), blocks)}
 
 
 def sampled_error(

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
+from vtokens.bench import flex
 from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
-from vtokens.bench.dense import flex, sampled_error, sdpa
+from vtokens.bench.dense import sampled_error, sdpa
 from vtokens.kernels import Tiles, block_sparse_attention, in_order
 from vtokens.tables.patterns.grid import Grid
 from vtokens.tables.patterns.index import Run, Scene, index
@@ -31,6 +31,8 @@ def cases(setting: BenchSetting) -> Iterator[Case]:
     for length in (1024,) if setting.quick else lengths:
         query, (key, value) = _draw(setting, heads, length), (_draw(setting, kv_heads, length) for _ in range(2))
         yield _grid(setting, query, key, value)
+        if not setting.cuda:
+            yield _grid(setting, query, key, value, block=_LARGE)
         yield _random(setting, query, key, value, 0.05)
         if not setting.cuda:
             yield _random(setting, query, key, value, 0.05, block=_LARGE)
@@ -66,25 +68,30 @@ def _random(
     providers = ours(setting, lambda _: block_sparse_attention(query, key, value, tiles))
     providers |= _dense(query, key, value, causal, density == 1.0)
     if length <= _LONG:
-        providers |= flex(query, key, value, partial(block_mask, tiles))
+        providers |= flex.in_place(query, key, value, tiles)
     return Case(
         (1, heads, key.shape[1], query.shape[3], length, length), name, density_of(tiles), work(query, key, tiles),
         providers, sampled_error(query, key, value, visible(tiles)),
     )  # fmt: skip
 
 
-def _grid(setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor) -> Case:
+def _grid(
+    setting: BenchSetting, query: Tensor, key: Tensor, value: Tensor, block: tuple[int, int] = BLOCK
+) -> Case:  # fmt: skip
     """Every 196th column and row, at a phase that is estimated from the last rows; permuted."""
     length = query.shape[2]
     visual = torch.ones(1, length, dtype=torch.bool, device=setting.device)
     visual[:, :32] = visual[:, -32:] = False
-    scene = Scene(query, key, query.shape[3] ** -0.5, visual, None, (_GRID,), BLOCK)
+    scene = Scene(query, key, query.shape[3] ** -0.5, visual, None, (_GRID,), block)
     select = partial(index, [Run("none", Grid(True, True, False, 256, (_GRID,), 64))] * query.shape[1], scene)
     tiles = select()
     providers = ours(setting, lambda chosen: block_sparse_attention(query, key, value, chosen), select)
     providers |= _dense(query, key, value, True, False)
+    if length <= _LONG:
+        providers |= flex.gathered(query, key, value, select)
+    name = f"grid, stride {_GRID}" + (f", tiles of {block[0]} x {block[1]}" if block != BLOCK else "")
     return Case(
-        (1, query.shape[1], key.shape[1], query.shape[3], length, length), f"grid, stride {_GRID}", density_of(tiles),
+        (1, query.shape[1], key.shape[1], query.shape[3], length, length), name, density_of(tiles),
         work(query, key, tiles), providers,
     )  # fmt: skip
 
@@ -111,22 +118,6 @@ def work(query: Tensor, key: Tensor, tiles: Tiles) -> Work:
     (batch, heads, length, dim), kv_heads = query.shape, key.shape[1]
     dense = 2 * 2 * batch * heads * dim * pairs(tiles)
     return Work(tiles.flops(dim, dim), 2 * batch * (heads + kv_heads) * length * dim * query.element_size(), dense)
-
-
-def block_mask(tiles: Tiles) -> BlockMask:
-    """The same tiles, which stand in order, as FlexAttention takes them: full ones and those with a causal mask."""
-    (batch, heads, rows), keys = tiles.q_slot.shape[:3], tiles.k_slot.shape[2]
-    which = torch.arange(keys, device=tiles.ids.device)
-    entry = (tiles.start.clamp(min=0)[..., None] + which).clamp(max=max(0, len(tiles.ids) - 1))
-    listed = torch.where(tiles.start[..., None] < 0, which.int(), tiles.ids[entry]) if len(tiles.ids) else which
-    partial_first = tiles.full[..., None] + which
-    masked = listed.expand(batch, heads, rows, keys).gather(-1, partial_first.clamp(max=keys - 1).long())
-    every = listed.expand(batch, heads, rows, keys).to(torch.int32).contiguous()
-    return BlockMask.from_kv_blocks(
-        tiles.count - tiles.full, masked.to(torch.int32).contiguous(), tiles.full, every, BLOCK_SIZE=tiles.block,
-        mask_mod=None if tiles.offset is None else lambda b, h, q, k: q >= k,
-        seq_lengths=(tiles.rows, tiles.keys), compute_q_blocks=False,
-    )  # fmt: skip
 
 
 def visible(tiles: Tiles) -> Callable[[Tensor], Tensor]:
