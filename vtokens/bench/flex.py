@@ -45,7 +45,8 @@ def gathered(query: Tensor, key: Tensor, value: Tensor, select: Callable[[], Til
     Returns:
         The provider "flex", which selects with `select`.
     """
-    compiled = torch.compile(flex_attention, dynamic=True)
+    # Of dynamic shapes torch 2.13 makes C++ for a CPU that does not compile, so each shape is compiled by itself.
+    compiled = torch.compile(flex_attention, dynamic=False)
     return {"flex": Provider(lambda tiles: over_tiles(compiled, query, key, value, tiles), select)}
 
 
@@ -68,11 +69,12 @@ def over_tiles(attend: Any, query: Tensor, key: Tensor, value: Tensor, tiles: Ti
         (tiles.q_slot.shape[2] * block_m, tiles.k_slot.shape[2] * block_n),
     )
     found = attend(asked, keys, values, block_mask=mask)
-    output = value.new_zeros(batch, heads, rows + 1, value.shape[3])
-    at = torch.where(q_slot < 0, rows, q_slot)[..., None].expand(*q_slot.shape, value.shape[3])
-    for plan, number in enumerate(tiles.heads):  # the last row is where empty slots write
-        output[:, number].scatter_(1, at[:, plan], found[:, plan])
-    return output[:, :, :rows]
+    # The last row is where empty slots write.
+    output = value.new_zeros(batch * heads * rows + 1, value.shape[3])
+    first = (torch.arange(batch, device=query.device)[:, None] * heads + head) * rows
+    at = torch.where(q_slot < 0, len(output) - 1, first[..., None] + q_slot)
+    output.index_copy_(0, at.flatten(), found.flatten(0, 2))
+    return output[:-1].view(batch, heads, rows, -1)
 
 
 def block_mask(tiles: Tiles, mask: Callable[..., Tensor] | None, lengths: tuple[int, int]) -> BlockMask:
@@ -97,5 +99,7 @@ def block_mask(tiles: Tiles, mask: Callable[..., Tensor] | None, lengths: tuple[
 
 def _taken(states: Tensor, head: Tensor, slot: Tensor) -> Tensor:
     """Rows of (B, H, N, D) in the order of slots (B, P, S), of the head of each plan: (B, P, S, D)."""
-    at = slot.clamp(min=0)[..., None].expand(*slot.shape, states.shape[3])
-    return states.index_select(1, head).gather(2, at)
+    batch, heads, length, dim = states.shape
+    first = (torch.arange(batch, device=states.device)[:, None] * heads + head) * length
+    at = first[..., None] + slot.clamp(min=0)
+    return states.reshape(-1, dim).index_select(0, at.flatten()).view(*slot.shape, dim)

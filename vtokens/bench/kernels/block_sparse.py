@@ -31,7 +31,7 @@ def cases(setting: BenchSetting) -> Iterator[Case]:
     for length in (1024,) if setting.quick else lengths:
         query, (key, value) = _draw(setting, heads, length), (_draw(setting, kv_heads, length) for _ in range(2))
         yield _grid(setting, query, key, value)
-        if not setting.cuda:
+        if not (setting.cuda or setting.quick):
             yield _grid(setting, query, key, value, block=_LARGE)
         yield _random(setting, query, key, value, 0.05)
         if not setting.cuda:
