@@ -22,6 +22,7 @@ _EXPORTS = {
     "models": "vtokens.adapters",
     "save_pretrained": "vtokens.loading.saved",
     "Contraster": "vtokens.strategies",
+    "Evictor": "vtokens.strategies",
     "HallucinationFilter": "vtokens.filter",
     "Handle": "vtokens.engine",
     "Merger": "vtokens.strategies",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vtokens.loading.saved import from_pretrained as from_pretrained
     from vtokens.loading.saved import save_pretrained as save_pretrained
     from vtokens.strategies import Contraster as Contraster
+    from vtokens.strategies import Evictor as Evictor
     from vtokens.strategies import Merger as Merger
     from vtokens.strategies import ScorePruner as ScorePruner
     from vtokens.strategies import Steerer as Steerer

@@ -339,7 +339,7 @@ def test_needs_are_sequences() -> None:
 
 
 def test_bases_are_exported() -> None:
-    for name in ("ScorePruner", "Merger", "Steerer", "Contraster"):
+    for name in ("ScorePruner", "Merger", "Steerer", "Evictor", "Contraster"):
         assert getattr(vtokens, name) is getattr(vtokens.strategies, name)
         assert issubclass(getattr(vtokens, name), Strategy)
     assert isinstance(parse("cls")[0], ScorePruner)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
-from vtokens.strategies import Facts, Needs, Selection, States, Visuals, get, parse
+from vtokens.strategies import Facts, Keys, Needs, Selection, States, Visuals, get, parse
 from vtokens.strategies.views.heads import Heads
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -101,6 +102,24 @@ def test_the_steerer_adds_to_the_mlps_of_its_layers(example: dict[str, Any]) -> 
 
 
 @torch.no_grad()
+def test_the_evictor_leaves_the_prompt_and_shortens_the_cache(example: dict[str, Any]) -> None:
+    """Four of sixteen visual keys stay in each layer, in each head those that are shortest."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    plain = model(**batch, use_cache=True)
+    with vtokens.attach(model, "short(keep=0.25)"):
+        got = model(**batch, use_cache=True)
+    assert torch.equal(got.logits, plain.logits)
+    visual = batch["input_ids"] == model.config.image_token_id
+    for mine, theirs in zip(got.past_key_values.layers, plain.past_key_values.layers, strict=True):
+        assert mine.keys.shape[2] == theirs.keys.shape[2] - 12
+        norms = theirs.keys.norm(dim=-1)
+        for row, head in product(range(3), range(norms.shape[1])):
+            best = norms[row, head, visual[row]].sort().values[:4]
+            kept = mine.keys[row, head].norm(dim=-1)
+            assert all((kept - value).abs().min() == 0 for value in best)
+
+
+@torch.no_grad()
 def test_the_contraster_moves_away_from_the_other_prompt(example: dict[str, Any]) -> None:
     """As `contrast` does with the same weight and branch."""
     model, batch = pair("llava")[0], three_rows("llava")
@@ -117,7 +136,7 @@ def test_the_pages_name_what_exists() -> None:
     rows = re.findall(r"^\| `(\w+)", (DOCS / "add-a-strategy.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"tokens", "budgets", "top", "at_prompt", "at_layer"} <= set(rows)
     heads = {*Heads.__dataclass_fields__, *dir(Heads)}
-    known = {*heads, *Needs.__dataclass_fields__, *States.__dataclass_fields__}
+    known = {*heads, *Needs.__dataclass_fields__, *States.__dataclass_fields__, *Keys.__dataclass_fields__, *dir(Keys)}
     assert all(hasattr(Visuals, name) or hasattr(get("fastv"), name) or name in known for name in rows)
     rows = re.findall(r"^\| `(\w+)\(", (DOCS / "add-a-model.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == Adapter.__abstractmethods__

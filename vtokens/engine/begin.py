@@ -112,10 +112,10 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
     past = 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
     kwargs = unprepared(kwargs, past, pictures)
     mask = kwargs.get("attention_mask")
-    if not plan.sizes and holds_sizes(cache):
+    if not plan.sizes and not plan.at_cache and holds_sizes(cache):
         raise ValueError(
-            "this cache holds tokens that count for several in attention: attach the strategy that merged them again, "
-            "or start with an empty cache"
+            "this cache holds tokens that count for several in attention, or for some heads only: attach the strategy "
+            "that made them so again, or start with an empty cache"
         )
     if not plan.unmerges and holds_copies(cache):
         raise ValueError(

@@ -28,7 +28,7 @@ from vtokens.engine.attention.tap import Attention
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
-from vtokens.engine.stages import layer, logits, output
+from vtokens.engine.stages import cache, layer, logits, output
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
@@ -178,19 +178,22 @@ class Hooks:
         if passed.joint is not None:
             for one in (passed.joint.main, passed.joint.negative):
                 output.remember(one, one.cache)
+                cache.compact(one, one.cache)
             return passed.joint.part(result)
         lane, pictures, block = passed.main, passed.main.pictures, self.block()
         if passed.request is None:
             self.interrupted()
+        keys = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
         if pictures is None:
-            output.remember(lane, returned_cache(result) if hasattr(result, "get") else given_cache(kwargs))
+            output.remember(lane, keys)
+            cache.compact(lane, keys)
             return None
         output.report(lane, pictures)
         if passed.request is not None and block is not None:
             block.records.note(pictures.record)
-        cache = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
-        if cache is not None:
-            output.account(lane, pictures, cache)
+        if keys is not None:
+            output.account(lane, pictures, keys)
+            cache.compact(lane, keys)
         return None if lane.view is None else output.restore(lane, result)
 
     def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
@@ -221,9 +224,12 @@ class Hooks:
             text = passed.text if lane.shows else None
             return attend(lane, index, attention, strategies, text)
 
-        if lane.plan.sizes:
+        if lane.plan.sizes or lane.plan.at_cache:
             attention = sized(lane, index, attention)
-        return unmerge.attend(lane, index, attention, inner, bool(strategies))
+        result = unmerge.attend(lane, index, attention, inner, bool(strategies))
+        if index in lane.plan.at_cache:
+            cache.decide(lane, index, attention)
+        return result
 
     def on_end(self, module: nn.Module, args: Any, result: Any) -> None:
         phase = here().phase(self)

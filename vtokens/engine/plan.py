@@ -49,6 +49,7 @@ class Plan:
         at_attend: decoder layer -> the strategies that act in its attention: first the one that computes it, if there
             is one, then the others in the written order.
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
+        at_cache: decoder layer -> the strategies that drop keys cached there.
         at_states: place and decoder layer -> the strategies that add to what leaves it, in the written order.
         unmerges: attention has to see merged tokens at all of their positions.
         compact: gaps in the numbering are closed.
@@ -92,6 +93,10 @@ class Plan:
             for index in one.needs.attend:
                 self.at_attend.setdefault(index, []).append(one)
         self.watched = {} if self.unmerges else watched(self.at_attend)
+        self.at_cache: dict[int, list[Acting]] = {}
+        for one in acting:
+            for index in one.needs.cache:
+                self.at_cache.setdefault(index, []).append(one)
         self.at_states: dict[tuple[Place, int], list[Acting]] = {}
         for one in acting:
             for index in one.needs.states:
@@ -109,7 +114,7 @@ class Plan:
         self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
 
     def __bool__(self) -> bool:
-        inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states
+        inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.at_cache
         return bool(inside or self.contrast or self.at_logits)
 
     def towers(self, adapter: Adapter) -> list[int]:
@@ -122,7 +127,7 @@ class Plan:
         """The decoder layers, of `depth`, whose attention is stood in for."""
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(range(depth))
-        return sorted({*self.rows, *self.at_attend})
+        return sorted({*self.rows, *self.at_attend, *self.at_cache})
 
 
 class Watching(Protocol):
@@ -204,6 +209,14 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
         raise ValueError(
             f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "
             "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
+        )
+    evicting = [strategy for strategy, needs in active if needs.cache]
+    if len(evicting) > 1:
+        raise ValueError(f"{format_spec(evicting)!r} would drop keys of one cache twice: keep one of them")
+    if evicting and (sizing or unmerging):
+        raise ValueError(
+            f"{evicting[0].name!r} drops cached keys, and {(sizing or unmerging)[0].name!r} lets keys stand for "
+            "several tokens: keep one of them"
         )
     computing = [strategy for strategy, needs in active if needs.computes]
     if computing and adapter.anatomy.visibility is not None:

@@ -76,6 +76,8 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
             whole.at_layer.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
         for index, there in plan.at_attend.items():
             _extend(whole.at_attend.setdefault(index, []), there, rows)
+        for index, there in plan.at_cache.items():
+            whole.at_cache.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
         for place, there in plan.at_states.items():
             whole.at_states.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
         for index, signals in plan.rows.items():

@@ -15,13 +15,14 @@ from vtokens.core.lazy import importer
 if TYPE_CHECKING:
     from vtokens.core.facts import Facts
     from vtokens.strategies.base import Strategy, check_layer
-    from vtokens.strategies.bases import Contraster, Merger, ScorePruner, Steerer
+    from vtokens.strategies.bases import Contraster, Evictor, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
     from vtokens.strategies.signals import Attention, Saliency
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.views.keys import Keys
     from vtokens.strategies.views.states import States
     from vtokens.strategies.views.visuals import Visuals
 
@@ -29,7 +30,9 @@ _MODULES = {
     "Attention": "vtokens.strategies.signals",
     "Contraster": "vtokens.strategies.bases",
     "Description": "vtokens.strategies.card",
+    "Evictor": "vtokens.strategies.bases",
     "Facts": "vtokens.core.facts",
+    "Keys": "vtokens.strategies.views.keys",
     "Merger": "vtokens.strategies.bases",
     "Needs": "vtokens.strategies.needs",
     "Saliency": "vtokens.strategies.signals",
@@ -53,7 +56,9 @@ __all__ = [
     "Attention",
     "Contraster",
     "Description",
+    "Evictor",
     "Facts",
+    "Keys",
     "Merger",
     "Needs",
     "Saliency",

@@ -18,6 +18,7 @@ from vtokens.strategies.older import Older, overridden
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.stages import STAGES
 from vtokens.strategies.views.heads import Heads
+from vtokens.strategies.views.keys import Keys
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches
 from vtokens.strategies.views.states import States
@@ -28,11 +29,13 @@ from vtokens.strategies.views.visuals import Visuals
 class Strategy(Older):
     """Base of all strategies: a frozen dataclass whose fields are its settings, and a method for each stage it acts at.
 
-    Most strategies are smaller as a `ScorePruner`, `Merger`, `Steerer` or `Contraster` (`vtokens.strategies.bases`).
+    Most strategies are smaller as a `ScorePruner`, `Merger`, `Steerer`, `Evictor` or `Contraster`
+    (`vtokens.strategies.bases`).
 
     `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
     ones; these run when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in
-    every pass that can see pictures; `at_states` adds to what leaves the layers, in every pass. `at_logits` compares
+    every pass that can see pictures; `at_states` adds to what leaves the layers, and `at_cache` says which of their
+    keys stay, in every pass. `at_logits` compares
     the logits of text behind pictures with those of a second prompt, which `negative` declares and which gets the same
     tokens. `needs` says in which layers, and what they read.
 
@@ -98,6 +101,14 @@ class Strategy(Older):
 
     def at_states(self, states: States) -> Tensor | None:
         """What to add to `states.hidden`: (B, W, D), or what spreads to it; None if nothing."""
+        raise NotImplementedError
+
+    def at_cache(self, keys: Keys) -> Selection | None:
+        """Which cached keys of a layer stay, `keep` bool (B, S) or (B, H_kv, S); None if all do.
+
+        `counts` of the selection are how many keys of each sample stay, padding included, in every head; None if only
+        the device knows. Called in every pass.
+        """
         raise NotImplementedError
 
     def negative(self, facts: Facts) -> Negative | None:

@@ -1,5 +1,5 @@
-"""The small bases: a pruner is a score, a merger says what goes into what, a steerer adds to states, a contraster
-names another prompt."""
+"""The small bases: a pruner is a score, a merger says what goes into what, a steerer adds to states, an evictor
+scores cached keys, a contraster names another prompt."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vtokens.kernels import first_equal
 from vtokens.strategies.base import Strategy, check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.keys import Keys
 from vtokens.strategies.views.logits import Logits
 from vtokens.strategies.views.states import Place, States
 from vtokens.strategies.views.visuals import Visuals
@@ -30,6 +31,13 @@ def _check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> N
     if all(getattr(type(strategy), method) is getattr(base, method) for method in methods):
         words = " or ".join(f"{method}()" for method in methods)
         raise TypeError(f"{type(strategy).__name__} is a {base.__name__} without {words}: it has to be written")
+
+
+def _layers_of(strategy: Strategy, facts: Facts) -> tuple[int, ...]:
+    """The decoder layers that a field `layers` names, from 0; all of them if there is none, or it is None."""
+    named = getattr(strategy, "layers", None)
+    layers = range(facts.depth) if named is None else named
+    return tuple(check_layer("layers", one, facts.depth, first=-facts.depth) % facts.depth for one in layers)
 
 
 @dataclass(frozen=True)
@@ -154,12 +162,35 @@ class Steerer(Strategy):
             raise unknown("place", self.place, _PLACES)
         if needs.states or needs.mlp:
             return needs
-        named = getattr(self, "layers", None)
-        layers = range(facts.depth) if named is None else named
-        where = tuple(check_layer("layers", one, facts.depth, first=-facts.depth) % facts.depth for one in layers)
+        where = _layers_of(self, facts)
         return (
             dataclasses.replace(needs, mlp=where) if self.place == "mlp" else dataclasses.replace(needs, states=where)
         )
+
+
+@dataclass(frozen=True)
+class Evictor(Strategy):
+    """An evictor: once the prompt is read, cached keys of visual tokens are dropped; what it says itself stays exact.
+
+    Subclasses write `score`. It is asked in every layer, or in those that a field `layers` names (negative ones from
+    the end). Keys of text always stay.
+
+    Attributes:
+        keep: share or count per picture, of its keys in each layer.
+    """
+
+    keep: Keep = 0.25
+
+    def score(self, keys: Keys) -> Tensor:
+        """Floating (B, S): how much each key is worth, or (B, H_kv, S) to each key and value head."""
+        raise NotImplementedError
+
+    def at_cache(self, keys: Keys) -> Selection | None:
+        return keys.top(self.score(keys), self.keep) if keys.fresh else None
+
+    def _completed(self, needs: Needs, facts: Facts) -> Needs:
+        _check_written(self, Evictor, "score", "at_cache")
+        return needs if needs.cache else dataclasses.replace(needs, cache=_layers_of(self, facts))
 
 
 @dataclass(frozen=True)

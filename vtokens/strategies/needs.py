@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vtokens.strategies.signals import Attention, Saliency, Signal
 
-_LAYERS = ("encode", "layer", "attend", "states", "mlp")
+_LAYERS = ("encode", "layer", "attend", "states", "mlp", "cache")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Needs:
         attend: the decoder layers in whose attention `at_attend` is called.
         states: the decoder layers on what leaves which `at_states` is called.
         mlp: the decoder layers on what leaves whose MLP `at_states` is called.
+        cache: the decoder layers of whose keys `at_cache` says which stay.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
         sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
@@ -41,6 +42,7 @@ class Needs:
     attend: Sequence[int] = ()
     states: Sequence[int] = ()
     mlp: Sequence[int] = ()
+    cache: Sequence[int] = ()
     unmerges: bool = False
     sizes: bool = False
     compact: bool = False

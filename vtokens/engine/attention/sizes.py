@@ -21,6 +21,9 @@ def sized(lane: Lane, index: int, attention: Attention) -> Attention:
     """An attention call of decoder layer `index` in which keys count for as many as their tokens stand for."""
     layer = tracked(lane.cache, index)
     older = Memory() if layer is None else layer.keymap.memory
+    shut = None if layer is None else layer.keymap.shut_after(attention.key.shape[2])
+    if shut is not None:  # far below any score, and within what half precision holds
+        return replace(attention, bias=shut.to(attention.key.device) * (-3e4 * attention.scaling))
     if lane.sizes is None and _SIZE not in older.keys:
         return attention
     length, total = attention.query.shape[2], attention.key.shape[2]
@@ -33,6 +36,7 @@ def sized(lane: Lane, index: int, attention: Attention) -> Attention:
 
 
 def holds_sizes(cache: Any) -> bool:
-    """Whether keys that count for several are in a cache, which only an attached strategy can let do so."""
+    """Whether keys are in a cache that count for several, or for some heads only, as an attached strategy lets them."""
     layers = [] if cache is None else [tracked(cache, index) for index in range(len(cache.layers))]
-    return any(layer is not None and _SIZE in layer.keymap.memory.keys for layer in layers)
+    maps = [layer.keymap for layer in layers if layer is not None]
+    return any(keymap.shut is not None or _SIZE in keymap.memory.keys for keymap in maps)

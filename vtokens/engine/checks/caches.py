@@ -48,3 +48,14 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
                 f"this static cache has room for {room} positions, and {fed} are fed: make it with "
                 f"max_cache_len={fed} and as many more as are to be generated"
             )
+
+
+def check_evictable(cache: Cache | None) -> None:
+    """Raise `ValueError` if keys cannot be dropped from `cache` once they are in it."""
+    for layer in () if cache is None else cache.layers:
+        inner = layer.inner if isinstance(layer, TrackedLayer) else layer
+        if type(inner) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise ValueError(
+                f"a {type(inner).__name__} holds its keys in fixed slots, or packed, so that none can be dropped once "
+                "they are there: use the default DynamicCache, or detach() the strategy"
+            )

@@ -35,6 +35,8 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
     why = None
     if inside:
         why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several rows, and it"
+    elif plan.at_cache:
+        why = "a strategy drops keys of the cache, and it"
     elif plan.compact:
         why = "a strategy numbers positions anew (positions='compact'), by which a window would be counted, and it"
     elif plan.unmerges or plan.sizes or plan.branch or plan.contrast is not None:

@@ -49,10 +49,10 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
             there.keymap = keymap
         else:
             cache.layers[index] = TrackedLayer(there, keymap)
-    _limit(cache)
+    limit(cache)
 
 
-def _limit(cache: Any) -> None:
+def limit(cache: Any) -> None:
     """Let the first layer refuse what any layer would: layers are cropped one by one, and all of them or none is to be.
 
     No layer was given anything yet behind what its key map is of.
@@ -90,7 +90,10 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
         before = torch.arange(lane.past, device=device)[None]
         before = before if layer is None else layer.keymap.positions(lane.past, device)
         now = torch.arange(length, device=device)[None] if view is None else view.index.to(device)
-        at = torch.cat([before.expand(batch, -1), now.expand(batch, -1) + lane.past], 1)
+        now = now.expand(batch, -1) + lane.past
+        if before.dim() == 3:  # heads hold different keys
+            now = now[:, None].expand(-1, before.shape[1], -1)
+        at = torch.cat([before.expand(batch, *before.shape[1:]), now], -1)
         return at, valid, object()
 
     # Layers whose keys were dropped together share all of this.
@@ -100,7 +103,8 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     fed, tail = lane.past + lane.length, pictures.layout.tail
     if size is not None:
         slots = lane.once(("slots", key, size), lambda: Slots.of(at, valid, fed, size))
-    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies, slots)
+    shut = None if layer is None else layer.keymap.shut_after(stored)
+    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies, slots, shut)
 
 
 def restore(lane: Lane, output: Any) -> Any:

@@ -13,7 +13,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.observe import Signals
 from vtokens.engine.checks.arguments import check_arguments, check_mask
-from vtokens.engine.checks.caches import check_cache
+from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
 from vtokens.engine.stages.room import make_room
@@ -81,6 +81,8 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
         )
     check_decoder_runs_once(adapter)
     check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
+    if request.plan.at_cache:
+        check_evictable(given_cache(kwargs))
     check_mask(kwargs.get("attention_mask"))
 
 

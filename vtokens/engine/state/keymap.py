@@ -26,13 +26,16 @@ class KeyMap:
     Attributes:
         stored: keys the layer was given in this part.
         fed: positions the caller fed in this part, dropped ones included.
-        at: int64 (B, seen), the fed position of each key that attention sees; arbitrary on padding. None if nothing was
+        at: int64 (B, seen), or (B, H_kv, seen) where heads hold different keys, the fed position of each key that
+            attention sees; arbitrary on padding. None if nothing was
             dropped, so that key i stands at position i.
         valid: bool (B, seen), False on padding; None if there is none.
         tail: trailing positions that have a key each and may be cropped again (speculative decoding).
         origin: equal for layers whose keys were kept together, so that they share masks.
         memory: what `attend` strategies noted at the layer.
         copies: how the stored keys stand in the sequence that attention sees; None if they are that sequence.
+        shut: bool (B, H_kv, seen), keys that a head does not attend to, where heads hold different numbers of them;
+            None elsewhere.
         slots: what the slots stand for, where they are fixed and something was dropped; None elsewhere.
     """
 
@@ -45,6 +48,7 @@ class KeyMap:
     memory: Memory = field(default_factory=Memory)
     copies: Copies | None = None
     slots: Slots | None = None
+    shut: Tensor | None = None
 
     @staticmethod
     def plain(stored: int, memory: Memory | None = None, tail: int | None = None) -> KeyMap:
@@ -63,11 +67,17 @@ class KeyMap:
         return self.stored if self.copies is None else self.copies.length
 
     def positions(self, upto: int, device: torch.device) -> Tensor:
-        """int64 (B or 1, K): the fed position of each key that attention sees, once `upto` positions were fed."""
+        """int64 (B or 1, K), or (B, H_kv, K) as `at`: the fed position of each key, once `upto` positions were fed."""
         tail = torch.arange(self.fed, upto, device=device)[None]
         if self.at is None:
             return torch.arange(upto, device=device)[None]
-        return torch.cat([self.at.to(device), tail.expand(len(self.at), -1)], 1)
+        return torch.cat([self.at.to(device), tail.expand(*self.at.shape[:-1], -1)], -1)
+
+    def shut_after(self, length: int) -> Tensor | None:
+        """`shut` over `length` keys, of which the later ones are open to all heads."""
+        if self.shut is None:
+            return None
+        return torch.nn.functional.pad(self.shut, (0, length - self.shut.shape[-1]))
 
     def padding(self, fed_mask: Tensor | None, upto: int) -> Tensor | None:
         """bool (B, K): which of the keys that attention sees may be attended to; None if all may.
@@ -95,13 +105,17 @@ class KeyMap:
         at, valid = (None if part is None else change(part) for part in (self.at, self.valid))
         copies = None if self.copies is None else self.copies.map(change)
         slots = None if self.slots is None else self.slots.map(change)
-        return replace(self, at=at, valid=valid, memory=self.memory.map(change), copies=copies, slots=slots)
+        shut = None if self.shut is None else change(self.shut)
+        memory = self.memory.map(change)
+        return replace(self, at=at, valid=valid, memory=memory, copies=copies, slots=slots, shut=shut)
 
     def cropped(self, positions: int) -> KeyMap:
         """Without its last `positions`."""
-        at, valid = (None if part is None else part[:, :-positions] for part in (self.at, self.valid))
+        at, valid, shut = (
+            None if part is None else part[..., :-positions] for part in (self.at, self.valid, self.shut)
+        )
         return replace(
-            self, stored=self.stored - positions, fed=self.fed - positions, at=at, valid=valid,
+            self, stored=self.stored - positions, fed=self.fed - positions, at=at, valid=valid, shut=shut,
             memory=self.memory.cropped(self.seen - positions),
             tail=self.tail - positions, origin=(self.origin, -positions) if self.dropped else self.origin,
             copies=None if self.copies is None else self.copies.cropped(positions),

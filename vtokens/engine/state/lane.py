@@ -28,6 +28,7 @@ from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
+from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Rows
 from vtokens.strategies.views.heads import Memory
 
@@ -93,6 +94,7 @@ class Lane:
         notes: decoder layer -> what `attend` strategies note at it.
         specs: what each decoder layer is.
         blocks: which positions of this pass see what comes after them; None if none do.
+        evicted: decoder layer -> which of its keys stay, by the cached ones and those of this pass.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
     """
 
@@ -122,6 +124,7 @@ class Lane:
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
+        self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs
         self.windows = cut(self.specs, past + self.length)
         self._memo: dict[Hashable, Any] = {}
