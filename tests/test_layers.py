@@ -22,6 +22,7 @@ LAYERS = (
     "strategies",
     "adapters",
     "engine",
+    "recipes",
     "scenes",
     "loading",
     "calibrate",
