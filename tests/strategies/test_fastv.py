@@ -72,6 +72,21 @@ def test_last_row_of_the_layer_before(family: str, side: str, layer: int) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["left", "right"])
+def test_the_first_row_behind_the_pictures(family: str, side: str) -> None:
+    """One row of the eager matrix, or the last where nothing stands behind; of a prompt without pictures too."""
+    model, batch = pair(family)[0], batch_of(family, side)
+    attention, valid = maps(family, batch)[1], batch["attention_mask"].bool()
+    signal = Attention(1, "after")
+    seen = probe(model, batch, signal)[signal]
+    for b in range(len(valid)):
+        image = (batch["input_ids"][b] == model.config.image_token_id).nonzero().flatten().tolist()
+        last = int(valid[b].nonzero().max())
+        row = min(image[-1] + 1, last) if image else last
+        close_pass(seen[b][valid[b]], attention[b, row][valid[b]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_all_text_is_the_mean_over_text_rows(family: str, side: str) -> None:
     """Rows are the text positions from the first visual token on, between pictures and after them."""
     model, batch = pair(family)[0], batch_of(family, side)

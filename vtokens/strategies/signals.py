@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-Rows = Literal["last", "text", "visual"]
+Rows = Literal["last", "after", "text", "visual"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Attention:
 
     Attributes:
         layer: decoder layer, 0-based.
-        rows: "last" is the last prompt position, "text" all text from the first visual token on,
-            "visual" all visual tokens.
+        rows: "last" is the last prompt position, "after" the first one behind the last picture, "text" all text from
+            the first visual token on, "visual" all visual tokens.
     """
 
     layer: int

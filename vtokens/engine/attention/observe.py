@@ -88,6 +88,9 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
     weight = None
     if rows == "last":
         where = last
+    elif rows == "after":  # a prompt that ends with its picture has none: its last position speaks for it
+        behind = torch.where(layout.image >= 0, place, -1).amax(1, keepdim=True) + 1
+        where = torch.where(behind > 0, torch.minimum(behind, last), last)
     else:
         counts = layout.per_sample()
         # Newline tokens are no features, but they are the picture's, not text.
