@@ -103,7 +103,7 @@ def test_the_steerer_adds_to_the_mlps_of_its_layers(example: dict[str, Any]) -> 
 
 @torch.no_grad()
 def test_the_evictor_leaves_the_prompt_and_shortens_the_cache(example: dict[str, Any]) -> None:
-    """Four of sixteen visual keys stay in each layer, in each head those that are shortest."""
+    """A quarter of the visual keys of each prompt stays in each layer, in each head those that are shortest."""
     model, batch = pair("llava")[0], three_rows("llava")
     plain = model(**batch, use_cache=True)
     with vtokens.attach(model, "short(keep=0.25)"):
@@ -111,10 +111,11 @@ def test_the_evictor_leaves_the_prompt_and_shortens_the_cache(example: dict[str,
     assert torch.equal(got.logits, plain.logits)
     visual = batch["input_ids"] == model.config.image_token_id
     for mine, theirs in zip(got.past_key_values.layers, plain.past_key_values.layers, strict=True):
-        assert mine.keys.shape[2] == theirs.keys.shape[2] - 12
+        left = batch["attention_mask"].sum(1) - visual.sum(1) * 3 // 4
+        assert mine.keys.shape[2] == int(left.max())
         norms = theirs.keys.norm(dim=-1)
         for row, head in product(range(3), range(norms.shape[1])):
-            best = norms[row, head, visual[row]].sort().values[:4]
+            best = norms[row, head, visual[row]].sort().values[: int(visual[row].sum()) // 4]
             kept = mine.keys[row, head].norm(dim=-1)
             assert all((kept - value).abs().min() == 0 for value in best)
 

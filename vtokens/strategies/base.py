@@ -106,7 +106,7 @@ class Strategy(Older):
     def at_cache(self, keys: Keys) -> Selection | None:
         """Which cached keys of a layer stay, `keep` bool (B, S) or (B, H_kv, S); None if all do.
 
-        `counts` of the selection are how many keys of each sample stay, padding included, in every head; None if only
+        `counts` of the selection are how many keys of each sample stay, padding left out, in every head; None if only
         the device knows. Called in every pass.
         """
         raise NotImplementedError

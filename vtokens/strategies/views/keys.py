@@ -80,9 +80,12 @@ class Keys:
         order = order.gather(-1, (~candidates).gather(-1, order).long().argsort(dim=-1, stable=True))
         rank = torch.empty_like(order).scatter_(-1, order, place.expand_as(order))
         limit = torch.tensor(counts, device=rank.device).view(-1, *[1] * (rank.dim() - 1))
-        there = [0] * batch if self.layout is None else self.layout.per_sample()
-        left = tuple(length - had + kept for had, kept in zip(there, counts, strict=True))
-        return Selection(~candidates | (rank < limit), left)
+        there = padding = [0] * batch
+        if self.layout is not None:
+            there = self.layout.per_sample()
+            padding = [lead + trail for lead, trail in zip(self.layout.lead, self.layout.trail, strict=True)]
+        left = zip(there, counts, padding, strict=True)
+        return Selection(~candidates | (rank < limit), tuple(length - had + kept - pad for had, kept, pad in left))
 
     def tell(self, name: str, values: Tensor) -> None:
         """Say a figure for the report: float (B,), averaged there over samples and layers."""
