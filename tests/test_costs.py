@@ -265,3 +265,19 @@ def test_equivalent_tokens() -> None:
 def test_kv_bytes_by_hand() -> None:
     """Keys and values, 2 heads of 8, 4 bytes, 7 positions in all."""
     assert kv_bytes(DECODERS["qwen2"][1], [4, 2, 1], 4) == 2 * 2 * 8 * 4 * 7
+
+
+def test_experts_count_as_far_as_tokens_go_through_them() -> None:
+    """Two of four experts and the router, as torch counts them one by one; a decoder of both kinds is refused."""
+    model, processor = build("qwen3_vl_moe")
+    model.set_experts_implementation("eager")
+    batch = dict(inputs(processor, ["Look: <image> what?"], [[image(84, 84, seed=1)]]))
+    layers = f"{type(model).__name__}.model.language_model.layers"
+    with torch.no_grad():
+        found = counted(lambda: model(**batch)).get_flop_counts()
+    config, length = model.config.text_config, batch["input_ids"].shape[1]
+    total = sum(sum(found[f"{layers}.{index}"].values()) for index in range(config.num_hidden_layers))
+    assert total == prefill_flops(config, [length] * config.num_hidden_layers)
+    config.mlp_only_layers = [0]
+    with pytest.raises(ValueError, match="only some layers have experts"):
+        layer_flops(config, 1)

@@ -120,6 +120,16 @@ PROOF["gemma3"] = {
     "mm_tokens_per_image": 16,
 }
 
+PROOF["qwen3_vl_moe"] = {
+    **BASE["qwen3_vl"],
+    "text_config": {
+        **BASE["qwen3_vl"]["text_config"],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+    },
+}
+
 
 def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedConfig:
     """The tiny genuine configuration of `family`, with the token ids of `tokenizer`.

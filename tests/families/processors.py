@@ -67,9 +67,15 @@ TOKENS = {
     "idefics3": IDEFICS_TOKENS,
     "smolvlm": IDEFICS_TOKENS,
     "gemma3": GEMMA_TOKENS,
+    "qwen3_vl_moe": QWEN_TOKENS,
 }
 
-QWEN_PROCESSORS = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}
+QWEN_PROCESSORS = {
+    "qwen2_vl": Qwen2VLProcessor,
+    "qwen2_5_vl": Qwen2_5_VLProcessor,
+    "qwen3_vl": Qwen3VLProcessor,
+    "qwen3_vl_moe": Qwen3VLProcessor,
+}
 
 
 def tokenizer(family: str) -> PreTrainedTokenizerFast:

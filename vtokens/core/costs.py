@@ -103,7 +103,8 @@ def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
 
     A multiply-add counts two. Counted are the four attention projections, the two attention products over the full
     queries x keys rectangle (causality not deducted, as papers count it) and the three matrices of the gated MLP:
-    4 n d^2 + 2 n^2 d + 2 n d m of the FastV paper with multiply-adds doubled, a third MLP matrix and grouped keys.
+    4 n d^2 + 2 n^2 d + 2 n d m of the FastV paper with multiply-adds doubled, a third MLP matrix and grouped keys. Of a
+    mixture of experts, the router and the experts that each token goes through count.
 
     Args:
         config: the decoder's config.
@@ -112,10 +113,10 @@ def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
     """
     keys = queries if keys is None else keys
     heads, kv_heads, dim = _heads(config)
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner, router = config.hidden_size, *_mlp(config)
     projections = width * dim * (2 * heads + 2 * kv_heads) * queries
     products = 2 * queries * keys * heads * dim
-    return 2 * (projections + products + 3 * width * inner * queries)
+    return 2 * (projections + products + width * (3 * inner + router) * queries)
 
 
 def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] | None = None) -> int:
@@ -148,6 +149,20 @@ def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
 def _matrix_flops(shape: tuple[int, int, int]) -> int:
     rows, inputs, outputs = shape
     return 2 * rows * inputs * outputs
+
+
+def _mlp(config: Any) -> tuple[int, int]:
+    """Channels inside the MLP that a token goes through, and outputs of the router that chooses its experts.
+
+    Raises:
+        ValueError: only some of the layers have experts, so that no layer stands for all.
+    """
+    inner, chosen = getattr(config, "moe_intermediate_size", None), getattr(config, "num_experts_per_tok", None)
+    if not inner or not chosen:
+        return config.intermediate_size, 0
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        raise ValueError("a decoder in which only some layers have experts is not counted")
+    return chosen * inner, getattr(config, "num_experts", 0)
 
 
 def _heads(config: Any) -> tuple[int, int, int]:
