@@ -26,6 +26,17 @@ from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
+from vtokens.engine.compiled import (
+    attending,
+    beside,
+    cut_mask,
+    entering,
+    entering_layer,
+    leaving,
+    run,
+    traced,
+    without_pictures,
+)
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import cache, layer, logits, output
@@ -54,6 +65,7 @@ class Hooks:
         prompts: the negative prompts of all callers.
         standing: what stands on the model (`parts`), by name.
         layers: the decoder layers on which it stands.
+        light: all that runs there does nothing in a step but cut masks, whoever's it is.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -62,6 +74,7 @@ class Hooks:
         self.prompts: list[Given] = []
         self.standing: dict[Hashable, Any] = {}
         self.layers: tuple[nn.Module, ...] = ()
+        self.light = False
 
     def block(self) -> Block | None:
         """What runs for the caller: the innermost `with` block, or what is attached; None if nothing does."""
@@ -72,6 +85,7 @@ class Hooks:
         """Forget the caller's call: it ended, or what is left of it belongs to nobody."""
         here().leave(self)
 
+    @traced(without_pictures)
     def on_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
         self.interrupted()
         block = self.block()
@@ -82,6 +96,7 @@ class Hooks:
         if block.plan.contrast is not None:
             self.standing["head"].follow(self.adapter.model.get_output_embeddings())
 
+    @traced(entering)
     def on_start(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
         outer = here().phase(self)
         self.interrupted()  # any other phase is what an interrupted call left
@@ -105,6 +120,7 @@ class Hooks:
         if isinstance(request, Request):
             request.runs.append(run)
 
+    @traced(entering)
     def on_language_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
         phase, block = here().phase(self), self.block()
         if kwargs is None:
@@ -122,6 +138,7 @@ class Hooks:
         here().enter(self, passed)
         return None if changed is None else (args, changed)
 
+    @traced(entering_layer, cut_mask)
     def on_layer(self, index: int, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass) or kwargs is None:
@@ -141,6 +158,7 @@ class Hooks:
         changed = kwargs if changed is None else changed
         return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
 
+    @beside
     def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
@@ -151,6 +169,7 @@ class Hooks:
             passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
         return changed
 
+    @beside
     def after_mlp(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
@@ -171,6 +190,7 @@ class Hooks:
             changed = torch.cat([steer(lane, index, place, half, None) for lane, half in halves])
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
+    @traced(entering)
     def on_output(self, module: nn.Module, args: Args, kwargs: Any, result: Any = None) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass) or result is None:
@@ -196,6 +216,7 @@ class Hooks:
             cache.compact(lane, keys)
         return None if lane.view is None else output.restore(lane, result)
 
+    @traced(attending, run)
     def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
@@ -231,6 +252,7 @@ class Hooks:
             cache.decide(lane, index, attention)
         return result
 
+    @traced(leaving)
     def on_end(self, module: nn.Module, args: Any, result: Any) -> None:
         phase = here().phase(self)
         self.interrupted()
@@ -240,6 +262,7 @@ class Hooks:
         if ended is not None:
             here().enter(self, ended)
 
+    @beside
     def before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
@@ -247,12 +270,14 @@ class Hooks:
         both = ended.following.before_head(args[0])
         return None if both is None else (both,)
 
+    @beside
     def after_head(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
             return None
         return ended.following.after_head(result)
 
+    @beside
     def on_logits(self, module: nn.Module, args: Any, result: Any) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended):

@@ -9,6 +9,7 @@ from typing import Any
 
 from vtokens.adapters import Adapter
 from vtokens.engine.block import Block
+from vtokens.engine.compiled import notice_hooks
 from vtokens.engine.context import inside, lock
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.parts import Parts, parts
@@ -36,6 +37,7 @@ class Engine(Hooks):
         new._blocks = [] if new.own is None else [new.own]
         new.layers = copy.deepcopy(self.layers, memo)
         new.standing = copy.deepcopy(self.standing, memo)
+        new.light = all(block.plan.light for block in new._blocks)
         return new
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,6 +56,7 @@ class Engine(Hooks):
     def open(self, block: Block) -> None:
         """Put on the model what a block needs; on an error nothing stays behind."""
         with lock:
+            notice_hooks()
             self._blocks.append(block)
             try:
                 self._sync()
@@ -80,6 +83,7 @@ class Engine(Hooks):
         for key, make in wanted.items():
             if key not in self.standing:
                 self.standing[key] = make()
+        self.light = all(block.plan.light for block in self._blocks)
         # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
         attributes = self.adapter.multimodal.__dict__
         if self._blocks:

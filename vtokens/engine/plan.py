@@ -117,6 +117,12 @@ class Plan:
         inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.at_cache
         return bool(inside or self.contrast or self.at_logits)
 
+    @property
+    def light(self) -> bool:
+        """Whether all of it is over once a prompt was read: steps have nothing to do but to see fewer keys."""
+        inside = self.at_attend or self.at_states or self.at_cache or self.unmerges
+        return not (inside or self.contrast or self.at_logits)
+
     def towers(self, adapter: Adapter) -> list[int]:
         """The tower blocks whose attention is stood in for."""
         # From the first merge on, every block has to know how many patches a token stands for.

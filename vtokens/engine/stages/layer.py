@@ -40,7 +40,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     if renumbered is not None:
         kwargs["position_embeddings"] = renumbered
     if lane.view is None and layer is not None and layer.keymap.slots is not None:
-        kwargs["attention_mask"] = layer.keymap.slots.mask(kwargs["attention_mask"])
+        kwargs["attention_mask"] = layer.mask(kwargs["attention_mask"])
         return kwargs
     if lane.view is not None:
         make_room(lane, index, lane.view)

@@ -15,7 +15,7 @@ from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.slots import Slots
+from vtokens.engine.state.slots import Slots, places
 from vtokens.engine.state.tracked_layer import TrackedLayer, seen_length, shortened, stored_length, tracked
 from vtokens.engine.state.view import View, expand
 from vtokens.strategies.views.heads import Memory
@@ -102,7 +102,8 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     copies, slots, size = copies_after(lane, index, new, valid), None, slots_seen(lane, index)
     fed, tail = lane.past + lane.length, pictures.layout.tail
     if size is not None:
-        slots = lane.once(("slots", key, size), lambda: Slots.of(at, valid, fed, size))
+        ahead = torch.tensor(fed - at.shape[1], device=at.device)
+        slots = lane.once(("slots", key, size), lambda: Slots(places(at, valid, fed, size), ahead))
     shut = None if layer is None else layer.keymap.shut_after(stored)
     return KeyMap(stored, fed, at, valid, tail, origin, memory, copies, slots, shut)
 

@@ -16,7 +16,6 @@ from vtokens.engine.checks.arguments import check_arguments, check_mask
 from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
-from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
@@ -94,8 +93,6 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     lane.hidden, lane.entry, lane.rows = hidden, lane.view, None
     if lane.view is None:
         return None
-    for index in range(len(lane.adapter.layers)):
-        make_room(lane, index, lane.view)
     before = None if lane.padding is None else lane.padding[:, : lane.past]
     allowed = join(before, lane.view.mask(lane.fed_now()), lane.past, hidden.shape[1])
     if allowed is None:  # all ones, said explicitly: gaps in position_ids without a mask look like packed sequences

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import fitted
@@ -15,14 +17,15 @@ def make_room(lane: Lane, index: int, view: View) -> None:
     Its caller gave it room for all that is fed in this pass and later; what is dropped now will never come. Layers that
     are allocated already are used as they are.
     """
-    there = None if lane.cache is None or index >= len(lane.cache.layers) else lane.cache.layers[index]
+    there: Any = None if lane.cache is None or index >= len(lane.cache.layers) else lane.cache.layers[index]
     inner, room = (there.inner, there.room) if isinstance(there, TrackedLayer) else (there, None)
     room = getattr(inner, "max_cache_len", None) if room is None else room
-    if room is None:
+    if room is None or inner.is_initialized:
         return
-    needed = room - lane.length + view.index.shape[1]
-    # As transformers does with the caches it makes itself: shapes that stay the same are compiled once.
-    smaller = fitted(inner, max(needed, lane.plan.rooms.get(index, 0)))
+    needed, before = room - lane.length + view.index.shape[1], lane.plan.rooms.get(index)
+    if before is not None:  # shapes that stay the same are compiled once; those that do not, no more than twice
+        needed = before if needed <= before else room
+    smaller = fitted(inner, needed)
+    lane.plan.rooms[index] = (smaller or inner).max_cache_len
     if smaller is not None:
-        lane.plan.rooms[index] = smaller.max_cache_len
         lane.cache.layers[index] = TrackedLayer(smaller, KeyMap.plain(0), room)

@@ -59,7 +59,9 @@ class KeyMap:
     @property
     def dropped(self) -> bool:
         """Whether some fed position has no key."""
-        return self.at is not None
+        return (
+            self.slots is not None or self.at is not None
+        )  # in this order: compiled steps depend on what they look at
 
     @property
     def seen(self) -> int:

@@ -33,35 +33,37 @@ class Slots:
     at: Tensor
     ahead: Tensor
 
-    @staticmethod
-    def of(at: Tensor, valid: Tensor | None, fed: int, size: int) -> Slots:
-        """Slots of which the first hold keys.
-
-        Args:
-            at: int64 (B, K), the fed positions of those keys.
-            valid: bool (B, K), False on padding; None if there is none.
-            fed: positions fed by now; each later one takes the next slot.
-            size: S.
-        """
-        at = at if valid is None else torch.where(valid.to(at.device), at, -1)
-        later = torch.arange(fed, fed + size - at.shape[1], device=at.device)
-        ahead = torch.tensor(fed - at.shape[1], device=at.device)
-        return Slots(torch.cat([at, later.expand(len(at), -1)], 1), ahead)
-
     def map(self, change: Callable[[Tensor], Tensor]) -> Slots:
         """The slots of other samples; `change` acts on the batch dimension."""
         return replace(self, at=change(self.at))
 
-    def mask(self, fed: Tensor) -> Tensor:
-        """(B, 1, W, S), which slots each query sees, from the mask (B or 1, 1, W, F) over fed positions.
 
-        Either is bool, True where a query sees a key, or what is added to the scores.
-        """
-        at = self.at.to(fed.device)
-        real = ((at >= 0) & (at < fed.shape[-1]))[:, None, None]
-        where = at.clamp(0, fed.shape[-1] - 1)[:, None, None].expand(-1, -1, fed.shape[2], -1)
-        seen = fed.expand(len(at), -1, -1, -1).gather(3, where)
-        return seen & real if seen.dtype == torch.bool else seen.masked_fill(~real, torch.finfo(seen.dtype).min)
+def places(at: Tensor, valid: Tensor | None, fed: int, size: int) -> Tensor:
+    """int64 (B, size), the fed position of each key that a layer holds, or is still to hold; -1 on padding.
+
+    Args:
+        at: int64 (B, K), those of the first keys.
+        valid: bool (B, K), False on padding; None if there is none.
+        fed: positions that these were left of; each later one has a key.
+        size: keys.
+    """
+    at = at if valid is None else torch.where(valid.to(at.device), at, -1)
+    later = torch.arange(fed, fed + size - at.shape[1], device=at.device)
+    return torch.cat([at, later.expand(len(at), -1)], 1)
+
+
+def mask_at(at: Tensor, fed: Tensor) -> Tensor:
+    """(B, 1, W, S), which keys each query sees, from the mask (B or 1, 1, W, F) over fed positions.
+
+    Args:
+        at: int64 (B, S), the fed position of each key; -1 on padding.
+        fed: bool, True where a query sees a position, or what is added to its score.
+    """
+    at = at.to(fed.device)
+    real = ((at >= 0) & (at < fed.shape[-1]))[:, None, None]
+    where = at.clamp(0, fed.shape[-1] - 1)[:, None, None].expand(-1, -1, fed.shape[2], -1)
+    seen = fed.expand(len(at), -1, -1, -1).gather(3, where)
+    return seen & real if seen.dtype == torch.bool else seen.masked_fill(~real, torch.finfo(seen.dtype).min)
 
 
 def static(layer: Any) -> StaticLayer | None:

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.negative_keys import NegativeKeys
+from vtokens.engine.state.slots import mask_at, places
 
 
 class TrackedLayer(CacheLayerMixin):
@@ -76,6 +77,21 @@ class TrackedLayer(CacheLayerMixin):
             return self.get_seq_length() + query_length, 0
         sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
         return sizes
+
+    def mask(self, fed: Tensor | None) -> Tensor | None:
+        """(B, 1, W, K), which keys each new query sees, from the mask (B or 1, 1, W, F) over fed positions.
+
+        Args:
+            fed: as transformers makes it; None, for a single query alone, if it sees them all.
+        """
+        keymap = self.keymap
+        if keymap.slots is not None and fed is not None:
+            return mask_at(keymap.slots.at, fed)
+        if keymap.at is None or (fed is None and keymap.valid is None):
+            return fed
+        size = self.given + (1 if fed is None else fed.shape[2])
+        at = places(keymap.at, keymap.valid, keymap.fed, size)
+        return (at >= 0)[:, None, None] if fed is None else mask_at(at, fed)
 
     @property
     def given(self) -> int:
