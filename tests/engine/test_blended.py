@@ -19,6 +19,7 @@ from tests.engine.masked import dropped_keys
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse
 
 
@@ -186,6 +187,6 @@ def test_what_is_wrong_is_said() -> None:
         with pytest.raises(ValueError, match="'halves' lets tokens count for several in attention"):
             vtokens.attach(target, (Halves(), *parse(other)))
     with vtokens.attach(target, Halves()):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     with vtokens.attach(target, "cls"), pytest.raises(ValueError, match="holds tokens that count for several"):
-        target(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+        target(input_ids=torch.ones(1, 1, dtype=torch.long), **as_cache(target, cache))

@@ -20,6 +20,7 @@ from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
+from vtokens.core.compat import as_cache, returned_cache
 
 NUMBERED = [family for family in FAMILIES if adapter_for(model(family, "plain")).anatomy.axes == 1]
 SPECS = ("cls(keep=0.5, positions='compact')", "fastv(keep=0.5, layer=2, positions='compact')")
@@ -108,11 +109,11 @@ def test_compact_is_the_shortened_sequence(family: str) -> None:
             kept = torch.from_numpy(handle.report().samples[0].positions[0])
             got = [output.logits[:, kept]]
             for token in more:
-                got.append(target(input_ids=token, past_key_values=output.past_key_values).logits)
+                got.append(target(input_ids=token, **as_cache(target, returned_cache(output))).logits)
         output = plain(inputs_embeds=caught[0][:, kept], use_cache=True)
         expected = [output.logits]
         for token in more:
-            expected.append(plain(input_ids=token, past_key_values=output.past_key_values).logits)
+            expected.append(plain(input_ids=token, **as_cache(plain, returned_cache(output))).logits)
         for mine, theirs in zip(got, expected, strict=True):
             close_pass(mine, theirs)
     with vtokens.attach(target, "cls(keep=0.25)"):

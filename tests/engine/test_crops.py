@@ -16,13 +16,14 @@ from tests.engine.test_attend_equals_dense import sinks
 from tests.engine.test_window import made
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
+from vtokens.core.compat import as_cache, returned_cache
 
 PLAIN = ("llava", "qwen2_5_vl")
 
 
 def fed(target: Any, batch: dict[str, Any], **more: Any) -> tuple[Any, int]:
     """The cache after a prompt, and where its first picture begins."""
-    cache = target(**batch, use_cache=True, **more).past_key_values
+    cache = returned_cache(target(**batch, use_cache=True, **more))
     ids = batch["input_ids"][0]
     tokens = [getattr(target.config, name, None) for name in ("image_token_id", "video_token_id")]
     return cache, int(torch.stack([ids == token for token in tokens if token is not None]).any(0).nonzero()[0])
@@ -32,8 +33,9 @@ def text(target: Any, cache: Any) -> torch.Tensor:
     """Logits of five text tokens behind a cache."""
     past = cache.get_seq_length()
     ids, positions = torch.arange(65, 70)[None], torch.arange(past, past + 5)[None]
-    return target.model.language_model(
-        inputs_embeds=target.get_input_embeddings()(ids), position_ids=positions, past_key_values=cache,
+    decoder = target.model.language_model
+    return decoder(
+        inputs_embeds=target.get_input_embeddings()(ids), position_ids=positions, **as_cache(decoder, cache),
         attention_mask=torch.ones(1, past + 5, dtype=torch.long), use_cache=True,
     ).last_hidden_state  # fmt: skip
 
@@ -65,7 +67,7 @@ def test_a_refused_crop_changes_no_layer(family: str, spec: str) -> None:
         with pytest.raises(ValueError, match="cannot crop"):
             cache.crop(start - batch["input_ids"].shape[1])
         assert [layer.get_seq_length() for layer in cache.layers] == before
-        target(input_ids=torch.tensor([[70]]), past_key_values=cache)
+        target(input_ids=torch.tensor([[70]]), **as_cache(target, cache))
         cache.crop(-1)
         assert [layer.get_seq_length() for layer in cache.layers] == before
 
@@ -82,10 +84,10 @@ def test_a_mask_that_is_no_padding_is_refused_in_later_passes_too() -> None:
         with vtokens.attach(target, spec):
             cache, _ = fed(target, batch)
             with pytest.raises(ValueError, match="only a 2-D attention_mask"):
-                target(**more, past_key_values=cache)
+                target(**more, **as_cache(target, cache))
     with vtokens.attach(target, "vhr"):  # drops nothing, and the mask is the model's own
         cache, _ = fed(target, batch)
-        assert target(**more, past_key_values=cache).logits.isfinite().all()
+        assert target(**more, **as_cache(target, cache)).logits.isfinite().all()
 
 
 @torch.no_grad()
@@ -95,11 +97,11 @@ def test_a_window_around_a_layer_that_only_notes() -> None:
     batch = inputs(processor, ["a <image> b"], [[image(28, 28, seed=3)]])
     assert batch["input_ids"].shape[1] < 30
     with vtokens.attach(target, "pai"):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     assert isinstance(cache, DynamicCache)
     with vtokens.attach(target, "none"):
         for _ in range(4):
-            assert target(input_ids=torch.arange(65, 69)[None], past_key_values=cache).logits.isfinite().all()
+            assert target(input_ids=torch.arange(65, 69)[None], **as_cache(target, cache)).logits.isfinite().all()
         assert cache.get_seq_length() > 30
 
 

@@ -24,7 +24,7 @@ from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
-from vtokens.core.compat import given_cache
+from vtokens.core.compat import as_cache, given_cache, returned_cache
 from vtokens.strategies import Evictor, Facts, Keys, Needs, Selection, Strategy, parse
 
 SHARE = 0.5
@@ -90,7 +90,7 @@ def evicted(target: Any, batch: dict[str, Any], strategy: Any, pictures: Any) ->
     output = target(**batch, use_cache=True)
     heads = target.config.text_config.num_attention_heads
     found = []
-    for index, layer in enumerate(output.past_key_values.layers):
+    for index, layer in enumerate(returned_cache(output).layers):
         norm = layer.keys.norm(dim=-1)
         batch_size, own, length = norm.shape
         closed = torch.zeros(batch_size, own, length, dtype=torch.bool)
@@ -139,7 +139,7 @@ def test_evicted_is_masked(data: Any) -> None:
         for token in more:
             mask = torch.cat([mask, torch.ones_like(token)], 1)
             padded = {"attention_mask": mask} if numbered else {}
-            got.append(at(input_ids=token, past_key_values=output.past_key_values, **padded).logits)
+            got.append(at(input_ids=token, **as_cache(at, returned_cache(output)), **padded).logits)
         return got
 
     with vtokens.attach(target, "none") as handle:
@@ -148,8 +148,8 @@ def test_evicted_is_masked(data: Any) -> None:
     with vtokens.attach(target, strategy):
         output = target(**batch, use_cache=True)
         assert torch.equal(output.logits, plain)
-        held = [layer.keys.shape[2] for layer in output.past_key_values.layers]
-        assert output.past_key_values.get_seq_length() == batch["input_ids"].shape[1]
+        held = [layer.keys.shape[2] for layer in returned_cache(output).layers]
+        assert returned_cache(output).get_seq_length() == batch["input_ids"].shape[1]
         got = go_on(target, output)
     closed, output = evicted(reference, batch, strategy, there)
     for width, shut in zip(held, closed, strict=True):
@@ -210,10 +210,10 @@ def test_steps_evict() -> None:
     length, heads = batch["input_ids"].shape[1], target.config.text_config.num_attention_heads
     with vtokens.attach(target, Stream()):
         output = target(**batch, use_cache=True)
-        cache = output.past_key_values
+        cache = returned_cache(output)
         got = []
         for _ in range(3):
-            got.append(target(input_ids=torch.full((1, 1), 8), past_key_values=cache).logits)
+            got.append(target(input_ids=torch.full((1, 1), 8), **as_cache(target, cache)).logits)
             assert {layer.keys.shape[2] for layer in cache.layers} == {8}
         assert cache.get_seq_length() == length + 3
     output = reference(**batch, use_cache=True)
@@ -222,7 +222,7 @@ def test_steps_evict() -> None:
         shut = (place >= 2) & (place < length + step - 6)
         closed = [shut.expand(1, heads, -1)] * len(decoder_layers(reference))
         with closing(reference, closed):
-            theirs = reference(input_ids=torch.full((1, 1), 8), past_key_values=output.past_key_values).logits
+            theirs = reference(input_ids=torch.full((1, 1), 8), **as_cache(reference, returned_cache(output))).logits
         close_pass(mine, theirs)
 
 
@@ -252,10 +252,10 @@ def test_what_cannot_be_evicted_is_refused() -> None:
         vtokens.attach(target, (Long(), Uneven()))
     cache = StaticCache(config=target.config.text_config, max_cache_len=64)
     with vtokens.attach(target, Long()), pytest.raises(ValueError, match="a StaticLayer holds its keys in fixed slots"):
-        target(**batch, past_key_values=cache)
+        target(**batch, **as_cache(target, cache))
     with vtokens.attach(target, Uneven()):
-        cache = target(**batch, use_cache=True).past_key_values
+        cache = returned_cache(target(**batch, use_cache=True))
     with vtokens.attach(target, "cls"), pytest.raises(ValueError, match="for some heads only"):
-        target(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+        target(input_ids=torch.ones(1, 1, dtype=torch.long), **as_cache(target, cache))
     with vtokens.attach(target, Long(keep=1.0)):
         assert torch.equal(target.generate(**batch, **GREEDY), build("llava")[0].generate(**batch, **GREEDY))

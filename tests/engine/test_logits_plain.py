@@ -16,6 +16,7 @@ from tests.engine.compare import GREEDY, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import FAMILIES, build
 from tests.limits import close_pass
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts, Needs, Strategy
 from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits
@@ -86,9 +87,9 @@ def test_only_text_behind_the_picture_changes_and_turns_count_anew(family: str) 
 
     def turns() -> list[Tensor]:
         begun = model(**first, use_cache=True)
-        cache = begun.past_key_values
-        second = model(input_ids=more, past_key_values=cache).logits
-        return [begun.logits, second, model(input_ids=token, past_key_values=cache).logits]
+        cache = returned_cache(begun)
+        second = model(input_ids=more, **as_cache(model, cache)).logits
+        return [begun.logits, second, model(input_ids=token, **as_cache(model, cache)).logits]
 
     plain = turns()
     with vtokens.attach(model, Ramp()):

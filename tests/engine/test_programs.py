@@ -13,6 +13,7 @@ import vtokens
 from tests.engine.state import snapshot
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
+from vtokens.core.compat import as_cache, returned_cache
 
 GREEDY: dict[str, Any] = {
     "do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4,
@@ -98,7 +99,7 @@ def test_a_second_turn_goes_on_under_the_same_programs() -> None:
     def turns(given: dict[str, Any], more: torch.Tensor) -> torch.Tensor:
         begun = target(**given, use_cache=True)
         mask = torch.cat([given["attention_mask"], torch.ones_like(more)], 1)
-        return target(input_ids=more, attention_mask=mask, past_key_values=begun.past_key_values).logits
+        return target(input_ids=more, attention_mask=mask, **as_cache(target, returned_cache(begun))).logits
 
     with vtokens.attach(target, "none") as handle, handle.using(programs):
         together = turns(first, more)

@@ -19,6 +19,7 @@ from tests.engine.masked import decoder_layers
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from tests.limits import close_pass
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts, Needs, States, Steerer, Strategy, parse
 
 DETAILS: dict[str, Any] = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
@@ -109,7 +110,7 @@ def test_recorded_states_and_second_turns_are_steered(place: str) -> None:
     def turns() -> tuple[Tensor, ...]:
         begun = model(**first, use_cache=True, output_hidden_states=True)
         states = begun.hidden_states
-        return (*states, model(input_ids=more, past_key_values=begun.past_key_values).logits)
+        return (*states, model(input_ids=more, **as_cache(model, returned_cache(begun))).logits)
 
     with hooked(model, place, 0.5, (0, 2, 3)):
         expected = turns()
@@ -176,12 +177,12 @@ def test_what_is_noted_of_samples_is_found_in_later_passes(family: str) -> None:
         layer.mlp.register_forward_hook(lambda module, args, output, way=way: output + way)
         for layer, way in zip(layers, ways, strict=True)
     ]
-    expected = model(input_ids=token, past_key_values=begun.past_key_values).logits
+    expected = model(input_ids=token, **as_cache(model, returned_cache(begun))).logits
     for handle in handles:
         handle.remove()
     with vtokens.attach(model, Towards()):
         begun = model(**batch, use_cache=True)
-        close_pass(model(input_ids=token, past_key_values=begun.past_key_values).logits, expected, passes=2)
+        close_pass(model(input_ids=token, **as_cache(model, returned_cache(begun))).logits, expected, passes=2)
 
 
 @dataclass(frozen=True)
@@ -211,14 +212,14 @@ def test_notes_of_every_pass_follow_the_sequence() -> None:
             output = model(**batch, use_cache=True)
             got = [output.logits]
             for token in tokens:
-                output = model(input_ids=token, past_key_values=output.past_key_values)
+                output = model(input_ids=token, **as_cache(model, returned_cache(output)))
                 got.append(output.logits)
         layer, cache, expected = decoder_layers(model)[1], None, []
         for number, given_ in enumerate((batch, *({"input_ids": token} for token in tokens)), 1):
             handle = layer.register_forward_hook(lambda m, a, out, number=number: out + number * 0.1)
-            output = model(**given_, use_cache=True, past_key_values=cache)
+            output = model(**given_, use_cache=True, **as_cache(model, cache))
             handle.remove()
-            cache = output.past_key_values
+            cache = returned_cache(output)
             expected.append(output.logits)
         for mine, theirs in zip(got, expected, strict=True):
             close_pass(mine, theirs)

@@ -12,6 +12,7 @@ import torch
 import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
+from vtokens.core.compat import returned_cache
 from vtokens.strategies import Facts, Keys, Needs, Selection, States, Visuals, get, parse
 from vtokens.strategies.views.heads import Heads
 
@@ -110,7 +111,7 @@ def test_the_evictor_leaves_the_prompt_and_shortens_the_cache(example: dict[str,
         got = model(**batch, use_cache=True)
     assert torch.equal(got.logits, plain.logits)
     visual = batch["input_ids"] == model.config.image_token_id
-    for mine, theirs in zip(got.past_key_values.layers, plain.past_key_values.layers, strict=True):
+    for mine, theirs in zip(returned_cache(got).layers, returned_cache(plain).layers, strict=True):
         left = batch["attention_mask"].sum(1) - visual.sum(1) * 3 // 4
         assert mine.keys.shape[2] == int(left.max())
         norms = theirs.keys.norm(dim=-1)
