@@ -164,7 +164,8 @@ def test_features_in_one_tensor_stay_one_tensor() -> None:
     features[:, 5:] = features[:, :1] + 0.01
 
     def merged(given: Any) -> Any:
-        return merge_features(TowerCall(adapter, Plan(adapter, [strategy]), "image", {}), given)
+        inputs = {"image_grid_thw": torch.tensor([[1, 6, 6]] * 2)}
+        return merge_features(TowerCall(adapter, Plan(adapter, [strategy]), "image", inputs), given)
 
     one, several = merged(features), merged(tuple(features))
     assert isinstance(one, Tensor)

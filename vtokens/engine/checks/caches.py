@@ -18,14 +18,13 @@ _KINDS = {
 }
 
 
-def check_cache(cache: Cache | None, config: Any, fed: int, evicts: bool = False) -> None:
+def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
     """Raise `ValueError` if `cache` cannot hold layers of different lengths.
 
     Args:
         cache: what the decoder appends to; None if nothing is cached.
         config: the decoder's.
         fed: positions fed once this pass ends.
-        evicts: a strategy drops keys that are cached.
     """
     for layer in () if cache is None else cache.layers:
         inner = layer.inner if isinstance(layer, TrackedLayer) else layer
@@ -35,11 +34,6 @@ def check_cache(cache: Cache | None, config: Any, fed: int, evicts: bool = False
                 "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
                 "cache_implementation), or a StaticCache or QuantizedCache where no layer has a sliding window, or "
                 "detach() the strategy"
-            )
-        if evicts and type(inner) not in (DynamicLayer, DynamicSlidingWindowLayer):
-            raise ValueError(
-                f"keys cannot be dropped from a {type(inner).__name__} once they are stored: use the default "
-                "DynamicCache (no cache_implementation), or detach() the strategy"
             )
         if static(inner) is None:
             continue

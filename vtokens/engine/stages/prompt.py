@@ -79,9 +79,7 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
             "Use handle.report() for what was kept, or detach() the strategy first"
         )
     check_decoder_runs_once(adapter)
-    check_cache(
-        given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1], bool(request.plan.at_cache)
-    )
+    check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
     if request.plan.at_cache:
         check_evictable(given_cache(kwargs))
     check_mask(kwargs.get("attention_mask"))
