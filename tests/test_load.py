@@ -75,7 +75,7 @@ def test_what_transformers_accepts_and_no_config_holds_by_default_passes(option:
         (
             "fastv",
             "layr",
-            r"unknown option 'layr' of vtokens.load. Did you mean 'layer'\? Allowed: .*\(keep, layer, po",
+            r"unknown option 'layr' of vtokens.load. Did you mean 'layer'\? Allowed: .*\(budget, keep, layer, po",
         ),
         ("fastv", "dtyp", "Did you mean 'dtype'"),
         ("none", "layer", r"unknown option 'layer' .* strategy \(it has none\)"),

@@ -165,7 +165,7 @@ def test_names_that_stand_for_nothing(tmp_path):
     with pytest.raises(ValueError, match="no configuration of a model that transformers knows at"):
         read_config(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ValueError, match="family 'bert', for which there is no adapter yet: supported are llava"):
+    with pytest.raises(ValueError, match=r"family 'bert', for which there is no adapter yet: supported are .*llava"):
         read_config(str(tmp_path))
     with pytest.raises(ValueError, match="mine is of the family 'blip-2', for which there is no adapter yet"):
         supported(AutoConfig.for_model("blip-2"), "mine")

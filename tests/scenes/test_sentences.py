@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from vtokens.scenes import examples, score
-from vtokens.scenes.questions import ALL_KINDS, ask
+from vtokens.scenes.questions import ALL_KINDS, HARDER, ask
 from vtokens.scenes.sentences import described, spoken
 from vtokens.scenes.world import draw_scene, stream
 
-SHORT = [kind for kind in ALL_KINDS if kind != "caption"]
+SHORT = [kind for kind in ALL_KINDS + HARDER if kind != "caption"]
 
 
 @pytest.mark.parametrize("kind", SHORT)

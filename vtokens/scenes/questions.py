@@ -32,20 +32,21 @@ KINDS = (
 )
 #: POPE's three settings: half yes; the negatives random, among the frequent classes, or the missing partner.
 POPE = ("pope_random", "pope_popular", "pope_adversarial")
-ALL_KINDS = KINDS + POPE + HARDER
+ALL_KINDS = KINDS + POPE
+_ASKED = ALL_KINDS + HARDER
 
 Asked = tuple[str, str]
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise ValueError with the nearest name if one of `kinds` is none of ALL_KINDS, or if there is none."""
+    """Raise ValueError with the nearest name if one of `kinds` is none of KINDS, POPE, HARDER, or there is none."""
     if isinstance(kinds, str):
         raise TypeError(f"kinds must be a sequence of names such as ['exist', 'where'], not the string {kinds!r}")
     if not kinds:
         raise ValueError("kinds is empty; pass None for all of " + ", ".join(KINDS))
     for kind in kinds:
-        if kind not in ALL_KINDS:
-            raise unknown("kind", kind, ALL_KINDS)
+        if kind not in _ASKED:
+            raise unknown("kind", kind, _ASKED)
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator, annotated: bool = False) -> Asked | None:

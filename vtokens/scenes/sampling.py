@@ -12,6 +12,7 @@ from PIL import Image
 from vtokens.core.prompts import question_prompt
 
 from .questions import ALL_KINDS, KINDS, ask, check_kinds
+from .relations import HARDER
 from .render import render
 from .sentences import described, spoken
 from .world import Scene, check_split, draw_scene, stream
@@ -69,7 +70,7 @@ def examples(
 def _draw(split: str, seed: int, index: int, kind: str) -> tuple[Scene, str, str, str]:
     for attempt in range(_ATTEMPTS):
         scene = draw_scene(split, seed, index, attempt)
-        rng = stream(split, seed, index, attempt, 10 + ALL_KINDS.index(kind))
+        rng = stream(split, seed, index, attempt, 10 + (ALL_KINDS + HARDER).index(kind))
         asked = ask(scene, kind, rng)
         if asked is not None:
             return scene, kind, *asked
