@@ -61,3 +61,13 @@ def check_tokens(got: Any, expected: Any, new: int) -> None:
                 f"row {row}, step {step}: {chosen[row]} instead of {other[row]}"
             )
             rows[row] = False  # from here on the two go different ways
+
+
+def check_programs(target: Any, batch: dict[str, Any], programs: list[Any], **options: Any) -> None:
+    """Each row of a batch has, at every step, the logits that it has where its program runs on all rows."""
+    with vtokens.attach(target, "none") as handle, handle.using(programs):
+        together = torch.stack(target.generate(**batch, **options, **DETAILS).logits)
+    for row, program in enumerate(programs):
+        with vtokens.attach(target, program):
+            alone = torch.stack(target.generate(**batch, **options, **DETAILS).logits)
+        close_pass(together[:, row], alone[:, row])

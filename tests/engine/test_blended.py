@@ -14,7 +14,7 @@ from torch import Tensor
 import vtokens
 from tests.engine.blended import SHARE, blending, groups
 from tests.engine.cases import SIZES, TEXTS, model
-from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_programs, check_tokens, one, ragged
 from tests.engine.masked import dropped_keys
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
@@ -152,11 +152,7 @@ def test_sizes_follow_pruners_contrasts_rows_and_turns(family: str) -> None:
             with vtokens.attach(target, spec):
                 close_pass(torch.stack(target.generate(**alone, **GREEDY, **DETAILS).logits)[:, 0], whole[:, row])
     programs: list[Any] = ["vhr", Halves(), "cls(keep=0.5)"]
-    with vtokens.attach(target, "none") as handle, handle.using(programs):
-        together = torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)
-    for row, program in enumerate(programs):
-        with vtokens.attach(target, program):
-            close_pass(torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)[:, row], together[:, row])
+    check_programs(target, batch, programs, **GREEDY)
 
 
 @dataclass(frozen=True)

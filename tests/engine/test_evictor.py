@@ -18,7 +18,7 @@ from transformers import StaticCache
 import vtokens
 from tests.engine.blended import groups
 from tests.engine.cases import model
-from tests.engine.compare import DETAILS, GREEDY, one, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_programs, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
@@ -178,11 +178,7 @@ def test_rows_beams_pruners_and_contrasts_answer_as_alone(family: str) -> None:
                     single = target.generate(**alone, **GREEDY, **DETAILS, **options)
                     assert torch.equal(single.sequences[0, -5:], whole.sequences[row, -5:])
     programs: list[Any] = [Long(heads=False), "cls(keep=0.5)+vhr", "none"]
-    with vtokens.attach(target, "none") as handle, handle.using(programs):
-        together = torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)
-    for row, program in enumerate(programs):
-        with vtokens.attach(target, program):
-            close_pass(torch.stack(target.generate(**batch, **GREEDY, **DETAILS).logits)[:, row], together[:, row])
+    check_programs(target, batch, programs, **GREEDY)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import vtokens
-from tests.engine.compare import GREEDY, one, ragged
+from tests.engine.compare import GREEDY, check_programs, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import FAMILIES, build
 from tests.limits import close_pass
@@ -110,12 +110,7 @@ def test_rows_have_their_own() -> None:
     model, _ = build("llava")
     batch = ragged("llava")
     programs: list[Any] = [Ramp(), "cls(keep=0.5)", Ramp(weight=1.0)]
-    with vtokens.attach(model, "none") as handle, handle.using(programs):
-        got = model.generate(**batch, **DETAILS)
-    for row, program in enumerate(programs):
-        with vtokens.attach(model, program):
-            alone = model.generate(**batch, **DETAILS)
-        close_pass(torch.stack(got.logits)[:, row], torch.stack(alone.logits)[:, row])
+    check_programs(model, batch, programs, **GREEDY)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.compare import GREEDY, one, ragged
+from tests.engine.compare import GREEDY, check_programs, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
@@ -125,12 +125,7 @@ def test_rows_are_steered_by_their_own_programs() -> None:
     model, _ = build("qwen2_5_vl")
     batch = ragged("qwen2_5_vl")
     programs: list[Any] = [Bend(), "cls(keep=0.5)", BendMlp(weight=-0.2)]
-    with vtokens.attach(model, "none") as handle, handle.using(programs):
-        got = model.generate(**batch, **DETAILS)
-    for row, program in enumerate(programs):
-        with vtokens.attach(model, program):
-            alone = model.generate(**batch, **DETAILS)
-        close_pass(torch.stack(got.logits)[:, row], torch.stack(alone.logits)[:, row])
+    check_programs(model, batch, programs, **GREEDY)
 
 
 @dataclass(frozen=True)

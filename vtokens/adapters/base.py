@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from vtokens.adapters.layers import LayerSpec, layer_specs
 from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
+from vtokens.core.moved import elsewhere
 from vtokens.core.picture import Picture
 from vtokens.core.weights import named, whole, whole_shape
 
@@ -197,6 +197,4 @@ def _sample(tower: nn.Module) -> tuple[float, ...]:
 
 def __getattr__(name: str) -> Any:
     """`register_adapter`, where adapters of before import it from."""
-    if name == "register_adapter":
-        return getattr(importlib.import_module("vtokens.adapters.registry"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return elsewhere(__name__, name)

@@ -62,6 +62,26 @@ RENAMED = {
 """Of each module: old name -> new one. Two classes of one name could not be told apart in a traceback."""
 
 
+ELSEWHERE = {"adapters.base": {"register_adapter": "adapters.registry"}}
+"""Of each module: a documented name -> the module that defines it now. Either place is right, so none warns."""
+
+
+def elsewhere(module: str, name: str) -> Any:
+    """A module's attribute `name` from where it is defined now; for its `__getattr__`.
+
+    Args:
+        module: its full name.
+        name: an attribute that it has not.
+
+    Raises:
+        AttributeError: it never had.
+    """
+    home = ELSEWHERE.get(module.partition(".")[2], {}).get(name)
+    if home is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"vtokens.{home}"), name)
+
+
 def renamed(module: str, name: str) -> Any:
     """What a module's attribute `name` is called now, with a warning; for its `__getattr__`.
 

@@ -55,8 +55,16 @@ def build_tokenizer() -> Any:
     )
 
 
-def build_processor() -> LlavaProcessor:
-    """The processor: 96 x 96 pictures, CLIP normalisation, one <image> in the text becomes 144 of them."""
+def build_processor(
+    tokenizer: Any = None, image_token: str = "<image>", chat_template: str = CHAT_TEMPLATE
+) -> LlavaProcessor:
+    """The processor: 96 x 96 pictures, CLIP's normalisation, one placeholder in the text becomes 144 of them.
+
+    Args:
+        tokenizer: of the text; None is that of scenes-llava.
+        image_token: the placeholder.
+        chat_template: how a conversation is written.
+    """
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     images = CLIPImageProcessor(
@@ -67,12 +75,12 @@ def build_processor() -> LlavaProcessor:
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer() if tokenizer is None else tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=CHAT_TEMPLATE,
+        image_token=image_token,
+        chat_template=chat_template,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vtokens.scenes.world import IMAGE, PATCH
+from vtokens.scenes import model
 
 if TYPE_CHECKING:
     from transformers import LlavaProcessor
@@ -55,21 +55,5 @@ def build_tokenizer(language: Language) -> Any:
 
 
 def build_processor(tokenizer: Any) -> LlavaProcessor:
-    """The processor: 96 x 96 pictures, CLIP's normalisation, one placeholder in the text becomes 144 of them."""
-    from transformers import CLIPImageProcessor, LlavaProcessor
-
-    images = CLIPImageProcessor(
-        size={"height": IMAGE, "width": IMAGE},
-        do_center_crop=False,
-        crop_size={"height": IMAGE, "width": IMAGE},
-        do_convert_rgb=True,
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=PICTURE,
-        chat_template=CHAT_TEMPLATE,
-    )
+    """The processor of scenes, with SmolLM2's tokenizer, placeholder and chat template."""
+    return model.build_processor(tokenizer, PICTURE, CHAT_TEMPLATE)

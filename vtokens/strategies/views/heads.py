@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels import grouped_attention, reweighed_attention
-from vtokens.strategies.views.memory import VISUAL, Memory
+from vtokens.strategies.views.memory import VISUAL, Memory, Noting
 from vtokens.strategies.views.rows import Rows, Span
 
 __all__ = ["VISUAL", "Heads", "Memory", "Rows", "Span"]
 
 
 @dataclass
-class Heads:
+class Heads(Noting):
     """One attention call of one decoder layer: W query rows over K keys, past ones included.
 
     Attributes:
@@ -165,15 +165,3 @@ class Heads:
             older = Memory({name: self._memory.keys[name]} if name in self._memory.keys else {})
             return older.followed_by(Memory({name: self.noted.keys[name]}), total - width, width).marks(name, total)
         return self._memory.marks(name, total)
-
-    def remember(self, name: str, values: Tensor) -> None:
-        """Note `values` (B, ...) about each sample."""
-        self.noted.samples[name] = values
-
-    def recall(self, name: str) -> Tensor | None:
-        """What was noted about each sample in this pass or before; None if nothing was."""
-        return self.noted.samples.get(name, self._memory.samples.get(name))
-
-    def tell(self, name: str, values: Tensor) -> None:
-        """Say a figure for the report: float (B,), averaged there over samples and layers."""
-        self.told[name] = values

@@ -11,10 +11,11 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget
 from vtokens.core.layout import Layout
 from vtokens.strategies.selection import Selection
+from vtokens.strategies.views.memory import Telling
 
 
 @dataclass
-class Keys:
+class Keys(Telling):
     """S cached keys of one decoder layer, those of the pass under way last.
 
     Attributes:
@@ -86,7 +87,3 @@ class Keys:
             padding = [lead + trail for lead, trail in zip(self.layout.lead, self.layout.trail, strict=True)]
         left = zip(there, counts, padding, strict=True)
         return Selection(~candidates | (rank < limit), tuple(length - had + kept - pad for had, kept, pad in left))
-
-    def tell(self, name: str, values: Tensor) -> None:
-        """Say a figure for the report: float (B,), averaged there over samples and layers."""
-        self.told[name] = values

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.views.memory import Memory
+from vtokens.strategies.views.memory import Memory, Telling
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -68,7 +68,7 @@ Negative = NoPicture | Pixels | Tokens | Same | Prompt
 """What the prompt of a negative branch holds."""
 
 
-class Logits:
+class Logits(Telling):
     """The logits of some rows, and those of the negative branch if there is one.
 
     Attributes:
@@ -123,7 +123,3 @@ class Logits:
     def contrast(self, alpha: float, beta: float) -> Tensor:
         """(1 + alpha) positive - alpha negative, float32 (B, R, V), where plausible; -inf elsewhere."""
         return self.cut((1 + alpha) * self.positive - alpha * self.negative, beta)
-
-    def tell(self, name: str, values: Tensor) -> None:
-        """Say a figure for the report: float (B,), averaged there over samples."""
-        self.told[name] = values

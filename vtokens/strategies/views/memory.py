@@ -12,6 +12,16 @@ VISUAL = "visual"
 """What the engine notes about each key: whether it holds a visual token."""
 
 
+class Telling:
+    """Part of what a strategy sees: it takes figures for the report."""
+
+    told: dict[str, Tensor]
+
+    def tell(self, name: str, values: Tensor) -> None:
+        """Say a figure for the report: float (B,), averaged there over samples and layers."""
+        self.told[name] = values
+
+
 @dataclass
 class Memory:
     """What strategies noted at a layer. It lives in that layer's cache and follows its samples and positions.
@@ -56,3 +66,18 @@ class Memory:
             ]
             keys[name] = (torch.cat(parts, 1), fill)
         return Memory(keys, {**self.samples, **new.samples})
+
+
+class Noting(Telling):
+    """Part of what a strategy sees of one layer: it takes notes about samples, which the layer's cache keeps."""
+
+    noted: Memory
+    _memory: Memory
+
+    def remember(self, name: str, values: Tensor) -> None:
+        """Note `values` (B, ...) about each sample; later passes over the same cache find it here."""
+        self.noted.samples[name] = values
+
+    def recall(self, name: str) -> Tensor | None:
+        """What was noted about each sample in this layer, in this pass or before; None if nothing was."""
+        return self.noted.samples.get(name, self._memory.samples.get(name))

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from vtokens.strategies.views.memory import Memory
+from vtokens.strategies.views.memory import Memory, Noting
 
 Place = Literal["layer", "mlp"]
 
 
 @dataclass
-class States:
+class States(Noting):
     """States of W rows of each of B samples.
 
     Attributes:
@@ -52,15 +52,3 @@ class States:
             return self.hidden[:, -1]
         index = self.last.to(self.hidden.device)[..., None].expand(-1, -1, self.hidden.shape[-1])
         return self.hidden.gather(1, index)[:, 0]
-
-    def remember(self, name: str, values: Tensor) -> None:
-        """Note `values` (B, ...) about each sample; later passes over the same cache find it here."""
-        self.noted.samples[name] = values
-
-    def recall(self, name: str) -> Tensor | None:
-        """What was noted about each sample in this layer, in this pass or before; None if nothing was."""
-        return self.noted.samples.get(name, self._memory.samples.get(name))
-
-    def tell(self, name: str, values: Tensor) -> None:
-        """Say a figure for the report: float (B,), averaged there over samples and layers."""
-        self.told[name] = values
