@@ -77,23 +77,32 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         yield "its layers see all that comes after them (use_bidirectional_attention)"
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
+    seen: set[type] = set()
     for (index, layer), spec in zip(enumerate(layers), adapter.specs, strict=True):
         attention = getattr(layer, "self_attn", None)
         if attention is None:
             yield f"layer {index}, a {type(layer).__name__}, has no `self_attn`"
             return
+        if (kind := type(inside(attention))) not in seen:  # a decoder has many layers of few classes
+            seen.add(kind)
+            yield from _reasons_of_class(kind)
         yield from _reasons_of(attention, index, spec.slot)
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     if cached - {"DynamicLayer", "DynamicSlidingWindowLayer"}:
         yield f"its cache holds a {min(cached - {'DynamicLayer'})}"
 
 
-def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
-    kind = type(inside(attention))
-    if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None or not hasattr(attention, "config"):
+def _reasons_of_class(kind: type) -> Iterator[str]:
+    if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None:
         yield f"its {kind.__name__} does not call transformers' attention interface"
     if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
+
+
+def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
+    kind = type(inside(attention))
+    if not hasattr(attention, "config"):
+        yield f"its {kind.__name__} does not call transformers' attention interface"
     if getattr(attention, "layer_idx", None) != slot:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"
     if getattr(attention, "sinks", None) is not None:
