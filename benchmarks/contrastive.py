@@ -75,7 +75,7 @@ def times(model: Any, processor: Any, specs: Sequence[str], rounds: int, each: i
                     scenes.answer(model, processor, asked, each)
                     if turn:  # the first round warms up
                         found[spec][name].append(time.process_time() - begin)
-                side = handle.report().branch
+                side = handle.report().negative
             if side is not None:
                 branch[spec] = {"flops": side.flops, "kv_bytes": side.kv_bytes, "visual_tokens": side.visual_tokens}
     plain = found[specs[0]]

@@ -44,7 +44,7 @@ class Watch(Strategy):
         return Needs(attend=range(facts.depth))
 
     def at_attend(self, heads: Heads) -> None:
-        if not heads.fresh:
+        if not heads.is_image_prefill:
             return
         query = heads.last.gather(heads.query).float()
         key = heads.key.float().repeat_interleave(query.shape[1] // heads.key.shape[1], dim=1)

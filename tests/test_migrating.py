@@ -19,8 +19,11 @@ from typing import Any
 import pytest
 
 from tests.test_plugin_example import PLUGIN, installed
-from vtokens.core.moved import MOVED, RENAMED
+from vtokens.core.moved import MOVED, RENAMED, Member
+from vtokens.engine.report import Report
 from vtokens.strategies.older import REPLACED
+from vtokens.strategies.views.heads import Heads
+from vtokens.strategies.views.logits import Logits
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "migrating.md"
@@ -102,6 +105,25 @@ def test_classes_are_found_under_their_old_names(module: str, old: str, new: str
         getattr(found, f"{old}s")
 
 
+def members() -> list[tuple[type, str, str]]:
+    """Class, old name and new name of each renamed member."""
+    classes = (Heads, Logits, Report)
+    found = [(cls, part) for cls in classes for base in cls.__mro__ for part in vars(base).values()]
+    return [(cls, part.old, part.new) for cls, part in found if isinstance(part, Member)]
+
+
+@pytest.mark.parametrize(("cls", "old", "new"), members())
+def test_members_are_found_under_their_old_names(cls: type, old: str, new: str) -> None:
+    """The old name gives what the new one does, and the warning names the new one at the line that asked."""
+    one = object.__new__(cls)
+    if not hasattr(cls, new):
+        vars(one)[new] = 3
+    with pytest.warns(DeprecationWarning, match=rf"{cls.__name__}\.{old} is now {cls.__name__}\.{new};") as warned:
+        value = getattr(one, old)
+    assert value == getattr(one, new)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the example plugin as it was: that file, announced as today."""
@@ -153,6 +175,8 @@ def test_the_page_says_what_replaced_what() -> None:
     for module, names in RENAMED.items():
         for old, new in names.items():
             assert rows[f"`vtokens.{module}.{old}`"] == f"`vtokens.{module}.{new}`"
+    for cls, old, new in members():
+        assert rows[f"`{cls.__name__}.{old}`"] == f"`{cls.__name__}.{new}`"
     for old, field in REPLACED.items():
         (now,) = [rows[row] for row in rows if row.startswith((f"`{old} ", f"`def {old}("))]
         assert now.startswith(f"`Needs({field}=")

@@ -159,7 +159,7 @@ def holds(case: Drawn, family: str) -> None:
 
 
 def chooses(strategy: Strategy) -> bool:
-    """Whether it ranks tokens, in the answer's own pass or in a negative branch."""
+    """Whether it ranks tokens, in the answer's own pass or in a negative prompt."""
     return "keep" in vtokens.describe(strategy.name).fields or "logits" in strategy.stages()
 
 

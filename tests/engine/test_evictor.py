@@ -54,7 +54,7 @@ class Uneven(Strategy):
         return Needs(cache=range(facts.depth))
 
     def at_cache(self, keys: Keys) -> Selection | None:
-        if not keys.fresh:
+        if not keys.is_image_prefill:
             return None
         return Selection(~keys.visual[:, None] | (keys.key.norm(dim=-1) >= self.least))
 

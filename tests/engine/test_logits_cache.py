@@ -1,4 +1,4 @@
-"""The negative branch in the cache: rows reordered, repeated, cropped, copied; later turns; speculative decoding."""
+"""The negative prompt in the cache: rows reordered, repeated, cropped, copied; later turns; speculative decoding."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_end_can_be_cropped(family: str, spec: str) -> None:
         close_pass(target(**again, **as_cache(target, cache)).logits, expected)
         lengths = [layer.get_seq_length() for layer in cache.layers]
         with pytest.raises(
-            ValueError, match=r"cannot crop 40 .*(are those of the negative branch|come after the pruned)"
+            ValueError, match=r"cannot crop 40 .*(are those of the negative prompt|come after the pruned)"
         ):
             cache.crop(-40)
         assert [layer.get_seq_length() for layer in cache.layers] == lengths
@@ -208,8 +208,8 @@ def test_a_cache_that_went_on_alone_is_refused(family: str) -> None:
         target(**later, **as_cache(target, cache))
     with vtokens.attach(target, "cls(keep=0.5)"):
         cache = returned_cache(target(**batch, use_cache=True))
-    with vtokens.attach(target, "vcd"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
+    with vtokens.attach(target, "vcd"), pytest.raises(ValueError, match="holds pictures that no negative prompt"):
         target(**after, **as_cache(target, cache))
     again = {**batch, "attention_mask": torch.ones(1, 2 * batch["input_ids"].shape[1], dtype=torch.long)}
-    with vtokens.attach(target, "pai"), pytest.raises(ValueError, match="holds pictures that no negative branch"):
+    with vtokens.attach(target, "pai"), pytest.raises(ValueError, match="holds pictures that no negative prompt"):
         target(**again, **as_cache(target, cache))

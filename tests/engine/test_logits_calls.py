@@ -67,7 +67,7 @@ def test_the_strictest_cut_leaves_the_favourite(spec: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_text_alone_is_untouched(family: str) -> None:
-    """No branch, the same bits, nothing to report."""
+    """No negative prompt, the same bits, nothing to report."""
     target, batch = model(family, "pruned"), inputs(family, ["hello there, what is this?", "a"])
     expected = model(family, "plain").generate(**batch, **GREEDY, **DETAILS)
     with vtokens.attach(target, "vcd") as handle:
@@ -118,7 +118,7 @@ def test_hidden_states_are_those_of_the_prompt(family: str) -> None:
     [
         ("vcd+pai", r"'vcd\+pai' would contrast logits twice: keep one of them"),
         ("vcd+vcd", r"names 'vcd' twice"),
-        ("contrast(branch=vcd)", r"branch='vcd': 'vcd' acts on logits, which a negative branch has not to itself"),
+        ("contrast(branch=vcd)", r"branch='vcd': 'vcd' acts on logits, which a negative prompt has not to itself"),
         ("contrast(branch=dymu)", r"branch='dymu': 'dymu' acts on encode, prompt"),
         ("vcd(branch='rando(keep=0.1)')", r"unknown strategy 'rando'\. Did you mean 'random'"),
         ("contrast(branch='fastv(layer=9)')", r"layer=9 is out of range"),
@@ -241,7 +241,7 @@ def _fail(module: Any, args: Any) -> None:
 @pytest.mark.parametrize("spec", ["cls(keep=0.5)+vcd(branch=random(keep=0.2))", "fastv(keep=0.5)+damro(k=3)", "pai"])
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_the_report_tells_both_apart(family: str, spec: str) -> None:
-    """The prefill is that of the others alone; the branch has its own tokens, FLOPs and bytes."""
+    """The prefill is that of the others alone; the negative prompt has its own tokens, FLOPs and bytes."""
     target, batch = model(family, "pruned"), one(family)
     config = target.model.language_model.config
     others = spec.rsplit("+", 1)[0] if "+" in spec else "none"
@@ -251,18 +251,18 @@ def test_the_report_tells_both_apart(family: str, spec: str) -> None:
     with vtokens.attach(target, spec) as handle:
         target.generate(**batch, **GREEDY)
         report = handle.report()
-    assert alone.branch is None
+    assert alone.negative is None
     assert (report.flops, report.kv_bytes, report.flops_full) == (alone.flops, alone.kv_bytes, alone.flops_full)
     assert [sample.visual_tokens for sample in report.samples] == [sample.visual_tokens for sample in alone.samples]
-    branch = report.branch
-    assert branch is not None
+    fed = report.negative
+    assert fed is not None
     full = int((batch["input_ids"] == target.config.image_token_id).sum())
     tokens = {"pai": 0, "damro": 3}.get(spec.rsplit("+", 1)[-1].split("(")[0], max(1, int(full * 0.2 + 0.5)))
     width = batch["input_ids"].shape[1] - full + tokens
-    assert (branch.positions, branch.visual_tokens) == (width, tokens)
-    assert branch.flops == prefill_flops(config, [width] * 4)
-    assert branch.kv_bytes == kv_bytes(config, [width] * 4, 4)
-    assert f"negative branch: {tokens:.1f} visual tokens" in str(report)
+    assert (fed.positions, fed.visual_tokens) == (width, tokens)
+    assert fed.flops == prefill_flops(config, [width] * 4)
+    assert fed.kv_bytes == kv_bytes(config, [width] * 4, 4)
+    assert f"negative prompt: {tokens:.1f} visual tokens" in str(report)
     figures = report.contributions[-1].figures
     assert 1 <= figures["plausible_tokens"] <= target.config.text_config.vocab_size
     assert figures["changed_answers"] in (0, 1)

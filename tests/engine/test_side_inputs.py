@@ -101,7 +101,7 @@ def test_arguments_of_the_user(family: str) -> None:
 
 
 def test_a_later_pass_of_both() -> None:
-    """A step that the sequence and its negative branch go together is refused alike."""
+    """A step that the sequence and its negative prompt go together is refused alike."""
     target = model("llava", "pruned")
     batch = dict(inputs("llava", ["what is <image> this?"], [[image(84, 84, seed=0)]]))
     with vtokens.attach(target, "pai"):

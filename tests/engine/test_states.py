@@ -136,12 +136,12 @@ class Towards(Steerer):
     place = "mlp"
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(branch=True)
+        return Needs(text_lane=True)
 
     def steer(self, states: States) -> Tensor | None:
-        if states.fresh:
-            assert states.branch is not None
-            states.remember("way", states.at_last() - states.branch)
+        if states.is_image_prefill:
+            assert states.text_lane is not None
+            states.remember("way", states.at_last() - states.text_lane)
             return None
         way = states.recall("way")
         return None if way is None else way[:, None]

@@ -48,7 +48,7 @@ def test_the_formula_by_hand(name: str) -> None:
     out = get(name)(alpha=1.0, beta=0.1).at_logits(logits)
     assert out.tolist() == [[[3.0, 0.0, 0.0, -math.inf]]]
     assert [round(p, 4) for p in out.softmax(-1).flatten().tolist()] == [0.9094, 0.0453, 0.0453, 0.0]
-    assert {name: value.tolist() for name, value in logits.told.items()} == {
+    assert {name: value.tolist() for name, value in logits.metrics.items()} == {
         "plausible_tokens": [3.0],
         "changed_answers": [0.0],
     }

@@ -53,6 +53,7 @@ MOVED = {
 """Old name -> new one, both inside the package. Names with a leading underscore were nobody's business."""
 
 RENAMED = {
+    "engine.report": {"BranchReport": "NegativeReport"},
     "filter": {"Record": "LabelledResponse", "Report": "ResponseReport"},
     "filter.calibrators.records": {"Record": "LabelledResponse"},
     "filter.guarantees.setting": {"Setting": "CalibrationSetting"},
@@ -98,6 +99,23 @@ def renamed(module: str, name: str) -> Any:
     old = f"{module}.{name}"
     warnings.warn(f"{old} is now {module}.{new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=3)
     return getattr(sys.modules[module], new)
+
+
+class Member:
+    """A member of a class under the name it had before, which warns; written `old = Member("new")` in the class."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.old = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        old, new = f"{owner.__name__}.{self.old}", f"{owner.__name__}.{self.new}"
+        warnings.warn(f"{old} is now {new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=2)
+        return getattr(instance, self.new)
 
 
 class _Moved(MetaPathFinder, Loader):

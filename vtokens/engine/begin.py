@@ -101,7 +101,7 @@ def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -
 def _entered(lane: Lane, pictures: Pictures, request: Request | None, start: Start | None, kwargs: Kwargs) -> Begun:
     """A pass with pictures whose `prompt` strategies have acted."""
     text = None
-    if lane.plan.branch and lane.past == 0 and lane.shows:
+    if lane.plan.text_lane and lane.past == 0 and lane.shows:
         text = TextLane(lane, pictures, side_inputs(lane.adapter, kwargs))
     return Pass(lane.plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
 

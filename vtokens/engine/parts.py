@@ -45,7 +45,7 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     for index, layer in enumerate(adapter.layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
         plans = [plan] if plan.contrast is None else [plan, plan.contrast.plan]
-        if any(one.branch or ("layer", index) in one.at_states for one in plans):
+        if any(one.text_lane or ("layer", index) in one.at_states for one in plans):
             # Before the hooks by which transformers records hidden states.
             after = partial(layer.register_forward_hook, prepend=True)
             found["after layer", index] = partial(after, partial(hooks.after_layer, index))

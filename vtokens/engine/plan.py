@@ -54,7 +54,7 @@ class Plan:
         unmerges: attention has to see merged tokens at all of their positions.
         compact: gaps in the numbering are closed.
         sizes: attention has to see tokens that count for several.
-        branch: a strategy reads what the prompt's text gives without its pictures (`Heads.branch`).
+        text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
         blocks: the tower blocks whose scores are read, ascending.
         rows: decoder layer -> the attention signals read from it.
         contrast: how logits are contrasted; None if they are not.
@@ -80,7 +80,7 @@ class Plan:
             check_rotary(adapter)
         self.compact = any(needs.compact for _, needs in active)
         self.sizes = any(needs.sizes for _, needs in active)
-        self.branch = any(needs.branch for _, needs in active)
+        self.text_lane = any(needs.text_lane for _, needs in active)
         acting = [Acting(strategy, needs, strategy.prepare(facts)) for strategy, needs in active]
         self.at_encode = {index: (one.strategy, one.prepared) for one in acting for index in one.needs.encode}
         self.at_prompt = [one for one in acting if "prompt" in one.strategy.stages()]
@@ -306,7 +306,7 @@ def _under(contrast: Strategy, kind: Negative, active: Asked) -> Sequence[Strate
     for strategy in given:
         if {"logits", "encode"} & set(strategy.stages()):
             raise ValueError(
-                f"branch={under!r}: {strategy.name!r} acts on {', '.join(strategy.stages())}, which a negative branch "
+                f"branch={under!r}: {strategy.name!r} acts on {', '.join(strategy.stages())}, which a negative prompt "
                 "has not to itself: strategies that act before or in the decoder are allowed, as 'random(keep=0.1)'"
             )
     return given

@@ -67,7 +67,7 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
     whole.strategies = tuple(strategy for plan, _ in plans for strategy in plan.strategies)
     contrasts = [(plan.contrast, rows) for plan, rows in plans if plan.contrast is not None]
     for plan, rows in plans:
-        whole.branch |= plan.branch
+        whole.text_lane |= plan.text_lane
         whole.sizes |= plan.sizes
         whole.compact |= plan.compact
         whole.at_prompt += [replace(acting, rows=rows) for acting in plan.at_prompt]

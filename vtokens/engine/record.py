@@ -44,7 +44,7 @@ class Record:
         attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
         copies: int64 (B, N), equal numbers at fed positions that hold one merged feature; None if nothing was merged.
         spans: times spent selecting.
-        told: figures (B,) that strategies reported, one entry a layer.
+        metrics: figures (B,) that strategies reported, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
         negative: what the negative prompt was fed; None if there is none.
     """
@@ -57,7 +57,7 @@ class Record:
     attended: dict[int, int] = field(default_factory=dict)
     copies: Tensor | None = None
     spans: list[Any] = field(default_factory=list)
-    told: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
+    metrics: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     negative: NegativeRecord | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.core.kept import KeptPicture, SampleReport
+from vtokens.core.moved import Member, renamed
 from vtokens.engine.notebook import report_html
 from vtokens.engine.record import Record
 from vtokens.engine.state.view import View
@@ -40,8 +41,8 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class BranchReport:
-    """What the negative branch of a contrast was fed, beside the prefill; its tokens come in passes of twice the rows.
+class NegativeReport:
+    """What the negative prompt of a contrast was fed, beside the prefill; its tokens come in passes of twice the rows.
 
     Attributes:
         positions: its positions per decoder layer, averaged; padding included.
@@ -57,7 +58,7 @@ class BranchReport:
 
     def __str__(self) -> str:
         return (
-            f"negative branch: {self.visual_tokens:.1f} visual tokens per layer on average; prefill "
+            f"negative prompt: {self.visual_tokens:.1f} visual tokens per layer on average; prefill "
             f"{self.flops / 1e9:.3g} GFLOPs more, KV cache {self.kv_bytes / 1e6:.3g} MB more"
         )
 
@@ -73,7 +74,7 @@ class Report:
         kv_bytes, kv_bytes_full: bytes of keys and values that the prefill caches, as run and unpruned.
         select_seconds: time spent scoring and selecting.
         contributions: what each strategy did, in the written order.
-        branch: what the negative branch of a contrast cost beside all this; None without one.
+        negative: what the negative prompt of a contrast cost beside all this; None without one.
     """
 
     strategy: str
@@ -84,7 +85,8 @@ class Report:
     kv_bytes_full: int
     select_seconds: float
     contributions: tuple[Contribution, ...]
-    branch: BranchReport | None = None
+    negative: NegativeReport | None = None
+    branch = Member("negative")
 
     @property
     def kv_bytes_saved(self) -> int:
@@ -101,8 +103,8 @@ class Report:
             ("KV cache, MB", f"{self.kv_bytes / 1e6:.3g}", f"{self.kv_bytes_full / 1e6:.3g}"),
             ("selecting, ms", f"{1e3 * self.select_seconds:.2f}", ""),
         ]
-        branch = [] if self.branch is None else [self.branch]
-        return report_html(self.strategy, self.samples, costs, [*self.contributions, *branch])
+        negative = [] if self.negative is None else [self.negative]
+        return report_html(self.strategy, self.samples, costs, [*self.contributions, *negative])
 
     def __str__(self) -> str:
         tokens = [sample.average_tokens for sample in self.samples]
@@ -113,8 +115,8 @@ class Report:
             f"KV cache {self.kv_bytes / 1e6:.3g} of {self.kv_bytes_full / 1e6:.3g} MB, "
             f"{1e3 * self.select_seconds:.2f} ms selecting"
         )
-        told = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
-        parts = [*(self.contributions if told else ()), *([] if self.branch is None else [self.branch])]
+        listed = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
+        parts = [*(self.contributions if listed else ()), *([] if self.negative is None else [self.negative])]
         return "\n  ".join([head, *map(str, parts)])
 
 
@@ -156,19 +158,19 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
         batch * kv_bytes(config, full, record.itemsize),
         record.seconds(),
         tuple(_contribution(strategy, record, batch) for strategy in strategies),
-        _branch(record, config, batch),
+        _negative(record, config, batch),
     )
 
 
-def _branch(record: Record, config: Any, batch: int) -> BranchReport | None:
+def _negative(record: Record, config: Any, batch: int) -> NegativeReport | None:
     if record.negative is None:
         return None
-    branch = record.negative
-    views = [branch.views.get(index) for index in range(record.depth)]
-    widths = [branch.length if view is None else view.index.shape[1] for view in views]
-    attended = [branch.attended.get(index, width) for index, width in enumerate(widths)]
-    tokens = [branch.tokens if view is None else sum(view.layout.counts) for view in views]
-    return BranchReport(
+    fed = record.negative
+    views = [fed.views.get(index) for index in range(record.depth)]
+    widths = [fed.length if view is None else view.index.shape[1] for view in views]
+    attended = [fed.attended.get(index, width) for index, width in enumerate(widths)]
+    tokens = [fed.tokens if view is None else sum(view.layout.counts) for view in views]
+    return NegativeReport(
         sum(widths) / record.depth,
         sum(tokens) / record.depth / batch,
         batch * prefill_flops(config, widths, attended),
@@ -191,10 +193,16 @@ def _contribution(strategy: Strategy, record: Record, batch: int) -> Contributio
     if acted:
         before = sum(acted[0][0])
         tokens = (before / batch, (before - dropped) / batch)
-    told: dict[str, list[Tensor]] = {}
-    for figures in (figures for who, figures in record.told if who is strategy):
+    found: dict[str, list[Tensor]] = {}
+    for figures in (figures for who, figures in record.metrics if who is strategy):
         for name, values in figures.items():
-            told.setdefault(name, []).append(values.detach().float().cpu())
+            found.setdefault(name, []).append(values.detach().float().cpu())
     return Contribution(
-        format_spec([strategy]), tokens, {name: torch.cat(values).mean().item() for name, values in told.items()}
+        format_spec([strategy]), tokens, {name: torch.cat(values).mean().item() for name, values in found.items()}
     )
+
+
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        return renamed(__name__, name)

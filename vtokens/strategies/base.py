@@ -112,7 +112,7 @@ class Strategy(Older):
         raise NotImplementedError
 
     def negative(self, facts: Facts) -> Negative | None:
-        """What the prompt of the negative branch holds, for `at_logits`; None if it compares with no other prompt."""
+        """What the negative prompt holds, for `at_logits`; None if it compares with no other prompt."""
         return None
 
     def at_logits(self, logits: Logits) -> Tensor:

@@ -186,7 +186,7 @@ class Evictor(Strategy):
         raise NotImplementedError
 
     def at_cache(self, keys: Keys) -> Selection | None:
-        return keys.top(self.score(keys), self.keep) if keys.fresh else None
+        return keys.top(self.score(keys), self.keep) if keys.is_image_prefill else None
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
         _check_written(self, Evictor, "score", "at_cache")

@@ -25,7 +25,8 @@ class Needs:
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
         sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
-        branch: `Heads.branch` or `States.branch` is read, for which the prompt's text runs once more, by itself.
+        text_lane: `Heads.text_lane` or `States.text_lane` is read, for which the prompt's text runs once more,
+            by itself.
         once: naming the strategy twice makes no sense, and is refused.
         watches: `at_attend` changes nothing. It is called in passes without pictures too, and `at_step` in its place
             in the attention over one new token.
@@ -46,7 +47,7 @@ class Needs:
     unmerges: bool = False
     sizes: bool = False
     compact: bool = False
-    branch: bool = False
+    text_lane: bool = False
     once: bool = False
     watches: bool = False
     computes: bool = False

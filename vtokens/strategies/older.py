@@ -15,7 +15,7 @@ REPLACED = {
     "watches": "watches",
     "computes": "computes",
     "unmerges": "unmerges",
-    "wants_branch": "branch",
+    "wants_branch": "text_lane",
     "signals": "signals",
     "encodes_in": "encode",
     "acts_before": "layer",

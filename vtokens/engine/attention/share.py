@@ -55,7 +55,7 @@ def of_rows(heads: Heads, rows: Sequence[int]) -> Heads:
         noted=heads.noted.map(some),
         spans=tuple(heads.spans[row] for row in rows) if heads.spans else (),
         fed=None if heads.fed is None else some(heads.fed),
-        told={},
+        metrics={},
         _gain=None,
         _output=None,
         _replaced=False,

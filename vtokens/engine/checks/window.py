@@ -39,7 +39,7 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
         why = "a strategy drops keys of the cache, and it"
     elif plan.compact:
         why = "a strategy numbers positions anew (positions='compact'), by which a window would be counted, and it"
-    elif plan.unmerges or plan.sizes or plan.branch or plan.contrast is not None:
+    elif plan.unmerges or plan.sizes or plan.text_lane or plan.contrast is not None:
         why = (
             "a strategy that unmerges tokens, weighs them, or compares with a second sequence, needs the whole prompt, "
         )

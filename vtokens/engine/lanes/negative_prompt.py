@@ -53,8 +53,8 @@ class Fed:
         embeds: (B, T, D).
         valid: bool (B, T), False on padding; None if there is none.
         positions: int64 (B, T) or (C, B, T), rotary positions.
-        rows: int64 (B, N), the branch's row for each position of the real pass, below 0 where it has none; None if they
-            are the same.
+        rows: int64 (B, N), the negative prompt's row for each position of the real pass, below 0 where it has
+            none; None if they are the same.
         layout: where its visual tokens sit; None if it has none.
         runs: what the tower saw of its pictures.
         renumbered: positions are its own, so that those of what follows lag behind or run ahead.

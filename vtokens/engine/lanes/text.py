@@ -62,7 +62,7 @@ class TextLane:
 
     def advance(self, index: int, strategies: Sequence[Acting], memory: Memory) -> None:
         """Go through layer `index`, with what the strategies noted about the samples in the pass."""
-        self._strategies = [acting for acting in strategies if acting.needs.branch]
+        self._strategies = [acting for acting in strategies if acting.needs.text_lane]
         self._memory = Memory(samples=memory.samples)
         self._hidden = self._run(index)
 

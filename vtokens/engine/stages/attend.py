@@ -48,11 +48,11 @@ def attend(
         heads.selecting = partial(record.selecting, attention.query.device)
     for share, part, some in shares(heads, strategies, lane.share):
         for acting in some:
-            part.prepared, part.told = acting.prepared, {}
-            part.branch = text.output_of(share) if text is not None and acting.needs.branch else None
+            part.prepared, part.metrics = acting.prepared, {}
+            part.text_lane = text.output_of(share) if text is not None and acting.needs.text_lane else None
             acting.strategy.at_attend(part)
-            if record is not None and part.told:
-                record.told.append((acting.strategy, part.told))
+            if record is not None and part.metrics:
+                record.metrics.append((acting.strategy, part.metrics))
     # Who only looks needs no memory, and leaves the cache as it is.
     if heads.noted and not all(acting.needs.watches for acting in strategies):
         notes = lane.notes.setdefault(index, Memory())

@@ -48,10 +48,10 @@ def decide(lane: Lane, index: int, attention: Attention) -> None:
     )  # fmt: skip
     for acting in lane.plan.at_cache[index]:
         rows = lane.share(acting.rows)
-        part = replace(whole if rows is None else _of_rows(whole, rows), prepared=acting.prepared, told={})
+        part = replace(whole if rows is None else _of_rows(whole, rows), prepared=acting.prepared, metrics={})
         selection = acting.strategy.at_cache(part)
-        if pictures is not None and part.told:
-            pictures.record.told.append((acting.strategy, part.told))
+        if pictures is not None and part.metrics:
+            pictures.record.metrics.append((acting.strategy, part.metrics))
         if selection is not None:
             _check(selection, part, acting.strategy.name)
             lane.evicted[index] = _joined(lane.evicted.get(index), selection, rows, whole)

@@ -46,14 +46,14 @@ def check(request: Request, lane: Lane, contrast: Contrast) -> None:
         since, own = lane.past - divergence.fed, first.negative.layer.get_seq_length() - divergence.length
         if since != own:
             raise ValueError(
-                f"this cache went on for {since} positions without its negative branch, which got {own} of them: keep "
+                f"this cache went on for {since} positions without its negative prompt, which got {own} of them: keep "
                 "the strategy attached, or start with an empty cache"
             )
-    # What stands in the cache is fed to nobody again, so a branch cannot make up for pictures it never saw.
+    # What stands in the cache is fed to nobody again, so a negative prompt cannot make up for pictures it never saw.
     holds = first is not None and (first.keymap.dropped or VISUAL in first.keymap.memory.keys)
     if lane.past and divergence is None and holds:
         raise ValueError(
-            "this cache holds pictures that no negative branch went along with: start with an empty cache, or keep "
+            "this cache holds pictures that no negative prompt went along with: start with an empty cache, or keep "
             "the strategy attached from the first turn on"
         )
     if not lane.shows or not isinstance(contrast.kind, Prompt):
@@ -213,8 +213,8 @@ def kept(request: Request, length: int) -> Tensor:
 def _said(ended: Ended, strategy: Strategy, view: Logits) -> Tensor:
     """float32 (B, R, V): what a strategy makes of logits; figures that it tells go into the record."""
     made, pictures = strategy.at_logits(view), ended.lane.pictures
-    if pictures is not None and view.told:
-        pictures.record.told.append((strategy, view.told))
+    if pictures is not None and view.metrics:
+        pictures.record.metrics.append((strategy, view.metrics))
     return made
 
 

@@ -48,13 +48,13 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     for one in acting:
         rows = lane.share(one.rows)
         part = whole if rows is None else _of_rows(whole, rows)
-        branch = None if text is None or not one.needs.branch else text.states.get((place, index))
+        apart = None if text is None or not one.needs.text_lane else text.states.get((place, index))
         part = replace(
-            part, prepared=one.prepared, branch=branch if branch is None or rows is None else branch[rows], told={}
+            part, prepared=one.prepared, text_lane=apart if apart is None or rows is None else apart[rows], metrics={}
         )
         delta = one.strategy.at_states(part)
-        if pictures is not None and part.told:
-            pictures.record.told.append((one.strategy, part.told))
+        if pictures is not None and part.metrics:
+            pictures.record.metrics.append((one.strategy, part.metrics))
         if rows is not None:
             take_over_notes(noted, part.noted, rows, len(hidden))
         if delta is not None:

@@ -90,7 +90,7 @@ class NegativeKeys:
         if self.divergence is not None and remove > fed - self.divergence.fed + self.divergence.tail:
             raise ValueError(
                 f"cannot crop {remove} positions: only the last {fed - self.divergence.fed + self.divergence.tail} are "
-                "those of the negative branch too, which sees the pictures otherwise. Start again with an empty cache, "
+                "those of the negative prompt too, which sees the pictures otherwise. Start again with an empty cache, "
                 "or detach() the strategy first"
             )
 

@@ -71,7 +71,7 @@ class MMInference(Strategy):
         return Needs(attend=sparse, once=True, computes=True)
 
     def at_attend(self, heads: Heads) -> None:
-        if not heads.fresh:
+        if not heads.is_image_prefill:
             return
         chosen: dict[tuple[Span, tuple[Run, ...]], list[int]] = {}
         for row, span in enumerate(heads.spans):
@@ -80,9 +80,9 @@ class MMInference(Strategy):
         dense = torch.ones(batch)
         for (_, runs), rows in chosen.items():
             dense[rows] = sum(run.intra is None for run in runs) / count
-        heads.tell("heads_dense", dense)
+        heads.log("heads_dense", dense)
         if all(share == 1 for share in dense.tolist()):
-            heads.tell("attention_computed", dense)
+            heads.log("attention_computed", dense)
             return
         output = heads.value.new_zeros(batch, width, count, heads.value.shape[3])
         computed = torch.ones(batch, device=output.device)
@@ -102,7 +102,7 @@ class MMInference(Strategy):
                 computed[rows] = tiles.visited() * (tiles.block[0] * tiles.block[1] / area)
         heads.output = output
         answers(heads)
-        heads.tell("attention_computed", computed)
+        heads.log("attention_computed", computed)
 
     def _runs(self, heads: Heads, span: Span) -> tuple[Run, ...]:
         """What each head runs on a sample's own prompt: all of it dense unless that is predicted to take longer."""

@@ -77,7 +77,7 @@ class Var(Strategy):
         return Needs(attend=range(self.first_layer, facts.depth - 1) if moves else (), once=True)
 
     def at_attend(self, heads: Heads) -> None:
-        if heads.fresh:
+        if heads.is_image_prefill:
             sink, visual = heads.prepared.find(heads.hidden), heads.visual[:, heads.past :]
             group = torch.where(visual, torch.where(sink, VISUAL_SINK, VISUAL), torch.where(sink, TEXT_SINK, TEXT))
             heads.mark(_GROUP, group, fill=TEXT)
@@ -90,7 +90,7 @@ class Var(Strategy):
             qualified = self.redistribute(weights)[1]
             values = torch.where(qualified[..., None], values, heads.at(heads.answers).float())
         heads.replace(heads.answers, values)
-        if heads.fresh:
+        if heads.is_image_prefill:
             self._tell(heads, weights, *self.redistribute(weights))
 
     @property
@@ -114,5 +114,5 @@ class Var(Strategy):
         real = torch.ones_like(heads.answers.index, dtype=torch.bool) if rows is None else rows
         count = real.sum(1).clamp(min=1) * qualified.shape[1]
         moved = (after[VISUAL] - before[VISUAL]) * real[:, None]
-        heads.tell("heads_changed", (qualified & real[:, None]).sum((1, 2)) / count)
-        heads.tell("attention_moved", moved.sum((1, 2)) / count)
+        heads.log("heads_changed", (qualified & real[:, None]).sum((1, 2)) / count)
+        heads.log("attention_moved", moved.sum((1, 2)) / count)

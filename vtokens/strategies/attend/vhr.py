@@ -55,7 +55,7 @@ class Vhr(Strategy):
                 check_layer("layers", layer, facts.depth)
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(attend=self._where(facts), branch=self.divergence == "two_branch", once=True)
+        return Needs(attend=self._where(facts), text_lane=self.divergence == "two_branch", once=True)
 
     def _where(self, facts: Facts) -> Sequence[int]:
         if self.alpha == 1:
@@ -67,13 +67,13 @@ class Vhr(Strategy):
 
     def at_attend(self, heads: Heads) -> None:
         chosen = heads.recall(_HEADS)
-        if heads.fresh:
+        if heads.is_image_prefill:
             new = self._choose(heads)
             # Once chosen, heads stay: keys and values of the layers above were made with them.
             before = heads.visual[:, : heads.past].any(1, keepdim=True)
             chosen = new if chosen is None else torch.where(before, chosen, new)
             heads.remember(_HEADS, chosen)
-            heads.tell("heads_reinforced", chosen.float().mean(1))
+            heads.log("heads_reinforced", chosen.float().mean(1))
         assert chosen is not None
         heads.amplify(torch.where(chosen, self.alpha, 1.0))
 
@@ -82,7 +82,7 @@ class Vhr(Strategy):
         outputs, lse = heads.grouped(heads.visual.long(), 2, heads.last)
         merged = heads.at(heads.last).float() if heads.replaced else reweigh(outputs, group_weights(lse))
         merged = merged[:, :, 0]
-        text = outputs[TEXT][:, :, 0] if heads.branch is None else heads.branch
+        text = outputs[TEXT][:, :, 0] if heads.text_lane is None else heads.text_lane
         divergence = torch.linalg.vector_norm(merged - text, dim=-1)
         seen = heads.visual.any(1, keepdim=True)
         return select_heads(divergence, text.square().sum(-1)) & seen

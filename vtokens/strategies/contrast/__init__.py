@@ -1,1 +1,1 @@
-"""Strategies that contrast logits with those of a negative branch."""
+"""Strategies that contrast logits with those of a negative prompt."""

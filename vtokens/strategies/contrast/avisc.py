@@ -36,7 +36,7 @@ class Avisc(Weighted):
         beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
         gamma: the share of attention that the chosen layers hold.
         lam: standard deviations above the mean from which on a token is blind.
-        others: "zero" keeps the other tokens as zeros, as the release does; "drop" takes them away, so that the branch
+        others: "zero" keeps the other tokens as zeros, as the release does; "drop" takes them away, so that the prompt
             costs a fraction.
     """
 

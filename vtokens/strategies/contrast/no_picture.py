@@ -21,7 +21,7 @@ class Contrast(Weighted):
     Attributes:
         alpha: weight of the contrast.
         beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
-        branch: what the negative branch runs under.
+        branch: what the negative prompt runs under.
     """
 
     branch: str = "random(keep=0.1)"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.moved import Member
 from vtokens.kernels import grouped_attention, reweighed_attention
 from vtokens.strategies.views.memory import VISUAL, Memory, Noting
 from vtokens.strategies.views.rows import Rows, Span
@@ -28,14 +29,14 @@ class Heads(Noting):
         scaling: the factor on the products.
         hidden: (B, W, D_model), the states that entered the layer.
         valid: bool (B, K), False on padding; None if there is none.
-        fresh: the pass brings pictures, so that this is where something about them is decided.
+        is_image_prefill: True in the prefill that brings images: compute per-image decisions here.
         answers: the rows that may use the pictures as text does: text after the first visual token, generated tokens.
         last: the last prompt position of each sample.
         noted: what this pass notes; `marks` and `recall` read it together with what earlier passes noted.
         spans: of each sample, in a pass that brings pictures.
         selecting: a context manager that times a selection.
         prepared: what the strategy's `prepare` made.
-        branch: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
+        text_lane: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
             pictures; None unless the strategy asked for it.
         fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
     """
@@ -47,7 +48,7 @@ class Heads(Noting):
     scaling: float
     hidden: Tensor
     valid: Tensor | None
-    fresh: bool
+    is_image_prefill: bool
     answers: Rows
     last: Rows
     _memory: Memory
@@ -56,12 +57,14 @@ class Heads(Noting):
     spans: tuple[Span, ...] = ()
     selecting: Callable[[], AbstractContextManager[None]] = nullcontext
     prepared: Any = None
-    branch: Tensor | None = None
+    text_lane: Tensor | None = None
     fed: Tensor | None = None
-    told: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None
     _replaced: bool = False
+    branch = Member("text_lane")
+    fresh = Member("is_image_prefill")
 
     @property
     def visual(self) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget
 from vtokens.core.layout import Layout
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.views.memory import Telling
+from vtokens.strategies.views.memory import Logging
 
 
 @dataclass
-class Keys(Telling):
+class Keys(Logging):
     """S cached keys of one decoder layer, those of the pass under way last.
 
     Attributes:
@@ -38,10 +38,10 @@ class Keys(Telling):
     valid: Tensor | None
     layout: Layout | None
     prepared: Any = None
-    told: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def fresh(self) -> bool:
+    def is_image_prefill(self) -> bool:
         """The pass brings pictures: what of their keys stays is decided now."""
         return self.layout is not None
 

@@ -1,4 +1,4 @@
-"""What a `logits` strategy declares and sees: the prompt of its negative branch, and the logits of both branches."""
+"""What a `logits` strategy declares and sees: the negative prompt, and the logits of both prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.views.memory import Memory, Telling
+from vtokens.strategies.views.memory import Logging, Memory
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -24,8 +24,8 @@ class Pixels:
 
     Attributes:
         change: from pixels as the processor made them, (..., C, H, W) or (patches, values) of one picture, to those of
-            the branch. It must do to a picture what it would do to that picture alone.
-        under: strategies that the branch runs under, in place of the others of the spec; None: the same ones.
+            the negative prompt. It must do to a picture what it would do to that picture alone.
+        under: strategies that the negative prompt runs under, in place of the others of the spec; None: the same ones.
     """
 
     change: Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ class Tokens:
 
     Attributes:
         select: chooses them; sees the signals that the strategy asked for, as observed in the real pass.
-        blank: the others stay as zeros; else they are dropped, and the branch is as short as what is left.
+        blank: the others stay as zeros; else they are dropped, and the negative prompt is as short as what is left.
         newlines: positions of a picture that hold none of its features stay; not looked at if the others do.
         arrange: what is left is numbered anew, the tokens of each picture by these scores, highest first: float (B, W)
             of what the callable sees, 0 or above. None leaves order and positions as they are.
@@ -65,17 +65,17 @@ class Prompt:
 
 
 Negative = NoPicture | Pixels | Tokens | Same | Prompt
-"""What the prompt of a negative branch holds."""
+"""What a negative prompt holds."""
 
 
-class Logits(Telling):
-    """The logits of some rows, and those of the negative branch if there is one.
+class Logits(Logging):
+    """The logits of some rows, and those of the negative prompt if there is one.
 
     Attributes:
         positive: float32 (B, R, V), of the prompt as it was given.
         step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
             cache, which cannot know.
-        told: the figures that were said for the report.
+        metrics: the figures that were logged for the report.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Logits(Telling):
         memory: Callable[[int], Memory] = lambda layer: Memory(),
     ) -> None:
         self.positive, self.step, self._negative, self._memory = positive, step, negative, memory
-        self.told: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
 
     @property
     def negative(self) -> Tensor:
-        """float32 (B, R, V), of the negative branch.
+        """float32 (B, R, V), of the negative prompt.
 
         Raises:
             ValueError: there is none.
@@ -108,16 +108,16 @@ class Logits(Telling):
         return self._memory(layer).samples.get(name)
 
     def plausible(self, beta: float) -> Tensor:
-        """bool (B, R, V): tokens that the positive branch finds at least `beta` times as probable as its favourite."""
+        """bool (B, R, V): tokens that the real prompt finds at least `beta` times as probable as its favourite."""
         best = self.positive.amax(-1, keepdim=True)
         return self.positive >= best + (math.log(beta) if beta > 0 else -math.inf)
 
     def cut(self, values: Tensor, beta: float) -> Tensor:
         """`values` (B, R, V) without the tokens that are not plausible."""
         plausible = self.plausible(beta)
-        self.tell("plausible_tokens", plausible.sum(-1).float().mean(1))
+        self.log("plausible_tokens", plausible.sum(-1).float().mean(1))
         cut = values.masked_fill(~plausible, -math.inf)
-        self.tell("changed_answers", (cut.argmax(-1) != self.positive.argmax(-1)).float().mean(1))
+        self.log("changed_answers", (cut.argmax(-1) != self.positive.argmax(-1)).float().mean(1))
         return cut
 
     def contrast(self, alpha: float, beta: float) -> Tensor:

@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vtokens.core.moved import Member
+
 VISUAL = "visual"
 """What the engine notes about each key: whether it holds a visual token."""
 
 
-class Telling:
-    """Part of what a strategy sees: it takes figures for the report."""
+class Logging:
+    """Part of what a strategy sees: it logs figures for the report."""
 
-    told: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+    tell, told = Member("log"), Member("metrics")
 
-    def tell(self, name: str, values: Tensor) -> None:
-        """Say a figure for the report: float (B,), averaged there over samples and layers."""
-        self.told[name] = values
+    def log(self, name: str, values: Tensor) -> None:
+        """Log a figure for the report: float (B,), averaged there over samples and layers."""
+        self.metrics[name] = values
 
 
 @dataclass
@@ -68,7 +71,7 @@ class Memory:
         return Memory(keys, {**self.samples, **new.samples})
 
 
-class Noting(Telling):
+class Noting(Logging):
     """Part of what a strategy sees of one layer: it takes notes about samples, which the layer's cache keeps."""
 
     noted: Memory

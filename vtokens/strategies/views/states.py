@@ -24,8 +24,8 @@ class States(Noting):
         visual: bool (B, W), rows that hold visual tokens; None in a pass without pictures.
         last: int64 (B, 1), the row at which each prompt ends; None in a pass without pictures.
         prepared: what the strategy's `prepare` made.
-        branch: (B, D) float32, the same states at the last prompt position in a forward pass without the pictures; None
-            unless the strategy asked for it (`Needs(branch=True)`) and the pass brings pictures.
+        text_lane: (B, D) float32, the same states at the last prompt position in a forward pass without the pictures;
+            None unless the strategy asked for it (`Needs(text_lane=True)`) and the pass brings pictures.
         noted: what this pass notes.
     """
 
@@ -37,13 +37,13 @@ class States(Noting):
     last: Tensor | None
     _memory: Memory
     prepared: Any = None
-    branch: Tensor | None = None
+    text_lane: Tensor | None = None
     noted: Memory = field(default_factory=Memory)
-    told: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def fresh(self) -> bool:
-        """The pass brings pictures, so that this is where something about them is decided."""
+    def is_image_prefill(self) -> bool:
+        """True in the prefill that brings images: compute per-image decisions here."""
         return self.visual is not None
 
     def at_last(self) -> Tensor:
