@@ -19,7 +19,7 @@ from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, Given, blocks, prompted
 from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.context import lock
-from vtokens.engine.installed import engine_on, put, running
+from vtokens.engine.installed import engine_on, put, while_on
 from vtokens.engine.plan import Plan
 from vtokens.engine.programs import by_row
 from vtokens.engine.record import Record, Records
@@ -179,7 +179,7 @@ class Handle:
     def _under(self, plan: Plan) -> Iterator[None]:
         if self._own is not None and not self.attached:
             raise RuntimeError(f"{self!r}: attach it again first")
-        with running(self._adapter, plan, self._records):
+        with while_on(self._adapter, plan, self._records):
             yield
 
     def runs(self, strategy: Strategy) -> bool:

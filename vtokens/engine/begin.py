@@ -10,13 +10,13 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
-from vtokens.engine.attention.prepared import unprepared
 from vtokens.engine.attention.sizes import holds_sizes
+from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_mask, side_inputs
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
-from vtokens.engine.lanes.joint_decode import Joint, join
+from vtokens.engine.lanes.joint_decode import Joint, with_negative
 from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
@@ -27,7 +27,7 @@ from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
-from vtokens.engine.state.request import Prepared, Request
+from vtokens.engine.state.request import NegativePrefill, Request
 from vtokens.engine.state.tracked_layer import holds_copies, holds_ours, makes_masks
 
 Kwargs = dict[str, Any]
@@ -79,7 +79,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     return passed, changed or left
 
 
-def prepared(adapter: Adapter, sequence: Prepared, kwargs: Kwargs) -> Begun:
+def negative_prefill(adapter: Adapter, sequence: NegativePrefill, kwargs: Kwargs) -> Begun:
     """The pass of a negative prompt by itself."""
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
     kwargs, cache, past, padding = _cached(plan, kwargs)
@@ -110,7 +110,7 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
     """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
     cache = given_cache(kwargs)
     past = 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
-    kwargs = unprepared(kwargs, past, pictures)
+    kwargs = with_padding_mask(kwargs, past, pictures)
     mask = kwargs.get("attention_mask")
     if not plan.sizes and not plan.at_cache and holds_sizes(cache):
         raise ValueError(
@@ -148,7 +148,7 @@ def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | Non
         return None, None, None
     logits.check(request, lane, contrast)
     if lane.pictures is None or not lane.shows:
-        both = join(lane, contrast.plan, kwargs)
+        both = with_negative(lane, contrast.plan, kwargs)
         return (None, None, None) if both is None else (both[0], None, both[1])
     positions = fed_positions(lane.past, kwargs, hidden)
     return None, Start(request, lane, lane.pictures, hidden, positions, side_inputs(lane.adapter, kwargs)), None

@@ -57,7 +57,8 @@ def inside(entry: Entry) -> Iterator[None]:
 class Thread:
     """What one thread is doing on each attached model.
 
-    A phase says how far a call has come: `Outer`, `Request`, `Prepared`, `Pass` or `Ended` (`hooks` has the table).
+    A phase says how far a call has come: `Outer`, `Request`, `NegativePrefill`, `Pass` or `Ended`; `hooks` has the
+    table.
 
     Attributes:
         phases: engine -> the phase of the call under way on its model; engines without one are missing.

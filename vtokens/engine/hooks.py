@@ -16,7 +16,7 @@ A call of the model, in the order of its hooks; a hook that meets another phase 
     output layer     both       before_, after_head  Ended               (a joint pass only)
     model            after      on_logits            Ended            -> none
 
-A negative prompt is prefilled inside `on_logits`: its phases are Prepared, then Pass, for one call of language_model.
+A negative prompt is prefilled inside `on_logits`: NegativePrefill, then Pass, for one call of language_model.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
-from vtokens.engine.attention import unmerge
 from vtokens.engine.attention.observe import observe
 from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
 from vtokens.engine.compiled import (
     attending,
@@ -54,7 +54,7 @@ from vtokens.engine.stages import cache, layer, logits, output
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.request import Outer, Prepared, Request
+from vtokens.engine.state.request import NegativePrefill, Outer, Request
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 from vtokens.strategies.views.heads import Memory
 from vtokens.strategies.views.states import Place
@@ -136,8 +136,8 @@ class Hooks:
         phase, block = here().phase(self), self.block()
         if kwargs is None:
             return self.interrupted()
-        if isinstance(phase, Prepared):
-            passed, changed = begin.prepared(self.adapter, phase, kwargs)
+        if isinstance(phase, NegativePrefill):
+            passed, changed = begin.negative_prefill(self.adapter, phase, kwargs)
         elif isinstance(phase, Request) and begin.handed_on(phase, args, kwargs):
             if phase.plan and not _holds(tuple(self.adapter.layers), self.layers):
                 raise RuntimeError(f"decoder layers were {_REPLACED}")
@@ -185,7 +185,7 @@ class Hooks:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return None
-        if passed.text is not None and passed.text.running:
+        if passed.text is not None and passed.text.active:
             return passed.text.note(index, "mlp", output[0] if isinstance(output, tuple) else output)
         return self._steered(passed, index, "mlp", output)
 
@@ -232,10 +232,10 @@ class Hooks:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return attention.run()
-        if passed.text is not None and passed.text.running:
-            return passed.text.attend(index, attention)
+        if passed.text is not None and passed.text.active:
+            return passed.text.on_attention(index, attention)
         if passed.joint is not None:
-            return passed.joint.attend(index, attention, partial(self._in_lane, passed))
+            return passed.joint.attend_apart(index, attention, partial(self._in_lane, passed))
         lane, watched = passed.main, passed.plan.watched.get(index)
         if watched and lane.pictures is None and attention.query.shape[2] == 1:
             result = attention.run()
@@ -258,7 +258,7 @@ class Hooks:
 
         if lane.plan.sizes or lane.plan.at_cache:
             attention = sized(lane, index, attention)
-        result = unmerge.attend(lane, index, attention, inner, bool(strategies))
+        result = unmerged(lane, index, attention, inner, bool(strategies))
         if index in lane.plan.at_cache:
             cache.decide(lane, index, attention)
         return result
@@ -298,9 +298,9 @@ class Hooks:
             return None
         return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self._run)
 
-    def _run(self, prepared: Prepared, inputs: Kwargs) -> Any:
-        """The decoder's output for a prepared sequence."""
-        here().enter(self, prepared)
+    def _run(self, sequence: NegativePrefill, inputs: Kwargs) -> Any:
+        """The decoder's output for a negative prompt."""
+        here().enter(self, sequence)
         try:
             return self.adapter.language_model(**inputs)
         finally:

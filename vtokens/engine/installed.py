@@ -108,7 +108,7 @@ def put(adapter: Adapter, plan: Plan, records: Records) -> Block:
 
 
 @contextmanager
-def running(adapter: Adapter, plan: Plan, records: Records) -> Iterator[None]:
+def while_on(adapter: Adapter, plan: Plan, records: Records) -> Iterator[None]:
     """Run a plan inside a `with` block, for its caller alone."""
     block = put(adapter, plan, records)
     engine = block.owner

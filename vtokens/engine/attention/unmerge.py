@@ -27,7 +27,7 @@ def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.ones_like(cos), torch.zeros_like(sin)
 
 
-def attend(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
+def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
     """Run an attention call of decoder layer `index` as if merged tokens stood at all of their positions.
 
     Unique rows are copied to these positions and rotated there, `inner` is run on that sequence, and its outputs are

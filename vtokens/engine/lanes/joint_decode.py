@@ -82,7 +82,7 @@ class Joint:
             kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
         return kwargs
 
-    def attend(self, index: int, attention: Attention, run: Run) -> tuple[Tensor, Any]:
+    def attend_apart(self, index: int, attention: Attention, run: Run) -> tuple[Tensor, Any]:
         """Run both halves of an attention call, each over its own keys and values."""
         lanes, halves = (self.main, self.negative), self.cache.halves
         outputs = [
@@ -109,7 +109,7 @@ class Joint:
         return output
 
 
-def join(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint, dict[str, Any]] | None:
+def with_negative(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint, dict[str, Any]] | None:
     """Let the negative prompt into a pass that brings no pictures.
 
     Args:

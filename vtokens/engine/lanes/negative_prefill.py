@@ -24,12 +24,12 @@ from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.prompt_end import answered_rows, steps
-from vtokens.engine.state.request import Prepared
+from vtokens.engine.state.request import NegativePrefill
 from vtokens.engine.state.tracked_layer import TrackedLayer, held
 from vtokens.strategies.views.logits import Prompt
 
-Run = Callable[[Prepared, dict[str, Any]], Any]
-"""Calls the language model with a prepared sequence."""
+Run = Callable[[NegativePrefill, dict[str, Any]], Any]
+"""Calls the language model with a negative prompt."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         positions = rotary_positions(fed.positions)
         answered = start.pictures.answered
         pictures = Pictures(fed.layout, fed.runs, positions, ends, answered, record, fed.injection)
-    output = run(Prepared(contrast.plan, pictures, lane.asked, fed.blocks), inputs)
+    output = run(NegativePrefill(contrast.plan, pictures, lane.asked, fed.blocks), inputs)
     start.pictures.record.negative = NegativeRecord(
         fed.embeds.shape[1],
         0 if fed.layout is None else sum(fed.layout.counts),

@@ -51,7 +51,7 @@ class TextLane:
         self._batch = torch.arange(len(rows), device=rows.device)
         self._strategies: Sequence[Acting] | None = None
         self._memory = Memory()
-        self.running = False
+        self.active = False
         self.output: Tensor | None = None
         self.states: dict[tuple[Place, int], Tensor] = {}
 
@@ -66,7 +66,7 @@ class TextLane:
         self._memory = Memory(samples=memory.samples)
         self._hidden = self._run(index)
 
-    def attend(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+    def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
         """Run an attention call of the text lane."""
         output, weights = attention.run()
         if self._strategies is None:
@@ -99,7 +99,7 @@ class TextLane:
 
     def _run(self, index: int) -> Tensor:
         layer = self._adapter.layers[index]
-        self.running = True
+        self.active = True
         try:
             # The layer's own hooks belong to the pass, so its forward is called past them.
             output = layer.forward(
@@ -111,5 +111,5 @@ class TextLane:
                 **self._kwargs,
             )
         finally:
-            self.running = False
+            self.active = False
         return output[0] if isinstance(output, tuple) else output

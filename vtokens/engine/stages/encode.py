@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
 from vtokens.engine.attention.tap import Attention
-from vtokens.engine.stages.tower_call import TowerCall, running
+from vtokens.engine.stages.tower_call import TowerCall, call_of
 from vtokens.engine.state.merging import Merging
 from vtokens.strategies.views.patches import Patches
 
@@ -39,7 +39,7 @@ class Encode:
             handle.remove()
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
-        call = running(self._adapter)
+        call = call_of(self._adapter)
         if call is None or call.key is None:
             return None
         (hidden,), key, last = args, call.key, self._index == max(call.plan.at_encode)
@@ -47,14 +47,14 @@ class Encode:
         return (call.after,)
 
     def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        call = running(self._adapter)
+        call = call_of(self._adapter)
         if call is None or call.after is None:
             return None
         call.after = call.after + output
         return output.new_zeros(())
 
     def _after_block(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        call = running(self._adapter)
+        call = call_of(self._adapter)
         if call is None or call.after is None:
             return None
         after, call.after = call.after, None
@@ -67,12 +67,12 @@ def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], 
     The model checks that there are as many features as placeholders. Which of them are copies of one token is known
     later from the run of the tower (`TowerRun.copies`).
     """
-    call = running(adapter)
+    call = call_of(adapter)
     merging = None if call is None else call.merging
     return None if merging is None or not merging.begun else merging.expand(output)
 
 
-def attend(call: TowerCall, block: int, attention: Attention) -> tuple[Tensor, Any]:
+def on_attention(call: TowerCall, block: int, attention: Attention) -> tuple[Tensor, Any]:
     """Run one attention call of the tower, with the tokens as they are now."""
     if call.merging is None:
         batch, _, width, _ = attention.query.shape

@@ -15,7 +15,7 @@ from vtokens.engine.attention.tap import Attention, Tap
 from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
 from vtokens.engine.stages import encode
-from vtokens.engine.stages.tower_call import TowerCall, running, under
+from vtokens.engine.stages.tower_call import TowerCall, call_of, during
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, mark
 from vtokens.kernels import attention_colmean
@@ -32,7 +32,7 @@ class _Features:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         multimodal, block = self._adapter.multimodal, self._watcher.block()
         method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, *args, **kwargs)
-        if block is None or running(self._adapter) is not None:
+        if block is None or call_of(self._adapter) is not None:
             # Families whose videos are encoded as images call one feature call from the other: that is one run.
             return method()
         stage = block.plan.at_encode
@@ -43,7 +43,7 @@ class _Features:
             if self._adapter.tower.merges:
                 check_tower_runs_once(self._adapter)
         try:
-            with under(call):
+            with during(call):
                 output = method()
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
             self._watcher.interrupted()
@@ -106,13 +106,13 @@ class TowerTap:
         self._tap.remove()
 
     def _on_block(self, attention: Attention) -> tuple[Tensor, Any]:
-        call, index = running(self._adapter), self._index
+        call, index = call_of(self._adapter), self._index
         if call is None:
             return attention.run()
         if index in call.plan.blocks:
             call.scores.setdefault(index, []).extend(self._scores(attention, call.merging))
         if call.plan.at_encode and self._adapter.tower.merges:
-            return encode.attend(call, index, attention)
+            return encode.on_attention(call, index, attention)
         return attention.run()
 
     def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:

@@ -42,7 +42,7 @@ class TowerCall:
 
 
 @contextmanager
-def under(call: TowerCall) -> Iterator[None]:
+def during(call: TowerCall) -> Iterator[None]:
     """Make a feature call the one under way in this thread."""
     thread = here()
     before, thread.tower = thread.tower, call
@@ -52,7 +52,7 @@ def under(call: TowerCall) -> Iterator[None]:
         thread.tower = before
 
 
-def running(adapter: Adapter) -> TowerCall | None:
+def call_of(adapter: Adapter) -> TowerCall | None:
     """The feature call of this model that is under way in this thread."""
     call = here().tower
     return call if isinstance(call, TowerCall) and call.adapter is adapter else None

@@ -63,8 +63,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A sequence that the engine itself hands to the decoder: the negative prompt of a contrast.
+class NegativePrefill:
+    """The prefill of a negative prompt, which the engine itself hands to the decoder.
 
     Attributes:
         plan: which strategy acts where in it.

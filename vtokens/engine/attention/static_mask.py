@@ -12,7 +12,7 @@ from vtokens.core.compat import given_cache
 from vtokens.engine.state.slots import static
 
 
-def unprepared(kwargs: dict[str, Any], past: int, whole: bool) -> dict[str, Any]:
+def with_padding_mask(kwargs: dict[str, Any], past: int, whole: bool) -> dict[str, Any]:
     """The inputs of a language model with the padding mask (B, past + W) that a mask over fixed slots was made of.
 
     They stay as they are where nothing was prepared, or something else than causal attention over what is no padding.
