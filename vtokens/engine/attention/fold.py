@@ -9,7 +9,7 @@ from vtokens.engine.state.copies import Copies
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
-from vtokens.engine.state.tracked_layer import seen_length, stored_length, tracked
+from vtokens.engine.state.tracked_layer import given_length, seen_length, tracked
 from vtokens.engine.state.view import View, gather
 
 
@@ -57,14 +57,14 @@ def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copi
     older = None if layer is None else layer.keymap.copies
     if fold is None and older is None:
         return None
-    stored = stored_length(cache, index)
+    given = given_length(cache, index)
     latest = new if fold is None else fold.member.shape[1]
     total = seen_length(cache, index) - new + latest
     if valid is None:
         valid = torch.ones(len(lane.hidden), total, dtype=torch.bool, device=lane.hidden.device)
     channels = older.positions.shape[1] if older is not None else len(fold.positions) if fold is not None else 1
-    ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.keymap.stored)
+    ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.keymap.given)
     between = Copies.plain(valid[:, ends : total - latest], channels)
     before = between if older is None else older.followed_by(between, rows)
     after = Copies.plain(valid[:, total - latest :], channels) if fold is None else fold.copies
-    return before.followed_by(after, stored - new) if before.length else after
+    return before.followed_by(after, given - new) if before.length else after

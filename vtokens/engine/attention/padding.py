@@ -10,7 +10,7 @@ from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import static
-from vtokens.engine.state.tracked_layer import gone_length, seen_length, shortened, stored_length, tracked
+from vtokens.engine.state.tracked_layer import given_length, gone_length, seen_length, shortened, tracked
 from vtokens.engine.state.view import View
 
 
@@ -60,7 +60,7 @@ def filled(lane: Lane, index: int, attention: Attention) -> Attention:
     """An attention call of layer `index` over the keys there are, without slots that are not filled yet."""
     if lane.cache is None or static(lane.cache.layers[index]) is None:
         return attention
-    keys, mask = stored_length(lane.cache, index), attention.mask
+    keys, mask = given_length(lane.cache, index), attention.mask
     if mask is not None and slots_seen(lane, index) is not None:
         mask = mask[..., :keys]
     return replace(attention, key=attention.key[:, :, :keys], value=attention.value[:, :, :keys], mask=mask)

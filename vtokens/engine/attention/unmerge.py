@@ -76,18 +76,18 @@ def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states
 def _cached(lane: Lane, index: int) -> tuple[Copies, int] | None:
     """What the layer's cache holds merged, and in how many rows."""
     layer = tracked(lane.cache, index)
-    return None if layer is None or layer.keymap.copies is None else (layer.keymap.copies, layer.keymap.stored)
+    return None if layer is None or layer.keymap.copies is None else (layer.keymap.copies, layer.keymap.given)
 
 
-def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, stored: int) -> Tensor:
+def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, given: int) -> Tensor:
     """(B, 1, H, D): the common case of one new token and nobody else looking, without copies of the values."""
     key = attention.key
-    behind = key.shape[2] - stored
+    behind = key.shape[2] - given
 
     def make() -> tuple[Tensor, Tensor, Tensor | None]:
         member, cos, sin = _turns(lane, index, copies, key)
         angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
-        rows = torch.arange(stored, key.shape[2], device=key.device).expand(len(key), -1)
+        rows = torch.arange(given, key.shape[2], device=key.device).expand(len(key), -1)
         valid = seen_padding(lane, index, copies.length + behind - 1, 1, None)
         return (
             torch.cat([member, rows], 1),
@@ -114,14 +114,14 @@ def _turns(lane: Lane, index: int, copies: Copies, like: Tensor) -> tuple[Tensor
 
 
 def _unfold_cached(
-    lane: Lane, index: int, copies: Copies, stored: int, key: Tensor, value: Tensor
+    lane: Lane, index: int, copies: Copies, given: int, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cached keys and values at all their positions, the first `stored` rows being those to unfold."""
+    """Cached keys and values at all their positions, the first `given` rows being those to unfold."""
     member, cos, sin = _turns(lane, index, copies, key)
-    first = unfold(key[:, :, :stored], member, cos, sin)
+    first = unfold(key[:, :, :given], member, cos, sin)
     return (
-        torch.cat([first, key[:, :, stored:]], 2),
-        torch.cat([unfold(value[:, :, :stored], member), value[:, :, stored:]], 2),
+        torch.cat([first, key[:, :, given:]], 2),
+        torch.cat([unfold(value[:, :, :given], member), value[:, :, given:]], 2),
     )
 
 

@@ -21,7 +21,7 @@ from vtokens.engine.attention.tap import Attention
 from vtokens.engine.stages.output import limit
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import TrackedLayer, stored_length, tracked
+from vtokens.engine.state.tracked_layer import TrackedLayer, given_length, tracked
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.heads import VISUAL, Memory
 from vtokens.strategies.views.keys import Keys
@@ -101,9 +101,9 @@ def _joined(before: Selection | None, own: Selection, rows: Sequence[int] | None
 def compact(lane: Lane, cache: Any) -> None:
     """Drop the keys that strategies did not keep, in one gather a layer."""
     for index, selection in lane.evicted.items() if cache is not None else ():
-        layer, stored = tracked(cache, index), stored_length(cache, index)
+        layer, given = tracked(cache, index), given_length(cache, index)
         if layer is None:
-            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(stored))
+            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(given))
         _compact(lane, layer, selection)
     if lane.evicted and cache is not None:
         limit(cache)

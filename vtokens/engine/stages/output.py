@@ -16,7 +16,7 @@ from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.slots import Slots, places
-from vtokens.engine.state.tracked_layer import TrackedLayer, seen_length, shortened, stored_length, tracked
+from vtokens.engine.state.tracked_layer import TrackedLayer, given_length, seen_length, shortened, tracked
 from vtokens.engine.state.view import View, expand
 from vtokens.strategies.views.heads import Memory
 
@@ -35,13 +35,13 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
     for index in sorted({*lane.views, *lane.notes}):
         view = lane.views.get(index)
         new = lane.length if view is None else view.index.shape[1]
-        stored, older, fold = stored_length(cache, index), tracked(cache, index), lane.folds.get(index)
+        given, older, fold = given_length(cache, index), tracked(cache, index), lane.folds.get(index)
         past, length = seen_length(cache, index) - new, new if fold is None else fold.member.shape[1]
         memory = older.keymap.memory if older is not None else Memory()
         memory = memory.followed_by(lane.notes.get(index, Memory()), past, length)
         if view is None and shortened(cache, index) is None:
             # Nothing was dropped here, so all of it may be cropped again, but for notes about whole pictures.
-            keymap = KeyMap.plain(stored, memory, pictures.layout.tail if memory.samples else None)
+            keymap = KeyMap.plain(given, memory, pictures.layout.tail if memory.samples else None)
         else:
             keymap = _keymap(lane, pictures, index, new, past, length, memory)
         there = cache.layers[index]
@@ -58,21 +58,21 @@ def limit(cache: Any) -> None:
     No layer was given anything yet behind what its key map is of.
     """
     tails = [layer.keymap.tail for layer in cache.layers if isinstance(layer, TrackedLayer)]
-    stored, first = stored_length(cache, 0), tracked(cache, 0)
-    tail = stored if first is None else first.keymap.tail
+    given, first = given_length(cache, 0), tracked(cache, 0)
+    tail = given if first is None else first.keymap.tail
     if min(tails, default=tail) >= tail:
         return
     if first is None:
-        first = cache.layers[0] = TrackedLayer(cache.layers[0], KeyMap.plain(stored))
+        first = cache.layers[0] = TrackedLayer(cache.layers[0], KeyMap.plain(given))
     first.keymap = replace(first.keymap, tail=min(tails))
 
 
 def remember(lane: Lane, cache: Any) -> None:
     """Keep in the cache what strategies noted in a pass without pictures."""
     for index, noted in lane.notes.items() if cache is not None else ():
-        layer, stored = tracked(cache, index), stored_length(cache, index)
+        layer, given = tracked(cache, index), given_length(cache, index)
         if layer is None:
-            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(stored))
+            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(given))
         past = seen_length(cache, index) - lane.length
         layer.keymap = replace(layer.keymap, memory=layer.keymap.memory.followed_by(noted, past, lane.length))
 
@@ -81,7 +81,7 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     """What the keys of a shortened layer stand for, after `new` of them were stored behind `past` that are seen."""
     fold, layer = lane.folds.get(index), shortened(lane.cache, index)
     view = lane.views.get(index) if fold is None else fold.view
-    stored, device = stored_length(lane.cache, index), pictures.layout.visual.device
+    given, device = given_length(lane.cache, index), pictures.layout.visual.device
 
     def make() -> tuple[Tensor, Tensor | None, object]:
         after = lane.fed_now() if view is None else view.mask(lane.fed_now())
@@ -104,8 +104,8 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     if size is not None:
         ahead = torch.tensor(fed - at.shape[1], device=at.device)
         slots = lane.once(("slots", key, size), lambda: Slots(places(at, valid, fed, size), ahead))
-    shut = None if layer is None else layer.keymap.shut_after(stored)
-    return KeyMap(stored, fed, at, valid, tail, origin, memory, copies, slots, shut)
+    shut = None if layer is None else layer.keymap.shut_after(given)
+    return KeyMap(given, fed, at, valid, tail, origin, memory, copies, slots, shut)
 
 
 def restore(lane: Lane, output: Any) -> Any:

@@ -3,7 +3,7 @@
 Example: six positions were fed, two of them dropped before this layer; then two more tokens came, one key each.
 
     fed position   0   1   2   3   4   5 | 6   7
-    key            k0  k1      k2      k3| k4  k5      at = [0, 1, 3, 5], fed = 6, stored = 4
+    key            k0  k1      k2      k3| k4  k5      at = [0, 1, 3, 5], fed = 6, given = 4
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class KeyMap:
     """The part of a cache layer in which keys and fed positions differ; after it they run in step.
 
     Attributes:
-        stored: keys the layer was given in this part.
+        given: keys the layer was given in this part.
         fed: positions the caller fed in this part, dropped ones included.
         at: int64 (B, seen), or (B, H_kv, seen) where heads hold different keys, the fed position of each key that
             attention sees; arbitrary on padding. None if nothing was
@@ -39,7 +39,7 @@ class KeyMap:
         slots: what the slots stand for, where they are fixed and something was dropped; None elsewhere.
     """
 
-    stored: int
+    given: int
     fed: int
     at: Tensor | None
     valid: Tensor | None
@@ -51,10 +51,10 @@ class KeyMap:
     shut: Tensor | None = None
 
     @staticmethod
-    def plain(stored: int, memory: Memory | None = None, tail: int | None = None) -> KeyMap:
+    def plain(given: int, memory: Memory | None = None, tail: int | None = None) -> KeyMap:
         """That of a layer which holds all it was fed, and can be cropped as a whole if no `tail` is given."""
-        tail = stored if tail is None else tail
-        return KeyMap(stored, stored, None, None, tail, "plain", Memory() if memory is None else memory)
+        tail = given if tail is None else tail
+        return KeyMap(given, given, None, None, tail, "plain", Memory() if memory is None else memory)
 
     @property
     def dropped(self) -> bool:
@@ -66,7 +66,7 @@ class KeyMap:
     @property
     def seen(self) -> int:
         """Positions that attention sees."""
-        return self.stored if self.copies is None else self.copies.length
+        return self.given if self.copies is None else self.copies.length
 
     def positions(self, upto: int, device: torch.device) -> Tensor:
         """int64 (B or 1, K), or (B, H_kv, K) as `at`: the fed position of each key, once `upto` positions were fed."""
@@ -117,7 +117,7 @@ class KeyMap:
             None if part is None else part[..., :-positions] for part in (self.at, self.valid, self.shut)
         )
         return replace(
-            self, stored=self.stored - positions, fed=self.fed - positions, at=at, valid=valid, shut=shut,
+            self, given=self.given - positions, fed=self.fed - positions, at=at, valid=valid, shut=shut,
             memory=self.memory.cropped(self.seen - positions),
             tail=self.tail - positions, origin=(self.origin, -positions) if self.dropped else self.origin,
             copies=None if self.copies is None else self.copies.cropped(positions),

@@ -1,4 +1,17 @@
-"""A cache layer that knows which fed positions its keys stand for, around any layer of transformers'."""
+"""A cache layer that knows which fed positions its keys stand for, around any layer of transformers'.
+
+Its lengths, where v1 was dropped, v2 and v3 are one merged token, and a sliding window came past t0 (merging and a
+window are never met in one layer; the picture has both for short):
+
+    fed position    0   1   2   3   4   5
+    fed             t0  v0  v1  v2  v3  t1     6   as the caller counts: `get_seq_length`, position ids, crops
+    given           t0  v0      v23     t1     4   keys that the layer was ever given
+    seen            t0  v0      v23 v23 t1     5   positions that attention works on: a merged token at each of its own
+    gone            t0                         1   those that the window let go of
+    present             v0      v23 v23 t1     4   seen - gone: what attention is handed
+
+`KeyMap` has fed, given and seen of the part that strategies changed; behind it all of them grow by one a token.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +116,7 @@ class TrackedLayer(CacheLayerMixin):
         if not self.is_initialized:
             return 0
         given, slots = self.inner.get_seq_length(), self.keymap.slots
-        fed: int = given + (self.keymap.fed - self.keymap.stored if slots is None else slots.ahead)
+        fed: int = given + (self.keymap.fed - self.keymap.given if slots is None else slots.ahead)
         return fed
 
     def get_max_length(self) -> int:
@@ -124,7 +137,7 @@ class TrackedLayer(CacheLayerMixin):
         if tokens_to_remove > 0:
             tokens_to_remove = min(0, tokens_to_remove - self.get_seq_length())
         keymap, remove = self.keymap, -tokens_to_remove
-        behind = self.given - keymap.stored
+        behind = self.given - keymap.given
         if remove - behind > keymap.tail:
             raise ValueError(
                 f"cannot crop {remove} positions: only the last {behind + keymap.tail} come after the pruned visual "
@@ -178,7 +191,7 @@ def shortened(cache: Cache | None, layer: int) -> TrackedLayer | None:
     return there if there is not None and there.keymap.dropped else None
 
 
-def stored_length(cache: Cache | None, layer: int) -> int:
+def given_length(cache: Cache | None, layer: int) -> int:
     """Keys that layer `layer` of `cache` was given."""
     if cache is None or layer >= len(cache.layers):
         return 0
@@ -189,7 +202,7 @@ def stored_length(cache: Cache | None, layer: int) -> int:
 def held(cache: Cache, layer: int) -> tuple[Tensor, Tensor] | None:
     """(B, H_kv, K, D) each, all keys and values that layer `layer` was given; None if it does not give them back."""
     there: Any = cache.layers[layer]
-    length = stored_length(cache, layer)
+    length = given_length(cache, layer)
     if there.keys is None or there.keys.dim() != 4 or there.keys.shape[2] < length:  # quantised, or out of a window
         return None
     return there.keys[:, :, :length], there.values[:, :, :length]
@@ -206,8 +219,8 @@ def gone_length(cache: Cache | None, layer: int) -> int:
 def seen_length(cache: Cache | None, layer: int) -> int:
     """Positions that attention over layer `layer` of `cache` sees."""
     there = tracked(cache, layer)
-    extra = 0 if there is None else there.keymap.seen - there.keymap.stored
-    return stored_length(cache, layer) + extra
+    extra = 0 if there is None else there.keymap.seen - there.keymap.given
+    return given_length(cache, layer) + extra
 
 
 def holds_ours(cache: Cache | None) -> bool:
