@@ -154,7 +154,7 @@ def test_rows_of_an_injection_by_hand() -> None:
     blanked = injection.without(torch.tensor([[False, False, False, True, False]]))
     assert blanked.add(1, hidden, None).flatten().tolist() == [0, 11, 22, 3, 4]
     here, there = torch.tensor([[False, True, True, True]]), torch.tensor([[False, True, True, True, False]])
-    assert injection.moved({"image": here}, {"image": there}).row.tolist() == [[-1, 0, 1, 2]]
+    assert injection.moved({"image": here}, {"image": there}).feature.tolist() == [[-1, 0, 1, 2]]
 
 
 def test_features_in_one_tensor_stay_one_tensor() -> None:

@@ -218,7 +218,7 @@ class Layout:
             for row, (text, before) in enumerate(zip(self.text(), self.before, strict=True))
         ]
 
-    def text_rows(self) -> tuple[Tensor, Tensor | None]:
+    def text_columns(self) -> tuple[Tensor, Tensor | None]:
         """Where the text of each row is.
 
         Returns:

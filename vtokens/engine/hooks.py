@@ -248,10 +248,10 @@ class Hooks:
         strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
 
         def inner(lane: Lane, attention: Attention) -> tuple[Tensor, Any]:
-            rows, pictures = lane.plan.rows.get(index), lane.pictures
-            if rows and pictures is not None:
+            signals, pictures = lane.plan.observed.get(index), lane.pictures
+            if signals and pictures is not None:
                 with pictures.record.selecting(attention.query.device):
-                    for signal in rows:
+                    for signal in signals:
                         observe(lane, pictures, index, signal.rows, attention)
             text = passed.text if lane.shows else None
             return attend(lane, index, attention, strategies, text)

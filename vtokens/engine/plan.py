@@ -56,7 +56,7 @@ class Plan:
         sizes: attention has to see tokens that count for several.
         text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
         blocks: the tower blocks whose scores are read, ascending.
-        rows: decoder layer -> the attention signals read from it.
+        observed: decoder layer -> the attention signals read from it.
         contrast: how logits are contrasted; None if they are not.
         at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
         rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
@@ -105,7 +105,7 @@ class Plan:
                 self.at_states.setdefault(("mlp", index), []).append(one)
         _check_mlps(adapter, self.at_states)
         signals = [signal for _, needs in active for signal in needs.signals]
-        self.rows = _rows(signals)
+        self.observed = _observed(signals)
         self.contrast = _contrast(adapter, active)
         self.at_logits = [
             one for one in acting if "logits" in one.strategy.stages() and one.strategy.negative(facts) is None
@@ -133,7 +133,7 @@ class Plan:
         """The decoder layers, of `depth`, whose attention is stood in for."""
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(range(depth))
-        return sorted({*self.rows, *self.at_attend, *self.at_cache})
+        return sorted({*self.observed, *self.at_attend, *self.at_cache})
 
 
 class Watching(Protocol):
@@ -243,7 +243,7 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
         )
 
 
-def _rows(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
+def _observed(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
     """Decoder layer -> the attention signals read from it."""
     found: dict[int, set[Attention]] = {}
     for signal in signals:

@@ -80,8 +80,8 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
             whole.at_cache.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
         for place, there in plan.at_states.items():
             whole.at_states.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
-        for index, signals in plan.rows.items():
-            whole.rows.setdefault(index, set()).update(signals)
+        for index, signals in plan.observed.items():
+            whole.observed.setdefault(index, set()).update(signals)
         whole.blocks = sorted({*whole.blocks, *plan.blocks})
     for there in whole.at_attend.values():
         there.sort(key=lambda acting: acting.needs.watches)  # they look at what all others made of it

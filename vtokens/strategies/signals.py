@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-Rows = Literal["last", "after", "text", "visual"]
+QueryRows = Literal["last", "after", "text", "visual"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Attention:
     """
 
     layer: int
-    rows: Rows = "last"
+    rows: QueryRows = "last"
 
 
 Signal = Saliency | Attention
@@ -44,7 +44,7 @@ class Observed(Protocol):
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
 
-    def attention(self, layer: int, rows: Rows) -> Tensor: ...
+    def attention(self, layer: int, rows: QueryRows) -> Tensor: ...
 
     def copies(self) -> Tensor | None: ...
 

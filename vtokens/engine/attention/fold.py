@@ -1,4 +1,4 @@
-"""How the rows that a layer sees are unfolded to all positions of merged tokens, and what its cache must know of it."""
+"""How what a layer sees is unfolded to all positions of merged tokens, and what its cache must know of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vtokens.engine.state.view import View, gather
 
 
 def fold_now(lane: Lane) -> Fold | None:
-    """How the rows seen now are to be unfolded; None if there is nothing to unmerge, or nothing of it left."""
+    """How the columns seen now are to be unfolded; None if there is nothing to unmerge, or nothing of it left."""
     unmerging, view = None if lane.pictures is None else lane.pictures.unmerging, lane.view
     if unmerging is None or view is None or not lane.shows:
         return None
@@ -26,10 +26,10 @@ def _fold(length: int, unmerging: Unmerging, view: View) -> Fold:
     batch, width = layout.visual.shape
     place = torch.arange(width, device=device).expand(batch, -1)
     base = unmerging.view or View(place, None, layout)
-    # Row of the layer at each fed position. Padding rows point anywhere, so they must not overwrite.
-    rows = torch.arange(view.index.shape[1], device=device).expand_as(view.index)
-    rows = rows if view.real is None else torch.where(view.real, rows, -1)
-    at = torch.full((batch, length), -1, device=device).scatter_reduce(1, view.index, rows, "amax")
+    # Column of the layer at each fed position. Padding columns point anywhere, so they must not overwrite.
+    columns = torch.arange(view.index.shape[1], device=device).expand_as(view.index)
+    columns = columns if view.real is None else torch.where(view.real, columns, -1)
+    at = torch.full((batch, length), -1, device=device).scatter_reduce(1, view.index, columns, "amax")
     member = at.gather(1, base.index.gather(1, unmerging.stands))
     if base.real is not None:
         member = torch.where(base.real, member, -1)
@@ -44,12 +44,12 @@ def _fold(length: int, unmerging: Unmerging, view: View) -> Fold:
 
 
 def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copies | None:
-    """What the cache of layer `index` must know after a pass stored `new` rows; None if it holds nothing merged.
+    """What the cache of layer `index` must know after a pass stored `new` keys; None if it holds nothing merged.
 
     Args:
         lane: of the pass.
         index: decoder layer.
-        new: rows it stored there.
+        new: keys it stored there.
         valid: bool (B, K), padding among all positions that attention sees; None if there is none.
     """
     cache, fold = lane.cache, lane.folds.get(index)
@@ -63,8 +63,8 @@ def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copi
     if valid is None:
         valid = torch.ones(len(lane.hidden), total, dtype=torch.bool, device=lane.hidden.device)
     channels = older.positions.shape[1] if older is not None else len(fold.positions) if fold is not None else 1
-    ends, rows = (0, 0) if older is None or layer is None else (older.length, layer.keymap.given)
+    ends, keys = (0, 0) if older is None or layer is None else (older.length, layer.keymap.given)
     between = Copies.plain(valid[:, ends : total - latest], channels)
-    before = between if older is None else older.followed_by(between, rows)
+    before = between if older is None else older.followed_by(between, keys)
     after = Copies.plain(valid[:, total - latest :], channels) if fold is None else fold.copies
     return before.followed_by(after, given - new) if before.length else after

@@ -26,7 +26,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
         fold: how merged tokens are unmerged in its attention; None if they are not.
 
     Raises:
-        ValueError: the attention implementation counts a window that cuts in rows, not in fed positions.
+        ValueError: the attention implementation counts a window that cuts in columns, not in fed positions.
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
     past, length = present(lane, index), hidden.shape[1] if fold is None else fold.member.shape[1]
@@ -78,7 +78,7 @@ def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunctio
 
 
 def both_ways(until: Tensor, past: int, within: MaskFunction | None) -> MaskFunction:
-    """Attention to all rows before, and to those of the own block behind: up to row `until` (B, W) of this pass.
+    """Attention to all columns before, and to those of the own block behind: up to column `until` (B, W) of this pass.
 
     A window, if there is one, cuts both.
     """

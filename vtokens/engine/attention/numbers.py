@@ -1,4 +1,4 @@
-"""Rotary embeddings of rows whose numbers follow each other without the gaps of what was dropped."""
+"""Rotary embeddings of columns whose numbers follow each other without the gaps of what was dropped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vtokens.strategies.views.memory import Memory
 
 
 def renumber(lane: Lane, index: int, positions: Tensor | None) -> Any:
-    """(cos, sin) of the rows seen in decoder layer `index`, where gaps in their numbers were closed; None elsewhere.
+    """(cos, sin) of the columns seen in decoder layer `index`, where gaps in their numbers were closed; None elsewhere.
 
     Args:
-        lane: whose rows they are.
+        lane: whose columns they are.
         index: decoder layer.
         positions: int64 (B or 1, W), as the decoder got them at its input; looked at where gaps were closed.
     """
@@ -30,7 +30,7 @@ def renumber(lane: Lane, index: int, positions: Tensor | None) -> Any:
         return None
 
     def make() -> Any:
-        at = positions if lane.rows is None else gather(positions, lane.rows, 1)
+        at = positions if lane.columns is None else gather(positions, lane.columns, 1)
         at = at if numbering is None else at - numbering.gone.to(at.device)
         at = at if closed is None else at - closed.to(at.device)[:, None]
         return lane.adapter.rotary(lane.hidden, at.clamp(min=0), lane.specs[index].rope)

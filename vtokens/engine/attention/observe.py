@@ -12,10 +12,10 @@ from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.tower_run import feature_rows
+from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, spread
 from vtokens.kernels import attention_colmean
-from vtokens.strategies.signals import Rows
+from vtokens.strategies.signals import QueryRows
 
 
 class Signals:
@@ -46,7 +46,7 @@ class Signals:
         sizes = self.lane.sizes
         return sizes if sizes is None or self.rows is None else sizes[self.rows]
 
-    def attention(self, layer: int, rows: Rows) -> Tensor:
+    def attention(self, layer: int, rows: QueryRows) -> Tensor:
         """float32 (B, W): what keys received in a decoder layer; 0 where it did not see them."""
         full = self.pictures.received[layer, rows]
         return self._seen(full)
@@ -62,33 +62,33 @@ class Signals:
         def make() -> Tensor:
             layout = self.pictures.layout
             flat = torch.cat([part.to(layout.image.device) for part in parts()])
-            return torch.where(layout.visual, flat[feature_rows(layout, self.pictures.runs)], 0)
+            return torch.where(layout.visual, flat[feature_index(layout, self.pictures.runs)], 0)
 
         full = self.lane.once(key, make)
         return self._seen(full)
 
 
-def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: Attention) -> None:
-    """Note in `pictures` what the keys of decoder layer `layer` receive from the query rows asked for.
+def observe(lane: Lane, pictures: Pictures, layer: int, queries: QueryRows, attention: Attention) -> None:
+    """Note in `pictures` what the keys of decoder layer `layer` receive from the queries asked for.
 
     Args:
         lane, pictures: of the pass.
         layer: decoder layer.
-        rows: which query rows.
+        queries: which.
         attention: the layer's call, rotary embedding applied.
     """
     query, key = attention.query.detach(), attention.key.detach()
     if not lane.shows:  # an exit before this layer left no picture to look at
-        pictures.received[layer, rows] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
+        pictures.received[layer, queries] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
     past = key.shape[2] - length
     place = torch.arange(length, device=query.device)
     last = lane.last_prompt(pictures, query.device)
     weight = None
-    if rows == "last":
+    if queries == "last":
         where = last
-    elif rows == "after":  # a prompt that ends with its picture has none: its last position speaks for it
+    elif queries == "after":  # a prompt that ends with its picture has none: its last position speaks for it
         behind = torch.where(layout.image >= 0, place, -1).amax(1, keepdim=True) + 1
         where = torch.where(behind > 0, torch.minimum(behind, last), last)
     else:
@@ -97,15 +97,15 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
         text = layout.valid & (layout.image < 0) & (layout.visual.cumsum(1) > 0) & (place <= last)
         # A prompt that ends with its picture has no text after it: its last position speaks for it.
         text = torch.where(text.any(1, keepdim=True), text, place == last)
-        chosen = text if rows == "text" else layout.visual
-        # At most this many rows count, known on the host; the others are not computed.
+        chosen = text if queries == "text" else layout.visual
+        # At most this many queries count, known on the host; the others are not computed.
         rest = [length - lead - count for lead, count in zip(layout.lead, counts, strict=True)]
-        most = max(1, *(rest if rows == "text" else counts))
+        most = max(1, *(rest if queries == "text" else counts))
         where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
         weight, where = where >= 0, where.clamp(min=0)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     allowed = join(present_padding(lane, layer), layout.valid, past, length)
-    if layer in lane.windows:  # one row a sample, or the pass was refused (`check_window`)
+    if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of, _ = positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
@@ -113,4 +113,4 @@ def observe(lane: Lane, pictures: Pictures, layer: int, rows: Rows, attention: A
     mean = attention_colmean(
         query.gather(2, index), key, attention.scaling, weight, until + past, allowed, attention.bias
     )
-    pictures.received[layer, rows] = spread(mean[:, past:], lane.view, lane.length)
+    pictures.received[layer, queries] = spread(mean[:, past:], lane.view, lane.length)

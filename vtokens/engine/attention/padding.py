@@ -40,7 +40,7 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
         lane: whose layer it is.
         index: decoder layer.
         past: keys that attention sees before this pass.
-        length: rows of this pass, those that `view` sees.
+        length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.
     """
     after = lane.fed_now() if view is None else view.mask(lane.fed_now())

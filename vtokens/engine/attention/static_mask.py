@@ -20,7 +20,7 @@ def with_padding_mask(kwargs: dict[str, Any], past: int, whole: bool) -> dict[st
     Args:
         kwargs: what the language model is about to get.
         past: positions fed before.
-        whole: look at the whole mask; False if the last query's row will do.
+        whole: look at the whole mask; False if the last query's will do.
     """
     cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
     if cache is None or not cache.layers or static(cache.layers[0]) is None:

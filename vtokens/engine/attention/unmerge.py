@@ -1,4 +1,4 @@
-"""Virtual unmerging: attention over all positions of merged tokens, while layer and cache hold one row for each."""
+"""Virtual unmerging: attention over all positions of merged tokens, while layer and cache hold one column for each."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
     """Run an attention call of decoder layer `index` as if merged tokens stood at all of their positions.
 
-    Unique rows are copied to these positions and rotated there, `inner` is run on that sequence, and its outputs are
-    averaged back to unique rows.
+    Unique columns are copied to these positions and rotated there, `inner` is run on that sequence, and its outputs are
+    averaged back to unique columns.
 
     Args:
         lane: of the pass.
         index: decoder layer.
-        attention: its queries, keys and values are those of unique rows, not rotated where merged tokens are among
+        attention: its queries, keys and values are those of unique columns, not rotated where merged tokens are among
             them; its mask is for all positions.
         inner: runs attention, and what strategies do about it, in that sequence.
         states: whether `inner` reads the states that entered the layer.
@@ -74,7 +74,7 @@ def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states
 
 
 def _cached(lane: Lane, index: int) -> tuple[Copies, int] | None:
-    """What the layer's cache holds merged, and in how many rows."""
+    """What the layer's cache holds merged, and in how many keys."""
     layer = tracked(lane.cache, index)
     return None if layer is None or layer.keymap.copies is None else (layer.keymap.copies, layer.keymap.given)
 
@@ -87,10 +87,10 @@ def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, given:
     def make() -> tuple[Tensor, Tensor, Tensor | None]:
         member, cos, sin = _turns(lane, index, copies, key)
         angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
-        rows = torch.arange(given, key.shape[2], device=key.device).expand(len(key), -1)
+        keys = torch.arange(given, key.shape[2], device=key.device).expand(len(key), -1)
         valid = seen_padding(lane, index, copies.length + behind - 1, 1, None)
         return (
-            torch.cat([member, rows], 1),
+            torch.cat([member, keys], 1),
             torch.nn.functional.pad(angle[..., :half], (0, 0, 0, behind), value=1),
             None if valid is None else valid.to(key.device),
         )
@@ -101,7 +101,7 @@ def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, given:
 
 
 def _turns(lane: Lane, index: int, copies: Copies, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(member, cos, sin) of cached rows at all their positions: those stored turned are not turned again."""
+    """(member, cos, sin) of cached keys at all their positions: those stored turned are not turned again."""
     rope = lane.specs[index].rope
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +116,7 @@ def _turns(lane: Lane, index: int, copies: Copies, like: Tensor) -> tuple[Tensor
 def _unfold_cached(
     lane: Lane, index: int, copies: Copies, given: int, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cached keys and values at all their positions, the first `given` rows being those to unfold."""
+    """Cached keys and values at all their positions, the first `given` ones being those to unfold."""
     member, cos, sin = _turns(lane, index, copies, key)
     first = unfold(key[:, :, :given], member, cos, sin)
     return (
@@ -134,7 +134,7 @@ def _angles(lane: Lane, index: int, fold: Fold, like: Tensor) -> tuple[Tensor, T
 
 
 def _sum(values: Tensor, fold: Fold) -> Tensor:
-    """(B, N) -> (B, W), summed over the positions at which each row stands."""
+    """(B, N) -> (B, W), summed over the positions at which each column stands."""
     member = fold.member.to(values.device)
-    total = values.new_zeros(len(values), fold.rows)
+    total = values.new_zeros(len(values), fold.columns)
     return total.scatter_add(1, member.clamp(min=0), torch.where(member < 0, 0, values))

@@ -30,11 +30,11 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
     windows = cut(adapter.specs, positions)
     if not windows:
         return
-    several = {index for index, signals in plan.rows.items() if any(signal.rows != "last" for signal in signals)}
+    several = {index for index, signals in plan.observed.items() if any(signal.rows != "last" for signal in signals)}
     inside = sorted(windows.keys() & ({*plan.at_attend} | several))
     why = None
     if inside:
-        why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several rows, and it"
+        why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several queries, and it"
     elif plan.at_cache:
         why = "a strategy drops keys of the cache, and it"
     elif plan.compact:

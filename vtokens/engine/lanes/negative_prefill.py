@@ -23,7 +23,7 @@ from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.positions import rotary_positions
-from vtokens.engine.state.prompt_end import answered_rows, steps
+from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import NegativePrefill
 from vtokens.engine.state.tracked_layer import TrackedLayer, held
 from vtokens.strategies.views.logits import Prompt
@@ -38,23 +38,23 @@ class Answer:
 
     Attributes:
         hidden: (B, T, D), its last states.
-        rows: int64 (B, N), its row for each position of the prompt, below 0 where it has none; None if they are the
-            same.
+        column: int64 (B, N), its column for each position of the prompt, below 0 where it has none; None if they are
+            the same.
         answers: bool (B, N), positions whose logits are contrasted; None if all are.
         step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
     """
 
     hidden: Tensor
-    rows: Tensor | None
+    column: Tensor | None
     answers: Tensor | None
     step: Tensor | None
 
     def at(self, positions: Tensor) -> Tensor:
         """(B, R, D): its states for some positions (R,) of the prompt; arbitrary where it has none."""
         hidden, positions = self.hidden, positions.to(self.hidden.device)
-        if self.rows is None:
+        if self.column is None:
             return hidden[:, positions]
-        index = self.rows.to(hidden.device)[:, positions].clamp(min=0)
+        index = self.column.to(hidden.device)[:, positions].clamp(min=0)
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
@@ -75,8 +75,8 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         fed = replace(fed, positions=fed.positions - before.shift.to(fed.positions.device)[:, None])
     past = 0 if cache is None else cache.get_seq_length()
     mask = _mask(start, fed, before, past)
-    ends, rows = _ends(start, fed)
-    fed = replace(fed, rows=rows)
+    ends, column = _ends(start, fed)
+    fed = replace(fed, column=column)
     # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
     total = fed.embeds.shape[1] + past
     said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
@@ -109,20 +109,20 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         ))  # fmt: skip
     answers = _answers(start, fed, shown)
     step = None if cache is None else steps(start.pictures.ends, lane.length)
-    return Answer(output[0], fed.rows, answers, step)
+    return Answer(output[0], fed.column, answers, step)
 
 
 def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
-    """int64 (B, 1), where the negative prompts end; and `fed.rows`, in which the prompts' ends have these rows.
+    """int64 (B, 1), where the negative prompts end; and `fed.column`, in which the prompts' ends have these columns.
 
-    If the prompt ends in a picture that the negative prompt lacks, the last row before it answers in its place.
+    If the prompt ends in a picture that the negative prompt lacks, the last column before it answers in its place.
     """
     ends = start.pictures.ends
-    if fed.rows is None:
+    if fed.column is None:
         return ends, None
-    ends, place = ends.to(fed.rows.device), torch.arange(start.lane.length, device=fed.rows.device)
-    last = torch.where(place <= ends, fed.rows, -1).amax(1, keepdim=True)
-    return last.clamp(min=0), fed.rows.scatter(1, ends, last)
+    ends, place = ends.to(fed.column.device), torch.arange(start.lane.length, device=fed.column.device)
+    last = torch.where(place <= ends, fed.column, -1).amax(1, keepdim=True)
+    return last.clamp(min=0), fed.column.scatter(1, ends, last)
 
 
 def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> Tensor | None:
@@ -139,8 +139,8 @@ def _answers(start: Start, fed: Fed, shown_before: Tensor | None) -> Tensor:
     Where that is a picture that the negative prompt has not, what it says after the text before the picture counts.
     """
     layout, ends = start.pictures.layout.to(fed.embeds.device), start.pictures.ends.to(fed.embeds.device)
-    answers = answered_rows(layout, ends, shown_before)
-    return answers if fed.rows is None else answers & (fed.rows >= 0)
+    answers = answered_positions(layout, ends, shown_before)
+    return answers if fed.column is None else answers & (fed.column >= 0)
 
 
 def _tail(start: Start, other: bool) -> int:

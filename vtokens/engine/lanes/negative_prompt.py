@@ -17,7 +17,7 @@ from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
-from vtokens.engine.state.tower_run import TowerRun, feature_rows, run_in
+from vtokens.engine.state.tower_run import TowerRun, feature_index, run_in
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.logits import Negative, NoPicture, Pixels, Tokens
@@ -53,7 +53,7 @@ class Fed:
         embeds: (B, T, D).
         valid: bool (B, T), False on padding; None if there is none.
         positions: int64 (B, T) or (C, B, T), rotary positions.
-        rows: int64 (B, N), the negative prompt's row for each position of the real pass, below 0 where it has
+        column: int64 (B, N), the negative prompt's column for each position of the real pass, below 0 where it has
             none; None if they are the same.
         layout: where its visual tokens sit; None if it has none.
         runs: what the tower saw of its pictures.
@@ -65,26 +65,26 @@ class Fed:
     embeds: Tensor
     valid: Tensor | None
     positions: Tensor
-    rows: Tensor | None = None
+    column: Tensor | None = None
     layout: Layout | None = None
     runs: Sequence[TowerRun] = ()
     renumbered: bool = False
     injection: Injection | None = None
     blocks: Blocks | None = None
 
-    def of(self, rows: Tensor, real: Tensor | None) -> Fed:
-        """Some rows (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
-        back = torch.full(self.embeds.shape[:2], -1, device=rows.device)
-        number = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    def of(self, columns: Tensor, real: Tensor | None) -> Fed:
+        """Some columns (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
+        back = torch.full(self.embeds.shape[:2], -1, device=columns.device)
+        number = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
         number = number if real is None else torch.where(real, number, -1)
-        back = back.scatter_reduce(1, rows, number, "amax")
-        valid = real if self.valid is None else gather(self.valid, rows, 1)
+        back = back.scatter_reduce(1, columns, number, "amax")
+        valid = real if self.valid is None else gather(self.valid, columns, 1)
         if self.valid is not None and valid is not None and real is not None:
             valid = valid & real
-        positions = gather(self.positions, rows, self.positions.dim() - 1)
-        injection = None if self.injection is None else self.injection.at(rows)
-        embeds = gather(self.embeds, rows, 1)
-        blocks = None if self.blocks is None else self.blocks.at(rows, real)
+        positions = gather(self.positions, columns, self.positions.dim() - 1)
+        injection = None if self.injection is None else self.injection.at(columns)
+        embeds = gather(self.embeds, columns, 1)
+        blocks = None if self.blocks is None else self.blocks.at(columns, real)
         return Fed(embeds, valid, positions, back, self.layout, self.runs, injection=injection, blocks=blocks)
 
 
@@ -104,12 +104,12 @@ def build(start: Start, kind: Negative, strategy: Strategy) -> Fed:
 
 def alone(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
-    rows, real = layout.text_rows()
-    return replace(numbered(same.of(rows, real), same, layout), layout=None, runs=(), injection=None)
+    columns, real = layout.text_columns()
+    return replace(numbered(same.of(columns, real), same, layout), layout=None, runs=(), injection=None)
 
 
 def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:
-    """Some rows of a pass, numbered one after the other from where the pass begins."""
+    """Some columns of a pass, numbered one after the other from where the pass begins."""
     positions = same.positions if same.positions.dim() == 2 else same.positions[0]
     first = torch.where(layout.valid, positions, positions.max()).amin(1, keepdim=True)
     valid = torch.ones(fed.embeds.shape[:2], device=first.device) if fed.valid is None else fed.valid
@@ -134,12 +134,12 @@ def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fe
         runs += [] if found is None else [found]
     flat = torch.cat(features).to(same.embeds)
     inside = (layout.image >= 0)[..., None]
-    rows = feature_rows(layout, runs)
+    index = feature_index(layout, runs)
     injection = None
     if same.injection is not None:
         entries = [torch.cat(parts) for parts in zip(*deeper, strict=True)]
-        injection = Injection(entries, torch.where(layout.image >= 0, rows, -1))
-    embeds = torch.where(inside, flat[rows], same.embeds)
+        injection = Injection(entries, torch.where(layout.image >= 0, index, -1))
+    embeds = torch.where(inside, flat[index], same.embeds)
     return replace(same, embeds=embeds, runs=runs, injection=injection)
 
 
@@ -165,7 +165,7 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
     counts = kept.per_picture(strategy.grouping, selection.counts)
     counts = kept.count(stay) if counts is None else counts
     if view is not None:
-        # Rows that pad a view point anywhere; none of them is a visual token, so none of them stays.
+        # Columns that pad a view point anywhere; none of them is a visual token, so none of them stays.
         index = view.index.to(stay.device)
         stay = torch.zeros_like(layout.visual, dtype=torch.long).scatter_reduce(1, index, stay.long(), "amax") > 0
     if kind.blank:
@@ -177,21 +177,23 @@ def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy:
         return arranged(same, layout, reduced, spread(kind.arrange(visuals), view, start.lane.length))
     if reduced is None:
         return same
-    short, rows = reduced
-    return replace(same.of(rows, short.real), layout=short.layout)
+    short, columns = reduced
+    return replace(same.of(columns, short.real), layout=short.layout)
 
 
 def arranged(same: Fed, layout: Layout, reduced: tuple[View, Tensor] | None, scores: Tensor) -> Fed:
     """What is left of a prompt, numbered anew, the tokens of each picture by their scores (B, N), highest first."""
     place = torch.arange(layout.visual.shape[1], device=layout.visual.device).expand_as(layout.visual)
-    short, real, rows = (layout, None, place) if reduced is None else (reduced[0].layout, reduced[0].real, reduced[1])
-    slot = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    short, real, columns = (
+        (layout, None, place) if reduced is None else (reduced[0].layout, reduced[0].real, reduced[1])
+    )
+    slot = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
     # A picture's tokens stand together: all of them sort as its first one does.
     begins = (short.image < 0) | (short.image != torch.nn.functional.pad(short.image, (1, 0), value=-1)[:, :-1])
     first = torch.where(begins, slot, 0).cummax(1).values
-    order = scores.to(rows.device).gather(1, rows).argsort(dim=1, descending=True, stable=True)
+    order = scores.to(columns.device).gather(1, columns).argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, first.gather(1, order).argsort(dim=1, stable=True))
-    fed = replace(same.of(rows.gather(1, order), real), layout=short.take(order, real, short.counts, short.lead))
+    fed = replace(same.of(columns.gather(1, order), real), layout=short.take(order, real, short.counts, short.lead))
     return numbered(fed, same, layout)
 
 
@@ -242,9 +244,9 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     layout = Layout.build(here, pictures, mask.bool())
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
-    rows = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)
+    column = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)
     return Fed(
-        hidden, valid, positions, rows, layout, runs, True, injection, _blocks(start, given, repeats, hidden.shape[1])
+        hidden, valid, positions, column, layout, runs, True, injection, _blocks(start, given, repeats, hidden.shape[1])
     )
 
 

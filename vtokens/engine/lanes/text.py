@@ -36,11 +36,11 @@ class TextLane:
         self._share = lane.share
         self._adapter = adapter
         layout = layout.to(hidden.device)
-        rows, self._real = layout.text_rows()
-        self._hidden = gather(hidden, rows, 1)
-        real = torch.ones_like(rows, dtype=torch.bool) if self._real is None else self._real
-        self._last = at_end(ends, rows, real)[:, 0]
-        self._begun = (real & (rows <= ends.to(rows.device))).any(1)
+        columns, self._real = layout.text_columns()
+        self._hidden = gather(hidden, columns, 1)
+        real = torch.ones_like(columns, dtype=torch.bool) if self._real is None else self._real
+        self._last = at_end(ends, columns, real)[:, 0]
+        self._begun = (real & (columns <= ends.to(columns.device))).any(1)
         positions = (real.cumsum(1) - 1).clamp(min=0)
         self._kwargs: dict[str, Any] = {
             **side,
@@ -48,7 +48,7 @@ class TextLane:
         }
         self._ropes = [spec.rope for spec in lane.specs]
         self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
-        self._batch = torch.arange(len(rows), device=rows.device)
+        self._batch = torch.arange(len(columns), device=columns.device)
         self._strategies: Sequence[Acting] | None = None
         self._memory = Memory()
         self.active = False

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.prompt_end import answered_rows, steps
+from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.views.memory import Memory
@@ -33,11 +33,11 @@ class Answers:
     """Which logits of a pass are an answer's, where no negative prompt tells.
 
     Attributes:
-        rows: bool (B, N), positions whose logits are changed.
+        positions: bool (B, N), positions whose logits are changed.
         step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
     """
 
-    rows: Tensor
+    positions: Tensor
     step: Tensor | None
 
 
@@ -53,7 +53,7 @@ def begin(request: Request, lane: Lane) -> None:
         layout = lane.pictures.layout
         ends = lane.pictures.ends.to(layout.valid.device)
         before = None if noted is None else noted.to(ends.device) >= 0
-        rows = answered_rows(layout, ends, before)
+        positions = answered_positions(layout, ends, before)
         shown = layout.visual.any(1)
         begins = torch.where(shown if before is None else shown | before, ends[:, 0] + lane.past, -1)
         step = None if lane.cache is None else steps(ends, lane.length)
@@ -63,10 +63,10 @@ def begin(request: Request, lane: Lane) -> None:
         begins = noted
         if lane.length > lane.asked:  # another prompt, about pictures that were shown before
             begins = torch.where(begins < 0, -1, lane.past + lane.length - lane.asked)
-        rows = (begins >= 0)[:, None].expand(-1, lane.length)
+        positions = (begins >= 0)[:, None].expand(-1, lane.length)
         step = steps(begins[:, None] - lane.past, lane.length)
     check_labels(request)
-    answers = Answers(rows, step)
+    answers = Answers(positions, step)
     lane.once(_BEGINS, lambda: answers)
     lane.notes[0] = Memory(samples={_BEGINS: begins})
 

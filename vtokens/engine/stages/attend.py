@@ -95,7 +95,7 @@ def _answers(layout: Layout, memory: Memory, past: int) -> Rows:
 
 
 def _spans(pictures: Pictures, layout: Layout) -> tuple[Span, ...]:
-    """Where each sample's prompt stands among the rows of `layout`."""
+    """Where each sample's prompt stands among the columns of `layout`."""
     strides: list[set[int]] = [set() for _ in layout.lead]
     for row, picture in zip(layout.owner, layout.pictures, strict=True):
         strides[row] |= {*picture.strides}

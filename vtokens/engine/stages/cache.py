@@ -128,21 +128,21 @@ def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:
         alike = all(len({*row}) == 1 for row in by_row)
     most = max(numbers)
     place = torch.arange(length, device=keys.device).expand_as(keep)
-    rows = torch.where(keep, place, -1).sort(-1).values[..., length - most :]
-    real = rows >= 0 if before is not None or len({*numbers}) > 1 else None
-    rows = rows.clamp(min=0)
+    kept = torch.where(keep, place, -1).sort(-1).values[..., length - most :]
+    real = kept >= 0 if before is not None or len({*numbers}) > 1 else None
+    kept = kept.clamp(min=0)
     at = keymap.positions(fed, keys.device)
     at = at.expand(batch, *at.shape[1:])
-    by_head = rows if rows.dim() == 3 else rows[:, None].expand(-1, heads, -1)
+    by_head = kept if kept.dim() == 3 else kept[:, None].expand(-1, heads, -1)
     inner = layer.inner
     inner.keys = keys.gather(2, by_head[..., None].expand(-1, -1, -1, keys.shape[3]))
     inner.values = layer.inner.values.gather(2, by_head[..., None].expand(-1, -1, -1, inner.values.shape[3]))
     shut = keymap.shut_after(length)
-    if at.dim() == 3 or rows.dim() == 3:
+    if at.dim() == 3 or kept.dim() == 3:
         at = at if at.dim() == 3 else at[:, None].expand(-1, heads, -1)
         at = at.gather(2, by_head)
     else:
-        at = at.gather(1, rows)
+        at = at.gather(1, kept)
     if shut is not None:
         shut = shut.gather(2, by_head)
     valid = real
@@ -151,15 +151,15 @@ def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:
     if real is not None and real.dim() == 3 and not alike:
         shut = ~real if shut is None else shut | ~real
     layer.keymap = KeyMap(
-        most, fed, at, valid, tail, object(), _notes(keymap.memory, rows, length, bool(lane.plan.at_attend)), shut=shut,
+        most, fed, at, valid, tail, object(), _notes(keymap.memory, kept, length, bool(lane.plan.at_attend)), shut=shut,
     )  # fmt: skip
 
 
-def _notes(memory: Memory, rows: Tensor, length: int, read: bool) -> Memory:
+def _notes(memory: Memory, kept: Tensor, length: int, read: bool) -> Memory:
     """What was noted of the keys that stay; which hold visual tokens is not kept where heads hold different ones."""
-    if rows.dim() == 2:
+    if kept.dim() == 2:
         return Memory(
-            {name: (memory.marks(name, length).gather(1, rows), fill) for name, (_, fill) in memory.keys.items()},
+            {name: (memory.marks(name, length).gather(1, kept), fill) for name, (_, fill) in memory.keys.items()},
             memory.samples,
         )
     if read or memory.keys.keys() - {VISUAL}:

@@ -47,22 +47,22 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         lane.views[index] = lane.view
         # Only packed-sequence detection reads them here, and gaps in them look like packing.
         kwargs["position_ids"] = None
-    if lane.rows is not None and renumbered is None:
-        kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.rows, kwargs["position_embeddings"])
+    if lane.columns is not None and renumbered is None:
+        kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.columns, kwargs["position_embeddings"])
     fold = fold_now(lane)
     if fold is not None:
         lane.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
-    # Masks made at the decoder's input count a window in rows, and the slots of the first layer; they are causal.
+    # Masks made at the decoder's input count a window in columns, and the slots of the first layer; they are causal.
     own = blocks is not None or fold is not None or lane.view is not lane.entry or lane.past or layer is not None
     if own or index in lane.windows or slots_seen(lane, index) is not None:
         kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
     return kwargs
 
 
-def _position_embeddings(lane: Lane, index: int, rows: Tensor, embeddings: Any) -> Any:
-    """(cos, sin) of the rows still seen, from those the language model made at its input."""
+def _position_embeddings(lane: Lane, index: int, columns: Tensor, embeddings: Any) -> Any:
+    """(cos, sin) of the columns still seen, from those the language model made at its input."""
     return lane.once(
         ("positions", lane.view, lane.specs[index].rope),
-        lambda: tuple(gather(part, rows, part.dim() - 2) for part in embeddings),
+        lambda: tuple(gather(part, columns, part.dim() - 2) for part in embeddings),
     )

@@ -151,7 +151,7 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
 
 def _processed(ended: Ended, answers: Answers, logits: Tensor) -> Tensor:
     """(B, R, V): what strategies without a negative prompt make of logits."""
-    lane, at = ended.lane, kept(ended.request, ended.lane.length).to(answers.rows.device)
+    lane, at = ended.lane, kept(ended.request, ended.lane.length).to(answers.positions.device)
     step = None if answers.step is None else answers.step[:, at].to(logits.device)
 
     def memory(layer: int) -> Memory:
@@ -160,8 +160,8 @@ def _processed(ended: Ended, answers: Answers, logits: Tensor) -> Tensor:
 
     for acting in lane.plan.at_logits:
         made = _said(ended, acting.strategy, Logits(logits.float(), None, step, memory)).to(logits.dtype)
-        rows = _own(lane, acting.rows, answers.rows)
-        logits = torch.where(rows[:, at].to(logits.device)[..., None], made, logits)
+        own = _own(lane, acting.rows, answers.positions)
+        logits = torch.where(own[:, at].to(logits.device)[..., None], made, logits)
     return logits
 
 

@@ -90,7 +90,7 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     hidden = lane.hidden
     for acting in lane.plan.at_prompt:
         hidden = select(lane, acting, acting.strategy.at_prompt, hidden)
-    lane.hidden, lane.entry, lane.rows = hidden, lane.view, None
+    lane.hidden, lane.entry, lane.columns = hidden, lane.view, None
     if lane.view is None:
         return None
     before = None if lane.padding is None else lane.padding[:, : lane.past]
@@ -140,7 +140,7 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         reduced = reduce(layout, stay, counts, view)
         if reduced is None:
             return hidden
-        after, rows = reduced
+        after, columns = reduced
         lane.view = after
         pictures.record.reduced.append((strategy, layout.counts, after.layout.counts))
         pictures.lost = _lost(pictures.lost, layout, after, view, lane.length)
@@ -148,11 +148,11 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
             stands = groups.stand(selection.member, layout.visual)
             pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
         if lane.sizes is not None:
-            lane.sizes = gather(lane.sizes, rows, 1)
+            lane.sizes = gather(lane.sizes, columns, 1)
         was, now = layout.valid.bool(), after.layout.valid.bool()
-        lane.numbering = Numbering.after(lane.numbering, rows, was, now, share, acting.needs.compact)
-        lane.rows = rows if lane.rows is None else lane.rows.to(rows.device).gather(1, rows)
-        return gather(hidden, rows, 1)
+        lane.numbering = Numbering.after(lane.numbering, columns, was, now, share, acting.needs.compact)
+        lane.columns = columns if lane.columns is None else lane.columns.to(columns.device).gather(1, columns)
+        return gather(hidden, columns, 1)
 
 
 def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Stretches of a sequence whose positions see each other both ways, as the tokens of one image in Gemma 3.
 
-A picture: v0 to v2 are one image, and v1 was dropped. A row sees all rows up to the last one of its block.
+A picture: v0 to v2 are one image, and v1 was dropped. A column sees all columns up to the last one of its block.
 
-    fed position    0   1   2   3   4
-    fed             t0  v0  v1  v2  t1
-    block          -1   0   0   0  -1        Blocks.ids
-    seen            t0  v0  v2  t1           view.index = [0, 1, 3, 4]
-    sees up to row  0   2   2   3            Blocks.until
+    fed position        0   1   2   3   4
+    fed                 t0  v0  v1  v2  t1
+    block              -1   0   0   0  -1        Blocks.ids
+    seen                t0  v0  v2  t1           view.index = [0, 1, 3, 4]
+    sees up to column   0   2   2   3            Blocks.until
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Blocks:
     ids: Tensor
     made: bool
 
-    def at(self, rows: Tensor, real: Tensor | None) -> Blocks:
+    def at(self, columns: Tensor, real: Tensor | None) -> Blocks:
         """The blocks of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
-        ids = gather(self.ids, rows, 1)
+        ids = gather(self.ids, columns, 1)
         return Blocks(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False)
 
     def seen(self, view: View | None, device: torch.device) -> Tensor:
-        """int64 (B, W): the blocks of the rows that a view sees."""
+        """int64 (B, W): the blocks of the columns that a view sees."""
         ids = self.ids if view is None else self.at(view.index, view.real).ids
         return ids.to(device)
 
     def until(self, view: View | None, device: torch.device) -> Tensor:
-        """int64 (B, W): the last row that each row sees."""
+        """int64 (B, W): the last column that each column sees."""
         ids = self.seen(view, device)
         place = torch.arange(ids.shape[1], device=device).expand_as(ids)
         # There are no more blocks than positions; those of no block share the first entry, which nobody reads.

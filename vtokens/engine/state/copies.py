@@ -14,9 +14,9 @@ class Copies:
     """The sequence that attention sees in place of the first keys of a cache layer.
 
     Attributes:
-        member: int64 (B, P), the stored row that stands at each position, below 0 on padding.
+        member: int64 (B, P), the stored key that stands at each position, below 0 on padding.
         positions: int64 (B, C, P), its position in the rotary embedding; C is 3 under M-RoPE, else 1.
-        turned: bool (B, P), the row was stored with its rotary embedding applied.
+        turned: bool (B, P), the key was stored with its rotary embedding applied.
         origin: equal for cache layers for which all of this is the same.
     """
 
@@ -43,9 +43,9 @@ class Copies:
             (self.origin, -positions),
         )
 
-    def followed_by(self, other: Copies, rows: int) -> Copies:
-        """This, and `other` behind it, whose rows are stored from `rows` on."""
-        moved = torch.where(other.member < 0, -1, other.member + rows)
+    def followed_by(self, other: Copies, keys: int) -> Copies:
+        """This, and `other` behind it, whose keys are stored from `keys` on."""
+        moved = torch.where(other.member < 0, -1, other.member + keys)
         return Copies(
             torch.cat([self.member, moved], 1),
             torch.cat([self.positions, other.positions], 2),
@@ -55,7 +55,7 @@ class Copies:
 
     @staticmethod
     def plain(valid: Tensor, channels: int) -> Copies:
-        """Rows stored one to one with their rotary embedding applied; valid: bool (B, P)."""
+        """Keys stored one to one with their rotary embedding applied; valid: bool (B, P)."""
         batch, length = valid.shape
         place = torch.arange(length, device=valid.device)
         return Copies(

@@ -1,16 +1,16 @@
-"""Where merged tokens stand: the sequence of all positions that attention works on, and one row for each token.
+"""Where merged tokens stand: the sequence of all positions that attention works on, and one column for each token.
 
-Example: v1 and v2 were merged. The layer has one row for both, attention sees both positions.
+Example: v1 and v2 were merged. The layer has one column for both, attention sees both positions.
 
     fed position     0   1   2   3
     fed              t0  v1  v2  t1
-    row of the layer 0   1       2
+    column           0   1       2
     attention sees   0   1   1   2        Fold.member
 
 Merged tokens change their type on the way:
 
     Merged -> Merging   one round in the tower -> which patch is in which token, after all rounds
-    Unmerging           which surviving row represents each position, as the strategy asked that dropped the others
+    Unmerging           which surviving column represents each position, as the strategy asked that dropped the others
     Fold                the same for one decoder layer: Fold.member
     Copies              the same for the keys that a layer cached, with the rotary position of each
 """
@@ -35,7 +35,7 @@ class Unmerging:
     Attributes:
         view: how `layout` relates to the fed sequence; None if they are the same.
         layout: the sequence before the strategy dropped what it had merged.
-        stands: int64 (B, W), for each position of that sequence, the surviving row that represents it.
+        stands: int64 (B, W), for each position of that sequence, the surviving column that represents it.
         own: the view after it dropped them, in which all of them are still represented.
         positions: int64 (C, B, fed), rotary positions.
     """
@@ -53,14 +53,14 @@ class Fold:
 
     Attributes:
         view: how that sequence relates to the fed one.
-        member: int64 (B, N), the layer's row that stands at each of its positions, below 0 on padding.
-        rows: the layer's rows.
+        member: int64 (B, N), the layer's column that stands at each of its positions, below 0 on padding.
+        columns: the layer's columns.
         positions: int64 (C, B, N), rotary positions.
     """
 
     view: View
     member: Tensor
-    rows: int
+    columns: int
     positions: Tensor
 
     @cached_property

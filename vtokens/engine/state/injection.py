@@ -1,10 +1,10 @@
 """Features that are added to the states of visual tokens behind the first decoder layers (`Anatomy.deepstack`).
 
-Example: v1 was dropped, so its row of the features is added to nobody.
+Example: v1 was dropped, so its feature is added to nobody.
 
     fed position       0   1   2   3   4
     fed                t0  v0  v1  v2  t1
-    row of an entry    -   0   1   2   -       Injection.row
+    feature            -   0   1   2   -       Injection.feature
     seen               t0  v0  v2  t1          view.index = [0, 1, 3, 4]
     added              -   0   2   -
 """
@@ -29,19 +29,19 @@ class Injection:
 
     Attributes:
         entries: (V, D) each; entry i is added behind decoder layer i.
-        row: int64 (B, N), the row of the entries that belongs to each fed position, below 0 where none does.
+        feature: int64 (B, N), which of the V belongs to each fed position, below 0 where none does.
     """
 
     entries: Sequence[Tensor]
-    row: Tensor
+    feature: Tensor
 
-    def at(self, rows: Tensor) -> Injection:
+    def at(self, columns: Tensor) -> Injection:
         """What is added to a sequence made of some positions (B, W) of this one."""
-        return replace(self, row=gather(self.row, rows, 1))
+        return replace(self, feature=gather(self.feature, columns, 1))
 
     def without(self, gone: Tensor) -> Injection:
         """This injection with nothing added at some positions, bool (B, N)."""
-        return replace(self, row=self.row.masked_fill(gone.to(self.row.device), -1))
+        return replace(self, feature=self.feature.masked_fill(gone.to(self.feature.device), -1))
 
     def moved(self, here: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> Injection:
         """What is added to another prompt about the same pictures, in the same order.
@@ -50,14 +50,16 @@ class Injection:
             here: modality -> bool (B, N'), where their tokens stand in it.
             there: modality -> bool (B, N), where they stand in this one.
         """
-        row = torch.full_like(next(iter(here.values())), -1, dtype=torch.long)
+        feature = torch.full_like(next(iter(here.values())), -1, dtype=torch.long)
         for modality, places in here.items():
-            row = row.masked_scatter(places, self.row.to(row.device)[there[modality].to(row.device)])
-        return replace(self, row=row)
+            feature = feature.masked_scatter(
+                places, self.feature.to(feature.device)[there[modality].to(feature.device)]
+            )
+        return replace(self, feature=feature)
 
     def blended(self, blend: Blend, view: View | None) -> Injection:
         """This injection once the tokens that `view` sees were blended: what is added to them is, too."""
-        seen = self.row if view is None else gather(self.row, view.index, 1)
+        seen = self.feature if view is None else gather(self.feature, view.index, 1)
         number = len(self.entries[0]) + torch.arange(blend.at.numel(), device=seen.device).view_as(blend.at)
         entries = []
         for entry in self.entries:
@@ -65,18 +67,18 @@ class Injection:
             entries.append(torch.cat([entry, blend.tokens(there).flatten(0, 1).to(entry)]))
         if view is None:
             return Injection(entries, blend.put(seen, number))
-        length = self.row.shape[1]
+        length = self.feature.shape[1]
         fed = (view.index + torch.arange(len(seen), device=seen.device)[:, None] * length).flatten()
-        at = torch.cat([fed, fed.new_full((1,), self.row.numel())])[blend.at]
-        return Injection(entries, replace(blend, at=at).put(self.row, number))
+        at = torch.cat([fed, fed.new_full((1,), self.feature.numel())])[blend.at]
+        return Injection(entries, replace(blend, at=at).put(self.feature, number))
 
     def add(self, index: int, hidden: Tensor, view: View | None) -> Tensor:
         """States (B, W, D) that enter decoder layer `index`, with what is added behind the layer before it."""
         if not 0 < index <= len(self.entries):
             return hidden
-        row = self.row if view is None else gather(self.row, view.index, 1)
-        row, entry = row.to(hidden.device), self.entries[index - 1].to(hidden)
-        return torch.where((row >= 0)[..., None], hidden + entry[row.clamp(min=0)], hidden)
+        feature = self.feature if view is None else gather(self.feature, view.index, 1)
+        feature, entry = feature.to(hidden.device), self.entries[index - 1].to(hidden)
+        return torch.where((feature >= 0)[..., None], hidden + entry[feature.clamp(min=0)], hidden)
 
 
 def injected(adapter: Adapter, kwargs: Mapping[str, Any]) -> Injection | None:

@@ -29,7 +29,7 @@ from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Rows
+from vtokens.strategies.signals import QueryRows
 from vtokens.strategies.views.heads import Memory
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Pictures:
         ends: int64 (B, 1), the fed position at which each prompt ends.
         answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
         record: what the pass does, for the report.
-        received: decoder layer and query rows -> float32 (B, N), the attention that fed positions got there.
+        received: decoder layer and queries -> float32 (B, N), the attention that fed positions got there.
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
         unmerging: which merged tokens attention is to see at all of their positions; None if none.
@@ -64,7 +64,7 @@ class Pictures:
     ) -> None:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
         self.answered, self.record, self.injection = answered, record, injection
-        self.received: dict[tuple[int, Rows], Tensor] = {}
+        self.received: dict[tuple[int, QueryRows], Tensor] = {}
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None
 
@@ -83,11 +83,11 @@ class Lane:
         pictures: what it has because it brings pictures; None if it brings none.
         view: what the layer under way sees of what was fed; None if all of it.
         entry: the view at the decoder's input.
-        rows: int64 (B, W), rows gathered since the decoder's input, to cut what the decoder made there; None if none.
+        columns: int64 (B, W), those left of the decoder's input, to cut what the decoder made there; None if all are.
         hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
         injection: what the engine adds to states behind the first layers; None if nothing.
-        sizes: float32 (B, W), logarithms of what each row counts for in attention; None if all count once.
-        numbering: how rows are numbered, where gaps were closed; None where none was.
+        sizes: float32 (B, W), logarithms of what each column counts for in attention; None if all count once.
+        numbering: how columns are numbered, where gaps were closed; None where none was.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
@@ -116,7 +116,7 @@ class Lane:
         self.padding, self.cache, self.asked, self.pictures = padding, cache, asked, pictures
         self.view: View | None = None
         self.entry: View | None = None
-        self.rows: Tensor | None = None
+        self.columns: Tensor | None = None
         self.hidden, self.mask, self.blocks = hidden, None, blocks
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None

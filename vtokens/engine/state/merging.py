@@ -12,9 +12,9 @@ from vtokens.engine.state.view import gather
 from vtokens.kernels import Merged, compact
 
 _STRIDE = {"cpu": 1}
-"""After how many rounds rows that were merged away are dropped, by device type."""
+"""After how many rounds tokens that were merged away are dropped, by device type."""
 _STRIDE_ELSEWHERE = 4
-"""An accelerator makes the host wait each time, so there they stay a while, as rows that nobody attends to."""
+"""An accelerator makes the host wait each time, so there they stay a while, as tokens that nobody attends to."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Merging:
     Attributes:
         protect: leading tokens that are no patches.
         real: bool (B, patches + protect), False on padding among the tower's inputs.
-        valid: bool (B, N), False on rows that were merged away or are padding.
-        size: float32 (B, N), patches each token stands for; 0 on rows that are not valid.
+        valid: bool (B, N), False on tokens that were merged away or are padding.
+        size: float32 (B, N), patches each token stands for; 0 on tokens that are not valid.
         member: int64 (B, patches + protect), the token that each of the tower's inputs went into.
         rounds: how many rounds there were.
     """
@@ -63,13 +63,13 @@ class Merging:
 
         Args:
             merged: the round.
-            last: no other follows, so that rows nobody needs are dropped now.
+            last: no other follows, so that tokens nobody needs are dropped now.
         """
-        hidden, size, valid, row = merged
-        member, rounds = row.gather(1, self.member), self.rounds + 1
+        hidden, size, valid, token = merged
+        member, rounds = token.gather(1, self.member), self.rounds + 1
         if last or rounds % _STRIDE.get(hidden.device.type, _STRIDE_ELSEWHERE) == 0:
-            hidden, size, valid, row = compact(hidden, size, valid)
-            member = row.gather(1, member)
+            hidden, size, valid, token = compact(hidden, size, valid)
+            member = token.gather(1, member)
         return hidden, Merging(self.protect, self.real, valid, size, member, rounds)
 
     @property

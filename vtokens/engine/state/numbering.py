@@ -20,10 +20,10 @@ CLOSED = "closed"
 
 @dataclass(frozen=True, eq=False)
 class Numbering:
-    """How the rows seen now are numbered, where gaps were closed.
+    """How the columns seen now are numbered, where gaps were closed.
 
     Attributes:
-        gone: int64 (B, W), by how much the number of each row is lower.
+        gone: int64 (B, W), by how much the number of each column is lower.
         total: int64 (B,), by how much those of what follows are.
     """
 
@@ -32,13 +32,13 @@ class Numbering:
 
     @staticmethod
     def after(
-        before: Numbering | None, rows: Tensor, was: Tensor, now: Tensor, share: Sequence[int] | None, close: bool
+        before: Numbering | None, columns: Tensor, was: Tensor, now: Tensor, share: Sequence[int] | None, close: bool
     ) -> Numbering | None:
-        """The numbering once some rows stayed.
+        """The numbering once some columns stayed.
 
         Args:
             before: that of before; None if no gap was closed.
-            rows: int64 (B, W'), those that stay.
+            columns: int64 (B, W'), those that stay.
             was: bool (B, W), False on padding, before.
             now: bool (B, W'), the same of what stays.
             share: the rows of the batch that are concerned; None if all.
@@ -47,13 +47,13 @@ class Numbering:
         if before is None and not close:
             return None
         was, now = was.long(), now.long()
-        gone = torch.zeros_like(rows) if before is None else before.gone.gather(1, rows)
-        total = torch.zeros_like(rows[:, 0]) if before is None else before.total
+        gone = torch.zeros_like(columns) if before is None else before.gone.gather(1, columns)
+        total = torch.zeros_like(columns[:, 0]) if before is None else before.total
         if not close:
             return Numbering(gone, total)
-        more, all_more = was.cumsum(1).gather(1, rows) - now.cumsum(1), was.sum(1) - now.sum(1)
+        more, all_more = was.cumsum(1).gather(1, columns) - now.cumsum(1), was.sum(1) - now.sum(1)
         if share is not None:
-            own = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+            own = torch.zeros(len(columns), dtype=torch.bool, device=columns.device)
             own[share] = True
             more, all_more = more * own[:, None], all_more * own
         return Numbering(gone + more, total + all_more)

@@ -59,7 +59,7 @@ def prompt_ends(layout: Layout, asked: int, labels: Any) -> Tensor:
     return torch.where(end < 0, valid.long().argmax(1, keepdim=True), end)
 
 
-def answered_rows(layout: Layout, ends: Tensor, before: Tensor | None) -> Tensor:
+def answered_positions(layout: Layout, ends: Tensor, before: Tensor | None) -> Tensor:
     """bool (B, N): text behind the first picture of its sample, and the end of the prompt, even where that is a
     picture's.
 
@@ -79,15 +79,15 @@ def steps(ends: Tensor, length: int) -> Tensor:
 
 
 def at_end(ends: Tensor, index: Tensor | None, valid: Tensor) -> Tensor:
-    """int64 (B, 1): the row, of those seen, at which each prompt ends; the last one before, if that was dropped.
+    """int64 (B, 1): the column, of those seen, at which each prompt ends; the last one before, if that was dropped.
 
     Args:
         ends: from `prompt_ends`.
-        index: int64 (B, W), the fed position of each row, ascending; None if they are the same.
+        index: int64 (B, W), the fed position of each column, ascending; None if they are the same.
         valid: bool (B, W), False on padding.
     """
     place = torch.arange(valid.shape[1], device=valid.device)
     before = (place if index is None else index.to(valid.device)) <= ends.to(valid.device)
-    row = torch.where(valid & before, place, -1).amax(1, keepdim=True)
+    column = torch.where(valid & before, place, -1).amax(1, keepdim=True)
     # Nothing before it was kept: the first that was.
-    return torch.where(row < 0, valid.long().argmax(1, keepdim=True), row)
+    return torch.where(column < 0, valid.long().argmax(1, keepdim=True), column)

@@ -1,9 +1,9 @@
-"""Dropping visual tokens: which rows of a sequence stay, and the view of those that do.
+"""Dropping visual tokens: which columns of a sequence stay, and the view of those that do.
 
 Example: two samples, the second without a picture; v1 is dropped. What pads the shorter one stands on the left.
 
-    seen    t0  v0  v1  t1        rows   0  1  3        new view    t0  v0  t1
-            -   -   t0  t1               1  2  3                    -   t0  t1
+    seen    t0  v0  v1  t1        columns  0  1  3        new view    t0  v0  t1
+            -   -   t0  t1                 1  2  3                    -   t0  t1
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def reduce(
         newlines: positions of a picture that hold none of its features stay as well.
 
     Returns:
-        The new view, and the rows (B, W') to gather from what is seen now; None if nothing is dropped.
+        The new view, and the columns (B, W') to gather from what is seen now; None if nothing is dropped.
     """
     left = layout.newlines if newlines else (0,) * len(layout.newlines)
     if tuple(counts) == layout.counts and left == layout.newlines:
@@ -43,12 +43,12 @@ def reduce(
     # Left padding goes too: what remains is padded anew, on the left, so that the last position stays last.
     others = ~layout.visual if newlines else layout.image < 0
     seen = (stay | others) & (place >= _column(layout.lead, stay))
-    rows = torch.where(seen, place, -1).sort(1).values[:, width - longest :]
+    columns = torch.where(seen, place, -1).sort(1).values[:, width - longest :]
     lead = [longest - k for k in kept]
-    real = rows >= 0 if any(lead) else None
-    rows = rows.clamp(min=0)
-    index = rows if view is None else view.index.gather(1, rows)
-    return View(index, real, layout.take(rows, real, counts, lead, left)), rows
+    real = columns >= 0 if any(lead) else None
+    columns = columns.clamp(min=0)
+    index = columns if view is None else view.index.gather(1, columns)
+    return View(index, real, layout.take(columns, real, counts, lead, left)), columns
 
 
 def _column(values: Sequence[int], like: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class TowerRun:
         return torch.where(square - mean * mean > _MIXED, own, mean.round().long())
 
 
-def feature_rows(layout: Layout, runs: Sequence[TowerRun]) -> Tensor:
+def feature_index(layout: Layout, runs: Sequence[TowerRun]) -> Tensor:
     """int64 (B, N): which feature stands at each position, among those of all runs of the tower; arbitrary for text."""
     lengths = [len(picture) for run in runs for picture in run.pictures]
     starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(layout.image.device)

@@ -1,10 +1,13 @@
 """What decoder layers see of the sequence that was fed, and moving tensors between the two.
 
+Throughout the engine a row is one of the batch, a position one of the sequence that was fed, a column one of what a
+layer sees of it, which may be less; queries are columns that attend, keys what the cache holds.
+
 Example: six positions were fed, v1 and v3 were dropped.
 
     fed position   0   1   2   3   4   5
     fed            t0  v0  v1  v2  v3  t1
-    row            0   1       2       3       view.index = [0, 1, 3, 5]
+    column         0   1       2       3       view.index = [0, 1, 3, 5]
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class View:
     Layers that see the same share the same View, so that what is derived from it (masks, angles) is made once.
 
     Attributes:
-        index: int64 (B, W), fed position of each row, ascending; arbitrary where not `real`.
+        index: int64 (B, W), fed position of each column, ascending; arbitrary where not `real`.
         real: bool (B, W), False on the left padding that evens out the samples; None if there is none.
         layout: the layout of what is seen.
     """
@@ -35,28 +38,28 @@ class View:
     layout: Layout
 
     def mask(self, fed: Tensor | None) -> Tensor | None:
-        """bool (B, W): which rows may be attended to, from the padding mask (B, N) over fed positions."""
+        """bool (B, W): which columns may be attended to, from the padding mask (B, N) over fed positions."""
         seen = None if fed is None else fed.gather(1, self.index.to(fed.device))
         if seen is None or self.real is None:
             return self.real if seen is None else seen
         return seen & self.real.to(seen.device)
 
 
-def gather(values: Tensor, rows: Tensor, dim: int) -> Tensor:
-    """Gather rows (B, W) of `values` along `dim`, whose batch dimension (size B or 1) comes right before `dim`."""
-    rows = rows.to(values.device)
-    if len(rows) == 1 and values.shape[dim - 1] == 1:
-        return values.index_select(dim, rows[0])
+def gather(values: Tensor, columns: Tensor, dim: int) -> Tensor:
+    """Gather columns (B, W) of `values` along `dim`, whose batch dimension (size B or 1) comes right before `dim`."""
+    columns = columns.to(values.device)
+    if len(columns) == 1 and values.shape[dim - 1] == 1:
+        return values.index_select(dim, columns[0])
     # A size-1 batch dimension is shared by all samples, so each of them reads its entry 0.
-    batch = (
-        torch.arange(len(rows), device=rows.device)[:, None] if values.shape[dim - 1] > 1 else torch.zeros_like(rows)
-    )
-    index: tuple[Any, ...] = (*[slice(None)] * (dim - 1), batch, rows)
+    batch = torch.zeros_like(columns)
+    if values.shape[dim - 1] > 1:
+        batch = torch.arange(len(columns), device=columns.device)[:, None]
+    index: tuple[Any, ...] = (*[slice(None)] * (dim - 1), batch, columns)
     return values[index]
 
 
 def spread(values: Tensor, view: View | None, length: int) -> Tensor:
-    """(B, W), of the rows that `view` sees, at the `length` positions that were fed; 0 where it sees none.
+    """(B, W), of the columns that `view` sees, at the `length` positions that were fed; 0 where it sees none.
 
     Args:
         values: 0 or above.
@@ -66,28 +69,28 @@ def spread(values: Tensor, view: View | None, length: int) -> Tensor:
     if view is None:
         return values
     index = view.index.to(values.device)
-    # Padding rows point anywhere, so they must not add to anything.
+    # Padding columns point anywhere, so they must not add to anything.
     real = values if view.real is None else torch.where(view.real.to(values.device), values, 0)
     return values.new_zeros(len(values), length).scatter_reduce(1, index, real, "amax")
 
 
 def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """(B, W, D) back to (B, length, D): dropped positions repeat the row of the last one kept before them.
+    """(B, W, D) back to (B, length, D): dropped positions repeat the column of the last one kept before them.
 
     So logits stay aligned with the tokens the caller fed, and a label right after a dropped token is predicted from
     what the model really saw before it.
 
     Args:
-        hidden: states of the rows that `view` kept.
+        hidden: states of the columns that `view` kept.
         view: how they relate to what was fed.
         length: positions that were fed.
-        copies: positions (B, N), and the row (B, N) that stands at each of them, below 0 where none does.
+        copies: positions (B, N), and the column (B, N) that stands at each of them, below 0 where none does.
     """
-    at, row = view.index, torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
+    at, column = view.index, torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
     if view.real is not None:
-        row = torch.where(view.real, row, -1)
-    at, row = (part.to(hidden.device) for part in ((at, row) if copies is None else copies))
-    there = torch.full((len(at), length), -1, device=at.device).scatter_reduce(1, at, row, "amax")
+        column = torch.where(view.real, column, -1)
+    at, column = (part.to(hidden.device) for part in ((at, column) if copies is None else copies))
+    there = torch.full((len(at), length), -1, device=at.device).scatter_reduce(1, at, column, "amax")
     place = torch.arange(length, device=at.device)
     last = there.gather(1, torch.where(there < 0, 0, place).cummax(1).values)
     # Pictures lost from the very start have nothing before them: the first kept position, never padding.

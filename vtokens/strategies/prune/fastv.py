@@ -12,7 +12,7 @@ from vtokens.core.facts import Facts
 from vtokens.strategies.bases import ScorePruner
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
-from vtokens.strategies.signals import Attention, Rows
+from vtokens.strategies.signals import Attention, QueryRows
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -42,7 +42,7 @@ class FastV(ScorePruner):
         object.__setattr__(self, "grouping", self.pool)
 
     @property
-    def _rows(self) -> Rows:
+    def _rows(self) -> QueryRows:
         return "last" if self.query_scope == "last" else "text"
 
     def needs(self, facts: Facts) -> Needs:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention, Observed, Rows, Saliency
+from vtokens.strategies.signals import Attention, Observed, QueryRows, Saliency
 
 
 @dataclass
@@ -97,11 +97,11 @@ class Visuals:
             raise
         return self._groups.gather(scores.to(self.hidden.device))
 
-    def attention(self, layer: int, rows: Rows = "last") -> Tensor:
+    def attention(self, layer: int, rows: QueryRows = "last") -> Tensor:
         """float32 (G, M): the attention each token receives in a decoder layer."""
         return self._groups.gather(self.received(layer, rows))
 
-    def received(self, layer: int, rows: Rows = "last") -> Tensor:
+    def received(self, layer: int, rows: QueryRows = "last") -> Tensor:
         """float32 (B, W): the attention every position receives in a decoder layer, text included.
 
         Raises:
