@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
-from vtokens.engine.attention.observe import observe
+from vtokens.engine.attention.observe import observe, observe_keys
 from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import Attention
@@ -252,12 +252,15 @@ class Hooks:
             if signals and pictures is not None:
                 with pictures.record.selecting(attention.query.device):
                     for signal in signals:
-                        observe(lane, pictures, index, signal.rows, attention)
+                        observe(lane, pictures, signal, attention)
             text = passed.text if lane.shows else None
             return attend(lane, index, attention, strategies, text)
 
         if lane.plan.sizes or lane.plan.at_cache:
             attention = sized(lane, index, attention)
+        if lane.pictures is not None and lane.shows:
+            for signal in lane.plan.observed_keys.get(index, ()):
+                observe_keys(lane, lane.pictures, signal, attention)
         result = unmerged(lane, index, attention, inner, bool(strategies))
         if index in lane.plan.at_cache:
             cache.decide(lane, index, attention)

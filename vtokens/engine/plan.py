@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vtokens.adapters import Adapter
 from vtokens.core.facts import Facts
 from vtokens.engine.attention.rotary import check_rotary
+from vtokens.engine.checks.signals import check_signals
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
-from vtokens.strategies.signals import Attention, Saliency, Signal
+from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative, Tokens
 from vtokens.strategies.views.states import Place
 
@@ -57,6 +58,9 @@ class Plan:
         text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
         blocks: the tower blocks whose scores are read, ascending.
         observed: decoder layer -> the attention signals read from it.
+        observed_keys: decoder layer -> the signals that are its keys.
+        relevances: the signals that compare visual tokens with the text.
+        key_blocks: the tower blocks whose keys are read.
         contrast: how logits are contrasted; None if they are not.
         at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
         rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
@@ -105,13 +109,27 @@ class Plan:
                 self.at_states.setdefault(("mlp", index), []).append(one)
         _check_mlps(adapter, self.at_states)
         signals = [signal for _, needs in active for signal in needs.signals]
-        self.observed = _observed(signals)
+        check_signals(adapter, signals)
+        self.observed: dict[int, set[Attention]] = {}
+        self.observed_keys: dict[int, set[LayerKeys]] = {}
+        for signal in signals:
+            if isinstance(signal, Attention):
+                self.observed.setdefault(signal.layer, set()).add(signal)
+            elif isinstance(signal, LayerKeys):
+                self.observed_keys.setdefault(signal.layer, set()).add(signal)
+        self.relevances = {signal for signal in signals if isinstance(signal, Relevance)}
         self.contrast = _contrast(adapter, active)
         self.at_logits = [
             one for one in acting if "logits" in one.strategy.stages() and one.strategy.negative(facts) is None
         ]
-        others = [] if self.contrast is None else self.contrast.plan.blocks
-        self.blocks: list[int] = sorted(_blocks(adapter, facts.tower_depth, signals).union(others))
+        under = None if self.contrast is None else self.contrast.plan
+        depth, feature = facts.tower_depth, adapter.tower.feature_block
+        scored = [one for one in signals if isinstance(one, Saliency)]
+        blocks = {block % depth for one in scored for block in one.blocks or (feature,)}
+        self.blocks: list[int] = sorted(blocks.union([] if under is None else under.blocks))
+        named = [one.block for one in signals if isinstance(one, TowerKeys)]
+        keys = {feature if block is None else block % depth for block in named}
+        self.key_blocks: set[int] = keys.union(() if under is None else under.key_blocks)
 
     def __bool__(self) -> bool:
         inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.at_cache
@@ -127,13 +145,13 @@ class Plan:
         """The tower blocks whose attention is stood in for."""
         # From the first merge on, every block has to know how many patches a token stands for.
         merging = range(min(self.at_encode), len(adapter.tower.blocks)) if self.at_encode else ()
-        return sorted({*self.blocks, *(merging if adapter.tower.merges else ())})
+        return sorted({*self.blocks, *self.key_blocks, *(merging if adapter.tower.merges else ())})
 
     def tapped(self, depth: int) -> list[int]:
         """The decoder layers, of `depth`, whose attention is stood in for."""
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(range(depth))
-        return sorted({*self.observed, *self.at_attend, *self.at_cache})
+        return sorted({*self.observed, *self.observed_keys, *self.at_attend, *self.at_cache})
 
 
 class Watching(Protocol):
@@ -241,21 +259,6 @@ def _check_alone(adapter: Adapter, active: Asked) -> None:
             f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
             "it to the ...ForConditionalGeneration"
         )
-
-
-def _observed(signals: Sequence[Signal]) -> dict[int, set[Attention]]:
-    """Decoder layer -> the attention signals read from it."""
-    found: dict[int, set[Attention]] = {}
-    for signal in signals:
-        if isinstance(signal, Attention):
-            found.setdefault(signal.layer, set()).add(signal)
-    return found
-
-
-def _blocks(adapter: Adapter, depth: int, signals: Sequence[Signal]) -> set[int]:
-    """The tower blocks, of `depth`, whose scores are read."""
-    scores = [signal for signal in signals if isinstance(signal, Saliency)]
-    return {block % depth for signal in scores for block in signal.blocks or (adapter.tower.feature_block,)}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,11 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
             whole.at_states.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
         for index, signals in plan.observed.items():
             whole.observed.setdefault(index, set()).update(signals)
+        for index, keys in plan.observed_keys.items():
+            whole.observed_keys.setdefault(index, set()).update(keys)
+        whole.relevances |= plan.relevances
         whole.blocks = sorted({*whole.blocks, *plan.blocks})
+        whole.key_blocks |= plan.key_blocks
     for there in whole.at_attend.values():
         there.sort(key=lambda acting: acting.needs.watches)  # they look at what all others made of it
     whole.watched = watched(whole.at_attend)

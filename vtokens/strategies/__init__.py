@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
-    from vtokens.strategies.signals import Attention, Saliency
+    from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
     from vtokens.strategies.views.keys import Keys
     from vtokens.strategies.views.states import States
@@ -33,8 +33,10 @@ _MODULES = {
     "Evictor": "vtokens.strategies.bases",
     "Facts": "vtokens.core.facts",
     "Keys": "vtokens.strategies.views.keys",
+    "LayerKeys": "vtokens.strategies.signals",
     "Merger": "vtokens.strategies.bases",
     "Needs": "vtokens.strategies.needs",
+    "Relevance": "vtokens.strategies.signals",
     "Saliency": "vtokens.strategies.signals",
     "ScorePruner": "vtokens.strategies.bases",
     "Selection": "vtokens.strategies.selection",
@@ -42,6 +44,7 @@ _MODULES = {
     "States": "vtokens.strategies.views.states",
     "Steerer": "vtokens.strategies.bases",
     "Strategy": "vtokens.strategies.base",
+    "TowerKeys": "vtokens.strategies.signals",
     "Visuals": "vtokens.strategies.views.visuals",
     "check_layer": "vtokens.strategies.base",
     "describe": "vtokens.strategies.registry",
@@ -59,8 +62,10 @@ __all__ = [
     "Evictor",
     "Facts",
     "Keys",
+    "LayerKeys",
     "Merger",
     "Needs",
+    "Relevance",
     "Saliency",
     "ScorePruner",
     "Selection",
@@ -68,6 +73,7 @@ __all__ = [
     "States",
     "Steerer",
     "Strategy",
+    "TowerKeys",
     "Visuals",
     "check_layer",
     "describe",

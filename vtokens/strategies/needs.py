@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from vtokens.strategies.signals import Attention, Saliency, Signal
+from vtokens.strategies.signals import Signal
 
 _LAYERS = ("encode", "layer", "attend", "states", "mlp", "cache")
 
@@ -53,7 +54,7 @@ class Needs:
     computes: bool = False
 
     def __post_init__(self) -> None:
-        self._check("signals", (Attention, Saliency), "(Saliency(),)")
+        self._check("signals", get_args(Signal), "(Saliency(),)")
         for name in _LAYERS:
             self._check(name, (int,), "(2,)")
 

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 QueryRows = Literal["last", "after", "text", "visual"]
+Text = Literal["after", "all"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class Saliency:
 
 
 @dataclass(frozen=True)
+class TowerKeys:
+    """Asks for the keys of one block of the vision tower, brought to visual tokens as features are.
+
+    Attributes:
+        block: tower block (0-based, negative from the end); None is the one that made the features.
+    """
+
+    block: int | None = None
+
+
+@dataclass(frozen=True)
 class Attention:
     """Asks for the attention that keys receive in one decoder layer, averaged over heads and query rows.
 
@@ -30,13 +42,45 @@ class Attention:
         layer: decoder layer, 0-based.
         rows: "last" is the last prompt position, "after" the first one behind the last picture, "text" all text from
             the first visual token on, "visual" all visual tokens.
+        rotary: False undoes the rotary embedding, so that distance has no say. Rows then share their attention among
+            the visual tokens of the pass alone, as in FEATHER (arXiv:2412.13180); all else receives 0.
     """
 
     layer: int
     rows: QueryRows = "last"
+    rotary: bool = True
 
 
-Signal = Saliency | Attention
+@dataclass(frozen=True)
+class LayerKeys:
+    """Asks for the keys of one decoder layer.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+        rotary: False undoes the rotary embedding.
+    """
+
+    layer: int
+    rotary: bool = True
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Asks how much each visual token is like the prompt's text: the mean of its cosines with the text's embeddings.
+
+    Both are taken where they enter the decoder, so that it can be read before any layer, and costs no attention.
+
+    Attributes:
+        text: "after" is the text from the first visual token to the end of the prompt; all of it where there is none.
+            "all" is all text up to there.
+    """
+
+    text: Text = "after"
+
+
+Signal = Saliency | TowerKeys | Attention | LayerKeys | Relevance
+InLayer = Attention | LayerKeys
+"""Signals of one decoder layer."""
 
 
 class Observed(Protocol):
@@ -44,7 +88,13 @@ class Observed(Protocol):
 
     def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
 
-    def attention(self, layer: int, rows: QueryRows) -> Tensor: ...
+    def tower_keys(self, block: int | None) -> Tensor: ...
+
+    def noted(self, signal: InLayer) -> Tensor: ...
+
+    def relevance(self, text: Text) -> Tensor: ...
+
+    def text(self, text: Text) -> Tensor: ...
 
     def copies(self) -> Tensor | None: ...
 

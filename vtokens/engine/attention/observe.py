@@ -1,8 +1,6 @@
-"""The signals of pruners: how much the vision tower, or a decoder layer, attends to what was fed."""
+"""What pruners ask of the attention of a decoder layer: what its keys receive, and the keys themselves."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -12,74 +10,23 @@ from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.tower_run import feature_index
-from vtokens.engine.state.view import View, spread
-from vtokens.kernels import attention_colmean
-from vtokens.strategies.signals import QueryRows
+from vtokens.engine.state.view import gather, place_columns, spread
+from vtokens.kernels import attention_colmean, rotate
+from vtokens.strategies.signals import Attention as Wanted
+from vtokens.strategies.signals import LayerKeys
 
 
-class Signals:
-    """The signals of a lane as `Visuals` reads them: at the positions of one view.
-
-    Attributes:
-        lane: which has pictures.
-        pictures: the lane's.
-        view: what is seen of what was fed; None if all of it.
-        rows: the rows of the batch that are asked about; None if all.
-    """
-
-    def __init__(self, lane: Lane, pictures: Pictures, view: View | None, rows: list[int] | None = None) -> None:
-        self.lane, self.pictures, self.view, self.rows = lane, pictures, view, rows
-
-    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
-        """float32 (B, W): tower scores, 0 where there is no visual token."""
-        return self._of_features(("saliency", blocks), lambda: [run.saliency(blocks) for run in self.pictures.runs])
-
-    def copies(self) -> Tensor | None:
-        """int64 (B, W): equal, above 0, at positions that hold one merged feature, 0 where there is no visual token."""
-        if not any(run.merged for run in self.pictures.runs):
-            return None
-        return self._of_features(("copies",), lambda: [run.copies() for run in self.pictures.runs])
-
-    def sizes(self) -> Tensor | None:
-        """float32 (B, W): logarithms of what each position counts for in attention; None if all count once."""
-        sizes = self.lane.sizes
-        return sizes if sizes is None or self.rows is None else sizes[self.rows]
-
-    def attention(self, layer: int, rows: QueryRows) -> Tensor:
-        """float32 (B, W): what keys received in a decoder layer; 0 where it did not see them."""
-        full = self.pictures.received[layer, rows]
-        return self._seen(full)
-
-    def _seen(self, full: Tensor) -> Tensor:
-        """(B, N) of what was fed -> (B', W), the rows asked about at the positions of the view."""
-        seen = full if self.view is None else full.gather(1, self.view.index.to(full.device))
-        return seen if self.rows is None else seen[self.rows]
-
-    def _of_features(self, key: Hashable, parts: Callable[[], list[Tensor]]) -> Tensor:
-        """(B, W): what was found for each feature, at the positions of the view; 0 elsewhere."""
-
-        def make() -> Tensor:
-            layout = self.pictures.layout
-            flat = torch.cat([part.to(layout.image.device) for part in parts()])
-            return torch.where(layout.visual, flat[feature_index(layout, self.pictures.runs)], 0)
-
-        full = self.lane.once(key, make)
-        return self._seen(full)
-
-
-def observe(lane: Lane, pictures: Pictures, layer: int, queries: QueryRows, attention: Attention) -> None:
-    """Note in `pictures` what the keys of decoder layer `layer` receive from the queries asked for.
+def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention) -> None:
+    """Note in `pictures` what the keys of a decoder layer receive from the queries asked for.
 
     Args:
         lane, pictures: of the pass.
-        layer: decoder layer.
-        queries: which.
+        signal: which layer and rows, and whether the rotary embedding is undone.
         attention: the layer's call, rotary embedding applied.
     """
-    query, key = attention.query.detach(), attention.key.detach()
+    query, key, layer, queries = attention.query.detach(), attention.key.detach(), signal.layer, signal.rows
     if not lane.shows:  # an exit before this layer left no picture to look at
-        pictures.received[layer, queries] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
+        pictures.noted[signal] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
     past = key.shape[2] - length
@@ -110,7 +57,44 @@ def observe(lane: Lane, pictures: Pictures, layer: int, queries: QueryRows, atte
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
     until = where if lane.blocks is None else lane.blocks.until(lane.view, query.device).gather(1, where)
-    mean = attention_colmean(
-        query.gather(2, index), key, attention.scaling, weight, until + past, allowed, attention.bias
-    )
-    pictures.received[layer, queries] = spread(mean[:, past:], lane.view, lane.length)
+    query, bias = query.gather(2, index), attention.bias
+    if not signal.rotary:  # tokens of this pass alone: those before were turned in passes that are over
+        query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
+        allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
+        bias, past = None if bias is None else bias[:, past:], 0
+    mean = attention_colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
+    pictures.noted[signal] = spread(mean[:, past:], lane.view, lane.length)
+
+
+def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: Attention) -> None:
+    """Note in `pictures` the keys that a decoder layer makes of the columns of this pass.
+
+    Args:
+        lane, pictures: of the pass.
+        signal: which layer, and whether the rotary embedding is applied.
+        attention: the layer's call before merged tokens are unmerged in it: where they are, its keys are not turned.
+    """
+    key, length = attention.key.detach(), attention.query.shape[2]
+    key, turned = key[:, :, key.shape[2] - length :], signal.layer not in lane.folds
+    if turned and not signal.rotary:
+        key = _unturned(lane, key).to(key.dtype)
+    elif signal.rotary and not turned:
+        key = rotate(key, *_angles(lane, key.device)).to(key.dtype)
+    pictures.noted[signal] = place_columns(key.transpose(1, 2), lane.view, lane.length)
+
+
+def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Queries or keys float32 (B, H, R, D) with the rotary embedding undone, of all columns, or of some (B, R)."""
+    cos, sin = (part.float() for part in _angles(lane, states.device))
+    if columns is not None:
+        cos, sin = gather(cos, columns, 1), gather(sin, columns, 1)
+    # Some decoders stretch what they turn (YaRN).
+    stretch = (cos * cos + sin * sin)[:, None]
+    return rotate(states.float(), cos, -sin) / stretch
+
+
+def _angles(lane: Lane, device: torch.device) -> tuple[Tensor, Tensor]:
+    if lane.angles is None:
+        raise RuntimeError("this layer was given no rotary embeddings")
+    cos, sin = lane.angles
+    return cos.to(device), sin.to(device)

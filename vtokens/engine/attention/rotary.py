@@ -1,4 +1,4 @@
-"""Whether a decoder turns queries and keys as virtual unmerging does in its place."""
+"""Whether a decoder turns queries and keys as virtual unmerging does in its place, or un-rotated signals undo it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ _known: WeakSet[nn.Module] = WeakSet()
 """Decoders that were found right: a filter attaches anew in every call."""
 
 
-def check_rotary(adapter: Adapter) -> None:
+def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "use dymu(unmerge=False)") -> None:
     """Raise `ValueError` unless every layer rotates whole queries and keys as `kernels.rotate` does, last of all.
 
     Refused are layers without rotary embeddings, partial rotation (`partial_rotary_factor`), and norms behind the
     rotation. Each layer's attention is built anew with two heads, for weights may be anywhere, and run with embeddings
     that turn and with some that do not.
+
+    Args:
+        adapter: the model's.
+        who: what needs it, for the message.
+        way: out of it.
     """
     if adapter.language_model in _known:
         return
@@ -32,8 +37,8 @@ def check_rotary(adapter: Adapter) -> None:
         attention = inside(layer.self_attn)
         if not _turns_last(attention, index):
             raise ValueError(
-                "virtual unmerging rotates dimension d of a head with d + D/2, behind all else that is done to queries "
-                f"and keys, and the {type(attention).__name__} of layer {index} does not: use dymu(unmerge=False)"
+                f"{who} rotates dimension d of a head with d + D/2, behind all else that is done to queries and keys, "
+                f"and the {type(attention).__name__} of layer {index} does not: {way}"
             )
     _known.add(adapter.language_model)
 

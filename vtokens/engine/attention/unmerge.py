@@ -62,14 +62,15 @@ def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states
     device = attention.query.device
     member, (cos, sin) = fold.member.to(device), _angles(lane, index, fold, attention.query)
     there = lane.seeing(fold.view, gather(lane.hidden, fold.member.clamp(min=0), 1) if states else lane.hidden)
+    there.angles = (cos, sin)
     output = unmerge_attention(
         attention.query, new_key, new_value, member, cos, sin, lambda *parts: run(there, *parts)[0].transpose(1, 2)
     )
     if lane.pictures is not None and there.pictures is not None:
         # What all positions of a token received, the token received.
-        for name, part in there.pictures.received.items():
+        for signal, part in there.pictures.noted.items():
             positions = part.gather(1, fold.view.index.to(part.device))
-            lane.pictures.received[name] = spread(_sum(positions, fold), lane.view, lane.length)
+            lane.pictures.noted[signal] = spread(_sum(positions, fold), lane.view, lane.length)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
-from vtokens.engine.attention.observe import Signals
 from vtokens.engine.state.blocks import Blocks, blocks
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
+from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.tower_run import TowerRun, feature_index, run_in
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.base import Strategy

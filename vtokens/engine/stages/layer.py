@@ -34,6 +34,7 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
     layer, blocks = shortened(lane.cache, index), lane.blocks
+    lane.angles = kwargs.get("position_embeddings")
     if lane.view is None and layer is None and (blocks is None or blocks.made):
         return None
     kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
@@ -49,6 +50,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         kwargs["position_ids"] = None
     if lane.columns is not None and renumbered is None:
         kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.columns, kwargs["position_embeddings"])
+    lane.angles = kwargs["position_embeddings"]
     fold = fold_now(lane)
     if fold is not None:
         lane.folds[index] = fold

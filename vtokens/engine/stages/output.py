@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.masks import join
-from vtokens.engine.attention.observe import Signals
 from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.slots import Slots, places
 from vtokens.engine.state.tracked_layer import TrackedLayer, given_length, seen_length, shortened, tracked
 from vtokens.engine.state.view import View, expand

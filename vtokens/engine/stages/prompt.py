@@ -11,7 +11,6 @@ from torch import Tensor
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.masks import join
-from vtokens.engine.attention.observe import Signals
 from vtokens.engine.checks.arguments import check_arguments, check_mask
 from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
@@ -22,6 +21,7 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
+from vtokens.engine.state.signals import Signals, note_relevance
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals
@@ -88,6 +88,8 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
 def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """Let the `prompt` strategies act; returns the language model's cut inputs, None if nothing was dropped."""
     hidden = lane.hidden
+    if lane.pictures is not None:
+        note_relevance(lane, lane.pictures)
     for acting in lane.plan.at_prompt:
         hidden = select(lane, acting, acting.strategy.at_prompt, hidden)
     lane.hidden, lane.entry, lane.columns = hidden, lane.view, None

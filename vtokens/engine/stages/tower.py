@@ -111,9 +111,19 @@ class TowerTap:
             return attention.run()
         if index in call.plan.blocks:
             call.scores.setdefault(index, []).extend(self._scores(attention, call.merging))
+        if index in call.plan.key_blocks:
+            call.keys.setdefault(index, []).append(self._keys(attention, call.merging))
         if call.plan.at_encode and self._adapter.tower.merges:
             return encode.on_attention(call, index, attention)
         return attention.run()
+
+    def _keys(self, attention: Attention, merging: Merging | None) -> Tensor:
+        """(patches, H, d), in the order the tower works; of merged patches, the keys of their token."""
+        key = attention.key.detach().transpose(1, 2).flatten(2)
+        if merging is not None and merging.begun:
+            key = merging.expand(key)
+        patches = key[:, int(self._adapter.tower.has_cls) :].flatten(0, 1)
+        return patches.unflatten(1, (attention.key.shape[1], -1))
 
     def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:
         """float32 (patches,), for each stretch of patches that attend to each other."""

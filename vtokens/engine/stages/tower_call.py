@@ -24,6 +24,7 @@ class TowerCall:
         modality: "image" or "video".
         inputs: the arguments of the feature call.
         scores: tower block -> float32 score chunks, in the order the tower worked.
+        keys: tower block -> chunks (patches, H, d) of its keys, in that order.
         merging: what was merged so far; None before the first tokens were seen.
         key: (B, H, N, d), keys of the block under way; None where nothing is merged.
         after: (B, N, C), the merged tokens that leave the block under way; None where nothing is merged.
@@ -32,13 +33,14 @@ class TowerCall:
     def __init__(self, adapter: Adapter, plan: Plan, modality: str, inputs: Mapping[str, Any]) -> None:
         self.adapter, self.plan, self.modality, self.inputs = adapter, plan, modality, inputs
         self.scores: dict[int, list[Tensor]] = {}
+        self.keys: dict[int, list[Tensor]] = {}
         self.merging: Merging | None = None
         self.key: Tensor | None = None
         self.after: Tensor | None = None
 
     def over(self) -> TowerRun:
         """What is known of the call when it is over."""
-        return TowerRun(self.adapter, self.modality, self.inputs, self.scores, self.merging)
+        return TowerRun(self.adapter, self.modality, self.inputs, self.scores, self.merging, self.keys)
 
 
 @contextmanager

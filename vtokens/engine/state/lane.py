@@ -29,7 +29,7 @@ from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import QueryRows
+from vtokens.strategies.signals import Signal
 from vtokens.strategies.views.heads import Memory
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class Pictures:
         ends: int64 (B, 1), the fed position at which each prompt ends.
         answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
         record: what the pass does, for the report.
-        received: decoder layer and queries -> float32 (B, N), the attention that fed positions got there.
+        noted: signal -> (B, N, ...), what was observed of fed positions for it.
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
         unmerging: which merged tokens attention is to see at all of their positions; None if none.
@@ -64,7 +64,7 @@ class Pictures:
     ) -> None:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
         self.answered, self.record, self.injection = answered, record, injection
-        self.received: dict[tuple[int, QueryRows], Tensor] = {}
+        self.noted: dict[Signal, Tensor] = {}
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None
 
@@ -88,6 +88,8 @@ class Lane:
         injection: what the engine adds to states behind the first layers; None if nothing.
         sizes: float32 (B, W), logarithms of what each column counts for in attention; None if all count once.
         numbering: how columns are numbered, where gaps were closed; None where none was.
+        angles: (cos, sin), each (B or 1, W, D), by which the layer under way turns the columns it sees, before tokens are
+            unmerged in it; None before the first.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
@@ -121,6 +123,7 @@ class Lane:
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
         self.numbering: Numbering | None = None
+        self.angles: tuple[Tensor, Tensor] | None = None
         self.views: dict[int, View] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
@@ -173,7 +176,7 @@ class Lane:
         other.view, other.hidden = view, hidden
         if other.pictures is not None:
             other.pictures = copy.copy(other.pictures)
-            other.pictures.received = {}
+            other.pictures.noted = {}
         return other
 
     @property

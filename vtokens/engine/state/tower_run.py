@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class TowerRun:
         inputs: the arguments of the feature call.
         scores: tower block -> float32 score chunks, in the order the tower worked.
         merging: what was merged; None if nothing was.
+        keys: tower block -> chunks (patches, H, d) of its keys, in that order.
     """
 
     adapter: Adapter
@@ -40,6 +41,7 @@ class TowerRun:
     inputs: Mapping[str, Any]
     scores: Mapping[int, Sequence[Tensor]]
     merging: Merging | None
+    keys: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     @functools.cached_property
     def pictures(self) -> list[Picture]:
@@ -52,6 +54,7 @@ class TowerRun:
             "modality": self.modality,
             "inputs": _light(self.inputs),
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
+            "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
             "merging": None if self.merging is None else self.merging.content(),
         }
 
@@ -60,12 +63,26 @@ class TowerRun:
         depth = len(self.adapter.tower.blocks)
         numbers = [self.adapter.tower.feature_block] if blocks is None else [block % depth for block in blocks]
         if not self.scores.keys() >= set(numbers):
-            raise ValueError(
-                "these features were computed under another strategy, which did not ask for the tower's attention: "
-                f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
-            )
+            raise self._unwatched("attention")
         total = torch.stack([torch.cat(list(self.scores[number])) for number in numbers]).sum(0)
         return self.adapter.to_tokens(self.modality, total, self.inputs)
+
+    def tower_keys(self, block: int | None) -> Tensor:
+        """float32 (sum of picture lengths, H, d): keys of a tower block, None for the feature block."""
+        number = self.adapter.tower.feature_block if block is None else block % len(self.adapter.tower.blocks)
+        if number not in self.keys:
+            raise self._unwatched("keys")
+        keys = torch.cat(list(self.keys[number]))
+        # Each channel goes the way of a score.
+        place = functools.partial(self.adapter.to_tokens, self.modality, inputs=self.inputs)
+        moved = torch.vmap(lambda channel: place(scores=channel), in_dims=1, out_dims=1)(keys.flatten(1).float())
+        return moved.unflatten(1, keys.shape[1:])
+
+    def _unwatched(self, what: str) -> ValueError:
+        return ValueError(
+            f"these features were computed under another strategy, which did not ask for the tower's {what}: "
+            f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
+        )
 
     @property
     def merged(self) -> bool:
@@ -129,7 +146,9 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
     if content["family"] != adapter.model_type:
         raise ValueError(f"these features are of a {content['family']!r} model, and this one is {adapter.model_type!r}")
     merging = None if content["merging"] is None else Merging.of(content["merging"])
-    return TowerRun(adapter, content["modality"], content["inputs"], content["scores"], merging)
+    return TowerRun(
+        adapter, content["modality"], content["inputs"], content["scores"], merging, content.get("keys", {})
+    )
 
 
 def _light(inputs: Mapping[str, Any]) -> dict[str, Any]:

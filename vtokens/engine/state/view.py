@@ -74,6 +74,21 @@ def spread(values: Tensor, view: View | None, length: int) -> Tensor:
     return values.new_zeros(len(values), length).scatter_reduce(1, index, real, "amax")
 
 
+def place_columns(values: Tensor, view: View | None, length: int) -> Tensor:
+    """(B, W, ...), of the columns that `view` sees, at the `length` positions that were fed; 0 where it sees none.
+
+    As `spread`, for values of any sign and shape.
+    """
+    if view is None:
+        return values
+    column = torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
+    column = column if view.real is None else torch.where(view.real, column, -1)
+    empty = torch.full((len(column), length), -1, device=column.device)
+    there = empty.scatter_reduce(1, view.index, column, "amax").to(values.device)
+    seen = (there >= 0).view(*there.shape, *[1] * (values.dim() - 2))
+    return torch.where(seen, gather(values, there.clamp(min=0), 1), 0)
+
+
 def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """(B, W, D) back to (B, length, D): dropped positions repeat the column of the last one kept before them.
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention, Observed, QueryRows, Saliency
+from vtokens.strategies.signals import Observed
+from vtokens.strategies.views.observing import Observing
 
 
 @dataclass
-class Visuals:
+class Visuals(Observing):
     """The visual tokens of one batch as padded groups: G groups (pictures or samples) of up to M tokens.
 
     Attributes:
@@ -38,11 +39,6 @@ class Visuals:
     def counts(self) -> tuple[int, ...]:
         """Tokens of each group, on the host."""
         return self._groups.counts
-
-    @property
-    def valid(self) -> Tensor:
-        """bool (G, M), False on the padding of shorter groups."""
-        return self._groups.valid
 
     @property
     def tokens(self) -> Tensor:
@@ -83,48 +79,6 @@ class Visuals:
             for number, part in zip(own, shares(total, [self.counts[number] for number in own]), strict=True):
                 found[number] = part
         return tuple(found)
-
-    def saliency(self, blocks: tuple[int, ...] | None = None) -> Tensor:
-        """float32 (G, M): how much the vision tower attends to each token.
-
-        Raises:
-            ValueError: the tower ran without being watched for this.
-        """
-        try:
-            scores = self.observed.saliency(blocks)
-        except ValueError as error:
-            error.add_note(f"A strategy that reads it asks for it: Needs(signals=({Saliency(blocks)},)).")
-            raise
-        return self._groups.gather(scores.to(self.hidden.device))
-
-    def attention(self, layer: int, rows: QueryRows = "last") -> Tensor:
-        """float32 (G, M): the attention each token receives in a decoder layer."""
-        return self._groups.gather(self.received(layer, rows))
-
-    def received(self, layer: int, rows: QueryRows = "last") -> Tensor:
-        """float32 (B, W): the attention every position receives in a decoder layer, text included.
-
-        Raises:
-            ValueError: that layer has not run yet, or ran without being watched for this.
-        """
-        try:
-            return self.observed.attention(layer, rows).to(self.hidden.device)
-        except KeyError:
-            raise ValueError(
-                f"attention received in layer {layer} from the rows {rows!r} is not known here: let needs(facts) "
-                f"return Needs(signals=({Attention(layer, rows)},)), and read it before a later layer"
-            ) from None
-
-    def copies(self) -> Tensor | None:
-        """int64 (G, M): equal, above 0, for tokens that the vision tower merged into one; None if it merged none."""
-        found = self.observed.copies()
-        return None if found is None else self._groups.gather(found.to(self.hidden.device))
-
-    @property
-    def sizes(self) -> Tensor:
-        """float32 (G, M): how many tokens each counts for in attention; 1 where no strategy said otherwise."""
-        logs = self.observed.sizes()
-        return torch.ones_like(self.valid, dtype=torch.float32) if logs is None else self._groups.gather(logs).exp()
 
     def top(
         self,

@@ -1,0 +1,38 @@
+"""Whether a model can give the signals that strategies ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from vtokens.adapters import Adapter
+from vtokens.core.errors import unknown
+from vtokens.engine.attention.rotary import check_rotary
+from vtokens.strategies.base import check_layer
+from vtokens.strategies.signals import Attention, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
+
+
+def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
+    """Raise unless the model has what each signal names.
+
+    Raises:
+        TypeError: a layer or block that is no whole number.
+        ValueError: one that is out of range, unknown rows or text, or a rotary embedding that cannot be undone.
+    """
+    depth, tower = len(adapter.layers), len(adapter.tower.attentions) if signals else 0
+    for signal in signals:
+        name = type(signal).__name__
+        if isinstance(signal, Saliency | TowerKeys):
+            blocks = signal.blocks or () if isinstance(signal, Saliency) else (signal.block,)
+            for block in blocks:
+                if block is not None:
+                    check_layer(f"the block of {name}", block, tower, first=-tower)
+        elif isinstance(signal, Relevance):
+            if signal.text not in get_args(Text):
+                raise unknown("text", signal.text, get_args(Text))
+        else:
+            check_layer(f"the layer of {name}", signal.layer, depth)
+            if isinstance(signal, Attention) and signal.rows not in get_args(QueryRows):
+                raise unknown("rows", signal.rows, get_args(QueryRows))
+            if not signal.rotary:
+                check_rotary(adapter, f"what {name}(rotary=False) undoes", "ask for it with rotary=True")

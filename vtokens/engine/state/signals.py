@@ -1,0 +1,102 @@
+"""The signals of pruners: what the tower, the decoder's layers and the prompt's text say of visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.tower_run import feature_index
+from vtokens.engine.state.view import View, gather
+from vtokens.strategies.signals import InLayer, Relevance, Text
+
+
+class Signals:
+    """The signals of a lane as `Visuals` reads them: at the positions of one view.
+
+    Attributes:
+        lane: which has pictures.
+        pictures: the lane's.
+        view: what is seen of what was fed; None if all of it.
+        rows: the rows of the batch that are asked about; None if all.
+    """
+
+    def __init__(self, lane: Lane, pictures: Pictures, view: View | None, rows: list[int] | None = None) -> None:
+        self.lane, self.pictures, self.view, self.rows = lane, pictures, view, rows
+
+    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+        """float32 (B, W): tower scores, 0 where there is no visual token."""
+        return self._of_features(("saliency", blocks), lambda: [run.saliency(blocks) for run in self.pictures.runs])
+
+    def copies(self) -> Tensor | None:
+        """int64 (B, W): equal, above 0, at positions that hold one merged feature, 0 where there is no visual token."""
+        if not any(run.merged for run in self.pictures.runs):
+            return None
+        return self._of_features(("copies",), lambda: [run.copies() for run in self.pictures.runs])
+
+    def sizes(self) -> Tensor | None:
+        """float32 (B, W): logarithms of what each position counts for in attention; None if all count once."""
+        sizes = self.lane.sizes
+        return sizes if sizes is None or self.rows is None else sizes[self.rows]
+
+    def tower_keys(self, block: int | None) -> Tensor:
+        """(B, W, H, D): keys of a tower block, 0 where there is no visual token."""
+        return self._of_features(("tower keys", block), lambda: [run.tower_keys(block) for run in self.pictures.runs])
+
+    def noted(self, signal: InLayer) -> Tensor:
+        """(B, W, ...): what was noted of a decoder layer; 0 where it did not see a position."""
+        return self._seen(self.pictures.noted[signal])
+
+    def relevance(self, text: Text) -> Tensor:
+        """float32 (B, W): how much visual tokens are like the text, 0 where there is none."""
+        return self._seen(self.pictures.noted[Relevance(text)])
+
+    def text(self, text: Text) -> Tensor:
+        """bool (B, W): positions of text up to the end of the prompt."""
+        seen = self._seen(self.lane.once(("text", text), lambda: text_of(self.pictures, text)))
+        real = None if self.view is None else self.view.real
+        if real is None:
+            return seen
+        return seen & (real if self.rows is None else real[self.rows]).to(seen.device)
+
+    def _seen(self, full: Tensor) -> Tensor:
+        """(B, N, ...) of what was fed -> (B', W, ...), the rows asked about at the positions of the view."""
+        seen = full if self.view is None else gather(full, self.view.index, 1)
+        return seen if self.rows is None else seen[self.rows]
+
+    def _of_features(self, key: Hashable, parts: Callable[[], list[Tensor]]) -> Tensor:
+        """(B, W, ...): what was found for each feature, at the positions of the view; 0 elsewhere."""
+
+        def make() -> Tensor:
+            layout = self.pictures.layout
+            flat = torch.cat([part.to(layout.image.device) for part in parts()])
+            visual = layout.visual.view(*layout.visual.shape, *[1] * (flat.dim() - 1))
+            return torch.where(visual, flat[feature_index(layout, self.pictures.runs)], 0)
+
+        full = self.lane.once(key, make)
+        return self._seen(full)
+
+
+def text_of(pictures: Pictures, text: Text) -> Tensor:
+    """bool (B, N): fed positions of the text that `Relevance` means."""
+    layout, ends = pictures.layout, pictures.ends.to(pictures.layout.valid.device)
+    place = torch.arange(layout.valid.shape[1], device=ends.device)
+    # Newline tokens are no features, but they are the picture's, not text.
+    every = layout.valid.bool() & (layout.image < 0) & (place <= ends)
+    if text == "all":
+        return every
+    after = every & (layout.visual.cumsum(1) > 0)
+    return torch.where(after.any(1, keepdim=True), after, every)
+
+
+def note_relevance(lane: Lane, pictures: Pictures) -> None:
+    """Note how much visual tokens are like the text, where the strategies of a lane that was just begun ask for it."""
+    for signal in lane.plan.relevances:
+        device = lane.hidden.device
+        text, visual = text_of(pictures, signal.text).to(device), pictures.layout.visual.to(device)
+        unit = torch.nn.functional.normalize(lane.hidden.detach().float(), dim=-1)
+        # The mean of cosines is the cosine, but for a length, with the mean of unit vectors: no text x tokens matrix.
+        mean = text.float()[:, None] @ unit / text.sum(1).clamp(min=1)[:, None, None]
+        pictures.noted[signal] = (unit @ mean.transpose(1, 2))[..., 0].masked_fill(~visual, 0)
