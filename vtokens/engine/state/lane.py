@@ -88,8 +88,8 @@ class Lane:
         injection: what the engine adds to states behind the first layers; None if nothing.
         sizes: float32 (B, W), logarithms of what each column counts for in attention; None if all count once.
         numbering: how columns are numbered, where gaps were closed; None where none was.
-        angles: (cos, sin), each (B or 1, W, D), by which the layer under way turns the columns it sees, before tokens are
-            unmerged in it; None before the first.
+        angles: (cos, sin), each (B or 1, W, D), by which the layer under way turns the columns it sees, before it
+            unmerges tokens; None before the first.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
