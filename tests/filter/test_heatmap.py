@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vtokens
-from tests.families import FAMILIES, build
+from tests.families import EVERY, build
 from tests.filter.traced import ask, mention
 from vtokens import scenes
 from vtokens.filter.heatmap import density, heat, heatmap
@@ -26,7 +26,7 @@ def traced(family: str) -> tuple[Any, list[Trace]]:
     return images, score(model, processor, images, prompts, [[20, 31, 42]] * 3, LOOK)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_a_spike_lands_in_its_cell(family: str) -> None:
     """All of a row's attention on one visual token: that cell of that view of that picture, and no other."""
     _, traces = traced(family)

@@ -9,7 +9,7 @@ import torch
 
 import vtokens
 from tests.engine.state import snapshot
-from tests.families import FAMILIES, build
+from tests.families import EVERY, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, fixed, written
 from vtokens.core.compat import returned_cache
 from vtokens.filter.trace.passes import generate, score
@@ -26,7 +26,7 @@ def _no_grad() -> Any:
         yield
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_rows_equal_eager_attention(family: str) -> None:
     """Attention, states, lens and likelihood of each sample of a padded batch, against one eager pass a sample."""
     _, processor, (images, prompts), traces = written(family)
@@ -41,7 +41,7 @@ def test_rows_equal_eager_attention(family: str) -> None:
             torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4, msg=f"{name} of sample {row}")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_reading_equals_writing(family: str) -> None:
     model, processor, asked, traces = written(family)
     read = score(model, processor, *asked, [trace.ids.tolist() for trace in traces], EVERYTHING)

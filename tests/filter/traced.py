@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.engine.masked import decoder_layers
 from tests.families import MARK, build, image
 from vtokens.filter.mentions import Mention
 from vtokens.filter.trace.passes import generate
@@ -29,7 +30,8 @@ SIZES = (((100, 60),), ((60, 130), (84, 84)), ((57, 112),))
 
 def fixed(processor: Any, tokens: int = 6) -> dict[str, Any]:
     """Greedy decoding of so many tokens, none of them a placeholder, which a random model writes now and then."""
-    forbidden = [processor.tokenizer.convert_tokens_to_ids(t) for t in ("<video>", "<|video_pad|>")]
+    names = ("<video>", "<|video_pad|>", "<image_soft_token>")
+    forbidden = [processor.tokenizer.convert_tokens_to_ids(name) for name in names]
     forbidden = [processor.image_token_id, *(token for token in forbidden if token is not None)]
     return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "suppress_tokens": forbidden}
 
@@ -94,22 +96,21 @@ def by_hand(
     start = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if "mm_token_type_ids" in inputs:
-        types = inputs["mm_token_type_ids"]
-        inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros(1, len(ids))], 1)
+    for name in inputs.keys() & {"mm_token_type_ids", "token_type_ids"}:
+        inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(1, len(ids))], 1)
     # What enters a layer: transformers records states before features are added to them (deepstack).
     entering: list[Tensor] = []
     hooks = [
         layer.register_forward_pre_hook(
             lambda _, args, kwargs: entering.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
         )
-        for layer in model.model.language_model.layers
+        for layer in decoder_layers(model)
     ]
     output = model(**inputs, output_attentions=True, output_hidden_states=True)
     for hook in hooks:
         hook.remove()
     total = start + len(ids)
-    visual = (inputs["input_ids"][0] == processor.image_token_id).nonzero()[shown, 0]
+    visual = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[shown, 0]
     logs = output.logits[0].double().log_softmax(-1)
     found: dict[str, list[Any]] = {name: [] for name in ("visual", "spread", "generated")}
     gaze = torch.zeros(len(ids), len(visual), dtype=torch.double)

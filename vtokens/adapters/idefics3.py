@@ -15,6 +15,8 @@ from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 
 NAVIT = TowerSpec(("vision_model",), "encoder.layers", "self_attn")
+_NEXT_TO_NOTHING = 2.0**-24
+"""The smallest pixel that is 0 in no dtype that towers compute in: less than rounding leaves of others."""
 
 
 @register_adapter("idefics3")
@@ -58,8 +60,11 @@ class Idefics3(Adapter):
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
     ) -> Tensor:
         pixels = inputs[name]
-        # What only evens out the rows of a batch is black, and told by that.
-        return torch.where(_real(inputs).to(pixels.device)[..., None, None, None], change(pixels), pixels)
+        # What only evens out the rows of a batch is 0 all over, and told by that: other tiles must not become so.
+        changed = change(pixels)
+        empty = (changed == 0).flatten(2).all(-1)[..., None, None, None]
+        changed = torch.where(empty, _NEXT_TO_NOTHING, changed)
+        return torch.where(_real(inputs).to(pixels.device)[..., None, None, None], changed, pixels)
 
 
 def _real(inputs: Mapping[str, Any]) -> Tensor:

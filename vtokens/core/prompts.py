@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+POSITION_KINDS = ("mm_token_type_ids", "token_type_ids")
+"""What some processors make of a prompt beside its tokens: the kind of each position, 0 for text."""
+
 
 def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]]) -> str:
     """The text of a chat, ready for the answer to follow.

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from vtokens.adapters import Adapter
+from vtokens.core.prompts import POSITION_KINDS
 
 _WORDS = 30000
 """Words are drawn from so many first token ids, placeholders left out."""
@@ -68,7 +69,7 @@ def prompts(
         ids[row, start:] = torch.cat([words[: length // 2], block, words[length // 2 :]])
         mask[row, start:] = 1
     batch = {"input_ids": ids, "attention_mask": mask, **given}
-    for name in {"mm_token_type_ids", "token_type_ids"} & inspect.signature(type(model).forward).parameters.keys():
+    for name in {*POSITION_KINDS} & inspect.signature(type(model).forward).parameters.keys():
         batch[name] = (ids == token).long()
     return batch
 

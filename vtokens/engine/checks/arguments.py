@@ -16,6 +16,7 @@ from transformers.masking_utils import find_packed_sequence_indices
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import inside
+from vtokens.core.prompts import POSITION_KINDS
 
 KNOWN = frozenset(
     (
@@ -24,7 +25,7 @@ KNOWN = frozenset(
         # Losses read these, no layer does.
         *("labels", "shift_labels", "num_items_in_batch"),
         # Processors make these, no decoder reads them.
-        *("token_type_ids", "mm_token_type_ids"),
+        *POSITION_KINDS,
     )
 )
 """Keyword arguments that the engine cuts itself, or that no decoder layer reads."""

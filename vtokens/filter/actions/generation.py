@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from vtokens.core.prompts import POSITION_KINDS
 from vtokens.core.weights import input_device
 from vtokens.filter.actions.banned import Banned
 from vtokens.filter.actions.decoding import limit
@@ -179,6 +180,6 @@ def behind(inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> 
 
     changed = dict(inputs, input_ids=padded(inputs["input_ids"], pad, lambda tail: tail))
     changed["attention_mask"] = padded(inputs["attention_mask"], 0, torch.ones_like)
-    if "mm_token_type_ids" in inputs:
-        changed["mm_token_type_ids"] = padded(inputs["mm_token_type_ids"], 0, torch.zeros_like)
+    for name in inputs.keys() & POSITION_KINDS:
+        changed[name] = padded(inputs[name], 0, torch.zeros_like)
     return changed

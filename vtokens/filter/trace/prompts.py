@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.core.prompts import POSITION_KINDS, encode_prompts, question_prompt
 
 Response = str | Sequence[int]
 """Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
@@ -42,8 +42,7 @@ class ResponseBatch:
 
     def blank(self, adapter: Adapter) -> dict[str, Any]:
         """The same with a picture of nothing: every pixel has the mean colour of the tower's training data."""
-        gone = {name: torch.zeros_like(part) for name, part in self.inputs.items() if name.startswith("pixel_values")}
-        return self._followed(adapter, {**self.inputs, **gone})
+        return self._followed(adapter, adapter.change_pixels("image", self.inputs, torch.zeros_like))
 
     def text(self, adapter: Adapter) -> dict[str, Any]:
         """The same without pictures: all that stood in their places is taken out, the rest is numbered anew."""
@@ -64,9 +63,8 @@ class ResponseBatch:
             raise ValueError(f"responses {rows} hold a placeholder of a picture, which only prompts may: take it out")
         inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
         mask = inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(fed)], 1)
-        types = inputs.get("mm_token_type_ids")
-        if types is not None:
-            inputs["mm_token_type_ids"] = torch.cat([types, types.new_zeros(fed.shape)], 1)
+        for name in inputs.keys() & POSITION_KINDS:
+            inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(fed.shape)], 1)
         if not hasattr(adapter.multimodal, "get_rope_index"):  # these make positions of their own, in three dimensions
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         # Of the rows that predict a response: the first of them is where its prompt ends.

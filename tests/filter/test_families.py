@@ -1,0 +1,99 @@
+"""The filter on every family: what it says of a batch it says of each sample, and a stream tells what generate does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import vtokens
+from tests.families import EVERY, build
+from tests.filter.traced import ask
+from tests.limits import close_pass
+from vtokens import HallucinationFilter
+from vtokens.filter.actions.generation import behind
+from vtokens.filter.mentions.base import Found, Mention, Span, arrange
+from vtokens.filter.trace.prompts import prompt_inputs
+
+LOW = 0.94
+
+
+class Words:
+    """Every word is a sentence that mentions itself."""
+
+    name = "words"
+
+    def sentences(self, text: str) -> list[Span]:
+        return [found.span() for found in re.finditer(r"\S+", text)]
+
+    def __call__(self, text: str, prompt: str = "") -> list[Mention]:
+        spans = self.sentences(text)
+        return arrange(text, [Found(a, b, "object", text[a:b]) for a, b in spans], spans)
+
+
+def greedy(processor: Any) -> dict[str, Any]:
+    """Sixteen tokens of Latin letters, no two alike."""
+    special, tokenizer = set(processor.tokenizer.all_special_ids), processor.tokenizer
+    texts = {number: tokenizer.decode([number]) for number in range(len(tokenizer)) if number not in special}
+    plain = {number for number, text in texts.items() if text.isascii() and text.strip(" ").isalpha()}
+    others = [number for number in range(len(tokenizer)) if number not in plain]
+    return {"max_new_tokens": 16, "do_sample": False, "suppress_tokens": others, "repetition_penalty": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "spec"),
+    [
+        ("llava_next", "cls(keep=0.4)"),
+        ("qwen3_vl", "none"),
+        ("idefics3", "fastv(keep=0.5, layer=2)"),
+        ("gemma3", "cls(keep=0.4)"),
+        ("qwen3_vl_moe", "fastv(keep=0.5, layer=2)"),
+    ],
+)
+def test_a_batch_is_filtered_as_each_sample_is_alone(family: str, spec: str) -> None:
+    """Every signal, and retries behind what stays; given responses are judged as those that were written."""
+    model, processor = build(family)
+    images, prompts = ask(processor)
+    more: dict[str, Any] = {"threshold": LOW, **greedy(processor)}
+    with vtokens.attach(model, spec):
+        found = HallucinationFilter(model, processor, "full", Words())
+        written = found.generate(images, prompts, action="regenerate", **more)
+        assert any(outcome.passes > 1 for outcome in written)
+        for row, outcome in enumerate(written):
+            alone = found.generate(images[row], prompts[row], action="regenerate", **more)
+            assert (alone.text, alone.draft) == (outcome.text, outcome.draft)
+            a, b = ([(edit.what, edit.before, edit.after) for edit in one.edits] for one in (alone, outcome))
+            assert a == b
+        read = found.check(images, prompts, [one.report.trace.ids.tolist() for one in written], threshold=LOW)
+        for outcome, report in zip(written, read, strict=True):
+            assert [one.mention for one in report.mentions] == [one.mention for one in outcome.report.mentions]
+            for one, other in zip(report.mentions, outcome.report.mentions, strict=True):
+                assert one.signals == pytest.approx(other.signals, abs=1e-3, rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", EVERY)
+def test_what_is_written_on_sees_its_prompt_as_it_was(family: str) -> None:
+    """Beginnings of several lengths move prompts in their padding, with all that is said of their positions."""
+    model, processor = build(family)
+    images, prompts = ask(processor)
+    begun = ((20, 31, 42, 53, 64), (), (77,))
+    together = model(**behind(prompt_inputs(processor, images, prompts, "cpu"), begun, 0)).logits[:, -1]
+    for row, first in enumerate(begun):
+        inputs = prompt_inputs(processor, [images[row]], [prompts[row]], "cpu")
+        close_pass(together[row], model(**behind(inputs, [first], 0)).logits[0, -1])
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl_moe", "smolvlm", "gemma3"])
+def test_a_stream_tells_what_generate_does(family: str) -> None:
+    model, processor = build(family)
+    images, prompts = ask(processor)
+    found = HallucinationFilter(model, processor, "fast", Words())
+    for action in ("redact", "regenerate"):
+        given: dict[str, Any] = {"action": action, "threshold": LOW, **greedy(processor)}
+        outcomes = found.generate(images, prompts, **given)
+        assert any(outcome.edits for outcome in outcomes)
+        for shown, asked, outcome in zip(images, prompts, outcomes, strict=True):
+            assert "".join(event.text for event in found.stream(shown, asked, **given)) == outcome.text
