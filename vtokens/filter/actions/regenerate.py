@@ -97,10 +97,11 @@ class _Draft:
         return self.banned
 
     def offer(self, new: JudgedResponse, way: str) -> None:
-        """Take a new version if its sentence is not flagged."""
+        """Take a new version if its sentence is not flagged, and does not continue the one before, as "A dog.jpg"."""
         self.passes += 1
         bad = new.report.bad()
-        if self.at < len(bad) and bad[self.at]:
+        settled = [report.spans[: self.at] for report in (self.now.report, new.report)]
+        if settled[0] != settled[1] or (self.at < len(bad) and bad[self.at]):
             self.tries += 1
             return
         old = self.now.report.sentences[self.at]

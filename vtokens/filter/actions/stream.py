@@ -48,7 +48,8 @@ class SentenceEvents:
         mentions = tuple(report.mentions[i] for i in sentence.mentions)
         if what == "redacted":
             return Event(what, "", sentence.text, sentence.p, mentions)
-        text = (report.response[: sentence.start] if self._join is None else self._join) + sentence.text
+        # Sentences may have been left out before the first that is shown.
+        text = (report.response[: report.spans[0][0]] if self._join is None else self._join) + sentence.text
         after = report.spans[number + 1][0] if number + 1 < len(report.spans) else sentence.end
         self._join = report.response[sentence.end : after]
         return Event(what, text, before or sentence.text, sentence.p, mentions)
