@@ -37,7 +37,7 @@ def decode_attention(
         length: int (B,) or (B, H_kv), filled keys, 0 to N.
         scaling: the factor on the products; default 1 / sqrt(D).
         causal: the rows are the last R of the filled keys: row r does not see the R - 1 - r keys behind it.
-        group: int (B, N), the group of each key in [0, groups); others are nobody's. None: keys are not split.
+        group: int (B, N), the group of each key in [0, groups); ids outside are masked out. None: keys are not split.
         groups: how many groups there are.
 
     Returns:

@@ -77,7 +77,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     mask = _mask(start, fed, before, past)
     ends, column = _ends(start, fed)
     fed = replace(fed, column=column)
-    # Said out loud where nothing is padded: gaps in positions without a mask look like packed sequences.
+    # Where nothing is padded, pass an explicit all-ones mask: position gaps would be read as packing.
     total = fed.embeds.shape[1] + past
     said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
     inputs = {

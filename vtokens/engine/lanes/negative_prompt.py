@@ -144,7 +144,16 @@ def with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> Fe
 
 
 def with_tokens(start: Start, same: Fed, layout: Layout, kind: Tokens, strategy: Strategy) -> Fed:
-    """The prompt with some of the visual tokens that its own lane kept until an exit, or to its end."""
+    """The prompt with some of the visual tokens that its own lane kept until an exit, or to its end.
+
+    Example: v1 was dropped by a pruner; of what is left, the strategy keeps v0, so that v2 goes.
+
+        fed            t0  v0  v1  v2  t1
+        lane kept      t0  v0      v2  t1     kept, hidden: what the strategy chooses from
+        selection          yes     no
+        stay           .   yes no  no  .      in fed positions
+        negative       t0  v0          t1     or, with `Tokens.blank`, zeros at v1 and v2
+    """
     view = start.lane.view
     kept = layout if view is None else view.layout.to(layout.visual.device)
     if start.pictures.lost is not None:

@@ -97,7 +97,7 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         return None
     before = None if lane.padding is None else lane.padding[:, : lane.past]
     allowed = join(before, lane.view.mask(lane.fed_now()), lane.past, hidden.shape[1])
-    if allowed is None:  # all ones, said explicitly: gaps in position_ids without a mask look like packed sequences
+    if allowed is None:  # pass an explicit all-ones mask: position gaps would be read as packing
         allowed = torch.ones(len(hidden), lane.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
     position_ids = kwargs.get("position_ids")
     if position_ids is None:

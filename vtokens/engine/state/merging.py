@@ -14,7 +14,7 @@ from vtokens.kernels import Merged, compact
 _STRIDE = {"cpu": 1}
 """After how many rounds tokens that were merged away are dropped, by device type."""
 _STRIDE_ELSEWHERE = 4
-"""An accelerator makes the host wait each time, so there they stay a while, as tokens that nobody attends to."""
+"""Elsewhere: compacting syncs the GPU, so merged tokens stay masked for 4 rounds."""
 
 
 @dataclass(frozen=True)

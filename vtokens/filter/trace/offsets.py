@@ -1,6 +1,6 @@
 """Character spans of generated tokens, built from the ids: text that is encoded again may be cut into other tokens.
 
-Decoding and encoding again does not do: a model may spell a word in other tokens than its tokenizer would, and the
+Re-encoding decoded text is unreliable: a model may spell a word in other tokens than its tokenizer would, and the
 offsets then belong to tokens that were never generated.
 """
 

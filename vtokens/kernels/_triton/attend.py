@@ -139,7 +139,7 @@ def attend(
     Args:
         query, key, value: any strides.
         scaling: the factor on the products.
-        group, groups: int (B, N), the group of each key in [0, groups); other values are nobody's. None: one group.
+        group, groups: int (B, N), the group of each key in [0, groups); ids outside are masked out. None: one group.
         index: int (B, P, S), the only keys to look at, P being 1, H_kv or H lists; below 0 is none. None: all keys.
         length: int (B, H_kv), how many keys there are; None: all.
         position: int (B, R), the last key a row sees; None: all. Not beside `length`.
