@@ -23,12 +23,12 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import answers, logits, prompt
 from vtokens.engine.state.blocks import blocks
+from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
 from vtokens.engine.state.request import NegativePrefill, Request
-from vtokens.engine.state.tracked_layer import holds_copies, holds_ours, makes_masks
 
 Kwargs = dict[str, Any]
 Begun = tuple[Pass, Kwargs | None]
@@ -56,7 +56,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs))
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
-    if (plan and request.runs) or holds_ours(cache):
+    if (plan and request.runs) or tracked_layers(cache):
         check_window(adapter, plan, past + hidden.shape[1])
     layout = prompt.read_layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
@@ -93,7 +93,7 @@ def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -
     kwargs, cache, past, padding = _cached(plan, kwargs)
     fed = kwargs.get("inputs_embeds")
     fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-    if holds_ours(cache):
+    if tracked_layers(cache):
         check_window(adapter, plan, past + fed.shape[1])
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
 
@@ -117,13 +117,13 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
             "this cache holds tokens that count for several in attention, or for some heads only: attach the strategy "
             "that made them so again, or start with an empty cache"
         )
-    if not plan.unmerges and holds_copies(cache):
+    if not plan.unmerges and any(layer.keymap.copies is not None for layer in tracked_layers(cache)):
         raise ValueError(
             "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
             "strategy that merged them again, or start with an empty cache"
         )
     padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
-    if mask is not None and padding is None and makes_masks(cache):
+    if mask is not None and padding is None and any(layer.makes_mask for layer in tracked_layers(cache)):
         check_mask(mask)
     return kwargs, cache, past, padding
 

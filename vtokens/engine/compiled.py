@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtokens.core.compat import given_cache
 from vtokens.engine.attention.tap import Attention
-from vtokens.engine.state.tracked_layer import shortened
+from vtokens.engine.state.cache_layers import shortened
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]

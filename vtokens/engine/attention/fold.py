@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.engine.state.cache_layers import lengths, tracked
 from vtokens.engine.state.copies import Copies
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
-from vtokens.engine.state.tracked_layer import given_length, seen_length, tracked
 from vtokens.engine.state.view import View, gather
 
 
@@ -57,9 +57,9 @@ def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copi
     older = None if layer is None else layer.keymap.copies
     if fold is None and older is None:
         return None
-    given = given_length(cache, index)
+    given, seen, _ = lengths(cache, index)
     latest = new if fold is None else fold.member.shape[1]
-    total = seen_length(cache, index) - new + latest
+    total = seen - new + latest
     if valid is None:
         valid = torch.ones(len(lane.hidden), total, dtype=torch.bool, device=lane.hidden.device)
     channels = older.positions.shape[1] if older is not None else len(fold.positions) if fold is not None else 1

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers.masking_utils import and_masks, causal_mask_function
 
 from vtokens.engine.attention.masks import MaskFunction, layer_mask
-from vtokens.engine.attention.padding import present, seen_padding, slots_seen
+from vtokens.engine.attention.padding import seen_padding, slots_seen
+from vtokens.engine.state.cache_layers import lengths, shortened
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import shortened
 from vtokens.engine.state.view import View
 
 
@@ -29,7 +29,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
         ValueError: the attention implementation counts a window that cuts in columns, not in fed positions.
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
-    past, length = present(lane, index), hidden.shape[1] if fold is None else fold.member.shape[1]
+    past, length = lengths(lane.cache, index).present, hidden.shape[1] if fold is None else fold.member.shape[1]
     window, slots = lane.windows.get(index), slots_seen(lane, index)
 
     def make() -> Any:

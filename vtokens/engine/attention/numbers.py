@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from vtokens.engine.state.cache_layers import tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import CLOSED
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.engine.state.view import gather
 from vtokens.strategies.views.memory import Memory
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.cache_layers import lengths, shortened, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import static
-from vtokens.engine.state.tracked_layer import given_length, gone_length, seen_length, shortened, tracked
 from vtokens.engine.state.view import View
 
 
@@ -24,13 +24,8 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
 
 def present_padding(lane: Lane, index: int) -> Tensor | None:
     """`cached_padding` over the keys that attention is given with the new ones; a window lets go of the others."""
-    mask, gone = cached_padding(lane, index), gone_length(lane.cache, index)
+    mask, gone = cached_padding(lane, index), lengths(lane.cache, index).gone
     return mask if mask is None or not gone else mask[:, gone:]
-
-
-def present(lane: Lane, index: int) -> int:
-    """Positions before this pass that attention in layer `index` sees."""
-    return seen_length(lane.cache, index) - gone_length(lane.cache, index)
 
 
 def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:
@@ -60,7 +55,7 @@ def filled(lane: Lane, index: int, attention: Attention) -> Attention:
     """An attention call of layer `index` over the keys there are, without slots that are not filled yet."""
     if lane.cache is None or static(lane.cache.layers[index]) is None:
         return attention
-    keys, mask = given_length(lane.cache, index), attention.mask
+    keys, mask = lengths(lane.cache, index).given, attention.mask
     if mask is not None and slots_seen(lane, index) is not None:
         mask = mask[..., :keys]
     return replace(attention, key=attention.key[:, :, :keys], value=attention.value[:, :, :keys], mask=mask)

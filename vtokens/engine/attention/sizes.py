@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.cache_layers import memory_of, tracked, tracked_layers
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.views.memory import Memory
 
 _SIZE = "log size"
@@ -20,7 +20,7 @@ _SIZE = "log size"
 def sized(lane: Lane, index: int, attention: Attention) -> Attention:
     """An attention call of decoder layer `index` in which keys count for as many as their tokens stand for."""
     layer = tracked(lane.cache, index)
-    older = Memory() if layer is None else layer.keymap.memory
+    older = memory_of(lane.cache, index)
     shut = None if layer is None else layer.keymap.shut_after(attention.key.shape[2])
     if shut is not None:  # far below any score, and within what half precision holds
         return replace(attention, bias=shut.to(attention.key.device) * (-3e4 * attention.scaling))
@@ -37,6 +37,5 @@ def sized(lane: Lane, index: int, attention: Attention) -> Attention:
 
 def holds_sizes(cache: Any) -> bool:
     """Whether keys are in a cache that count for several, or for some heads only, as an attached strategy lets them."""
-    layers = [] if cache is None else [tracked(cache, index) for index in range(len(cache.layers))]
-    maps = [layer.keymap for layer in layers if layer is not None]
+    maps = [layer.keymap for layer in tracked_layers(cache)]
     return any(keymap.shut is not None or _SIZE in keymap.memory.keys for keymap in maps)

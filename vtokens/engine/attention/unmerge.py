@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.tap import Attention
+from vtokens.engine.state.cache_layers import tracked
 from vtokens.engine.state.copies import Copies
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import unfold, unmerge_attention, unmerge_rows
 

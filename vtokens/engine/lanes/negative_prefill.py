@@ -19,13 +19,12 @@ from vtokens.engine.attention.masks import join
 from vtokens.engine.lanes.negative_prompt import Fed, Start, build, with_prompt
 from vtokens.engine.plan import Contrast
 from vtokens.engine.record import NegativeRecord, Record
-from vtokens.engine.state.keymap import KeyMap
+from vtokens.engine.state.cache_layers import held, track
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import NegativePrefill
-from vtokens.engine.state.tracked_layer import TrackedLayer, held
 from vtokens.strategies.views.logits import Prompt
 
 Run = Callable[[NegativePrefill, dict[str, Any]], Any]
@@ -203,7 +202,4 @@ def _copied(cache: Any, past: int) -> DynamicCache:
 def _keep(cache: Any, negative: Any, divergence: Divergence) -> None:
     """Put the layers of the negative prompt beside those of the cache."""
     for index, layer in enumerate(negative.layers):
-        there = cache.layers[index]
-        if not isinstance(there, TrackedLayer):
-            there = cache.layers[index] = TrackedLayer(there, KeyMap.plain(int(there.get_seq_length())))
-        there.negative = NegativeKeys(layer, divergence if index == 0 else None)
+        track(cache, index).negative = NegativeKeys(layer, divergence if index == 0 else None)

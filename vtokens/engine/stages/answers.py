@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import Request
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.views.memory import Memory
 
 _BEGINS = "answer begins"
@@ -47,8 +47,7 @@ def begin(request: Request, lane: Lane) -> None:
     Raises:
         ValueError: the call has labels.
     """
-    first = tracked(lane.cache, 0)
-    noted = None if first is None else first.keymap.memory.samples.get(_BEGINS)
+    noted = memory_of(lane.cache, 0).samples.get(_BEGINS)
     if lane.pictures is not None:
         layout = lane.pictures.layout
         ends = lane.pictures.ends.to(layout.valid.device)

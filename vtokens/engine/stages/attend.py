@@ -15,8 +15,8 @@ from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Acting
+from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 
@@ -34,8 +34,7 @@ def attend(
     """
     if not strategies:
         return attention.run()
-    layer = tracked(lane.cache, index)
-    memory = layer.keymap.memory if layer is not None else Memory()
+    memory = memory_of(lane.cache, index)
     pictures = lane.pictures if lane.shows else None
     if pictures is None and VISUAL not in memory.keys:
         strategies = [acting for acting in strategies if acting.needs.watches]

@@ -19,9 +19,10 @@ from torch import Tensor
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.stages.output import limit
+from vtokens.engine.state.cache_layers import memory_of, track
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import TrackedLayer, given_length, tracked
+from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.heads import VISUAL, Memory
 from vtokens.strategies.views.keys import Keys
@@ -30,8 +31,8 @@ from vtokens.strategies.views.keys import Keys
 def decide(lane: Lane, index: int, attention: Attention) -> None:
     """Ask which keys of decoder layer `index` stay, once its attention has run; they are dropped when the pass ends."""
     total, length = attention.key.shape[2], attention.query.shape[2]
-    layer, pictures = tracked(lane.cache, index), lane.pictures if lane.shows else None
-    memory, device = Memory() if layer is None else layer.keymap.memory, attention.key.device
+    pictures = lane.pictures if lane.shows else None
+    memory, device = memory_of(lane.cache, index), attention.key.device
     valid = seen_padding(lane, index, total - length, length, lane.view)
     if VISUAL in memory.keys:
         visual = memory.marks(VISUAL, total).bool()
@@ -101,10 +102,7 @@ def _joined(before: Selection | None, own: Selection, rows: Sequence[int] | None
 def compact(lane: Lane, cache: Any) -> None:
     """Drop the keys that strategies did not keep, in one gather a layer."""
     for index, selection in lane.evicted.items() if cache is not None else ():
-        layer, given = tracked(cache, index), given_length(cache, index)
-        if layer is None:
-            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(given))
-        _compact(lane, layer, selection)
+        _compact(lane, track(cache, index), selection)
     if lane.evicted and cache is not None:
         limit(cache)
 

@@ -14,8 +14,8 @@ from vtokens.engine.attention.padding import slots_seen
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.stages.room import make_room
+from vtokens.engine.state.cache_layers import shortened
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import shortened
 from vtokens.engine.state.view import gather
 
 

@@ -22,10 +22,10 @@ from vtokens.engine.lanes.negative_prefill import Run, prefill
 from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.plan import Contrast
 from vtokens.engine.stages.answers import Answers, answers_in, check_labels
+from vtokens.engine.state.cache_layers import memory_of, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import Divergence, divergence_of
 from vtokens.engine.state.request import Request
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.heads import VISUAL, Memory
 from vtokens.strategies.views.logits import Logits, Prompt
@@ -155,8 +155,7 @@ def _processed(ended: Ended, answers: Answers, logits: Tensor) -> Tensor:
     step = None if answers.step is None else answers.step[:, at].to(logits.device)
 
     def memory(layer: int) -> Memory:
-        there = tracked(lane.cache, layer)
-        return Memory() if there is None else there.keymap.memory
+        return memory_of(lane.cache, layer)
 
     for acting in lane.plan.at_logits:
         made = _said(ended, acting.strategy, Logits(logits.float(), None, step, memory)).to(logits.dtype)

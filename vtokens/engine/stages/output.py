@@ -11,12 +11,12 @@ from torch import Tensor
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.padding import cached_padding, slots_seen
+from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, track, tracked, tracked_layers
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.slots import Slots, places
-from vtokens.engine.state.tracked_layer import TrackedLayer, given_length, seen_length, shortened, tracked
 from vtokens.engine.state.view import View, expand
 from vtokens.strategies.views.heads import Memory
 
@@ -35,20 +35,15 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
     for index in sorted({*lane.views, *lane.notes}):
         view = lane.views.get(index)
         new = lane.length if view is None else view.index.shape[1]
-        given, older, fold = given_length(cache, index), tracked(cache, index), lane.folds.get(index)
-        past, length = seen_length(cache, index) - new, new if fold is None else fold.member.shape[1]
-        memory = older.keymap.memory if older is not None else Memory()
-        memory = memory.followed_by(lane.notes.get(index, Memory()), past, length)
+        (given, seen, _), fold = lengths(cache, index), lane.folds.get(index)
+        past, length = seen - new, new if fold is None else fold.member.shape[1]
+        memory = memory_of(cache, index).followed_by(lane.notes.get(index, Memory()), past, length)
         if view is None and shortened(cache, index) is None:
             # Nothing was dropped here, so all of it may be cropped again, but for notes about whole pictures.
             keymap = KeyMap.plain(given, memory, pictures.layout.tail if memory.samples else None)
         else:
             keymap = _keymap(lane, pictures, index, new, past, length, memory)
-        there = cache.layers[index]
-        if isinstance(there, TrackedLayer):
-            there.keymap = keymap
-        else:
-            cache.layers[index] = TrackedLayer(there, keymap)
+        track(cache, index, keymap)
     limit(cache)
 
 
@@ -57,23 +52,18 @@ def limit(cache: Any) -> None:
 
     No layer was given anything yet behind what its key map is of.
     """
-    tails = [layer.keymap.tail for layer in cache.layers if isinstance(layer, TrackedLayer)]
-    given, first = given_length(cache, 0), tracked(cache, 0)
-    tail = given if first is None else first.keymap.tail
+    tails, first = [layer.keymap.tail for layer in tracked_layers(cache)], tracked(cache, 0)
+    tail = lengths(cache, 0).given if first is None else first.keymap.tail
     if min(tails, default=tail) >= tail:
         return
-    if first is None:
-        first = cache.layers[0] = TrackedLayer(cache.layers[0], KeyMap.plain(given))
+    first = track(cache, 0)
     first.keymap = replace(first.keymap, tail=min(tails))
 
 
 def remember(lane: Lane, cache: Any) -> None:
     """Keep in the cache what strategies noted in a pass without pictures."""
     for index, noted in lane.notes.items() if cache is not None else ():
-        layer, given = tracked(cache, index), given_length(cache, index)
-        if layer is None:
-            layer = cache.layers[index] = TrackedLayer(cache.layers[index], KeyMap.plain(given))
-        past = seen_length(cache, index) - lane.length
+        layer, past = track(cache, index), lengths(cache, index).seen - lane.length
         layer.keymap = replace(layer.keymap, memory=layer.keymap.memory.followed_by(noted, past, lane.length))
 
 
@@ -81,7 +71,7 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     """What the keys of a shortened layer stand for, after `new` of them were stored behind `past` that are seen."""
     fold, layer = lane.folds.get(index), shortened(lane.cache, index)
     view = lane.views.get(index) if fold is None else fold.view
-    given, device = given_length(lane.cache, index), pictures.layout.visual.device
+    given, device = lengths(lane.cache, index).given, pictures.layout.visual.device
 
     def make() -> tuple[Tensor, Tensor | None, object]:
         after = lane.fed_now() if view is None else view.mask(lane.fed_now())

@@ -14,8 +14,8 @@ from torch import Tensor
 from vtokens.engine.attention.share import take_over_notes
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Acting
+from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.tracked_layer import tracked
 from vtokens.strategies.views.memory import Memory
 from vtokens.strategies.views.states import Place, States
 
@@ -36,8 +36,8 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     acting = lane.plan.at_states.get((place, index), ())
     if not acting:
         return hidden
-    layer, view, pictures = tracked(lane.cache, index), lane.view, lane.pictures
-    memory = Memory() if layer is None else layer.keymap.memory
+    view, pictures = lane.view, lane.pictures
+    memory = memory_of(lane.cache, index)
     valid = lane.fed_now() if view is None else view.mask(lane.fed_now())
     valid = None if valid is None else valid.to(hidden.device)
     visual = last = None

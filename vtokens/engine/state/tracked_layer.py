@@ -1,17 +1,4 @@
-"""A cache layer that knows which fed positions its keys stand for, around any layer of transformers'.
-
-Its lengths, where v1 was dropped, v2 and v3 are one merged token, and a sliding window came past t0 (merging and a
-window are never met in one layer; the picture has both for short):
-
-    fed position    0   1   2   3   4   5
-    fed             t0  v0  v1  v2  v3  t1     6   as the caller counts: `get_seq_length`, position ids, crops
-    given           t0  v0      v23     t1     4   keys that the layer was ever given
-    seen            t0  v0      v23 v23 t1     5   positions that attention works on: a merged token at each of its own
-    gone            t0                         1   those that the window let go of
-    present             v0      v23 v23 t1     4   seen - gone: what attention is handed
-
-`KeyMap` has fed, given and seen of the part that strategies changed; behind it all of them grow by one a token.
-"""
+"""A cache layer that knows which fed positions its keys stand for, around any layer of transformers'."""
 
 from __future__ import annotations
 
@@ -20,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin
 
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.negative_keys import NegativeKeys
@@ -90,6 +77,11 @@ class TrackedLayer(CacheLayerMixin):
             return self.get_seq_length() + query_length, 0
         sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
         return sizes
+
+    @property
+    def makes_mask(self) -> bool:
+        """Whether the engine makes its mask whatever mask the decoder is given; over fixed slots it cuts that one."""
+        return self.negative is not None or (self.keymap.dropped and self.keymap.slots is None)
 
     def mask(self, fed: Tensor | None) -> Tensor | None:
         """(B, 1, W, K), which keys each new query sees, from the mask (B or 1, 1, W, F) over fed positions.
@@ -177,71 +169,3 @@ class TrackedLayer(CacheLayerMixin):
             self.inner.keys = self.inner.values = None
             self.inner.is_initialized = False
         self.negative, self.keymap = None, KeyMap.plain(0)
-
-
-def tracked(cache: Cache | None, layer: int) -> TrackedLayer | None:
-    """Layer `layer` of `cache` if strategies left something in it."""
-    there = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
-    return there if isinstance(there, TrackedLayer) else None
-
-
-def shortened(cache: Cache | None, layer: int) -> TrackedLayer | None:
-    """Layer `layer` of `cache` if it holds fewer keys than positions were fed."""
-    there = tracked(cache, layer)
-    return there if there is not None and there.keymap.dropped else None
-
-
-def given_length(cache: Cache | None, layer: int) -> int:
-    """Keys that layer `layer` of `cache` was given."""
-    if cache is None or layer >= len(cache.layers):
-        return 0
-    there: Any = cache.layers[layer]
-    return there.given if isinstance(there, TrackedLayer) else int(there.get_seq_length())
-
-
-def held(cache: Cache, layer: int) -> tuple[Tensor, Tensor] | None:
-    """(B, H_kv, K, D) each, all keys and values that layer `layer` was given; None if it does not give them back."""
-    there: Any = cache.layers[layer]
-    length = given_length(cache, layer)
-    if there.keys is None or there.keys.dim() != 4 or there.keys.shape[2] < length:  # quantised, or out of a window
-        return None
-    return there.keys[:, :, :length], there.values[:, :, :length]
-
-
-def gone_length(cache: Cache | None, layer: int) -> int:
-    """Keys that layer `layer` of `cache` was given and a sliding window let go of since."""
-    there: Any = cache.layers[layer] if cache is not None and layer < len(cache.layers) else None
-    inner = there.inner if isinstance(there, TrackedLayer) else there
-    window = getattr(inner, "sliding_window", None)
-    return 0 if window is None else max(0, int(inner.get_seq_length()) - window + 1)
-
-
-def seen_length(cache: Cache | None, layer: int) -> int:
-    """Positions that attention over layer `layer` of `cache` sees."""
-    there = tracked(cache, layer)
-    extra = 0 if there is None else there.keymap.seen - there.keymap.given
-    return given_length(cache, layer) + extra
-
-
-def holds_ours(cache: Cache | None) -> bool:
-    """Whether strategies left something in any of its layers."""
-    return cache is not None and any(isinstance(layer, TrackedLayer) for layer in cache.layers)
-
-
-def makes_masks(cache: Cache | None) -> bool:
-    """Whether the engine makes masks for some of its layers, whatever mask the decoder is given.
-
-    Over fixed slots it makes them from that mask.
-    """
-    layers = [] if cache is None else cache.layers
-    return any(
-        isinstance(layer, TrackedLayer)
-        and (layer.negative is not None or (layer.keymap.dropped and layer.keymap.slots is None))
-        for layer in layers
-    )
-
-
-def holds_copies(cache: Cache | None) -> bool:
-    """Whether merged tokens are in it, which only an attached strategy can unmerge."""
-    layers = [] if cache is None else [tracked(cache, index) for index in range(len(cache.layers))]
-    return any(layer is not None and layer.keymap.copies is not None for layer in layers)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
-from vtokens.engine.state.tracked_layer import held
+from vtokens.engine.state.cache_layers import held
 from vtokens.filter.trace.measure import Likelihood, Looked, likelihood, look
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.views.heads import Heads
