@@ -1,8 +1,9 @@
 """Recipes: what takes several passes, or owns the processor, and so is a function around `generate`, not a strategy.
 
 A strategy acts inside one pass and never sees a model. What looks, decides, and then asks again is written here: one
-file a recipe, a function of model, processor and question. It watches passes by strategies of its own
-(`vtokens.engine.attach.joined`), which run beside whatever is attached, and leaves nothing behind.
+file a recipe, a function of model, processor and question, or an object that `generate(custom_generate=...)` takes
+(`Again`). It watches passes by strategies of its own (`vtokens.engine.attach.joined`), which run beside whatever is
+attached, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from typing import TYPE_CHECKING
 from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
-    from vtokens.recipes.crop import Zoomed, zoom
+    from vtokens.recipes.again import Again
+    from vtokens.recipes.crop import Zoom, Zoomed, zoom
+    from vtokens.recipes.region import Region
 
-__all__ = ["Zoomed", "zoom"]
+__all__ = ["Again", "Region", "Zoom", "Zoomed", "zoom"]
 
-__getattr__ = importer(__name__, {"Zoomed": "vtokens.recipes.crop", "zoom": "vtokens.recipes.crop"})
+_CROP = "vtokens.recipes.crop"
+_MODULES = {
+    "Again": "vtokens.recipes.again",
+    "Region": "vtokens.recipes.region",
+    "Zoom": _CROP,
+    "Zoomed": _CROP,
+    "zoom": _CROP,
+}
+__getattr__ = importer(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -6,9 +6,9 @@ the last position of the prompt pays in one layer says where.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,15 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
-from vtokens.core.facts import Facts
 from vtokens.core.overlay import seen_image
-from vtokens.core.picture import Picture
 from vtokens.engine.attach import joined
-from vtokens.strategies.base import Strategy, check_layer
-from vtokens.strategies.needs import Needs
-from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Attention
-from vtokens.strategies.views.visuals import Visuals
+from vtokens.recipes.again import Again
+from vtokens.recipes.region import Look, Region
+from vtokens.strategies.base import check_layer
 
 
 @dataclass(frozen=True)
@@ -69,69 +65,95 @@ def zoom(
     Raises:
         TypeError, ValueError: a layer or a share out of range.
     """
+    shown, asked = _zoomed(model, processor, [prompt], [image], layer, share), cast(Any, model)
+    [found] = shown.found
+    return Zoomed(asked.generate(**shown.second, **options), found.box, found.crop, found.attention)
+
+
+@dataclass(frozen=True)
+class Zoom(Again):
+    """Crop and zoom for a batch: `model.generate(**inputs, custom_generate=Zoom(processor, prompts, images))`.
+
+    `inputs` are the prompts for one picture each, as `processor` makes them, and what comes back are these with the
+    answers behind them. With `return_dict_in_generate=True` the output has `found`, a `Region` for each sample.
+
+    Attributes:
+        processor: the model's.
+        prompts: of each sample, as in `zoom`; one for all.
+        images: of each sample.
+        layer, share: as in `zoom`.
+        streamer: what the new tokens of the second pass are handed to, in place of one given to `generate`.
+    """
+
+    processor: Any
+    prompts: Callable[[int], str] | Sequence[Callable[[int], str]]
+    images: Sequence[Image.Image]
+    layer: int | None = None
+    share: float = 0.5
+    streamer: Any = None
+
+    def second(self, model: PreTrainedModel, prompts: Sequence[Tensor]) -> tuple[Mapping[str, Any], list[Region]]:
+        count, written = len(self.images), self.prompts
+        written = [written] * count if callable(written) else list(written)
+        if not len(prompts) == count == len(written):
+            raise ValueError(
+                f"{len(prompts)} prompts were given to generate, and {len(written)} and {count} images to Zoom: one of "
+                "each for a sample is needed"
+            )
+        shown = _zoomed(model, self.processor, written, self.images, self.layer, self.share)
+        for row, (given, own) in enumerate(zip(prompts, shown.prompts, strict=True)):
+            if not torch.equal(given.to(own.device), own):
+                raise ValueError(
+                    f"prompt {row} that was given to generate is another than prompts(1) of Zoom, with its picture: "
+                    "make the inputs of prompts(1) and the images, by the same processor"
+                )
+        return shown.second, shown.found
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Prompts (N,) of the first pass, the inputs of the second, and what was found in each picture."""
+
+    prompts: list[Tensor]
+    second: Mapping[str, Any]
+    found: list[Region]
+
+
+def _zoomed(
+    model: PreTrainedModel,
+    processor: Any,
+    prompts: Sequence[Callable[[int], str]],
+    images: Sequence[Image.Image],
+    layer: int | None,
+    share: float,
+) -> _Shown:
+    """Look where the prompts look at their pictures, and write what is asked with the cuttings beside them."""
     depth = len(adapter_for(model).layers)
     layer = check_layer("layer", max(0, depth // 2 - 1) if layer is None else layer, depth - 1)
     if not 0 < share <= 1:
         raise ValueError(f"share={share!r} is out of range: a share of the picture's sides in (0, 1] is allowed")
-    look = _Look(layer)
-    with joined(model, look), torch.no_grad():
-        model(**_inputs(model, processor, prompt, [image]), logits_to_keep=1)
-    [(picture, scores)] = look.seen
-    attention = _plane(picture, scores)
-    seen = seen_image(processor, image)
-    box = _box(attention, share, seen.size)
-    crop = seen.crop(box)
-    asked: Any = model
-    sequences = asked.generate(**_inputs(model, processor, prompt, [seen, crop]), **options)
-    return Zoomed(sequences, box, crop, attention)
-
-
-@dataclass(frozen=True)
-class _Look(Strategy):
-    """Notes the attention that each visual token gets from the end of the prompt in one layer, and drops nothing."""
-
-    name: ClassVar[str] = "look"
-    layer: int
-    seen: list[tuple[Picture, np.ndarray]] = field(default_factory=list, compare=False)
-
-    def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Attention(self.layer),), layer=(self.layer + 1,))
-
-    def at_layer(self, visuals: Visuals, index: int) -> Selection | None:
-        scores, cells = visuals.attention(self.layer).cpu().numpy(), visuals.cells.cpu().numpy()
-        for number, picture in enumerate(visuals.layout.pictures):
-            full = np.zeros(len(picture))
-            count = visuals.counts[number]
-            full[cells[number, :count]] = scores[number, :count]
-            self.seen.append((picture, full))
-        return None
-
-
-def _inputs(model: PreTrainedModel, processor: Any, prompt: Callable[[int], str], images: list[Image.Image]) -> Any:
-    given = processor(images=[images], text=[prompt(len(images))], return_tensors="pt")
-    return given.to(model.device)
-
-
-def _plane(picture: Picture, scores: np.ndarray) -> np.ndarray:
-    """float (h, w): scores of the positions of a picture's last view, the detailed one, on its grid."""
-    number = len(picture.grids) - 1
-    inside = picture.view == number
-    plane = np.zeros(picture.grids[number][1:])
-    plane[picture.y[inside], picture.x[inside]] = scores[inside]
-    return plane
-
-
-def _box(attention: np.ndarray, share: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels of the window with the greatest sum of attention; of equal ones the first in raster order."""
-    rows, columns = attention.shape
-    high, wide = (min(n, max(1, round(n * share))) for n in (rows, columns))
-    sums = np.pad(attention.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    windows = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
-    top, left = np.unravel_index(windows.argmax(), windows.shape)
-    width, height = size
-    return (
-        int(left) * width // columns,
-        int(top) * height // rows,
-        -(-(int(left) + wide) * width // columns),
-        -(-(int(top) + high) * height // rows),
+    look, first = (
+        Look(layer),
+        _inputs(model, processor, [(prompt(1), [image]) for prompt, image in zip(prompts, images, strict=True)]),
     )
+    with joined(model, look), torch.no_grad():
+        model(**first, logits_to_keep=1)
+    if len(look.seen) != len(images):
+        raise ValueError(
+            f"the processor made {len(look.seen)} pictures of {len(images)} image(s), and which of them the attention "
+            "is cut from is not worked out: switch the cutting into tiles off"
+        )
+    found, second = [], []
+    for prompt, image, (picture, scores) in zip(prompts, images, look.seen, strict=True):
+        seen = seen_image(processor, image)
+        found.append(Region.of(picture, scores, share, seen))
+        second.append((prompt(2), [seen, found[-1].crop]))
+    rows = zip(first["input_ids"], first["attention_mask"].bool(), strict=True)
+    return _Shown([ids[real] for ids, real in rows], _inputs(model, processor, second), found)
+
+
+def _inputs(model: PreTrainedModel, processor: Any, asked: Sequence[tuple[str, list[Image.Image]]]) -> Any:
+    """What the processor makes of prompts and their pictures, padded on the left."""
+    texts, images = map(list, zip(*asked, strict=True))
+    given = processor(images=images, text=texts, padding=True, padding_side="left", return_tensors="pt")
+    return given.to(model.device)
