@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import ragged
-from tests.engine.masked import decoder_layers, decoder_of
+from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, masking
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
@@ -354,3 +354,41 @@ def test_signals_not_asked_for_are_named(signal: Any) -> None:
     look = Look(wanted=(signal,), asks=False)
     with vtokens.attach(target, look), pytest.raises(ValueError, match=r"let needs\(facts\) return Needs\(signals=\("):
         target(**batch)
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("before", ["", "uniform(keep=0.5)"])
+def test_raters_are_the_words_that_the_picture_is_about(family: str, before: str) -> None:
+    """Their mean row of the attention matrix; which they are is found word by word in float64."""
+    target, batch = model(family, "pruned"), inputs(family, ["what is <image> this red"], [[image(84, 60, seed=3)]])
+    entered: list[Tensor] = []
+    hook = decoder_of(target).register_forward_pre_hook(
+        lambda *call: entered.append(call[-1]["inputs_embeds"]), with_kwargs=True
+    )
+    target(**batch)
+    hook.remove()
+    visual, placeholder = visual_of(target, batch)
+    states, first = entered[0][0].double(), int(visual[0].nonzero().min())
+    words = (~placeholder[0] & (torch.arange(len(placeholder[0])) > first)).nonzero().flatten()
+    share = (states[visual[0]] @ states[words].T).softmax(1).mean(0)
+    raters = words[share > share.mean()]
+    assert 0 < len(raters) < len(words)
+    signal, rest = Attention(2, "raters"), [Attention(2, rows) for rows in ("text", "last")]
+    found = looked(target, batch, signal, *rest, before=before)
+    eager = model(family, "plain", "eager")
+    with vtokens.attach(eager, before or "none") as handle:
+        eager(**batch)
+        dropped = dropped_keys(handle.report(), batch["attention_mask"]) if before else []
+    with masking(eager, dropped) if before else nullcontext():
+        maps = eager(**batch, output_attentions=True).attentions[2][0].mean(0)
+    left = torch.ones_like(visual[0]) if not before else ~dropped[2][0]
+    close_pass(found[signal][0], maps[raters].mean(0)[left])
+    assert not torch.allclose(found[signal], found[rest[0]])
+
+
+def test_a_single_word_rates_by_itself() -> None:
+    target = model("llava", "pruned")
+    batch = inputs("llava", ["what is this <image>a"], [[image(56, 56, seed=1)]])
+    found = looked(target, batch, Relevance(), Attention(2, "raters"), Attention(2, "text"))
+    assert found["text", "after"].sum() == 1
+    assert torch.equal(found[Attention(2, "raters")], found[Attention(2, "text")])

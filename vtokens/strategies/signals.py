@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-QueryRows = Literal["last", "after", "text", "visual"]
+QueryRows = Literal["last", "after", "text", "visual", "raters"]
 Text = Literal["after", "all"]
 
 
@@ -41,7 +41,9 @@ class Attention:
     Attributes:
         layer: decoder layer, 0-based.
         rows: "last" is the last prompt position, "after" the first one behind the last picture, "text" all text from
-            the first visual token on, "visual" all visual tokens.
+            the first visual token on, "visual" all visual tokens, "raters" the words of that text which the picture
+            is about: where they enter the decoder, visual tokens spread softmax(v . t) over them, and these get more
+            than the mean, as in SparseVLM (arXiv:2410.04417).
         rotary: False undoes the rotary embedding, so that distance has no say. Rows then share their attention among
             the visual tokens of the pass alone, as in FEATHER (arXiv:2412.13180); all else receives 0.
     """

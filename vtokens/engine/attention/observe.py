@@ -44,10 +44,14 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
         text = layout.valid & (layout.image < 0) & (layout.visual.cumsum(1) > 0) & (place <= last)
         # A prompt that ends with its picture has no text after it: its last position speaks for it.
         text = torch.where(text.any(1, keepdim=True), text, place == last)
-        chosen = text if queries == "text" else layout.visual
+        if queries == "raters" and pictures.raters is not None:
+            raters = pictures.raters.to(query.device)
+            raters = text & (raters if lane.view is None else gather(raters, lane.view.index, 1))
+            text = torch.where(raters.any(1, keepdim=True), raters, text)
+        chosen = layout.visual if queries == "visual" else text
         # At most this many queries count, known on the host; the others are not computed.
         rest = [length - lead - count for lead, count in zip(layout.lead, counts, strict=True)]
-        most = max(1, *(rest if queries == "text" else counts))
+        most = max(1, *(counts if queries == "visual" else rest))
         where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
         weight, where = where >= 0, where.clamp(min=0)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])

@@ -21,7 +21,7 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
-from vtokens.engine.state.signals import Signals, note_relevance
+from vtokens.engine.state.signals import Signals, note_entering
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals
@@ -89,7 +89,7 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """Let the `prompt` strategies act; returns the language model's cut inputs, None if nothing was dropped."""
     hidden = lane.hidden
     if lane.pictures is not None:
-        note_relevance(lane, lane.pictures)
+        note_entering(lane, lane.pictures)
     for acting in lane.plan.at_prompt:
         hidden = select(lane, acting, acting.strategy.at_prompt, hidden)
     lane.hidden, lane.entry, lane.columns = hidden, lane.view, None

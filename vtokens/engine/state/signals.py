@@ -10,6 +10,7 @@ from torch import Tensor
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, gather
+from vtokens.kernels import attention_colmean
 from vtokens.strategies.signals import InLayer, Relevance, Text
 
 
@@ -91,12 +92,22 @@ def text_of(pictures: Pictures, text: Text) -> Tensor:
     return torch.where(after.any(1, keepdim=True), after, every)
 
 
-def note_relevance(lane: Lane, pictures: Pictures) -> None:
-    """Note how much visual tokens are like the text, where the strategies of a lane that was just begun ask for it."""
-    for signal in lane.plan.relevances:
-        device = lane.hidden.device
-        text, visual = text_of(pictures, signal.text).to(device), pictures.layout.visual.to(device)
-        unit = torch.nn.functional.normalize(lane.hidden.detach().float(), dim=-1)
+def note_entering(lane: Lane, pictures: Pictures) -> None:
+    """Note what visual tokens and text have to do with each other, where the strategies of a begun lane ask for it."""
+    hidden, plan = lane.hidden.detach(), lane.plan
+    visual = pictures.layout.visual.to(hidden.device)
+    for signal in plan.relevances:
+        text = text_of(pictures, signal.text).to(hidden.device)
+        unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
         # The mean of cosines is the cosine, but for a length, with the mean of unit vectors: no text x tokens matrix.
         mean = text.float()[:, None] @ unit / text.sum(1).clamp(min=1)[:, None, None]
         pictures.noted[signal] = (unit @ mean.transpose(1, 2))[..., 0].masked_fill(~visual, 0)
+    if any(signal.rows == "raters" for there in plan.observed.values() for signal in there):
+        text, most = text_of(pictures, "after").to(hidden.device), max(1, *pictures.layout.per_sample())
+        place = torch.arange(visual.shape[1], device=visual.device)
+        where = torch.where(visual, place, -1).sort(1).values[:, -most:]
+        query = gather(hidden, where.clamp(min=0), 1)
+        share = attention_colmean(query[:, None], hidden[:, None], 1.0, where >= 0, valid=text)
+        above = share > share.sum(1, keepdim=True) / text.sum(1, keepdim=True)
+        # A single word is as much as the mean.
+        pictures.raters = torch.where((above & text).any(1, keepdim=True), above & text, text)
