@@ -99,14 +99,19 @@ def _saliency(family: str) -> str:
 
 
 def _cell(name: str, family: str) -> str:
-    if name in COMPUTING and adapter_class(family).anatomy.visibility is not None:
+    anatomy, stages = adapter_class(family).anatomy, {*get(name).stages()}
+    missing = stages - anatomy.stages
+    if missing and not (missing == {"layer"} and "prompt" in stages):
+        return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
+    if name in COMPUTING and anatomy.visibility is not None:
         return "no (pictures see themselves both ways)"
     try:
         needs = get(name)().needs(Facts(family, depth=32, tower_depth=24, has_cls=True))
     except ValueError:  # of a model that nothing is known of
         return "yes (calibrated)"
     asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
-    return f"yes ({_saliency(family)})" if asks_tower else "yes"
+    answer = "before the decoder alone" if missing else "yes"
+    return f"{answer} ({_saliency(family)})" if asks_tower else answer
 
 
 def _pins(*names: str) -> str:

@@ -14,10 +14,10 @@ import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
 from tests.families import EVERY as ALL
-from tests.families import FAMILIES, build
+from tests.families import FAMILIES, OUTSIDE, build
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-SUPPORTED = ", ".join(sorted(ALL))
+SUPPORTED = ", ".join(sorted((*ALL, *OUTSIDE)))
 
 
 @pytest.fixture(autouse=True)

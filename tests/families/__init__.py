@@ -12,26 +12,36 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, BatchFeature, Gemma3Processor, GenerationConfig, Idefics3Processor
+from transformers import (
+    AutoModelForImageTextToText,
+    BatchFeature,
+    Gemma3Processor,
+    GenerationConfig,
+    Idefics3Processor,
+    MllamaProcessor,
+)
 
-from .configs import BASE, PROOF, configuration
+from .configs import BASE, CROSS, PROOF, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["EVERY", "FAMILIES", "MARK", "build", "image", "inputs"]
+__all__ = ["EVERY", "FAMILIES", "MARK", "OUTSIDE", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
+OUTSIDE: tuple[str, ...] = tuple(CROSS)
+"""Families whose visual tokens stand outside the sequence: pruners alone act on them, by a path of their own."""
 TOWER_QK_GAIN = 1.6
 QK_NORM_GAIN = 1.4
 MARK = "<image>"  # where an image goes in a prompt, whatever the family calls its own placeholder
 
 
 def _known(family: str) -> str:
-    """`family` itself; ValueError naming the nearest one if it is not in EVERY."""
-    if family in EVERY:
+    """`family` itself; ValueError naming the nearest one if it is in neither EVERY nor OUTSIDE."""
+    known = (*EVERY, *OUTSIDE)
+    if family in known:
         return family
-    near = difflib.get_close_matches(family, EVERY, n=1)
-    raise ValueError(f"family={family!r} is not one of {EVERY}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    near = difflib.get_close_matches(family, known, n=1)
+    raise ValueError(f"family={family!r} is not one of {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
 def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **config_overrides: Any) -> tuple[Any, Any]:
@@ -56,6 +66,8 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 if "q_norm" in name or "k_norm" in name:
                     # Gemma's norms count from 1.
                     weight.data.add_(0.6) if family == "gemma3" else weight.data.mul_(QK_NORM_GAIN)
+                if name.endswith(("gate", "gate_attn", "gate_ffn")):  # Mllama's start at 0
+                    weight.data.add_(1.0)
             elif "mm_input_projection" in name:  # which starts at 0
                 weight.data.normal_(std=0.3)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
@@ -66,7 +78,7 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
     return model.eval(), processor(family, config, tok)
 
 
-@lru_cache(maxsize=len(EVERY))
+@lru_cache(maxsize=len(EVERY) + len(OUTSIDE))
 def _processor(family: str) -> Any:
     """The default processor of `family`, kept between calls."""
     tok = tokenizer(_known(family))
@@ -117,7 +129,7 @@ def inputs(
         texts.append(lead * spare + prompt.replace(MARK, slot))
     # Nested, because LLaVA-OneVision cuts crops only for samples of a single image; empty lists it would index into.
     given = (
-        [group for group in groups if group or isinstance(proc, Idefics3Processor | Gemma3Processor)]
+        [group for group in groups if group or isinstance(proc, Idefics3Processor | Gemma3Processor | MllamaProcessor)]
         if any(groups)
         else None
     )

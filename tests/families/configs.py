@@ -129,6 +129,25 @@ PROOF["qwen3_vl_moe"] = {
         "moe_intermediate_size": 64,
     },
 }
+# Visual tokens outside the sequence: keys of two cross-attention layers, the last one of the decoder among them.
+CROSS: dict[str, dict[str, Any]] = {
+    "mllama": {
+        "text_config": {**TEXT, "model_type": "mllama_text_model", "cross_attention_layers": [1, 3]},
+        # 3 x 3 patches and a class token a tile, which the tower pads to 16.
+        "vision_config": {
+            **{name: TOWER[name] for name in ("hidden_size", "intermediate_size", "patch_size")},
+            "model_type": "mllama_vision_model",
+            "image_size": 42,
+            "attention_heads": 4,
+            "num_hidden_layers": 3,
+            "num_global_layers": 2,
+            "max_num_tiles": 4,
+            "intermediate_layers_indices": [0, 2],
+            "vision_output_dim": 96,
+            "initializer_range": 0.2,
+        },
+    },
+}
 
 
 def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedConfig:
@@ -137,7 +156,7 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     `overrides` replace top-level fields; the dicts `text_config` and `vision_config` are merged into the defaults
     instead of replacing them. A field the genuine class does not know is stored by it as an extra attribute.
     """
-    fields = deepcopy({**BASE, **PROOF}[family])
+    fields = deepcopy({**BASE, **PROOF, **CROSS}[family])
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     fields["text_config"] |= {"vocab_size": len(tokenizer), **{f"{name}_token_id": ids[name] for name in ids}}
     if family.startswith("qwen"):

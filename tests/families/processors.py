@@ -9,6 +9,7 @@ from transformers import (
     LlavaNextProcessor,
     LlavaOnevisionProcessor,
     LlavaProcessor,
+    MllamaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
     Qwen2VLProcessor,
@@ -19,6 +20,7 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
@@ -57,6 +59,12 @@ GEMMA_TOKENS = {
     "boi": "<start_of_image>",
     "eoi": "<end_of_image>",
 }
+MLLAMA_TOKENS = {
+    "bos": "<|begin_of_text|>",
+    "eos": "<|eot_id|>",
+    "pad": "<|finetune_right_pad_id|>",
+    "image": "<|image|>",
+}
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -68,6 +76,7 @@ TOKENS = {
     "smolvlm": IDEFICS_TOKENS,
     "gemma3": GEMMA_TOKENS,
     "qwen3_vl_moe": QWEN_TOKENS,
+    "mllama": MLLAMA_TOKENS,
 }
 
 QWEN_PROCESSORS = {
@@ -124,6 +133,8 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
         tokens = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
         return Idefics3Processor(tiles, tok, image_seq_len=tokens)
     square = {"height": vision.image_size, "width": vision.image_size}
+    if family == "mllama":
+        return MllamaProcessor(MllamaImageProcessorPil(size=square, max_image_tiles=vision.max_num_tiles), tok)
     if family == "gemma3":
         return Gemma3Processor(Gemma3ImageProcessorPil(size=square), tok, image_seq_length=config.mm_tokens_per_image)
     if family == "llava_onevision":

@@ -20,7 +20,7 @@ class TowerSpec:
 
     Attributes:
         at: paths from the multimodal module to the tower; the first one that leads somewhere counts.
-        blocks: path from the tower to the list of its blocks.
+        blocks: path from the tower to the list of its blocks, or paths to several lists that follow each other.
         attention: path from a block to its attention, which calls the attention function of its `config`.
         saliency: where its scores come from, in two words for tables.
         class_token: path from the tower to what only one with a class token at position 0 has; None if none has one.
@@ -30,18 +30,21 @@ class TowerSpec:
             windows: features are scored in the last one of them. None if all blocks attend alike.
         merging: paths from a block to the norm and the MLP of y + mlp(norm(y)), between which and the attention tokens
             can be merged; None if blocks are built otherwise, so that only finished features can be.
+        tiles: argument of the tower's call, (..., tiles), that says which tiles of each of its sequences are real,
+            where every tile begins with a class token of its own, all of which score; None elsewhere.
         projector: path from the multimodal module to what turns rows of the tower (B, N, C) into features (B, N, D),
             row by row; None if no tokens are merged in the tower.
     """
 
     at: tuple[str, ...]
-    blocks: str
+    blocks: str | tuple[str, ...]
     attention: str
     saliency: str = "mean attention"
     class_token: str | None = None
     layer: str | None = None
     full: str | None = None
     merging: tuple[str, str] | None = None
+    tiles: str | None = None
     projector: str | None = None
 
 
@@ -80,6 +83,26 @@ class Visibility:
 
 
 @dataclass(frozen=True)
+class Cross:
+    """Visual tokens that have no place in the sequence: the decoder's layers of kind "cross" attend to them.
+
+    Such a family has no feature calls: its multimodal module calls the tower, and hands projected features to the
+    decoder. `Adapter.placeholders` says of the tower's arguments which keys hold tokens of pictures.
+
+    Attributes:
+        states: the decoder's keyword argument with the features, of which (B, K, D) is a view: K keys a row.
+        mask: its keyword argument that is added to the scores of the keys, (B, 1, N, K).
+        others: its keyword arguments that concern positions of the sequence alone.
+        layers: config field of the decoder with the numbers of the layers of kind "cross".
+    """
+
+    states: str
+    mask: str
+    others: frozenset[str]
+    layers: str
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A model family.
 
@@ -93,6 +116,7 @@ class Anatomy:
             part of a sequence: second sequences get them too.
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
         visibility: what sees what comes after it; None if every position sees only those before it.
+        cross: how the decoder attends to visual tokens outside the sequence; None if they stand in it.
         stages: the stages that strategies may act in.
     """
 
@@ -104,10 +128,12 @@ class Anatomy:
     side_inputs: frozenset[str] = frozenset()
     deepstack: Deepstack | None = None
     visibility: Visibility | None = None
+    cross: Cross | None = None
     stages: frozenset[str] = frozenset(STAGES)
 
     @property
     def arguments(self) -> frozenset[str]:
         """The keyword arguments of the decoder that the family declares."""
-        stack = self.deepstack
-        return self.side_inputs if stack is None else self.side_inputs | {stack.name, stack.at}
+        stack, cross = self.deepstack, self.cross
+        of_stack = set() if stack is None else {stack.name, stack.at}
+        return self.side_inputs | of_stack | (set() if cross is None else {cross.states, cross.mask, *cross.others})

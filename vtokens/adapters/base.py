@@ -38,7 +38,7 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        calls = [f"get_{modality}_features" for modality in self.anatomy.towers]
+        calls = [f"get_{modality}_features" for modality in self.anatomy.towers if self.anatomy.cross is None]
         # Asked of the class: wrappers hand on the attributes of what they wrap, and are not it.
         parts = (
             module
@@ -65,7 +65,8 @@ class Adapter(ABC):
     @property
     def specs(self) -> tuple[LayerSpec, ...]:
         """What each decoder layer is; read anew at each call, since a config may be changed."""
-        return layer_specs(self.language_model.config, len(self.layers))
+        config, cross = self.language_model.config, self.anatomy.cross
+        return layer_specs(config, len(self.layers), () if cross is None else getattr(config, cross.layers))
 
     @property
     def tower(self) -> Tower:

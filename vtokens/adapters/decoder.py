@@ -80,6 +80,10 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     seen: set[type] = set()
     for (index, layer), spec in zip(enumerate(layers), adapter.specs, strict=True):
         attention = getattr(layer, "self_attn", None)
+        if spec.kind == "cross":
+            if attention is not None:
+                yield f"layer {index}, a {type(layer).__name__}, has `self_attn`, and its config names cross-attention"
+            continue
         if attention is None:
             yield f"layer {index}, a {type(layer).__name__}, has no `self_attn`"
             return

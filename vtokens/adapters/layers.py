@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,12 +33,13 @@ class LayerSpec:
     rope: str | None = None
 
 
-def layer_specs(config: Any, depth: int) -> tuple[LayerSpec, ...]:
+def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tuple[LayerSpec, ...]:
     """What each layer is.
 
     Args:
         config: the decoder's.
         depth: how many layers it has.
+        crossing: the numbers of those that attend to features outside the sequence.
 
     Raises:
         ValueError: a type of layer that nobody has described.
@@ -46,7 +47,9 @@ def layer_specs(config: Any, depth: int) -> tuple[LayerSpec, ...]:
     window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if types is None:  # without types, a window is that of all layers
         kind: Kind = "full" if window is None else "sliding"
-        return tuple(LayerSpec(kind, index, window) for index in range(depth))
+        return tuple(
+            LayerSpec("cross", index) if index in crossing else LayerSpec(kind, index, window) for index in range(depth)
+        )
     unknown = sorted({*types[:depth]} - KINDS.keys())
     if unknown:
         raise ValueError(f"layers of {', '.join(unknown)} are not known: {', '.join(KINDS)} are")

@@ -53,13 +53,15 @@ class Tower:
             ValueError: it is a tower of another kind.
         """
         module = self.module
-        blocks = follow(module, self._spec.blocks)
-        if blocks is None:
+        paths = self._spec.blocks
+        paths = (paths,) if isinstance(paths, str) else paths
+        lists: list[Any] = [follow(module, path) for path in paths]
+        if None in lists:
             raise ValueError(
                 f"no adapter of this family knows a {type(module).__name__} as vision tower: those with their blocks "
-                f"at `{self._spec.blocks}` are supported"
+                f"at {' and '.join(f'`{path}`' for path in paths)} are supported"
             )
-        found: Sequence[Any] = blocks
+        found: Sequence[Any] = lists[0] if len(lists) == 1 else [block for part in lists for block in part]
         return found
 
     @property
@@ -71,6 +73,11 @@ class Tower:
     def has_cls(self) -> bool:
         """Whether it puts a class token at position 0."""
         return self._spec.class_token is not None and follow(self.module, self._spec.class_token) is not None
+
+    @property
+    def tiles(self) -> str | None:
+        """The argument of its call that says which tiles are real (`TowerSpec.tiles`)."""
+        return self._spec.tiles
 
     @property
     def feature_block(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
+from vtokens.engine.checks.outside import check_inside
 from vtokens.tables.sinks import Sinks
 
 TAU = 20.0
@@ -62,6 +63,7 @@ def discover(model: PreTrainedModel, batches: Iterable[dict[str, Any]], *, tau: 
         ValueError: no prompts, or `tau` above what any state can reach.
     """
     adapter = adapter_for(model)
+    check_inside(adapter, "var's calibration")
     width, depth = adapter.language_model.config.hidden_size, len(adapter.layers)
     tau = default_tau(width) if tau is None else tau
     if not 0 < tau < width**0.5:

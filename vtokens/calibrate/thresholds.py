@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.core.facts import Facts
 from vtokens.engine import attach
+from vtokens.engine.checks.outside import check_inside
 from vtokens.engine.state.tower_run import run_in
 from vtokens.kernels import Merged, match, merge, pooled_threshold
 from vtokens.strategies.base import Strategy
@@ -50,6 +51,7 @@ def measure(
         ValueError: no pictures, no target, or one that is out of reach.
     """
     adapter = adapter_for(model)
+    check_inside(adapter, "dymu's calibration")
     if not targets:
         raise ValueError("no target: at least one share of patches to be left is needed, such as 0.35")
     settings = []

@@ -119,6 +119,18 @@ def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
     return 2 * (projections + products + width * (3 * inner + router) * queries)
 
 
+def cross_layer_flops(config: Any, queries: int, keys: int) -> int:
+    """Floating-point operations of a decoder layer whose keys stand outside the sequence; counted as in `layer_flops`.
+
+    Args:
+        config: the decoder's config.
+        queries: positions of the sequence.
+        keys: visual tokens, and what else is attended to.
+    """
+    _, kv_heads, dim = _heads(config)
+    return layer_flops(config, queries, keys) + 4 * config.hidden_size * dim * kv_heads * (keys - queries)
+
+
 def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] | None = None) -> int:
     """Decoder FLOPs of a prefill in which layer i sees `lengths[i]` positions; tower and vocabulary head excluded.
 

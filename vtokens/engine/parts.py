@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from vtokens.engine import cross
 from vtokens.engine.attention.tap import Tap
 from vtokens.engine.context import lock
 from vtokens.engine.hooks import Hooks
@@ -32,6 +33,8 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     Equal names stand for the same part: it is put on once, for all who need it, and serves each caller by its own plan.
     """
     adapter, found = hooks.adapter, Parts()
+    if adapter.anatomy.cross is not None:
+        return cross.parts(hooks, plan)
     if adapter.model is not adapter.multimodal:
         found["model"] = partial(_before, adapter.model, hooks.on_model)
         if plan.contrast is not None or plan.at_logits:

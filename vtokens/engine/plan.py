@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vtokens.adapters import Adapter
 from vtokens.core.facts import Facts
 from vtokens.engine.attention.rotary import check_rotary
+from vtokens.engine.checks.outside import check_outside, check_stages
 from vtokens.engine.checks.signals import check_signals
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
@@ -75,6 +76,7 @@ class Plan:
         self.programs: tuple[tuple[Strategy, ...], ...] | None = None
         self.rooms: dict[int, int] = {}
         facts, self.strategies = adapter.facts, tuple(strategies)  # an adapter looks at its model each time it is asked
+        check_stages(adapter, [strategy for strategy in self.strategies if not strategy._keeps_all])
         asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
         active = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
@@ -197,14 +199,7 @@ def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
 
 def _check_alone(adapter: Adapter, active: Asked) -> None:
     """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
-    stages = adapter.anatomy.stages
-    for strategy, _ in active:
-        others = [stage for stage in strategy.stages() if stage not in stages]
-        if others:
-            raise ValueError(
-                f"{strategy.name!r} acts at {', '.join(others)}, for which a {type(adapter.model).__name__} has no "
-                f"place: strategies that act at {', '.join(sorted(stages))} are supported on it"
-            )
+    check_outside(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode]
     if len(merging) > 1:
         raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")

@@ -47,6 +47,8 @@ class Record:
         metrics: figures (B,) that strategies reported, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
         negative: what the negative prompt was fed; None if there is none.
+        text: positions of the sequence, where visual tokens stand outside of it; layout, length and depth are then
+            those of the visual tokens, and of the layers that attend to them. None where they stand in it.
     """
 
     layout: Layout
@@ -60,6 +62,7 @@ class Record:
     metrics: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     negative: NegativeRecord | None = None
+    text: int | None = None
 
     @contextmanager
     def selecting(self, device: torch.device) -> Iterator[None]:

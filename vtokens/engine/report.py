@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtokens.core.costs import kv_bytes, prefill_flops
+from vtokens.core.costs import cross_layer_flops, kv_bytes, prefill_flops
 from vtokens.core.kept import KeptPicture, SampleReport
 from vtokens.core.moved import Member, renamed
 from vtokens.engine.notebook import report_html
@@ -149,13 +149,24 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
             SampleReport(tuple(tokens[view] for view in views), tuple(seen[view] for view in views), tuple(pictures))
         )  # fmt: skip
     full = [record.length] * record.depth
+    if record.text is None:
+        cached, cached_full = widths, full
+        flops = prefill_flops(config, widths, [record.attended.get(i, width) for i, width in enumerate(widths)])
+        flops_full = prefill_flops(config, full)
+    else:  # the other layers attend to the sequence alone
+        others = [record.text] * (config.num_hidden_layers - record.depth)
+        cached, cached_full = [*others, *widths], [*others, *full]
+        flops, flops_full = (
+            prefill_flops(config, others) + sum(cross_layer_flops(config, record.text, width) for width in keys)
+            for keys in (widths, full)
+        )
     return Report(
         format_spec(strategies),
         tuple(samples),
-        batch * prefill_flops(config, widths, [record.attended.get(i, width) for i, width in enumerate(widths)]),
-        batch * prefill_flops(config, full),
-        batch * kv_bytes(config, widths, record.itemsize),
-        batch * kv_bytes(config, full, record.itemsize),
+        batch * flops,
+        batch * flops_full,
+        batch * kv_bytes(config, cached, record.itemsize),
+        batch * kv_bytes(config, cached_full, record.itemsize),
         record.seconds(),
         tuple(_contribution(strategy, record, batch) for strategy in strategies),
         _negative(record, config, batch),

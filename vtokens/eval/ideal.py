@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import given_cache, swap_cache
 from vtokens.engine import Report
+from vtokens.engine.checks.outside import check_inside
 
 
 class CuttingDecoder(nn.Module):
@@ -83,6 +84,7 @@ class Ideal:
     def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor], report: Report) -> None:
         self.model: Any = model
         self.adapter = adapter_for(model)
+        check_inside(self.adapter, "the ideal that a strategy is held against")
         device, ids = model.device, batch["input_ids"]
         wanted = inspect.signature(self.adapter.multimodal.get_image_features).parameters
         self.pixels = {name: value for name, value in batch.items() if name in wanted}

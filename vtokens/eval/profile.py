@@ -18,6 +18,7 @@ from vtokens.adapters import Adapter, adapter_for
 from vtokens.core.costs import Flops, call_flops
 from vtokens.core.timing import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
 from vtokens.engine import Report
+from vtokens.engine.checks.outside import check_inside
 from vtokens.eval.cells import Cell
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.ideal import Ideal
@@ -86,6 +87,7 @@ def profile(
 
 def _measure(model: Any, cell: Cell, batch: int, settings: ProfileSettings, clock: Clock, row: dict[str, Any]) -> None:
     adapter = adapter_for(model)
+    check_inside(adapter, "a profile")
     inputs = prompts(adapter, [settings.text] * batch, settings.size)
     with vtokens.attach(model, cell.strategy) as handle:
         model.generate(**inputs, max_new_tokens=1)

@@ -58,6 +58,11 @@ class Needs:
         for name in _LAYERS:
             self._check(name, (int,), "(2,)")
 
+    def acts_at(self, stage: str) -> bool:
+        """Whether a strategy that has a stage acts there with its settings: it does not where it names no layer."""
+        where = (*self.states, *self.mlp) if stage == "states" else getattr(self, stage, (0,))
+        return bool(where)
+
     def _check(self, name: str, kinds: tuple[type, ...], example: str) -> None:
         given = getattr(self, name)
         if given == ():

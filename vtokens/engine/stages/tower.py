@@ -110,7 +110,10 @@ class TowerTap:
         if call is None:
             return attention.run()
         if index in call.plan.blocks:
-            call.scores.setdefault(index, []).extend(self._scores(attention, call.merging))
+            tiles = self._adapter.tower.tiles
+            whole = None if tiles is None else _of_tiles(attention, call.inputs[tiles])
+            scores = self._scores(attention, call.merging) if whole is None else [whole]
+            call.scores.setdefault(index, []).extend(scores)
         if index in call.plan.key_blocks:
             call.keys.setdefault(index, []).append(self._keys(attention, call.merging))
         if call.plan.at_encode and self._adapter.tower.merges:
@@ -122,7 +125,8 @@ class TowerTap:
         key = attention.key.detach().transpose(1, 2).flatten(2)
         if merging is not None and merging.begun:
             key = merging.expand(key)
-        patches = key[:, int(self._adapter.tower.has_cls) :].flatten(0, 1)
+        tower = self._adapter.tower
+        patches = key[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
         return patches.unflatten(1, (attention.key.shape[1], -1))
 
     def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:
@@ -154,6 +158,15 @@ class TowerTap:
             return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)
         voters = query.shape[2] if merging is None else merging.member.shape[1]
         return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
+
+
+def _of_tiles(attention: Attention, real: Tensor) -> Tensor:
+    """float32 (P * N,): what the class tokens of the tiles (..., T) that are `real` give each token of P pictures."""
+    query, key = attention.query.detach(), attention.key.detach()
+    real = real.to(query.device).reshape(len(query), -1).bool()
+    starts = slice(None, None, query.shape[2] // real.shape[1])
+    mean = attention_colmean(query[:, :, starts], key, attention.scaling, real)
+    return (mean * real.sum(1, keepdim=True)).flatten()
 
 
 def _unpadded(mask: Any) -> Tensor | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from vtokens.engine.checks.outside import check_inside
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, gather
@@ -56,6 +57,7 @@ class Signals:
 
     def text(self, text: Text) -> Tensor:
         """bool (B, W): positions of text up to the end of the prompt."""
+        check_inside(self.lane.adapter, "a strategy that asks for text")
         seen = self._seen(self.lane.once(("text", text), lambda: text_of(self.pictures, text)))
         real = None if self.view is None else self.view.real
         if real is None:

@@ -43,7 +43,16 @@ def even_grid(picture: Picture, keep: int) -> np.ndarray:
     frames = [(h, w) for t, h, w in picture.grids for _ in range(t)]
     ends = np.floor(np.cumsum([h * w for h, w in frames]) * keep / picture.tokens + 0.5).astype(int)
     shares = np.diff(ends, prepend=0)
-    return np.concatenate([_even_frame(h, w, int(share)).ravel() for (h, w), share in zip(frames, shares, strict=True)])
+    planes = [_even_frame(h, w, int(share)) for (h, w), share in zip(frames, shares, strict=True)]
+    first = np.cumsum([0, *(t for t, _, _ in picture.grids)])  # the number of each view's first frame
+    inside = picture.view >= 0
+    number = first[picture.view[inside]] + picture.t[inside]
+    # Tokens may stand in another order than row by row: tiles follow each other.
+    chosen = np.zeros(len(number), dtype=bool)
+    for which, plane in enumerate(planes):
+        own = number == which
+        chosen[own] = plane[picture.y[inside][own], picture.x[inside][own]]
+    return chosen
 
 
 def _even_frame(height: int, width: int, keep: int) -> np.ndarray:

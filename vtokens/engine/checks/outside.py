@@ -1,0 +1,72 @@
+"""Stages that a family has no place for, and visual tokens outside the sequence: what strategies may do there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vtokens.adapters import Adapter
+from vtokens.strategies import Needs, Strategy
+from vtokens.strategies.signals import Attention, LayerKeys, Relevance
+
+
+def check_stages(adapter: Adapter, strategies: Iterable[Strategy]) -> None:
+    """Raise `ValueError` if a strategy acts at a stage that a family has no place for, whatever its settings.
+
+    Asked before settings are looked at, so that nobody is sent to calibrate what cannot run.
+    """
+    for strategy in strategies:
+        stages = set(strategy.stages())
+        # A pruner that acts before the decoder may leave out what it does later.
+        _refuse(adapter, strategy, stages - ({"layer"} if "prompt" in stages else set()))
+
+
+def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -> None:
+    """Raise `ValueError` if a strategy, with its settings, needs what a family has no place for.
+
+    Args:
+        adapter: the model's.
+        active: strategies that act on it, and what they need.
+    """
+    for strategy, needs in active:
+        _refuse(adapter, strategy, {stage for stage in strategy.stages() if needs.acts_at(stage)})
+        if adapter.anatomy.cross is None:
+            continue
+        why = None
+        if needs.unmerges:
+            why = "lets attention see merged tokens at all of their positions"
+        elif needs.sizes:
+            why = "lets tokens count for several in attention"
+        elif any(isinstance(signal, Attention | LayerKeys) for signal in needs.signals):
+            why = "reads attention or keys of decoder layers"
+        elif any(isinstance(signal, Relevance) for signal in needs.signals):
+            why = "compares visual tokens with the text around them"
+        if why is not None:
+            raise ValueError(f"{strategy.name!r} {why}{_outside(adapter)}")
+
+
+def check_inside(adapter: Adapter, what: str) -> None:
+    """Raise `ValueError` if visual tokens stand outside the sequence, where `what` looks for them in it."""
+    if adapter.anatomy.cross is not None:
+        raise ValueError(f"{what} looks for visual tokens in the sequence{_outside(adapter)}")
+
+
+def _refuse(adapter: Adapter, strategy: Strategy, acts: set[str]) -> None:
+    """Raise `ValueError` if a strategy acts at stages that a family has no place for."""
+    others = ", ".join(stage for stage in strategy.stages() if stage in acts - adapter.anatomy.stages)
+    if not others:
+        return
+    if adapter.anatomy.cross is not None:
+        settings = f", or settings that leave {others} out" if "prompt" in strategy.stages() else ""
+        raise ValueError(f"{strategy.name!r} acts at {others}{_outside(adapter)}{settings}")
+    raise ValueError(
+        f"{strategy.name!r} acts at {others}, for which a {type(adapter.model).__name__} has no "
+        f"place: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
+    )
+
+
+def _outside(adapter: Adapter) -> str:
+    return (
+        f", and the visual tokens of a {type(adapter.model).__name__} are no positions of the decoder, but keys of its "
+        f"cross-attention layers: strategies that act at {', '.join(sorted(adapter.anatomy.stages))}, by the tower's "
+        "scores or by features, are supported on it, such as 'cls', 'uniform' and 'todre(exit_threshold=None)'"
+    )

@@ -1,0 +1,168 @@
+"""Keys of tokens that stand outside the sequence: which of them a cross-attention layer holds, and how masks follow.
+
+Example: a picture has five keys, a class token c and four visual tokens, of which v1 and v2 were dropped.
+
+    column of the decoder's mask   0   1   2   3   4
+    key                            c   v0  v1  v2  v3
+    held                           0   1           4       columns.index = [0, 1, 4]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from vtokens.engine.state.view import gather
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Which columns of the decoder's mask the keys of cross-attention layers stand for.
+
+    Attributes:
+        index: int64 (B, K), the column of each key; arbitrary where not `real`.
+        real: bool (B, K), False on the padding that evens out the rows; None if there is none.
+        width: columns of the mask.
+    """
+
+    index: Tensor
+    real: Tensor | None
+    width: int
+
+    @staticmethod
+    def all(batch: int, width: int, device: torch.device) -> Columns:
+        """Those of keys of which none was dropped."""
+        return Columns(torch.arange(width, device=device).expand(batch, -1), None, width)
+
+    def then(self, later: Columns) -> Columns:
+        """Those of the same rows once keys of further pictures stand behind these."""
+        real = None
+        if self.real is not None or later.real is not None:
+            parts = [
+                torch.ones_like(one.index, dtype=torch.bool) if one.real is None else one.real for one in (self, later)
+            ]
+            real = torch.cat(parts, 1)
+        return Columns(torch.cat([self.index, later.index + self.width], 1), real, self.width + later.width)
+
+    def cut(self, states: Tensor) -> Tensor:
+        """(B, K, D) of states (B, width, D); 0 on padding, whose keys and values are then 0 too."""
+        return self.without_padding(gather(states, self.index, 1))
+
+    def without_padding(self, states: Tensor) -> Tensor:
+        """States (B, K, D) with 0 on padding."""
+        return states if self.real is None else states.masked_fill(~self.real.to(states.device)[..., None], 0)
+
+    def mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """(B, 1, N, K), which keys each position sees, from the additive mask (B, 1, N, width) over all.
+
+        Args:
+            mask: as the multimodal module makes it; None if everything is seen.
+            dtype: of the mask where there is none.
+
+        Raises:
+            ValueError: a mask of another width.
+        """
+        if mask is None:
+            if self.real is None:
+                return None
+            cut = torch.zeros(self.real.shape, dtype=dtype, device=self.real.device)[:, None, None]
+        elif mask.shape[-1] != self.width:
+            raise ValueError(
+                f"the cross-attention mask has {mask.shape[-1]} columns, and the pictures of this sequence, those in "
+                f"the cache included, have {self.width}: give it for all pictures, and the pixels of the new ones alone"
+            )
+        else:
+            index = self.index.to(mask.device)[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1)
+            cut = mask.gather(-1, index)
+        if self.real is None:
+            return cut
+        return cut.masked_fill(~self.real.to(cut.device)[:, None, None], torch.finfo(cut.dtype).min)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Columns:
+        """Those of other rows of the batch."""
+        return Columns(change(self.index), None if self.real is None else change(self.real), self.width)
+
+
+class CrossKeys(CacheLayerMixin):
+    """The cache layer of a cross-attention layer from which keys were dropped.
+
+    It goes on being what it was, but for what is cropped: its keys have no place in the sequence.
+
+    Attributes:
+        inner: the layer of transformers' that stores keys and values.
+        columns: what they stand for; moves along when beams are reordered.
+    """
+
+    def __init__(self, inner: Any, columns: Columns) -> None:
+        self.inner, self.columns = inner, columns
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # asked for before it is set, while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    @property
+    def keys(self) -> Any:  # type: ignore[override]  # attributes there
+        """(B, H_kv, K, D), those of the inner layer."""
+        return self.inner.keys
+
+    @property
+    def values(self) -> Any:  # type: ignore[override]
+        """(B, H_kv, K, D), those of the inner layer."""
+        return self.inner.values
+
+    @property
+    def is_initialized(self) -> bool:  # type: ignore[override]
+        """Whether anything was stored."""
+        return bool(self.inner.is_initialized)
+
+    @property
+    def is_compileable(self) -> bool:  # type: ignore[override]  # a class attribute there
+        return bool(self.inner.is_compileable)
+
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]
+        return bool(self.inner.is_croppable)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.inner.lazy_initialization(key_states, value_states)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.inner.update(key_states, value_states, *args, **kwargs)
+        return found
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
+        return sizes
+
+    def get_seq_length(self) -> int:
+        return int(self.inner.get_seq_length())
+
+    def get_max_length(self) -> int:
+        return int(self.inner.get_max_length())
+
+    def offload(self) -> None:
+        self.inner.offload()
+
+    def prefetch(self) -> None:
+        self.inner.prefetch()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Leave all keys: what is removed are positions of the sequence."""
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.inner.batch_repeat_interleave(repeats)
+        self.columns = self.columns.map(lambda part: part.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.inner.batch_select_indices(indices)
+        self.columns = self.columns.map(lambda part: part[indices.to(part.device)])
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.inner.reorder_cache(beam_idx)
+        self.columns = self.columns.map(lambda part: part.index_select(0, beam_idx.to(part.device)))
