@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
@@ -26,7 +25,7 @@ from vtokens.engine.state.blocks import blocks
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.positions import fed_positions, rotary_positions
+from vtokens.engine.state.positions import fed_positions, given_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
 from vtokens.engine.state.request import NegativePrefill, Request
 
@@ -131,9 +130,7 @@ def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs,
 def _pictures(
     adapter: Adapter, request: Request, layout: Layout, asked: int, past: int, hidden: Tensor, kwargs: Kwargs
 ) -> Pictures:
-    positions = kwargs.get("position_ids")
-    if positions is None:
-        positions = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
+    positions = given_positions(kwargs, past, hidden.shape[1], hidden.device)
     ends = prompt_ends(layout, asked, request.labels)
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
     answered = prompt.answered(layout, ends, asked, request.labels)

@@ -10,7 +10,7 @@ from vtokens.engine.state.copies import Copies
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
-from vtokens.engine.state.view import View, gather
+from vtokens.engine.state.view import View, columns_at, gather
 
 
 def fold_now(lane: Lane) -> Fold | None:
@@ -22,20 +22,17 @@ def fold_now(lane: Lane) -> Fold | None:
 
 
 def _fold(length: int, unmerging: Unmerging, view: View) -> Fold:
-    layout, device = unmerging.layout, view.index.device
+    device = view.index.device  # a later drop may have been in a layer on another one
+    layout, before = unmerging.layout.to(device), None if unmerging.view is None else unmerging.view.to(device)
     batch, width = layout.visual.shape
-    place = torch.arange(width, device=device).expand(batch, -1)
-    base = unmerging.view or View(place, None, layout)
-    # Column of the layer at each fed position. Padding columns point anywhere, so they must not overwrite.
-    columns = torch.arange(view.index.shape[1], device=device).expand_as(view.index)
-    columns = columns if view.real is None else torch.where(view.real, columns, -1)
-    at = torch.full((batch, length), -1, device=device).scatter_reduce(1, view.index, columns, "amax")
-    member = at.gather(1, base.index.gather(1, unmerging.stands))
+    base = before or View(torch.arange(width, device=device).expand(batch, -1), None, layout)
+    at = columns_at(view.index, view.real, length)
+    member = at.gather(1, base.index.gather(1, unmerging.stands.to(device)))
     if base.real is not None:
         member = torch.where(base.real, member, -1)
     stay = (member >= 0) & layout.visual
     counts = layout.counts if view is unmerging.own else layout.count(stay)
-    reduced = reduce(layout, stay, counts, unmerging.view)
+    reduced = reduce(layout, stay, counts, before)
     if reduced is not None:
         base, kept = reduced
         member = member.gather(1, kept)

@@ -40,7 +40,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were "
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
-            rule = within(window, *positions(lane, index, past, length, view, hidden.device))
+            rule = within(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
             rule = and_masks(causal_mask_function, rule) if lane.blocks is None else rule
         if lane.blocks is not None:
             rule = both_ways(lane.blocks.until(view, hidden.device), past, rule)
@@ -53,18 +53,30 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     return lane.once(("mask", past, origin, view, window, slots, hidden.device), make)
 
 
-def positions(
+def query_key_positions(
     lane: Lane, index: int, past: int, length: int, view: View | None, device: torch.device
-) -> tuple[Tensor, Tensor, int]:
-    """Fed positions of the queries (B or 1, W) and the keys (B or 1, past + W) of a layer, and `past`."""
+) -> tuple[Tensor, Tensor]:
+    """Fed positions of the queries, int64 (B or 1, W), and of the keys, (B or 1, past + W), that attention is handed.
+
+    Where heads hold different keys, those of the keys are (B, H_kv, past + W).
+
+    Args:
+        lane: whose layer it is.
+        index: decoder layer.
+        past: keys before this pass, the last of all there are.
+        length: columns of this pass, those that `view` sees.
+        view: None if it sees all that was fed.
+        device: of what is returned.
+    """
     layer = shortened(lane.cache, index)
     before = torch.arange(lane.past, device=device)[None]
     before = before if layer is None else layer.keymap.positions(lane.past, device)
-    before = before[:, before.shape[1] - past :]
+    before = before[..., before.shape[-1] - past :]
     now = torch.arange(length, device=device)[None] if view is None else view.index.to(device)
     now = now + lane.past
-    batch = max(len(before), len(now))
-    return now, torch.cat([before.expand(batch, -1), now.expand(batch, -1)], 1), past
+    batch, heads = max(len(before), len(now)), before.shape[1:-1]
+    after = now.view(len(now), *[1] * len(heads), length)
+    return now, torch.cat([before.expand(batch, *heads, -1), after.expand(batch, *heads, -1)], -1)
 
 
 def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:

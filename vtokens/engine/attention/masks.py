@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
@@ -51,16 +50,3 @@ def layer_mask(
         use_vmap=False,
         device=hidden.device,
     )
-
-
-def join(before: Tensor | None, after: Tensor | None, past: int, length: int) -> Tensor | None:
-    """Padding masks (B, past) and (B, length) side by side; None stands for all True."""
-    if before is None and after is None:
-        return None
-    some = before if before is not None else after
-    assert some is not None
-    if before is None:
-        before = torch.ones(len(some), past, dtype=torch.bool, device=some.device)
-    if after is None:
-        after = torch.ones(len(some), length, dtype=torch.bool, device=some.device)
-    return torch.cat([before.to(some.device), after.to(some.device)], dim=1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtokens.engine.attention.lane_mask import positions
-from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.lane import Lane, Pictures
-from vtokens.engine.state.view import gather, place_columns, spread
+from vtokens.engine.state.padding import join
+from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmean, rotate
 from vtokens.strategies.signals import Attention as Wanted
 from vtokens.strategies.signals import LayerKeys
@@ -57,7 +57,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     allowed = join(present_padding(lane, layer), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
-        at, of, _ = positions(lane, layer, past, length, lane.view, query.device)
+        at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
     until = where if lane.blocks is None else lane.blocks.until(lane.view, query.device).gather(1, where)
@@ -84,7 +84,7 @@ def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: A
         key = _unturned(lane, key).to(key.dtype)
     elif signal.rotary and not turned:
         key = rotate(key, *_angles(lane, key.device)).to(key.dtype)
-    pictures.noted[signal] = place_columns(key.transpose(1, 2), lane.view, lane.length)
+    pictures.noted[signal] = spread(key.transpose(1, 2), lane.view, lane.length)
 
 
 def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tensor:

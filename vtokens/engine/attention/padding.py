@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vtokens.engine.attention.masks import join
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.state.cache_layers import lengths, shortened, tracked
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.padding import join
 from vtokens.engine.state.slots import static
 from vtokens.engine.state.view import View
 
@@ -19,7 +19,7 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
     layer = shortened(lane.cache, index)
     if layer is not None:
         return layer.keymap.padding(lane.padding, lane.past)
-    return None if lane.padding is None else lane.padding[:, : lane.past]
+    return lane.fed_before()
 
 
 def present_padding(lane: Lane, index: int) -> Tensor | None:
@@ -38,8 +38,7 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.
     """
-    after = lane.fed_now() if view is None else view.mask(lane.fed_now())
-    return join(present_padding(lane, index), after, past, length)
+    return join(present_padding(lane, index), lane.fed_now(view), past, length)
 
 
 def slots_seen(lane: Lane, index: int) -> int | None:

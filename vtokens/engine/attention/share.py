@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import groupby
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from vtokens.core.layout import Layout
 from vtokens.engine.plan import Acting
 from vtokens.strategies.views.heads import Heads, Memory, Rows
+from vtokens.strategies.views.keys import Keys
+from vtokens.strategies.views.states import States
+
+V = TypeVar("V", Heads, Keys, States)
 
 Share = Callable[[Sequence[int] | None], list[int] | None]
 """From the rows of a program to those of the batch, which beams repeat; None stands for all (`Lane.share`)."""
@@ -25,41 +31,43 @@ def shares(
     """
     for rows, some in groupby(strategies, key=lambda acting: acting.rows):
         own = share(rows)
-        part = heads if own is None else of_rows(heads, own)
+        part = heads if own is None else _heads_of(heads, own)
         yield own, part, list(some)
         if own is not None:
             take_over(heads, part, own)
 
 
-def of_rows(heads: Heads, rows: Sequence[int]) -> Heads:
-    """What the strategies of some rows see."""
-    index = torch.tensor(rows, device=heads.query.device)
+def of_rows(view: V, rows: Sequence[int], **others: Any) -> V:
+    """What the strategies of some rows see of a stage.
 
-    def some(part: Tensor) -> Tensor:
-        return part[index.to(part.device)]
+    Args:
+        view: what they see of all rows.
+        rows: of the batch.
+        others: fields that are not cut by rows.
+    """
+    values = {field.name: getattr(view, field.name) for field in fields(view)}
+    device = next(value.device for value in values.values() if isinstance(value, Tensor))
+    index = torch.tensor(rows, device=device)
 
-    def places(given: Rows) -> Rows:
-        return Rows(some(given.index), None if given.real is None else some(given.real), given.whole)
+    def some(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index.to(value.device)]
+        if isinstance(value, Memory):
+            return value.map(some)
+        if isinstance(value, Rows):
+            return Rows(some(value.index), some(value.real), value.whole)
+        return value.rows(rows) if isinstance(value, Layout) else value
 
-    return replace(
-        heads,
-        query=some(heads.query),
-        key=some(heads.key),
-        value=some(heads.value),
-        hidden=some(heads.hidden),
-        valid=None if heads.valid is None else some(heads.valid),
-        answers=places(heads.answers),
-        last=places(heads.last),
-        _memory=heads._memory.map(some),
-        _compute=lambda: some(heads.output),
-        noted=heads.noted.map(some),
-        spans=tuple(heads.spans[row] for row in rows) if heads.spans else (),
-        fed=None if heads.fed is None else some(heads.fed),
-        metrics={},
-        _gain=None,
-        _output=None,
-        _replaced=False,
-    )
+    return replace(view, **{name: some(value) for name, value in values.items() if name not in others}, **others)
+
+
+def _heads_of(heads: Heads, rows: Sequence[int]) -> Heads:
+    part = of_rows(
+        heads, rows, metrics={}, spans=tuple(heads.spans[row] for row in rows) if heads.spans else (),
+        _gain=None, _output=None, _replaced=False,
+    )  # fmt: skip
+    part._compute = lambda: heads.output[torch.tensor(rows, device=heads.query.device)]
+    return part
 
 
 def take_over(heads: Heads, part: Heads, rows: Sequence[int]) -> None:

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from vtokens.core.compat import as_cache
-from vtokens.engine.attention.masks import join
 from vtokens.engine.lanes.negative_prompt import Fed, Start, build, with_prompt
 from vtokens.engine.plan import Contrast
 from vtokens.engine.record import NegativeRecord, Record
 from vtokens.engine.state.cache_layers import held, track
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
+from vtokens.engine.state.padding import join
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import NegativePrefill
@@ -127,7 +127,7 @@ def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
 def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> Tensor | None:
     """bool (B, past + T), the padding of the negative prompt; None if nothing is padded."""
     lane = start.lane
-    before = lane.padding[:, : lane.past] if lane.padding is not None and lane.past else None
+    before = lane.fed_before() if lane.past else None
     before = before if divergence is None else divergence.mask(before, lane.past)
     return join(before, fed.valid, past, fed.embeds.shape[1])
 

@@ -18,7 +18,7 @@ from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.tower_run import TowerRun, feature_index, run_in
-from vtokens.engine.state.view import View, gather, spread
+from vtokens.engine.state.view import View, columns_at, gather, spread
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.logits import Negative, NoPicture, Pixels, Tokens
 from vtokens.strategies.views.visuals import Visuals
@@ -74,10 +74,7 @@ class Fed:
 
     def of(self, columns: Tensor, real: Tensor | None) -> Fed:
         """Some columns (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
-        back = torch.full(self.embeds.shape[:2], -1, device=columns.device)
-        number = torch.arange(columns.shape[1], device=columns.device).expand_as(columns)
-        number = number if real is None else torch.where(real, number, -1)
-        back = back.scatter_reduce(1, columns, number, "amax")
+        back = columns_at(columns, real, self.embeds.shape[1])
         valid = real if self.valid is None else gather(self.valid, columns, 1)
         if self.valid is not None and valid is not None and real is not None:
             valid = valid & real

@@ -42,16 +42,14 @@ def attend(
         return attention.run()
     heads = _heads(lane, index, attention, memory, pictures)
     heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
-    record = None if lane.pictures is None else lane.pictures.record
-    if record is not None:
-        heads.selecting = partial(record.selecting, attention.query.device)
+    if lane.pictures is not None:
+        heads.selecting = partial(lane.pictures.record.selecting, attention.query.device)
     for share, part, some in shares(heads, strategies, lane.share):
         for acting in some:
             part.prepared, part.metrics = acting.prepared, {}
             part.text_lane = text.output_of(share) if text is not None and acting.needs.text_lane else None
             acting.strategy.at_attend(part)
-            if record is not None and part.metrics:
-                record.metrics.append((acting.strategy, part.metrics))
+            lane.log(acting.strategy, part.metrics)
     # Who only looks needs no memory, and leaves the cache as it is.
     if heads.noted and not all(acting.needs.watches for acting in strategies):
         notes = lane.notes.setdefault(index, Memory())

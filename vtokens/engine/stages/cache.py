@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.share import of_rows
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.stages.output import limit
 from vtokens.engine.state.cache_layers import memory_of, track
@@ -49,24 +50,12 @@ def decide(lane: Lane, index: int, attention: Attention) -> None:
     )  # fmt: skip
     for acting in lane.plan.at_cache[index]:
         rows = lane.share(acting.rows)
-        part = replace(whole if rows is None else _of_rows(whole, rows), prepared=acting.prepared, metrics={})
+        part = replace(whole if rows is None else of_rows(whole, rows), prepared=acting.prepared, metrics={})
         selection = acting.strategy.at_cache(part)
-        if pictures is not None and part.metrics:
-            pictures.record.metrics.append((acting.strategy, part.metrics))
+        lane.log(acting.strategy, part.metrics)
         if selection is not None:
             _check(selection, part, acting.strategy.name)
             lane.evicted[index] = _joined(lane.evicted.get(index), selection, rows, whole)
-
-
-def _of_rows(keys: Keys, rows: Sequence[int]) -> Keys:
-    def some(part: Tensor) -> Tensor:
-        return part[torch.tensor(rows, device=part.device)]
-
-    return replace(
-        keys, query=some(keys.query), key=some(keys.key), value=some(keys.value), visual=some(keys.visual),
-        valid=None if keys.valid is None else some(keys.valid),
-        layout=None if keys.layout is None else keys.layout.rows(rows),
-    )  # fmt: skip
 
 
 def _check(selection: Selection, keys: Keys, name: str) -> None:

@@ -211,9 +211,8 @@ def kept(request: Request, length: int) -> Tensor:
 
 def _said(ended: Ended, strategy: Strategy, view: Logits) -> Tensor:
     """float32 (B, R, V): what a strategy makes of logits; figures that it tells go into the record."""
-    made, pictures = strategy.at_logits(view), ended.lane.pictures
-    if pictures is not None and view.metrics:
-        pictures.record.metrics.append((strategy, view.metrics))
+    made = strategy.at_logits(view)
+    ended.lane.log(strategy, view.metrics)
     return made
 
 

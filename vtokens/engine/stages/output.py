@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.attention.fold import copies_after
-from vtokens.engine.attention.masks import join
+from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, track, tracked, tracked_layers
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.padding import join
 from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.slots import Slots, places
 from vtokens.engine.state.view import View, expand
@@ -74,17 +75,9 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     given, device = lengths(lane.cache, index).given, pictures.layout.visual.device
 
     def make() -> tuple[Tensor, Tensor | None, object]:
-        after = lane.fed_now() if view is None else view.mask(lane.fed_now())
-        valid = join(cached_padding(lane, index), after, past, length)
-        batch = len(pictures.layout.visual)
-        before = torch.arange(lane.past, device=device)[None]
-        before = before if layer is None else layer.keymap.positions(lane.past, device)
-        now = torch.arange(length, device=device)[None] if view is None else view.index.to(device)
-        now = now.expand(batch, -1) + lane.past
-        if before.dim() == 3:  # heads hold different keys
-            now = now[:, None].expand(-1, before.shape[1], -1)
-        at = torch.cat([before.expand(batch, *before.shape[1:]), now], -1)
-        return at, valid, object()
+        valid = join(cached_padding(lane, index), lane.fed_now(view), past, length)
+        _, at = query_key_positions(lane, index, past, length, view, device)
+        return at.expand(len(pictures.layout.visual), *at.shape[1:]), valid, object()
 
     # Layers whose keys were dropped together share all of this.
     key = ("keymap", None if layer is None else layer.keymap.origin, view, past)

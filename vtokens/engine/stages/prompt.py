@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
-from vtokens.engine.attention.masks import join
 from vtokens.engine.checks.arguments import check_arguments, check_mask
 from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
@@ -19,6 +18,8 @@ from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
+from vtokens.engine.state.padding import join
+from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.signals import Signals, note_entering
@@ -95,13 +96,10 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     lane.hidden, lane.entry, lane.columns = hidden, lane.view, None
     if lane.view is None:
         return None
-    before = None if lane.padding is None else lane.padding[:, : lane.past]
-    allowed = join(before, lane.view.mask(lane.fed_now()), lane.past, hidden.shape[1])
+    allowed = join(lane.fed_before(), lane.fed_now(lane.view), lane.past, hidden.shape[1])
     if allowed is None:  # pass an explicit all-ones mask: position gaps would be read as packing
         allowed = torch.ones(len(hidden), lane.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
-    position_ids = kwargs.get("position_ids")
-    if position_ids is None:
-        position_ids = torch.arange(lane.past, lane.past + lane.length, device=hidden.device)[None]
+    position_ids = given_positions(kwargs, lane.past, lane.length, hidden.device)
     position_ids = gather(position_ids, lane.view.index, position_ids.dim() - 1)
     return dict(kwargs, inputs_embeds=hidden, attention_mask=allowed, position_ids=position_ids)
 
@@ -166,6 +164,7 @@ def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor
                 "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
             )
         sizes = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if lane.sizes is None else lane.sizes
+        sizes = sizes.to(hidden.device)
         lane.sizes = blend.put(sizes, blend.sizes)
     if blend.weights is None:
         return hidden

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vtokens.engine.attention.share import take_over_notes
+from vtokens.engine.attention.share import of_rows, take_over_notes
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Acting
 from vtokens.engine.state.cache_layers import memory_of
@@ -38,7 +38,7 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
         return hidden
     view, pictures = lane.view, lane.pictures
     memory = memory_of(lane.cache, index)
-    valid = lane.fed_now() if view is None else view.mask(lane.fed_now())
+    valid = lane.fed_now(view)
     valid = None if valid is None else valid.to(hidden.device)
     visual = last = None
     if pictures is not None:
@@ -47,14 +47,13 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     whole = States(index, place, hidden, valid, visual, last, memory, noted=noted)
     for one in acting:
         rows = lane.share(one.rows)
-        part = whole if rows is None else _of_rows(whole, rows)
+        part = whole if rows is None else of_rows(whole, rows)
         apart = None if text is None or not one.needs.text_lane else text.states.get((place, index))
         part = replace(
             part, prepared=one.prepared, text_lane=apart if apart is None or rows is None else apart[rows], metrics={}
         )
         delta = one.strategy.at_states(part)
-        if pictures is not None and part.metrics:
-            pictures.record.metrics.append((one.strategy, part.metrics))
+        lane.log(one.strategy, part.metrics)
         if rows is not None:
             take_over_notes(noted, part.noted, rows, len(hidden))
         if delta is not None:
@@ -62,19 +61,6 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     if not noted:
         del lane.notes[index]
     return whole.hidden
-
-
-def _of_rows(states: States, rows: Sequence[int]) -> States:
-    """What the strategies of some rows see."""
-
-    def some(part: Tensor) -> Tensor:
-        return part[torch.tensor(rows, device=part.device)]
-
-    valid, visual, last = (None if part is None else some(part) for part in (states.valid, states.visual, states.last))
-    return replace(
-        states, hidden=some(states.hidden), valid=valid, visual=visual, last=last, _memory=states._memory.map(some),
-        noted=states.noted.map(some),
-    )  # fmt: skip
 
 
 def _added(hidden: Tensor, delta: Tensor, rows: Sequence[int] | None, acting: Acting) -> Tensor:

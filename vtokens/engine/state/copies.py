@@ -45,6 +45,7 @@ class Copies:
 
     def followed_by(self, other: Copies, keys: int) -> Copies:
         """This, and `other` behind it, whose keys are stored from `keys` on."""
+        other = other.map(lambda part: part.to(self.member.device))
         moved = torch.where(other.member < 0, -1, other.member + keys)
         return Copies(
             torch.cat([self.member, moved], 1),

@@ -59,10 +59,12 @@ class Injection:
 
     def blended(self, blend: Blend, view: View | None) -> Injection:
         """This injection once the tokens that `view` sees were blended: what is added to them is, too."""
-        seen = self.feature if view is None else gather(self.feature, view.index, 1)
+        device = blend.at.device
+        fed_feature, view = self.feature.to(device), None if view is None else view.to(device)
+        seen = fed_feature if view is None else gather(fed_feature, view.index, 1)
         number = len(self.entries[0]) + torch.arange(blend.at.numel(), device=seen.device).view_as(blend.at)
         entries = []
-        for entry in self.entries:
+        for entry in (entry.to(device) for entry in self.entries):
             there = torch.where((seen >= 0)[..., None], entry[seen.clamp(min=0)], 0)
             entries.append(torch.cat([entry, blend.tokens(there).flatten(0, 1).to(entry)]))
         if view is None:
@@ -70,7 +72,7 @@ class Injection:
         length = self.feature.shape[1]
         fed = (view.index + torch.arange(len(seen), device=seen.device)[:, None] * length).flatten()
         at = torch.cat([fed, fed.new_full((1,), self.feature.numel())])[blend.at]
-        return Injection(entries, replace(blend, at=at).put(self.feature, number))
+        return Injection(entries, replace(blend, at=at).put(fed_feature, number))
 
     def add(self, index: int, hidden: Tensor, view: View | None) -> Tensor:
         """States (B, W, D) that enter decoder layer `index`, with what is added behind the layer before it."""

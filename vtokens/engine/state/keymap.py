@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.state.copies import Copies
+from vtokens.engine.state.padding import join
 from vtokens.engine.state.slots import Slots
 from vtokens.strategies.views.heads import Memory
 
@@ -85,22 +86,11 @@ class KeyMap:
         """bool (B, K): which of the keys that attention sees may be attended to; None if all may.
 
         Args:
-            fed_mask: (B, >= upto) padding mask over fed positions, or None.
+            fed_mask: bool (B, >= upto), padding mask over fed positions, or None.
             upto: fed positions cached before the current call.
         """
-        tail = upto - self.fed
-        if tail == 0:
-            return self.valid
-        if fed_mask is None:
-            if self.valid is None:
-                return None
-            after = torch.ones(len(self.valid), tail, dtype=torch.bool, device=self.valid.device)
-        else:
-            after = fed_mask[:, self.fed : upto].bool()
-        before = self.valid
-        if before is None:
-            before = torch.ones(len(after), self.seen, dtype=torch.bool, device=after.device)
-        return torch.cat([before.to(after.device), after], dim=1)
+        after = None if fed_mask is None else fed_mask[:, self.fed : upto]
+        return self.valid if upto == self.fed else join(self.valid, after, self.seen, upto - self.fed)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KeyMap:
         """The key map of other samples; `change` acts on the batch dimension."""

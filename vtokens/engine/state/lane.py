@@ -10,7 +10,7 @@ tokens. Stages write to a lane, one at a time: what it saw last is what the next
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +28,7 @@ from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
+from vtokens.strategies.base import Strategy
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Signal
 from vtokens.strategies.views.heads import Memory
@@ -161,6 +162,11 @@ class Lane:
             return layout
         return self.once(("layout", self.view, device), lambda: layout.to(device))
 
+    def log(self, strategy: Strategy, metrics: Mapping[str, Tensor]) -> None:
+        """Note the figures (B,) of a strategy in the record, if the lane brings pictures and there are any."""
+        if self.pictures is not None and metrics:
+            self.pictures.record.metrics.append((strategy, metrics))
+
     def share(self, rows: Sequence[int] | None) -> list[int] | None:
         """The batch rows that run what is meant for some rows; beams and returned sequences stand beside each other.
 
@@ -187,9 +193,14 @@ class Lane:
         layout = self.layout
         return layout is not None and any(layout.counts)
 
-    def fed_now(self) -> Tensor | None:
-        """bool (B, length), the padding mask over what this pass feeds; None if there is none."""
-        return None if self.padding is None else self.padding[:, self.past :]
+    def fed_before(self) -> Tensor | None:
+        """bool (B, past), the padding mask over what was fed before this pass; None if there is none."""
+        return None if self.padding is None else self.padding[:, : self.past]
+
+    def fed_now(self, view: View | None = None) -> Tensor | None:
+        """bool (B, W), the padding mask over what a view sees of this pass; None if there is none."""
+        mask = None if self.padding is None else self.padding[:, self.past :]
+        return mask if view is None else view.mask(mask)
 
     def last_prompt(self, pictures: Pictures, device: torch.device) -> Tensor:
         """int64 (B, 1): where each sample's prompt ends, among the positions seen now."""

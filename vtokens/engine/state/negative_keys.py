@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from vtokens.engine.state.padding import join
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,8 @@ class Divergence:
             fed_mask: bool (B, total), the sequence's own; None if nothing of it is padding.
             total: positions of the sequence.
         """
-        if self.valid is None and fed_mask is None:
-            return None
-        device, batch = self.shift.device, len(self.shift)
-        before = self.valid
-        if before is None:
-            before = torch.ones(batch, self.length, dtype=torch.bool, device=device)
-        if fed_mask is None:
-            after = torch.ones(batch, total - self.fed, dtype=torch.bool, device=device)
-        else:
-            after = fed_mask[:, self.fed :].to(before.device)
-        return torch.cat([before, after], 1)
+        after = None if fed_mask is None else fed_mask[:, self.fed :]
+        return join(self.valid, after, self.length, total - self.fed)
 
 
 @dataclass(frozen=True)

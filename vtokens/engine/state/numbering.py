@@ -47,8 +47,8 @@ class Numbering:
         if before is None and not close:
             return None
         was, now = was.long(), now.long()
-        gone = torch.zeros_like(columns) if before is None else before.gone.gather(1, columns)
-        total = torch.zeros_like(columns[:, 0]) if before is None else before.total
+        gone = torch.zeros_like(columns) if before is None else before.gone.to(columns.device).gather(1, columns)
+        total = torch.zeros_like(columns[:, 0]) if before is None else before.total.to(columns.device)
         if not close:
             return Numbering(gone, total)
         more, all_more = was.cumsum(1).gather(1, columns) - now.cumsum(1), was.sum(1) - now.sum(1)

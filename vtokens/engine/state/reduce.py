@@ -47,7 +47,7 @@ def reduce(
     lead = [longest - k for k in kept]
     real = columns >= 0 if any(lead) else None
     columns = columns.clamp(min=0)
-    index = columns if view is None else view.index.gather(1, columns)
+    index = columns if view is None else view.index.to(columns.device).gather(1, columns)
     return View(index, real, layout.take(columns, real, counts, lead, left)), columns
 
 

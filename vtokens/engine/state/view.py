@@ -37,6 +37,12 @@ class View:
     real: Tensor | None
     layout: Layout
 
+    def to(self, device: torch.device) -> View:
+        """The view on another device."""
+        if self.index.device == device:
+            return self
+        return View(self.index.to(device), None if self.real is None else self.real.to(device), self.layout.to(device))
+
     def mask(self, fed: Tensor | None) -> Tensor | None:
         """bool (B, W): which columns may be attended to, from the padding mask (B, N) over fed positions."""
         seen = None if fed is None else fed.gather(1, self.index.to(fed.device))
@@ -58,33 +64,27 @@ def gather(values: Tensor, columns: Tensor, dim: int) -> Tensor:
     return values[index]
 
 
-def spread(values: Tensor, view: View | None, length: int) -> Tensor:
-    """(B, W), of the columns that `view` sees, at the `length` positions that were fed; 0 where it sees none.
+def columns_at(index: Tensor, real: Tensor | None, length: int) -> Tensor:
+    """int64 (B, length): the column that stands at each of `length` positions, below 0 where none does.
 
     Args:
-        values: 0 or above.
-        view: None if it sees all of them.
-        length: positions that were fed.
+        index: int64 (B, W), the position of each column.
+        real: bool (B, W), False on columns that are padding, and so point anywhere; None if none is.
+        length: positions.
     """
+    column = torch.arange(index.shape[1], device=index.device).expand_as(index)
+    return _scattered(index, column if real is None else torch.where(real, column, -1), length)
+
+
+def _scattered(at: Tensor, column: Tensor, length: int) -> Tensor:
+    return torch.full((len(at), length), -1, device=at.device).scatter_reduce(1, at, column, "amax")
+
+
+def spread(values: Tensor, view: View | None, length: int) -> Tensor:
+    """(B, W, ...), of the columns that `view` sees, at the `length` positions that were fed; 0 where it sees none."""
     if view is None:
         return values
-    index = view.index.to(values.device)
-    # Padding columns point anywhere, so they must not add to anything.
-    real = values if view.real is None else torch.where(view.real.to(values.device), values, 0)
-    return values.new_zeros(len(values), length).scatter_reduce(1, index, real, "amax")
-
-
-def place_columns(values: Tensor, view: View | None, length: int) -> Tensor:
-    """(B, W, ...), of the columns that `view` sees, at the `length` positions that were fed; 0 where it sees none.
-
-    As `spread`, for values of any sign and shape.
-    """
-    if view is None:
-        return values
-    column = torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
-    column = column if view.real is None else torch.where(view.real, column, -1)
-    empty = torch.full((len(column), length), -1, device=column.device)
-    there = empty.scatter_reduce(1, view.index, column, "amax").to(values.device)
+    there = columns_at(view.index, view.real, length).to(values.device)
     seen = (there >= 0).view(*there.shape, *[1] * (values.dim() - 2))
     return torch.where(seen, gather(values, there.clamp(min=0), 1), 0)
 
@@ -101,12 +101,9 @@ def expand(hidden: Tensor, view: View, length: int, copies: tuple[Tensor, Tensor
         length: positions that were fed.
         copies: positions (B, N), and the column (B, N) that stands at each of them, below 0 where none does.
     """
-    at, column = view.index, torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
-    if view.real is not None:
-        column = torch.where(view.real, column, -1)
-    at, column = (part.to(hidden.device) for part in ((at, column) if copies is None else copies))
-    there = torch.full((len(at), length), -1, device=at.device).scatter_reduce(1, at, column, "amax")
-    place = torch.arange(length, device=at.device)
+    there = columns_at(view.index, view.real, length) if copies is None else _scattered(*copies, length)
+    there = there.to(hidden.device)
+    place = torch.arange(length, device=there.device)
     last = there.gather(1, torch.where(there < 0, 0, place).cummax(1).values)
     # Pictures lost from the very start have nothing before them: the first kept position, never padding.
     first = torch.zeros_like(last[:, :1]) if view.real is None else (~view.real).sum(1, keepdim=True).to(last.device)
