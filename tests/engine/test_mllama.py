@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.cases import SHARES, Case, cases, model
-from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_tokens
 from tests.engine.crossed import closed_columns, closing
 from tests.engine.test_pruned_equals_masked import NEW, check_keep_all, generate
 from tests.families import image, inputs
@@ -22,6 +24,8 @@ from tests.strategies.helpers import probe
 from vtokens.core.compat import returned_cache
 from vtokens.strategies import Facts, Needs, Saliency, Selection, Strategy, TowerKeys, Visuals
 
+# transformers 5.19's own tower calls its blocks by a name that it warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
 FAMILY, TOKENS, CROSSING = "mllama", 10, (1, 3)
 TERMS = (
     "cls(keep={})", "cls(keep={}, layers=(0, -1))", "random(keep={}, seed=3)", "uniform(keep={})",
@@ -33,6 +37,25 @@ TERMS = (
 def _no_grad() -> Any:
     with torch.no_grad():
         yield
+
+
+@cache
+def mixes() -> bool:
+    """Whether the processor takes samples without a picture beside others; that of transformers 5.19 does not."""
+    try:
+        inputs(FAMILY, ["<image> a", "b"], [[image(40, 40, seed=0)], []])
+    except ValueError as error:
+        if "at least one image per sample" not in str(error):
+            raise
+        return False
+    return True
+
+
+def ragged() -> tuple[list[str], list[list[Any]]]:
+    """Samples of several tiles, of two images and of none."""
+    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
+    groups = [[image(100, 60, seed=0)], [image(40, 40, seed=1), image(150, 40, seed=2)], []]
+    return (prompts, groups) if mixes() else (prompts[:2], groups[:2])
 
 
 @st.composite
@@ -51,6 +74,7 @@ def with_pictures(case: Case) -> list[int]:
 @torch.no_grad()
 def test_pruned_equals_masked(case: Case, spec: str) -> None:
     """Logits, tokens and cache lengths are those of the masked model; rows without a picture are as alone."""
+    hypothesis.assume(all(case.sizes) or mixes())
     case = replace(case, spec=spec)
     pruned, reference = (
         model(FAMILY, role, how) for role, how in zip(("pruned", "plain"), case.attention, strict=True)
@@ -81,22 +105,20 @@ def test_pruned_equals_masked(case: Case, spec: str) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_rows_of_a_batch_answer_as_alone(spec: str, beams: int) -> None:
     """Neither padding nor other pictures reach a row, and one without a picture is as if nobody had any."""
-    target = model(FAMILY, "pruned")
-    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
-    groups = [[image(100, 60, seed=0)], [image(40, 40, seed=1), image(150, 40, seed=2)], []]
+    target, (prompts, groups) = model(FAMILY, "pruned"), ragged()
     with vtokens.attach(target, spec):
         together = target.generate(**inputs(FAMILY, prompts, groups), num_beams=beams, **GREEDY, **DETAILS)
         for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
             alone = target.generate(
                 **inputs(FAMILY, [prompt], [group] if group else None), num_beams=beams, **GREEDY, **DETAILS
             )
-            mine = torch.stack(together.logits).unflatten(1, (3, beams))[:, row]
+            mine = torch.stack(together.logits).unflatten(1, (len(prompts), beams))[:, row]
             close_pass(mine, torch.stack(alone.logits))
 
 
 def test_scores_are_the_rows_of_class_tokens_in_an_eager_tower() -> None:
     """Each real tile's class token has a vote on all patches of its picture, in the order of the decoder's keys."""
-    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, *ragged()))
     maps: list[Tensor] = []
     tower = model(FAMILY, "plain", "eager").model.vision_model
     hook = tower.global_transformer.layers[-1].self_attn.register_forward_hook(lambda *call: maps.append(call[2][1]))
@@ -116,7 +138,7 @@ def test_scores_are_the_rows_of_class_tokens_in_an_eager_tower() -> None:
 
 def test_tower_keys_stand_at_their_patches() -> None:
     """Those of an eager tower's last block, padding tiles and class tokens left out."""
-    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, *ragged()))
     made: list[Tensor] = []
     tower = model(FAMILY, "plain", "eager").model.vision_model
     hook = tower.global_transformer.layers[-1].self_attn.k_proj.register_forward_hook(

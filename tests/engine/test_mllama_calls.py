@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import CompileConfig, DynamicCache, StaticCache
+from transformers.cache_utils import DynamicSlidingWindowLayer, StaticLayer
 
 import vtokens
 from tests.engine.cases import model
@@ -24,6 +26,8 @@ from vtokens.eval.ideal import Ideal
 from vtokens.strategies import Attention, Facts, LayerKeys, Needs, Relevance, Selection, Strategy, Visuals, register
 from vtokens.strategies.prune.uniform import even_grid
 
+# transformers 5.19's own tower calls its blocks by a name that it warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
 FAMILY, TOKENS = "mllama", 10
 SPEC = "cls(keep=0.4)"
 PIXELS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
@@ -226,10 +230,72 @@ def test_features_without_a_tower_run_are_refused() -> None:
         target(**batch, cross_attention_states=states)
 
 
-def test_fixed_slots_are_refused() -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_static_cache_has_slots_for_what_is_kept(again: bool) -> None:
+    """Answers are those of a growing cache; where more is kept of the next pictures, it gets all of its slots."""
+    target, static = model(FAMILY, "pruned"), StaticCache(model(FAMILY, "pruned").config.text_config, max_cache_len=64)
+    for number in (1, 3):  # as transformers makes them itself, which counts text alone elsewhere
+        static.layers[number] = StaticLayer(max_cache_len=80)
+    batches = [two(), dict(inputs(FAMILY, ["<image> a", "<image> b"], [[image(40, 40, seed=i)] for i in (0, 1)]))]
+    slots: list[int] = []
+    with vtokens.attach(target, SPEC):
+        for batch in batches[:: -1 if again else 1]:
+            expected = target.generate(**batch, **GREEDY, **DETAILS)
+            static.reset()
+            got = target.generate(**batch, **GREEDY, **DETAILS, **as_cache(target, static))
+            for mine, theirs in zip(got.logits, expected.logits, strict=True):
+                close_pass(mine, theirs)
+            slots.append(static.layers[1].keys.shape[2])
+        assert slots[0] < 80
+        assert slots[1] == (80 if again else slots[0])
+        with pytest.raises(ValueError, match="a static cache has slots for the pictures of the first prompt alone"):
+            target(**two(), **as_cache(target, static))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_compiled_steps_take_as_many_graphs_as_without_strategies(attention: str) -> None:
+    target, found = build(FAMILY, attn_implementation=attention)[0], []
+    torch._dynamo.reset()
+    for spec in ("none", "cls(keep=0.4)"):
+        torch._dynamo.reset()
+        graphs: list[Any] = []
+
+        def counting(graph: Any, example: Any, graphs: list[Any] = graphs) -> Any:
+            graphs.append(graph)
+            return graph
+
+        config = CompileConfig(backend=counting, mode=None)
+        config._compile_all_devices = True
+        with vtokens.attach(target, spec):
+            for batch in (one(), one("What <image>?", seed=7)):
+                expected = target.generate(**batch, **GREEDY, **DETAILS)
+                options = {"cache_implementation": "static", "compile_config": config}
+                got = target.generate(**batch, **GREEDY, **DETAILS, **options)
+                for mine, theirs in zip(got.logits, expected.logits, strict=True):
+                    close_pass(mine, theirs)
+        found.append(len(graphs))
+    assert 0 < found[1] <= found[0]
+
+
+def test_a_cache_that_was_reset_holds_no_keys() -> None:
+    target, batch = model(FAMILY, "pruned"), two()
+    with vtokens.attach(target, SPEC) as handle:
+        output = target(**batch)
+        cache = returned_cache(output)
+        cache.reset()
+        assert torch.equal(target(**batch, **as_cache(target, cache)).logits, output.logits)
+        cache.reset()
+        with handle.using("none"):
+            expected = target(**one()).logits
+            assert torch.equal(target(**one(), **as_cache(target, cache)).logits, expected)
+
+
+def test_packed_keys_are_refused() -> None:
     target, batch = model(FAMILY, "pruned"), one()
-    with vtokens.attach(target, SPEC), pytest.raises(ValueError, match="a StaticLayer for the keys of cross-attention"):
-        target.generate(**batch, **GREEDY, cache_implementation="static", disable_compile=True)
+    cache = DynamicCache(config=target.config.text_config)
+    cache.layers[1] = DynamicSlidingWindowLayer(sliding_window=8)
+    with vtokens.attach(target, SPEC), pytest.raises(ValueError, match="for the keys of cross-attention packs them"):
+        target(**batch, **as_cache(target, cache))
 
 
 def test_a_mask_that_leaves_pictures_out_is_refused() -> None:

@@ -130,9 +130,9 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
             )
         if phase.runs:
             record, left = cross.selected(adapter, phase.plan, phase.runs[-1], states, fed)
-        if left is not None:
-            cross.check_cache(adapter, cache)
     columns = cross.joined(adapter, cache, None if left is None else left.columns, states)
+    if left is not None and columns is not None and isinstance(phase, Request):
+        columns = cross.make_room(adapter, phase.plan, cache, columns)
     here().enter(hooks, Crossing(record, columns))
     if columns is None:
         return None

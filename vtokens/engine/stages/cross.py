@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.anatomy import Cross
@@ -135,7 +135,7 @@ def inputs_of(adapter: Adapter) -> Cross:
 def before(cache: Cache | None) -> Columns | None:
     """The keys that a cache holds already; None if none were dropped of them, or there are none."""
     layers = [] if cache is None else cache.layers
-    return next((layer.columns for layer in layers if isinstance(layer, CrossKeys)), None)
+    return next((one.columns for one in layers if isinstance(one, CrossKeys) and one.columns is not None), None)
 
 
 def joined(adapter: Adapter, cache: Cache | None, new: Columns | None, states: Tensor | None) -> Columns | None:
@@ -160,17 +160,36 @@ def joined(adapter: Adapter, cache: Cache | None, new: Columns | None, states: T
     return new if old is None else old.then(new)
 
 
-def check_cache(adapter: Adapter, cache: Cache | None) -> None:
-    """Raise `ValueError` if the cache layers of cross-attention cannot hold what is left of the keys."""
+def make_room(adapter: Adapter, plan: Plan, cache: Cache | None, columns: Columns) -> Columns:
+    """Let static cache layers of cross-attention allocate what is left of the keys; returns the columns of all slots.
+
+    Raises:
+        ValueError: a layer of another kind than those that grow and those of fixed slots, or one that is full.
+    """
+    layers: list[Any] = [] if cache is None else cache.layers
     for number in _crossing(adapter):
-        layer: Any = cache.layers[number] if cache is not None and number < len(cache.layers) else None
+        layer = layers[number] if number < len(layers) else None
         inner = layer.inner if isinstance(layer, CrossKeys) else layer
-        if inner is not None and type(inner) is not DynamicLayer:
+        if inner is None or type(inner) is DynamicLayer:
+            continue
+        if type(inner) is not StaticLayer:
             raise ValueError(
-                f"a {type(inner).__name__} for the keys of cross-attention has as many slots as there are visual "
-                "tokens, or packs them: use the default DynamicCache (no cache_implementation), or detach() the "
-                "strategy"
+                f"a {type(inner).__name__} for the keys of cross-attention packs them: use the default DynamicCache "
+                "(no cache_implementation), or a StaticCache, or detach() the strategy"
             )
+        if int(inner.get_seq_length()):
+            raise ValueError(
+                "a static cache has slots for the pictures of the first prompt alone: use the default DynamicCache (no "
+                "cache_implementation) for further ones"
+            )
+        layer = layer if isinstance(layer, CrossKeys) else CrossKeys(inner, None)
+        needed, before = columns.index.shape[1], plan.rooms.get(number)
+        if not inner.is_initialized:
+            # Shapes that stay the same are compiled once; those that do not, no more than twice.
+            layer.fit(needed if before is None else before if needed <= before else inner.max_cache_len)
+        plan.rooms[number] = layer.inner.max_cache_len
+        columns, layers[number] = columns.padded(layer.inner.max_cache_len), layer
+    return columns
 
 
 def account(adapter: Adapter, cache: Cache, columns: Columns) -> None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
+from vtokens.engine.state.slots import fitted
 from vtokens.engine.state.view import gather
 
 
@@ -83,6 +84,14 @@ class Columns:
             return cut
         return cut.masked_fill(~self.real.to(cut.device)[:, None, None], torch.finfo(cut.dtype).min)
 
+    def padded(self, length: int) -> Columns:
+        """Those of a layer with `length` slots, the last of which hold nothing."""
+        more = length - self.index.shape[1]
+        if more <= 0:
+            return self
+        real = torch.ones_like(self.index, dtype=torch.bool) if self.real is None else self.real
+        return Columns(nn.functional.pad(self.index, (0, more)), nn.functional.pad(real, (0, more)), self.width)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Columns:
         """Those of other rows of the batch."""
         return Columns(change(self.index), None if self.real is None else change(self.real), self.width)
@@ -95,11 +104,18 @@ class CrossKeys(CacheLayerMixin):
 
     Attributes:
         inner: the layer of transformers' that stores keys and values.
-        columns: what they stand for; moves along when beams are reordered.
+        columns: what they stand for; moves along when beams are reordered. None while nothing is stored.
+        room: slots that the caller gave it, where they are fixed; None where it grows.
     """
 
-    def __init__(self, inner: Any, columns: Columns) -> None:
+    def __init__(self, inner: Any, columns: Columns | None) -> None:
         self.inner, self.columns = inner, columns
+        self.room: int | None = getattr(inner, "max_cache_len", None)
+
+    def fit(self, length: int) -> None:
+        """Let a layer that holds nothing yet allocate `length` slots, of those that the caller gave it."""
+        smaller = fitted(self.inner, length)
+        self.inner = self.inner if smaller is None else smaller
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # asked for before it is set, while a copy is being made
@@ -141,10 +157,11 @@ class CrossKeys(CacheLayerMixin):
         return sizes
 
     def get_seq_length(self) -> int:
-        return int(self.inner.get_seq_length())
+        length: int = self.inner.get_seq_length()  # on the device where slots are fixed
+        return length
 
     def get_max_length(self) -> int:
-        return int(self.inner.get_max_length())
+        return int(self.inner.get_max_length()) if self.room is None else self.room
 
     def offload(self) -> None:
         self.inner.offload()
@@ -155,14 +172,26 @@ class CrossKeys(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> None:
         """Leave all keys: what is removed are positions of the sequence."""
 
+    def reset(self) -> None:
+        if self.room is not None and self.inner.max_cache_len != self.room:
+            self.inner = type(self.inner)(max_cache_len=self.room)  # the next prompt may be kept whole
+        self.inner.reset()
+        if self.room is None:  # older releases of transformers only zero the states, which would then count as keys
+            self.inner.keys = self.inner.values = None
+            self.inner.is_initialized = False
+        self.columns = None
+
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.inner.batch_repeat_interleave(repeats)
-        self.columns = self.columns.map(lambda part: part.repeat_interleave(repeats, dim=0))
+        self._map(lambda part: part.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.inner.batch_select_indices(indices)
-        self.columns = self.columns.map(lambda part: part[indices.to(part.device)])
+        self._map(lambda part: part[indices.to(part.device)])
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.inner.reorder_cache(beam_idx)
-        self.columns = self.columns.map(lambda part: part.index_select(0, beam_idx.to(part.device)))
+        self._map(lambda part: part.index_select(0, beam_idx.to(part.device)))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.columns = None if self.columns is None else self.columns.map(change)
