@@ -125,12 +125,13 @@ class Plan:
             one for one in acting if "logits" in one.strategy.stages() and one.strategy.negative(facts) is None
         ]
         under = None if self.contrast is None else self.contrast.plan
-        depth, feature = facts.tower_depth, adapter.tower.feature_block
+        depth = facts.tower_depth
         scored = [one for one in signals if isinstance(one, Saliency)]
+        keyed = [one for one in signals if isinstance(one, TowerKeys)]
+        feature = adapter.tower.feature_block if scored or keyed else 0
         blocks = {block % depth for one in scored for block in one.blocks or (feature,)}
         self.blocks: list[int] = sorted(blocks.union([] if under is None else under.blocks))
-        named = [one.block for one in signals if isinstance(one, TowerKeys)]
-        keys = {feature if block is None else block % depth for block in named}
+        keys = {feature if one.block is None else one.block % depth for one in keyed}
         self.key_blocks: set[int] = keys.union(() if under is None else under.key_blocks)
 
     def __bool__(self) -> bool:
