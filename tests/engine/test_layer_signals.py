@@ -21,7 +21,7 @@ from tests.engine.cases import model
 from tests.engine.compare import ragged
 from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, masking
 from tests.families import EVERY, build, image, inputs
-from tests.limits import close_pass
+from tests.limits import close, close_pass
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Attention, Facts, LayerKeys, Needs, Relevance, Strategy, Visuals, parse
 
@@ -392,3 +392,19 @@ def test_a_single_word_rates_by_itself() -> None:
     found = looked(target, batch, Relevance(), Attention(2, "raters"), Attention(2, "text"))
     assert found["text", "after"].sum() == 1
     assert torch.equal(found[Attention(2, "raters")], found[Attention(2, "text")])
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_half_precision_undoes_what_it_rounded(family: str) -> None:
+    """Turned keys are rounded, and so is what was undone: a unit in the last place each, of the longest of a head."""
+    target = build(family)[0].bfloat16()
+    batch = ragged(family)
+    batch["pixel_values"] = batch["pixel_values"].bfloat16()
+    with projections(target) as made:
+        target(**batch)
+    real = batch["attention_mask"].bool()
+    for layer in LAYERS:
+        signal = LayerKeys(layer, rotary=False)
+        found, expected = looked(target, batch, signal)[signal][real], made[layer, "key"].transpose(1, 2)[real]
+        assert found.dtype == torch.bfloat16
+        close(found, expected, terms=4)

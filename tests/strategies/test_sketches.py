@@ -133,7 +133,7 @@ class Cdp(ScorePruner):
         raw, out = -visuals.relevance(), ~visuals.valid
         low, high = raw.masked_fill(out, torch.inf).amin(1, True), raw.masked_fill(out, -torch.inf).amax(1, True)
         weight = ((raw - low + 1e-6) / (high - low + 1e-6)).masked_fill(out, 0)
-        gain, unit = (weight * weight).masked_fill(out, -torch.inf), normalize(visuals.tokens, dim=-1)
+        gain, unit = (weight * weight).masked_fill(out, -torch.inf), normalize(visuals.tokens.float(), dim=-1)
         rows = unit.new_zeros(*weight.shape, 0)
         score = torch.zeros_like(weight)
         for step in range(self.keep):
@@ -201,6 +201,28 @@ def test_a_batch_answers_as_each_sample_alone(family: str, spec: str) -> None:
             alone = target.generate(**inputs(family, prompts[row : row + 1], groups[row : row + 1]), **options)
             for mine, theirs in zip(together.logits, alone.logits, strict=True):
                 close_pass(mine[row], theirs[0])
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("beside", ["damro(k=3)", "pai", "avisc"])
+@pytest.mark.parametrize("spec", PRUNERS)
+def test_beside_others_a_batch_answers_as_alone(family: str, spec: str, beside: str) -> None:
+    """Second sequences and changed heads read no signal of the wrong lane; a static cache changes nothing."""
+    target = model(family, "pruned")
+    prompts = ["Is there a cat?", "Compare <image> with <image> please"]
+    groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)]]
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 2, "min_new_tokens": 2}
+    batch = inputs(family, prompts, groups)
+    length = batch["input_ids"].shape[1]
+    with vtokens.attach(target, f"{spec}+{beside}"):
+        together = target.generate(**batch, **options)[:, length:]
+        for row in range(2):
+            alone = inputs(family, prompts[row : row + 1], groups[row : row + 1])
+            found = target.generate(**alone, **options)[0, alone["input_ids"].shape[1] :]
+            assert together[row].tolist() == found.tolist()
+    with vtokens.attach(target, spec):
+        dynamic = target.generate(**batch, **options)
+        assert torch.equal(target.generate(**batch, **options, cache_implementation="static"), dynamic)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
