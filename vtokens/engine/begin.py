@@ -87,11 +87,11 @@ def negative_prefill(adapter: Adapter, sequence: NegativePrefill, kwargs: Kwargs
     return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, None, None, kwargs)
 
 
-def alone(adapter: Adapter, plan: Plan, args: tuple[Any, ...], kwargs: Kwargs) -> Pass:
+def alone(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> Pass:
     """The pass of a decoder that its caller calls by itself."""
     kwargs, cache, past, padding = _cached(plan, kwargs)
     fed = kwargs.get("inputs_embeds")
-    fed = fed if fed is not None else kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+    fed = kwargs["input_ids"] if fed is None else fed
     if tracked_layers(cache):
         check_window(adapter, plan, past + fed.shape[1])
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)

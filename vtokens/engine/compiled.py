@@ -25,7 +25,10 @@ _OTHERS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "inputs_
 def notice_hooks() -> None:
     """Let torch.compile notice hooks that come and go, which it takes to stay as they were; graphs made so are dropped.
 
-    Whoever compiled steps before strategies were attached, or while others were, would go on with those.
+    Whoever compiled steps before strategies were attached, or while others were, would go on with those. The setting is
+    the process's, as torch has none for one model, and stays when strategies are gone: graphs that were made while
+    torch did not look would have to be dropped each time that strategies are attached again. What it costs is a look at
+    the hooks of a graph's modules whenever that graph is called.
     """
     if torch._dynamo.config.skip_nnmodule_hook_guards:
         torch._dynamo.config.skip_nnmodule_hook_guards = False
@@ -71,7 +74,7 @@ def traced(
 
 def without_pictures(module: Any, args: Args, kwargs: Kwargs) -> bool:
     """Whether the model is given tokens alone; torch compiles this hook by itself, so that it looks at no shape."""
-    return not any(kwargs.get(name) is not None for name in _OTHERS)
+    return len(args) < 2 and not any(kwargs.get(name) is not None for name in _OTHERS)
 
 
 def entering(module: Any, args: Args, kwargs: Kwargs, *rest: Any) -> bool:

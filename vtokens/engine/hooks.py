@@ -37,6 +37,7 @@ from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.block import Block, Given, blocks, negative_prompt
+from vtokens.engine.checks.arguments import named
 from vtokens.engine.compiled import (
     attending,
     beside,
@@ -103,6 +104,7 @@ class Hooks:
         if block is None or kwargs is None:
             return
         _check_replica(module, block)
+        kwargs = named(module, args, kwargs)
         here().enter(self, Outer(kwargs.get("labels"), kwargs.get("logits_to_keep", 0)))
         if block.plan.contrast is not None:
             self.standing["head"].follow(self.adapter.model.get_output_embeddings())
@@ -115,7 +117,7 @@ class Hooks:
         if block is None or kwargs is None:
             return
         _check_replica(module, block)
-        inputs, plan = dict(kwargs, input_ids=args[0]) if args else kwargs, block.plan
+        inputs, plan = named(module, args, kwargs), block.plan
         given = None if plan.contrast is None else negative_prompt(self, self.prompts)
         request = Request(inputs, plan, outer if isinstance(outer, Outer) else None, given)
         here().enter(self, request)
@@ -143,7 +145,7 @@ class Hooks:
                 raise RuntimeError(f"decoder layers were {_REPLACED}")
             passed, changed = begin.requested(self.adapter, phase, kwargs)
         elif block is not None:  # the decoder by itself: it may still meet a cache that strategies shortened
-            passed, changed = begin.alone(self.adapter, block.plan, args, kwargs), None
+            passed, changed = begin.alone(self.adapter, block.plan, named(module, args, kwargs)), None
         else:
             return self.interrupted()
         here().enter(self, passed)

@@ -92,6 +92,14 @@ def check_signature(adapter: Adapter) -> None:
         )
 
 
+def named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a module by their names, those that were given by position too."""
+    if not args:
+        return kwargs
+    _, *names = inspect.signature(type(inside(module)).forward).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
 def side_inputs(adapter: Adapter, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What the adapter declared, of what the language model is about to get: a second sequence gets it too."""
     return {name: kwargs[name] for name in adapter.anatomy.side_inputs if name in kwargs}
