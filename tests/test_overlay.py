@@ -77,3 +77,18 @@ def test_newlines_and_other_pictures_stay_out_of_what_was_merged(family):
     assert (kept.merged[~real] == np.flatnonzero(~real)).all()
     assert real[kept.merged[real]].all()
     assert len(set(kept.merged[real].tolist())) == len(kept.kept[0])
+
+
+@pytest.mark.parametrize("size", [(100, 60), (40, 40), (60, 150), (30, 20)])
+def test_a_canvas_of_tiles_is_what_the_processor_makes_of_a_picture(size):
+    """Put together from the tiles that the model gets; patches of the grid are then where they are drawn."""
+    picture = image(*size, seed=2)
+    kept, processor = report("mllama", "uniform(keep=0.5)", picture)
+    _, high, wide = kept.picture.grids[0]
+    made = processor.image_processor([[picture]], return_tensors="np", do_normalize=False)
+    rows, columns = high // 3, wide // 3
+    tiles = made["pixel_values"][0, 0, : rows * columns].reshape(rows, columns, 3, 42, 42)
+    expected = tiles.transpose(0, 3, 1, 4, 2).reshape(rows * 42, columns * 42, 3) * 255
+    drawn = np.asarray(seen_image(processor, picture), dtype=float)
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).max() <= 1

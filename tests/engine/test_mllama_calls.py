@@ -140,6 +140,15 @@ def test_generate_is_as_without_keys_that_are_masked(options: dict[str, Any]) ->
     assert torch.equal(got.sequences, expected.sequences)
 
 
+def test_candidates_that_are_taken_back_leave_the_keys_alone() -> None:
+    """Cropping the cache removes positions of the sequence, and no key of a picture is one."""
+    target, batch = model(FAMILY, "pruned"), one()
+    options = {**GREEDY, "max_new_tokens": 12, "min_new_tokens": 12}
+    with vtokens.attach(target, SPEC):
+        expected = target.generate(**batch, **options)
+        assert torch.equal(target.generate(**batch, **options, prompt_lookup_num_tokens=3), expected)
+
+
 def test_tokens_may_become_weighted_sums() -> None:
     """The first token of each picture becomes the mean of the first three; what it is summed from is dropped."""
 

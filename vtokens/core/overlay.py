@@ -5,6 +5,7 @@ Patches that the vision tower merged are as bright as what they were merged into
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,13 @@ _LEAST = 0.14
 def seen_image(processor: Any, image: Image.Image) -> Image.Image:
     """The part of `image` that the model is given, in the shape its patch grid covers.
 
-    A processor that crops (LLaVA 1.5 cuts the centre square) is followed; others see the whole picture.
+    A processor that crops (LLaVA 1.5 cuts the centre square) is followed, and one that puts pictures in a corner of a
+    canvas of tiles (Llama 3.2 Vision); others see the whole picture.
     """
     image = image.convert("RGB")
     settings = getattr(processor, "image_processor", processor)
+    if getattr(settings, "max_image_tiles", None) is not None:
+        return _on_canvas(settings, image)
     if not getattr(settings, "do_center_crop", False):
         return image
     size, crop = settings.size, settings.crop_size
@@ -35,6 +39,17 @@ def seen_image(processor: Any, image: Image.Image) -> Image.Image:
     width, height = crop["width"], crop["height"]
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _on_canvas(settings: Any, image: Image.Image) -> Image.Image:
+    """The canvas of tiles that an image processor lays an RGB image on, by its own arithmetic; black elsewhere."""
+    size, rules = settings.size, sys.modules[type(settings).__module__]
+    tile = size["height"]
+    height, width = rules.get_optimal_tiled_canvas(image.height, image.width, settings.max_image_tiles, tile)
+    high, wide = rules.get_image_size_fit_to_canvas(image.height, image.width, height, width, tile)
+    canvas = Image.new("RGB", (int(width), int(height)))
+    canvas.paste(image.resize((int(wide), int(high)), Image.Resampling.BILINEAR))
+    return canvas
 
 
 def enlarged(image: Image.Image, scale: int | None = None) -> np.ndarray:
