@@ -20,7 +20,7 @@ from tests.families import EVERY, FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import arrange, crops_of
 from vtokens.engine.state.mark import Mark
-from vtokens.strategies import Facts, Needs, ScorePruner, Strategy, TowerKeys, Visuals
+from vtokens.strategies import Facts, Needs, Saliency, ScorePruner, Strategy, TowerKeys, Visuals
 
 BLOCKS = (None, 0, -1)
 
@@ -234,3 +234,24 @@ def test_keys_not_asked_for_are_named() -> None:
     with pytest.raises(ValueError, match="did not ask for the tower's keys") as refused:
         looked(target, batch, blocks=(1,), asks=False)
     assert "Needs(signals=(TowerKeys(block=1),))" in "".join(refused.value.__notes__)
+
+
+@dataclass(frozen=True)
+class Salient(ScorePruner):
+    """Keeps what one block of the tower looks at."""
+
+    block: int = 0
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Saliency((self.block,)),))
+
+    def score(self, visuals: Visuals) -> Tensor:
+        return visuals.saliency((self.block,))
+
+
+@pytest.mark.parametrize("block", [4, 99, -5])
+def test_saliency_of_a_block_that_is_not_there_is_refused(block: int) -> None:
+    """It was that of another block, counted round."""
+    with pytest.raises(ValueError, match="the block of Saliency"):
+        vtokens.attach(model("llava", "pruned"), Salient(block=block))
+    vtokens.attach(model("llava", "pruned"), Salient(block=-4)).detach()
