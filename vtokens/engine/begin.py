@@ -21,13 +21,14 @@ from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import answers, logits, prompt
-from vtokens.engine.state.blocks import blocks
+from vtokens.engine.state.blocks import Blocks, blocks
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.positions import fed_positions, given_positions, rotary_positions
 from vtokens.engine.state.prompt_end import asked_for, prompt_ends
 from vtokens.engine.state.request import NegativePrefill, Request
+from vtokens.engine.state.slots import keep_all
 
 Kwargs = dict[str, Any]
 Begun = tuple[Pass, Kwargs | None]
@@ -52,7 +53,10 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     plan, hidden = request.plan, kwargs["inputs_embeds"]
     if adapter.anatomy.visibility is not None:  # the mask given there, of which the module made others for the decoder
         kwargs = {**kwargs, "attention_mask": request.inputs.get("attention_mask")}
-    kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs))
+    both_ways = blocks(adapter, request.inputs, _past(kwargs), hidden.shape[1]) if plan else None
+    if plan:
+        keep_all(given_cache(kwargs), [spec.window for spec in adapter.specs])
+    kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs), both_ways)
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
     if (plan and request.runs) or tracked_layers(cache):
@@ -65,7 +69,6 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
             asked = 1
         pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
-    both_ways = blocks(adapter, request.inputs, past, hidden.shape[1]) if plan else None
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
@@ -105,11 +108,18 @@ def _entered(lane: Lane, pictures: Pictures, request: Request | None, start: Sta
     return Pass(lane.plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
 
 
-def _cached(plan: Plan, kwargs: Kwargs, pictures: bool = False) -> tuple[Kwargs, Any, int, Tensor | None]:
-    """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
+def _past(kwargs: Kwargs) -> int:
+    """Positions fed before."""
     cache = given_cache(kwargs)
-    past = 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
-    kwargs = with_padding_mask(kwargs, past, pictures)
+    return 0 if cache is None else int(cache.get_seq_length())  # fixed slots are counted on the device
+
+
+def _cached(
+    plan: Plan, kwargs: Kwargs, pictures: bool = False, both_ways: Blocks | None = None
+) -> tuple[Kwargs, Any, int, Tensor | None]:
+    """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
+    cache, past = given_cache(kwargs), _past(kwargs)
+    kwargs = with_padding_mask(kwargs, past, pictures, both_ways)
     mask = kwargs.get("attention_mask")
     if not plan.sizes and not plan.at_cache and holds_sizes(cache):
         raise ValueError(

@@ -84,7 +84,8 @@ def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunctio
 
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         at = queries[batch if len(queries) > 1 else 0, query - past]
-        return at - keys[batch if len(keys) > 1 else 0, key] < window
+        # Slots that are not filled yet come after all queries, so that causal attention closes them.
+        return at - keys[batch if len(keys) > 1 else 0, key.clamp(max=keys.shape[1] - 1)] < window
 
     return rule
 

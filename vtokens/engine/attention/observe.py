@@ -55,7 +55,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
         where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
         weight, where = where >= 0, where.clamp(min=0)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-    allowed = join(present_padding(lane, layer), layout.valid, past, length)
+    allowed = join(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]

@@ -22,10 +22,13 @@ def cached_padding(lane: Lane, index: int) -> Tensor | None:
     return lane.fed_before()
 
 
-def present_padding(lane: Lane, index: int) -> Tensor | None:
-    """`cached_padding` over the keys that attention is given with the new ones; a window lets go of the others."""
-    mask, gone = cached_padding(lane, index), lengths(lane.cache, index).gone
-    return mask if mask is None or not gone else mask[:, gone:]
+def present_padding(lane: Lane, index: int, past: int) -> Tensor | None:
+    """`cached_padding` over the last `past` keys, those that attention is given with the new ones.
+
+    How many a sliding window let go of is not asked of the layer, which may have been given the new ones by now.
+    """
+    mask = cached_padding(lane, index)
+    return None if mask is None else mask[:, mask.shape[1] - past :]
 
 
 def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:
@@ -38,7 +41,7 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.
     """
-    return join(present_padding(lane, index), lane.fed_now(view), past, length)
+    return join(present_padding(lane, index, past), lane.fed_now(view), past, length)
 
 
 def slots_seen(lane: Lane, index: int) -> int | None:

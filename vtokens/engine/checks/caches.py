@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import cache_utils
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
-from vtokens.engine.state.slots import static
+from vtokens.engine.state.slots import StaticWindowLayer, static
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
 _KINDS = {
-    *(DynamicLayer, StaticLayer),
+    *(DynamicLayer, StaticLayer, StaticWindowLayer),
     DynamicSlidingWindowLayer,  # holds all of a sequence that is shorter than its window (`window`)
     # Releases of transformers differ in which of these they have.
     *(getattr(cache_utils, f"{name}QuantizedLayer", StaticLayer) for name in ("Fp8", "HQQ", "Quanto")),
@@ -28,12 +34,23 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
     """
     for layer in () if cache is None else cache.layers:
         inner = layer.inner if isinstance(layer, TrackedLayer) else layer
+        if type(inner) is StaticSlidingWindowLayer:  # one that was not let keep all (`slots.keep_all`)
+            why = (
+                f"it has let go of keys already, or may have, when {int(inner.get_seq_length())} positions were fed"
+                if inner.get_seq_length()
+                else "no layer of its cache is without a window, so that nothing says how many positions it is to hold"
+            )
+            raise ValueError(
+                f"a {type(inner).__name__} has {inner.max_cache_len} slots for keys that follow each other, and where "
+                f"tokens are dropped their window is counted in other positions; {why}: begin with an empty "
+                "StaticCache, of a model that has other layers too, or use the default DynamicCache (no "
+                "cache_implementation), or detach() the strategy"
+            )
         if type(inner) not in _KINDS:
             raise ValueError(
                 f"a {type(inner).__name__} in a {type(cache).__name__} cannot hold pruned sequences, whose length "
                 "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
-                "cache_implementation), or a StaticCache or QuantizedCache where no layer has a sliding window, or "
-                "detach() the strategy"
+                "cache_implementation), a StaticCache or a QuantizedCache, or detach() the strategy"
             )
         if static(inner) is None:
             continue

@@ -16,6 +16,7 @@ from vtokens.engine.stages.prompt import select
 from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.cache_layers import shortened
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.slots import keeps_all
 from vtokens.engine.state.view import gather
 
 
@@ -35,7 +36,9 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
     layer, blocks = shortened(lane.cache, index), lane.blocks
     lane.angles = kwargs.get("position_embeddings")
-    if lane.view is None and layer is None and (blocks is None or blocks.made):
+    # Masks that were prepared for a prompt may be those of a layer that lets go of keys.
+    made = (blocks is None or blocks.made) and (lane.past > 0 or not keeps_all(lane.cache, index))
+    if lane.view is None and layer is None and made:
         return None
     kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
     if renumbered is not None:
@@ -56,7 +59,14 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         lane.folds[index] = fold
         kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
     # Masks made at the decoder's input count a window in columns, and the slots of the first layer; they are causal.
-    own = blocks is not None or fold is not None or lane.view is not lane.entry or lane.past or layer is not None
+    own = (
+        not made
+        or blocks is not None
+        or fold is not None
+        or lane.view is not lane.entry
+        or lane.past
+        or layer is not None
+    )
     if own or index in lane.windows or slots_seen(lane, index) is not None:
         kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
     return kwargs

@@ -8,16 +8,25 @@ A picture: a layer of six slots; five positions were fed, two of them dropped be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import StaticLayer
+from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
 
 _STEP = 16
 """Slots that a layer is given at a time, so that prompts which keep about as much find the same shapes compiled."""
+
+
+class StaticWindowLayer(StaticLayer):
+    """A static layer with a sliding window that lets go of no key: masks count the window, in fed positions.
+
+    transformers' own keeps so many keys as the window is wide, and cannot know of positions that have none.
+    """
+
+    is_sliding = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +81,34 @@ def static(layer: Any) -> StaticLayer | None:
     return inner if isinstance(inner, StaticLayer) else None
 
 
+def keep_all(cache: Cache | None, windows: Sequence[int | None]) -> None:
+    """Let the static layers of `cache` that have a sliding window, and hold nothing yet, keep all that they are fed.
+
+    Args:
+        cache: what the decoder appends to; None if nothing is cached.
+        windows: of each decoder layer. One that is shorter than the room of its layer is known by layers without.
+    """
+    layers = [] if cache is None else cache.layers
+    rooms = [int(layer.get_max_length()) for layer in layers if type(static(layer)) is StaticLayer]
+    for index, layer in enumerate(layers):
+        if type(layer) is not StaticSlidingWindowLayer or int(layer.get_seq_length()):
+            continue
+        window, room = windows[index], max(rooms, default=layer.max_cache_len)
+        if rooms or window is None or room < window:
+            layers[index] = StaticWindowLayer(max_cache_len=room)
+
+
+def keeps_all(cache: Cache | None, layer: int) -> bool:
+    """Whether layer `layer` of `cache` has a sliding window, and fixed slots for all that it is fed."""
+    layers = [] if cache is None else cache.layers
+    return layer < len(layers) and isinstance(static(layers[layer]), StaticWindowLayer)
+
+
 def fitted(layer: Any, needed: int) -> StaticLayer | None:
     """A static layer with room for `needed` keys, to take the place of one that has more; None if `layer` grows, holds
     something already, or has none to spare."""
     needed = -(-needed // _STEP) * _STEP
-    if type(layer) is not StaticLayer or layer.is_initialized or needed >= layer.max_cache_len:
+    kind = type(layer)
+    if kind not in (StaticLayer, StaticWindowLayer) or layer.is_initialized or needed >= layer.max_cache_len:
         return None
-    return StaticLayer(max_cache_len=needed)
+    return kind(max_cache_len=needed)
