@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.core.facts import Facts
 from vtokens.engine.attention.rotary import check_rotary
-from vtokens.engine.checks.outside import check_outside, check_stages
+from vtokens.engine.checks.outside import check_stages
 from vtokens.engine.checks.signals import check_signals
+from vtokens.engine.checks.together import Asked, check_mlps, check_together
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
 from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative, Tokens
 from vtokens.strategies.views.states import Place
-
-Asked = Sequence[tuple[Strategy, Needs]]
-"""Strategies, each with what it answered when it was asked what it needs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ class Plan:
         asked = _ask(facts, self.strategies)
         # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
         active = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
-        _check_alone(adapter, active)
+        check_together(adapter, active)
         self.unmerges = any(needs.unmerges for _, needs in active)
         if self.unmerges:
             check_rotary(adapter)
@@ -109,7 +107,7 @@ class Plan:
                 self.at_states.setdefault(("layer", index), []).append(one)
             for index in one.needs.mlp:
                 self.at_states.setdefault(("mlp", index), []).append(one)
-        _check_mlps(adapter, self.at_states)
+        check_mlps(adapter, [(one.strategy, one.needs) for one in acting])
         signals = [signal for _, needs in active for signal in needs.signals]
         check_signals(adapter, signals)
         self.observed: dict[int, set[Attention]] = {}
@@ -175,17 +173,6 @@ def watched(at_attend: Mapping[int, Sequence[Acting]]) -> dict[int, list[Watchin
     return found
 
 
-def _check_mlps(adapter: Adapter, at_states: Mapping[tuple[Place, int], Sequence[Acting]]) -> None:
-    """Raise `ValueError` if a strategy acts on an MLP that a layer has not, by that name."""
-    for (place, index), there in at_states.items():
-        if place == "mlp" and not isinstance(getattr(adapter.layers[index], "mlp", None), nn.Module):
-            raise ValueError(
-                f"{there[0].strategy.name!r} adds to what the MLP of decoder layer {index} puts out, and a "
-                f"{type(adapter.layers[index]).__name__} has no `mlp`: what leaves the layer can be added to instead, "
-                'with place = "layer"'
-            )
-
-
 def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
     """Check each strategy's settings against the model, and ask it what it needs there."""
     asked: list[tuple[Strategy, Needs]] = []
@@ -196,65 +183,6 @@ def _ask(facts: Facts, strategies: Sequence[Strategy]) -> Asked:
             raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         asked.append((strategy, needs))
     return asked
-
-
-def _check_alone(adapter: Adapter, active: Asked) -> None:
-    """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
-    check_outside(adapter, active)
-    merging = [strategy for strategy, needs in active if needs.encode]
-    if len(merging) > 1:
-        raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
-    if merging:
-        adapter.check_merging({})
-    unmerging = [strategy for strategy, needs in active if needs.unmerges]
-    if len(unmerging) > 1:
-        raise ValueError(
-            f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
-            "drop what it merges"
-        )
-    compact = [strategy for strategy, needs in active if needs.compact]
-    if compact and adapter.anatomy.axes == 3:
-        raise ValueError(
-            f"{format_spec(compact[:1])!r}: the tokens of a {type(adapter.model).__name__} stand at places in time, "
-            "height and width, which have no order that numbers could follow: positions='original' is allowed"
-        )
-    if compact and unmerging:
-        raise ValueError(
-            f"{format_spec(compact[:1])!r} closes the gaps between positions, and {unmerging[0].name!r} lets attention "
-            "see all of them: positions='original' is allowed beside it"
-        )
-    inside = [strategy for strategy, needs in active if needs.attend or needs.unmerges]
-    sizing = [strategy for strategy, needs in active if needs.sizes]
-    if inside and sizing:
-        raise ValueError(
-            f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "
-            "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
-        )
-    evicting = [strategy for strategy, needs in active if needs.cache]
-    if len(evicting) > 1:
-        raise ValueError(f"{format_spec(evicting)!r} would drop keys of one cache twice: keep one of them")
-    if evicting and (sizing or unmerging):
-        raise ValueError(
-            f"{evicting[0].name!r} drops cached keys, and {(sizing or unmerging)[0].name!r} lets keys stand for "
-            "several tokens: keep one of them"
-        )
-    computing = [strategy for strategy, needs in active if needs.computes]
-    if computing and adapter.anatomy.visibility is not None:
-        raise ValueError(
-            f"{computing[0].name!r} computes attention to what comes before, and in a {type(adapter.model).__name__} "
-            "pictures see themselves both ways: use a strategy that leaves attention to the model"
-        )
-    if len(computing) > 1:
-        raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
-    changing = [strategy for strategy, _ in active if "logits" in strategy.stages()]
-    contrasting = [strategy for strategy in changing if strategy.negative(adapter.facts) is not None]
-    if len(contrasting) > 1:
-        raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
-    if changing and adapter.model is adapter.multimodal:
-        raise ValueError(
-            f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
-            "it to the ...ForConditionalGeneration"
-        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""What all hooks on a model share: whose calls they serve, and what stands on it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from torch import nn
+
+from vtokens.adapters import Adapter
+from vtokens.engine.block import Block, Given, blocks
+from vtokens.engine.context import here
+
+REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class Base:
+    """What hooks call. Each asks for the phase of the caller's own call, so that threads do not meet.
+
+    Torch calls a hook without keyword arguments, or without output, while another thread is just putting it on: such a
+    call began before the strategies came, and is left alone.
+
+    Attributes:
+        adapter: the model's.
+        own: what is attached for every caller; None if nothing is.
+        prompts: the negative prompts of all callers.
+        standing: what stands on the model (`parts`), by name.
+        layers: the decoder layers on which it stands.
+        light: all that runs there does nothing in a step but cut masks, whoever's it is.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.own: Block | None = None
+        self.prompts: list[Given] = []
+        self.standing: dict[Hashable, Any] = {}
+        self.layers: tuple[nn.Module, ...] = ()
+        self.light = False
+
+    def block(self) -> Block | None:
+        """What runs for the caller: the innermost `with` block, or what is attached; None if nothing does."""
+        found = blocks(self)
+        return found[-1] if found else self.own
+
+    def interrupted(self) -> None:
+        """Forget the caller's call: it ended, or what is left of it belongs to nobody."""
+        here().leave(self)

@@ -1,0 +1,185 @@
+"""The hooks of the decoder, its layers, their MLPs and their attention: a pass."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtokens.core.compat import given_cache, returned_cache
+from vtokens.engine import begin
+from vtokens.engine.attention.observe import observe, observe_keys
+from vtokens.engine.attention.padding import filled
+from vtokens.engine.attention.sizes import sized
+from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.unmerge import unmerged
+from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
+from vtokens.engine.checks.arguments import named
+from vtokens.engine.compiled import (
+    attending,
+    beside,
+    cut_mask,
+    entering,
+    entering_layer,
+    run,
+    traced,
+)
+from vtokens.engine.context import here
+from vtokens.engine.forward import Pass
+from vtokens.engine.stages import cache, layer, output
+from vtokens.engine.stages.attend import attend
+from vtokens.engine.stages.states import steer
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.request import NegativePrefill, Request
+from vtokens.strategies.views.heads import Memory
+from vtokens.strategies.views.states import Place
+
+
+class DecoderHooks(Base):
+    """A pass, from what enters the decoder to what leaves it."""
+
+    @traced(entering)
+    def on_language_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
+        phase, block = here().phase(self), self.block()
+        if kwargs is None:
+            return self.interrupted()
+        if isinstance(phase, NegativePrefill):
+            passed, changed = begin.negative_prefill(self.adapter, phase, kwargs)
+        elif isinstance(phase, Request) and begin.handed_on(phase, args, kwargs):
+            if phase.plan and not _holds(tuple(self.adapter.layers), self.layers):
+                raise RuntimeError(f"decoder layers were {REPLACED}")
+            passed, changed = begin.requested(self.adapter, phase, kwargs)
+        elif block is not None:  # the decoder by itself: it may still meet a cache that strategies shortened
+            passed, changed = begin.alone(self.adapter, block.plan, named(module, args, kwargs)), None
+        else:
+            return self.interrupted()
+        here().enter(self, passed)
+        return None if changed is None else (args, changed)
+
+    @traced(entering_layer, cut_mask)
+    def on_layer(self, index: int, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or kwargs is None:
+            return None
+        tap = self.standing.get(("tap", index))
+        if tap is not None:
+            tap.follow(module.self_attn)
+        hidden, lane = args[0] if args else kwargs["hidden_states"], passed.main
+        if passed.joint is not None:
+            return args, passed.joint.adjust(index, hidden, kwargs)
+        lane.hidden, lane.cache = layer.drop(lane, index, hidden), given_cache(kwargs)
+        if passed.text is not None and lane.shows:
+            passed.text.observe(index)
+        changed = layer.adjust(lane, index, kwargs)
+        if changed is None and lane.hidden is hidden:
+            return None
+        changed = kwargs if changed is None else changed
+        return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
+
+    @beside
+    def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass):
+            return None
+        changed = self._steered(passed, index, "layer", output)
+        if passed.text is not None and passed.main.shows:
+            notes = passed.main.notes.get(index, Memory())
+            passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
+        return changed
+
+    @beside
+    def after_mlp(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass):
+            return None
+        if passed.text is not None and passed.text.active:
+            return passed.text.note(index, "mlp", output[0] if isinstance(output, tuple) else output)
+        return self._steered(passed, index, "mlp", output)
+
+    def _steered(self, passed: Pass, index: int, place: Place, output: Any) -> Any:
+        """What leaves a layer or its MLP, with what strategies add to it."""
+        hidden = output[0] if isinstance(output, tuple) else output
+        if passed.joint is None:
+            text = passed.text if passed.main.shows else None
+            changed = steer(passed.main, index, place, hidden, text)
+        else:
+            lanes = (passed.joint.main, passed.joint.negative)
+            halves = zip(lanes, hidden.chunk(2), strict=True)
+            changed = torch.cat([steer(lane, index, place, half, None) for lane, half in halves])
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    @traced(entering)
+    def on_output(self, module: nn.Module, args: Args, kwargs: Any, result: Any = None) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or result is None:
+            return None
+        if passed.joint is not None:
+            for one in (passed.joint.main, passed.joint.negative):
+                output.remember(one, one.cache)
+                cache.compact(one, one.cache)
+            return passed.joint.part(result)
+        lane, pictures, block = passed.main, passed.main.pictures, self.block()
+        if passed.request is None:
+            self.interrupted()
+        keys = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
+        if pictures is None:
+            output.remember(lane, keys)
+            cache.compact(lane, keys)
+            return None
+        output.report(lane, pictures)
+        if passed.request is not None and block is not None:
+            block.records.note(pictures.record)
+        if keys is not None:
+            output.account(lane, pictures, keys)
+            cache.compact(lane, keys)
+        return None if lane.view is None else output.restore(lane, result)
+
+    @traced(attending, run)
+    def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass):
+            return attention.run()
+        if passed.text is not None and passed.text.active:
+            return passed.text.on_attention(index, attention)
+        if passed.joint is not None:
+            return passed.joint.attend_apart(index, attention, partial(self._in_lane, passed))
+        lane, watched = passed.main, passed.plan.watched.get(index)
+        if watched and lane.pictures is None and attention.query.shape[2] == 1:
+            result = attention.run()
+            for strategy in watched:
+                strategy.at_step(index, attention.query, lane.hidden, result[0])
+            return result
+        return self._in_lane(passed, lane, index, attention)
+
+    def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: Attention) -> tuple[Tensor, Any]:
+        strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
+
+        def inner(lane: Lane, attention: Attention) -> tuple[Tensor, Any]:
+            signals, pictures = lane.plan.observed.get(index), lane.pictures
+            if signals and pictures is not None:
+                with pictures.record.selecting(attention.query.device):
+                    for signal in signals:
+                        observe(lane, pictures, signal, attention)
+            text = passed.text if lane.shows else None
+            return attend(lane, index, attention, strategies, text)
+
+        if lane.plan.sizes or lane.plan.at_cache:
+            attention = sized(lane, index, attention)
+        if lane.pictures is not None and lane.shows:
+            for signal in lane.plan.observed_keys.get(index, ()):
+                observe_keys(lane, lane.pictures, signal, attention)
+        result = unmerged(lane, index, attention, inner, bool(strategies))
+        if index in lane.plan.at_cache:
+            cache.decide(lane, index, attention)
+        return result
+
+
+def _holds(now: tuple[nn.Module, ...], before: tuple[nn.Module, ...]) -> bool:
+    """Whether layers are those of before, each itself or inside a wrapper that was put around it since."""
+    if now == before:
+        return True
+    # Asked in every pass: a wrapper's second module is what it wraps.
+    pairs = zip(now, before, strict=False)
+    return len(now) == len(before) and all(any(part is old for part in new.modules()) for new, old in pairs)

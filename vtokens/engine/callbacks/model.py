@@ -1,0 +1,80 @@
+"""The hooks of a model with logits and of its multimodal module: a call begins, and ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vtokens.engine.block import Block, negative_prompt
+from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
+from vtokens.engine.checks.arguments import named
+from vtokens.engine.compiled import (
+    entering,
+    leaving,
+    traced,
+    without_pictures,
+)
+from vtokens.engine.context import here
+from vtokens.engine.forward import Pass
+from vtokens.engine.stages import logits
+from vtokens.engine.state.request import Outer, Request
+from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
+
+
+class ModelHooks(Base):
+    """From a call of the model to its request, and the end of both."""
+
+    @traced(without_pictures)
+    def on_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
+        self.interrupted()
+        block = self.block()
+        if block is None or kwargs is None:
+            return
+        _check_replica(module, block)
+        kwargs = named(module, args, kwargs)
+        here().enter(self, Outer(kwargs.get("labels"), kwargs.get("logits_to_keep", 0)))
+        if block.plan.contrast is not None:
+            self.standing["head"].follow(self.adapter.model.get_output_embeddings())
+
+    @traced(entering)
+    def on_start(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
+        outer = here().phase(self)
+        self.interrupted()  # any other phase is what an interrupted call left
+        block = self.block()
+        if block is None or kwargs is None:
+            return
+        _check_replica(module, block)
+        inputs, plan = named(module, args, kwargs), block.plan
+        given = None if plan.contrast is None else negative_prompt(self, self.prompts)
+        request = Request(inputs, plan, outer if isinstance(outer, Outer) else None, given)
+        here().enter(self, request)
+        # generate() runs the tower before the pass and hands its outputs on; a plain call runs it inside.
+        features = inputs.get("mm_encoder_outputs") or {}
+        for modality in MODALITIES:
+            if features.get(modality) is not None:
+                run = run_in(modality, features[modality], bool(plan), self.adapter)
+                request.runs.extend([] if run is None else [run])
+
+    def on_features(self, run: TowerRun) -> None:
+        request = here().phase(self)
+        if isinstance(request, Request):
+            request.runs.append(run)
+
+    @traced(leaving)
+    def on_end(self, module: nn.Module, args: Any, result: Any) -> None:
+        phase = here().phase(self)
+        self.interrupted()
+        if isinstance(phase, Request) and result is not None and phase.plan:
+            raise RuntimeError(f"the decoder was {REPLACED}")
+        ended = logits.Ended.of(phase) if isinstance(phase, Pass) else None
+        if ended is not None:
+            here().enter(self, ended)
+
+
+def _check_replica(module: nn.Module, block: Block) -> None:
+    if block.plan and getattr(module, "_is_replica", False):
+        raise RuntimeError(
+            "DataParallel runs copies of the model on several devices, without what strategies keep of it: use one "
+            "process a device (DistributedDataParallel), or detach() the strategy"
+        )

@@ -1,0 +1,84 @@
+"""Whether strategies can run beside each other, and on a model that has a place for what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from vtokens.adapters import Adapter
+from vtokens.engine.checks.outside import check_outside
+from vtokens.strategies import Needs, Strategy, format_spec
+
+Asked = Sequence[tuple[Strategy, Needs]]
+"""Strategies, each with what it answered when it was asked what it needs."""
+
+
+def check_together(adapter: Adapter, active: Asked) -> None:
+    """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
+    check_outside(adapter, active)
+    merging = [strategy for strategy, needs in active if needs.encode]
+    if len(merging) > 1:
+        raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
+    if merging:
+        adapter.check_merging({})
+    unmerging = [strategy for strategy, needs in active if needs.unmerges]
+    if len(unmerging) > 1:
+        raise ValueError(
+            f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
+            "drop what it merges"
+        )
+    compact = [strategy for strategy, needs in active if needs.compact]
+    if compact and adapter.anatomy.axes == 3:
+        raise ValueError(
+            f"{format_spec(compact[:1])!r}: the tokens of a {type(adapter.model).__name__} stand at places in time, "
+            "height and width, which have no order that numbers could follow: positions='original' is allowed"
+        )
+    if compact and unmerging:
+        raise ValueError(
+            f"{format_spec(compact[:1])!r} closes the gaps between positions, and {unmerging[0].name!r} lets attention "
+            "see all of them: positions='original' is allowed beside it"
+        )
+    inside = [strategy for strategy, needs in active if needs.attend or needs.unmerges]
+    sizing = [strategy for strategy, needs in active if needs.sizes]
+    if inside and sizing:
+        raise ValueError(
+            f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "
+            "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
+        )
+    evicting = [strategy for strategy, needs in active if needs.cache]
+    if len(evicting) > 1:
+        raise ValueError(f"{format_spec(evicting)!r} would drop keys of one cache twice: keep one of them")
+    if evicting and (sizing or unmerging):
+        raise ValueError(
+            f"{evicting[0].name!r} drops cached keys, and {(sizing or unmerging)[0].name!r} lets keys stand for "
+            "several tokens: keep one of them"
+        )
+    computing = [strategy for strategy, needs in active if needs.computes]
+    if computing and adapter.anatomy.visibility is not None:
+        raise ValueError(
+            f"{computing[0].name!r} computes attention to what comes before, and in a {type(adapter.model).__name__} "
+            "pictures see themselves both ways: use a strategy that leaves attention to the model"
+        )
+    if len(computing) > 1:
+        raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
+    changing = [strategy for strategy, _ in active if "logits" in strategy.stages()]
+    contrasting = [strategy for strategy in changing if strategy.negative(adapter.facts) is not None]
+    if len(contrasting) > 1:
+        raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
+    if changing and adapter.model is adapter.multimodal:
+        raise ValueError(
+            f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
+            "it to the ...ForConditionalGeneration"
+        )
+
+
+def check_mlps(adapter: Adapter, asked: Asked) -> None:
+    """Raise `ValueError` if a strategy acts on an MLP that a layer has not, by that name."""
+    for strategy, index in ((strategy, index) for strategy, needs in asked for index in needs.mlp):
+        if not isinstance(getattr(adapter.layers[index], "mlp", None), nn.Module):
+            raise ValueError(
+                f"{strategy.name!r} adds to what the MLP of decoder layer {index} puts out, and a "
+                f"{type(adapter.layers[index]).__name__} has no `mlp`: what leaves the layer can be added to instead, "
+                'with place = "layer"'
+            )
