@@ -27,7 +27,7 @@ class Grades:
     """POPE by setting ('random', 'popular', 'adversarial'), and CHAIR; empty and None for what was not asked.
 
     unread: captions with words that name no object of the world, such as a colour without a shape. What they name
-    besides is counted in `chair`.
+    besides is counted in `chair`. Stories, which are sentences, are captions of which this is not asked.
     """
 
     pope: dict[str, Pope]
@@ -87,18 +87,19 @@ def grade(asked: Sequence[Example], replies: Sequence[str], **bootstrap: Any) ->
     by_kind: dict[str, list[tuple[Example, str]]] = {}
     for example, reply in zip(asked, replies, strict=True):
         by_kind.setdefault(example.kind, []).append((example, reply))
-    captions = by_kind.pop("caption", [])
+    captions, stories = by_kind.pop("caption", []), by_kind.pop("story", [])
     found = {}
     for kind, pairs in by_kind.items():
         if kind not in POPE and kind != "exist":
             raise ValueError(f"examples of kind {kind!r} are neither yes/no questions nor captions")
         said = [yes_no(reply) for _, reply in pairs]
         found[kind.removeprefix("pope_")] = pope(said, [e.answer == "yes" for e, _ in pairs], **bootstrap)
-    if not captions:
+    told = captions + stories
+    if not told:
         return Grades(found, None, 0)
-    named = [mentioned(reply) for _, reply in captions]
+    named = [mentioned(reply) for _, reply in told]
     unread = sum(re.search(r"\w", _OBJECT.sub("", _words(reply))) is not None for _, reply in captions)
-    return Grades(found, chair(named, [visible(e) for e, _ in captions], **bootstrap), unread)
+    return Grades(found, chair(named, [visible(e) for e, _ in told], **bootstrap), unread)
 
 
 def _words(caption: str) -> str:

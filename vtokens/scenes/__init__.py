@@ -14,18 +14,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .compare import COMPARE
     from .embedded import embedded_models, embedded_path
     from .evaluation import Accuracy, accuracy, answer, evaluate
-    from .questions import ALL_KINDS, HARDER, KINDS, POPE
+    from .questions import ALL_KINDS, EVERY_KIND, HARDER, KINDS, POPE
     from .sampling import Example, examples, prompt, score
+    from .signs import READING
+    from .stories import STORIES
     from .world import CLASSES, COLOURS, PAIRS, SHAPES, SPLITS, Pair, Scene, Thing, draw_scene
+    from .worlds import WORLDS
 
 _HOME = {
     "embedded": ("embedded_models", "embedded_path"),
     "evaluation": ("Accuracy", "accuracy", "answer", "evaluate"),
     "sampling": ("Example", "examples", "prompt", "score"),
-    "questions": ("ALL_KINDS", "HARDER", "KINDS", "POPE"),
+    "compare": ("COMPARE",),
+    "questions": ("ALL_KINDS", "EVERY_KIND", "HARDER", "KINDS", "POPE"),
+    "signs": ("READING",),
+    "stories": ("STORIES",),
     "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing", "draw_scene"),
+    "worlds": ("WORLDS",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -33,12 +41,17 @@ __all__ = [
     "ALL_KINDS",
     "CLASSES",
     "COLOURS",
+    "COMPARE",
+    "EVERY_KIND",
     "HARDER",
     "KINDS",
     "PAIRS",
     "POPE",
+    "READING",
     "SHAPES",
     "SPLITS",
+    "STORIES",
+    "WORLDS",
     "Accuracy",
     "Example",
     "Pair",

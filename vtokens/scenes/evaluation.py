@@ -11,6 +11,7 @@ from vtokens.core.extras import needs
 from vtokens.core.prompts import encode_prompts, question_prompt
 
 from .sampling import Example, score
+from .stories import STORIES
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def answer(
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     found = [""] * len(examples)
     # Captions last: a batch runs until its longest answer ends.
-    order = sorted(range(len(examples)), key=lambda i: examples[i].kind == "caption")
+    order = sorted(range(len(examples)), key=lambda i: examples[i].kind in ("caption", *STORIES))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        texts = [question_prompt(processor, examples[i].question) for i in part]
-        inputs = encode_prompts(processor, texts, [[examples[i].image] for i in part]).to(model.device)
+        texts = [question_prompt(processor, examples[i].question, len(examples[i].images)) for i in part]
+        inputs = encode_prompts(processor, texts, [examples[i].images for i in part]).to(model.device)
         tokens = model.generate(**inputs, do_sample=False, **limit)
         texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):

@@ -13,7 +13,11 @@ import numpy as np
 
 from vtokens.core.errors import unknown
 
+from . import signs
+from .compare import COMPARE
 from .relations import HARDER, above, left_of, nowhere
+from .signs import READING
+from .stories import STORIES, story
 from .world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, POPULAR, ROWS, SHAPES, Scene, Thing
 
 #: The kinds that `examples` balances over when it is not told which.
@@ -33,31 +37,33 @@ KINDS = (
 #: POPE's three settings: half yes; the negatives random, among the frequent classes, or the missing partner.
 POPE = ("pope_random", "pope_popular", "pope_adversarial")
 ALL_KINDS = KINDS + POPE
-_ASKED = ALL_KINDS + HARDER
+#: All that can be asked. New kinds go to the end: a kind's place says which stream its questions are drawn from.
+EVERY_KIND = ALL_KINDS + HARDER + READING + STORIES + COMPARE
 
 Asked = tuple[str, str]
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise ValueError with the nearest name if one of `kinds` is none of KINDS, POPE, HARDER, or there is none."""
+    """Raise ValueError with the nearest name if one of `kinds` is none of EVERY_KIND, or there is none."""
     if isinstance(kinds, str):
         raise TypeError(f"kinds must be a sequence of names such as ['exist', 'where'], not the string {kinds!r}")
     if not kinds:
         raise ValueError("kinds is empty; pass None for all of " + ", ".join(KINDS))
     for kind in kinds:
-        if kind not in _ASKED:
-            raise unknown("kind", kind, _ASKED)
+        if kind not in EVERY_KIND:
+            raise unknown("kind", kind, EVERY_KIND)
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator, annotated: bool = False) -> Asked | None:
     """Draw a question of `kind` about `scene`: (question, answer), or None if the scene cannot carry this kind.
 
     `annotated` takes the annotation for the truth in existence questions and captions, invisible partners included.
-    Raises ValueError for an unknown kind.
+    Raises ValueError for an unknown kind, and for one about two pictures (see `vtokens.scenes.compare.ask_two`).
     """
     if kind not in _ASK:
         check_kinds([kind])
-    seen = scene.objects if annotated and kind in ("exist", "caption") else scene.visible
+        raise ValueError(f"kind {kind!r} is about two pictures: vtokens.scenes.compare.ask_two")
+    seen = scene.objects if annotated and kind in ("exist", "caption", *STORIES) else scene.visible
     return _ASK[kind](scene, seen, rng)
 
 
@@ -133,8 +139,7 @@ def _where(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Ask
 
 def _at(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
     taken = {t.cell: t.name for t in seen}
-    printed = {t.cell for t in (*scene.digits, *scene.objects)}
-    empty = [c for c in range(GRID * GRID) if c not in taken and c not in printed]
+    empty = [c for c in range(GRID * GRID) if c not in taken and c not in scene.taken]
     cell: int = _pick(rng, empty if empty and rng.random() < 0.25 else sorted(taken))
     return f"What is at {_place(cell // GRID, cell % GRID)}?", taken.get(cell, "nothing")
 
@@ -219,4 +224,6 @@ _ASK: dict[str, Callable[..., Asked | None]] = {
     "left_of": left_of,
     "above": above,
     "nowhere": nowhere,
+    "story": story,
+    **signs.ASK,
 }

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .glyphs import ink
+from .photographs import cut
+from .signs import print_words
 from .world import CELL, CLASSES, COLOURS, GRID, IMAGE, PATCH, SHAPES, Scene, Thing, stream
 
 BACKGROUND = len(CLASSES) + 10  #: the class of a patch that shows nothing
@@ -19,6 +21,7 @@ _RGB = np.array(
     [(225, 35, 35), (40, 190, 50), (45, 70, 235), (240, 220, 40), (185, 50, 205), (45, 215, 225)], dtype=np.float32
 )
 _STEPS = 5  # nodes on a side of the texture's coarse grid
+_PLATE = 3.0  # pixels of plain ground around what stands on a photograph
 _SEEN = 0.15  # share of a patch's pixels an object must cover to be what the patch shows
 
 
@@ -27,15 +30,34 @@ def render(scenes: Sequence[Scene]) -> np.ndarray:
     canvas = np.stack([_background(s) for s in scenes])
     cells = canvas.reshape(len(scenes), GRID, CELL, GRID, CELL, 3)
     at, things = _flat(scenes)
+    _lay_photographs(cells, scenes, at, things)
     if things:
         cover, paint = _masks(things), _paints(scenes)
         rows, columns = np.array([t.row for t in things]), np.array([t.column for t in things])
         weight = (cover * np.array([t.opacity for t in things], dtype=np.float32)[:, None, None])[..., None]
         under = cells[at, rows, :, columns]
         cells[at, rows, :, columns] = under + (paint[:, None, None] - under) * weight
+    for picture, scene in zip(canvas, scenes, strict=True):
+        print_words(picture, scene)
     noise = np.stack([_pixels(s).integers(0, 256, (IMAGE, IMAGE, 3), dtype=np.uint8) for s in scenes])
     canvas += (noise.astype(np.float32) - 127.5) * np.float32(8 / 127.5)
     return np.floor(np.clip(canvas, 0, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def _lay_photographs(cells: np.ndarray, scenes: Sequence[Scene], at: np.ndarray, things: list[Thing]) -> None:
+    """Put photographs behind the scenes that have one, in place; around their things the plain ground is left.
+
+    So what stands on a photograph is told from what lies around it as well as on the plain ground.
+    """
+    for n, scene in enumerate(scenes):
+        if scene.crop is None:
+            continue
+        photograph = cut(scene.crop).reshape(GRID, CELL, GRID, CELL, 3)
+        under, cells[n] = cells[n].copy(), photograph
+        mine = [t for t, i in zip(things, at, strict=True) if i == n]
+        for thing, plate in zip(mine, _masks(mine, _PLATE) if mine else (), strict=True):
+            window = cells[n, thing.row, :, thing.column]
+            window += (under[thing.row, :, thing.column] - window) * plate[..., None]
 
 
 def patch_classes(scenes: Sequence[Scene]) -> np.ndarray:
@@ -111,8 +133,11 @@ def _stroke(ground: np.ndarray, rng: np.random.Generator) -> None:
     window += (grey - window) * weight
 
 
-def _masks(things: Sequence[Thing]) -> np.ndarray:
-    """How far each thing covers each pixel of its cell's window, float32 (n, 24, 24) in 0-1, edges one pixel soft."""
+def _masks(things: Sequence[Thing], beyond: float = 0.5) -> np.ndarray:
+    """How far each thing covers each pixel of its cell's window, float32 (n, 24, 24) in 0-1, edges one pixel soft.
+
+    beyond: pixels it reaches out; one half is its own edge.
+    """
     box = np.array([t.box for t in things], dtype=np.float32)
     left, top = box[:, 0] - [t.column * CELL for t in things], box[:, 1] - [t.row * CELL for t in things]
     r = ((box[:, 2] - box[:, 0]) / 2).astype(np.float32)[:, None, None]
@@ -124,9 +149,11 @@ def _masks(things: Sequence[Thing]) -> np.ndarray:
     for name in SHAPES:
         k = shape == name
         if k.any():
-            cover[k] = np.clip(_inside(name, dx[k], dy[k], r[k]) + np.float32(0.5), 0, 1)
+            cover[k] = np.clip(_inside(name, dx[k], dy[k], r[k]) + np.float32(beyond), 0, 1)
     k = shape == "digit"
-    if k.any():
+    if k.any() and beyond > 0.5:
+        cover[k] = np.clip(r[k] - np.maximum(np.abs(dx[k]), np.abs(dy[k])) + np.float32(beyond), 0, 1)
+    elif k.any():
         cover[k] = _glyphs(np.array([t.glyph for t in things])[k], dx[k], dy[k], r[k])
     return cover
 

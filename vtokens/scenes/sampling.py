@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
 from vtokens.core.prompts import question_prompt
 
-from .questions import ALL_KINDS, KINDS, ask, check_kinds
-from .relations import HARDER
+from . import claims
+from .compare import COMPARE, ask_two
+from .questions import EVERY_KIND, KINDS, ask, check_kinds
 from .render import render
 from .sentences import described, spoken
+from .stories import STORIES
 from .world import Scene, check_split, draw_scene, stream
+from .worlds import check_world, furnish
 
+_SECOND = 1000  # attempts from here on draw the second of two pictures
+_WANTED = 102  # the number of the stream that says which answer two pictures shall have
 _ATTEMPTS = 1000  # far more than the rarest kind needs; a bound, so that a fault cannot loop for ever
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one picture.
+    """One question about one picture, or about two.
 
-    image: PIL, RGB, 96 x 96. question: plain text (see `prompt`). answer: the right answer. kind: one of KINDS, POPE or
-    HARDER. split, seed, index: what the example was drawn from. scene: the exact ground truth.
+    image: PIL, RGB, 96 x 96. question: plain text (see `prompt`). answer: the right answer, or one of the right ones
+    where the kind is of STORIES. kind: one of EVERY_KIND. split, seed, index: what the example was drawn from. scene:
+    the exact ground truth. image2, scene2: the second picture of the kinds of COMPARE, None of all others.
     """
 
     image: Image.Image
@@ -36,19 +42,34 @@ class Example:
     seed: int
     index: int
     scene: Scene
+    image2: Image.Image | None = None
+    scene2: Scene | None = None
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """The pictures in the order that the question counts them in: one, or two."""
+        return (self.image,) if self.image2 is None else (self.image, self.image2)
 
 
 def examples(
-    split: str = "test", n: int = 110, seed: int = 0, kinds: Sequence[str] | None = None, sentences: bool = False
+    split: str = "test",
+    n: int = 110,
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+    sentences: bool = False,
+    world: str = "plain",
 ) -> list[Example]:
     """Draw `n` examples, the kinds taking turns, so that they are balanced; the same on every machine.
 
-    split: one of SPLITS. kinds: names from KINDS, POPE and HARDER, by default all of KINDS. sentences: the same
-    questions, put so that a sentence answers them ("Where is the red ring? Answer in a sentence."); scenes-llava knows
-    words only. A longer list begins with the shorter one.
-    Raises ValueError for an unknown split or kind (naming the nearest), n < 1 or a negative seed.
+    split: one of SPLITS. kinds: names from EVERY_KIND, by default all of KINDS. sentences: the same questions, put so
+    that a sentence answers them ("Where is the red ring? Answer in a sentence."). world: one of WORLDS, what the same
+    scenes stand in. scenes-llava was taught KINDS and POPE, in words and on plain ground. A longer list begins with the
+    shorter one.
+    Raises ValueError for an unknown split, kind or world (naming the nearest), n < 1 or a negative seed; `MissingExtra`
+    for photographs whose package is not installed.
     """
     check_split(split)
+    check_world(world)
     kinds = list(KINDS) if kinds is None else kinds
     check_kinds(kinds)
     for name, value, least in (("n", n, 1), ("seed", seed, 0)):
@@ -56,28 +77,39 @@ def examples(
             raise TypeError(f"{name} must be an int, got {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    drawn = [_draw(split, seed, index, kinds[index % len(kinds)]) for index in range(n)]
+    drawn = [_draw(split, seed, index, kinds[index % len(kinds)], world) for index in range(n)]
     found = []
     for start in range(0, n, 64):
         part = drawn[start : start + 64]
-        for (scene, kind, *asked), pixels in zip(part, render([p[0] for p in part]), strict=True):
-            question, answer = _said(scene, kind, *asked) if sentences else asked
-            image = Image.fromarray(pixels)
-            found.append(Example(image, question, answer, kind, split, seed, scene.index, scene))
+        pixels = iter(render([scene for scenes, *_ in part for scene in scenes]))
+        for scenes, kind, *asked in part:
+            question, answer = _said(scenes[0], kind, *asked) if sentences else asked
+            scene, image = scenes[0], Image.fromarray(next(pixels))
+            one = Example(image, question, answer, kind, split, seed, scene.index, scene)
+            if len(scenes) == 2:
+                one = replace(one, image2=Image.fromarray(next(pixels)), scene2=scenes[1])
+            found.append(one)
     return found
 
 
-def _draw(split: str, seed: int, index: int, kind: str) -> tuple[Scene, str, str, str]:
+def _draw(split: str, seed: int, index: int, kind: str, world: str) -> tuple[list[Scene], str, str, str]:
+    wanted = stream(split, seed, index, 0, _WANTED).random() if kind in COMPARE else 0.0
     for attempt in range(_ATTEMPTS):
-        scene = draw_scene(split, seed, index, attempt)
-        rng = stream(split, seed, index, attempt, 10 + (ALL_KINDS + HARDER).index(kind))
-        asked = ask(scene, kind, rng)
+        scenes = [furnish(draw_scene(split, seed, index, attempt), world, kind)]
+        rng = stream(split, seed, index, attempt, 10 + EVERY_KIND.index(kind))
+        if kind in COMPARE:
+            scenes.append(furnish(draw_scene(split, seed, index, _SECOND + attempt), world, kind))
+            asked = ask_two(scenes, kind, rng, wanted)
+        else:
+            asked = ask(scenes[0], kind, rng)
         if asked is not None:
-            return scene, kind, *asked
+            return scenes, kind, *asked
     raise ValueError(f"no scene of split {split!r} carries questions of kind {kind!r}")
 
 
 def _said(scene: Scene, kind: str, question: str, answer: str) -> tuple[str, str]:
+    if kind in STORIES:
+        return question, answer
     return described(scene.visible) if kind == "caption" else spoken(kind, question, answer)
 
 
@@ -94,5 +126,11 @@ def normalise(answer: str) -> str:
 
 
 def score(answer: str, example: Example) -> bool:
-    """Whether `answer` is exactly the right one, case, spacing and punctuation aside."""
+    """Whether `answer` is exactly the right one, case, spacing and punctuation aside.
+
+    A story is right if it names all objects and no others, and says nothing of places, relations, counts and signs that
+    is not true (see `vtokens.scenes.claims`).
+    """
+    if example.kind in STORIES:
+        return claims.right(answer, example.scene)
     return normalise(answer) == normalise(example.answer)

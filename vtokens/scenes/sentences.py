@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vtokens.core.errors import unknown
 
+from .compare import COMPARE
 from .questions import Asked
 from .world import COLUMNS, ROWS, Thing
 
@@ -28,6 +29,15 @@ _SUBJECTS = {
     "above": r"Is the (.+ above .+)\?",
     "nowhere": r"Where is the (.+)\?",
     "digit": r"What digit is at (.+)\?",
+    "sign": r"What does the (sign) say\?",
+    "spell": r"Spell the (word) on the sign\.",
+    "sign_at": r"What is printed at (.+)\?",
+    "sign_where": r"Where is the word (.+)\?",
+    "more": r"Which picture has more (.+)\?",
+    "same_count": r"Do both pictures show equally many (.+)\?",
+    "same_colour": r"Is the (.+) of the same colour in both pictures\?",
+    "same_shape": r"Is the (.+) object of the same shape in both pictures\?",
+    "in_both": r"Which object do both (pictures) show\?",
 }
 
 
@@ -35,8 +45,8 @@ def spoken(kind: str, question: str, answer: str) -> Asked:
     """The question with the request for a sentence, and the sentence that says what `answer` says.
 
     Args:
-        kind: one of `KINDS` but "caption" (see `described`), or of `POPE` or `HARDER`.
-        question, answer: as `vtokens.scenes.questions.ask` gives them for that kind.
+        kind: one of `EVERY_KIND` but "caption" (see `described`) and those of `STORIES`, which are sentences already.
+        question, answer: as `vtokens.scenes.questions.ask` or `ask_two` gives them for that kind.
 
     Raises:
         ValueError: an unknown kind, or a question that is none of its kind.
@@ -68,7 +78,9 @@ def _sentence(kind: str, subject: str, answer: str) -> str:
         yes = answer == "yes"
         return f"{'Yes' if yes else 'No'}, the {one} is {'' if yes else 'not '}{how} {other}."
     if answer == "nowhere":
-        return f"There is no {subject} in the image."
+        return f"There is no {'word ' if kind == 'sign_where' else ''}{subject} in the image."
+    if kind in COMPARE:
+        return _compared(kind, subject, answer)
     if kind.startswith("count"):
         if answer == "one":
             return f"There is one {_singular(subject)} in the image."
@@ -81,7 +93,25 @@ def _sentence(kind: str, subject: str, answer: str) -> str:
         "colour_of": f"The {subject} is {answer}.",
         "shape_of": f"The {subject} object is a {answer}.",
         "digit": f"The digit at {subject} is {answer}.",
+        "sign": f"The sign says {answer}.",
+        "spell": f"The letters on the sign are {answer}.",
+        "sign_at": f"The word at {subject} is {answer}.",
+        "sign_where": f"The word {subject} is at {answer}.",
     }[kind]
+
+
+def _compared(kind: str, subject: str, answer: str) -> str:
+    if kind == "more":
+        which = "Neither" if answer == "neither" else f"The {answer}"
+        return f"{which} picture has more {subject}."
+    if kind == "in_both":
+        return f"Both pictures show the {answer}."
+    said, negation = ("Yes", "") if answer == "yes" else ("No", "not ")
+    if kind == "same_count":
+        which = "both pictures show" if answer == "yes" else "the pictures do not show"
+        return f"{said}, {which} equally many {subject}."
+    subject, what = (f"{subject} object", "shape") if kind == "same_shape" else (subject, "colour")
+    return f"{said}, the {subject} is {negation}of the same {what} in both pictures."
 
 
 def _singular(plural: str) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 
 from vtokens.core.errors import unknown
 
+from .additions import Crop, Sign
+
 IMAGE = 96  #: pixels on a side
 PATCH = 8  #: pixels on a side of one visual token
 GRID = 4  #: cells on a side
@@ -96,7 +98,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """The exact ground truth of one picture. `objects` are the shapes, `digits` the digits, both in raster order."""
+    """The exact ground truth of one picture. `objects` are the shapes, `digits` the digits, both in raster order.
+
+    `signs` are printed words, in raster order, and `crop` is the photograph behind everything; a scene has them where
+    `vtokens.scenes.worlds.furnish` has added them.
+    """
 
     split: str
     seed: int
@@ -104,6 +110,14 @@ class Scene:
     attempt: int
     objects: tuple[Thing, ...]
     digits: tuple[Thing, ...]
+    signs: tuple[Sign, ...] = ()
+    crop: Crop | None = None
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """The numbers of all cells that hold something or are annotated to."""
+        printed = {s.row * GRID + s.column + n for s in self.signs for n in range(s.cells)}
+        return frozenset({t.cell for t in (*self.objects, *self.digits)} | printed)
 
     @property
     def visible(self) -> tuple[Thing, ...]:

@@ -23,6 +23,11 @@ __all__ = ["TASKS", "build", "tasks_path"]
 
 _HERE = Path(__file__).parent
 _FILE = "scenes.json"
+#: The modules of `vtokens.scenes` that documents follow from.
+_DRAWING = (
+    "additions", "compare", "glyphs", "letters", "lexicon", "photographs", "questions", "relations", "render",
+    "sampling", "signs", "stories", "world", "worlds",
+)  # fmt: skip
 
 
 def tasks_path(n: int = 500, seed: int = 0) -> Path:
@@ -109,7 +114,7 @@ def _source() -> str:
 
     scenes = Path(vtokens.scenes.__file__).parent
     digest = hashlib.sha256(str(_HERE).encode())
-    for name in ("glyphs", "questions", "render", "sampling", "world"):
+    for name in _DRAWING:
         digest.update((scenes / f"{name}.py").read_bytes())
     digest.update((_HERE / "documents.py").read_bytes())
     return digest.hexdigest()

@@ -30,13 +30,15 @@ def _holds(scene: Scene, name: str) -> bool:
     """Whether what a name claims is true of a scene."""
     words, _, place = (part.split() for part in name.partition(" at "))
     here = [*scene.visible, *scene.digits]
+    printed = len(scene.signs)
     if place:
         if len(place) != 2 or place[0] not in ROWS or place[1] not in COLUMNS:
             raise _unreadable(name)
         cell = ROWS.index(place[0]), COLUMNS.index(place[1])
         here = [thing for thing in here if (thing.row, thing.column) == cell]
+        printed = sum(s.row == cell[0] and s.column <= cell[1] < s.column + s.cells for s in scene.signs)
     if words == ["nothing"]:
-        return not here
+        return not here and not printed
     if len(words) == 2 and words[0] == "digit" and words[1] in NUMBERS:
         return any(thing.name == " ".join(words) for thing in here)
     count = NUMBERS.index(words.pop(0)) if len(words) > 1 and words[0] in NUMBERS else None

@@ -40,7 +40,9 @@ _QUESTIONS = tuple(
     )
 )
 _NOUN = re.compile(rf"\s+((?:{_COLOUR}\s+)?(?:objects?|{_SHAPE}))\b", re.IGNORECASE)
-_OWNER = re.compile(rf"({_CLASS}|{_SHAPE})\s+(?:is\s+)?(?:at|in)\s+$", re.IGNORECASE)
+_OWNER = re.compile(rf"({_CLASS}|{_SHAPE}|digit\s+{_NUMBER}|nothing)\s+(?:is\s+)?(?:at|in)\s+$", re.IGNORECASE)
+#: Before a place that holds something else than an object, which the sentence goes on to tell.
+_OTHER = re.compile(r"\b(?:digit|sign|word|printed)\s+(?:is\s+)?at\s+$", re.IGNORECASE)
 _DENIED = re.compile(r"\b(?:no|not|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
 
 
@@ -102,6 +104,8 @@ def _statements(text: str) -> list[Found]:
             noun = _NOUN.match(text, match.end())
             name = f"{name} {_several(noun[1]) if noun else 'objects'}"
         elif kind == "relation":
+            if _OTHER.search(before):
+                continue
             owner = _OWNER.search(before)
             name = f"{_plain(owner[1]) if owner else 'object'} at {name}"
         found.append(Found(match.start(), match.end(), kind, name, _DENIED.search(before) is not None))
