@@ -6,7 +6,7 @@ from PIL import Image
 
 import vtokens
 from tests.families import build, image, inputs
-from vtokens.core.overlay import overlay, seen_image
+from vtokens.core.overlay import overlay, seen_image, whole_picture
 
 
 def report(family, spec, picture):
@@ -41,6 +41,17 @@ def test_every_view_has_its_grid(family, views):
     assert len(kept.picture.grids) == views
     total = sum(int((kept.brightness(view) == 1).sum()) for view in range(views))
     assert total == len(kept.kept[0])
+
+
+def test_tiles_are_not_drawn_over_the_whole_image():
+    picture = image(160, 160, seed=1)
+    model, processor = build("idefics3")
+    with vtokens.attach(model, "uniform(keep=0.5)") as handle:
+        model.generate(**inputs(processor, ["Is it?"], [[picture]]), max_new_tokens=1)
+        pictures = handle.report().samples[0].pictures
+    with pytest.raises(ValueError, match=r"made 5 pictures of this image.*do_image_splitting=False"):
+        whole_picture(pictures)
+    assert whole_picture(pictures[-1:]) is pictures[-1]
 
 
 def test_the_centre_square_is_shown_where_the_processor_crops_it():

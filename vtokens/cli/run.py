@@ -51,7 +51,7 @@ def note_drawn(model: str, image: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.core.images import open_image
-    from vtokens.core.overlay import overlay, seen_image
+    from vtokens.core.overlay import overlay, seen_image, whole_picture
 
     device, image = check_device(options.device), open_image(options.image)
     if options.overlay:
@@ -71,4 +71,4 @@ def _run(options: argparse.Namespace) -> None:
     report = handle.report()
     say(report, error=True)
     if options.overlay:
-        overlay(seen_image(processor, image), report.samples[0].pictures[0]).save(options.overlay)
+        overlay(seen_image(processor, image), whole_picture(report.samples[0].pictures)).save(options.overlay)

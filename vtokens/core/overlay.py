@@ -6,6 +6,7 @@ Patches that the vision tower merged are as bright as what they were merged into
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ def _on_canvas(settings: Any, image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", (int(width), int(height)))
     canvas.paste(image.resize((int(wide), int(high)), Image.Resampling.BILINEAR))
     return canvas
+
+
+def whole_picture(pictures: Sequence[KeptPicture]) -> KeptPicture:
+    """What was kept of the one image that a prompt shows.
+
+    Raises:
+        ValueError: the processor cut it into tiles, each a picture to the model, which is not told where they lay.
+    """
+    if len(pictures) != 1:
+        raise ValueError(
+            f"the processor made {len(pictures)} pictures of this image, and the model is not told where in it they "
+            "lay, so that what was kept cannot be drawn over it: let it cut no tiles (do_image_splitting=False, "
+            "do_pan_and_scan=False)"
+        )
+    return pictures[0]
 
 
 def enlarged(image: Image.Image, scale: int | None = None) -> np.ndarray:

@@ -86,7 +86,11 @@ def heatmap(
         ValueError: another number of images than the prompt had; what `heat` raises.
     """
     if len(images) != len(trace.pictures):
-        raise ValueError(f"got {len(images)} images for a prompt with {len(trace.pictures)}")
+        raise ValueError(
+            f"got {len(images)} images for a prompt with {len(trace.pictures)} pictures; where a processor cuts images "
+            "into tiles, the model is not told where in them these lay: let it cut none (do_image_splitting=False, "
+            "do_pan_and_scan=False)"
+        )
     drawn = []
     for number, image in enumerate(images):
         pixels = enlarged(image, scale)
