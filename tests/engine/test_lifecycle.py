@@ -14,7 +14,7 @@ from tests.engine.compare import GREEDY, SPEC, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from vtokens.core.compat import returned_cache
-from vtokens.strategies import Attention, Facts, Needs, Strategy
+from vtokens.strategies import Facts, Needs, Strategy
 
 ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"
 
@@ -27,14 +27,14 @@ def _no_grad() -> Any:
 
 @dataclass(frozen=True)
 class Astray(Strategy):
-    """Asks for the attention of a layer that no model has, which shows only while hooks are being installed."""
+    """Acts in the attention of a layer that no model has, which shows only while hooks are being installed."""
 
     name = "astray"
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Attention(99),), layer=(1,))
+        return Needs(attend=(99,))
 
-    def at_layer(self, visuals: Any, index: int) -> None:
+    def at_attend(self, heads: Any) -> None:
         return None
 
 

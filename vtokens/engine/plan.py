@@ -88,25 +88,14 @@ class Plan:
         acting = [Acting(strategy, needs, strategy.prepare(facts)) for strategy, needs in active]
         self.at_encode = {index: (one.strategy, one.prepared) for one in acting for index in one.needs.encode}
         self.at_prompt = [one for one in acting if "prompt" in one.strategy.stages()]
-        self.at_layer: dict[int, list[Acting]] = {}
-        self.at_attend: dict[int, list[Acting]] = {}
-        for one in acting:
-            for index in one.needs.layer:
-                self.at_layer.setdefault(index, []).append(one)
-        for one in sorted(acting, key=lambda one: not one.needs.computes):
-            for index in one.needs.attend:
-                self.at_attend.setdefault(index, []).append(one)
+        self.at_layer = by_layer(acting, "layer")
+        self.at_attend = by_layer(sorted(acting, key=lambda one: not one.needs.computes), "attend")
         self.watched = {} if self.unmerges else watched(self.at_attend)
-        self.at_cache: dict[int, list[Acting]] = {}
-        for one in acting:
-            for index in one.needs.cache:
-                self.at_cache.setdefault(index, []).append(one)
-        self.at_states: dict[tuple[Place, int], list[Acting]] = {}
-        for one in acting:
-            for index in one.needs.states:
-                self.at_states.setdefault(("layer", index), []).append(one)
-            for index in one.needs.mlp:
-                self.at_states.setdefault(("mlp", index), []).append(one)
+        self.at_cache = by_layer(acting, "cache")
+        self.at_states: dict[tuple[Place, int], list[Acting]] = {
+            **{("layer", index): there for index, there in by_layer(acting, "states").items()},
+            **{("mlp", index): there for index, there in by_layer(acting, "mlp").items()},
+        }
         check_mlps(adapter, [(one.strategy, one.needs) for one in acting])
         signals = [signal for _, needs in active for signal in needs.signals]
         check_signals(adapter, signals)
@@ -153,6 +142,15 @@ class Plan:
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(range(depth))
         return sorted({*self.observed, *self.observed_keys, *self.at_attend, *self.at_cache})
+
+
+def by_layer(acting: Sequence[Acting], field: str) -> dict[int, list[Acting]]:
+    """Decoder layer -> the strategies that name it in a field of their `Needs`, in order."""
+    found: dict[int, list[Acting]] = {}
+    for one in acting:
+        for index in getattr(one.needs, field):
+            found.setdefault(index, []).append(one)
+    return found
 
 
 class Watching(Protocol):

@@ -9,14 +9,16 @@ row 2   cls, vhr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from vtokens.adapters import Adapter
 from vtokens.engine.plan import Acting, Contrast, Plan, watched
 from vtokens.strategies import Strategy, format_spec
 
 Rows = tuple[int, ...]
+K = TypeVar("K")
 
 
 def by_row(adapter: Adapter, programs: Sequence[Sequence[Strategy]]) -> Plan:
@@ -72,14 +74,11 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
         whole.compact |= plan.compact
         whole.at_prompt += [replace(acting, rows=rows) for acting in plan.at_prompt]
         whole.at_logits += [replace(acting, rows=rows) for acting in plan.at_logits]
-        for index, there in plan.at_layer.items():
-            whole.at_layer.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
+        _add(whole.at_layer, plan.at_layer, rows)
         for index, there in plan.at_attend.items():
             _extend(whole.at_attend.setdefault(index, []), there, rows)
-        for index, there in plan.at_cache.items():
-            whole.at_cache.setdefault(index, []).extend(replace(acting, rows=rows) for acting in there)
-        for place, there in plan.at_states.items():
-            whole.at_states.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
+        _add(whole.at_cache, plan.at_cache, rows)
+        _add(whole.at_states, plan.at_states, rows)
         for index, signals in plan.observed.items():
             whole.observed.setdefault(index, set()).update(signals)
         for index, keys in plan.observed_keys.items():
@@ -95,6 +94,12 @@ def _spread(adapter: Adapter, plans: Sequence[tuple[Plan, Rows]]) -> Plan:
         under = _spread(adapter, [(contrast.plan, share) for contrast, share in contrasts])
         whole.contrast = Contrast(first.strategy, first.kind, under, tuple(contrasted))
     return whole
+
+
+def _add(whole: dict[K, list[Acting]], part: Mapping[K, Sequence[Acting]], rows: Rows) -> None:
+    """Add what acts on some rows to what acts on others at the same places."""
+    for place, there in part.items():
+        whole.setdefault(place, []).extend(replace(acting, rows=rows) for acting in there)
 
 
 def _extend(acting: list[Acting], more: Sequence[Acting], rows: Rows) -> None:
