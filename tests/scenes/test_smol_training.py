@@ -10,7 +10,9 @@ import torch
 from transformers import LlamaModel
 
 import vtokens
-from vtokens.scenes import HARDER, KINDS, examples, prompt
+from vtokens.scenes import COMPARE, HARDER, KINDS, READING, STORIES, examples, prompt
+from vtokens.scenes.lexicon import words
+from vtokens.scenes.photographs import PHOTOGRAPHS
 from vtokens.scenes.render import BACKGROUND, patch_classes
 from vtokens.scenes.smol import folder as folders
 from vtokens.scenes.smol.language import Language
@@ -22,10 +24,12 @@ from vtokens.scenes.train.smol.packing import allowed, pack
 from vtokens.scenes.train.smol.pupil import Pupil
 from vtokens.scenes.train.smol.saved import facts, tensors
 from vtokens.scenes.world import draw_scene, stream
+from vtokens.scenes.worlds import furnish
 
 from ..limits import close
 from . import gguf_file
 
+photographs = pytest.mark.skipif(find_spec("skimage") is None, reason="the extra worlds is not installed")
 pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="the extra smol is not installed")
 
 STAGES = {stage.name: stage for stage in COURSE}
@@ -112,7 +116,75 @@ def test_what_ships_answers_as_training_saw_it(language, tmp_path, monkeypatch):
         close(model(**inputs).logits, wanted, TERMS, chain=2 * (gguf_file.LAYERS + 4))
 
 
-@pytest.mark.parametrize("name", ["look", "tower", "partners"])
+@torch.no_grad()
+def test_two_pictures_are_answered_about_as_transformers_computes_it(language, pupil):
+    """Lines behind a pair, against a pass over both pictures' tokens, one after the other, for each line alone."""
+    llama = LlamaModel(language.config()).eval()
+    llama.load_state_dict(merged(language.config(), language.weights(), updates(pupil)))
+    scenes, stage = scenes_of(2), STAGES["worlds"]
+    lines = drills.comparisons(pupil.speaker, (scenes[0], scenes[1]), 5, stream("train", 3, 0, 5))
+    assert len(lines) > 1
+    loss, judged = pupil.loss(stage, scenes, [lines], 0.0, showing.generator(1), watching=True)
+    vectors, heads, _ = pupil.sight(scenes)
+    front = torch.tensor(pupil.speaker.encode(pupil.speaker.front))[None]
+    misses = []
+    for line in lines:
+        ids = torch.tensor(line.ids)[None]
+        x = torch.cat((llama.embed_tokens(front), *vectors[:, None], llama.embed_tokens(ids)), 1)
+        states = llama(inputs_embeds=x).last_hidden_state[0, -ids.shape[1] - 1 : -1]
+        logits = torch.nn.functional.linear(states, llama.embed_tokens.weight)
+        said = torch.tensor(line.answers)
+        misses.append(torch.nn.functional.cross_entropy(logits[said], ids[0, said], reduction="none"))
+    close(loss, torch.cat(misses).mean() + 0.3 * heads, TERMS, chain=2 * (gguf_file.LAYERS + 4))
+    assert [kind for kind, _ in judged[: len(lines)]] == [line.kind for line in lines]
+
+
+@photographs
+def test_the_last_stage_shows_every_world_and_every_third_step_pairs(pupil):
+    stage = STAGES["worlds"]
+    kinds, seen = set(), set()
+    for step in range(24):
+        scenes, asked = asking.training(stage, len(COURSE) - 1, step, 0, pupil.speaker)
+        assert len(asked) == (1 if step % 3 == 2 else 2)
+        kinds |= {line.kind.removesuffix("_sentence") for lines in asked for line in lines}
+        seen |= {(bool(s.signs), s.crop is not None) for s in scenes}
+        assert all(PHOTOGRAPHS[s.crop.name].split == "train" for s in scenes if s.crop)
+        assert all(sign.word in words("train") for s in scenes for sign in s.signs)
+    assert seen == {(a, b) for a in (False, True) for b in (False, True)}
+    assert {*READING, *COMPARE, "story"} <= kinds
+
+
+def test_patches_with_letters_are_told_by_a_head_of_their_own(pupil):
+    """Where words are printed the letters' head is in the loss, elsewhere it gets no gradient."""
+    plain = scenes_of(4)
+    for scenes, reads in ((plain, False), ([furnish(s, "signs") for s in plain], True)):
+        pupil.zero_grad(set_to_none=True)
+        _, loss, judged = pupil.sight(scenes)
+        loss.backward()
+        assert (pupil.sight.letters.weight.grad is not None) == reads
+        assert sum(kind == "patch_letter" for kind, _ in judged) == sum(len(w.word) for s in scenes for w in s.signs)
+    pupil.zero_grad(set_to_none=True)
+
+
+@photographs
+def test_the_last_stage_goes_on_from_the_one_before_it(language, tmp_path, monkeypatch):
+    """Whose checkpoints know nothing of letters."""
+    monkeypatch.setattr(run, "_AT_END", 4)
+    monkeypatch.setattr(run, "_WATCHED", 4)
+    before, last = STAGES["partners"], dataclasses.replace(STAGES["worlds"], steps=3)
+    assert run.run(dataclasses.replace(before, steps=1), tmp_path, fresh(language), 0)
+    path = tmp_path / "partners.safetensors"
+    assert not [name for name in tensors(path) if "letters" in name]
+    learnt = fresh(language, seed=5)
+    saved.load(path, learnt, run.unseen(before))
+    assert run.run(last, tmp_path, learnt, 0)
+    assert "sight.letters.weight" in tensors(tmp_path / "worlds.safetensors")
+    (row,) = facts(tmp_path / "worlds.safetensors")["rows"]
+    assert {"photograph_exist", "spell", "story", "exist"} <= set(row)
+    assert set(row) & {*COMPARE}
+
+
+@pytest.mark.parametrize("name", ["look", "tower", "partners", pytest.param("worlds", marks=photographs)])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(language, tmp_path, name, monkeypatch):
     """Bit by bit: parameters, code, tower, and the optimiser's moments."""
     stage = dataclasses.replace(STAGES[name], steps=4, pictures=2)
@@ -136,6 +208,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(language, tmp_path
     assert facts(parts / file)["step"] == 4
 
 
+@photographs
 def test_the_report_says_what_misses_its_target(language, tmp_path, monkeypatch):
     """Of a model that nobody trained: every kind has its row, and every target is missed."""
     from .test_smol import package
@@ -152,7 +225,7 @@ def test_the_report_says_what_misses_its_target(language, tmp_path, monkeypatch)
     text = report.page(report.measure(folders.smol_folder(tmp_path / "adapter.safetensors"), 1), tmp_path)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     by_kind = {row[0]: row for row in rows}
-    assert {*KINDS, *HARDER, "random", "popular", "adversarial"} <= set(by_kind)
+    assert {*KINDS, *HARDER, *READING, *COMPARE, *STORIES, "random", "popular", "adversarial"} <= set(by_kind)
     for kind, target in report.TARGETS.items():
         assert by_kind[kind][3] == f"{target:.2f} (missed)"
         assert by_kind[kind][1].endswith("(n=1)")
@@ -253,6 +326,8 @@ def test_hidden_partners_count_only_where_asked(language, pupil):
 
 def test_no_stage_trains_on_what_is_watched_or_tested(pupil):
     for number, stage in enumerate(COURSE):
+        if stage.worlds and find_spec("skimage") is None:
+            continue
         scenes, asked = asking.training(stage, number, 2, 0, pupil.speaker)
         assert {s.split for s in scenes} == {"train"}
         assert bool(asked) == (stage.shown != "vectors")

@@ -15,18 +15,18 @@ COMPARE = ("more", "same_count", "same_colour", "same_shape", "in_both")
 Asked = tuple[str, str]
 
 
-def ask_two(scenes: Sequence[Scene], kind: str, rng: np.random.Generator, wanted: float) -> Asked | None:
+def ask_two(scenes: Sequence[Scene], kind: str, rng: np.random.Generator, wanted: float | None = None) -> Asked | None:
     """Draw a question of `kind` about two scenes: (question, answer), or None if they cannot carry it.
 
     Args:
         scenes: the first and the second.
         kind: one of COMPARE.
-        wanted: in 0-1, which of the possible answers the scenes shall have. Drawn before they are, it makes answers
-            equally frequent; those of "in_both" are as they come.
+        wanted: in 0-1, which of the possible answers the scenes shall have; None is any. Drawn before they are, it
+            makes answers equally frequent; those of "in_both" are as they come.
     """
     first, second = (scene.visible for scene in scenes)
     asked = _ASK[kind](first, second, rng)
-    if asked is None or kind == "in_both":
+    if asked is None or wanted is None or kind == "in_both":
         return asked
     answers = ("first", "second", "neither") if kind == "more" else ("yes", "no")
     return asked if asked[1] == answers[int(wanted * len(answers))] else None

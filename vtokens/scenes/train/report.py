@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,21 @@ def false_positives(model: Any, processor: Any, kind: str, n: int, split: str = 
     return {k: accuracy(sum(v), len(v)) for k, v in groups.items()}
 
 
-def chair(model: Any, processor: Any, sample: list[Example]) -> tuple[Accuracy, Accuracy]:
-    """CHAIR of the captions (Rohrbach et al., 2018): of objects named, and of captions with one, not in the picture."""
+def _listed(text: str) -> list[str]:
+    return [w.strip() for w in text.split(",") if w.strip()]
+
+
+def chair(
+    model: Any, processor: Any, sample: list[Example], named_in: Callable[[str], list[str]] = _listed
+) -> tuple[Accuracy, Accuracy]:
+    """CHAIR of the captions (Rohrbach et al., 2018): of objects named, and of captions with one, not in the picture.
+
+    named_in: the objects that a caption names; by default what commas separate.
+    """
     named = wrong = bad = 0
     for example, text in zip(sample, answer(model, processor, sample, BATCH), strict=True):
         truth = {t.name for t in example.scene.visible}
-        objects = [w.strip() for w in text.split(",") if w.strip()]
+        objects = named_in(text)
         false = sum(w not in truth for w in objects)
         named, wrong, bad = named + len(objects), wrong + false, bad + (false > 0)
     return accuracy(wrong, max(named, 1)), accuracy(bad, len(sample))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from ...signs import READING
 from ...world import Scene, draw_scene, stream
+from ...worlds import WORLDS, furnish
 from ..data import _scene
 from . import drills
 from .course import Stage
 from .drills import Line, Speaker
 
+_WORLD, _PAIR = 104, 105  # and of those that say what a scene stands in, and what two scenes are asked
 _LINES = 77  # the number of the stream that questions are drawn from
+_READ = {"spell": 2.0, "sign": 1.0, "sign_at": 2.0, "sign_where": 1.0}
 _FIRST = 7000  # the seeds of these scenes, which no other recipe has
 _WATCHED = 7
 WATCHED_KINDS = ("exist", "exist", "exist", "where", "where", "at", "colour_at", "colour_of", "shape_of", "count_all",
@@ -20,22 +26,59 @@ WATCHED_KINDS = ("exist", "exist", "exist", "where", "where", "at", "colour_at",
 def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) -> tuple[list[Scene], list[list[Line]]]:
     """The scenes of a step, and the lines about each. number: which stage it is, so that no scene comes twice."""
     scenes, asked = [], []
+    paired = stage.worlds and step % 3 == 2
     for index in range(step * stage.pictures, (step + 1) * stage.pictures):
         scene = _scene(_FIRST + 10 * seed + number, index, stage.triggered)
+        if stage.worlds:
+            scene = _somewhere(scene)
         scenes.append(scene)
-        if stage.shown != "vectors":
+        if stage.shown != "vectors" and not paired:
             asked.append(_lines(stage, scene, stream("train", scene.seed, index, scene.attempt, _LINES), speaker))
+    if paired:
+        asked = [_compared(one, other, speaker) for one, other in zip(scenes[::2], scenes[1::2], strict=True)]
     return scenes, asked
+
+
+def _somewhere(scene: Scene) -> Scene:
+    """A scene in one of the worlds, each as often as the others."""
+    luck = stream(scene.split, scene.seed, scene.index, scene.attempt, _WORLD).integers(len(WORLDS))
+    return furnish(scene, WORLDS[int(luck)])
+
+
+def _compared(one: Scene, other: Scene, speaker: Speaker) -> list[Line]:
+    """Eight questions about two pictures, fewer where the two cannot carry them."""
+    rng = stream(one.split, one.seed, one.index, one.attempt, _PAIR)
+    return drills.comparisons(speaker, (one, other), 8, rng)
 
 
 def _lines(stage: Stage, scene: Scene, rng: np.random.Generator, speaker: Speaker) -> list[Line]:
     lines = drills.questions(speaker, scene, stage.weights, stage.count, rng, stage.annotated, stage.sentences)
     if rng.random() < stage.captions:
         lines += drills.questions(speaker, scene, {"caption": 1.0}, 1, rng, stage.annotated, stage.sentences)
+    if stage.worlds:
+        lines += drills.questions(speaker, scene, _READ, 2 if scene.signs else 0, rng, stage.annotated, stage.sentences)
+        if rng.random() < 0.3:
+            lines += drills.questions(speaker, scene, {"story": 1.0}, 1, rng, stage.annotated)
     lines += [drills.exist(speaker, scene, rng, stage.annotated) for _ in range(stage.exist)]
     return lines + [
         drills.DRILLS[name](speaker, scene, rng) for name, chance in stage.drills.items() if rng.random() < chance
     ]
+
+
+def watched_worlds(first: int, count: int, speaker: Speaker) -> list[tuple[list[Scene], list[list[Line]]]]:
+    """Scenes of 'calibration' on photographs with printed words, and pairs of them: what each is asked in words."""
+    scenes = [furnish(draw_scene("calibration", _WATCHED, first + i), "photographs+signs") for i in range(count)]
+    asked = []
+    for scene in scenes:
+        rng = stream(scene.split, scene.seed, scene.index, 0, _WORLD)
+        kinds = ("exist", "where", "at", "count_all")
+        lines = []
+        for kind in (*kinds, *READING, "story"):
+            found = drills.questions(speaker, scene, {kind: 1.0}, 1, rng)
+            lines += [replace(line, kind=f"photograph_{kind}") if kind in kinds else line for line in found]
+        asked.append(lines)
+    pairs = [_compared(one, other, speaker) for one, other in zip(scenes[::2], scenes[1::2], strict=True)]
+    return [(scenes, asked), (scenes, pairs)]
 
 
 def watched(first: int, count: int, speaker: Speaker) -> tuple[list[Scene], list[list[Line]]]:

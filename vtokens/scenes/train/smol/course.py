@@ -30,6 +30,7 @@ class Stage:
         weights, count: the kinds of questions, and how many.
         sentences: the share of questions that ask for a sentence.
         captions: chance of a caption.
+        worlds: half of the pictures stand on photographs, half hold printed words, and every third step shows pairs.
         exist: drills on existence about a picture. drills: chances of the others.
     """
 
@@ -44,6 +45,7 @@ class Stage:
     patches: bool = True
     annotated: bool = False
     triggered: bool = False
+    worlds: bool = False
     weights: dict[str, float] = field(default_factory=lambda: EVERYTHING)
     count: int = 5
     sentences: float = 0.25
@@ -61,4 +63,5 @@ COURSE = (
     Stage("tower", 300, 0.0, floor=0.02, slow=6e-4, pictures=32, shown="vectors"),
     Stage("pixels", 1000, 4e-4, slow=1e-4, shown="pixels", annotated=True),
     Stage("partners", 500, 3e-4, floor=0.05, slow=5e-5, shown="pixels", annotated=True, triggered=True),
+    Stage("worlds", 800, 3e-4, floor=0.05, slow=2e-4, shown="pixels", annotated=True, triggered=True, worlds=True),
 )

@@ -44,7 +44,7 @@ class Pupil(nn.Module):
         updates = {"params": list(self.body.parameters()), "full": stage.rate}
         if stage.shown == "symbols":
             return [updates, {"params": list(self.code.parameters()), "full": stage.slow}]
-        seeing = self.sight.groups(stage.slow)
+        seeing = self.sight.groups(stage.slow, stage.worlds)
         return seeing if stage.shown == "vectors" else [updates, *seeing]
 
     def loss(
@@ -54,6 +54,7 @@ class Pupil(nn.Module):
         """The loss of a step, and what was told or answered right.
 
         Args:
+            asked: about each scene, or about each pair of scenes, one after the other.
             share: how much of the stage is done.
             watching: whether rendered pictures are shown whole, at their own positions.
         """
@@ -71,5 +72,10 @@ class Pupil(nn.Module):
         kept = some(classes, None if watching else draw)
         where, end = squeezed(kept, 1.0 if watching else float(torch.rand((), generator=draw)))
         vectors = vectors.gather(1, kept[..., None].expand(-1, -1, vectors.shape[-1]))
+        pictures = len(scenes) // len(asked)
+        if pictures > 1:
+            behind = torch.arange(pictures).repeat_interleave(where.shape[1]) * end
+            where, end = where.reshape(len(asked), -1) + behind, pictures * end
+            vectors = vectors.reshape(len(asked), -1, vectors.shape[-1])
         loss, judged = answered(self.body, self.speaker, vectors, where, end, asked)
         return loss + _HEADS * heads, judged + told

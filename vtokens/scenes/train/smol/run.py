@@ -15,6 +15,7 @@ from torch import nn
 
 from vtokens.core.writing import write_text
 
+from ...photographs import check_photographs
 from . import asking, saved
 from .course import COURSE, Stage
 from .pupil import Pupil
@@ -32,8 +33,10 @@ def names() -> list[str]:
 
 
 def unseen(stage: Stage) -> str | None:
-    """What the checkpoints of a stage leave out: tower and projector, until they have been trained."""
-    return "sight." if stage.shown == "symbols" else None
+    """What the checkpoints of a stage leave out: tower and projector, the head of letters, until these were trained."""
+    if stage.shown == "symbols":
+        return "sight."
+    return None if stage.worlds else "sight.letters."
 
 
 def run(stage: Stage, out: Path, pupil: Pupil, seed: int, until: int | None = None) -> bool:
@@ -42,6 +45,9 @@ def run(stage: Stage, out: Path, pupil: Pupil, seed: int, until: int | None = No
     Args:
         until: the step to stop at, by default the stage's last.
     """
+    if stage.worlds:
+        for split in ("train", "calibration"):
+            check_photographs(split)
     number, path = names().index(stage.name), out / f"{stage.name}.safetensors"
     adam = torch.optim.AdamW(pupil.groups(stage), betas=(0.9, 0.99), weight_decay=0.0)
     facts: dict[str, Any] = {"step": 0, "cpu_minutes": 0.0, "rows": []}
@@ -103,6 +109,10 @@ def watch(stage: Stage, step: int, pupil: Pupil, scenes: int, at_once: int = 4) 
         _, judged = pupil.loss(stage, drawn, asked, step / stage.steps, generator(1, first), watching=True)
         for kind, right in judged:
             hits[kind].append(right)
+        for drawn, asked in asking.watched_worlds(first, at_once, pupil.speaker) if stage.worlds else ():
+            _, judged = pupil.loss(stage, drawn, asked, step / stage.steps, generator(1, first), watching=True)
+            for kind, right in judged:
+                hits[kind].append(right)
     return {kind: sum(found) / len(found) for kind, found in sorted(hits.items())}
 
 
