@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from importlib.util import find_spec
 
 import pytest
@@ -137,6 +138,17 @@ def test_two_pictures_are_answered_about_as_transformers_computes_it(language, p
         misses.append(torch.nn.functional.cross_entropy(logits[said], ids[0, said], reduction="none"))
     close(loss, torch.cat(misses).mean() + 0.3 * heads, TERMS, chain=2 * (gguf_file.LAYERS + 4))
     assert [kind for kind, _ in judged[: len(lines)]] == [line.kind for line in lines]
+
+
+def test_the_stages_before_the_last_draw_what_they_drew_before_there_was_one(pupil):
+    """Scenes and lines, token by token: a run that was begun then goes on unchanged."""
+    found = hashlib.sha256()
+    for number, stage in enumerate(COURSE[:-1]):
+        for step in (0, 2, 5):
+            scenes, asked = asking.training(stage, number, step, 0, pupil.speaker)
+            found.update(repr([(s.attempt, s.objects, s.digits) for s in scenes]).encode())
+            found.update(repr([(line.kind, line.ids, line.answers) for lines in asked for line in lines]).encode())
+    assert found.hexdigest() == "db3e458991223c990b2f28d228d46c97a251dd1520d3284162f0787d98e41733"
 
 
 @photographs
