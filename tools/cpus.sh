@@ -9,7 +9,7 @@ failed=()
 for threads in 1 2; do
     number=0
     # Processes of two threads each take turns on two cores, so there is one of them, which is slower: a smaller share.
-    workers=$((${WORKERS:-2} / threads)) parts=$((2 * threads))
+    workers=$((${WORKERS:-2} / threads)) parts=$((4 * threads))
     [ -z "${WHOLE:-}" ] || parts=1
     for setting in "as it is" "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41" \
         "ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2" "MKL_CBWR=COMPATIBLE"; do
