@@ -19,7 +19,10 @@ _NAMES = ("cache", "past_key_values")
 
 def given_cache(kwargs: Mapping[str, Any]) -> Any:
     """The cache among the keyword arguments of a decoder or of one of its layers; None if there is none."""
-    return next((kwargs[name] for name in _NAMES if kwargs.get(name) is not None), None)
+    for name in _NAMES:  # no generator: every layer of every step asks
+        if (found := kwargs.get(name)) is not None:
+            return found
+    return None
 
 
 def as_cache(module: nn.Module, cache: Any) -> dict[str, Any]:

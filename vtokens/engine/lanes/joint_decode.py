@@ -18,8 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
-from vtokens.engine.attention.lane_mask import lane_mask
-from vtokens.engine.attention.numbers import renumber
+from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.checks.window import check_no_window
@@ -73,12 +72,13 @@ class Joint:
         positions, found = kwargs.get("position_ids"), []
         for number, (lane, states) in enumerate(zip((self.main, self.negative), hidden.chunk(2), strict=True)):
             lane.hidden = states
-            lane.mask = lane_mask(lane, index, states)
-            found.append(renumber(lane, index, None if positions is None else positions.chunk(2)[number]))
+            own = None if positions is None else positions.chunk(2)[number]
+            lane.mask, angles = mask_and_angles(lane, index, own)
+            found.append(angles)
         kwargs = dict(kwargs, attention_mask=None, position_ids=None)
         if any(part is not None for part in found):
             halves = zip(*(part.chunk(2) for part in kwargs["position_embeddings"]), strict=True)
-            both = [own if part is None else part for own, part in zip(halves, found, strict=True)]
+            both = [given if part is None else part for given, part in zip(halves, found, strict=True)]
             kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
         return kwargs
 

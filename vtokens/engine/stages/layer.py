@@ -11,6 +11,7 @@ from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.lane_mask import lane_mask
 from vtokens.engine.attention.numbers import renumber
 from vtokens.engine.attention.padding import slots_seen
+from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.stages.room import make_room
@@ -40,6 +41,10 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     made = (blocks is None or blocks.made) and (lane.past > 0 or not keeps_all(lane.cache, index))
     if lane.view is None and layer is None and made:
         return None
+    if lane.view is None and lane.pictures is None and layer is not None and layer.keymap.slots is None:
+        mask, angles = mask_and_angles(lane, index, kwargs.get("position_ids"))
+        lane.angles = kwargs["position_embeddings"] if angles is None else angles
+        return {**kwargs, "attention_mask": mask, "position_embeddings": lane.angles}
     kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
     if renumbered is not None:
         kwargs["position_embeddings"] = renumbered

@@ -53,12 +53,12 @@ def lengths(cache: Cache | None, index: int) -> Lengths:
 def tracked(cache: Cache | None, index: int) -> TrackedLayer | None:
     """Layer `index` of a cache if strategies left something in it."""
     there = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-    return there if isinstance(there, TrackedLayer) else None
+    return there if type(there) is TrackedLayer else None  # isinstance asks an abstract class, in Python
 
 
 def tracked_layers(cache: Cache | None) -> list[TrackedLayer]:
     """The layers of a cache that strategies left something in."""
-    return [] if cache is None else [layer for layer in cache.layers if isinstance(layer, TrackedLayer)]
+    return [] if cache is None else [layer for layer in cache.layers if type(layer) is TrackedLayer]
 
 
 def shortened(cache: Cache | None, index: int) -> TrackedLayer | None:
