@@ -13,7 +13,7 @@ from tests.engine.compare import GREEDY, one
 from tests.engine.state import snapshot
 from tests.families import FAMILIES, build
 from vtokens.engine.attach import joined
-from vtokens.strategies import Attention, Facts, Needs, Strategy
+from vtokens.strategies import Facts, Needs, Strategy
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +38,14 @@ class Watch(Strategy):
 
 @dataclass(frozen=True)
 class Astray(Strategy):
-    """Asks for a layer that no model has, which shows only while hooks are being installed."""
+    """Acts in the attention of a layer that no model has, which shows only while hooks are being installed."""
 
     name = "astray"
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Attention(99),), layer=(1,))
+        return Needs(attend=(99,))
 
-    def at_layer(self, visuals: Any, index: int) -> None:
+    def at_attend(self, heads: Any) -> None:
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from vtokens.core.jsonlines import JsonLines, read_lines
+from vtokens.core.reading import lines
 from vtokens.eval.journal import Answer, Journal
 from vtokens.filter.datasets.output_log import OutputLog
 from vtokens.filter.datasets.rows import Refusal
@@ -167,3 +169,26 @@ def test_a_torn_last_row_is_cut_off_where_a_log_goes_on(log: str, tmp_path: Path
     path.write_bytes(whole + whole[:9])
     again(tmp_path)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("cut", range(1, 10))
+@pytest.mark.parametrize("most", [10, 11, 100])
+def test_a_line_whose_end_comes_between_two_reads_is_one_line(cut: int, most: int) -> None:
+    """Whoever appends may stop anywhere; a reader that met the end of the file there reads on."""
+
+    class Growing(io.RawIOBase):
+        """A file that ends where the writer had stopped, and has the rest at the next read."""
+
+        def __init__(self) -> None:
+            self.parts = [b"123456789\nab\n"[:cut], b"", b"123456789\nab\n"[cut:]]
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            part = self.parts.pop(0) if self.parts else b""
+            buffer[: len(part)] = part
+            return len(part)
+
+    found = list(lines(io.BufferedReader(Growing()), most))
+    assert found == [(b"123456789\n"[:most], 10), (b"ab\n"[:most], 3)]

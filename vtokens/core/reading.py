@@ -126,6 +126,9 @@ def lines(file: BinaryIO, most: int) -> Iterator[tuple[bytes, int]]:
     Memory holds no more than that, however long a line is.
     """
     while data := file.readline(most + 1):
+        # The file's end in the middle of a line, and a moment later the rest: somebody is appending.
+        while len(data) <= most and not data.endswith(b"\n") and (rest := file.readline(most + 1 - len(data))):
+            data += rest
         length, last = len(data), data
         while not last.endswith(b"\n") and (last := file.readline(MEBIBYTE)):
             length += len(last)

@@ -49,6 +49,7 @@ EXTRAS = (
     Extra("video", "decoding videos", ("decord",)),
     Extra("nlp", "mentions by spaCy", ("spacy",)),
     Extra("smol", "reading a pretrained language model", ("gguf",)),
+    Extra("worlds", "scenes on photographs", ("skimage", "sklearn")),
     Extra("ray", "`vtokens filter --ray`", ("ray.data",)),
 )
 
