@@ -36,6 +36,17 @@ def _no_grad() -> Any:
         yield
 
 
+def entering(target: Any, batch: Any) -> Tensor:
+    """(B, N, D), the states that enter the decoder."""
+    entered: list[Tensor] = []
+    hook = decoder_of(target).register_forward_pre_hook(
+        lambda *call: entered.append(call[-1]["inputs_embeds"]), with_kwargs=True
+    )
+    target(**batch)
+    hook.remove()
+    return entered[0]
+
+
 @dataclass(frozen=True)
 class Look(Strategy):
     """Writes down signals for all positions that layer 3 sees, and drops nothing."""
@@ -273,12 +284,7 @@ def test_a_second_turn_has_its_own_pictures(family: str) -> None:
 def test_relevance_is_the_mean_of_cosines(family: str, text: Any) -> None:
     """Between what enters the decoder at each visual token and at each token of text, one pair after the other."""
     target, batch = model(family, "pruned"), ragged(family)
-    entered: list[Tensor] = []
-    hook = decoder_of(target).register_forward_pre_hook(
-        lambda *call: entered.append(call[-1]["inputs_embeds"]), with_kwargs=True
-    )
-    target(**batch)
-    hook.remove()
+    entered = entering(target, batch)
     visual, placeholder = visual_of(target, batch)
     found = looked(target, batch, Relevance(text), before="fastv(keep=0.99, layer=1)")
     wide = looked(target, batch, Relevance(text))
@@ -288,7 +294,7 @@ def test_relevance_is_the_mean_of_cosines(family: str, text: Any) -> None:
         if text == "after" and visual[row].any():
             words &= torch.arange(len(words)) > int(visual[row].nonzero().min())
         assert torch.equal(wide["text", text][row], words)
-        states = entered[0][row].double()
+        states = entered[row].double()
         cosines = torch.cosine_similarity(states[visual[row]][:, None], states[words][None], dim=-1)
         close_pass(wide[Relevance(text)][row][visual[row]], cosines.mean(1).float())
         assert (wide[Relevance(text)][row][~visual[row]] == 0).all()
@@ -361,14 +367,9 @@ def test_signals_not_asked_for_are_named(signal: Any) -> None:
 def test_raters_are_the_words_that_the_picture_is_about(family: str, before: str) -> None:
     """Their mean row of the attention matrix; which they are is found word by word in float64."""
     target, batch = model(family, "pruned"), inputs(family, ["what is <image> this red"], [[image(84, 60, seed=3)]])
-    entered: list[Tensor] = []
-    hook = decoder_of(target).register_forward_pre_hook(
-        lambda *call: entered.append(call[-1]["inputs_embeds"]), with_kwargs=True
-    )
-    target(**batch)
-    hook.remove()
+    entered = entering(target, batch)
     visual, placeholder = visual_of(target, batch)
-    states, first = entered[0][0].double(), int(visual[0].nonzero().min())
+    states, first = entered[0].double(), int(visual[0].nonzero().min())
     words = (~placeholder[0] & (torch.arange(len(placeholder[0])) > first)).nonzero().flatten()
     share = (states[visual[0]] @ states[words].T).softmax(1).mean(0)
     raters = words[share > share.mean()]

@@ -17,15 +17,7 @@ from vtokens.engine.attention.tap import Attention
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
-from vtokens.engine.compiled import (
-    attending,
-    beside,
-    cut_mask,
-    entering,
-    entering_layer,
-    run,
-    traced,
-)
+from vtokens.engine.compiled import attending, beside, cut_mask, entering, entering_layer, run, traced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import cache, layer, output

@@ -7,9 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vtokens.engine.callbacks.base import Base, Kwargs
-from vtokens.engine.compiled import (
-    beside,
-)
+from vtokens.engine.compiled import beside
 from vtokens.engine.context import here
 from vtokens.engine.stages import logits
 from vtokens.engine.state.request import NegativePrefill

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import CacheLayerMixin
 
 from vtokens.engine.state.slots import fitted
 from vtokens.engine.state.view import gather
+from vtokens.engine.state.wrapped_layer import WrappedLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Columns:
         return Columns(change(self.index), None if self.real is None else change(self.real), self.width)
 
 
-class CrossKeys(CacheLayerMixin):
+class CrossKeys(WrappedLayer):
     """The cache layer of a cross-attention layer from which keys were dropped.
 
     It goes on being what it was, but for what is cropped: its keys have no place in the sequence.
@@ -109,89 +109,20 @@ class CrossKeys(CacheLayerMixin):
     """
 
     def __init__(self, inner: Any, columns: Columns | None) -> None:
-        self.inner, self.columns = inner, columns
-        self.room: int | None = getattr(inner, "max_cache_len", None)
+        super().__init__(inner)
+        self.columns = columns
 
     def fit(self, length: int) -> None:
         """Let a layer that holds nothing yet allocate `length` slots, of those that the caller gave it."""
         smaller = fitted(self.inner, length)
         self.inner = self.inner if smaller is None else smaller
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # asked for before it is set, while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    @property
-    def keys(self) -> Any:  # type: ignore[override]  # attributes there
-        """(B, H_kv, K, D), those of the inner layer."""
-        return self.inner.keys
-
-    @property
-    def values(self) -> Any:  # type: ignore[override]
-        """(B, H_kv, K, D), those of the inner layer."""
-        return self.inner.values
-
-    @property
-    def is_initialized(self) -> bool:  # type: ignore[override]
-        """Whether anything was stored."""
-        return bool(self.inner.is_initialized)
-
-    @property
-    def is_compileable(self) -> bool:  # type: ignore[override]  # a class attribute there
-        return bool(self.inner.is_compileable)
-
-    @property
-    def is_croppable(self) -> bool:  # type: ignore[override]
-        return bool(self.inner.is_croppable)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.inner.lazy_initialization(key_states, value_states)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.inner.update(key_states, value_states, *args, **kwargs)
-        return found
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
-        return sizes
-
-    def get_seq_length(self) -> int:
-        length: int = self.inner.get_seq_length()  # on the device where slots are fixed
-        return length
-
-    def get_max_length(self) -> int:
-        return int(self.inner.get_max_length()) if self.room is None else self.room
-
-    def offload(self) -> None:
-        self.inner.offload()
-
-    def prefetch(self) -> None:
-        self.inner.prefetch()
-
     def crop(self, tokens_to_remove: int) -> None:
         """Leave all keys: what is removed are positions of the sequence."""
 
     def reset(self) -> None:
-        if self.room is not None and self.inner.max_cache_len != self.room:
-            self.inner = type(self.inner)(max_cache_len=self.room)  # the next prompt may be kept whole
-        self.inner.reset()
-        if self.room is None:  # older releases of transformers only zero the states, which would then count as keys
-            self.inner.keys = self.inner.values = None
-            self.inner.is_initialized = False
+        self.inner = self._emptied()
         self.columns = None
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.inner.batch_repeat_interleave(repeats)
-        self._map(lambda part: part.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.inner.batch_select_indices(indices)
-        self._map(lambda part: part[indices.to(part.device)])
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        self.inner.reorder_cache(beam_idx)
-        self._map(lambda part: part.index_select(0, beam_idx.to(part.device)))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
+    def _map(self, change: Callable[[Tensor], Tensor], layer: Callable[[Any], None]) -> None:
         self.columns = None if self.columns is None else self.columns.map(change)

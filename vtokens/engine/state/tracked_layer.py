@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.negative_keys import NegativeKeys
 from vtokens.engine.state.slots import mask_at, places
+from vtokens.engine.state.wrapped_layer import WrappedLayer
 
 
-class TrackedLayer(CacheLayerMixin):
+class TrackedLayer(WrappedLayer):
     """A cache layer that holds fewer keys than positions were fed, or notes about them.
 
     `get_seq_length` keeps counting fed positions, so that `generate`, position ids, cropping and multi-turn chat go on
@@ -29,44 +28,9 @@ class TrackedLayer(CacheLayerMixin):
     """
 
     def __init__(self, inner: Any, keymap: KeyMap, room: int | None = None) -> None:
-        self.inner, self.keymap = inner, keymap
+        super().__init__(inner, room)
+        self.keymap = keymap
         self.negative: NegativeKeys | None = None
-        self.room: int | None = getattr(inner, "max_cache_len", None) if room is None else room
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # asked for before it is set, while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    @property
-    def keys(self) -> Any:  # type: ignore[override]  # attributes there
-        """(B, H_kv, K, D), those of the inner layer."""
-        return self.inner.keys
-
-    @property
-    def values(self) -> Any:  # type: ignore[override]
-        """(B, H_kv, K, D), those of the inner layer."""
-        return self.inner.values
-
-    @property
-    def is_initialized(self) -> bool:  # type: ignore[override]
-        """Whether anything was stored."""
-        return bool(self.inner.is_initialized)
-
-    @property
-    def is_compileable(self) -> bool:  # type: ignore[override]  # a class attribute there
-        return bool(self.inner.is_compileable)
-
-    @property
-    def is_croppable(self) -> bool:  # type: ignore[override]
-        return bool(self.inner.is_croppable)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.inner.lazy_initialization(key_states, value_states)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = self.inner.update(key_states, value_states, *args, **kwargs)
-        return found
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         # The engine makes the masks of tracked layers, those over fixed slots from that over fed positions. Of these
@@ -75,8 +39,7 @@ class TrackedLayer(CacheLayerMixin):
             return (2 if self.keymap.dropped else 1) * self.room, 0
         if self.keymap.dropped:
             return self.get_seq_length() + query_length, 0
-        sizes: tuple[int, int] = self.inner.get_mask_sizes(query_length)
-        return sizes
+        return super().get_mask_sizes(query_length)
 
     @property
     def makes_mask(self) -> bool:
@@ -111,15 +74,6 @@ class TrackedLayer(CacheLayerMixin):
         fed: int = given + (self.keymap.fed - self.keymap.given if slots is None else slots.ahead)
         return fed
 
-    def get_max_length(self) -> int:
-        return int(self.inner.get_max_length()) if self.room is None else self.room
-
-    def offload(self) -> None:
-        self.inner.offload()
-
-    def prefetch(self) -> None:
-        self.inner.prefetch()
-
     def crop(self, tokens_to_remove: int) -> None:
         """Remove `-tokens_to_remove` positions from the end; a positive number is the length to crop to.
 
@@ -143,29 +97,11 @@ class TrackedLayer(CacheLayerMixin):
         if remove > behind:
             self.keymap = keymap.cropped(remove - behind)
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.inner.batch_repeat_interleave(repeats)
-        self._map(lambda part: part.repeat_interleave(repeats, dim=0), lambda x: x.batch_repeat_interleave(repeats))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.inner.batch_select_indices(indices)
-        self._map(lambda part: part[indices.to(part.device)], lambda x: x.batch_select_indices(indices))
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        self.inner.reorder_cache(beam_idx)
-        self._map(lambda part: part.index_select(0, beam_idx.to(part.device)), lambda x: x.reorder_cache(beam_idx))
-
     def _map(self, change: Callable[[Tensor], Tensor], layer: Callable[[Any], None]) -> None:
         self.keymap = self.keymap.map(change)
         if self.negative is not None:
             self.negative = self.negative.map(change, layer)
 
     def reset(self) -> None:
-        if self.room is not None and self.inner.max_cache_len != self.room:
-            self.inner = type(self.inner)(max_cache_len=self.room)  # the next prompt may be kept whole
-        self.inner.reset()
-        # Older releases of transformers only zero the states, which would then count as fed.
-        if not hasattr(self.inner, "max_cache_len"):
-            self.inner.keys = self.inner.values = None
-            self.inner.is_initialized = False
+        self.inner = self._emptied()
         self.negative, self.keymap = None, KeyMap.plain(0)
