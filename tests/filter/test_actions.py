@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtokens.filter.actions.action import ABSTENTION, ACTIONS, apply, check_action, without
+from vtokens.filter.actions.action import ABSTENTION, ACTIONS, Edit, Outcome, apply, check_action, without
+from vtokens.filter.actions.regenerate import JudgedResponse
+from vtokens.filter.actions.stream import live
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Found, arrange
 from vtokens.filter.report import ResponseReport
@@ -79,6 +81,24 @@ def test_without_equals_joining_what_is_kept(words, data):
     drop = data.draw(st.lists(st.booleans(), min_size=len(words), max_size=len(words)))
     text = ", ".join(words)
     assert without(text, clauses(text), drop) == ", ".join(w for w, gone in zip(words, drop, strict=True) if not gone)
+
+
+@given(st.lists(st.sampled_from(["a dog", "a cat"]), min_size=1, max_size=5), st.data())
+def test_a_stream_drops_the_sentence_and_not_its_like(words, data):
+    """What a stream shows of a response with equal sentences, some of them dropped, is the outcome's text."""
+    flags = st.lists(st.booleans(), min_size=len(words), max_size=len(words))
+    drop = data.draw(flags.filter(any))
+    found = report(", ".join(words), [0.9 if gone else 0.1 for gone in drop])
+    edits = [Edit("redacted", words[i], "", 0.9, sentence=i) for i, gone in enumerate(drop) if gone]
+    text = without(found.response, found.spans, drop)
+    whole = JudgedResponse(found, [], [])
+
+    def write(heard):
+        heard(whole, len(words))
+        return whole
+
+    events = live(write, lambda _, __: Outcome(text, found.response, found, tuple(edits)), "regenerate")
+    assert "".join(event.text for event in events) == text
 
 
 def test_the_end_of_a_text_stays():

@@ -66,6 +66,7 @@ class _Edit(Schema):
     after: Text
     p: Share
     by: Text
+    sentence: Count | None = None
 
 
 class _Found(Schema):

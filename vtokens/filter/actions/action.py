@@ -26,6 +26,8 @@ class Edit:
         before, after: the text; `after` is empty for what was dropped.
         p: the probability that was too high.
         by: how it was written again, such as "vhr"; empty otherwise.
+        sentence: which of the sentences in the outcome's report was dropped or written again, from 0; None for a whole
+            response, and where nothing was written in the sentence's place.
     """
 
     what: str
@@ -33,6 +35,7 @@ class Edit:
     after: str
     p: float
     by: str = ""
+    sentence: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,10 @@ def apply(report: ResponseReport, action: str) -> Outcome:
     if action == "abstain":
         edit = Edit("abstained", report.response, ABSTENTION, max(judged.p for judged in report.flagged))
         return Outcome(ABSTENTION, report.response, report, (edit,), certificate=guarantee)
-    edits = tuple(Edit("redacted", s.text, "", s.p) for s, wrong in zip(sentences, bad, strict=True) if wrong)
+    edits = tuple(
+        Edit("redacted", sentence.text, "", sentence.p, sentence=number)
+        for number, (sentence, wrong) in enumerate(zip(sentences, bad, strict=True))
+        if wrong
+    )
     text = without(report.response, report.spans, bad).strip()
     return Outcome(text, report.response, report, edits, certificate=guarantee)

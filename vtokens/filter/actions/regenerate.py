@@ -79,7 +79,7 @@ class _Draft:
             if bad[self.at]:
                 sentence = self.now.report.sentences[self.at]
                 self.dropped.add(self.at)
-                self.edits.append(Edit("redacted", sentence.text, "", sentence.p))
+                self.edits.append(Edit("redacted", sentence.text, "", sentence.p, sentence=self.at))
             self.at, self.tries = self.at + 1, 0
         return False
 
@@ -105,8 +105,8 @@ class _Draft:
             self.tries += 1
             return
         old = self.now.report.sentences[self.at]
-        text = new.report.sentences[self.at].text if self.at < len(bad) else ""
-        self.edits.append(Edit("regenerated", old.text, text, old.p, way))
+        text, place = (new.report.sentences[self.at].text, self.at) if self.at < len(bad) else ("", None)
+        self.edits.append(Edit("regenerated", old.text, text, old.p, way, place))
         self.now, self.at, self.tries = new, self.at + 1, 0
 
     def outcome(self) -> Outcome:

@@ -132,14 +132,8 @@ def _events(decided: Iterator[Any], finish: Callable[[JudgedResponse], Outcome],
 
 
 def _rewritten(sentences: SentenceEvents, first: int, outcome: Outcome) -> Iterator[Event]:
-    report, again = outcome.report, {edit.after: edit for edit in outcome.edits if edit.what == "regenerated"}
-    dropped = {edit.before for edit in outcome.edits if edit.what == "redacted"}
-    for number in range(first, len(report.spans)):
-        text = report.sentences[number].text
-        if text in dropped:
-            yield sentences.event(report, number, "redacted")
-        elif text in again:
-            yield sentences.event(report, number, "regenerated", again[text].before)
-        else:
-            yield sentences.event(report, number, "kept")
-    yield from sentences.end(report)
+    edits = {edit.sentence: edit for edit in outcome.edits}
+    for number in range(first, len(outcome.report.spans)):
+        edit = edits.get(number)
+        yield sentences.event(outcome.report, number, edit.what if edit else "kept", edit.before if edit else "")
+    yield from sentences.end(outcome.report)
