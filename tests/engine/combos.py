@@ -68,13 +68,13 @@ def pool(kind: Any, files: tuple[str, ...]) -> tuple[Any, ...]:
     return POOLS[kind] + (files if kind is str else ())
 
 
-def takes(name: str, fields: dict[str, Any], adapter: Adapter) -> bool:
-    """Whether a strategy allows these values on a model."""
+def refusal(name: str, fields: dict[str, Any], adapter: Adapter) -> str | None:
+    """Why a strategy with these values is refused on a model; None if it is not."""
     try:
         Plan(adapter, [vtokens.strategies.get(name)(**fields)])
-    except (ValueError, TypeError):
-        return False
-    return True
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
 
 
 class Allowed:
@@ -84,6 +84,7 @@ class Allowed:
         adapter: the model's.
         needed: strategy -> fields without which it does not run there.
         values: strategy -> field -> its allowed values, each taken alone beside what is needed.
+        refused: strategies that no values let run there -> the reasons.
     """
 
     def __init__(self, family: str, folder: Path) -> None:
@@ -91,14 +92,19 @@ class Allowed:
         files = tables(self.adapter.facts, folder)
         self.needed: dict[str, dict[str, Any]] = {}
         self.values: dict[str, dict[str, list[Any]]] = {}
+        self.refused: dict[str, set[str]] = {}
         for name in vtokens.strategies():
             cls = vtokens.strategies.get(name)
             hints = typing.get_type_hints(cls)
             pools = {field.name: pool(hints[field.name], files) for field in dataclasses.fields(cls) if field.init}
             trials = [{}, *({field: value} for field, values in pools.items() for value in values)]
-            self.needed[name] = next(fields for fields in trials if takes(name, fields, self.adapter))
+            reasons = [refusal(name, fields, self.adapter) for fields in trials]
+            if None not in reasons:
+                self.refused[name] = set(filter(None, reasons))
+                continue
+            self.needed[name] = trials[reasons.index(None)]
             self.values[name] = {
-                field: [v for v in values if takes(name, {**self.needed[name], field: v}, self.adapter)]
+                field: [v for v in values if refusal(name, {**self.needed[name], field: v}, self.adapter) is None]
                 for field, values in pools.items()
             }
 
@@ -125,5 +131,5 @@ def strategies(draw: st.DrawFn, options: Allowed, name: str) -> Strategy:
     for field, values in options.values[name].items():
         if draw(st.booleans()):
             fields[field] = draw(st.sampled_from(values))
-    hypothesis.assume(takes(name, fields, options.adapter))
+    hypothesis.assume(refusal(name, fields, options.adapter) is None)
     return vtokens.strategies.get(name)(**fields)

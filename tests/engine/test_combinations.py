@@ -20,7 +20,7 @@ import vtokens
 from tests.engine.cases import SIZES, TEXTS, model
 from tests.engine.combos import Allowed, allowed, attachments
 from tests.engine.state import snapshot
-from tests.families import FAMILIES, image, inputs
+from tests.families import EVERY, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import returned_cache
 from vtokens.strategies import Strategy
@@ -188,14 +188,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_combinations(family: str, folder: Path) -> None:
     """A batch gives what each sample does alone, twice the same; nothing stays behind; `keep=1.0` changes no bit."""
     options = allowed(family, folder)
+    kind = type(model(family, "pruned")).__name__.removesuffix("ForConditionalGeneration")
+    for name, reasons in options.refused.items():
+        assert any(f"'{name}'" in reason and kind in reason for reason in reasons), (name, reasons)
     # transformers leaves hooks of its own at the first call.
     model(family, "pruned")(**inputs(family, ["Look: <image>"], [[image(60, 60, seed=0)]]))
 
-    @settings(max_examples=-(-settings.default.max_examples // len(FAMILIES)))
+    @settings(max_examples=-(-settings.default.max_examples // len(EVERY)))
     @given(drawn(options))
     @torch.no_grad()
     def all_of_it(case: Drawn) -> None:
@@ -205,5 +208,5 @@ def test_combinations(family: str, folder: Path) -> None:
         assert snapshot(model(family, "pruned")) == before
 
     if settings.default.derandomize:  # or every family would draw the same cases
-        all_of_it = hypothesis.seed(FAMILIES.index(family))(all_of_it)
+        all_of_it = hypothesis.seed(EVERY.index(family))(all_of_it)
     all_of_it()

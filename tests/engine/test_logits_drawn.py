@@ -14,7 +14,7 @@ from tests.engine.cases import MODES, Case, cases, model
 from tests.engine.compare import DETAILS
 from tests.engine.contrasted import check_answers, contrasted, expect, forgetful, guided, without_pictures
 from tests.engine.test_logits import noised
-from tests.families import FAMILIES, image, inputs
+from tests.families import EVERY, image, inputs
 
 END: dict[str, Any] = {"max_new_tokens": 3, "eos_token_id": 10**6}
 
@@ -29,8 +29,8 @@ def alone(family: str, case: Case) -> list[dict[str, Any]]:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=40)  # each feeds two whole sequences for every row and step
+@pytest.mark.parametrize("family", EVERY)
+@settings(max_examples=-(-settings.default.max_examples // len(EVERY)))
 @given(
     case=cases().filter(lambda case: case.side == "left"),
     name=st.sampled_from(["pai", "m3id", "vcd"]),
