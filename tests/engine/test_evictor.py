@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
 from vtokens.core.compat import as_cache, given_cache, returned_cache
-from vtokens.strategies import Evictor, Facts, Keys, Needs, Selection, Strategy, parse
+from vtokens.strategies import Attention, Evictor, Facts, Keys, Needs, Selection, Strategy, Visuals, parse
 
 SHARE = 0.5
 
@@ -179,6 +179,43 @@ def test_rows_beams_pruners_and_contrasts_answer_as_alone(family: str) -> None:
                     assert torch.equal(single.sequences[0, -5:], whole.sequences[row, -5:])
     programs: list[Any] = [Long(heads=False), "cls(keep=0.5)+vhr", "none"]
     check_programs(target, batch, programs, **GREEDY)
+
+
+@dataclass(frozen=True)
+class Heard(Strategy):
+    """Writes down what the positions of a pass receive from the last one in layer 2, and drops nothing."""
+
+    name: ClassVar[str] = "heard"
+    log: dict[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Attention(2, "last"),), layer=(3,))
+
+    def at_layer(self, visuals: Visuals, index: int) -> None:
+        self.log["last"] = visuals.received(2, "last")
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_onevision"])
+@pytest.mark.parametrize("least", [5.0, 6.5])
+@torch.no_grad()
+def test_a_later_picture_is_looked_at_by_each_head_through_the_keys_that_it_kept(family: str, least: float) -> None:
+    target, reference = model(family, "pruned"), model(family, "plain", "eager")
+    first, second = (dict(inputs(family, ["<image> What is this?"], [[image(84, 60, seed=seed)]])) for seed in (3, 4))
+    mask = torch.ones(1, first["input_ids"].shape[1] + second["input_ids"].shape[1], dtype=torch.long)
+    second["attention_mask"] = mask
+    heard, strategy = Heard(), Uneven(least)
+    with vtokens.attach(target, "none") as handle:
+        target(**first)
+        there = groups(handle.report(), adapter_for(target).placeholders(first)["image"])
+    with vtokens.attach(target, (strategy, heard)):
+        cache = returned_cache(target(**first, use_cache=True))
+        target(**second, **as_cache(target, cache))
+    closed, output = evicted(reference, first, strategy, there)
+    assert not (closed[2] == closed[2][:, :1]).all(), "the heads of layer 2 keep different keys"
+    with closing(reference, closed):
+        told = reference(**second, **as_cache(reference, returned_cache(output)), output_attentions=True).attentions[2]
+    expected = told[:, :, -1, first["input_ids"].shape[1] :].mean(1)
+    close_pass(heard.log["last"], expected, passes=2)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,24 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
         allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
         bias, past = None if bias is None else bias[:, past:], 0
-    mean = attention_colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
+    mean = _colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
     pictures.noted[signal] = spread(mean[:, past:], lane.view, lane.length)
+
+
+def _colmean(
+    query: Tensor, key: Tensor, scaling: float, weight: Tensor | None, until: Tensor, allowed: Tensor | None,
+    bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """`attention_colmean`, where the heads of keys may have biases of their own: each is then a sample by itself."""
+    if bias is None or bias.dim() == 2:
+        return attention_colmean(query, key, scaling, weight, until, allowed, bias)
+    heads = key.shape[1]
+    weight, allowed = (None if one is None else one.repeat_interleave(heads, 0) for one in (weight, allowed))
+    query, key = query.unflatten(1, (heads, -1)).flatten(0, 1), key.flatten(0, 1)[:, None]
+    mean = attention_colmean(
+        query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1)
+    )
+    return mean.unflatten(0, (-1, heads)).mean(1)
 
 
 def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: Attention) -> None:
