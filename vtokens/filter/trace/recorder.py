@@ -26,7 +26,7 @@ __all__ = ["Recorder", "Tape", "recording"]
 class Recorder(Strategy):
     """Notes what a tape asks for and changes nothing; attention as the model's weights give it, whatever acts on it."""
 
-    name: ClassVar[str] = "recorder"
+    name: ClassVar[str] = "the filter"
     tape: Tape = field(compare=False)
 
     def needs(self, facts: Facts) -> Needs:
