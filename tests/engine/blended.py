@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.engine.masked import decoder_layers, masking
+from tests.engine.masked import decoder_layers, decoder_of, masking
 from vtokens import Report
 from vtokens.core.compat import given_cache
 
 Groups = list[tuple[int, list[int]]]
 """Row of the batch, and fed positions of the visual tokens of one picture, in order."""
-SHARE = 0.75
-"""What a kept token keeps of itself; the rest comes from the one behind it."""
 
 
 def groups(report: Report, placeholder: Tensor) -> Groups:
@@ -43,7 +41,9 @@ def halves(places: Sequence[int]) -> Iterator[tuple[int, int | None]]:
 
 
 @contextmanager
-def blending(model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int, weigh: bool) -> Iterator[Any]:
+def blending(
+    model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int, weigh: bool, own: float
+) -> Iterator[Any]:
     """Let tokens be merged before decoder layer `first`, and from there on count for two, if `weigh`.
 
     Args:
@@ -52,6 +52,7 @@ def blending(model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int
         dropped: from `masked.dropped_keys`.
         first: 0 is before the decoder.
         weigh: whether they count for as many as went into them.
+        own: what a kept token keeps of itself; the rest comes from the one behind it.
     """
     length = dropped[0].shape[1]
     bias = torch.zeros(dropped[0].shape)
@@ -64,7 +65,7 @@ def blending(model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int
         for row, places in pictures:
             for stays, goes in halves(places):
                 if goes is not None:
-                    states[row, stays] = SHARE * states[row, stays] + (1 - SHARE) * states[row, goes]
+                    states[row, stays] = own * states[row, stays] + (1 - own) * states[row, goes]
         return states
 
     def enter(module: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
@@ -88,12 +89,12 @@ def blending(model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int
         return args, {**kwargs, "attention_mask": mask + more}
 
     layers = decoder_layers(model)
-    where = layers[first] if first else model.model.language_model
+    where = layers[first] if first else decoder_of(model)
     name = "hidden_states" if first else "inputs_embeds"
     with masking(model, dropped):  # its hooks come first, so that closed columns stay closed
         handles = [where.register_forward_pre_hook(partial(enter, name=name), with_kwargs=True)]
         later = partial(_deepstack, merged, first)
-        handles.append(model.model.language_model.register_forward_pre_hook(later, with_kwargs=True))
+        handles.append(decoder_of(model).register_forward_pre_hook(later, with_kwargs=True))
         handles += [
             layer.register_forward_pre_hook(partial(weighed, index), with_kwargs=True)
             for index, layer in enumerate(layers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import vtokens
@@ -31,6 +32,12 @@ MODES: dict[str, dict[str, Any]] = {
 def model(family: str, role: str, attention: str = "sdpa") -> Any:
     """A tiny model; the same weights for every `role` ("pruned" ones get strategies attached, "plain" ones never)."""
     return build(family, attn_implementation=attention)[0]
+
+
+def share(of: int) -> int:
+    """Examples of a costly property: all under `fuzz`, and one in `of` where the suite has to be done in minutes."""
+    most = settings.default.max_examples
+    return -(-most // of) if settings.default.derandomize else most
 
 
 @dataclass(frozen=True)

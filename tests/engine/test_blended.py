@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.blended import SHARE, blending, groups
+from tests.engine.blended import blending, groups
 from tests.engine.cases import SIZES, TEXTS, model
 from tests.engine.compare import DETAILS, GREEDY, check_programs, check_tokens, one, ragged
 from tests.engine.masked import dropped_keys
-from tests.families import FAMILIES, build, image, inputs
+from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
@@ -30,6 +30,7 @@ class Halves(Strategy):
     name: ClassVar[str] = "halves"
     layer: int = 0
     weigh: bool = True
+    own: float = 0.75
 
     def needs(self, facts: Facts) -> Needs:
         return Needs(layer=(self.layer,) if self.layer else (), sizes=self.weigh)
@@ -47,7 +48,7 @@ class Halves(Strategy):
         behind = torch.nn.functional.one_hot((slot[::2] + 1).clamp(max=len(slot) - 1), len(slot)).float()
         has = torch.nn.functional.pad(visuals.valid, (0, 1))[:, 1::2][:, : len(own)]
         has = torch.nn.functional.pad(has, (0, len(own) - has.shape[1]))
-        weights = torch.where(has[:, :, None], SHARE * own + (1 - SHARE) * behind, own)
+        weights = torch.where(has[:, :, None], self.own * own + (1 - self.own) * behind, own)
         sizes = visuals.sizes[:, ::2] + has * torch.nn.functional.pad(visuals.sizes, (0, 1))[:, 1::2][:, : len(own)]
         counts = tuple((count + 1) // 2 for count in visuals.counts)
         return Selection(keep, counts, weights=weights, sizes=sizes if self.weigh else None)
@@ -57,16 +58,19 @@ def placeholders(family: str, batch: dict[str, Any]) -> Tensor:
     return adapter_for(model(family, "pruned")).placeholders(batch)["image"]
 
 
+@pytest.mark.fuzz
 @given(st.data())
 @torch.no_grad()
 def test_blended_is_dense(data: Any) -> None:
     """Logits and answers, at the prompt or before a layer, ragged batches and beams, in any family."""
-    family = data.draw(st.sampled_from(FAMILIES))
-    first, weigh = data.draw(st.sampled_from([0, 0, 1, 2])), data.draw(st.booleans())
+    family = data.draw(st.sampled_from(EVERY))
+    first, weigh = data.draw(st.sampled_from([0, 0, 1, 2, 3])), data.draw(st.booleans())
+    own, seed = data.draw(st.floats(0.0, 1.0)), data.draw(st.integers(0, 99))
     rows = data.draw(st.lists(st.lists(st.sampled_from(SIZES), max_size=2), min_size=1, max_size=3).filter(any))
     texts = [data.draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
     pictures = [
-        [image(*size, seed=9 * number + row) for number, size in enumerate(group)] for row, group in enumerate(rows)
+        [image(*size, seed=seed + 9 * number + row) for number, size in enumerate(group)]
+        for row, group in enumerate(rows)
     ]
     side = data.draw(st.sampled_from(["left", "right"]))
     batch = dict(inputs(family, texts, pictures, side))
@@ -75,7 +79,7 @@ def test_blended_is_dense(data: Any) -> None:
         model(family, "pruned", data.draw(st.sampled_from(["sdpa", "eager"]))),
         model(family, "plain", "eager"),
     )
-    with vtokens.attach(target, Halves(layer=first, weigh=weigh)) as handle:
+    with vtokens.attach(target, Halves(layer=first, weigh=weigh, own=own)) as handle:
         logits = target(**batch).logits
         plain = handle.report()
         got = target.generate(**batch, **GREEDY, **options, **DETAILS)
@@ -83,7 +87,7 @@ def test_blended_is_dense(data: Any) -> None:
     there = groups(plain, placeholders(family, batch))
     valid = batch["attention_mask"]
     dropped = dropped_keys(plain, valid)
-    with blending(reference, there, dropped, first, weigh):
+    with blending(reference, there, dropped, first, weigh, own):
         expected = reference(**batch).logits
     for row, sample in enumerate(plain.samples):
         fed = valid[row].bool().clone()
@@ -92,7 +96,7 @@ def test_blended_is_dense(data: Any) -> None:
     copies = len(report.samples) // len(plain.samples)
     there = [(row * copies + copy, places) for row, places in there for copy in range(copies)]
     dropped = [part.repeat_interleave(copies, 0) for part in dropped]
-    with blending(reference, there, dropped, first, weigh):
+    with blending(reference, there, dropped, first, weigh, own):
         check_tokens(got, reference.generate(**batch, **GREEDY, **options, **DETAILS), 5)
 
 

@@ -14,22 +14,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import TEXTS, model
+from tests.engine.cases import COUNTS, SHARES, SIZES, TEXTS, model
 from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
-from tests.engine.masked import decoder_layers, dropped_keys, masking
-from tests.families import FAMILIES, build, image, inputs
+from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, masking
+from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
 
-NUMBERED = [family for family in FAMILIES if adapter_for(model(family, "plain")).anatomy.axes == 1]
-SPECS = ("cls(keep=0.5, positions='compact')", "fastv(keep=0.5, layer=2, positions='compact')")
+NUMBERED = [family for family in EVERY if adapter_for(model(family, "plain")).anatomy.axes == 1]
 
 
 @contextmanager
 def numbered(target: Any, dropped: Sequence[Tensor], closed: Sequence[bool]) -> Iterator[None]:
     """Let the layers of a full-length model count positions without those that were dropped, where `closed` says so."""
-    decoder = target.model.language_model
+    decoder = decoder_of(target)
 
     def count(index: int, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         positions = kwargs["position_ids"]
@@ -39,10 +38,10 @@ def numbered(target: Any, dropped: Sequence[Tensor], closed: Sequence[bool]) -> 
             behind = positions - gone
         else:
             behind = positions - gone[:, -1:]
-        return args, {
-            **kwargs,
-            "position_embeddings": decoder.rotary_emb(module.input_layernorm.weight, behind.clamp(min=0)),
-        }
+        # Layers with a window turn by angles of their own in Gemma 3.
+        kind = decoder.config.layer_types[index : index + 1] if hasattr(decoder.rotary_emb, "layer_types") else ()
+        angles = decoder.rotary_emb(module.input_layernorm.weight, behind.clamp(min=0), *kind)
+        return args, {**kwargs, "position_embeddings": angles}
 
     handles = [
         layer.register_forward_pre_hook(partial(count, index), with_kwargs=True)
@@ -56,16 +55,27 @@ def numbered(target: Any, dropped: Sequence[Tensor], closed: Sequence[bool]) -> 
             handle.remove()
 
 
+@st.composite
+def compacts(draw: st.DrawFn) -> str:
+    """A pruner with drawn settings that numbers anew."""
+    late = f"layer={draw(st.integers(1, 3))}"
+    name, more = draw(st.sampled_from([("cls", ""), ("random", ""), ("fastv", late), ("todre", "exit_threshold=None")]))
+    return f"{name}(keep={draw(SHARES | COUNTS)}, positions=compact{', ' if more else ''}{more})"
+
+
+@pytest.mark.fuzz
 @given(st.data())
 @torch.no_grad()
 def test_compact_is_a_masked_model_that_counts_less(data: Any) -> None:
     """Logits and answers, pruned at the prompt or in the decoder, ragged batches, beams."""
-    family, spec = data.draw(st.sampled_from(NUMBERED)), data.draw(st.sampled_from(SPECS))
-    sizes = st.lists(st.sampled_from([(84, 84), (60, 130)]), max_size=2)
+    family, spec = data.draw(st.sampled_from(NUMBERED)), data.draw(compacts())
+    sizes = st.lists(st.sampled_from(SIZES), max_size=2)
     rows = data.draw(st.lists(sizes, min_size=1, max_size=3).filter(any))
     texts = [data.draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
+    seed = data.draw(st.integers(0, 99))
     pictures = [
-        [image(*size, seed=9 * number + row) for number, size in enumerate(group)] for row, group in enumerate(rows)
+        [image(*size, seed=seed + 9 * number + row) for number, size in enumerate(group)]
+        for row, group in enumerate(rows)
     ]
     batch = dict(inputs(family, texts, pictures, data.draw(st.sampled_from(["left", "right"]))))
     options = data.draw(st.sampled_from([{}, {"num_beams": 2}]))

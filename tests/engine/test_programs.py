@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtokens
+from tests.engine.cases import model, share
 from tests.engine.state import snapshot
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
@@ -42,7 +43,7 @@ def batch(family: str, rows: list[int]) -> dict[str, Any]:
 
 def check(family: str, rows: list[int], programs: list[str], **options: Any) -> None:
     """A batch under a program a row, against each row by itself under its program."""
-    target, _ = build(family)
+    target = model(family, "pruned")
     copies = options.get("num_return_sequences", 1)
     with vtokens.attach(target, "none") as handle, handle.using(programs):
         together = target.generate(**batch(family, rows), **GREEDY, **options)
@@ -60,6 +61,8 @@ def test_each_row_answers_as_alone(family: str) -> None:
     check(family, [0, 1, 2], ["cls(keep=0.25)", "none", "fastv(keep=0.5, layer=2)"])
 
 
+@pytest.mark.fuzz
+@settings(max_examples=share(2))
 @given(st.data())
 def test_programs_drawn(data: Any) -> None:
     """Any programs beside each other, rows without pictures among them, in any family."""

@@ -124,6 +124,8 @@ def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:
     inner = layer.inner
     inner.keys = keys.gather(2, by_head[..., None].expand(-1, -1, -1, keys.shape[3]))
     inner.values = layer.inner.values.gather(2, by_head[..., None].expand(-1, -1, -1, inner.values.shape[3]))
+    if hasattr(inner, "cumulative_length"):  # with a window, which has not cut yet, a layer counts what it was given
+        inner.cumulative_length = most
     shut = keymap.shut_after(length)
     if at.dim() == 3 or kept.dim() == 3:
         at = at if at.dim() == 3 else at[:, None].expand(-1, heads, -1)
