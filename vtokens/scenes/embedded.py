@@ -1,4 +1,4 @@
-"""The models that ship with the package, by name."""
+"""The models that come with the package, by name."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ from pathlib import Path
 from vtokens.core.errors import unknown
 
 from .shipped import FOLDER
+from .smol.folder import shipped, smol_folder
+
+_SMOL = "scenes-smol"
 
 
 def embedded_models() -> list[str]:
-    """Names of the models that ship with the package, sorted."""
-    return sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
+    """Names of the models that come with the package, sorted."""
+    whole = [p.parent.name for p in FOLDER.glob("*/config.json")]
+    return sorted([*whole, _SMOL] if shipped().exists() else whole)
 
 
 def embedded_path(name: str) -> Path:
-    """Folder of the embedded model `name`, a Hugging Face checkpoint; ValueError if there is none."""
+    """Folder of the embedded model `name`, a Hugging Face checkpoint.
+
+    That of scenes-smol is made in the cache the first time, from what ships and an installed package
+    (`vtokens.scenes.smol.folder`).
+
+    Raises:
+        ValueError: there is none of that name, or the package holds another language model.
+        MissingExtra: what scenes-smol is made of is not installed; the message says how it is.
+    """
     names = embedded_models()
     if name not in names:
         raise unknown("embedded model", name, names)
-    return FOLDER / name
+    return smol_folder() if name == _SMOL else FOLDER / name

