@@ -144,6 +144,13 @@ def test_every_scene_is_known_as_one(split):
     assert all(looks_drawn(example.image) for example in scenes.examples(split, n=100, seed=11))
 
 
+def test_a_model_that_was_taught_photographs_knows_scenes_on_them():
+    ground = Image.new("RGB", (96, 96), "red")
+    assert looks_drawn(ground, "scenes-smol")
+    assert not looks_drawn(ground, "scenes-llava")
+    assert not looks_drawn(ground.resize((480, 480)), "scenes-smol")
+
+
 def test_heat_maps_are_written(capsys, scene, absent, tmp_path):
     maps = tmp_path / "maps"
     code, out, _ = run(capsys, scene[0], absent, *PLAIN, "--json", "--heatmaps", str(maps))

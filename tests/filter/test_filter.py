@@ -7,6 +7,7 @@ import json
 import pytest
 
 import vtokens
+from tests.families import build
 from vtokens import HallucinationFilter, Risk, scenes
 from vtokens.filter.actions.action import ABSTENTION
 from vtokens.filter.calibrators.labels import label_scenes
@@ -190,6 +191,12 @@ def test_a_calibrator_of_another_setting_is_told_apart(calibrated, embedded, cap
     other.get_input_embeddings().weight.data[:] += 0.5
     with pytest.raises(ValueError, match="other conditions"):
         HallucinationFilter.from_pretrained(other, processor, calibrator=path)
+
+
+def test_what_mentions_are_found_follows_from_the_model(embedded):
+    """Of a model that ships with us the words of scenes, with its calibrator or without; of others any English."""
+    assert HallucinationFilter.from_pretrained(*embedded, calibrator=None).judge.extractor.name == "scenes"
+    assert HallucinationFilter.from_pretrained(*build("llava"), calibrator=None).judge.extractor.name == "chunks"
 
 
 def test_a_guarantee_that_cannot_be_kept_is_refused(calibrated, captions):

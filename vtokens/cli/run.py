@@ -39,12 +39,12 @@ def add_to(commands: Any) -> None:
 def note_drawn(model: str, image: Any) -> None:
     """Say on stderr what an embedded model can see, if this picture is plainly something else."""
     from vtokens.scenes import embedded_models
-    from vtokens.scenes.recognise import looks_drawn
+    from vtokens.scenes.recognise import looks_drawn, taught
 
-    if model in embedded_models() and not looks_drawn(image):
+    if model in embedded_models() and not looks_drawn(image, model):
         note(
-            f"{model} knows drawn scenes only (coloured shapes and digits on grey, 96 x 96 pixels), and this picture "
-            "is none: what it says of it means nothing. --model takes others, such as llava-hf/llava-1.5-7b-hf"
+            f"{model} knows drawn scenes only ({taught(model)}, 96 x 96 pixels), and this picture is none: what it "
+            "says of it means nothing. --model takes others, such as llava-hf/llava-1.5-7b-hf"
         )
 
 

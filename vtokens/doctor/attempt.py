@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Literal
 
@@ -27,6 +28,12 @@ def attempt(extra: Extra) -> Finding:
         gone = isinstance(cause, ModuleNotFoundError) and find_spec(str(cause.name).partition(".")[0]) is None
         state: Literal["absent", "wrong"] = "absent" if gone else "wrong"
         return Finding("extras", extra.name, fault, state, (command + remedy).removeprefix(": "))
+    if extra.beside:
+        try:
+            metadata.version(extra.beside)
+        except metadata.PackageNotFoundError:
+            fault = f"{extra.brings} needs {extra.beside}, which is not installed"
+            return Finding("extras", extra.name, fault, "absent", f"pip install --no-deps {extra.beside}")
     return Finding("extras", extra.name, f"works ({extra.brings})")
 
 

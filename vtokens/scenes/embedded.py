@@ -7,7 +7,7 @@ from pathlib import Path
 from vtokens.core.errors import unknown
 
 from .shipped import FOLDER
-from .smol.folder import shipped, smol_folder
+from .smol.folder import is_converted, shipped, smol_folder
 
 _SMOL = "scenes-smol"
 
@@ -16,6 +16,12 @@ def embedded_models() -> list[str]:
     """Names of the models that come with the package, sorted."""
     whole = [p.parent.name for p in FOLDER.glob("*/config.json")]
     return sorted([*whole, _SMOL] if shipped().exists() else whole)
+
+
+def is_embedded(name_or_path: str) -> bool:
+    """Whether a model's `name_or_path` is that of one that comes with the package, by its name or its folder."""
+    path = Path(name_or_path)
+    return name_or_path in embedded_models() or path.parent == FOLDER or is_converted(path)
 
 
 def embedded_path(name: str) -> Path:

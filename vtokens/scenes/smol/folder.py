@@ -16,6 +16,7 @@ from .language import Language
 from .package import COMMAND, language_file
 
 _LANGUAGE = "language_sha256"  # in the adapter's metadata: of the GGUF file it was trained on
+_NAME = "scenes-smol-"
 _FORM = 1  # goes up when the same files are made into another folder
 
 
@@ -51,7 +52,7 @@ def smol_folder(adapter: Path | None = None) -> Path:
     with safe_open(adapter, "pt") as file:
         wanted = (file.metadata() or {}).get(_LANGUAGE, "")
     name = hashlib.sha256(f"{_FORM} {wanted} {digest(adapter)}".encode()).hexdigest()[:16]
-    folder = cache() / f"scenes-smol-{name}"
+    folder = cache() / f"{_NAME}{name}"
     if folder.is_dir():
         return folder
     source = language_file()
@@ -64,6 +65,8 @@ def smol_folder(adapter: Path | None = None) -> Path:
     try:
         _convert(source, adapter, draft)
         draft.chmod(0o755)
+        for file in draft.iterdir():  # like the folder, for all: the cache may be shared
+            file.chmod(0o644)
         try:
             os.replace(draft, folder)
         except OSError:  # another process was first
@@ -72,6 +75,11 @@ def smol_folder(adapter: Path | None = None) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def is_converted(path: Path) -> bool:
+    """Whether `smol_folder` made this folder."""
+    return path.parent == cache() and path.name.startswith(_NAME)
 
 
 def digest(path: Path) -> str:
