@@ -11,7 +11,7 @@ from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.sizes import holds_sizes
 from vtokens.engine.attention.static_mask import with_padding_mask
-from vtokens.engine.checks.arguments import check_mask, side_inputs
+from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
@@ -57,9 +57,12 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     if plan:
         keep_all(given_cache(kwargs), [spec.window for spec in adapter.specs])
     kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs), both_ways)
+    acting = bool(plan and request.runs) or bool(tracked_layers(cache))
+    if acting:
+        check_arguments(adapter, kwargs)
     if plan:
         prompt.refuse(request, adapter, past, kwargs)
-    if (plan and request.runs) or tracked_layers(cache):
+    if acting:
         check_window(adapter, plan, past + hidden.shape[1])
     layout = prompt.read_layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
@@ -96,6 +99,7 @@ def alone(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> Pass:
     fed = kwargs.get("inputs_embeds")
     fed = kwargs["input_ids"] if fed is None else fed
     if tracked_layers(cache):
+        check_arguments(adapter, kwargs)
         check_window(adapter, plan, past + fed.shape[1])
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from vtokens.core.compat import given_cache, returned_cache
+from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.compiled import beside, entering, traced
 from vtokens.engine.context import here
 from vtokens.engine.hooks import Hooks
@@ -131,6 +132,8 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
         if phase.runs:
             record, left = cross.selected(adapter, phase.plan, phase.runs[-1], states, fed)
     columns = cross.joined(adapter, cache, None if left is None else left.columns, states)
+    if columns is not None or (isinstance(phase, Request) and phase.plan and phase.runs):
+        check_arguments(adapter, kwargs)
     if left is not None and columns is not None and isinstance(phase, Request):
         columns = cross.make_room(adapter, phase.plan, cache, columns)
     here().enter(hooks, Crossing(record, columns))

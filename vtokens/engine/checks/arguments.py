@@ -22,6 +22,7 @@ KNOWN = frozenset(
     (
         *("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache"),
         *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
+        "cache",  # the name of `past_key_values` from transformers 5.24 on
         # Losses read these, no layer does.
         *("labels", "shift_labels", "num_items_in_batch"),
         # Processors make these, no decoder reads them.
@@ -41,12 +42,13 @@ def check_arguments(adapter: Adapter, kwargs: Mapping[str, Any]) -> None:
     """Raise `ValueError` if a decoder is about to get what strategies cannot act beside.
 
     Args:
-        adapter: of the model; may declare more arguments (`Anatomy.side_inputs`, `Anatomy.deepstack`).
-        kwargs: what the language model is about to get.
+        adapter: of the model; may declare more arguments (`Anatomy.arguments`).
+        kwargs: what the language model is about to get, in a prompt with pictures or behind one: entries for each
+            position would be too many over a cache that holds less than was fed.
     """
     declared = adapter.anatomy.arguments
     for name, value in kwargs.items():
-        if value is None or name in KNOWN or name in declared or name.startswith("cache"):
+        if value is None or name in KNOWN or name in declared:
             continue
         if name in PACKING:
             raise ValueError(f"{name} is given, so rows are packed: {_UNPACK}")
@@ -82,7 +84,7 @@ def check_signature(adapter: Adapter) -> None:
     _, *taken = inspect.signature(decoder.forward).parameters.values()
     names = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     known = KNOWN | adapter.anatomy.arguments
-    others = [name for name in names if name not in known and not name.startswith("cache")]
+    others = [name for name in names if name not in known]
     if others:
         named = ", ".join(map(repr, others))
         raise ValueError(

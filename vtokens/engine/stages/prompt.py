@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
-from vtokens.engine.checks.arguments import check_arguments, check_mask
+from vtokens.engine.checks.arguments import check_mask
 from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.plan import Acting
@@ -72,7 +72,6 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
                 "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
             )
         return
-    check_arguments(adapter, kwargs)
     language_model = adapter.language_model
     if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
         raise ValueError(
