@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import vtokens
 from vtokens import scenes
+from vtokens.core.jsonlines import JsonLines, read_lines
 from vtokens.strategies.spec import Spec
+
+_LINE = 1 << 20  # bytes of a batch's line, at most
 
 
 @dataclass(frozen=True)
@@ -26,22 +33,61 @@ class Asked:
 
 
 def ask(
-    model: Any, processor: Any, spec: Spec, examples: Sequence[scenes.Example], batch_size: int = 32, **options: Any
+    model: Any,
+    processor: Any,
+    spec: Spec,
+    examples: Sequence[scenes.Example],
+    batch_size: int = 32,
+    *,
+    journal: Path | None = None,
+    longest: int | None = None,
+    **options: Any,
 ) -> Asked:
-    """Greedy answers of `model` under `spec` (given as to `vtokens.attach`), in the order of `examples`."""
-    texts, tokens, told = list[str](), list[float](), dict[str, list[float]]()
+    """Greedy answers of `model` under `spec` (given as to `vtokens.attach`), in the order of `examples`.
+
+    journal: a file of JSON lines, one a batch, which a run that was stopped goes on from; its name has to say what was
+    asked of what (`journal_at`). longest: tokens of an answer at most, None for the model's own limit.
+    """
+    found = _batches(journal)
+    with ExitStack() as stack:
+        handle = stack.enter_context(vtokens.attach(model, spec, **options))
+        lines = None if journal is None else stack.enter_context(closing(JsonLines(journal)))
+        for start in range(len(found) * batch_size, len(examples), batch_size):
+            found.append(_ask(model, processor, handle, examples[start : start + batch_size], longest))
+            if lines is not None:
+                lines.put([asdict(found[-1])], "every batch so far is kept")
+    names = dict.fromkeys(name for one in found for name in one.figures)
+    told = {name: [one.figures[name] for one in found if name in one.figures] for name in names}
+    return Asked(
+        [text for one in found for text in one.texts],
+        [tokens for one in found for tokens in one.tokens],
+        {name: sum(values) / len(values) for name, values in told.items()},
+        sum(one.seconds for one in found),
+    )
+
+
+def journal_at(folder: Path, **asked: Any) -> Path:
+    """The journal of what is asked under these conditions, whose values JSON holds; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]}.jsonl"
+
+
+def _ask(model: Any, processor: Any, handle: Any, part: Sequence[scenes.Example], longest: int | None) -> Asked:
     begin = time.process_time()
-    with vtokens.attach(model, spec, **options) as handle:
-        for start in range(0, len(examples), batch_size):
-            part = examples[start : start + batch_size]
-            texts += scenes.answer(model, processor, part, batch_size)
-            report = handle.report()
-            # `answer` puts captions last; the report's samples come in the order they were asked.
-            order = sorted(range(len(part)), key=lambda i, part=part: part[i].kind == "caption")
-            seen = dict(zip(order, (sample.average_tokens for sample in report.samples), strict=True))
-            tokens += [seen[i] for i in range(len(part))]
-            for part_report in report.contributions:
-                for name, value in part_report.figures.items():
-                    told.setdefault(name, []).append(value)
+    texts = scenes.answer(model, processor, part, len(part), longest)
+    seconds, report = time.process_time() - begin, handle.report()
+    # `answer` puts captions last; the report's samples come in the order they were asked.
+    order = sorted(range(len(part)), key=lambda i: part[i].kind in ("caption", *scenes.STORIES))
+    seen = dict(zip(order, (sample.average_tokens for sample in report.samples), strict=True))
+    told: dict[str, list[float]] = {}
+    for contribution in report.contributions:
+        for name, value in contribution.figures.items():
+            told.setdefault(name, []).append(value)
     figures = {name: sum(values) / len(values) for name, values in told.items()}
-    return Asked(texts, tokens, figures, time.process_time() - begin)
+    return Asked(texts, [seen[i] for i in range(len(part))], figures, seconds)
+
+
+def _batches(journal: Path | None) -> list[Asked]:
+    if journal is None or not journal.exists():
+        return []
+    return list(read_lines(journal, _LINE, lambda text: Asked(**json.loads(text)), "is no batch ({}): delete the file"))

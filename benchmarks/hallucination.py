@@ -3,10 +3,11 @@
 python benchmarks/hallucination.py           # everything, one thread; prints how far it is
 python benchmarks/hallucination.py --quick   # a few questions, to see that it runs
 python benchmarks/hallucination.py --bases none "cls(keep=0.25)" --extras var --alone --splits test
+python benchmarks/hallucination.py --model scenes-smol --dtype bfloat16 --settings random adversarial --splits test
 
 Every base is measured, and every extra on top of every base; a cell is compared with its base on the same questions.
-The replies of a cell are kept in `--replies` as soon as it is done, and a second run goes on from there; delete that
-folder when a strategy's code has changed.
+Replies are kept in `--replies` batch by batch, and a second run goes on from there; delete that folder when a
+strategy's code has changed.
 """
 
 from __future__ import annotations
@@ -28,22 +29,26 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.asking import ask  # noqa: E402
+from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.eval.hallucination import exam  # noqa: E402
+from vtokens.eval.hallucination import SETTINGS, exam  # noqa: E402
 
 BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "todre(keep=0.25)")
 EXTRAS = ("var", "vhr", "var+vhr")
 ALONE = ("vhr(divergence='two_branch')", "dymu")
 SPLITS = ("test", "decorrelated", "partner-removed")
-RESULT = ROOT / "benchmarks" / "results" / "hallucination-scenes"
+UNSAID = {"settings": list(SETTINGS), "dtype": "float32", "longest": None}
+"""Conditions that replies which were kept before there was a choice do not name."""
+RESULTS = ROOT / "benchmarks" / "results"
 
 
-def replies(model: Any, processor: Any, spec: str, asked: list[scenes.Example], batch_size: int) -> dict[str, Any]:
+def replies(
+    model: Any, processor: Any, spec: str, asked: list[scenes.Example], batch_size: int, **more: Any
+) -> dict[str, Any]:
     """What the model answers under `spec`, the visual tokens a layer sees on average, and CPU seconds."""
-    found = ask(model, processor, spec, asked, batch_size)
+    found = ask(model, processor, spec, asked, batch_size, **more)
     return {"texts": found.texts, "tokens": sum(found.tokens) / len(found.tokens), "seconds": found.seconds}
 
 
@@ -76,22 +81,29 @@ def main() -> None:
     """Ask, grade, compare, write."""
     options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
+    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()
     weights = hashlib.sha256((scenes.embedded_path(options.model) / "model.safetensors").read_bytes()).hexdigest()
     size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, weights=weights, **size)
+    more = {"settings": options.settings, "dtype": options.dtype, "longest": options.longest}
+    more = {} if more == UNSAID else more
+    clock = Clock(torch.device("cpu"), 1)
+    about = conditions(torch.device("cpu"), clock, model, weights=weights, **size, settings=options.settings)
     for spec, _ in cells(options):
         vtokens.attach(model, spec).detach()  # what cannot run says so before anything is asked
     rows = []
     for split in options.splits:
-        asked, told = exam(split, **size), dict[str, list[str]]()
+        drawn, told = exam(split, **size), dict[str, list[str]]()
+        asked = [e for e in drawn if e.kind == "caption" or e.kind.removeprefix("pope_") in options.settings]
         of_split = []
         for spec, base in track(cells(options), description=split):
-            identity = {"spec": spec, "split": split, **size, "weights": weights, "versions": about["versions"]}
+            identity = {"spec": spec, "split": split, **size, **more, "weights": weights, "versions": about["versions"]}
+            journal = journal_at(options.replies, **identity, batch=options.batch_size)
+            batches = {"batch_size": options.batch_size, "journal": journal, "longest": options.longest}
             given = remembered(
-                options.replies, identity, lambda s=spec, a=asked: replies(model, processor, s, a, options.batch_size)
+                options.replies, identity, lambda s=spec, a=asked, b=batches: replies(model, processor, s, a, **b)
             )
+            journal.unlink(missing_ok=True)
             told[spec] = given["texts"]
             row = make_row(asked, given["texts"], told[base] if base else None)
             measured = {"tokens": given["tokens"], "cpu_seconds": round(given["seconds"], 1)}
@@ -111,12 +123,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--splits", nargs="+", default=list(SPLITS))
     parser.add_argument("--questions", type=int, default=1000, help="yes/no, per setting and split (%(default)s)")
     parser.add_argument("--captions", type=int, default=500, help="per split (%(default)s)")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of POPE (all three)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    parser.add_argument("--longest", type=int, help="tokens of an answer at most, for captions that never end")
     parser.add_argument("--seed", type=int, default=100, help="of the scenes (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
     parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "hallucination", help="kept here (%(default)s)")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help="by default a folder under benchmarks/results that names the model")
     parser.add_argument("--quick", action="store_true", help="40 questions and 20 captions; write nothing tracked")
     options = parser.parse_args()
+    known = {"scenes-llava": "hallucination-scenes"}
+    options.output = options.output or RESULTS / known.get(options.model, f"hallucination-{options.model}")
     if options.quick:
         options.questions, options.captions = 40, 20
         options.output = options.replies / "quick"

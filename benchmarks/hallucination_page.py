@@ -34,10 +34,11 @@ def conditions(result: Row) -> str:
 
 def pope(rows: Sequence[Row]) -> str:
     """Accuracy in the three settings, and what is said in the hardest of them."""
-    head = ["strategy", "tokens", *(f"{name}: accuracy" for name in SETTINGS), "adversarial: F1", "adversarial: yes"]
+    names = [name for name in SETTINGS if name in rows[0]["pope"]]
+    head = ["strategy", "tokens", *(f"{name}: accuracy" for name in names), "adversarial: F1", "adversarial: yes"]
     lines = []
     for row in rows:
-        cells = [_marked(row["pope"][name]["accuracy"], _test(row, name)) for name in SETTINGS]
+        cells = [_marked(row["pope"][name]["accuracy"], _test(row, name)) for name in names]
         hardest = row["pope"]["adversarial"]
         lines.append([_name(row), f"{row['tokens']:.0f}", *cells, _show(hardest["f1"]), _show(hardest["yes_ratio"])])
     return _table(head, lines)

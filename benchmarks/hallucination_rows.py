@@ -60,7 +60,7 @@ def against(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]
     `only_a` counts what only `ours` got right (said yes to, invented nothing in), `only_b` the same of `theirs`.
     """
     found: Row = {"same_replies": sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours), "pope": {}}
-    for setting in SETTINGS:
+    for setting in (name for name in SETTINGS if any(e.kind == f"pope_{name}" for e in asked)):
         rows = [i for i, e in enumerate(asked) if e.kind == f"pope_{setting}"]
         truth = [asked[i].answer == "yes" for i in rows]
         a, b = ([yes_no(texts[i]) for i in rows] for texts in (ours, theirs))
@@ -81,7 +81,7 @@ def against(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]
 
 def adjust_together(rows: list[Row]) -> list[Row]:
     """The rows with `holm` beside every McNemar p-value for accuracy and CHAIR_S, adjusted over all of these rows."""
-    tests = [row["against"]["pope"][name]["accuracy"] for row in rows if "against" in row for name in SETTINGS]
+    tests = [test["accuracy"] for row in rows if "against" in row for test in row["against"]["pope"].values()]
     tests += [row["against"]["chair"]["chair_s"] for row in rows if "against" in row]
     for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["holm"] = float(f"{p_value:.6g}")

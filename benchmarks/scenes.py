@@ -1,12 +1,21 @@
-"""Accuracy of every strategy on the embedded model's held-out scenes: `python benchmarks/scenes.py`.
+"""Accuracy of every strategy on the embedded models' held-out scenes: `python benchmarks/scenes.py`.
 
 Writes `benchmarks/results/scenes-llava` and, with `--card`, the table of the model card.
+
+python benchmarks/scenes.py --model scenes-smol --dtype bfloat16 --longest 64 --questions 1100 --seeds 3 \
+    --kinds pope_random pope_adversarial where at colour_of count_all count_colour digit caption --signs sign_at spell
+
+Answers are kept in `--replies` batch by batch, and a second run goes on from there; delete that folder when a
+strategy's code has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +26,85 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
+from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
+from vtokens.eval.hallucination import grade  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
 from vtokens.scenes.world import NUMBERS  # noqa: E402
 
 SPECS = ("random", "uniform", "cls", "fastv", "todre")
 KEEPS = (0.5, 0.25, 0.1, 0.05)
-RESULT = Path(__file__).parent / "results" / "scenes-llava"
+RESULTS = Path(__file__).parent / "results"
+RESULT = RESULTS / "scenes-llava"
 START, END = "<!-- pruning table: python benchmarks/scenes.py --card -->\n", "<!-- end of the pruning table -->\n"
 
 
-def cell(model: Any, processor: Any, spec: str, keep: float, questions: dict[int, list[Any]]) -> dict[str, Any]:
-    """Accuracy of one strategy at one keep, per kind and over all, pooled over the seeds of the questions.
+def drawn(seed: int, questions: int, kinds: Sequence[str], signs: Sequence[str]) -> list[scenes.Example]:
+    """Questions of the test split, as many of each kind, those about printed words on scenes that have some.
+
+    Sorted by kind: a batch runs until its longest answer ends.
+    """
+    each = questions // (len(kinds) + len(signs))
+    found = scenes.examples("test", n=each * len(kinds), seed=seed, kinds=kinds) if kinds else []
+    if signs:
+        found += scenes.examples("test", n=each * len(signs), seed=seed, kinds=signs, world="signs")
+    return sorted(found, key=lambda example: example.kind)
+
+
+def cell(
+    model: Any, processor: Any, spec: str, keep: float, questions: dict[int, list[Any]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Accuracy of one strategy at one keep, per kind and over all, pooled over the seeds of the questions; CHAIR, with
+    recall and length, where captions are among them.
 
     `random` draws its patches with the seed of the questions, so that its luck is averaged too.
     """
     right: dict[str, list[list[bool]]] = {}
     counted = {"more": 0, "right": 0, "fewer": 0}
+    captions: list[tuple[Any, str]] = []
+    tokens, seconds = 0.0, 0.0
     for seed, examples in questions.items():
-        options = {"seed": seed} if spec == "random" else {}
-        with vtokens.attach(model, spec, None if spec == "none" else keep, **options) as handle:
-            answers = scenes.answer(model, processor, examples)
-            tokens = handle.report().samples[0].average_tokens
+        fields = {"seed": seed} if spec == "random" else {}
+        about = {"spec": spec, "keep": keep, "seed": seed, **options.about}
+        found = ask(
+            model, processor, spec, examples, options.batch_size, keep=None if spec == "none" else keep,
+            journal=journal_at(options.replies, **about), longest=options.longest, **fields,
+        )  # fmt: skip
+        tokens, seconds = found.tokens[0], seconds + found.seconds
         for part in right.values():
             part.append([])
-        for example, text in zip(examples, answers, strict=True):
+        for example, text in zip(examples, found.texts, strict=True):
             for kind in (example.kind, "overall"):
                 right.setdefault(kind, [[]])[-1].append(scenes.score(text, example))
             if example.kind == "count_all" and text in NUMBERS:
                 off = NUMBERS.index(text) - NUMBERS.index(example.answer)
                 counted["more" if off > 0 else "fewer" if off < 0 else "right"] += 1
+            if example.kind == "caption":
+                captions.append((example, text))
+    graded = grade(*map(list, zip(*captions, strict=True))).chair if captions else None
     return {
         "strategy": spec,
         "keep": keep,
         "tokens_per_layer": tokens,
+        "cpu_seconds": round(seconds, 1),
         "by_seed": [sum(part) / len(part) for part in right["overall"]],
         "count_all_says": counted,
         "accuracy": {k: vars(accuracy(sum(map(sum, parts)), sum(map(len, parts)))) for k, parts in right.items()},
+        **({"chair": asdict(graded)} if graded else {}),
     }
 
 
-def card_table(rows: list[dict[str, Any]]) -> str:
+def card_table(rows: list[dict[str, Any]], specs: Sequence[str] = SPECS, keeps: Sequence[float] = KEEPS) -> str:
     """The overall accuracies as Markdown, a row per strategy and a column per keep."""
     full = next(row for row in rows if row["strategy"] == "none")["accuracy"]["overall"]
     lines = [
         f"No pruning: {_show(full)} (n={full['n']}).",
         "",
-        "| strategy | " + " | ".join(f"keep {keep:g}" for keep in KEEPS) + " |",
-        "|---|" + "---|" * len(KEEPS),
+        "| strategy | " + " | ".join(f"keep {keep:g}" for keep in keeps) + " |",
+        "|---|" + "---|" * len(keeps),
     ]
-    for spec in SPECS:
+    for spec in specs:
         shares = [_show(row["accuracy"]["overall"]) for row in rows if row["strategy"] == spec]
         lines.append(f"| `{spec}` | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
@@ -79,26 +116,44 @@ def _show(part: dict[str, float]) -> str:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="scenes-llava")
-    parser.add_argument("--questions", type=int, default=330, help="per seed (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--card", action="store_true", help="also rewrite the table of the model card")
-    parser.add_argument("--output", type=Path, default=RESULT)
-    options = parser.parse_args()
+    options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none")
+    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()  # type: ignore[no-untyped-call]
-    questions = {seed: scenes.examples("test", n=options.questions, seed=seed) for seed in range(options.seeds)}
-    cells = [("none", 1.0), *((spec, keep) for spec in SPECS for keep in KEEPS)]
-    rows = [cell(model, processor, *each, questions) for each in track(cells, description="asking")]
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, questions_per_seed=options.questions)
-    write(options.output, {"conditions": about, "rows": rows})
-    print(card_table(rows))
+    questions = {seed: drawn(seed, options.questions, options.kinds, options.signs) for seed in range(options.seeds)}
+    cells = [("none", 1.0), *((spec, keep) for spec in options.specs for keep in options.keeps)]
+    asked = {"questions_per_seed": options.questions, "kinds": options.kinds, "signs": options.signs}
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **asked, longest=options.longest)
+    weights = hashlib.sha256((scenes.embedded_path(options.model) / "model.safetensors").read_bytes()).hexdigest()
+    kept = {"dtype": options.dtype, "batch": options.batch_size, "longest": options.longest}
+    options.about = {**asked, **kept, "weights": weights, "versions": about["versions"]}
+    rows = [cell(model, processor, *each, questions, options) for each in track(cells, description="asking")]
+    write(options.output or RESULTS / options.model, {"conditions": about, "rows": rows})
+    print(card_table(rows, options.specs, options.keeps))
     if options.card:
         card = scenes.embedded_path(options.model) / "README.md"
         head, rest = card.read_text(encoding="utf-8").split(START)
-        card.write_text(head + START + card_table(rows) + END + rest.split(END)[1], encoding="utf-8")
+        table = card_table(rows, options.specs, options.keeps)
+        card.write_text(head + START + table + END + rest.split(END)[1], encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes-llava", help="an embedded model (%(default)s)")
+    parser.add_argument("--specs", nargs="*", default=list(SPECS), metavar="SPEC")
+    parser.add_argument("--keeps", nargs="+", type=float, default=list(KEEPS), metavar="SHARE")
+    parser.add_argument("--kinds", nargs="*", default=list(scenes.KINDS), metavar="KIND")
+    parser.add_argument("--signs", nargs="*", default=[], metavar="KIND", help="kinds asked where words are printed")
+    parser.add_argument("--questions", type=int, default=330, help="per seed, over all kinds (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
+    parser.add_argument("--longest", type=int, help="tokens of an answer at most, for captions that never end")
+    parser.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "scenes", help="kept here (%(default)s)")
+    parser.add_argument("--card", action="store_true", help="also rewrite the table of the model card")
+    parser.add_argument("--output", type=Path, help="by default a folder under benchmarks/results that names the model")
+    options: argparse.Namespace = parser.parse_args()
+    return options
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+import vtokens
+from benchmarks.asking import ask, journal_at
 from benchmarks.hallucination import cells, remembered
 from benchmarks.hallucination_rows import adjust_together, against, make_row, partners
 from vtokens.eval.hallucination import exam
@@ -70,6 +72,28 @@ def test_missing_partners_are_counted_by_dose(asked):
     assert {row["says_yes"]["value"] for row in rows if row["says_yes"]} == {1.0}
     named = {row["partner"]: row["names_it"]["value"] for row in rows if row["names_it"]}
     assert named == {name: float(name == "purple diamond") for name in named}
+
+
+def test_settings_that_were_not_asked_have_no_figures(asked):
+    part = [e for e in asked if e.kind != "pope_popular"]
+    row = make_row(part, right(part), right(part))
+    assert list(row["pope"]) == list(row["against"]["pope"]) == ["random", "adversarial"]
+    assert adjust_together([row])[0]["against"]["pope"]["random"]["accuracy"]["holm"] == 1
+
+
+def test_a_run_that_was_stopped_goes_on_behind_its_last_batch(asked, tmp_path):
+    model, processor = vtokens.load("scenes-llava", "none")
+    part, path = asked[:6], journal_at(tmp_path / "replies", spec="cls", split="test")
+    assert path == journal_at(tmp_path / "replies", split="test", spec="cls")
+    assert path != journal_at(tmp_path / "replies", split="test", spec="fastv")
+    whole = ask(model, processor, "cls(keep=0.5)", part, 4)
+    kept = ask(model, processor, "cls(keep=0.5)", part, 4, journal=path)
+    assert (kept.texts, kept.tokens) == (whole.texts, whole.tokens)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first.replace(kept.texts[0].encode(), b"as it was kept", 1) + second[:10])  # killed while it wrote
+    again = ask(model, processor, "cls(keep=0.5)", part, 4, journal=path)
+    assert again.texts == ["as it was kept", *whole.texts[1:]]
+    assert path.read_bytes().count(b"\n") == 2
 
 
 def test_p_values_are_adjusted_together(asked):
