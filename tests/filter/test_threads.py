@@ -5,19 +5,26 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import TextIteratorStreamer
 
 import vtokens
+from tests.engine.cases import share
 from tests.engine.state import snapshot
 from tests.engine.test_threads import together
 from vtokens import HallucinationFilter, scenes
 from vtokens.engine.attach import joined
 from vtokens.strategies import parse
+
+GREEDY: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
 
 
 @pytest.fixture(autouse=True)
@@ -73,67 +80,120 @@ def test_a_stream_runs_under_the_blocks_of_its_caller(captions: Any) -> None:
     assert any(seen)
 
 
-def _works(captions: Any) -> tuple[Any, dict[str, Any]]:
-    """A model with a strategy, and what users do with one at the same time: name -> a function."""
-    model, processor = vtokens.load("scenes-llava", strategy="none")
-    vtokens.detach(model)
-    handle = vtokens.attach(model.eval(), "cls(keep=0.5)")
-    hf = HallucinationFilter(model, processor, signals="fast", extractor="scenes")
-    greedy: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False}
+class Uses:
+    """What users do with one model at the same time; each use is a method that takes the number of its settings.
 
-    def asked(*numbers: int, text: str | None = None) -> Any:
-        some = [captions[number] for number in numbers]
-        prompts = [scenes.prompt(processor, text or example.question) for example in some]
-        return processor(images=[e.image for e in some], text=prompts, padding=True, return_tensors="pt")
+    Attributes:
+        model: with a strategy attached.
+    """
 
-    def generate() -> Any:
-        return model.generate(**asked(0, 1), **greedy).tolist(), handle.report().samples[1].visual_tokens
+    names = ("generate", "rows", "negative", "merge", "forward", "filtered", "judged", "filter_stream", "stream")
 
-    def rows() -> Any:
-        with handle.using(["none", "fastv(keep=0.25, layer=1)", "cls(keep=0.25)+vhr"]):
-            return model.generate(**asked(2, 3, 4), **greedy).tolist(), handle.report().samples[2].visual_tokens
+    def __init__(self, captions: Any, spec: str = "cls(keep=0.5)") -> None:
+        self.model, self._processor = vtokens.load("scenes-llava", strategy="none")
+        vtokens.detach(self.model)
+        self._handle, self._captions = vtokens.attach(self.model.eval(), spec), captions
+        self._filter = HallucinationFilter(self.model, self._processor, signals="fast", extractor="scenes")
 
-    def negative() -> Any:
-        with handle.using("lqcd"), handle.negative_prompt(**asked(5, text="nothing")):
-            return model.generate(**asked(5), **greedy).tolist()
+    def alone(self, name: str, number: int) -> Any:
+        """What a use gives where it is the only one."""
+        return getattr(self, name)(number)
 
-    def merge() -> Any:
-        with handle.using("dymu(thresholds=(0.9, 0.9, 0.9))"):
-            return model(**asked(1, 6)).logits.sum().item()
+    def _asked(self, *numbers: int, text: str | None = None) -> Any:
+        some = [self._captions[number % len(self._captions)] for number in numbers]
+        prompts = [scenes.prompt(self._processor, text or example.question) for example in some]
+        return self._processor(images=[e.image for e in some], text=prompts, padding=True, return_tensors="pt")
 
-    def filtered() -> Any:
-        outcomes = hf.generate([captions[7].image], [captions[7].question], max_new_tokens=6)
+    def _answers(self, inputs: Any) -> Any:
+        return self.model.generate(**inputs, **GREEDY).tolist()
+
+    def generate(self, number: int) -> Any:
+        given = self._asked(*range(number, number + 1 + number % 3))
+        return self._answers(given), self._handle.report().samples[-1].visual_tokens
+
+    def rows(self, number: int) -> Any:
+        programs = ["none", "fastv(keep=0.25, layer=1)", "cls(keep=0.25)+vhr", "uniform(keep=0.1)", "pai"]
+        programs = [*programs[number % 5 :], *programs[: number % 5]][:3]
+        with self._handle.using(programs):
+            given = self._asked(number + 2, number + 3, number + 4)
+            return self._answers(given), self._handle.report().samples[2].visual_tokens
+
+    def negative(self, number: int) -> Any:
+        spec = ("lqcd", "cls(keep=0.3)+lqcd(alpha=0.5)", "vcd", "m3id")[number % 4]
+        other = self._handle.negative_prompt(**self._asked(number + 5, text="nothing"))
+        with self._handle.using(spec), other if "lqcd" in spec else nullcontext():
+            return self._answers(self._asked(number + 5))
+
+    def merge(self, number: int) -> Any:
+        with self._handle.using(f"dymu(thresholds={(0.9 - number / 20,) * 3})"):
+            return self.model(**self._asked(number + 1, number + 6)).logits.sum().item()
+
+    def forward(self, number: int) -> Any:
+        return self.model(**self._asked(number, number + 2)).logits.sum().item()
+
+    def filtered(self, number: int) -> Any:
+        example = self._captions[(number + 7) % len(self._captions)]
+        outcomes = self._filter.generate([example.image], [example.question], max_new_tokens=6)
         return [(o.text, [(m.mention.text, m.score) for m in o.report.mentions]) for o in outcomes]
 
-    def judged() -> Any:
-        report = hf.check(captions[8].image, captions[8].question, captions[8].answer)
+    def judged(self, number: int) -> Any:
+        example = self._captions[(number + 8) % len(self._captions)]
+        report = self._filter.check(example.image, example.question, example.answer)
         return [(m.mention.text, m.score) for m in report.mentions]
 
-    def filter_stream() -> Any:
-        return [event.text for event in hf.stream(captions[9].image, captions[9].question, max_new_tokens=6)]
+    def filter_stream(self, number: int) -> Any:
+        example = self._captions[(number + 9) % len(self._captions)]
+        refused = pytest.raises(ValueError, match=r"a contrast of logits take generate\(\) instead")
+        with refused if "pai" in self._handle.strategy else nullcontext():
+            return [event.text for event in self._filter.stream(example.image, example.question, max_new_tokens=6)]
+        return None
 
-    def stream() -> Any:
-        streamer = TextIteratorStreamer(processor.tokenizer, timeout=60, skip_prompt=True)
-        thread = threading.Thread(
-            target=model.generate, kwargs={**asked(10), **greedy, "streamer": streamer}, daemon=True
-        )
+    def stream(self, number: int) -> Any:
+        streamer = TextIteratorStreamer(self._processor.tokenizer, timeout=60, skip_prompt=True)
+        options = {**self._asked(number + 10), **GREEDY, "streamer": streamer}
+        thread = threading.Thread(target=self.model.generate, kwargs=options, daemon=True)
         thread.start()
         text = "".join(streamer)
         thread.join()
         return text
 
-    works = (generate, rows, negative, merge, filtered, judged, filter_stream, stream)
-    return model, {work.__name__: work for work in works}
-
 
 @torch.no_grad()
 def test_any_two_uses_of_a_model_at_once_and_all_of_them_are_as_alone(captions: Any) -> None:
-    """Generation, programs per row, a negative prompt, merging, the filter's three ways in, and a streamer's thread."""
-    model, works = _works(captions)
-    alone = {name: work() for name, work in works.items()}
-    clean = snapshot(model)
-    for names in (*itertools.combinations_with_replacement(works, 2), tuple(works)):
-        found = together(*(works[name] for name in names), count=1)
+    """Generation, programs per row, negative prompts, merging, a plain call, the filter's ways in, a streamer's thread."""
+    uses = Uses(captions)
+    alone = {name: uses.alone(name, 0) for name in uses.names}
+    clean = snapshot(uses.model)
+    for names in (*itertools.combinations(uses.names, 2), uses.names):
+        found = together(*(partial(uses.alone, name, 0) for name in names), count=1)
         assert found == [[alone[name]] for name in names]
-    assert snapshot(model) == clean
-    vtokens.detach(model)
+    assert snapshot(uses.model) == clean
+    vtokens.detach(uses.model)
+
+
+@pytest.fixture(scope="module")
+def attached(captions: Any) -> Callable[[str], tuple[Uses, Callable[[str, int], Any], Any]]:
+    """By a strategy: a model under it, what its uses give alone, and what can be seen of it from outside."""
+
+    @cache
+    def made(spec: str) -> tuple[Uses, Callable[[str, int], Any], Any]:
+        uses = Uses(captions, spec)
+        uses.forward(0)  # transformers leaves hooks of its own at the first call
+        return uses, cache(uses.alone), snapshot(uses.model)
+
+    return made
+
+
+@pytest.mark.fuzz
+@settings(max_examples=share(25))
+@given(
+    spec=st.sampled_from(["none", "cls(keep=0.5)", "fastv(keep=0.3, layer=1)+vhr", "uniform(keep=0.2)+pai"]),
+    drawn=st.lists(st.tuples(st.sampled_from(Uses.names), st.integers(0, 5)), min_size=2, max_size=4),
+)
+@torch.no_grad()
+def test_uses_drawn(attached: Any, spec: str, drawn: list[tuple[str, int]]) -> None:
+    """Two to four of them at once, each with settings of its own, under any strategy."""
+    uses, alone, clean = attached(spec)
+    expected = [[alone(name, number)] for name, number in drawn]
+    assert together(*(partial(uses.alone, name, number) for name, number in drawn), count=1) == expected
+    assert snapshot(uses.model) == clean
