@@ -160,7 +160,7 @@ class Uses:
 
 @torch.no_grad()
 def test_any_two_uses_of_a_model_at_once_and_all_of_them_are_as_alone(captions: Any) -> None:
-    """Generation, programs per row, negative prompts, merging, a plain call, the filter's ways in, a streamer's thread."""
+    """Generation, programs per row, negative prompts, merging, a plain call, the filter's ways in, a streamer."""
     uses = Uses(captions)
     alone = {name: uses.alone(name, 0) for name in uses.names}
     clean = snapshot(uses.model)
