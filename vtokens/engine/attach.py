@@ -21,7 +21,6 @@ from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
 from vtokens.engine.plan import Plan
-from vtokens.engine.programs import by_row
 from vtokens.engine.record import Record, Records
 from vtokens.engine.report import Report, make_report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
@@ -117,7 +116,7 @@ class Handle:
             ValueError: no strategy that asks for another prompt is attached.
         """
         block = self._block()
-        if block is None or not (block.plan.contrast is not None and isinstance(block.plan.contrast.kind, Prompt)):
+        if block is None or not (block.plan.contrast is not None and isinstance(block.plan.contrast.negative, Prompt)):
             raise ValueError(
                 f"{self.strategy!r} holds the answer against no other prompt: attach one that does, such as 'lqcd'"
             )
@@ -140,7 +139,7 @@ class Handle:
         """
         block = self._block()
         if block is not None and block.plan.programs is not None:
-            plan = by_row(self._adapter, [(*program, *more) for program in block.plan.programs])
+            plan = Plan(self._adapter, programs=[(*program, *more) for program in block.plan.programs])
         else:
             plan = Plan(self._adapter, (*(block.plan.strategies if block is not None else ()), *more))
         with self._under(plan):
@@ -163,7 +162,7 @@ class Handle:
             RuntimeError: the handle is detached.
         """
         if isinstance(strategy, list | tuple):
-            with self._under(by_row(self._adapter, [parse(one) for one in strategy])):
+            with self._under(Plan(self._adapter, programs=[parse(one) for one in strategy])):
                 yield self
         else:
             with self.running(*parse(strategy)):

@@ -60,7 +60,7 @@ def parts(hooks: Hooks, plan: Plan) -> dict[Hashable, Callable[[], Any]]:
     found["language model"] = partial(_before, decoder, partial(on_language_model, hooks))
     found["output"] = partial(decoder.register_forward_hook, partial(on_output, hooks), with_kwargs=True)
     found["tower"] = partial(CrossTower, hooks)
-    for block in plan.towers(adapter):
+    for block in plan.tapped_blocks(adapter):
         found["tower tap", block] = partial(TowerTap, adapter, block)
     return found
 

@@ -55,13 +55,13 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
         if any(("mlp", index) in one.at_states for one in plans):
             found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
     found["tower"] = partial(TowerWatch, adapter, hooks)
-    for block in plan.towers(adapter):
+    for block in plan.tapped_blocks(adapter):
         found["tower tap", block] = partial(TowerTap, adapter, block)
     if plan.at_encode and adapter.tower.merges:
         for block in plan.at_encode:
             found["encode", block] = partial(Encode, adapter, block)
         found["projector"] = partial(adapter.tower.projector.register_forward_hook, partial(after_projector, adapter))
-    for index in plan.tapped(len(adapter.layers)):
+    for index in plan.tapped_layers(len(adapter.layers)):
         found["tap", index] = partial(Tap, adapter.layers[index].self_attn, partial(hooks.on_attention, index))
     return found
 

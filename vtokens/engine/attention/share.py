@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.layout import Layout
-from vtokens.engine.plan import Acting
+from vtokens.engine.program import Acting
 from vtokens.strategies.views.heads import Heads, Memory, Rows
 from vtokens.strategies.views.keys import Keys
 from vtokens.strategies.views.states import States

@@ -10,12 +10,14 @@ from vtokens.adapters import Adapter
 from vtokens.engine.checks.outside import check_outside
 from vtokens.strategies import Needs, Strategy, format_spec
 
-Asked = Sequence[tuple[Strategy, Needs]]
-"""Strategies, each with what it answered when it was asked what it needs."""
 
+def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -> None:
+    """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for.
 
-def check_together(adapter: Adapter, active: Asked) -> None:
-    """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for."""
+    Args:
+        adapter: the model's.
+        active: strategies that act on it, and what they need.
+    """
     check_outside(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode]
     if len(merging) > 1:
@@ -71,11 +73,7 @@ def check_together(adapter: Adapter, active: Asked) -> None:
             f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
             "it to the ...ForConditionalGeneration"
         )
-
-
-def check_mlps(adapter: Adapter, asked: Asked) -> None:
-    """Raise `ValueError` if a strategy acts on an MLP that a layer has not, by that name."""
-    for strategy, index in ((strategy, index) for strategy, needs in asked for index in needs.mlp):
+    for strategy, index in ((strategy, index) for strategy, needs in active for index in needs.mlp):
         if not isinstance(getattr(adapter.layers[index], "mlp", None), nn.Module):
             raise ValueError(
                 f"{strategy.name!r} adds to what the MLP of decoder layer {index} puts out, and a "

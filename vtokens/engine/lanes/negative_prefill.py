@@ -66,8 +66,8 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         run: calls the language model.
     """
     lane = start.lane
-    other, given = isinstance(contrast.kind, Prompt), start.request.negative_prompt or {}
-    fed = with_prompt(start, given) if other else build(start, contrast.kind, contrast.strategy)
+    other, given = isinstance(contrast.negative, Prompt), start.request.negative_prompt or {}
+    fed = with_prompt(start, given) if other else build(start, contrast.negative, contrast.strategy)
     before = divergence_of(lane.cache)
     cache = None if lane.cache is None else negative_cache(lane.cache) or _copied(lane.cache, lane.past)
     if before is not None:

@@ -12,7 +12,7 @@ from vtokens.core.compat import as_cache
 from vtokens.engine.attention.masks import layer_mask
 from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
-from vtokens.engine.plan import Acting
+from vtokens.engine.program import Acting
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather

@@ -14,7 +14,7 @@ from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.lanes.text import TextLane
-from vtokens.engine.plan import Acting
+from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span

@@ -56,7 +56,7 @@ def check(request: Request, lane: Lane, contrast: Contrast) -> None:
             "this cache holds pictures that no negative prompt went along with: start with an empty cache, or keep "
             "the strategy attached from the first turn on"
         )
-    if not lane.shows or not isinstance(contrast.kind, Prompt):
+    if not lane.shows or not isinstance(contrast.negative, Prompt):
         return
     if request.negative_prompt is None:
         raise ValueError(

@@ -13,7 +13,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.checks.arguments import check_mask
 from vtokens.engine.checks.caches import check_cache, check_evictable
 from vtokens.engine.checks.recompute import check_decoder_runs_once
-from vtokens.engine.plan import Acting
+from vtokens.engine.program import Acting
 from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.share import of_rows, take_over_notes
 from vtokens.engine.lanes.text import TextLane
-from vtokens.engine.plan import Acting
+from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane
 from vtokens.strategies.views.memory import Memory

@@ -1,0 +1,121 @@
+"""What runs on a row of a batch: strategies, checked against one model, and asked what they need there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vtokens.adapters import Adapter
+from vtokens.engine.attention.rotary import check_rotary
+from vtokens.engine.checks.outside import check_stages
+from vtokens.engine.checks.signals import check_signals
+from vtokens.engine.checks.together import check_together
+from vtokens.strategies import Needs, Strategy, format_spec, parse
+from vtokens.strategies.base import needs_of
+from vtokens.strategies.views.logits import Negative, Tokens
+
+Rows = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """A strategy at the stages of one model.
+
+    Attributes:
+        strategy: the strategy.
+        needs: what it answered when it was asked what it needs there.
+        prepared: what it prepared there.
+        negative: what the negative prompt holds that it compares logits with; None if it compares with none.
+        rows: the batch rows that run it, before beams repeat them; None if all do.
+    """
+
+    strategy: Strategy
+    needs: Needs
+    prepared: Any
+    negative: Negative | None
+    rows: Rows | None
+
+
+def acting(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) -> list[Acting]:
+    """The strategies that do something on some rows, in the written order.
+
+    Raises:
+        TypeError, ValueError: settings, or a combination, that cannot run on this model.
+    """
+    facts = adapter.facts
+    check_stages(adapter, [strategy for strategy in strategies if not strategy._keeps_all])
+    asked: list[tuple[Strategy, Needs]] = []
+    for strategy in strategies:
+        strategy.check(facts)
+        needs = needs_of(strategy, facts)
+        if needs.once and any(earlier.name == strategy.name for earlier, _ in asked):
+            raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
+        asked.append((strategy, needs))
+    # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
+    active = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
+    check_together(adapter, active)
+    if any(needs.unmerges for _, needs in active):
+        check_rotary(adapter)
+    check_signals(adapter, [signal for _, needs in active for signal in needs.signals])
+    return [
+        Acting(
+            strategy, needs, strategy.prepare(facts),
+            strategy.negative(facts) if "logits" in strategy.stages() else None, rows,
+        )
+        for strategy, needs in active
+    ]  # fmt: skip
+
+
+def alike(programs: Sequence[tuple[Strategy, ...]]) -> list[tuple[tuple[Strategy, ...], Rows | None]]:
+    """Equal programs once each, with the rows that run them; None stands for all rows."""
+    rows: list[tuple[tuple[Strategy, ...], list[int]]] = []
+    for row, program in enumerate(programs):
+        same = next((found for other, found in rows if other == program), None)
+        rows.append((program, [row])) if same is None else same.append(row)
+    return [(program, tuple(found) if len(rows) > 1 else None) for program, found in rows]
+
+
+def check_beside(programs: Sequence[Sequence[Acting]]) -> None:
+    """Raise `ValueError` if rows of one batch cannot run different programs beside each other."""
+    for program in programs:
+        if any(one.needs.encode or one.needs.unmerges for one in program):
+            raise ValueError(
+                f"{format_spec([one.strategy for one in program])!r} merges tokens, which cannot be done for some rows "
+                "of a batch only: the vision tower runs before it is known which row a picture belongs to. Give it to "
+                "all rows, or run them in batches of their own"
+            )
+    contrasts = [one.strategy for program in programs for one in program if one.negative is not None]
+    if any(other != contrasts[0] for other in contrasts):
+        names = " and ".join(sorted({repr(format_spec([contrast])) for contrast in contrasts}))
+        raise ValueError(
+            f"rows of one batch would be contrasted with different negative prompts, {names}: one contrast for the "
+            "rows that have any is allowed"
+        )
+
+
+def under(contrast: Acting, program: Sequence[Acting]) -> tuple[Strategy, ...]:
+    """The strategies under which the negative prompt of a contrast runs, of the program that the contrast is in.
+
+    Raises:
+        ValueError: the contrast was given one that cannot act there.
+    """
+    given = getattr(contrast.negative, "under", None)
+    if given is None:
+        # Strategies that only watch look at the answer alone, not at what it is contrasted with; and the negative
+        # prompt is not said, so that nothing has to be done to its logits.
+        others = [
+            one.strategy
+            for one in program
+            if one is not contrast and not one.needs.watches and one.strategy.stages() != ("logits",)
+        ]
+        # A negative prompt that chooses its visual tokens itself is not pruned again.
+        own = {"prompt", "layer"} if isinstance(contrast.negative, Tokens) else set()
+        return tuple(strategy for strategy in others if not own & set(strategy.stages()))
+    for strategy in parse(given):
+        if {"logits", "encode"} & set(strategy.stages()):
+            raise ValueError(
+                f"branch={given!r}: {strategy.name!r} acts on {', '.join(strategy.stages())}, which a negative prompt "
+                "has not to itself: strategies that act before or in the decoder are allowed, as 'random(keep=0.1)'"
+            )
+    return parse(given)
