@@ -20,9 +20,10 @@ from vtokens.engine.block import Block, Given, blocks, prompted
 from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
+from vtokens.engine.make_report import make_report
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record, Records
-from vtokens.engine.report import Report, make_report
+from vtokens.engine.report import Report
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.views.logits import Prompt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -15,13 +16,14 @@ from vtokens.engine.checks.arguments import check_arguments, check_mask, side_in
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
+from vtokens.engine.lanes.fed import Start
 from vtokens.engine.lanes.joint_decode import Joint, with_negative
-from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
-from vtokens.engine.stages import answers, logits, prompt
-from vtokens.engine.state.blocks import Blocks, blocks
+from vtokens.engine.stages import logits, prompt
+from vtokens.engine.stages.answers import answers_in
+from vtokens.engine.state.both_ways import BothWays, stretches
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane, Pictures
@@ -53,7 +55,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     plan, hidden = request.plan, kwargs["inputs_embeds"]
     if adapter.anatomy.visibility is not None:  # the mask given there, of which the module made others for the decoder
         kwargs = {**kwargs, "attention_mask": request.inputs.get("attention_mask")}
-    both_ways = blocks(adapter, request.inputs, _past(kwargs), hidden.shape[1]) if plan else None
+    both_ways = stretches(adapter, request.inputs, _past(kwargs), hidden.shape[1]) if plan else None
     if plan:
         keep_all(given_cache(kwargs), [spec.window for spec in adapter.specs])
     kwargs, cache, past, padding = _cached(plan, kwargs, bool(request.runs), both_ways)
@@ -75,13 +77,13 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
-    if plan.at_logits and request.outer is not None:
-        answers.begin(request, lane)
+    changes_logits = request.outer is not None and (plan.at_logits or plan.contrast is not None)
+    answers = answers_in(request, lane) if changes_logits else None
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
-        return Pass(plan, lane, request, joint=joint), changed
-    passed, changed = _entered(lane, pictures, request, start, kwargs)
-    return passed, changed or left
+        return Pass(plan, lane, request, joint=joint, answers=answers), changed
+    passed, changed = _entered(lane, pictures, kwargs)
+    return replace(passed, request=request, start=start, answers=answers), changed or left
 
 
 def negative_prefill(adapter: Adapter, sequence: NegativePrefill, kwargs: Kwargs) -> Begun:
@@ -89,8 +91,8 @@ def negative_prefill(adapter: Adapter, sequence: NegativePrefill, kwargs: Kwargs
     plan, hidden, pictures = sequence.plan, kwargs["inputs_embeds"], sequence.pictures
     kwargs, cache, past, padding = _cached(plan, kwargs)
     check_no_window(adapter, past + hidden.shape[1])
-    lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures, sequence.blocks)
-    return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, None, None, kwargs)
+    lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures, sequence.both_ways)
+    return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, kwargs)
 
 
 def alone(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> Pass:
@@ -104,12 +106,12 @@ def alone(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> Pass:
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
 
 
-def _entered(lane: Lane, pictures: Pictures, request: Request | None, start: Start | None, kwargs: Kwargs) -> Begun:
+def _entered(lane: Lane, pictures: Pictures, kwargs: Kwargs) -> Begun:
     """A pass with pictures whose `prompt` strategies have acted."""
     text = None
     if lane.plan.text_lane and lane.past == 0 and lane.shows:
         text = TextLane(lane, pictures, side_inputs(lane.adapter, kwargs))
-    return Pass(lane.plan, lane, request, text, start=start), prompt.enter(lane, kwargs)
+    return Pass(lane.plan, lane, None, text), prompt.enter(lane, kwargs)
 
 
 def _past(kwargs: Kwargs) -> int:
@@ -119,7 +121,7 @@ def _past(kwargs: Kwargs) -> int:
 
 
 def _cached(
-    plan: Plan, kwargs: Kwargs, pictures: bool = False, both_ways: Blocks | None = None
+    plan: Plan, kwargs: Kwargs, pictures: bool = False, both_ways: BothWays | None = None
 ) -> tuple[Kwargs, Any, int, Tensor | None]:
     """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
     cache, past = given_cache(kwargs), _past(kwargs)

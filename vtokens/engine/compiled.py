@@ -35,7 +35,7 @@ def notice_hooks() -> None:
         torch._dynamo.reset()
 
 
-def beside(function: Callable[..., Any]) -> Callable[..., Any]:
+def untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that torch.compile does not look into."""
     outside: Callable[..., Any] = torch.compiler.disable(function)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine.checks.arguments import check_arguments
-from vtokens.engine.compiled import beside, entering, traced
+from vtokens.engine.compiled import entering, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.plan import Plan
@@ -84,7 +84,7 @@ class CrossTower:
         for handle in self._handles:
             handle.remove()
 
-    @beside
+    @untraced
     def _begin(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
         block = self._hooks.block()
         if block is None or kwargs is None or args:
@@ -92,7 +92,7 @@ class CrossTower:
         else:
             here().tower = TowerCall(self._hooks.adapter, block.plan, "image", kwargs)
 
-    @beside
+    @untraced
     def _end(self, module: nn.Module, args: Args, result: Any = None) -> None:
         call, here().tower = here().tower, None
         if isinstance(call, TowerCall) and call.adapter is self._hooks.adapter and result is not None:
@@ -114,7 +114,7 @@ def _step(hooks: Hooks, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | Non
     return args, cross.cut(hooks.adapter, kwargs, columns)
 
 
-@beside
+@untraced
 def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
     phase, adapter = here().phase(hooks), hooks.adapter
     if kwargs is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vtokens.engine.lanes.fed import Start
 from vtokens.engine.lanes.joint_decode import Joint
-from vtokens.engine.lanes.negative_prompt import Start
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.plan import Plan
+from vtokens.engine.stages.answers import Answers
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.request import Request
 
@@ -24,6 +25,7 @@ class Pass:
         text: the prompt's text without its pictures; None if no strategy compares with it.
         joint: both lanes, where a negative prompt runs in the same pass; None elsewhere.
         start: what a negative prompt is made from once the pass has ended; None if none is.
+        answers: which of its logits strategies change; None if none.
     """
 
     plan: Plan
@@ -32,3 +34,4 @@ class Pass:
     text: TextLane | None = None
     joint: Joint | None = None
     start: Start | None = None
+    answers: Answers | None = None

@@ -52,7 +52,6 @@ class Plan:
         rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
 
     Args:
-        adapter: the model's.
         strategies: those that run on all rows.
         programs: those of each row, in place of `strategies`.
 
@@ -199,7 +198,6 @@ def _contrast(adapter: Adapter, programs: Sequence[Sequence[Acting]], batch: int
     """How logits are contrasted where a strategy declares a negative prompt; None if none does.
 
     Args:
-        adapter: the model's.
         programs: the strategies that act, by equal programs.
         batch: rows of the batch, where there are several programs.
     """

@@ -18,22 +18,6 @@ from vtokens.engine.state.view import View
 from vtokens.strategies.base import Strategy
 
 
-@dataclass(frozen=True)
-class NegativeRecord:
-    """What the negative prompt of a contrast was fed beside a pass with pictures.
-
-    Attributes:
-        length: positions of the negative prompt, padding included.
-        tokens: visual tokens among them, over the whole batch.
-        views, attended: as in `Record`.
-    """
-
-    length: int
-    tokens: int
-    views: dict[int, View]
-    attended: dict[int, int]
-
-
 @dataclass
 class Record:
     """What a pass with pictures did; tensors stay on their device until `handle.report()` is asked.
@@ -46,7 +30,8 @@ class Record:
         spans: times spent selecting.
         metrics: figures (B,) that strategies reported, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
-        negative: what the negative prompt was fed; None if there is none.
+        negative_length: positions of the negative prompt, padding included; None if there is none.
+        negative: what its prefill did; None if it brought no pictures.
         text: positions of the sequence, where visual tokens stand outside of it; layout, length and depth are then
             those of the visual tokens, and of the layers that attend to them. None where they stand in it.
     """
@@ -61,8 +46,20 @@ class Record:
     spans: list[Any] = field(default_factory=list)
     metrics: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    negative: NegativeRecord | None = None
+    negative_length: int | None = None
+    negative: Record | None = None
     text: int | None = None
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns that each decoder layer saw."""
+        views = map(self.views.get, range(self.depth))
+        return [self.length if view is None else view.index.shape[1] for view in views]
+
+    @property
+    def worked(self) -> list[int]:
+        """Positions that the attention of each decoder layer worked on."""
+        return [self.attended.get(index, width) for index, width in enumerate(self.widths)]
 
     @contextmanager
     def selecting(self, device: torch.device) -> Iterator[None]:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from vtokens.core.costs import cross_layer_flops, kv_bytes, prefill_flops
-from vtokens.core.kept import KeptPicture, SampleReport
+from vtokens.core.kept import SampleReport
 from vtokens.core.moved import Member, renamed
 from vtokens.engine.notebook import report_html
-from vtokens.engine.record import Record
-from vtokens.engine.state.view import View
-from vtokens.strategies import Strategy, format_spec
 
 
 @dataclass(frozen=True)
@@ -118,99 +109,6 @@ class Report:
         listed = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
         parts = [*(self.contributions if listed else ()), *([] if self.negative is None else [self.negative])]
         return "\n  ".join([head, *map(str, parts)])
-
-
-def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> Report:
-    """Read a record off the device; `config` is the decoder's."""
-    layout, batch = record.layout, record.layout.visual.shape[0]
-    valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
-    copies = None if record.copies is None else record.copies.cpu().numpy()
-    everything = [np.flatnonzero(valid[row]) for row in range(batch)]
-    states: dict[View | None, list[np.ndarray]] = {None: everything}
-    views, widths = [], []
-    for index in range(record.depth):
-        view = record.views.get(index)
-        views.append(view)
-        widths.append(record.length if view is None else view.index.shape[1])
-        if view is not None and view not in states:
-            at = view.index.cpu().numpy()
-            real = np.ones_like(at, dtype=bool) if view.real is None else view.real.cpu().numpy()
-            states[view] = [at[row][real[row] & valid[row][at[row]]] for row in range(batch)]
-    samples = []
-    for row in range(batch):
-        seen = {view: positions[row] for view, positions in states.items()}
-        pictures = []
-        for number in (n for n, owner in enumerate(layout.owner) if owner == row):
-            cells = {v: cell[row][p[(image[row][p] == number) & visual[row][p]]] for v, p in seen.items()}
-            merged = None if copies is None else _merged(copies[row], cell[row], image[row] == number)
-            pictures.append(KeptPicture(layout.pictures[number], tuple(cells[view] for view in views), merged))
-        tokens = {view: int(visual[row][positions].sum()) for view, positions in seen.items()}
-        samples.append(
-            SampleReport(tuple(tokens[view] for view in views), tuple(seen[view] for view in views), tuple(pictures))
-        )  # fmt: skip
-    full = [record.length] * record.depth
-    if record.text is None:
-        cached, cached_full = widths, full
-        flops = prefill_flops(config, widths, [record.attended.get(i, width) for i, width in enumerate(widths)])
-        flops_full = prefill_flops(config, full)
-    else:  # the other layers attend to the sequence alone
-        others = [record.text] * (config.num_hidden_layers - record.depth)
-        cached, cached_full = [*others, *widths], [*others, *full]
-        flops, flops_full = (
-            prefill_flops(config, others) + sum(cross_layer_flops(config, record.text, width) for width in keys)
-            for keys in (widths, full)
-        )
-    return Report(
-        format_spec(strategies),
-        tuple(samples),
-        batch * flops,
-        batch * flops_full,
-        batch * kv_bytes(config, cached, record.itemsize),
-        batch * kv_bytes(config, cached_full, record.itemsize),
-        record.seconds(),
-        tuple(_contribution(strategy, record, batch) for strategy in strategies),
-        _negative(record, config, batch),
-    )
-
-
-def _negative(record: Record, config: Any, batch: int) -> NegativeReport | None:
-    if record.negative is None:
-        return None
-    fed = record.negative
-    views = [fed.views.get(index) for index in range(record.depth)]
-    widths = [fed.length if view is None else view.index.shape[1] for view in views]
-    attended = [fed.attended.get(index, width) for index, width in enumerate(widths)]
-    tokens = [fed.tokens if view is None else sum(view.layout.counts) for view in views]
-    return NegativeReport(
-        sum(widths) / record.depth,
-        sum(tokens) / record.depth / batch,
-        batch * prefill_flops(config, widths, attended),
-        batch * kv_bytes(config, widths, record.itemsize),
-    )
-
-
-def _merged(copies: np.ndarray, cell: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """int64 (len(picture),): the first position of a picture with the same number, itself where that is 0."""
-    numbers = np.zeros(int(inside.sum()), dtype=np.int64)
-    numbers[cell[inside]] = copies[inside]
-    _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
-    return np.where(numbers > 0, first[which], np.arange(len(numbers)))
-
-
-def _contribution(strategy: Strategy, record: Record, batch: int) -> Contribution:
-    acted = [(before, after) for who, before, after in record.reduced if who is strategy]
-    dropped = sum(sum(before) - sum(after) for before, after in acted)
-    tokens = None
-    if acted:
-        before = sum(acted[0][0])
-        tokens = (before / batch, (before - dropped) / batch)
-    found: dict[str, list[Tensor]] = {}
-    for figures in (figures for who, figures in record.metrics if who is strategy):
-        for name, values in figures.items():
-            found.setdefault(name, []).append(values.detach().float().cpu())
-    return Contribution(
-        format_spec([strategy]), tokens, {name: torch.cat(values).mean().item() for name, values in found.items()}
-    )
 
 
 if not TYPE_CHECKING:  # a checker is to miss names that are not there

@@ -44,8 +44,6 @@ def copies_after(lane: Lane, index: int, new: int, valid: Tensor | None) -> Copi
     """What the cache of layer `index` must know after a pass stored `new` keys; None if it holds nothing merged.
 
     Args:
-        lane: of the pass.
-        index: decoder layer.
         new: keys it stored there.
         valid: bool (B, K), padding among all positions that attention sees; None if there is none.
     """

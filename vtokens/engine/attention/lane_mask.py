@@ -20,9 +20,6 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     """The mask of decoder layer `index` for states (B, W, D) that enter it.
 
     Args:
-        lane: whose states they are.
-        index: decoder layer.
-        hidden: the states.
         fold: how merged tokens are unmerged in its attention; None if they are not.
 
     Raises:
@@ -41,9 +38,9 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
             rule = within(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
-            rule = and_masks(causal_mask_function, rule) if lane.blocks is None else rule
-        if lane.blocks is not None:
-            rule = both_ways(lane.blocks.until(view, hidden.device), past, rule)
+            rule = and_masks(causal_mask_function, rule) if lane.both_ways is None else rule
+        if lane.both_ways is not None:
+            rule = both_ways(lane.both_ways.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
@@ -61,8 +58,6 @@ def query_key_positions(
     Where heads hold different keys, those of the keys are (B, H_kv, past + W).
 
     Args:
-        lane: whose layer it is.
-        index: decoder layer.
         past: keys before this pass, the last of all there are.
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.

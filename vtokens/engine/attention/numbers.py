@@ -17,8 +17,6 @@ def renumber(lane: Lane, index: int, positions: Tensor | None) -> Any:
     """(cos, sin) of the columns seen in decoder layer `index`, where gaps in their numbers were closed; None elsewhere.
 
     Args:
-        lane: whose columns they are.
-        index: decoder layer.
         positions: int64 (B or 1, W), as the decoder got them at its input; looked at where gaps were closed.
     """
     layer, numbering = tracked(lane.cache, index), lane.numbering

@@ -20,7 +20,6 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
     """Note in `pictures` what the keys of a decoder layer receive from the queries asked for.
 
     Args:
-        lane, pictures: of the pass.
         signal: which layer and rows, and whether the rotary embedding is undone.
         attention: the layer's call, rotary embedding applied.
     """
@@ -60,7 +59,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
         allowed = near if allowed is None else allowed & near
-    until = where if lane.blocks is None else lane.blocks.until(lane.view, query.device).gather(1, where)
+    until = where if lane.both_ways is None else lane.both_ways.until(lane.view, query.device).gather(1, where)
     query, bias = query.gather(2, index), attention.bias
     if not signal.rotary:  # tokens of this pass alone: those before were turned in passes that are over
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
@@ -90,7 +89,6 @@ def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: A
     """Note in `pictures` the keys that a decoder layer makes of the columns of this pass.
 
     Args:
-        lane, pictures: of the pass.
         signal: which layer, and whether the rotary embedding is applied.
         attention: the layer's call before merged tokens are unmerged in it: where they are, its keys are not turned.
     """

@@ -35,8 +35,6 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
     """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none.
 
     Args:
-        lane: whose layer it is.
-        index: decoder layer.
         past: keys that attention sees before this pass.
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.

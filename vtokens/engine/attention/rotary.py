@@ -27,7 +27,6 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     that turn and with some that do not.
 
     Args:
-        adapter: the model's.
         who: what needs it, for the message.
         way: out of it.
     """

@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 from vtokens.core.compat import given_cache
-from vtokens.engine.state.blocks import Blocks
+from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.slots import static
 
 
-def with_padding_mask(kwargs: dict[str, Any], past: int, whole: bool, blocks: Blocks | None = None) -> dict[str, Any]:
+def with_padding_mask(
+    kwargs: dict[str, Any], past: int, whole: bool, both_ways: BothWays | None = None
+) -> dict[str, Any]:
     """The inputs of a language model with the padding mask (B, past + W) that a mask over fixed slots was made of.
 
     They stay as they are where nothing was prepared, or something else than attention over what is no padding to what
     comes before, and to the own block.
 
     Args:
-        kwargs: what the language model is about to get.
         past: positions fed before.
         whole: look at the whole mask; False if the last query's will do.
-        blocks: which positions see what comes after them; None if none do.
+        both_ways: which positions see what comes after them; None if none do.
     """
     cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
     if cache is None or not cache.layers or static(cache.layers[0]) is None:
@@ -39,7 +40,7 @@ def with_padding_mask(kwargs: dict[str, Any], past: int, whole: bool, blocks: Bl
     padding = seen[:, -1, : past + queries]
     if whole:
         place = torch.arange(seen.shape[-1], device=seen.device)
-        until = place[None, :queries] if blocks is None else blocks.until(None, seen.device)
+        until = place[None, :queries] if both_ways is None else both_ways.until(None, seen.device)
         causal = place <= until[..., None] + past
         real = torch.nn.functional.pad(padding, (0, seen.shape[-1] - padding.shape[-1]))
         if not torch.equal(seen, (causal & real[:, None]).expand_as(seen)):

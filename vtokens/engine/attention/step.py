@@ -20,8 +20,6 @@ def mask_and_angles(lane: Lane, index: int, positions: Tensor | None) -> tuple[A
     same positions, and asking each of them anew took longer than making the mask.
 
     Args:
-        lane: whose step it is; it sees all that was fed.
-        index: decoder layer.
         positions: int64 (B or 1, W), as the decoder got them at its input.
     """
 

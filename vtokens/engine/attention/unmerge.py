@@ -34,8 +34,6 @@ def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states
     averaged back to unique columns.
 
     Args:
-        lane: of the pass.
-        index: decoder layer.
         attention: its queries, keys and values are those of unique columns, not rotated where merged tokens are among
             them; its mask is for all positions.
         inner: runs attention, and what strategies do about it, in that sequence.

@@ -17,7 +17,7 @@ from vtokens.engine.attention.tap import Attention
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
-from vtokens.engine.compiled import attending, beside, cut_mask, entering, entering_layer, run, traced
+from vtokens.engine.compiled import attending, cut_mask, entering, entering_layer, run, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import cache, layer, output
@@ -70,7 +70,7 @@ class DecoderHooks(Base):
         changed = kwargs if changed is None else changed
         return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
 
-    @beside
+    @untraced
     def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
@@ -81,7 +81,7 @@ class DecoderHooks(Base):
             passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
         return changed
 
-    @beside
+    @untraced
     def after_mlp(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
         passed = here().phase(self)
         if not isinstance(passed, Pass):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vtokens.engine.callbacks.base import Base, Kwargs
-from vtokens.engine.compiled import beside
+from vtokens.engine.compiled import untraced
 from vtokens.engine.context import here
 from vtokens.engine.stages import logits
 from vtokens.engine.state.request import NegativePrefill
@@ -16,7 +16,7 @@ from vtokens.engine.state.request import NegativePrefill
 class HeadHooks(Base):
     """What becomes of the logits of a pass that has ended."""
 
-    @beside
+    @untraced
     def before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
@@ -24,14 +24,14 @@ class HeadHooks(Base):
         both = ended.following.before_head(args[0])
         return None if both is None else (both,)
 
-    @beside
+    @untraced
     def after_head(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
             return None
         return ended.following.after_head(result)
 
-    @beside
+    @untraced
     def on_logits(self, module: nn.Module, args: Any, result: Any) -> Any:
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended):

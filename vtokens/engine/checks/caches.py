@@ -29,7 +29,6 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
 
     Args:
         cache: what the decoder appends to; None if nothing is cached.
-        config: the decoder's.
         fed: positions fed once this pass ends.
     """
     for layer in () if cache is None else cache.layers:

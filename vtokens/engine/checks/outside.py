@@ -24,7 +24,6 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
     """Raise `ValueError` if a strategy, with its settings, needs what a family has no place for.
 
     Args:
-        adapter: the model's.
         active: strategies that act on it, and what they need.
     """
     for strategy, needs in active:

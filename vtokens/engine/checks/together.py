@@ -15,7 +15,6 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     """Raise `ValueError` if two strategies do what only one can, or one does what this model has no place for.
 
     Args:
-        adapter: the model's.
         active: strategies that act on it, and what they need.
     """
     check_outside(adapter, active)

@@ -23,8 +23,6 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
     attention, unmerges tokens in it, or runs a second sequence is worked out for attention over all earlier positions.
 
     Args:
-        adapter: the model's.
-        plan: which strategy acts where.
         positions: of the sequence, as it was fed, those of the pass under way included.
     """
     windows = cut(adapter.specs, positions)

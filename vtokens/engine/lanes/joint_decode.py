@@ -114,7 +114,6 @@ def with_negative(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint
     Args:
         main: the lane of the prompt.
         plan: which strategy acts where in the lane of the negative prompt.
-        kwargs: what the language model is about to be given.
 
     Returns:
         Both lanes, and the language model's inputs with the rows of the negative prompt behind the others; None if the

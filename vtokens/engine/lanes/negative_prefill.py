@@ -15,15 +15,15 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from vtokens.core.compat import as_cache
-from vtokens.engine.lanes.negative_prompt import Fed, Start, build, with_prompt
+from vtokens.engine.lanes.fed import Fed, Start
+from vtokens.engine.lanes.negative_prompt import negative_of
 from vtokens.engine.plan import Contrast
-from vtokens.engine.record import NegativeRecord, Record
+from vtokens.engine.record import Record
 from vtokens.engine.state.cache_layers import held, track
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.padding import join
 from vtokens.engine.state.positions import rotary_positions
-from vtokens.engine.state.prompt_end import answered_positions, steps
 from vtokens.engine.state.request import NegativePrefill
 from vtokens.strategies.views.logits import Prompt
 
@@ -39,14 +39,10 @@ class Answer:
         hidden: (B, T, D), its last states.
         column: int64 (B, N), its column for each position of the prompt, below 0 where it has none; None if they are
             the same.
-        answers: bool (B, N), positions whose logits are contrasted; None if all are.
-        step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
     """
 
     hidden: Tensor
     column: Tensor | None
-    answers: Tensor | None
-    step: Tensor | None
 
     def at(self, positions: Tensor) -> Tensor:
         """(B, R, D): its states for some positions (R,) of the prompt; arbitrary where it has none."""
@@ -55,6 +51,13 @@ class Answer:
             return hidden[:, positions]
         index = self.column.to(hidden.device)[:, positions].clamp(min=0)
         return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    def both(self, positions: Tensor) -> Tensor:
+        """Those of some positions, bool (B, N), at which both prompts say something.
+
+        Where the prompt ends in a picture that the negative prompt lacks, the text before the picture speaks for it.
+        """
+        return positions if self.column is None else positions & (self.column >= 0).to(positions.device)
 
 
 def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
@@ -66,8 +69,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         run: calls the language model.
     """
     lane = start.lane
-    other, given = isinstance(contrast.negative, Prompt), start.request.negative_prompt or {}
-    fed = with_prompt(start, given) if other else build(start, contrast.negative, contrast.strategy)
+    fed = negative_of(start, contrast)
     before = divergence_of(lane.cache)
     cache = None if lane.cache is None else negative_cache(lane.cache) or _copied(lane.cache, lane.past)
     if before is not None:
@@ -87,28 +89,22 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         "attention_mask": said,
         "use_cache": cache is not None,
     }
-    record, pictures = None, None
+    pictures, record = None, start.pictures.record
     if fed.layout is not None:
-        record = Record(fed.layout, fed.embeds.shape[1], len(lane.adapter.layers), fed.embeds.element_size())
-        positions = rotary_positions(fed.positions)
-        answered = start.pictures.answered
-        pictures = Pictures(fed.layout, fed.runs, positions, ends, answered, record, fed.injection)
-    output = run(NegativePrefill(contrast.plan, pictures, lane.asked, fed.blocks), inputs)
-    start.pictures.record.negative = NegativeRecord(
-        fed.embeds.shape[1],
-        0 if fed.layout is None else sum(fed.layout.counts),
-        {} if record is None else record.views,
-        {} if record is None else record.attended,
-    )
-    seen, shown = _seen(start, before)
+        pictures = Pictures(
+            fed.layout, fed.runs, rotary_positions(fed.positions), ends, start.pictures.answered,
+            Record(fed.layout, fed.embeds.shape[1], record.depth, record.itemsize), fed.injection,
+        )  # fmt: skip
+    output = run(NegativePrefill(contrast.plan, pictures, lane.asked, fed.both_ways), inputs)
+    record.negative_length, record.negative = fed.embeds.shape[1], None if pictures is None else pictures.record
     if cache is not None:
-        _keep(lane.cache, cache, Divergence(
-            lane.past + lane.length, total, mask, _shift(start, fed, before), seen,
-            _tail(start, other), lane.past + lane.length - lane.asked,
-        ))  # fmt: skip
-    answers = _answers(start, fed, shown)
-    step = None if cache is None else steps(start.pictures.ends, lane.length)
-    return Answer(output[0], fed.column, answers, step)
+        tail = start.pictures.layout.tail
+        if isinstance(contrast.negative, Prompt):  # both have the candidates behind it, and no more
+            tail = min(tail, lane.asked - 1)
+        divergence = Divergence(lane.past + lane.length, total, mask, _shift(start, fed, before), tail)
+        for index, layer in enumerate(cache.layers):
+            track(lane.cache, index).negative = NegativeKeys(layer, divergence if index == 0 else None)
+    return Answer(output[0], fed.column)
 
 
 def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
@@ -130,35 +126,6 @@ def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> T
     before = lane.fed_before() if lane.past else None
     before = before if divergence is None else divergence.mask(before, lane.past)
     return join(before, fed.valid, past, fed.embeds.shape[1])
-
-
-def _answers(start: Start, fed: Fed, shown_before: Tensor | None) -> Tensor:
-    """bool (B, N): text behind the first picture of its sample that both sequences have, and the end of the prompt.
-
-    Where that is a picture that the negative prompt has not, what it says after the text before the picture counts.
-    """
-    layout, ends = start.pictures.layout.to(fed.embeds.device), start.pictures.ends.to(fed.embeds.device)
-    answers = answered_positions(layout, ends, shown_before)
-    return answers if fed.column is None else answers & (fed.column >= 0)
-
-
-def _tail(start: Start, other: bool) -> int:
-    """Trailing positions that both have and that may be cropped; of another prompt only candidates behind it."""
-    tail = start.pictures.layout.tail
-    return min(tail, start.lane.asked - 1) if other else tail
-
-
-def _seen(start: Start, divergence: Divergence | None) -> tuple[Tensor | None, Tensor | None]:
-    """Samples that have pictures now (None: all have), and those that had some before this pass (None: none had)."""
-    layout = start.pictures.layout
-    batch, device = layout.visual.shape[0], layout.visual.device
-    everyone = torch.ones(batch, dtype=torch.bool, device=device)
-    before = None if divergence is None else everyone if divergence.seen is None else divergence.seen.to(device)
-    owners = set(layout.owner)
-    if len(owners) == batch or (divergence is not None and divergence.seen is None):
-        return None, before
-    now = torch.tensor([row in owners for row in range(batch)]).to(device)
-    return now if before is None else now | before, before
 
 
 def _shift(start: Start, fed: Fed, divergence: Divergence | None) -> Tensor:
@@ -197,9 +164,3 @@ def _copied(cache: Any, past: int) -> DynamicCache:
         new.update(*(part[:, :, :past] for part in parts))
         copy.layers.append(new)
     return copy
-
-
-def _keep(cache: Any, negative: Any, divergence: Divergence) -> None:
-    """Put the layers of the negative prompt beside those of the cache."""
-    for index, layer in enumerate(negative.layers):
-        track(cache, index).negative = NegativeKeys(layer, divergence if index == 0 else None)

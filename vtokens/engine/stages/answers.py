@@ -1,4 +1,11 @@
-"""Which logits of a pass are an answer's, for `logits` strategies that compare with no negative prompt."""
+"""Which logits of a pass are an answer's, and which of its tokens each predicts: what `logits` strategies change.
+
+Example: a pass feeds the prompt, the next ones a token each. The cache layer notes 3, where the answer begins.
+
+    fed position     0   1   2   3 | 4   5
+    fed              t0  v0  v1  t1| a0  a1
+    predicts token               1 | 2   3      Answers.step
+"""
 
 from __future__ import annotations
 
@@ -30,7 +37,7 @@ def check_labels(request: Request) -> None:
 
 @dataclass(frozen=True)
 class Answers:
-    """Which logits of a pass are an answer's, where no negative prompt tells.
+    """Which logits of a pass are an answer's.
 
     Attributes:
         positions: bool (B, N), positions whose logits are changed.
@@ -41,8 +48,8 @@ class Answers:
     step: Tensor | None
 
 
-def begin(request: Request, lane: Lane) -> None:
-    """Find out which logits of a pass are an answer's, and note in the cache where that begins.
+def answers_in(request: Request, lane: Lane) -> Answers | None:
+    """Which logits of a pass are an answer's; None if none are. Where the answer begins is noted in the cache.
 
     Raises:
         ValueError: the call has labels.
@@ -57,7 +64,7 @@ def begin(request: Request, lane: Lane) -> None:
         begins = torch.where(shown if before is None else shown | before, ends[:, 0] + lane.past, -1)
         step = None if lane.cache is None else steps(ends, lane.length)
     elif noted is None:
-        return
+        return None
     else:
         begins = noted
         if lane.length > lane.asked:  # another prompt, about pictures that were shown before
@@ -65,12 +72,6 @@ def begin(request: Request, lane: Lane) -> None:
         positions = (begins >= 0)[:, None].expand(-1, lane.length)
         step = steps(begins[:, None] - lane.past, lane.length)
     check_labels(request)
-    answers = Answers(positions, step)
-    lane.once(_BEGINS, lambda: answers)
-    lane.notes[0] = Memory(samples={_BEGINS: begins})
-
-
-def answers_in(lane: Lane) -> Answers | None:
-    """What `begin` found in a pass; None if nothing is changed in it."""
-    found: Answers | None = lane.made(_BEGINS)
-    return found
+    if begins is not noted:
+        lane.notes[0] = Memory(samples={_BEGINS: begins})
+    return Answers(positions, step)

@@ -26,9 +26,6 @@ def attend(
     """Run one attention call of decoder layer `index` with the strategies that act in it, in order.
 
     Args:
-        lane: whose call it is.
-        index: decoder layer.
-        attention: the call.
         strategies: those that act in it.
         text: the prompt's text without its pictures; None if nothing is compared with it.
     """

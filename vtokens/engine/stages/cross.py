@@ -25,8 +25,9 @@ from vtokens.engine.record import Record
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.state.cross_keys import Columns, CrossKeys
 from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.slots import fitted
 from vtokens.engine.state.tower_run import TowerRun
-from vtokens.engine.state.view import View, gather, spread
+from vtokens.engine.state.view import View, columns_at, gather
 
 
 class Left(NamedTuple):
@@ -47,8 +48,6 @@ def selected(
     """Let the strategies act on the features of a call.
 
     Args:
-        adapter: the model's.
-        plan: which strategy acts where.
         run: of the tower that made them.
         states: (B, K, D), the features.
         fed: (B, N) or (B, N, D), what the decoder is fed.
@@ -90,7 +89,7 @@ def _columns(layout: Layout, view: View, width: int) -> Columns:
     lengths = after.per_sample([count + more for count, more in zip(after.counts, after.newlines, strict=True)])
     for row in whole:
         lengths[row] = width
-    stay = (spread(torch.ones_like(view.index), view, width) > 0) & layout.valid
+    stay = (columns_at(view.index, view.real, width) >= 0) & layout.valid
     if whole:
         stay[torch.tensor(whole, device=stay.device)] = True
     index = (~stay).long().sort(dim=1, stable=True).indices[:, : max(lengths)]
@@ -102,10 +101,7 @@ def _states(view: View, columns: Columns, hidden: Tensor, states: Tensor) -> Ten
 
     Those of a view may have become weighted sums.
     """
-    row = torch.arange(view.index.shape[1], device=view.index.device).expand_as(view.index)
-    row = row if view.real is None else torch.where(view.real, row, -1)
-    there = torch.full((len(row), columns.width), -1, device=row.device).scatter_reduce(1, view.index, row, "amax")
-    there = there.gather(1, columns.index)
+    there = columns_at(view.index, view.real, columns.width).gather(1, columns.index)
     # What stands before a row's first token is in no view.
     seen = (there >= 0).to(hidden.device)[..., None]
     return torch.where(seen, gather(hidden, there.clamp(min=0), 1), gather(states, columns.index, 1))
@@ -142,7 +138,6 @@ def joined(adapter: Adapter, cache: Cache | None, new: Columns | None, states: T
     """The keys of a sequence once those of `states` (B, K, D) stand in its cache; None if none of them were dropped.
 
     Args:
-        adapter: the model's.
         cache: before the pass.
         new: the keys that are left of `states`; None if all are.
         states: features of the pass; None if it brings no picture.
@@ -183,11 +178,7 @@ def make_room(adapter: Adapter, plan: Plan, cache: Cache | None, columns: Column
                 "cache_implementation) for further ones"
             )
         layer = layer if isinstance(layer, CrossKeys) else CrossKeys(inner, None)
-        needed, before = columns.index.shape[1], plan.rooms.get(number)
-        if not inner.is_initialized:
-            # Shapes that stay the same are compiled once; those that do not, no more than twice.
-            layer.fit(needed if before is None else before if needed <= before else inner.max_cache_len)
-        plan.rooms[number] = layer.inner.max_cache_len
+        layer.inner = fitted(inner, columns.index.shape[1], plan.rooms, number)
         columns, layers[number] = columns.padded(layer.inner.max_cache_len), layer
     return columns
 

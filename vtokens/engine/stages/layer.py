@@ -18,7 +18,7 @@ from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.cache_layers import shortened
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import keeps_all
-from vtokens.engine.state.view import gather
+from vtokens.engine.state.view import View, gather
 
 
 def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
@@ -35,50 +35,47 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 
 def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
-    layer, blocks = shortened(lane.cache, index), lane.blocks
+    layer, both_ways = shortened(lane.cache, index), lane.both_ways
     lane.angles = kwargs.get("position_embeddings")
     # Masks that were prepared for a prompt may be those of a layer that lets go of keys.
-    made = (blocks is None or blocks.made) and (lane.past > 0 or not keeps_all(lane.cache, index))
-    if lane.view is None and layer is None and made:
-        return None
-    if lane.view is None and lane.pictures is None and layer is not None and layer.keymap.slots is None:
-        mask, angles = mask_and_angles(lane, index, kwargs.get("position_ids"))
-        lane.angles = kwargs["position_embeddings"] if angles is None else angles
-        return {**kwargs, "attention_mask": mask, "position_embeddings": lane.angles}
-    kwargs, renumbered = dict(kwargs), renumber(lane, index, kwargs.get("position_ids"))
-    if renumbered is not None:
-        kwargs["position_embeddings"] = renumbered
-    if lane.view is None and layer is not None and layer.keymap.slots is not None:
-        kwargs["attention_mask"] = layer.mask(kwargs["attention_mask"])
-        return kwargs
+    made = (both_ways is None or both_ways.made) and (lane.past > 0 or not keeps_all(lane.cache, index))
     if lane.view is not None:
-        make_room(lane, index, lane.view)
-        lane.views[index] = lane.view
-        # Only packed-sequence detection reads them here, and gaps in them look like packing.
-        kwargs["position_ids"] = None
-    if lane.columns is not None and renumbered is None:
-        kwargs["position_embeddings"] = _position_embeddings(lane, index, lane.columns, kwargs["position_embeddings"])
-    lane.angles = kwargs["position_embeddings"]
+        return _cut(lane, index, lane.view, kwargs, made and both_ways is None and layer is None)
+    if layer is None and made:
+        return None
+    positions = kwargs.get("position_ids")
+    if layer is not None and layer.keymap.slots is None:
+        mask, angles = mask_and_angles(lane, index, positions)
+    else:
+        mask = lane_mask(lane, index, lane.hidden) if layer is None else layer.mask(kwargs["attention_mask"])
+        angles = renumber(lane, index, positions)
+    lane.angles = kwargs["position_embeddings"] if angles is None else angles
+    return {**kwargs, "attention_mask": mask, "position_embeddings": lane.angles}
+
+
+def _cut(lane: Lane, index: int, view: View, kwargs: dict[str, Any], made: bool) -> dict[str, Any]:
+    """The keyword arguments of a layer that sees less than was fed; `made`: the decoder's mask may do at its input."""
+    lane.views[index] = view
+    make_room(lane, index, view)
+    lane.angles = renumber(lane, index, kwargs.get("position_ids"))
+    if lane.angles is None:
+        lane.angles = _angles(lane, index, lane.columns, kwargs["position_embeddings"])
     fold = fold_now(lane)
     if fold is not None:
         lane.folds[index] = fold
-        kwargs["position_embeddings"] = unturned(kwargs["position_embeddings"])
     # Masks made at the decoder's input count a window in columns, and the slots of the first layer; they are causal.
-    own = (
-        not made
-        or blocks is not None
-        or fold is not None
-        or lane.view is not lane.entry
-        or lane.past
-        or layer is not None
-    )
-    if own or index in lane.windows or slots_seen(lane, index) is not None:
-        kwargs["attention_mask"] = lane_mask(lane, index, lane.hidden, fold)
-    return kwargs
+    made = made and fold is None and view is lane.entry and not lane.past and index not in lane.windows
+    if not made or slots_seen(lane, index) is not None:
+        kwargs = {**kwargs, "attention_mask": lane_mask(lane, index, lane.hidden, fold)}
+    # Only packed-sequence detection reads position_ids here, and gaps in them look like packing.
+    embeddings = lane.angles if fold is None else unturned(lane.angles)
+    return {**kwargs, "position_ids": None, "position_embeddings": embeddings}
 
 
-def _position_embeddings(lane: Lane, index: int, columns: Tensor, embeddings: Any) -> Any:
+def _angles(lane: Lane, index: int, columns: Tensor | None, embeddings: Any) -> Any:
     """(cos, sin) of the columns still seen, from those the language model made at its input."""
+    if columns is None:
+        return embeddings
     return lane.once(
         ("positions", lane.view, lane.specs[index].rope),
         lambda: tuple(gather(part, columns, part.dim() - 2) for part in embeddings),

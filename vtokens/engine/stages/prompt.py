@@ -60,10 +60,7 @@ def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) ->
     """Raise `ValueError` if a pass cannot be pruned; says why and the way out.
 
     Args:
-        request: the call.
-        adapter: the model's.
         past: positions fed before.
-        kwargs: what the language model is about to get.
     """
     if not request.runs:
         if request.inputs.get("inputs_embeds") is not None and past == 0:

@@ -22,10 +22,6 @@ def make_room(lane: Lane, index: int, view: View) -> None:
     room = getattr(inner, "max_cache_len", None) if room is None else room
     if room is None or inner.is_initialized:
         return
-    needed, before = room - lane.length + view.index.shape[1], lane.plan.rooms.get(index)
-    if before is not None:  # shapes that stay the same are compiled once; those that do not, no more than twice
-        needed = before if needed <= before else room
-    smaller = fitted(inner, needed)
-    lane.plan.rooms[index] = (smaller or inner).max_cache_len
-    if smaller is not None:
+    smaller = fitted(inner, room - lane.length + view.index.shape[1], lane.plan.rooms, index)
+    if smaller is not inner:
         lane.cache.layers[index] = TrackedLayer(smaller, KeyMap.plain(0), room)

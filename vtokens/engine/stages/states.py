@@ -24,8 +24,6 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     """States (B, W, D) that go on behind `place` of decoder layer `index`.
 
     Args:
-        lane: whose states they are.
-        index: decoder layer.
         place: where in it.
         hidden: what the model made there.
         text: the prompt's text without its pictures; None if nothing is compared with it.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtokens.engine.state.slots import fitted
+from vtokens.engine.state.padding import join
 from vtokens.engine.state.view import gather
 from vtokens.engine.state.wrapped_layer import WrappedLayer
 
@@ -42,12 +42,7 @@ class Columns:
 
     def then(self, later: Columns) -> Columns:
         """Those of the same rows once keys of further pictures stand behind these."""
-        real = None
-        if self.real is not None or later.real is not None:
-            parts = [
-                torch.ones_like(one.index, dtype=torch.bool) if one.real is None else one.real for one in (self, later)
-            ]
-            real = torch.cat(parts, 1)
+        real = join(self.real, later.real, self.index.shape[1], later.index.shape[1])
         return Columns(torch.cat([self.index, later.index + self.width], 1), real, self.width + later.width)
 
     def cut(self, states: Tensor) -> Tensor:
@@ -111,11 +106,6 @@ class CrossKeys(WrappedLayer):
     def __init__(self, inner: Any, columns: Columns | None) -> None:
         super().__init__(inner)
         self.columns = columns
-
-    def fit(self, length: int) -> None:
-        """Let a layer that holds nothing yet allocate `length` slots, of those that the caller gave it."""
-        smaller = fitted(self.inner, length)
-        self.inner = self.inner if smaller is None else smaller
 
     def crop(self, tokens_to_remove: int) -> None:
         """Leave all keys: what is removed are positions of the sequence."""

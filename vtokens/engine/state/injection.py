@@ -86,10 +86,6 @@ class Injection:
 def injected(adapter: Adapter, kwargs: Mapping[str, Any]) -> Injection | None:
     """What a decoder is told to add; None if nothing.
 
-    Args:
-        adapter: of the model.
-        kwargs: what the language model is about to get.
-
     Raises:
         ValueError: some of it would be added behind the last layer.
     """

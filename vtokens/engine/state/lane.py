@@ -21,7 +21,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.checks.window import cut
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
-from vtokens.engine.state.blocks import Blocks
+from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.folds import Fold, Unmerging
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.numbering import Numbering
@@ -98,7 +98,7 @@ class Lane:
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
         specs: what each decoder layer is.
-        blocks: which positions of this pass see what comes after them; None if none do.
+        both_ways: which positions of this pass see what comes after them; None if none do.
         evicted: decoder layer -> which of its keys stay, by the cached ones and those of this pass.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
     """
@@ -113,7 +113,7 @@ class Lane:
         cache: Any,
         asked: int = 1,
         pictures: Pictures | None = None,
-        blocks: Blocks | None = None,
+        both_ways: BothWays | None = None,
     ) -> None:
         self.adapter, self.plan, self.length, self.past = adapter, plan, hidden.shape[1], past
         if pictures is not None and past == 0 and not pictures.layout.padded:
@@ -122,7 +122,7 @@ class Lane:
         self.view: View | None = None
         self.entry: View | None = None
         self.columns: Tensor | None = None
-        self.hidden, self.mask, self.blocks = hidden, None, blocks
+        self.hidden, self.mask, self.both_ways = hidden, None, both_ways
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
         self.numbering: Numbering | None = None
@@ -141,10 +141,6 @@ class Lane:
             self._memo[key] = make()
         found: T = self._memo[key]
         return found
-
-    def made(self, key: Hashable) -> Any:
-        """What `once` made under a key; None if nobody asked for it."""
-        return self._memo.get(key)
 
     @property
     def layout(self) -> Layout | None:

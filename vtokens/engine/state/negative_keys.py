@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from vtokens.engine.state.padding import join
 
@@ -27,23 +27,18 @@ class Divergence:
         length: positions of the negative prompt.
         valid: bool (B, length), False on the padding of the negative prompt; None if it has none.
         shift: int64 (B,), by how much its rotary positions lag behind.
-        seen: bool (B,), samples that have pictures, the others being left alone; None if all have.
         tail: trailing positions that both have, and that may be cropped.
-        answer: the fed position whose logits predict the first token of the answer.
     """
 
     fed: int
     length: int
     valid: Tensor | None
     shift: Tensor
-    seen: Tensor | None
     tail: int
-    answer: int
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Divergence:
         """The divergence of other samples; `change` acts on the batch dimension."""
-        valid, seen = (None if part is None else change(part) for part in (self.valid, self.seen))
-        return replace(self, valid=valid, seen=seen, shift=change(self.shift))
+        return replace(self, valid=None if self.valid is None else change(self.valid), shift=change(self.shift))
 
     def cropped(self, positions: int) -> Divergence:
         """Without the last `positions` of both."""
@@ -74,7 +69,7 @@ class NegativeKeys:
         divergence: where the two sequences diverge; stored on layer 0 for all layers, None on the others.
     """
 
-    layer: DynamicLayer
+    layer: Any
     divergence: Divergence | None = None
 
     def check_crop(self, remove: int, fed: int) -> None:
@@ -93,7 +88,7 @@ class NegativeKeys:
             return self
         return replace(self, divergence=self.divergence.cropped(remove - (fed - self.divergence.fed)))
 
-    def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[DynamicLayer], None]) -> NegativeKeys:
+    def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[Any], None]) -> NegativeKeys:
         """Those of other samples; `change` acts on the batch dimension, `layer` on the cache layer, in place."""
         layer(self.layer)
         return self if self.divergence is None else replace(self, divergence=self.divergence.map(change))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vtokens.engine.plan import Plan
-from vtokens.engine.state.blocks import Blocks
+from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.tower_run import TowerRun
 
@@ -70,10 +70,10 @@ class NegativePrefill:
         plan: which strategy acts where in it.
         pictures: what it has because it brings pictures; None if it brings none.
         asked: as in `Lane`.
-        blocks: as in `Lane`.
+        both_ways: as in `Lane`.
     """
 
     plan: Plan
     pictures: Pictures | None
     asked: int
-    blocks: Blocks | None = None
+    both_ways: BothWays | None = None

@@ -104,11 +104,20 @@ def keeps_all(cache: Cache | None, layer: int) -> bool:
     return layer < len(layers) and isinstance(static(layers[layer]), StaticWindowLayer)
 
 
-def fitted(layer: Any, needed: int) -> StaticLayer | None:
-    """A static layer with room for `needed` keys, to take the place of one that has more; None if `layer` grows, holds
-    something already, or has none to spare."""
-    needed = -(-needed // _STEP) * _STEP
+def fitted(layer: StaticLayer, needed: int, rooms: dict[int, int], index: int) -> StaticLayer:
+    """A static layer with room for `needed` keys in the place of one that holds nothing and has more; else `layer`.
+
+    Shapes that stay the same are compiled once; those that do not, no more than twice.
+
+    Args:
+        layer: as the caller of the model made it.
+        needed: keys of this prompt and of the steps behind it.
+        rooms: decoder layer -> the slots that it was given last; noted here.
+    """
+    before = rooms.get(index, needed)
+    needed = -(-before // _STEP) * _STEP if needed <= before else layer.max_cache_len
     kind = type(layer)
-    if kind not in (StaticLayer, StaticWindowLayer) or layer.is_initialized or needed >= layer.max_cache_len:
-        return None
-    return kind(max_cache_len=needed)
+    if kind in (StaticLayer, StaticWindowLayer) and not layer.is_initialized and needed < layer.max_cache_len:
+        layer = kind(max_cache_len=needed)
+    rooms[index] = layer.max_cache_len
+    return layer

@@ -1,12 +1,12 @@
 """Stretches of a sequence whose positions see each other both ways, as the tokens of one image in Gemma 3.
 
-A picture: v0 to v2 are one image, and v1 was dropped. A column sees all columns up to the last one of its block.
+A picture: v0 to v2 are one image, and v1 was dropped. A column sees all columns up to the last one of its stretch.
 
     fed position        0   1   2   3   4
     fed                 t0  v0  v1  v2  t1
-    block              -1   0   0   0  -1        Blocks.ids
+    stretch              -1   0   0   0  -1        BothWays.ids
     seen                t0  v0  v2  t1           view.index = [0, 1, 3, 4]
-    sees up to column   0   2   2   3            Blocks.until
+    sees up to column   0   2   2   3            BothWays.until
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from vtokens.engine.state.view import View, gather
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
-    """The blocks of what is fed in one pass; what was fed before sees nothing of it.
+class BothWays:
+    """The stretches of what is fed in one pass; what was fed before sees nothing of it.
 
     Attributes:
-        ids: int64 (B, N), the number of the block that each fed position is in, below 0 where it is in none. The
-            positions of a block follow each other.
-        made: the masks that the decoder was given have the blocks already.
+        ids: int64 (B, N), the number of the stretch that each fed position is in, below 0 where it is in none. The
+            positions of a stretch follow each other.
+        made: the masks that the decoder was given have the stretches already.
     """
 
     ids: Tensor
     made: bool
 
-    def at(self, columns: Tensor, real: Tensor | None) -> Blocks:
-        """The blocks of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
+    def at(self, columns: Tensor, real: Tensor | None) -> BothWays:
+        """The stretches of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
         ids = gather(self.ids, columns, 1)
-        return Blocks(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False)
+        return BothWays(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False)
 
     def seen(self, view: View | None, device: torch.device) -> Tensor:
-        """int64 (B, W): the blocks of the columns that a view sees."""
+        """int64 (B, W): the stretches of the columns that a view sees."""
         ids = self.ids if view is None else self.at(view.index, view.real).ids
         return ids.to(device)
 
@@ -49,21 +49,22 @@ class Blocks:
         """int64 (B, W): the last column that each column sees."""
         ids = self.seen(view, device)
         place = torch.arange(ids.shape[1], device=device).expand_as(ids)
-        # There are no more blocks than positions; those of no block share the first entry, which nobody reads.
+        # There are no more stretches than positions; those of no stretch share the first entry, which nobody reads.
         last = torch.zeros_like(self.ids, device=device)
         last = torch.nn.functional.pad(last, (1, 0)).scatter_reduce(1, ids + 1, place, "amax")
         return torch.where(ids < 0, place, last.gather(1, ids + 1))
 
 
-def blocks(adapter: Adapter, inputs: Mapping[str, Any], past: int, length: int, made: bool = True) -> Blocks | None:
-    """The blocks of a pass, as the multimodal module finds them; None if everything in it is causal.
+def stretches(
+    adapter: Adapter, inputs: Mapping[str, Any], past: int, length: int, made: bool = True
+) -> BothWays | None:
+    """The stretches of a pass, as the multimodal module finds them; None if everything in it is causal.
 
     Args:
-        adapter: of the model.
         inputs: arguments of the multimodal module, or what a processor made of a prompt.
         past: positions fed before.
         length: positions fed now.
-        made: as in `Blocks`.
+        made: the decoder's masks have them already.
     """
     visibility = adapter.anatomy.visibility
     kinds = None if visibility is None else inputs.get(visibility.kinds)
@@ -72,6 +73,6 @@ def blocks(adapter: Adapter, inputs: Mapping[str, Any], past: int, length: int, 
     inside = kinds == visibility.kind
     begins = inside & ~torch.nn.functional.pad(inside, (1, 0))[:, :-1]
     ids = torch.where(inside, begins.long().cumsum(1) - 1, -1)
-    # The module reads them by position, from the start of the sequence on; what they do not reach is in no block.
+    # The module reads them by position, from the start of the sequence on; what they do not reach is in no stretch.
     ids = torch.nn.functional.pad(ids, (0, max(0, past + length - ids.shape[1])), value=-1)
-    return Blocks(ids[:, past : past + length], made)
+    return BothWays(ids[:, past : past + length], made)

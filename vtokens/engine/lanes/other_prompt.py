@@ -1,0 +1,91 @@
+"""A negative prompt that the caller gave apart (`Prompt`), about the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vtokens.core.layout import Layout
+from vtokens.engine.lanes.fed import Fed, Start
+from vtokens.engine.state.both_ways import BothWays, stretches
+
+
+def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
+    """Another prompt about the same pictures, and the tokens of the answer that came with the real one.
+
+    Args:
+        start: what the pass was fed.
+        given: `input_ids` (B', N') and what else the processor made of it; each row serves for as many of the batch.
+
+    Raises:
+        ValueError: rows or pictures do not match.
+    """
+    adapter, embeds, asked, runs = start.lane.adapter, start.embeds, start.lane.asked, start.pictures.runs
+    ids = given["input_ids"].to(embeds.device)
+    if len(embeds) % len(ids):
+        raise ValueError(f"the negative prompt has {len(ids)} rows, the batch {len(embeds)}: one for each is needed")
+    repeats, mask = len(embeds) // len(ids), given.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask.to(embeds.device)
+    if not mask[:, -1].all():
+        raise ValueError("the negative prompt is padded on the right, where the answer follows: pad on the left")
+    positions = adapter.prompt_positions(
+        {**given, "input_ids": ids, "attention_mask": mask}, [run.inputs for run in runs]
+    )
+    ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
+    positions = positions.repeat_interleave(repeats, positions.dim() - 2)
+    width = ids.shape[1]
+    hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
+    here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(start.request.inputs)
+    if asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
+        last = positions.amax(-1, keepdim=True)
+        last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
+        positions = torch.cat([positions, last + torch.arange(1, asked, device=ids.device)], -1)
+        hidden = torch.cat([hidden, embeds[:, 1 - asked :]], 1)
+        here = {modality: torch.nn.functional.pad(places, (0, asked - 1)) for modality, places in here.items()}
+        mask = torch.cat([mask, start.pictures.layout.valid[:, 1 - asked :].to(mask)], 1)
+    for modality, places in here.items():
+        if not torch.equal(places.sum(1), there[modality].to(places.device).sum(1)):
+            raise ValueError(
+                f"the negative prompt's rows hold {places.sum(1).tolist()} {modality} placeholder positions, those of "
+                f"the prompt {there[modality].sum(1).tolist()}: both must be about the same pictures, in one order"
+            )
+        hidden = hidden.masked_scatter(places[..., None], embeds[there[modality].to(embeds.device)])
+    injection = start.pictures.injection
+    if injection is not None:
+        injection = injection.moved(here, there)
+    pictures = {run.modality: run.pictures for run in runs}
+    layout = Layout.build(here, pictures, mask.bool())
+    valid = mask.bool() if layout.padded else None
+    behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
+    column = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)
+    return Fed(
+        hidden,
+        valid,
+        positions,
+        column,
+        layout,
+        runs,
+        True,
+        injection,
+        _both_ways(start, given, repeats, hidden.shape[1]),
+    )
+
+
+def _both_ways(start: Start, given: Mapping[str, Any], repeats: int, length: int) -> BothWays | None:
+    """What sees itself both ways in another prompt, whose rows are repeated and followed by an answer.
+
+    Raises:
+        ValueError: the kinds of its positions are missing, though the prompt had them.
+    """
+    visibility = start.lane.adapter.anatomy.visibility
+    if visibility is None or start.lane.both_ways is None:
+        return None
+    if given.get(visibility.kinds) is None:
+        raise ValueError(
+            f"the negative prompt has no {visibility.kinds}, by which the prompt's pictures see themselves both ways: "
+            "give it as the processor makes it"
+        )
+    kinds = given[visibility.kinds].to(start.embeds.device).repeat_interleave(repeats, 0)
+    return stretches(start.lane.adapter, {visibility.kinds: kinds}, 0, length, made=False)
