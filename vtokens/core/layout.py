@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of
 from vtokens.core.groups import Groups
 from vtokens.core.picture import Picture
 
@@ -225,13 +226,20 @@ class Layout:
             int64 (B, T), its positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
             None if there is none.
         """
-        counts, length = self.text(), self.visual.shape[1]
-        most = max(1, *counts)
-        place = torch.arange(length, device=self.valid.device)
-        rows = torch.where(self.valid & (self.image < 0), place, -1).sort(1).values[:, length - most :]
+        counts = self.text()
+        columns, real = columns_of(self.words, max(1, *counts))
         # With padding on the right a row has fewer than was counted.
-        real = None if min(counts) == most and not self.padded else rows >= 0
-        return rows.clamp(min=0), real
+        return columns, None if min(counts) == columns.shape[1] and not self.padded else real
+
+    @property
+    def words(self) -> Tensor:
+        """bool (B, N): positions of text. Newline tokens are no features, but they are the picture's, not text."""
+        return self.valid & (self.image < 0)
+
+    @property
+    def words_after(self) -> Tensor:
+        """bool (B, N): positions of text behind the first visual token of their row."""
+        return self.words & (self.visual.cumsum(1) > 0)
 
     @cached_property
     def by_image(self) -> Groups:

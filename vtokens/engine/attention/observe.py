@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of, last_column
 from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
@@ -35,12 +36,11 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
     if queries == "last":
         where = last
     elif queries == "after":  # a prompt that ends with its picture has none: its last position speaks for it
-        behind = torch.where(layout.image >= 0, place, -1).amax(1, keepdim=True) + 1
+        behind = last_column(layout.image >= 0) + 1
         where = torch.where(behind > 0, torch.minimum(behind, last), last)
     else:
         counts = layout.per_sample()
-        # Newline tokens are no features, but they are the picture's, not text.
-        text = layout.valid & (layout.image < 0) & (layout.visual.cumsum(1) > 0) & (place <= last)
+        text = layout.words_after & (place <= last)
         # A prompt that ends with its picture has no text after it: its last position speaks for it.
         text = torch.where(text.any(1, keepdim=True), text, place == last)
         if queries == "raters" and pictures.raters is not None:
@@ -51,8 +51,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention
         # At most this many queries count, known on the host; the others are not computed.
         rest = [length - lead - count for lead, count in zip(layout.lead, counts, strict=True)]
         most = max(1, *(counts if queries == "visual" else rest))
-        where = torch.where(chosen, place, -1).sort(1).values[:, -most:]
-        weight, where = where >= 0, where.clamp(min=0)
+        where, weight = columns_of(chosen, most)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     allowed = join(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.share import shares
@@ -78,14 +79,10 @@ def _heads(lane: Lane, index: int, attention: Attention, memory: Memory, picture
 
 def _answers(layout: Layout, memory: Memory, past: int) -> Rows:
     """Text from the first visual token of each sample on, whichever pass brought it."""
-    length = layout.visual.shape[1]
-    shown, most = layout.visual.cumsum(1) > 0, max(layout.text_after())
-    if VISUAL in memory.keys:
-        shown, most = shown | memory.marks(VISUAL, past).any(1, keepdim=True), length
-    chosen = layout.valid & (layout.image < 0) & shown
-    place = torch.arange(length, device=layout.visual.device)
-    index = torch.where(chosen, place, -1).sort(1).values[:, length - most :]
-    return Rows(index.clamp(min=0), index >= 0)
+    if VISUAL not in memory.keys:
+        return Rows(*columns_of(layout.words_after, max(layout.text_after())))
+    before = memory.marks(VISUAL, past).any(1, keepdim=True)
+    return Rows(*columns_of(torch.where(before, layout.words, layout.words_after), layout.visual.shape[1]))
 
 
 def _spans(pictures: Pictures, layout: Layout) -> tuple[Span, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.share import of_rows
 from vtokens.engine.attention.tap import Attention
@@ -114,10 +115,8 @@ def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:
         numbers = tuple(number for row in by_row for number in row)
         alike = all(len({*row}) == 1 for row in by_row)
     most = max(numbers)
-    place = torch.arange(length, device=keys.device).expand_as(keep)
-    kept = torch.where(keep, place, -1).sort(-1).values[..., length - most :]
-    real = kept >= 0 if before is not None or len({*numbers}) > 1 else None
-    kept = kept.clamp(min=0)
+    kept, held = columns_of(keep, most)
+    real = held if before is not None or len({*numbers}) > 1 else None
     at = keymap.positions(fed, keys.device)
     at = at.expand(batch, *at.shape[1:])
     by_head = kept if kept.dim() == 3 else kept[:, None].expand(-1, heads, -1)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import last_column
 from vtokens.core.layout import Layout
 
 _IGNORED = -100
@@ -55,8 +56,7 @@ def prompt_ends(layout: Layout, asked: int, labels: Any) -> Tensor:
         shown = torch.where(layout.image.to(valid.device) >= 0, place, 0).amax(1, keepdim=True)
         first = torch.where(given & (place > shown), place, length).amin(1, keepdim=True)
         column = torch.where(first < length, first - 1, column)
-    end = torch.where(valid & (place <= column), place, -1).amax(1, keepdim=True)
-    return torch.where(end < 0, valid.long().argmax(1, keepdim=True), end)
+    return at_end(column, None, valid)
 
 
 def answered_positions(layout: Layout, ends: Tensor, before: Tensor | None) -> Tensor:
@@ -88,6 +88,6 @@ def at_end(ends: Tensor, index: Tensor | None, valid: Tensor) -> Tensor:
     """
     place = torch.arange(valid.shape[1], device=valid.device)
     before = (place if index is None else index.to(valid.device)) <= ends.to(valid.device)
-    column = torch.where(valid & before, place, -1).amax(1, keepdim=True)
+    column = last_column(valid & before)
     # Nothing before it was kept: the first that was.
     return torch.where(column < 0, valid.long().argmax(1, keepdim=True), column)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of
 from vtokens.core.layout import Layout
 from vtokens.engine.state.view import View
 
@@ -35,21 +36,15 @@ def reduce(
     left = layout.newlines if newlines else (0,) * len(layout.newlines)
     if tuple(counts) == layout.counts and left == layout.newlines:
         return None
-    width = stay.shape[1]
     own = layout.per_sample([count + lines for count, lines in zip(counts, left, strict=True)])
     kept = [text + size for text, size in zip(layout.text(), own, strict=True)]
     longest = max(kept)
-    place = torch.arange(width, device=stay.device).expand_as(stay)
     # Left padding goes too: what remains is padded anew, on the left, so that the last position stays last.
     others = ~layout.visual if newlines else layout.image < 0
-    seen = (stay | others) & (place >= _column(layout.lead, stay))
-    columns = torch.where(seen, place, -1).sort(1).values[:, width - longest :]
+    first = torch.tensor(layout.lead, dtype=torch.long).to(stay.device)[:, None]
+    seen = (stay | others) & (torch.arange(stay.shape[1], device=stay.device) >= first)
+    columns, there = columns_of(seen, longest)
     lead = [longest - k for k in kept]
-    real = columns >= 0 if any(lead) else None
-    columns = columns.clamp(min=0)
+    real = there if any(lead) else None
     index = columns if view is None else view.index.to(columns.device).gather(1, columns)
     return View(index, real, layout.take(columns, real, counts, lead, left)), columns
-
-
-def _column(values: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.long).to(like.device)[:, None]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from vtokens.core.columns import columns_of
 from vtokens.engine.checks.outside import check_inside
 from vtokens.engine.state.lane import Lane, Pictures
 from vtokens.engine.state.tower_run import feature_index
@@ -85,13 +86,11 @@ class Signals:
 def text_of(pictures: Pictures, text: Text) -> Tensor:
     """bool (B, N): fed positions of the text that `Relevance` means."""
     layout, ends = pictures.layout, pictures.ends.to(pictures.layout.valid.device)
-    place = torch.arange(layout.valid.shape[1], device=ends.device)
-    # Newline tokens are no features, but they are the picture's, not text.
-    every = layout.valid.bool() & (layout.image < 0) & (place <= ends)
+    prompt = torch.arange(layout.valid.shape[1], device=ends.device) <= ends
     if text == "all":
-        return every
-    after = every & (layout.visual.cumsum(1) > 0)
-    return torch.where(after.any(1, keepdim=True), after, every)
+        return layout.words & prompt
+    after = layout.words_after & prompt
+    return torch.where(after.any(1, keepdim=True), after, layout.words & prompt)
 
 
 def note_entering(lane: Lane, pictures: Pictures) -> None:
@@ -106,10 +105,9 @@ def note_entering(lane: Lane, pictures: Pictures) -> None:
         pictures.noted[signal] = (unit @ mean.transpose(1, 2))[..., 0].masked_fill(~visual, 0)
     if any(signal.rows == "raters" for there in plan.observed.values() for signal in there):
         text, most = text_of(pictures, "after").to(hidden.device), max(1, *pictures.layout.per_sample())
-        place = torch.arange(visual.shape[1], device=visual.device)
-        where = torch.where(visual, place, -1).sort(1).values[:, -most:]
-        query = gather(hidden, where.clamp(min=0), 1)
-        share = attention_colmean(query[:, None], hidden[:, None], 1.0, where >= 0, valid=text)
+        where, real = columns_of(visual, most)
+        query = gather(hidden, where, 1)
+        share = attention_colmean(query[:, None], hidden[:, None], 1.0, real, valid=text)
         above = share > share.sum(1, keepdim=True) / text.sum(1, keepdim=True)
         # A single word is as much as the mean.
         pictures.raters = torch.where((above & text).any(1, keepdim=True), above & text, text)
