@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
@@ -13,6 +14,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.sizes import holds_sizes
 from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
+from vtokens.engine.checks.prefill import check_prefill
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
 from vtokens.engine.forward import Pass
@@ -26,9 +28,10 @@ from vtokens.engine.stages.answers import answers_in
 from vtokens.engine.state.both_ways import BothWays, stretches
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import fed_positions, given_positions, rotary_positions
-from vtokens.engine.state.prompt_end import asked_for, prompt_ends
+from vtokens.engine.state.prompt_end import answered_counts, asked_for, prompt_ends
 from vtokens.engine.state.request import NegativePrefill, Request
 from vtokens.engine.state.slots import keep_all
 
@@ -63,10 +66,10 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     if acting:
         check_arguments(adapter, kwargs)
     if plan:
-        prompt.refuse(request, adapter, past, kwargs)
+        check_prefill(request, adapter, past, kwargs)
     if acting:
         check_window(adapter, plan, past + hidden.shape[1])
-    layout = prompt.read_layout(request, adapter, kwargs)
+    layout = _layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
     pictures = None
     if layout is not None:
@@ -143,13 +146,25 @@ def _cached(
     return kwargs, cache, past, padding
 
 
+def _layout(request: Request, adapter: Adapter, kwargs: Kwargs) -> Layout | None:
+    """Find the visual tokens of a pass, from what the language model is about to get; None if it brings no pictures."""
+    if not request.runs:
+        return None
+    placeholders = adapter.placeholders(request.inputs)
+    some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
+    valid = torch.ones_like(some)
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        valid = mask[:, -some.shape[1] :].to(some.device).bool()
+    return Layout.build(placeholders, {run.modality: run.pictures for run in request.runs}, valid)
+
+
 def _pictures(
     adapter: Adapter, request: Request, layout: Layout, asked: int, past: int, hidden: Tensor, kwargs: Kwargs
 ) -> Pictures:
     positions = given_positions(kwargs, past, hidden.shape[1], hidden.device)
     ends = prompt_ends(layout, asked, request.labels)
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
-    answered = prompt.answered(layout, ends, asked, request.labels)
+    answered = answered_counts(layout, ends, asked, request.labels)
     injection = injected(adapter, kwargs) if request.plan else None
     return Pictures(layout, request.runs, rotary_positions(positions), ends, answered, record, injection)
 

@@ -9,8 +9,9 @@ from vtokens.core.columns import columns_of, last_column
 from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.padding import present_padding
 from vtokens.engine.attention.tap import Attention
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmean, rotate
 from vtokens.strategies.signals import Attention as Wanted

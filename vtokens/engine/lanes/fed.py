@@ -12,7 +12,8 @@ from torch import Tensor
 from vtokens.core.layout import Layout
 from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.injection import Injection
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import columns_at, gather

@@ -20,9 +20,9 @@ from vtokens.engine.lanes.negative_prompt import negative_of
 from vtokens.engine.plan import Contrast
 from vtokens.engine.record import Record
 from vtokens.engine.state.cache_layers import held, track
-from vtokens.engine.state.lane import Pictures
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.padding import join
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.request import NegativePrefill
 from vtokens.strategies.views.logits import Prompt

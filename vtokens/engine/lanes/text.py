@@ -13,7 +13,8 @@ from vtokens.engine.attention.masks import layer_mask
 from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.program import Acting
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather
 from vtokens.strategies.views.heads import Heads, Memory, Rows

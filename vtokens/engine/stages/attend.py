@@ -17,7 +17,8 @@ from vtokens.engine.attention.tap import Attention
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 

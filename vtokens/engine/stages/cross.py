@@ -24,7 +24,8 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.state.cross_keys import Columns, CrossKeys
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.slots import fitted
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View, columns_at, gather

@@ -14,8 +14,9 @@ from vtokens.engine.attention.padding import cached_padding, slots_seen
 from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, track, tracked, tracked_layers
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.slots import Slots, places
 from vtokens.engine.state.view import View, expand

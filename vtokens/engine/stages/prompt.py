@@ -1,4 +1,4 @@
-"""The `prompt` stage: what enters the decoder with pictures is read, strategies drop tokens of it, and it is cut."""
+"""The `prompt` stage: strategies drop tokens of what enters the decoder, and what goes with them is cut."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
-from vtokens.engine.checks.arguments import check_mask
-from vtokens.engine.checks.caches import check_cache, check_evictable
-from vtokens.engine.checks.recompute import check_decoder_runs_once
 from vtokens.engine.program import Acting
 from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
@@ -21,65 +17,10 @@ from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.padding import join
 from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
-from vtokens.engine.state.request import Request
 from vtokens.engine.state.signals import Signals, note_entering
 from vtokens.engine.state.view import View, gather, spread
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals
-
-
-def read_layout(request: Request, adapter: Any, kwargs: dict[str, Any]) -> Layout | None:
-    """Find the visual tokens of a pass, from what the language model is about to get; None if it brings no pictures."""
-    if not request.runs:
-        return None
-    placeholders = adapter.placeholders(request.inputs)
-    some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
-    valid = torch.ones_like(some)
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        valid = mask[:, -some.shape[1] :].to(some.device).bool()
-    return Layout.build(placeholders, {run.modality: run.pictures for run in request.runs}, valid)
-
-
-def answered(layout: Layout, ends: Tensor, asked: int, labels: Any) -> Callable[[], tuple[int, ...]]:
-    """Tells how many real positions of each sample stand behind its prompt's end; reads the device under labels."""
-    if labels is None:
-        return lambda: tuple(max(0, asked - 1 - trail) for trail in layout.trail)
-    found: list[tuple[int, ...]] = []
-
-    def count() -> tuple[int, ...]:
-        if not found:
-            valid = layout.valid.to(ends.device).bool()
-            behind = torch.arange(valid.shape[1], device=valid.device) > ends
-            found.append(tuple((valid & behind).sum(1).tolist()))
-        return found[0]
-
-    return count
-
-
-def refuse(request: Request, adapter: Any, past: int, kwargs: dict[str, Any]) -> None:
-    """Raise `ValueError` if a pass cannot be pruned; says why and the way out.
-
-    Args:
-        past: positions fed before.
-    """
-    if not request.runs:
-        if request.inputs.get("inputs_embeds") is not None and past == 0:
-            raise ValueError(
-                "inputs_embeds without pixel_values do not tell where their visual tokens are: pass input_ids and "
-                "pixel_values, or inputs_embeds with placeholder embeddings and pixel_values, or detach() first"
-            )
-        return
-    language_model = adapter.language_model
-    if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
-        raise ValueError(
-            "output_attentions=True cannot be met while tokens are dropped: layers see different lengths. "
-            "Use handle.report() for what was kept, or detach() the strategy first"
-        )
-    check_decoder_runs_once(adapter)
-    check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
-    if request.plan.at_cache:
-        check_evictable(given_cache(kwargs))
-    check_mask(kwargs.get("attention_mask"))
 
 
 def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:

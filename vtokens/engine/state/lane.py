@@ -20,56 +20,17 @@ from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
 from vtokens.engine.checks.window import cut
 from vtokens.engine.plan import Plan
-from vtokens.engine.record import Record
 from vtokens.engine.state.both_ways import BothWays
-from vtokens.engine.state.folds import Fold, Unmerging
-from vtokens.engine.state.injection import Injection
+from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.numbering import Numbering
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.prompt_end import at_end
-from vtokens.engine.state.tower_run import TowerRun
 from vtokens.engine.state.view import View
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.selection import Selection
-from vtokens.strategies.signals import Signal
 from vtokens.strategies.views.heads import Memory
 
 T = TypeVar("T")
-
-
-class Pictures:
-    """What a lane has only because it brings pictures.
-
-    Attributes:
-        layout: where visual tokens sit in what was fed.
-        runs: what the vision tower saw of them, images before videos.
-        positions: int64 (C, B, N), rotary positions of what was fed.
-        ends: int64 (B, 1), the fed position at which each prompt ends.
-        answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
-        record: what the pass does, for the report.
-        noted: signal -> (B, N, ...), what was observed of fed positions for it.
-        raters: bool (B, N), the words that "raters" means; None unless a strategy asks for them.
-        lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
-            None if every sample has some.
-        unmerging: which merged tokens attention is to see at all of their positions; None if none.
-        injection: what the engine adds to states behind the first layers; None if nothing.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        runs: Sequence[TowerRun],
-        positions: Tensor,
-        ends: Tensor,
-        answered: Callable[[], tuple[int, ...]],
-        record: Record,
-        injection: Injection | None = None,
-    ) -> None:
-        self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
-        self.answered, self.record, self.injection = answered, record, injection
-        self.noted: dict[Signal, Tensor] = {}
-        self.raters: Tensor | None = None
-        self.lost: Tensor | None = None
-        self.unmerging: Unmerging | None = None
 
 
 class Lane:

@@ -7,6 +7,7 @@ strategies and contrasts all look from here, so that they see what they would se
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,3 +92,19 @@ def at_end(ends: Tensor, index: Tensor | None, valid: Tensor) -> Tensor:
     column = last_column(valid & before)
     # Nothing before it was kept: the first that was.
     return torch.where(column < 0, valid.long().argmax(1, keepdim=True), column)
+
+
+def answered_counts(layout: Layout, ends: Tensor, asked: int, labels: Any) -> Callable[[], tuple[int, ...]]:
+    """Tells how many real positions of each sample stand behind its prompt's end; reads the device under labels."""
+    if labels is None:
+        return lambda: tuple(max(0, asked - 1 - trail) for trail in layout.trail)
+    found: list[tuple[int, ...]] = []
+
+    def count() -> tuple[int, ...]:
+        if not found:
+            valid = layout.valid.to(ends.device).bool()
+            behind = torch.arange(valid.shape[1], device=valid.device) > ends
+            found.append(tuple((valid & behind).sum(1).tolist()))
+        return found[0]
+
+    return count

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.both_ways import BothWays
-from vtokens.engine.state.lane import Pictures
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import TowerRun
 
 

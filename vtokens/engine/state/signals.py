@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vtokens.core.columns import columns_of
 from vtokens.engine.checks.outside import check_inside
-from vtokens.engine.state.lane import Lane, Pictures
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, gather
 from vtokens.kernels import attention_colmean
