@@ -2,210 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel
-from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
-from vtokens.adapters.decoder import check_decoder
-from vtokens.core import notebook
 from vtokens.core.budget import Keep
-from vtokens.core.versions import warn_if_untested
-from vtokens.engine.block import Block, Given, blocks, prompted
-from vtokens.engine.checks.arguments import check_signature
-from vtokens.engine.context import lock
-from vtokens.engine.installed import engine_on, put, while_on
-from vtokens.engine.make_report import make_report
-from vtokens.engine.plan import Plan
-from vtokens.engine.record import Record, Records
-from vtokens.engine.report import Report
-from vtokens.strategies import Spec, Strategy, format_spec, parse
-from vtokens.strategies.views.logits import Prompt
+from vtokens.engine.handle import Handle, handle_on
+from vtokens.strategies import Spec, Strategy, parse
 
-_HANDLE = "_vtokens_handle"
-
-
-class Handle:
-    """An attachment. As a context manager it detaches on leaving.
-
-    Attributes:
-        strategies: what runs, in order.
-    """
-
-    def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...] = ()) -> None:
-        warn_if_untested(transformers_version)
-        self.strategies = strategies
-        self._adapter, self._records = adapter_for(model), Records()
-        check_decoder(self._adapter)
-        check_signature(self._adapter)
-        self._own: Block | None = None
-
-    def _attach(self) -> Handle:
-        model = self._adapter.model
-        with lock:
-            taken = _held(self._adapter.multimodal)
-            if taken is not None:
-                raise ValueError(
-                    f"this {type(model).__name__} already has {taken.strategy!r} attached: detach() it first, "
-                    f"or attach both as one, {taken.strategy + '+' + self.strategy!r}"
-                )
-            self._own = put(self._adapter, Plan(self._adapter, self.strategies), self._records)
-            self._own.owner.own = self._own
-            self._adapter.multimodal.__dict__[_HANDLE] = self
-        return self
-
-    @property
-    def strategy(self) -> str:
-        """The strategies as text; `parse` turns it back."""
-        return format_spec(self.strategies)
-
-    @property
-    def attached(self) -> bool:
-        """False after `detach()`."""
-        return _held(self._adapter.multimodal) is self
-
-    def detach(self) -> None:
-        """Leave the model as if it had never been touched. Calling it twice does no harm.
-
-        The caller's `with` blocks end with it; those of other threads go on until they are left.
-        """
-        with lock:
-            own, engine = self._own, engine_on(self._adapter)
-            if self.attached:
-                del self._adapter.multimodal.__dict__[_HANDLE]
-            if engine is not None and own is not None and own.owner is engine:
-                engine.own = None
-                for block in (*blocks(engine), own):
-                    engine.close(block)
-
-    @property
-    def record(self) -> Record | None:
-        """What the engine noted of the last prefill with pictures, left on the device; `report()` reads it."""
-        return self._records.mine()
-
-    def report(self) -> Report:
-        """What the last prefill with pictures did: the last of the calling thread, or one of a thread that began since.
-
-        Raises:
-            RuntimeError: there was none yet.
-        """
-        record = self.record
-        if record is None:
-            raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
-        return make_report(self.strategies, record, self._adapter.language_model.config)
-
-    @contextmanager
-    def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:
-        """Hold answers against that to another prompt, for the calls of a `with` block.
-
-        These are the calls of this thread, and of a thread that is started inside the block, as
-        `Thread(target=model.generate, ...)` for a streamer. Where several threads have such blocks open at a time, a
-        thread started in one has to be handed the context: `Thread(target=contextvars.copy_context().run,
-        args=(model.generate,), kwargs=...)`. Leave the block when its calls are done.
-
-        Args:
-            inputs: `input_ids` (B, N) and what else the processor makes of text with the same pictures, padded on the
-                left; pixels are not looked at. `generate` may repeat the rows of the batch.
-
-        Raises:
-            TypeError: no `input_ids`.
-            ValueError: no strategy that asks for another prompt is attached.
-        """
-        block = self._block()
-        if block is None or not (block.plan.contrast is not None and isinstance(block.plan.contrast.negative, Prompt)):
-            raise ValueError(
-                f"{self.strategy!r} holds the answer against no other prompt: attach one that does, such as 'lqcd'"
-            )
-        if not isinstance(inputs.get("input_ids"), Tensor):
-            raise TypeError("negative_prompt(**processor(...)) needs the input_ids of the other prompt, as a tensor")
-        with prompted(Given(block.owner, inputs)):
-            yield self
-
-    @contextmanager
-    def joined(self, *more: Strategy) -> Iterator[Handle]:
-        """Run further strategies behind what runs now, for this thread's calls inside a `with` block.
-
-        Other threads are not concerned, nor are those started inside, unless they are handed the context
-        (`contextvars.copy_context().run`). `strategies`, and so `report()`, go on meaning the handle's own. Blocks may
-        be nested, and left in any order; detaching inside one stays detached.
-
-        Raises:
-            TypeError, ValueError: what is wrong with them, or with them together; the attachment is as it was.
-            RuntimeError: the handle is detached.
-        """
-        block = self._block()
-        if block is not None and block.plan.programs is not None:
-            plan = Plan(self._adapter, programs=[(*program, *more) for program in block.plan.programs])
-        else:
-            plan = Plan(self._adapter, (*(block.plan.strategies if block is not None else ()), *more))
-        with self._under(plan):
-            yield self
-
-    @contextmanager
-    def using(self, strategy: Spec | Sequence[Spec]) -> Iterator[Handle]:
-        """Run other strategies in place of what runs now: one spec for all rows, or a list with one for each row.
-
-        `with handle.using(["cls(keep=0.25)", "none", "fastv(keep=0.5)"]): model.generate(**batch)` answers each of
-        three rows as it would alone under its own strategies; beams and returned sequences run their row's. Calls of
-        other threads are not concerned, as in `joined`.
-
-        Args:
-            strategy: a spec as `attach` takes it, or a list of specs, one a row, as text, dicts or strategies.
-
-        Raises:
-            TypeError, ValueError: what is wrong with them, or cannot run beside each other; the attachment is as it
-                was. A batch of another number of rows is refused when it is run.
-            RuntimeError: the handle is detached.
-        """
-        if isinstance(strategy, list | tuple):
-            with self._under(Plan(self._adapter, programs=[parse(one) for one in strategy])):
-                yield self
-        else:
-            with self.running(*parse(strategy)):
-                yield self
-
-    @contextmanager
-    def running(self, *strategies: Strategy) -> Iterator[Handle]:
-        """Run these strategies in place of what runs now; as `joined` otherwise."""
-        with self._under(Plan(self._adapter, strategies)):
-            yield self
-
-    @contextmanager
-    def _under(self, plan: Plan) -> Iterator[None]:
-        if self._own is not None and not self.attached:
-            raise RuntimeError(f"{self!r}: attach it again first")
-        with while_on(self._adapter, plan, self._records):
-            yield
-
-    def runs(self, strategy: Strategy) -> bool:
-        """Whether the calling thread runs this very strategy on the model now."""
-        block = self._block()
-        return block is not None and any(one is strategy for one in block.plan.strategies)
-
-    def _block(self) -> Block | None:
-        engine = engine_on(self._adapter)
-        return None if engine is None else engine.block()
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.detach()
-
-    def __repr__(self) -> str:
-        state = "attached to" if self.attached else "detached from"
-        return f"<vtokens {self.strategy!r} {state} a {type(self._adapter.model).__name__}>"
-
-    def _repr_html_(self) -> str:
-        last = notebook.line("no pictures yet") if self.record is None else self.report()._repr_html_()
-        return notebook.block(notebook.line(repr(self)), last)
+__all__ = ["Handle", "attach", "attachment", "detach", "joined"]
 
 
 def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **options: Any) -> Handle:
@@ -237,11 +45,7 @@ def joined(model: PreTrainedModel, *more: Strategy) -> Iterator[Handle]:
 
 def attachment(model: PreTrainedModel) -> Handle | None:
     """The handle of what is attached to `model`, or None."""
-    return _held(adapter_for(model).multimodal)
-
-
-def _held(multimodal: Any) -> Handle | None:
-    return multimodal.__dict__.get(_HANDLE)
+    return handle_on(adapter_for(model).multimodal)
 
 
 def detach(model: PreTrainedModel) -> None:
