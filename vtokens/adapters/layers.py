@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,20 +47,22 @@ def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tupl
     """
     window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if types is None:  # without types, a window is that of all layers
-        kind: Kind = "full" if window is None else "sliding"
-        return tuple(
-            LayerSpec("cross", index) if index in crossing else LayerSpec(kind, index, window) for index in range(depth)
-        )
-    unknown = sorted({*types[:depth]} - KINDS.keys())
+        return _specs(("full_attention" if window is None else "sliding_attention",) * depth, window, (), (*crossing,))
+    angles = getattr(config, "rope_parameters", None) or {}
+    turned = tuple(name for name in KINDS if isinstance(angles.get(name), Mapping))
+    return _specs((*types[:depth],), window, turned, ())
+
+
+@functools.lru_cache(maxsize=64)  # asked in every pass, of configs that hardly ever change
+def _specs(
+    types: tuple[str, ...], window: int | None, turned: tuple[str, ...], crossing: tuple[int, ...]
+) -> tuple[LayerSpec, ...]:
+    unknown = sorted({*types} - KINDS.keys())
     if unknown:
         raise ValueError(f"layers of {', '.join(unknown)} are not known: {', '.join(KINDS)} are")
-    angles = getattr(config, "rope_parameters", None) or {}
-    return tuple(
-        LayerSpec(
-            "full" if KINDS[name] == "sliding" and window is None else KINDS[name],
-            index,
-            window if KINDS[name] == "sliding" else None,
-            name if isinstance(angles.get(name), Mapping) else None,
-        )
-        for index, name in enumerate(types[:depth])
-    )
+    found = []
+    for index, name in enumerate(types):
+        kind = "full" if KINDS[name] == "sliding" and window is None else KINDS[name]
+        kind = "cross" if index in crossing else kind
+        found.append(LayerSpec(kind, index, window if kind == "sliding" else None, name if name in turned else None))
+    return tuple(found)

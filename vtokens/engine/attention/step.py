@@ -8,25 +8,27 @@ from torch import Tensor
 
 from vtokens.engine.attention.lane_mask import lane_mask
 from vtokens.engine.attention.numbers import renumber
-from vtokens.engine.state.cache_layers import lengths, shortened
+from vtokens.engine.state.cache_layers import lengths
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import static
+from vtokens.engine.state.tracked_layer import TrackedLayer
 
 
-def mask_and_angles(lane: Lane, index: int, positions: Tensor | None) -> tuple[Any, Any]:
+def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, positions: Tensor | None) -> tuple[Any, Any]:
     """The mask of decoder layer `index`, and (cos, sin) where gaps in the numbers of its keys were closed, else None.
 
     Both are looked up by what they follow from: a step of one token goes through all layers, most of which hold the
     same positions, and asking each of them anew took longer than making the mask.
 
     Args:
+        layer: its cache layer, if that is shortened.
         positions: int64 (B or 1, W), as the decoder got them at its input.
     """
 
     def make() -> tuple[Any, Any]:
         return lane_mask(lane, index, lane.hidden), renumber(lane, index, positions)
 
-    layer, spec, window = shortened(lane.cache, index), lane.specs[index], lane.windows.get(index)
+    spec, window = lane.specs[index], lane.windows.get(index)
     if (static(lane.cache.layers[index]) if layer is None else layer.room) is not None:
         return make()  # slots are another matter than keys
     origin = None if layer is None else layer.keymap.origin

@@ -52,7 +52,7 @@ class Attention:
         module: Any = self.module
         config = module.config.real if isinstance(module.config, _Tapped) else module.config
         chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
-        eager: Any = beside(type(module), "eager_attention_forward")
+        eager: Any = beside(type(module), "eager_attention_forward") if chosen == "eager" else None
         function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
             module = _AsChosen(module, config)

@@ -22,6 +22,7 @@ from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.tap import Attention
 from vtokens.engine.checks.window import check_no_window
 from vtokens.engine.plan import Plan
+from vtokens.engine.state.cache_layers import shortened
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
 from vtokens.engine.state.positions import fed_positions
@@ -72,7 +73,7 @@ class Joint:
         for number, (lane, states) in enumerate(zip((self.main, self.negative), hidden.chunk(2), strict=True)):
             lane.hidden = states
             own = None if positions is None else positions.chunk(2)[number]
-            lane.mask, angles = mask_and_angles(lane, index, own)
+            lane.mask, angles = mask_and_angles(lane, index, shortened(lane.cache, index), own)
             found.append(angles)
         kwargs = dict(kwargs, attention_mask=None, position_ids=None)
         if any(part is not None for part in found):

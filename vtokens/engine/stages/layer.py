@@ -45,7 +45,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         return None
     positions = kwargs.get("position_ids")
     if layer is not None and layer.keymap.slots is None:
-        mask, angles = mask_and_angles(lane, index, positions)
+        mask, angles = mask_and_angles(lane, index, layer, positions)
     else:
         mask = lane_mask(lane, index, lane.hidden) if layer is None else layer.mask(kwargs["attention_mask"])
         angles = renumber(lane, index, positions)

@@ -44,7 +44,7 @@ def lengths(cache: Cache | None, index: int) -> Lengths:
         return Lengths(0, 0, 0)
     layer: Any = cache.layers[index]
     inner, merged = layer, 0
-    if isinstance(layer, TrackedLayer):
+    if type(layer) is TrackedLayer:  # isinstance asks an abstract class, in Python
         inner, merged = layer.inner, layer.keymap.seen - layer.keymap.given
     given, window = int(inner.get_seq_length()), getattr(inner, "sliding_window", None)
     return Lengths(given, given + merged, 0 if window is None else max(0, given - window + 1))
@@ -53,7 +53,7 @@ def lengths(cache: Cache | None, index: int) -> Lengths:
 def tracked(cache: Cache | None, index: int) -> TrackedLayer | None:
     """Layer `index` of a cache if strategies left something in it."""
     there = cache.layers[index] if cache is not None and index < len(cache.layers) else None
-    return there if type(there) is TrackedLayer else None  # isinstance asks an abstract class, in Python
+    return there if type(there) is TrackedLayer else None
 
 
 def tracked_layers(cache: Cache | None) -> list[TrackedLayer]:
