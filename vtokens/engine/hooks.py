@@ -22,9 +22,8 @@ A negative prompt is prefilled inside `on_logits`: NegativePrefill, then Pass, f
 from __future__ import annotations
 
 from vtokens.engine.callbacks.decoder import DecoderHooks
-from vtokens.engine.callbacks.head import HeadHooks
 from vtokens.engine.callbacks.model import ModelHooks
 
 
-class Hooks(ModelHooks, DecoderHooks, HeadHooks):
+class Hooks(ModelHooks, DecoderHooks):
     """All hooks on one model."""

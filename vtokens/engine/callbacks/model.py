@@ -1,29 +1,24 @@
-"""The hooks of a model with logits and of its multimodal module: a call begins, and ends."""
+"""The hooks of a model with logits, of its output layer and of its multimodal module: a call begins, and ends."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vtokens.engine.block import Block, negative_prompt
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
-from vtokens.engine.compiled import (
-    entering,
-    leaving,
-    traced,
-    without_pictures,
-)
+from vtokens.engine.compiled import entering, leaving, traced, untraced, without_pictures
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import logits
-from vtokens.engine.state.request import Outer, Request
+from vtokens.engine.state.request import NegativePrefill, Outer, Request
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 
 
 class ModelHooks(Base):
-    """From a call of the model to its request, and the end of both."""
+    """From a call of the model to its request, and from the end of the decoder to logits."""
 
     @traced(without_pictures)
     def on_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
@@ -70,6 +65,39 @@ class ModelHooks(Base):
         ended = logits.Ended.of(phase) if isinstance(phase, Pass) else None
         if ended is not None:
             here().enter(self, ended)
+
+    @untraced
+    def before_head(self, module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
+            return None
+        both = ended.following.before_head(args[0])
+        return None if both is None else (both,)
+
+    @untraced
+    def after_head(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> Any:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended) or not isinstance(ended.following, logits.Awaited):
+            return None
+        return ended.following.after_head(result)
+
+    @untraced
+    def on_logits(self, module: nn.Module, args: Any, result: Any) -> Any:
+        ended = here().phase(self)
+        if not isinstance(ended, logits.Ended):
+            return None
+        self.interrupted()
+        if result is None:
+            return None
+        return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self._run)
+
+    def _run(self, sequence: NegativePrefill, inputs: Kwargs) -> Any:
+        """The decoder's output for a negative prompt."""
+        here().enter(self, sequence)
+        try:
+            return self.adapter.language_model(**inputs)
+        finally:
+            self.interrupted()
 
 
 def _check_replica(module: nn.Module, block: Block) -> None:
