@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.compat import given_cache
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import shortened
 
 Args = tuple[Any, ...]
@@ -93,12 +93,12 @@ def leaving(module: Any, args: Args, result: Any) -> bool:
     return result is not None and bool(result[0].shape[1] == 1)
 
 
-def attending(index: int, attention: Attention) -> bool:
+def attending(index: int, attention: AttentionCall) -> bool:
     """Whether one token attends."""
     return bool(attention.query.shape[2] == 1)
 
 
-def run(index: int, attention: Attention) -> tuple[Tensor, Any]:
+def run(index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
     """What the implementation gives."""
     return attention.run()
 

@@ -6,53 +6,32 @@ import torch
 from torch import Tensor
 
 from vtokens.core.columns import columns_of, last_column
+from vtokens.core.layout import Layout
 from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.padding import present_padding
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmean, rotate
-from vtokens.strategies.signals import Attention as Wanted
-from vtokens.strategies.signals import LayerKeys
+from vtokens.strategies.signals import Attention, LayerKeys, QueryRows
 
 
-def observe(lane: Lane, pictures: Pictures, signal: Wanted, attention: Attention) -> None:
+def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: AttentionCall) -> None:
     """Note in `pictures` what the keys of a decoder layer receive from the queries asked for.
 
     Args:
         signal: which layer and rows, and whether the rotary embedding is undone.
         attention: the layer's call, rotary embedding applied.
     """
-    query, key, layer, queries = attention.query.detach(), attention.key.detach(), signal.layer, signal.rows
+    query, key, layer = attention.query.detach(), attention.key.detach(), signal.layer
     if not lane.shows:  # an exit before this layer left no picture to look at
         pictures.noted[signal] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
-    past = key.shape[2] - length
-    place = torch.arange(length, device=query.device)
-    last = lane.last_prompt(pictures, query.device)
-    weight = None
-    if queries == "last":
-        where = last
-    elif queries == "after":  # a prompt that ends with its picture has none: its last position speaks for it
-        behind = last_column(layout.image >= 0) + 1
-        where = torch.where(behind > 0, torch.minimum(behind, last), last)
-    else:
-        counts = layout.per_sample()
-        text = layout.words_after & (place <= last)
-        # A prompt that ends with its picture has no text after it: its last position speaks for it.
-        text = torch.where(text.any(1, keepdim=True), text, place == last)
-        if queries == "raters" and pictures.raters is not None:
-            raters = pictures.raters.to(query.device)
-            raters = text & (raters if lane.view is None else gather(raters, lane.view.index, 1))
-            text = torch.where(raters.any(1, keepdim=True), raters, text)
-        chosen = layout.visual if queries == "visual" else text
-        # At most this many queries count, known on the host; the others are not computed.
-        rest = [length - lead - count for lead, count in zip(layout.lead, counts, strict=True)]
-        most = max(1, *(counts if queries == "visual" else rest))
-        where, weight = columns_of(chosen, most)
+    past, last = key.shape[2] - length, lane.last_prompt(pictures, query.device)
+    where, weight = _queries(lane, pictures, signal.rows, layout, last)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     allowed = join(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
@@ -85,7 +64,38 @@ def _colmean(
     return mean.unflatten(0, (-1, heads)).mean(1)
 
 
-def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: Attention) -> None:
+def _queries(
+    lane: Lane, pictures: Pictures, rows: QueryRows, layout: Layout, last: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """int64 (B, R), the queries that a signal asks for, and bool (B, R), which of them count; None if all do.
+
+    A prompt that ends with its picture has no text behind it: its last position speaks for that.
+
+    Args:
+        rows: the signal's.
+        layout: of what is seen.
+        last: int64 (B, 1), where each prompt ends.
+    """
+    if rows == "last":
+        return last, None
+    if rows == "after":
+        behind = last_column(layout.image >= 0) + 1
+        return torch.where(behind > 0, torch.minimum(behind, last), last), None
+    if rows == "visual":
+        return columns_of(layout.visual, max(1, *layout.per_sample()))
+    place = torch.arange(layout.visual.shape[1], device=last.device)
+    text = layout.words_after & (place <= last)
+    text = torch.where(text.any(1, keepdim=True), text, place == last)
+    if rows == "raters" and pictures.raters is not None:
+        raters = pictures.raters.to(last.device)
+        raters = text & (raters if lane.view is None else gather(raters, lane.view.index, 1))
+        text = torch.where(raters.any(1, keepdim=True), raters, text)
+    # At most this many queries count, known on the host; the others are not computed.
+    rest = [len(place) - lead - count for lead, count in zip(layout.lead, layout.per_sample(), strict=True)]
+    return columns_of(text, max(1, *rest))
+
+
+def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: AttentionCall) -> None:
     """Note in `pictures` the keys that a decoder layer makes of the columns of this pass.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import lengths, shortened, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join
@@ -51,7 +51,7 @@ def slots_seen(lane: Lane, index: int) -> int | None:
     return None if inner is None or unfolded else inner.max_cache_len
 
 
-def filled(lane: Lane, index: int, attention: Attention) -> Attention:
+def filled(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     """An attention call of layer `index` over the keys there are, without slots that are not filled yet."""
     if lane.cache is None or static(lane.cache.layers[index]) is None:
         return attention

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import inside
-from vtokens.engine.attention.tap import Attention, Tap
+from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.kernels import rotate
 
 _HEADS, _WIDTH = 2, 3
@@ -77,9 +77,9 @@ def _small(attention: Any, index: int) -> tuple[nn.Module, int]:
 
 def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, (1, heads, W, D) each, that reach the implementation."""
-    met: list[Attention] = []
+    met: list[AttentionCall] = []
 
-    def note(attention: Attention) -> tuple[Tensor, None]:
+    def note(attention: AttentionCall) -> tuple[Tensor, None]:
         met.append(attention)
         return torch.zeros_like(attention.query).transpose(1, 2).contiguous(), None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import memory_of, tracked, tracked_layers
 from vtokens.engine.state.lane import Lane
 from vtokens.strategies.views.memory import Memory
@@ -17,7 +17,7 @@ from vtokens.strategies.views.memory import Memory
 _SIZE = "log size"
 
 
-def sized(lane: Lane, index: int, attention: Attention) -> Attention:
+def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     """An attention call of decoder layer `index` in which keys count for as many as their tokens stand for."""
     layer = tracked(lane.cache, index)
     older = memory_of(lane.cache, index)

@@ -19,7 +19,7 @@ _PREFIX = "vtokens_"
 
 
 @dataclass
-class Attention:
+class AttentionCall:
     """One call of an attention module's implementation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Attention:
             module = _AsChosen(module, config)
         return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
 
-    def _with_bias(self, bias: Tensor) -> Attention:
+    def _with_bias(self, bias: Tensor) -> AttentionCall:
         """The same call with the bias in the head dimension, so that no kernel needs a mask for it.
 
         Queries get two ones, keys the bias in two parts, which keeps it exact in half precision; the width grows by 8
@@ -77,7 +77,7 @@ class Attention:
         )  # fmt: skip
 
 
-Handler = Callable[[Attention], tuple[Tensor, Any]]
+Handler = Callable[[AttentionCall], tuple[Tensor, Any]]
 
 
 class _AsChosen:
@@ -156,6 +156,6 @@ def _tapped(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_ma
     if torch.is_autocast_enabled(query.device.type):
         # Where rotation left queries and keys wider than values: every implementation gets this dtype from autocast.
         query, key, value = (part.to(torch.get_autocast_dtype(query.device.type)) for part in (query, key, value))
-    attention, config = Attention(module, query, key, value, attention_mask, kwargs), module.config
+    attention, config = AttentionCall(module, query, key, value, attention_mask, kwargs), module.config
     # In the middle of a call, another thread may have taken its tap off.
     return config.handler(attention) if isinstance(config, _Tapped) else attention.run()

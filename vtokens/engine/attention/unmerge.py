@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.attention.padding import seen_padding
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import tracked
 from vtokens.engine.state.copies import Copies
 from vtokens.engine.state.folds import Fold
@@ -18,7 +18,7 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import unfold, unmerge_attention, unmerge_rows
 
-Attend = Callable[[Lane, Attention], tuple[Tensor, Any]]
+Attend = Callable[[Lane, AttentionCall], tuple[Tensor, Any]]
 
 
 def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def unturned(embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.ones_like(cos), torch.zeros_like(sin)
 
 
-def unmerged(lane: Lane, index: int, attention: Attention, inner: Attend, states: bool) -> tuple[Tensor, Any]:
+def unmerged(lane: Lane, index: int, attention: AttentionCall, inner: Attend, states: bool) -> tuple[Tensor, Any]:
     """Run an attention call of decoder layer `index` as if merged tokens stood at all of their positions.
 
     Unique columns are copied to these positions and rotated there, `inner` is run on that sequence, and its outputs are
@@ -78,7 +78,7 @@ def _cached(lane: Lane, index: int) -> tuple[Copies, int] | None:
     return None if layer is None or layer.keymap.copies is None else (layer.keymap.copies, layer.keymap.given)
 
 
-def _decode(lane: Lane, index: int, attention: Attention, copies: Copies, given: int) -> Tensor:
+def _decode(lane: Lane, index: int, attention: AttentionCall, copies: Copies, given: int) -> Tensor:
     """(B, 1, H, D): the common case of one new token and nobody else looking, without copies of the values."""
     key = attention.key
     behind = key.shape[2] - given

@@ -13,7 +13,7 @@ from vtokens.engine import begin
 from vtokens.engine.attention.observe import observe, observe_keys
 from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.sizes import sized
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
@@ -129,7 +129,7 @@ class DecoderHooks(Base):
         return None if lane.view is None else output.restore(lane, result)
 
     @traced(attending, run)
-    def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+    def on_attention(self, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return attention.run()
@@ -145,10 +145,10 @@ class DecoderHooks(Base):
             return result
         return self._in_lane(passed, lane, index, attention)
 
-    def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: Attention) -> tuple[Tensor, Any]:
+    def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
         strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
 
-        def inner(lane: Lane, attention: Attention) -> tuple[Tensor, Any]:
+        def inner(lane: Lane, attention: AttentionCall) -> tuple[Tensor, Any]:
             signals, pictures = lane.plan.observed.get(index), lane.pictures
             if signals and pictures is not None:
                 with pictures.record.selecting(attention.query.device):

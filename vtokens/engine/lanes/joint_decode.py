@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.step import mask_and_angles
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.checks.window import check_no_window
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.cache_layers import shortened
@@ -27,7 +27,7 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
 from vtokens.engine.state.positions import fed_positions
 
-Run = Callable[[Lane, int, Attention], tuple[Tensor, Any]]
+Run = Callable[[Lane, int, AttentionCall], tuple[Tensor, Any]]
 
 
 class JointCache(Cache):
@@ -82,7 +82,7 @@ class Joint:
             kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
         return kwargs
 
-    def attend_apart(self, index: int, attention: Attention, run: Run) -> tuple[Tensor, Any]:
+    def attend_apart(self, index: int, attention: AttentionCall, run: Run) -> tuple[Tensor, Any]:
         """Run both halves of an attention call, each over its own keys and values."""
         lanes, halves = (self.main, self.negative), self.cache.halves
         outputs = [

@@ -11,7 +11,7 @@ from torch import Tensor
 from vtokens.core.compat import as_cache
 from vtokens.engine.attention.masks import layer_mask
 from vtokens.engine.attention.share import shares
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.program import Acting
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.pictures import Pictures
@@ -67,7 +67,7 @@ class TextLane:
         self._memory = Memory(samples=memory.samples)
         self._hidden = self._run(index)
 
-    def on_attention(self, index: int, attention: Attention) -> tuple[Tensor, Any]:
+    def on_attention(self, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
         """Run an attention call of the text lane."""
         output, weights = attention.run()
         if self._strategies is None:

@@ -13,7 +13,7 @@ from vtokens.core.columns import columns_of
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.share import shares
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
@@ -23,7 +23,7 @@ from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 
 def attend(
-    lane: Lane, index: int, attention: Attention, strategies: Sequence[Acting], text: TextLane | None
+    lane: Lane, index: int, attention: AttentionCall, strategies: Sequence[Acting], text: TextLane | None
 ) -> tuple[Tensor, Any]:
     """Run one attention call of decoder layer `index` with the strategies that act in it, in order.
 
@@ -57,7 +57,7 @@ def attend(
     return heads.result, None
 
 
-def _heads(lane: Lane, index: int, attention: Attention, memory: Memory, pictures: Pictures | None) -> Heads:
+def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pictures: Pictures | None) -> Heads:
     query, key, length = attention.query, attention.key, attention.query.shape[2]
     past, device, view = key.shape[2] - length, query.device, lane.view
     valid = seen_padding(lane, index, past, length, view)

@@ -19,7 +19,7 @@ from torch import Tensor
 from vtokens.core.columns import columns_of
 from vtokens.engine.attention.padding import seen_padding
 from vtokens.engine.attention.share import of_rows
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.stages.output import limit
 from vtokens.engine.state.cache_layers import memory_of, track
 from vtokens.engine.state.keymap import KeyMap
@@ -30,7 +30,7 @@ from vtokens.strategies.views.heads import VISUAL, Memory
 from vtokens.strategies.views.keys import Keys
 
 
-def decide(lane: Lane, index: int, attention: Attention) -> None:
+def decide(lane: Lane, index: int, attention: AttentionCall) -> None:
     """Ask which keys of decoder layer `index` stay, once its attention has run; they are dropped when the pass ends."""
     total, length = attention.key.shape[2], attention.query.shape[2]
     pictures = lane.pictures if lane.shows else None

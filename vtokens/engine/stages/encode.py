@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
-from vtokens.engine.attention.tap import Attention
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.stages.tower_call import TowerCall, call_of
 from vtokens.engine.state.merging import Merging
 from vtokens.strategies.views.patches import Patches
@@ -72,7 +72,7 @@ def after_projector(adapter: Adapter, module: nn.Module, args: tuple[Any, ...], 
     return None if merging is None or not merging.begun else merging.expand(output)
 
 
-def on_attention(call: TowerCall, block: int, attention: Attention) -> tuple[Tensor, Any]:
+def on_attention(call: TowerCall, block: int, attention: AttentionCall) -> tuple[Tensor, Any]:
     """Run one attention call of the tower, with the tokens as they are now."""
     if call.merging is None:
         batch, _, width, _ = attention.query.shape
@@ -83,7 +83,7 @@ def on_attention(call: TowerCall, block: int, attention: Attention) -> tuple[Ten
     return _in_proportion(call.merging, attention)
 
 
-def _in_proportion(merging: Merging, attention: Attention) -> tuple[Tensor, Any]:
+def _in_proportion(merging: Merging, attention: AttentionCall) -> tuple[Tensor, Any]:
     """Attention in proportion to sizes: softmax(q k^T * scaling + log size); the user's own before any merging."""
     if not merging.begun:
         return attention.run()

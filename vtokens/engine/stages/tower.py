@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.engine.attention.tap import Attention, Tap
+from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
 from vtokens.engine.stages import encode
@@ -105,7 +105,7 @@ class TowerTap:
         """Take the tap off."""
         self._tap.remove()
 
-    def _on_block(self, attention: Attention) -> tuple[Tensor, Any]:
+    def _on_block(self, attention: AttentionCall) -> tuple[Tensor, Any]:
         call, index = call_of(self._adapter), self._index
         if call is None:
             return attention.run()
@@ -120,7 +120,7 @@ class TowerTap:
             return encode.on_attention(call, index, attention)
         return attention.run()
 
-    def _keys(self, attention: Attention, merging: Merging | None) -> Tensor:
+    def _keys(self, attention: AttentionCall, merging: Merging | None) -> Tensor:
         """(patches, H, d), in the order the tower works; of merged patches, the keys of their token."""
         key = attention.key.detach().transpose(1, 2).flatten(2)
         if merging is not None and merging.begun:
@@ -129,7 +129,7 @@ class TowerTap:
         patches = key[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
         return patches.unflatten(1, (attention.key.shape[1], -1))
 
-    def _scores(self, attention: Attention, merging: Merging | None) -> Iterator[Tensor]:
+    def _scores(self, attention: AttentionCall, merging: Merging | None) -> Iterator[Tensor]:
         """float32 (patches,), for each stretch of patches that attend to each other."""
         query, key = attention.query.detach(), attention.key.detach()
         if merging is not None and merging.begun:
@@ -160,7 +160,7 @@ class TowerTap:
         return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
 
 
-def _of_tiles(attention: Attention, real: Tensor) -> Tensor:
+def _of_tiles(attention: AttentionCall, real: Tensor) -> Tensor:
     """float32 (P * N,): what the class tokens of the tiles (..., T) that are `real` give each token of P pictures."""
     query, key = attention.query.detach(), attention.key.detach()
     real = real.to(query.device).reshape(len(query), -1).bool()
