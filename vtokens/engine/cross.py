@@ -11,9 +11,7 @@ The sequence itself is left alone, so that no hook stands on a decoder layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +22,8 @@ from vtokens.engine.checks.arguments import check_arguments
 from vtokens.engine.compiled import entering, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.hooks import Hooks
-from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import cross
-from vtokens.engine.stages.tower import TowerTap
 from vtokens.engine.stages.tower_call import TowerCall
 from vtokens.engine.state.cross_keys import Columns
 from vtokens.engine.state.request import Request
@@ -47,26 +43,6 @@ class Crossing:
 
     record: Record | None
     columns: Columns | None
-
-
-def parts(hooks: Hooks, plan: Plan) -> dict[Hashable, Callable[[], Any]]:
-    """What a plan needs on the model, by name, and how to put it there; as `vtokens.engine.parts.parts`."""
-    adapter = hooks.adapter
-    decoder, found = adapter.language_model, dict[Hashable, Callable[[], Any]]()
-    if adapter.model is not adapter.multimodal:
-        found["model"] = partial(_before, adapter.model, hooks.on_model)
-    found["start"] = partial(_before, adapter.multimodal, hooks.on_start)
-    found["end"] = partial(adapter.multimodal.register_forward_hook, hooks.on_end, always_call=True)
-    found["language model"] = partial(_before, decoder, partial(on_language_model, hooks))
-    found["output"] = partial(decoder.register_forward_hook, partial(on_output, hooks), with_kwargs=True)
-    found["tower"] = partial(CrossTower, hooks)
-    for block in plan.tapped_blocks(adapter):
-        found["tower tap", block] = partial(TowerTap, adapter, block)
-    return found
-
-
-def _before(module: nn.Module, hook: Any) -> Any:
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 class CrossTower:

@@ -32,9 +32,8 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
 
     Equal names stand for the same part: it is put on once, for all who need it, and serves each caller by its own plan.
     """
-    adapter, found = hooks.adapter, Parts()
-    if adapter.anatomy.cross is not None:
-        return cross.parts(hooks, plan)
+    adapter, found, outside = hooks.adapter, Parts(), hooks.adapter.anatomy.cross is not None
+    decoder, layers = adapter.language_model, () if outside else adapter.layers
     if adapter.model is not adapter.multimodal:
         found["model"] = partial(_before, adapter.model, hooks.on_model)
         if plan.contrast is not None or plan.at_logits:
@@ -43,9 +42,11 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
             found["head"] = partial(Head, hooks, adapter.model.get_output_embeddings())
     found["start"] = partial(_before, adapter.multimodal, hooks.on_start)
     found["end"] = partial(adapter.multimodal.register_forward_hook, hooks.on_end, always_call=True)
-    found["language model"] = partial(_before, adapter.language_model, hooks.on_language_model)
-    found["output"] = partial(adapter.language_model.register_forward_hook, hooks.on_output, with_kwargs=True)
-    for index, layer in enumerate(adapter.layers):
+    begin: Any = partial(cross.on_language_model, hooks) if outside else hooks.on_language_model
+    end: Any = partial(cross.on_output, hooks) if outside else hooks.on_output
+    found["language model"] = partial(_before, decoder, begin)
+    found["output"] = partial(decoder.register_forward_hook, end, with_kwargs=True)
+    for index, layer in enumerate(layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
         plans = [plan] if plan.contrast is None else [plan, plan.contrast.plan]
         if any(one.text_lane or ("layer", index) in one.at_states for one in plans):
@@ -54,15 +55,15 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
             found["after layer", index] = partial(after, partial(hooks.after_layer, index))
         if any(("mlp", index) in one.at_states for one in plans):
             found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
-    found["tower"] = partial(TowerWatch, adapter, hooks)
+    found["tower"] = partial(cross.CrossTower, hooks) if outside else partial(TowerWatch, adapter, hooks)
     for block in plan.tapped_blocks(adapter):
         found["tower tap", block] = partial(TowerTap, adapter, block)
     if plan.at_encode and adapter.tower.merges:
         for block in plan.at_encode:
             found["encode", block] = partial(Encode, adapter, block)
         found["projector"] = partial(adapter.tower.projector.register_forward_hook, partial(after_projector, adapter))
-    for index in plan.tapped_layers(len(adapter.layers)):
-        found["tap", index] = partial(Tap, adapter.layers[index].self_attn, partial(hooks.on_attention, index))
+    for index in plan.tapped_layers(len(layers)):
+        found["tap", index] = partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index))
     return found
 
 
