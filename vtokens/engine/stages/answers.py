@@ -41,11 +41,11 @@ class Answers:
 
     Attributes:
         positions: bool (B, N), positions whose logits are changed.
-        step: int64 (B, N), which token of the answer each position predicts; None if nobody knows.
+        step: int64 (B, N), which token of the answer each position predicts, if this is not a pass without a cache.
     """
 
     positions: Tensor
-    step: Tensor | None
+    step: Tensor
 
 
 def answers_in(request: Request, lane: Lane) -> Answers | None:
@@ -62,7 +62,7 @@ def answers_in(request: Request, lane: Lane) -> Answers | None:
         positions = answered_positions(layout, ends, before)
         shown = layout.visual.any(1)
         begins = torch.where(shown if before is None else shown | before, ends[:, 0] + lane.past, -1)
-        step = None if lane.cache is None else steps(ends, lane.length)
+        step = steps(ends, lane.length)
     elif noted is None:
         return None
     else:

@@ -164,10 +164,11 @@ def _changed(
     """(B, R, V): what a strategy makes of logits, at some positions, bool (B, N), of the rows that run it."""
     lane, at = ended.lane, kept(ended.request, ended.lane.length).to(positions.device)
     step, share = ended.answers.step, lane.share(rows)
+    # Whether the decoder made a cache by itself is known at its end alone.
     view = Logits(
         logits.float(),
         None if negative is None else negative.to(logits.device).float(),
-        None if step is None else step[:, at.to(step.device)].to(logits.device),
+        None if lane.cache is None else step[:, at.to(step.device)].to(logits.device),
         partial(memory_of, lane.cache),
     )
     made = strategy.at_logits(view).to(logits.dtype)
