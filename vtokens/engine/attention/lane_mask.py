@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import and_masks, causal_mask_function
 
+from vtokens.engine.attention.key_padding import seen_padding, slots_seen
 from vtokens.engine.attention.masks import MaskFunction, layer_mask
-from vtokens.engine.attention.padding import seen_padding, slots_seen
 from vtokens.engine.state.cache_layers import lengths, shortened
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.engine.attention.padding import seen_padding
+from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import tracked
 from vtokens.engine.state.copies import Copies

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
+from vtokens.engine.attention.key_padding import filled
 from vtokens.engine.attention.observe import observe, observe_keys
-from vtokens.engine.attention.padding import filled
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.attention.unmerge import unmerged

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vtokens.core.compat import as_cache
+from vtokens.engine.attention.by_program import by_program
 from vtokens.engine.attention.masks import layer_mask
-from vtokens.engine.attention.share import shares
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.program import Acting
 from vtokens.engine.state.lane import Lane
@@ -34,7 +34,7 @@ class TextLane:
 
     def __init__(self, lane: Lane, pictures: Pictures, side: Mapping[str, Any]) -> None:
         adapter, hidden, layout, ends = lane.adapter, lane.hidden, pictures.layout, pictures.ends
-        self._share = lane.share
+        self._batch_rows = lane.batch_rows
         self._adapter = adapter
         layout = layout.to(hidden.device)
         columns, self._real = layout.text_columns()
@@ -79,7 +79,7 @@ class TextLane:
             index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
             False, rows, rows, self._memory, lambda: output,
         )  # fmt: skip
-        for _, part, some in shares(heads, self._strategies, self._share):
+        for _, part, some in by_program(heads, self._strategies, self._batch_rows):
             for acting in some:
                 part.prepared = acting.prepared
                 acting.strategy.at_attend(part)

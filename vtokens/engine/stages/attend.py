@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vtokens.core.columns import columns_of
 from vtokens.core.layout import Layout
-from vtokens.engine.attention.padding import seen_padding
-from vtokens.engine.attention.share import shares
+from vtokens.engine.attention.by_program import by_program
+from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
@@ -43,10 +43,10 @@ def attend(
     heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
     if lane.pictures is not None:
         heads.selecting = partial(lane.pictures.record.selecting, attention.query.device)
-    for share, part, some in shares(heads, strategies, lane.share):
+    for rows, part, some in by_program(heads, strategies, lane.batch_rows):
         for acting in some:
             part.prepared, part.metrics = acting.prepared, {}
-            part.text_lane = text.output_of(share) if text is not None and acting.needs.text_lane else None
+            part.text_lane = text.output_of(rows) if text is not None and acting.needs.text_lane else None
             acting.strategy.at_attend(part)
             lane.log(acting.strategy, part.metrics)
     # Who only looks needs no memory, and leaves the cache as it is.

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from vtokens.core.columns import columns_of
-from vtokens.engine.attention.padding import seen_padding
-from vtokens.engine.attention.share import of_rows
+from vtokens.engine.attention.by_program import of_rows
+from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.stages.output import limit
 from vtokens.engine.state.cache_layers import memory_of, track
@@ -50,7 +50,7 @@ def decide(lane: Lane, index: int, attention: AttentionCall) -> None:
         None if valid is None else valid.to(device), layout,
     )  # fmt: skip
     for acting in lane.plan.at_cache[index]:
-        rows = lane.share(acting.rows)
+        rows = lane.batch_rows(acting.rows)
         part = replace(whole if rows is None else of_rows(whole, rows), prepared=acting.prepared, metrics={})
         selection = acting.strategy.at_cache(part)
         lane.log(acting.strategy, part.metrics)

@@ -120,7 +120,7 @@ def merge_features(call: TowerCall, features: Sequence[Tensor] | Tensor) -> tupl
     return tuple(whole if came == sizes else torch.cat(whole).split(came))
 
 
-def share(merging: Merging | None, output: Any, name: str) -> None:
+def follow_merging(merging: Merging | None, output: Any, name: str) -> None:
     """Let deeper features follow a merging of the finished ones: each position gets the mean over its token.
 
     Args:

@@ -163,7 +163,7 @@ def _changed(
 ) -> Tensor:
     """(B, R, V): what a strategy makes of logits, at some positions, bool (B, N), of the rows that run it."""
     lane, at = ended.lane, kept(ended.request, ended.lane.length).to(positions.device)
-    step, share = ended.answers.step, lane.share(rows)
+    step, own_rows = ended.answers.step, lane.batch_rows(rows)
     # Whether the decoder made a cache by itself is known at its end alone.
     view = Logits(
         logits.float(),
@@ -173,9 +173,9 @@ def _changed(
     )
     made = strategy.at_logits(view).to(logits.dtype)
     lane.log(strategy, view.metrics)
-    if share is not None:
+    if own_rows is not None:
         own = torch.zeros_like(positions)
-        own[share] = True
+        own[own_rows] = True
         positions = positions & own
     return torch.where(positions[:, at].to(logits.device)[..., None], made, logits)
 

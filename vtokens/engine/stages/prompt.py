@@ -48,11 +48,11 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         return hidden
     layout, view = lane.layout_on(hidden.device), lane.view
     with pictures.record.selecting(hidden.device):
-        share = lane.share(acting.rows)
-        part, states = (layout, hidden) if share is None else (layout.rows(share), hidden[share])
+        rows = lane.batch_rows(acting.rows)
+        part, states = (layout, hidden) if rows is None else (layout.rows(rows), hidden[rows])
         if not any(part.counts):
             return hidden
-        selection = stage(Visuals(states, part, strategy.grouping, Signals(lane, pictures, view, share)))
+        selection = stage(Visuals(states, part, strategy.grouping, Signals(lane, pictures, view, rows)))
         if selection is None:
             return hidden
         if selection.member is not None and not acting.needs.unmerges:
@@ -69,11 +69,11 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         stay = groups.scatter(selection.keep, part.visual)
         counts = part.per_picture(strategy.grouping, selection.counts)
         counts = part.count(stay) if counts is None else counts
-        blend = Blend.of(selection, groups, layout.visual.shape, share)
+        blend = Blend.of(selection, groups, layout.visual.shape, rows)
         if blend is not None:
             hidden = _blended(lane, acting, blend, hidden)
-        if share is not None:
-            stay, counts = layout.with_rows(share, stay, counts)
+        if rows is not None:
+            stay, counts = layout.with_rows(rows, stay, counts)
         reduced = reduce(layout, stay, counts, view)
         if reduced is None:
             return hidden
@@ -87,7 +87,7 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         if lane.sizes is not None:
             lane.sizes = gather(lane.sizes, columns, 1)
         was, now = layout.valid.bool(), after.layout.valid.bool()
-        lane.numbering = Numbering.after(lane.numbering, columns, was, now, share, acting.needs.compact)
+        lane.numbering = Numbering.after(lane.numbering, columns, was, now, rows, acting.needs.compact)
         lane.columns = columns if lane.columns is None else lane.columns.to(columns.device).gather(1, columns)
         return gather(hidden, columns, 1)
 

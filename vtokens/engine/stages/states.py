@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vtokens.engine.attention.share import of_rows, take_over_notes
+from vtokens.engine.attention.by_program import of_rows, take_over_notes
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
@@ -44,7 +44,7 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     noted = lane.notes.setdefault(index, Memory())
     whole = States(index, place, hidden, valid, visual, last, memory, noted=noted)
     for one in acting:
-        rows = lane.share(one.rows)
+        rows = lane.batch_rows(one.rows)
         part = whole if rows is None else of_rows(whole, rows)
         apart = None if text is None or not one.needs.text_lane else text.states.get((place, index))
         part = replace(

@@ -52,7 +52,7 @@ class _Features:
             output.pooler_output = encode.merge_features(call, output.pooler_output)
             stack = self._adapter.anatomy.deepstack
             if stack is not None:
-                encode.share(call.merging, output, stack.features)
+                encode.follow_merging(call.merging, output, stack.features)
         run = call.over()
         mark(output, run)
         self._watcher.on_features(run)

@@ -124,7 +124,7 @@ class Lane:
         if self.pictures is not None and metrics:
             self.pictures.record.metrics.append((strategy, metrics))
 
-    def share(self, rows: Sequence[int] | None) -> list[int] | None:
+    def batch_rows(self, rows: Sequence[int] | None) -> list[int] | None:
         """The batch rows that run what is meant for some rows; beams and returned sequences stand beside each other.
 
         Args:

@@ -32,7 +32,7 @@ class Numbering:
 
     @staticmethod
     def after(
-        before: Numbering | None, columns: Tensor, was: Tensor, now: Tensor, share: Sequence[int] | None, close: bool
+        before: Numbering | None, columns: Tensor, was: Tensor, now: Tensor, rows: Sequence[int] | None, close: bool
     ) -> Numbering | None:
         """The numbering once some columns stayed.
 
@@ -41,7 +41,7 @@ class Numbering:
             columns: int64 (B, W'), those that stay.
             was: bool (B, W), False on padding, before.
             now: bool (B, W'), the same of what stays.
-            share: the rows of the batch that are concerned; None if all.
+            rows: the rows of the batch that are concerned; None if all.
             close: whether the gaps are closed; None if they stay.
         """
         if before is None and not close:
@@ -52,8 +52,8 @@ class Numbering:
         if not close:
             return Numbering(gone, total)
         more, all_more = was.cumsum(1).gather(1, columns) - now.cumsum(1), was.sum(1) - now.sum(1)
-        if share is not None:
+        if rows is not None:
             own = torch.zeros(len(columns), dtype=torch.bool, device=columns.device)
-            own[share] = True
+            own[rows] = True
             more, all_more = more * own[:, None], all_more * own
         return Numbering(gone + more, total + all_more)

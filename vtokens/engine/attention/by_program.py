@@ -18,23 +18,23 @@ from vtokens.strategies.views.states import States
 
 V = TypeVar("V", Heads, Keys, States)
 
-Share = Callable[[Sequence[int] | None], list[int] | None]
-"""From the rows of a program to those of the batch, which beams repeat; None stands for all (`Lane.share`)."""
+BatchRows = Callable[[Sequence[int] | None], list[int] | None]
+"""From the rows of a program to those of the batch, which beams repeat; None stands for all (`Lane.batch_rows`)."""
 
 
-def shares(
-    heads: Heads, strategies: Sequence[Acting], share: Share
+def by_program(
+    heads: Heads, strategies: Sequence[Acting], batch_rows: BatchRows
 ) -> Iterator[tuple[list[int] | None, Heads, list[Acting]]]:
     """The strategies of a call, one program after the other: its rows, what they see, and who acts on them.
 
     What they made of their rows is in `heads` before the next program comes.
     """
     for rows, some in groupby(strategies, key=lambda acting: acting.rows):
-        own = share(rows)
+        own = batch_rows(rows)
         part = heads if own is None else _heads_of(heads, own)
         yield own, part, list(some)
         if own is not None:
-            take_over(heads, part, own)
+            _take_over(heads, part, own)
 
 
 def of_rows(view: V, rows: Sequence[int], **others: Any) -> V:
@@ -70,7 +70,7 @@ def _heads_of(heads: Heads, rows: Sequence[int]) -> Heads:
     return part
 
 
-def take_over(heads: Heads, part: Heads, rows: Sequence[int]) -> None:
+def _take_over(heads: Heads, part: Heads, rows: Sequence[int]) -> None:
     """Put what `part` made of some rows, and noted of them, in its place among all rows."""
     index = torch.tensor(rows, device=heads.query.device)
     heads.output = heads.output.index_copy(0, index, part.result.to(heads.output.dtype))
