@@ -27,7 +27,7 @@ class Block(Entry):
         self.plan, self.records = plan, records
 
 
-class Given(Entry):
+class GivenPrompt(Entry):
     """A negative prompt given inside a `with` block.
 
     Attributes:
@@ -45,7 +45,7 @@ class Given(Entry):
 
 
 @contextmanager
-def prompted(given: Given) -> Iterator[None]:
+def prompted(given: GivenPrompt) -> Iterator[None]:
     """Let a negative prompt hold for the caller, and for threads that the caller starts."""
     prompts = given.owner.prompts
     prompts.append(given)
@@ -61,7 +61,7 @@ def blocks(owner: Any) -> list[Block]:
     return [entry for entry in entries() if isinstance(entry, Block) and entry.owner is owner]
 
 
-def negative_prompt(owner: Any, given: list[Given]) -> Mapping[str, Any] | None:
+def negative_prompt(owner: Any, given: list[GivenPrompt]) -> Mapping[str, Any] | None:
     """The negative prompt that holds for the caller; None if there is none.
 
     A thread starts with an empty context. `Thread(target=model.generate)` inside a block is meant to run under it all
@@ -74,7 +74,7 @@ def negative_prompt(owner: Any, given: list[Given]) -> Mapping[str, Any] | None:
     Raises:
         ValueError: it may have been started in several.
     """
-    own = [entry for entry in entries() if isinstance(entry, Given) and entry.owner is owner]
+    own = [entry for entry in entries() if isinstance(entry, GivenPrompt) and entry.owner is owner]
     if own:
         return own[-1].inputs
     current = threading.current_thread()

@@ -98,7 +98,7 @@ def attending(index: int, attention: AttentionCall) -> bool:
     return bool(attention.query.shape[2] == 1)
 
 
-def run(index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
+def attend_alone(index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
     """What the implementation gives."""
     return attention.run()
 

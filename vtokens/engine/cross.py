@@ -84,10 +84,10 @@ def on_language_model(hooks: Hooks, module: nn.Module, args: Args, kwargs: Kwarg
 
 def _step(hooks: Hooks, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
     """The arguments of the decoder in a traced step of one token."""
-    columns = cross.before(given_cache(kwargs))
+    columns = cross.held_columns(given_cache(kwargs))
     if columns is None:
         return None
-    return args, cross.cut(hooks.adapter, kwargs, columns)
+    return args, cross.cut_inputs(hooks.adapter, kwargs, columns)
 
 
 @untraced
@@ -106,16 +106,14 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
                 "pixel_values, or detach() the strategy"
             )
         if phase.runs:
-            record, left = cross.selected(adapter, phase.plan, phase.runs[-1], states, fed)
-    columns = cross.joined(adapter, cache, None if left is None else left.columns, states)
-    if columns is not None or (isinstance(phase, Request) and phase.plan and phase.runs):
-        check_arguments(adapter, kwargs)
+            record, left = cross.select_features(adapter, phase.plan, phase.runs[-1], states, fed)
+    columns = cross.columns_after(adapter, cache, None if left is None else left.columns, states)
     if left is not None and columns is not None and isinstance(phase, Request):
         columns = cross.make_room(adapter, phase.plan, cache, columns)
     here().enter(hooks, Crossing(record, columns))
     if columns is None:
         return None
-    changed = cross.cut(adapter, kwargs, columns)
+    changed = cross.cut_inputs(adapter, kwargs, columns)
     if left is not None:
         changed[name] = left.states
     return args, changed
@@ -131,4 +129,4 @@ def on_output(hooks: Hooks, module: nn.Module, args: Args, kwargs: Any, result: 
         block.records.note(phase.record)
     cache = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
     if phase.columns is not None and cache is not None:
-        cross.account(hooks.adapter, cache, phase.columns)
+        cross.note_columns(hooks.adapter, cache, phase.columns)

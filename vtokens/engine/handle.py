@@ -14,7 +14,7 @@ from vtokens.adapters import adapter_for
 from vtokens.adapters.decoder import check_decoder
 from vtokens.core import notebook
 from vtokens.core.versions import warn_if_untested
-from vtokens.engine.block import Block, Given, blocks, prompted
+from vtokens.engine.block import Block, GivenPrompt, blocks, prompted
 from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
@@ -126,7 +126,7 @@ class Handle:
             )
         if not isinstance(inputs.get("input_ids"), Tensor):
             raise TypeError("negative_prompt(**processor(...)) needs the input_ids of the other prompt, as a tensor")
-        with prompted(Given(block.owner, inputs)):
+        with prompted(GivenPrompt(block.owner, inputs)):
             yield self
 
     @contextmanager

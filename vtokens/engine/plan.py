@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.engine.program import Acting, Rows, acting, alike, check_beside, under
+from vtokens.engine.program import Acting, Rows, active, alike, check_beside, under
 from vtokens.strategies import Strategy
 from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative
@@ -74,7 +74,7 @@ class Plan:
         self.rooms: dict[int, int] = {}
         shares = [(tuple(strategies), None)] if self.programs is None else alike(self.programs)
         self.strategies = tuple(strategy for some, _ in shares for strategy in some)
-        found = [acting(adapter, some, rows) for some, rows in shares]
+        found = [active(adapter, some, rows) for some, rows in shares]
         if len(found) > 1:
             check_beside(found)
         every = [one for program in found for one in program]

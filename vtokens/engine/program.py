@@ -37,7 +37,7 @@ class Acting:
     rows: Rows | None
 
 
-def acting(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) -> list[Acting]:
+def active(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) -> list[Acting]:
     """The strategies that do something on some rows, in the written order.
 
     Raises:
@@ -53,17 +53,17 @@ def acting(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) 
             raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         asked.append((strategy, needs))
     # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
-    active = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
-    check_together(adapter, active)
-    if any(needs.unmerges for _, needs in active):
+    acting = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
+    check_together(adapter, acting)
+    if any(needs.unmerges for _, needs in acting):
         check_rotary(adapter)
-    check_signals(adapter, [signal for _, needs in active for signal in needs.signals])
+    check_signals(adapter, [signal for _, needs in acting for signal in needs.signals])
     return [
         Acting(
             strategy, needs, strategy.prepare(facts),
             strategy.negative(facts) if "logits" in strategy.stages() else None, rows,
         )
-        for strategy, needs in active
+        for strategy, needs in acting
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Record:
         views: decoder layer -> what it saw, where that is not all that was fed.
         attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
         copies: int64 (B, N), equal numbers at fed positions that hold one merged feature; None if nothing was merged.
-        spans: times spent selecting.
+        times: spent selecting.
         metrics: figures (B,) that strategies reported, one entry a layer.
         reduced: tokens of each picture before and after a strategy dropped some.
         negative_length: positions of the negative prompt, padding included; None if there is none.
@@ -43,7 +43,7 @@ class Record:
     views: dict[int, View] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)
     copies: Tensor | None = None
-    spans: list[Any] = field(default_factory=list)
+    times: list[Any] = field(default_factory=list)
     metrics: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)
     reduced: list[tuple[Strategy, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     negative_length: int | None = None
@@ -69,16 +69,16 @@ class Record:
             start.record()
             yield
             end.record()
-            self.spans.append((start, end))
+            self.times.append((start, end))
         else:
             begin = time.perf_counter()
             yield
-            self.spans.append(time.perf_counter() - begin)
+            self.times.append(time.perf_counter() - begin)
 
     def seconds(self) -> float:
         """Time spent selecting."""
         total = 0.0
-        for span in self.spans:
+        for span in self.times:
             if isinstance(span, float):
                 total += span
             else:

@@ -9,8 +9,8 @@ from torch import Tensor
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import lengths, shortened, tracked
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.padding import join
-from vtokens.engine.state.slots import static
+from vtokens.engine.state.padding import join_padding
+from vtokens.engine.state.slots import static_layer
 from vtokens.engine.state.view import View
 
 
@@ -39,21 +39,21 @@ def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | No
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.
     """
-    return join(present_padding(lane, index, past), lane.fed_now(view), past, length)
+    return join_padding(present_padding(lane, index, past), lane.fed_now(view), past, length)
 
 
 def slots_seen(lane: Lane, index: int) -> int | None:
     """The slots that attention in layer `index` is given, where they are fixed; None where it is given keys alone."""
     if lane.cache is None or index >= len(lane.cache.layers) or index in lane.folds:
         return None
-    there, inner = tracked(lane.cache, index), static(lane.cache.layers[index])
+    there, inner = tracked(lane.cache, index), static_layer(lane.cache.layers[index])
     unfolded = there is not None and there.keymap.copies is not None
     return None if inner is None or unfolded else inner.max_cache_len
 
 
 def filled(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     """An attention call of layer `index` over the keys there are, without slots that are not filled yet."""
-    if lane.cache is None or static(lane.cache.layers[index]) is None:
+    if lane.cache is None or static_layer(lane.cache.layers[index]) is None:
         return attention
     keys, mask = lengths(lane.cache, index).given, attention.mask
     if mask is not None and slots_seen(lane, index) is not None:

@@ -37,10 +37,10 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were "
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
-            rule = within(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
+            rule = in_window(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
             rule = and_masks(causal_mask_function, rule) if lane.both_ways is None else rule
         if lane.both_ways is not None:
-            rule = both_ways(lane.both_ways.until(view, hidden.device), past, rule)
+            rule = to_stretch_end(lane.both_ways.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view)
         allowed = None if allowed is None else allowed.to(hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
@@ -74,7 +74,7 @@ def query_key_positions(
     return now, torch.cat([before.expand(batch, *heads, -1), after.expand(batch, *heads, -1)], -1)
 
 
-def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
+def in_window(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
     """Attention over a window that is counted in fed positions, whatever was dropped between them."""
 
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ def within(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunctio
     return rule
 
 
-def both_ways(until: Tensor, past: int, within: MaskFunction | None) -> MaskFunction:
-    """Attention to all columns before, and to those of the own block behind: up to column `until` (B, W) of this pass.
+def to_stretch_end(until: Tensor, past: int, within: MaskFunction | None) -> MaskFunction:
+    """Attention to all columns before, and behind to those of the own stretch: up to column `until` (B, W) of a pass.
 
     A window, if there is one, cuts both.
     """

@@ -11,7 +11,7 @@ from vtokens.engine.attention.key_padding import present_padding
 from vtokens.engine.attention.lane_mask import query_key_positions
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmean, rotate
@@ -27,13 +27,13 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     """
     query, key, layer = attention.query.detach(), attention.key.detach(), signal.layer
     if not lane.shows:  # an exit before this layer left no picture to look at
-        pictures.noted[signal] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
+        pictures.observed[signal] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
     past, last = key.shape[2] - length, lane.last_prompt(pictures, query.device)
     where, weight = _queries(lane, pictures, signal.rows, layout, last)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-    allowed = join(present_padding(lane, layer, past), layout.valid, past, length)
+    allowed = join_padding(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
@@ -45,7 +45,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
         allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
         bias, past = None if bias is None else bias[:, past:], 0
     mean = _colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
-    pictures.noted[signal] = spread(mean[:, past:], lane.view, lane.length)
+    pictures.observed[signal] = spread(mean[:, past:], lane.view, lane.length)
 
 
 def _colmean(
@@ -108,7 +108,7 @@ def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: A
         key = _unturned(lane, key).to(key.dtype)
     elif signal.rotary and not turned:
         key = rotate(key, *_angles(lane, key.device)).to(key.dtype)
-    pictures.noted[signal] = spread(key.transpose(1, 2), lane.view, lane.length)
+    pictures.observed[signal] = spread(key.transpose(1, 2), lane.view, lane.length)
 
 
 def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tensor:

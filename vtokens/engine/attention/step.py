@@ -10,7 +10,7 @@ from vtokens.engine.attention.lane_mask import lane_mask
 from vtokens.engine.attention.numbers import renumber
 from vtokens.engine.state.cache_layers import lengths
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.slots import static
+from vtokens.engine.state.slots import static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
 
@@ -29,7 +29,7 @@ def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, position
         return lane_mask(lane, index, lane.hidden), renumber(lane, index, positions)
 
     spec, window = lane.specs[index], lane.windows.get(index)
-    if (static(lane.cache.layers[index]) if layer is None else layer.room) is not None:
+    if (static_layer(lane.cache.layers[index]) if layer is None else layer.room) is not None:
         return make()  # slots are another matter than keys
     origin = None if layer is None else layer.keymap.origin
     return lane.once(("step", origin, lengths(lane.cache, index), window, spec.rope, lane.hidden.device), make)

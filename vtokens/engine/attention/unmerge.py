@@ -66,9 +66,9 @@ def unmerged(lane: Lane, index: int, attention: AttentionCall, inner: Attend, st
     )
     if lane.pictures is not None and there.pictures is not None:
         # What all positions of a token received, the token received.
-        for signal, part in there.pictures.noted.items():
+        for signal, part in there.pictures.observed.items():
             positions = part.gather(1, fold.view.index.to(part.device))
-            lane.pictures.noted[signal] = spread(_sum(positions, fold), lane.view, lane.length)
+            lane.pictures.observed[signal] = spread(_sum(positions, fold), lane.view, lane.length)
     return output.transpose(1, 2).contiguous(), None
 
 

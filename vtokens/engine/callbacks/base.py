@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vtokens.adapters import Adapter
-from vtokens.engine.block import Block, Given, blocks
+from vtokens.engine.block import Block, GivenPrompt, blocks
 from vtokens.engine.context import here
 
 REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
@@ -34,7 +34,7 @@ class Base:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.own: Block | None = None
-        self.prompts: list[Given] = []
+        self.prompts: list[GivenPrompt] = []
         self.standing: dict[Hashable, Any] = {}
         self.layers: tuple[nn.Module, ...] = ()
         self.light = False

@@ -17,7 +17,7 @@ from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
-from vtokens.engine.compiled import attending, cut_mask, entering, entering_layer, run, traced, untraced
+from vtokens.engine.compiled import attend_alone, attending, cut_mask, entering, entering_layer, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import cache, layer, output
@@ -111,7 +111,7 @@ class DecoderHooks(Base):
             for one in (passed.joint.main, passed.joint.negative):
                 output.remember(one, one.cache)
                 cache.compact(one, one.cache)
-            return passed.joint.part(result)
+            return passed.joint.prompt_output(result)
         lane, pictures, block = passed.main, passed.main.pictures, self.block()
         if passed.request is None:
             self.interrupted()
@@ -124,11 +124,11 @@ class DecoderHooks(Base):
         if passed.request is not None and block is not None:
             block.records.note(pictures.record)
         if keys is not None:
-            output.account(lane, pictures, keys)
+            output.note_keymaps(lane, pictures, keys)
             cache.compact(lane, keys)
         return None if lane.view is None else output.restore(lane, result)
 
-    @traced(attending, run)
+    @traced(attending, attend_alone)
     def on_attention(self, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
         passed = here().phase(self)
         if not isinstance(passed, Pass):

@@ -13,7 +13,7 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
-from vtokens.engine.state.slots import StaticWindowLayer, static
+from vtokens.engine.state.slots import StaticWindowLayer, static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
 _KINDS = {
@@ -51,7 +51,7 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
                 "differs from layer to layer, nor what strategies note about them: use the default DynamicCache (no "
                 "cache_implementation), a StaticCache or a QuantizedCache, or detach() the strategy"
             )
-        if static(inner) is None:
+        if static_layer(inner) is None:
             continue
         if config._attn_implementation not in ("sdpa", "eager"):
             raise ValueError(

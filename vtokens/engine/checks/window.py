@@ -9,7 +9,7 @@ from vtokens.adapters.layers import LayerSpec
 from vtokens.engine.plan import Plan
 
 
-def cut(specs: Sequence[LayerSpec], positions: int) -> dict[int, int]:
+def cutting_windows(specs: Sequence[LayerSpec], positions: int) -> dict[int, int]:
     """Decoder layer -> its window, where that cuts into a sequence of so many fed positions."""
     return {
         index: spec.window for index, spec in enumerate(specs) if spec.window is not None and positions >= spec.window
@@ -25,7 +25,7 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
     Args:
         positions: of the sequence, as it was fed, those of the pass under way included.
     """
-    windows = cut(adapter.specs, positions)
+    windows = cutting_windows(adapter.specs, positions)
     if not windows:
         return
     several = {index for index, signals in plan.observed.items() if any(signal.rows != "last" for signal in signals)}
@@ -52,7 +52,7 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
 
 def check_no_window(adapter: Adapter, positions: int) -> None:
     """Raise `ValueError` if a window cuts into the second sequence of a contrast, which may be the longer one."""
-    windows = cut(adapter.specs, positions)
+    windows = cutting_windows(adapter.specs, positions)
     if windows:
         raise ValueError(
             f"this decoder has layers of sliding_window={max(windows.values())}, and the negative prompt came to "

@@ -27,7 +27,7 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
 from vtokens.engine.state.positions import fed_positions
 
-Run = Callable[[Lane, int, AttentionCall], tuple[Tensor, Any]]
+InLane = Callable[[Lane, int, AttentionCall], tuple[Tensor, Any]]
 
 
 class JointCache(Cache):
@@ -82,7 +82,7 @@ class Joint:
             kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
         return kwargs
 
-    def attend_apart(self, index: int, attention: AttentionCall, run: Run) -> tuple[Tensor, Any]:
+    def attend_apart(self, index: int, attention: AttentionCall, run: InLane) -> tuple[Tensor, Any]:
         """Run both halves of an attention call, each over its own keys and values."""
         lanes, halves = (self.main, self.negative), self.cache.halves
         outputs = [
@@ -91,7 +91,7 @@ class Joint:
         ]
         return torch.cat(outputs), None
 
-    def part(self, output: Any) -> Any:
+    def prompt_output(self, output: Any) -> Any:
         """The decoder's output for the prompt alone; the last states of the negative prompt stay with its lane."""
         self.negative.hidden = output[0].chunk(2)[1]
 

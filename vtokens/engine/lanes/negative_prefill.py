@@ -19,9 +19,9 @@ from vtokens.engine.lanes.fed import Fed, Start
 from vtokens.engine.lanes.negative_prompt import negative_of
 from vtokens.engine.plan import Contrast
 from vtokens.engine.record import Record
-from vtokens.engine.state.cache_layers import held, track
+from vtokens.engine.state.cache_layers import all_keys, track
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.request import NegativePrefill
@@ -125,7 +125,7 @@ def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> T
     lane = start.lane
     before = lane.fed_before() if lane.past else None
     before = before if divergence is None else divergence.mask(before, lane.past)
-    return join(before, fed.valid, past, fed.embeds.shape[1])
+    return join_padding(before, fed.valid, past, fed.embeds.shape[1])
 
 
 def _shift(start: Start, fed: Fed, divergence: Divergence | None) -> Tensor:
@@ -153,7 +153,7 @@ def _copied(cache: Any, past: int) -> DynamicCache:
     """
     copy = DynamicCache()
     for index in range(len(cache.layers) if past else 0):
-        parts = held(cache, index)
+        parts = all_keys(cache, index)
         if parts is None:
             raise ValueError(
                 f"the negative prompt begins with the {past} positions fed before the picture, and a "

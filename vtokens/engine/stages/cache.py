@@ -20,7 +20,7 @@ from vtokens.core.columns import columns_of
 from vtokens.engine.attention.by_program import of_rows
 from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.tap import AttentionCall
-from vtokens.engine.stages.output import limit
+from vtokens.engine.stages.output import limit_crops
 from vtokens.engine.state.cache_layers import memory_of, track
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
@@ -94,7 +94,7 @@ def compact(lane: Lane, cache: Any) -> None:
     for index, selection in lane.evicted.items() if cache is not None else ():
         _compact(lane, track(cache, index), selection)
     if lane.evicted and cache is not None:
-        limit(cache)
+        limit_crops(cache)
 
 
 def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:

@@ -43,7 +43,7 @@ class Left(NamedTuple):
     states: Tensor
 
 
-def selected(
+def select_features(
     adapter: Adapter, plan: Plan, run: TowerRun, states: Tensor, fed: Tensor
 ) -> tuple[Record | None, Left | None]:
     """Let the strategies act on the features of a call.
@@ -129,13 +129,13 @@ def inputs_of(adapter: Adapter) -> Cross:
     return adapter.anatomy.cross
 
 
-def before(cache: Cache | None) -> Columns | None:
+def held_columns(cache: Cache | None) -> Columns | None:
     """The keys that a cache holds already; None if none were dropped of them, or there are none."""
     layers = [] if cache is None else cache.layers
     return next((one.columns for one in layers if isinstance(one, CrossKeys) and one.columns is not None), None)
 
 
-def joined(adapter: Adapter, cache: Cache | None, new: Columns | None, states: Tensor | None) -> Columns | None:
+def columns_after(adapter: Adapter, cache: Cache | None, new: Columns | None, states: Tensor | None) -> Columns | None:
     """The keys of a sequence once those of `states` (B, K, D) stand in its cache; None if none of them were dropped.
 
     Args:
@@ -143,7 +143,7 @@ def joined(adapter: Adapter, cache: Cache | None, new: Columns | None, states: T
         new: the keys that are left of `states`; None if all are.
         states: features of the pass; None if it brings no picture.
     """
-    old = before(cache)
+    old = held_columns(cache)
     if states is None or (old is None and new is None):
         return old
     batch, width = states.shape[:2]
@@ -184,7 +184,7 @@ def make_room(adapter: Adapter, plan: Plan, cache: Cache | None, columns: Column
     return columns
 
 
-def account(adapter: Adapter, cache: Cache, columns: Columns) -> None:
+def note_columns(adapter: Adapter, cache: Cache, columns: Columns) -> None:
     """Tell the cache layers of cross-attention which keys they hold."""
     for number in _crossing(adapter):
         layer = cache.layers[number]
@@ -194,7 +194,7 @@ def account(adapter: Adapter, cache: Cache, columns: Columns) -> None:
             cache.layers[number] = CrossKeys(layer, columns)
 
 
-def cut(adapter: Adapter, kwargs: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+def cut_inputs(adapter: Adapter, kwargs: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """The decoder's inputs with a mask over the keys that are left.
 
     Raises:

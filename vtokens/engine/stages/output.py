@@ -15,7 +15,7 @@ from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, tra
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.slots import Slots, places
@@ -31,7 +31,7 @@ def report(lane: Lane, pictures: Pictures) -> None:
     record.copies = Signals(lane, pictures, None).copies()
 
 
-def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
+def note_keymaps(lane: Lane, pictures: Pictures, cache: Any) -> None:
     """Tell the cache layers that stored less than was fed, or about which strategies noted something."""
     lane.cache = cache
     for index in sorted({*lane.views, *lane.notes}):
@@ -46,10 +46,10 @@ def account(lane: Lane, pictures: Pictures, cache: Any) -> None:
         else:
             keymap = _keymap(lane, pictures, index, new, past, length, memory)
         track(cache, index, keymap)
-    limit(cache)
+    limit_crops(cache)
 
 
-def limit(cache: Any) -> None:
+def limit_crops(cache: Any) -> None:
     """Let the first layer refuse what any layer would: layers are cropped one by one, and all of them or none is to be.
 
     No layer was given anything yet behind what its key map is of.
@@ -76,7 +76,7 @@ def _keymap(lane: Lane, pictures: Pictures, index: int, new: int, past: int, len
     given, device = lengths(lane.cache, index).given, pictures.layout.visual.device
 
     def make() -> tuple[Tensor, Tensor | None, object]:
-        valid = join(cached_padding(lane, index), lane.fed_now(view), past, length)
+        valid = join_padding(cached_padding(lane, index), lane.fed_now(view), past, length)
         _, at = query_key_positions(lane, index, past, length, view, device)
         return at.expand(len(pictures.layout.visual), *at.shape[1:]), valid, object()
 

@@ -14,7 +14,7 @@ from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.signals import Signals, note_entering
@@ -33,7 +33,7 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     lane.hidden, lane.entry, lane.columns = hidden, lane.view, None
     if lane.view is None:
         return None
-    allowed = join(lane.fed_before(), lane.fed_now(lane.view), lane.past, hidden.shape[1])
+    allowed = join_padding(lane.fed_before(), lane.fed_now(lane.view), lane.past, hidden.shape[1])
     if allowed is None:  # pass an explicit all-ones mask: position gaps would be read as packing
         allowed = torch.ones(len(hidden), lane.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
     position_ids = given_positions(kwargs, lane.past, lane.length, hidden.device)

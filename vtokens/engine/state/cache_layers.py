@@ -83,7 +83,7 @@ def track(cache: Cache, index: int, keymap: KeyMap | None = None) -> TrackedLaye
     return there
 
 
-def held(cache: Cache, index: int) -> tuple[Tensor, Tensor] | None:
+def all_keys(cache: Cache, index: int) -> tuple[Tensor, Tensor] | None:
     """(B, H_kv, K, D) each, all keys and values that layer `index` was given; None if it does not give them back."""
     layer: Any = cache.layers[index]
     length = lengths(cache, index).given

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.view import gather
 from vtokens.engine.state.wrapped_layer import WrappedLayer
 
@@ -42,7 +42,7 @@ class Columns:
 
     def then(self, later: Columns) -> Columns:
         """Those of the same rows once keys of further pictures stand behind these."""
-        real = join(self.real, later.real, self.index.shape[1], later.index.shape[1])
+        real = join_padding(self.real, later.real, self.index.shape[1], later.index.shape[1])
         return Columns(torch.cat([self.index, later.index + self.width], 1), real, self.width + later.width)
 
     def cut(self, states: Tensor) -> Tensor:

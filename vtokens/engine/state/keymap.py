@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.state.copies import Copies
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.slots import Slots
 from vtokens.strategies.views.heads import Memory
 
@@ -90,7 +90,7 @@ class KeyMap:
             upto: fed positions cached before the current call.
         """
         after = None if fed_mask is None else fed_mask[:, self.fed : upto]
-        return self.valid if upto == self.fed else join(self.valid, after, self.seen, upto - self.fed)
+        return self.valid if upto == self.fed else join_padding(self.valid, after, self.seen, upto - self.fed)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> KeyMap:
         """The key map of other samples; `change` acts on the batch dimension."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.core.layout import Layout
-from vtokens.engine.checks.window import cut
+from vtokens.engine.checks.window import cutting_windows
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.folds import Fold
@@ -93,7 +93,7 @@ class Lane:
         self.notes: dict[int, Memory] = {}
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs
-        self.windows = cut(self.specs, past + self.length)
+        self.windows = cutting_windows(self.specs, past + self.length)
         self._memo: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -141,7 +141,7 @@ class Lane:
         other.view, other.hidden = view, hidden
         if other.pictures is not None:
             other.pictures = copy.copy(other.pictures)
-            other.pictures.noted = {}
+            other.pictures.observed = {}
         return other
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from vtokens.engine.state.padding import join
+from vtokens.engine.state.padding import join_padding
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Divergence:
             total: positions of the sequence.
         """
         after = None if fed_mask is None else fed_mask[:, self.fed :]
-        return join(self.valid, after, self.length, total - self.fed)
+        return join_padding(self.valid, after, self.length, total - self.fed)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def join(before: Tensor | None, after: Tensor | None, past: int, length: int) -> Tensor | None:
+def join_padding(before: Tensor | None, after: Tensor | None, past: int, length: int) -> Tensor | None:
     """bool (B, past + length): padding masks (B, past) and (B, length) side by side; None stands for all True."""
     if before is None:
         return None if after is None else torch.cat([after.new_ones(len(after), past), after], 1)

@@ -24,7 +24,7 @@ class Pictures:
         ends: int64 (B, 1), the fed position at which each prompt ends.
         answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
         record: what the pass does, for the report.
-        noted: signal -> (B, N, ...), what was observed of fed positions for it.
+        observed: signal -> (B, N, ...), what was observed of fed positions for it.
         raters: bool (B, N), the words that "raters" means; None unless a strategy asks for them.
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
@@ -44,7 +44,7 @@ class Pictures:
     ) -> None:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
         self.answered, self.record, self.injection = answered, record, injection
-        self.noted: dict[Signal, Tensor] = {}
+        self.observed: dict[Signal, Tensor] = {}
         self.raters: Tensor | None = None
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None

@@ -51,11 +51,11 @@ class Signals:
 
     def noted(self, signal: InLayer) -> Tensor:
         """(B, W, ...): what was noted of a decoder layer; 0 where it did not see a position."""
-        return self._seen(self.pictures.noted[signal])
+        return self._seen(self.pictures.observed[signal])
 
     def relevance(self, text: Text) -> Tensor:
         """float32 (B, W): how much visual tokens are like the text, 0 where there is none."""
-        return self._seen(self.pictures.noted[Relevance(text)])
+        return self._seen(self.pictures.observed[Relevance(text)])
 
     def text(self, text: Text) -> Tensor:
         """bool (B, W): positions of text up to the end of the prompt."""
@@ -103,7 +103,7 @@ def note_entering(lane: Lane, pictures: Pictures) -> None:
         unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
         # The mean of cosines is the cosine, but for a length, with the mean of unit vectors: no text x tokens matrix.
         mean = text.float()[:, None] @ unit / text.sum(1).clamp(min=1)[:, None, None]
-        pictures.noted[signal] = (unit @ mean.transpose(1, 2))[..., 0].masked_fill(~visual, 0)
+        pictures.observed[signal] = (unit @ mean.transpose(1, 2))[..., 0].masked_fill(~visual, 0)
     if any(signal.rows == "raters" for there in plan.observed.values() for signal in there):
         text, most = text_of(pictures, "after").to(hidden.device), max(1, *pictures.layout.per_sample())
         where, real = columns_of(visual, most)

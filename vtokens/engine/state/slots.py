@@ -75,7 +75,7 @@ def mask_at(at: Tensor, fed: Tensor) -> Tensor:
     return seen & real if seen.dtype == torch.bool else seen.masked_fill(~real, torch.finfo(seen.dtype).min)
 
 
-def static(layer: Any) -> StaticLayer | None:
+def static_layer(layer: Any) -> StaticLayer | None:
     """A cache layer whose slots are fixed; None if it grows."""
     inner = getattr(layer, "inner", layer)
     return inner if isinstance(inner, StaticLayer) else None
@@ -89,7 +89,7 @@ def keep_all(cache: Cache | None, windows: Sequence[int | None]) -> None:
         windows: of each decoder layer. One that is shorter than the room of its layer is known by layers without.
     """
     layers = [] if cache is None else cache.layers
-    rooms = [int(layer.get_max_length()) for layer in layers if type(static(layer)) is StaticLayer]
+    rooms = [int(layer.get_max_length()) for layer in layers if type(static_layer(layer)) is StaticLayer]
     for index, layer in enumerate(layers):
         if type(layer) is not StaticSlidingWindowLayer or int(layer.get_seq_length()):
             continue
@@ -101,7 +101,7 @@ def keep_all(cache: Cache | None, windows: Sequence[int | None]) -> None:
 def keeps_all(cache: Cache | None, layer: int) -> bool:
     """Whether layer `layer` of `cache` has a sliding window, and fixed slots for all that it is fed."""
     layers = [] if cache is None else cache.layers
-    return layer < len(layers) and isinstance(static(layers[layer]), StaticWindowLayer)
+    return layer < len(layers) and isinstance(static_layer(layers[layer]), StaticWindowLayer)
 
 
 def fitted(layer: StaticLayer, needed: int, rooms: dict[int, int], index: int) -> StaticLayer:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
-from vtokens.engine.state.cache_layers import held
+from vtokens.engine.state.cache_layers import all_keys
 from vtokens.filter.trace.measure import Likelihood, Looked, likelihood, look
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.views.heads import Heads
@@ -177,7 +177,7 @@ class Tape:
         fed = torch.cat(self.fed, 1)
         if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
             return False
-        found = {layer: held(self.cache, layer) for layer in sorted(self.parts.layers)}
+        found = {layer: all_keys(self.cache, layer) for layer in sorted(self.parts.layers)}
         return all(parts is not None and self.layers[layer].look(parts[0], done) for layer, parts in found.items())
 
     def _reduce(self, ids: Tensor) -> None:
