@@ -1,4 +1,4 @@
-"""The beginning of a pass: what the decoder is about to be given becomes lanes, and the first stages act."""
+"""The beginning of a pass: lanes are made of what the decoder is about to be given, and `prompt` strategies act."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _past(kwargs: Kwargs) -> int:
 def _cached(
     plan: Plan, kwargs: Kwargs, pictures: bool = False, both_ways: BothWays | None = None
 ) -> tuple[Kwargs, Any, int, Tensor | None]:
-    """The inputs of a pass with the padding mask over all positions, the cache, what was fed before, and that mask."""
+    """The inputs of a pass, its cache, how many positions were fed before, and the padding mask over all positions."""
     cache, past = given_cache(kwargs), _past(kwargs)
     kwargs = with_padding_mask(kwargs, past, pictures, both_ways)
     mask = kwargs.get("attention_mask")

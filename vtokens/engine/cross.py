@@ -94,7 +94,7 @@ def _step(hooks: Hooks, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | Non
 def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
     phase, adapter = here().phase(hooks), hooks.adapter
     if kwargs is None:
-        return hooks.interrupted()
+        return hooks.forget_call()
     name = cross.inputs_of(adapter).states
     states, cache, record, left = kwargs.get(name), given_cache(kwargs), None, None
     fed: Any = next((kwargs[name] for name in ("input_ids", "inputs_embeds") if kwargs.get(name) is not None), None)
@@ -124,7 +124,7 @@ def on_output(hooks: Hooks, module: nn.Module, args: Args, kwargs: Any, result: 
     phase, block = here().phase(hooks), hooks.block()
     if not isinstance(phase, Crossing) or result is None:
         return
-    hooks.interrupted()
+    hooks.forget_call()
     if phase.record is not None and block is not None:
         block.records.note(phase.record)
     cache = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)

@@ -70,7 +70,7 @@ class Engine(Hooks):
             block.owner = None
             self._blocks = [other for other in self._blocks if other is not block]
             self._sync()
-        self.interrupted()
+        self.forget_call()
 
     def _sync(self) -> None:
         wanted = Parts()

@@ -1,4 +1,4 @@
-"""What runs on a row of a batch: strategies, checked against one model, and asked what they need there."""
+"""A program: strategies that run on a row of a batch, checked against one model and asked what they need there."""
 
 from __future__ import annotations
 

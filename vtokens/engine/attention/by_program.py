@@ -1,4 +1,4 @@
-"""One attention call for the rows of a batch that run a program, and back: programs per row."""
+"""Programs per row: an attention call is cut to the rows of each program, and put together again."""
 
 from __future__ import annotations
 

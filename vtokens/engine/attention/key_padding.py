@@ -1,4 +1,4 @@
-"""Which of the positions that a decoder layer's attention sees are padding, and which slots it is given hold keys."""
+"""Which keys of a decoder layer are padding, and which slots that its attention is given hold keys."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from vtokens.core.columns import columns_of, last_column
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.key_padding import present_padding
-from vtokens.engine.attention.lane_mask import query_key_positions
+from vtokens.engine.attention.masks import query_key_positions
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join_padding

@@ -36,6 +36,6 @@ def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
 
 
 def holds_sizes(cache: Any) -> bool:
-    """Whether keys are in a cache that count for several, or for some heads only, as an attached strategy lets them."""
+    """Whether a cache holds keys that count for several tokens, or that some heads do not attend to."""
     maps = [layer.keymap for layer in tracked_layers(cache)]
     return any(keymap.shut is not None or _SIZE in keymap.memory.keys for keymap in maps)

@@ -16,10 +16,10 @@ from vtokens.engine.state.slots import static_layer
 def with_padding_mask(
     kwargs: dict[str, Any], past: int, whole: bool, both_ways: BothWays | None = None
 ) -> dict[str, Any]:
-    """The inputs of a language model with the padding mask (B, past + W) that a mask over fixed slots was made of.
+    """The inputs of a language model, with the padding mask (B, past + W) in place of one over slots made of it.
 
-    They stay as they are where nothing was prepared, or something else than attention over what is no padding to what
-    comes before, and to the own block.
+    Inputs without a mask over slots stay as they are, and so do those whose mask says more than padding: other than
+    causal attention, or attention to the end of each stretch that sees itself both ways.
 
     Args:
         past: positions fed before.

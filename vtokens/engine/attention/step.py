@@ -1,4 +1,4 @@
-"""What a decoder layer is given in a pass that brings no pictures, over a cache that strategies shortened."""
+"""The mask and the angles of a decoder layer in a pass that sees all it is fed, over a cache that was shortened."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vtokens.engine.attention.lane_mask import lane_mask
-from vtokens.engine.attention.numbers import renumber
+from vtokens.engine.attention.masks import lane_mask
+from vtokens.engine.attention.renumber import renumber
 from vtokens.engine.state.cache_layers import lengths
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import static_layer

@@ -1,4 +1,4 @@
-"""Standing between an attention module and the implementation the user had chosen for it."""
+"""Taps on attention modules: a handler gets each call before the implementation that the user has chosen runs."""
 
 from __future__ import annotations
 

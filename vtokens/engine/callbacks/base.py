@@ -17,7 +17,7 @@ Kwargs = dict[str, Any]
 
 
 class Base:
-    """What hooks call. Each asks for the phase of the caller's own call, so that threads do not meet.
+    """The state that all hooks on a model share. Each hook asks for the phase of its caller's call, not of others'.
 
     Torch calls a hook without keyword arguments, or without output, while another thread is just putting it on: such a
     call began before the strategies came, and is left alone.
@@ -44,6 +44,6 @@ class Base:
         found = blocks(self)
         return found[-1] if found else self.own
 
-    def interrupted(self) -> None:
-        """Forget the caller's call: it ended, or what is left of it belongs to nobody."""
+    def forget_call(self) -> None:
+        """Forget the phase of the caller's call: that is over, or was cut off and left its phase behind."""
         here().leave(self)

@@ -36,7 +36,7 @@ class DecoderHooks(Base):
     def on_language_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> Any:
         phase, block = here().phase(self), self.block()
         if kwargs is None:
-            return self.interrupted()
+            return self.forget_call()
         if isinstance(phase, NegativePrefill):
             passed, changed = begin.negative_prefill(self.adapter, phase, kwargs)
         elif isinstance(phase, Request) and begin.handed_on(phase, args, kwargs):
@@ -46,7 +46,7 @@ class DecoderHooks(Base):
         elif block is not None:  # the decoder by itself: it may still meet a cache that strategies shortened
             passed, changed = begin.alone(self.adapter, block.plan, named(module, args, kwargs)), None
         else:
-            return self.interrupted()
+            return self.forget_call()
         here().enter(self, passed)
         return None if changed is None else (args, changed)
 
@@ -114,7 +114,7 @@ class DecoderHooks(Base):
             return passed.joint.prompt_output(result)
         lane, pictures, block = passed.main, passed.main.pictures, self.block()
         if passed.request is None:
-            self.interrupted()
+            self.forget_call()
         keys = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
         if pictures is None:
             output.remember(lane, keys)

@@ -22,7 +22,7 @@ class ModelHooks(Base):
 
     @traced(without_pictures)
     def on_model(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
-        self.interrupted()
+        self.forget_call()
         block = self.block()
         if block is None or kwargs is None:
             return
@@ -35,7 +35,7 @@ class ModelHooks(Base):
     @traced(entering)
     def on_start(self, module: nn.Module, args: Args, kwargs: Kwargs | None = None) -> None:
         outer = here().phase(self)
-        self.interrupted()  # any other phase is what an interrupted call left
+        self.forget_call()  # any other phase is what an interrupted call left
         block = self.block()
         if block is None or kwargs is None:
             return
@@ -59,7 +59,7 @@ class ModelHooks(Base):
     @traced(leaving)
     def on_end(self, module: nn.Module, args: Any, result: Any) -> None:
         phase = here().phase(self)
-        self.interrupted()
+        self.forget_call()
         if isinstance(phase, Request) and result is not None and phase.plan:
             raise RuntimeError(f"the decoder was {REPLACED}")
         ended = logits.Ended.of(phase) if isinstance(phase, Pass) else None
@@ -86,7 +86,7 @@ class ModelHooks(Base):
         ended = here().phase(self)
         if not isinstance(ended, logits.Ended):
             return None
-        self.interrupted()
+        self.forget_call()
         if result is None:
             return None
         return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self._run)
@@ -97,7 +97,7 @@ class ModelHooks(Base):
         try:
             return self.adapter.language_model(**inputs)
         finally:
-            self.interrupted()
+            self.forget_call()
 
 
 def _check_replica(module: nn.Module, block: Block) -> None:

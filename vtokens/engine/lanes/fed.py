@@ -1,4 +1,4 @@
-"""What the lane of a negative prompt is fed, and the pass with pictures that it is made from."""
+"""Inputs of the lane of a negative prompt (`Fed`), and the pass with pictures that they are made from (`Start`)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from vtokens.engine.state.view import View, columns_at, gather
 
 
 class Left(NamedTuple):
-    """What strategies left of features.
+    """The features that strategies kept.
 
     Attributes:
         columns: which keys they are.

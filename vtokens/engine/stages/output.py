@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.key_padding import cached_padding, slots_seen
-from vtokens.engine.attention.lane_mask import query_key_positions
+from vtokens.engine.attention.masks import query_key_positions
 from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, track, tracked, tracked_layers
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap

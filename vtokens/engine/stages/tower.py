@@ -1,4 +1,4 @@
-"""Standing by while the vision tower works: its feature calls are noted, its blocks watched."""
+"""The vision tower under strategies: its feature calls are noted, the attention of its blocks is scored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Features:
             with during(call):
                 output = method()
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
-            self._watcher.interrupted()
+            self._watcher.forget_call()
             raise
         if stage and not self._adapter.tower.merges and not isinstance(output, tuple):
             output.pooler_output = encode.merge_features(call, output.pooler_output)
@@ -68,7 +68,7 @@ class Watcher(Protocol):
     def on_features(self, run: TowerRun) -> None:
         """A feature call is over."""
 
-    def interrupted(self) -> None:
+    def forget_call(self) -> None:
         """A feature call was cut off by an exception."""
 
 

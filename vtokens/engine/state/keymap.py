@@ -28,8 +28,7 @@ class KeyMap:
         given: keys the layer was given in this part.
         fed: positions the caller fed in this part, dropped ones included.
         at: int64 (B, seen), or (B, H_kv, seen) where heads hold different keys, the fed position of each key that
-            attention sees; arbitrary on padding. None if nothing was
-            dropped, so that key i stands at position i.
+            attention sees; arbitrary on padding. None if nothing was dropped, so that key i stands at position i.
         valid: bool (B, seen), False on padding; None if there is none.
         tail: trailing positions that have a key each and may be cropped again (speculative decoding).
         origin: equal for layers whose keys were kept together, so that they share masks.

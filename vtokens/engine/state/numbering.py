@@ -37,12 +37,12 @@ class Numbering:
         """The numbering once some columns stayed.
 
         Args:
-            before: that of before; None if no gap was closed.
+            before: the numbering of the columns so far; None if no gap was closed.
             columns: int64 (B, W'), those that stay.
-            was: bool (B, W), False on padding, before.
-            now: bool (B, W'), the same of what stays.
+            was: bool (B, W), False on padding of the columns so far.
+            now: bool (B, W'), False on padding of those that stay.
             rows: the rows of the batch that are concerned; None if all.
-            close: whether the gaps are closed; None if they stay.
+            close: whether the gaps that this drop leaves are closed.
         """
         if before is None and not close:
             return None

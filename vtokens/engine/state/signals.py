@@ -95,7 +95,7 @@ def text_of(pictures: Pictures, text: Text) -> Tensor:
 
 
 def note_entering(lane: Lane, pictures: Pictures) -> None:
-    """Note what visual tokens and text have to do with each other, where the strategies of a begun lane ask for it."""
+    """Note how relevant visual tokens are to the text, and which words are raters, if strategies of the lane ask."""
     hidden, plan = lane.hidden.detach(), lane.plan
     visual = pictures.layout.visual.to(hidden.device)
     for signal in plan.relevances:

@@ -25,7 +25,7 @@ _MIXED = 1e-2
 
 @dataclass(frozen=True)
 class TowerRun:
-    """One run of the tower, which is over.
+    """One run of the vision tower, once it is over.
 
     Attributes:
         modality: "image" or "video".

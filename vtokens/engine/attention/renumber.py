@@ -1,4 +1,4 @@
-"""Rotary embeddings of columns whose numbers follow each other without the gaps of what was dropped."""
+"""Rotary embeddings under compact numbering (`state.numbering`), where dropped tokens leave no gap."""
 
 from __future__ import annotations
 
