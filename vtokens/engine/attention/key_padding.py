@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from vtokens.engine.attention.tap import AttentionCall
@@ -31,15 +32,19 @@ def present_padding(lane: Lane, index: int, past: int) -> Tensor | None:
     return None if mask is None else mask[:, mask.shape[1] - past :]
 
 
-def seen_padding(lane: Lane, index: int, past: int, length: int, view: View | None) -> Tensor | None:
+def seen_padding(
+    lane: Lane, index: int, past: int, length: int, view: View | None, device: torch.device
+) -> Tensor | None:
     """bool (B, past + length), the padding mask over what layer `index` can see; None if there is none.
 
     Args:
         past: keys that attention sees before this pass.
         length: columns of this pass, those that `view` sees.
         view: None if it sees all that was fed.
+        device: of what is returned.
     """
-    return join_padding(present_padding(lane, index, past), lane.fed_now(view), past, length)
+    mask = join_padding(present_padding(lane, index, past), lane.fed_now(view), past, length)
+    return None if mask is None else mask.to(device)
 
 
 def slots_seen(lane: Lane, index: int) -> int | None:

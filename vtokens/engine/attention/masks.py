@@ -84,8 +84,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
             rule = and_masks(causal_mask_function, rule) if lane.both_ways is None else rule
         if lane.both_ways is not None:
             rule = to_stretch_end(lane.both_ways.until(view, hidden.device), past, rule)
-        allowed = seen_padding(lane, index, past, length, view)
-        allowed = None if allowed is None else allowed.to(hidden.device)
+        allowed = seen_padding(lane, index, past, length, view, hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.

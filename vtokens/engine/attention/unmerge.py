@@ -87,11 +87,11 @@ def _decode(lane: Lane, index: int, attention: AttentionCall, copies: Copies, gi
         member, cos, sin = _turns(lane, index, copies, key)
         angle, half = torch.complex(cos.float(), sin.float()), cos.shape[-1] // 2
         keys = torch.arange(given, key.shape[2], device=key.device).expand(len(key), -1)
-        valid = seen_padding(lane, index, copies.length + behind - 1, 1, None)
+        valid = seen_padding(lane, index, copies.length + behind - 1, 1, None, key.device)
         return (
             torch.cat([member, keys], 1),
             torch.nn.functional.pad(angle[..., :half], (0, 0, 0, behind), value=1),
-            None if valid is None else valid.to(key.device),
+            valid,
         )
 
     member, angle, valid = lane.once(("decode", copies.origin, behind, lane.specs[index].rope, key.device), make)

@@ -75,7 +75,8 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     if before is not None:
         fed = replace(fed, positions=fed.positions - before.shift.to(fed.positions.device)[:, None])
     past = 0 if cache is None else cache.get_seq_length()
-    mask = _mask(start, fed, before, past)
+    padding = lane.fed_before() if before is None else before.mask(lane.fed_before(), lane.past)
+    mask = join_padding(padding, fed.valid, past, fed.embeds.shape[1])
     ends, column = _ends(start, fed)
     fed = replace(fed, column=column)
     # Where nothing is padded, pass an explicit all-ones mask: position gaps would be read as packing.
@@ -118,14 +119,6 @@ def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:
     ends, place = ends.to(fed.column.device), torch.arange(start.lane.length, device=fed.column.device)
     last = torch.where(place <= ends, fed.column, -1).amax(1, keepdim=True)
     return last.clamp(min=0), fed.column.scatter(1, ends, last)
-
-
-def _mask(start: Start, fed: Fed, divergence: Divergence | None, past: int) -> Tensor | None:
-    """bool (B, past + T), the padding of the negative prompt; None if nothing is padded."""
-    lane = start.lane
-    before = lane.fed_before() if lane.past else None
-    before = before if divergence is None else divergence.mask(before, lane.past)
-    return join_padding(before, fed.valid, past, fed.embeds.shape[1])
 
 
 def _shift(start: Start, fed: Fed, divergence: Divergence | None) -> Tensor:

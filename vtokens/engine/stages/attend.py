@@ -60,7 +60,7 @@ def attend(
 def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pictures: Pictures | None) -> Heads:
     query, key, length = attention.query, attention.key, attention.query.shape[2]
     past, device, view = key.shape[2] - length, query.device, lane.view
-    valid = seen_padding(lane, index, past, length, view)
+    valid = seen_padding(lane, index, past, length, view, device)
     place = lane.once(("place", view, device), lambda: torch.arange(length, device=device).expand(len(query), -1))
     answers = last = Rows(place, whole=True)
     noted, spans = Memory(), tuple[Span, ...]()
@@ -73,7 +73,7 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
         spans = lane.once(("spans", view), lambda: _spans(pictures, layout))
     return Heads(
         index, query, key, attention.value, attention.scaling, lane.hidden,
-        None if valid is None else valid.to(device), pictures is not None, answers, last, memory,
+        valid, pictures is not None, answers, last, memory,
         lambda: attention.run()[0], noted, spans,
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ def decide(lane: Lane, index: int, attention: AttentionCall) -> None:
     total, length = attention.key.shape[2], attention.query.shape[2]
     pictures = lane.pictures if lane.shows else None
     memory, device = memory_of(lane.cache, index), attention.key.device
-    valid = seen_padding(lane, index, total - length, length, lane.view)
+    valid = seen_padding(lane, index, total - length, length, lane.view, device)
     if VISUAL in memory.keys:
         visual = memory.marks(VISUAL, total).bool()
     else:
@@ -46,8 +46,8 @@ def decide(lane: Lane, index: int, attention: AttentionCall) -> None:
         visual = torch.cat([visual[:, : total - length], layout.visual], 1)
         lane.notes.setdefault(index, Memory()).keys[VISUAL] = (layout.visual, 0)
     whole = Keys(
-        index, attention.query, attention.key, attention.value, attention.scaling, visual,
-        None if valid is None else valid.to(device), layout,
+        index, attention.query, attention.key, attention.value, attention.scaling, visual, valid,
+        layout,
     )  # fmt: skip
     for acting in lane.plan.at_cache[index]:
         rows = lane.batch_rows(acting.rows)

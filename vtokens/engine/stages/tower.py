@@ -69,7 +69,7 @@ class Watcher(Protocol):
         """A feature call is over."""
 
     def forget_call(self) -> None:
-        """A feature call was cut off by an exception."""
+        """Forget the call that a feature call, cut off by an exception, belongs to."""
 
 
 class TowerWatch:

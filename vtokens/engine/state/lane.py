@@ -152,7 +152,7 @@ class Lane:
 
     def fed_before(self) -> Tensor | None:
         """bool (B, past), the padding mask over what was fed before this pass; None if there is none."""
-        return None if self.padding is None else self.padding[:, : self.past]
+        return None if self.padding is None or not self.past else self.padding[:, : self.past]
 
     def fed_now(self, view: View | None = None) -> Tensor | None:
         """bool (B, W), the padding mask over what a view sees of this pass; None if there is none."""
