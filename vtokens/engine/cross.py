@@ -23,7 +23,8 @@ from vtokens.engine.compiled import entering, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.record import Record
-from vtokens.engine.stages import cross
+from vtokens.engine.stages import cross_cache
+from vtokens.engine.stages.cross import select_features
 from vtokens.engine.stages.tower_call import TowerCall
 from vtokens.engine.state.cross_keys import Columns
 from vtokens.engine.state.request import Request
@@ -84,10 +85,10 @@ def on_language_model(hooks: Hooks, module: nn.Module, args: Args, kwargs: Kwarg
 
 def _step(hooks: Hooks, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
     """The arguments of the decoder in a traced step of one token."""
-    columns = cross.held_columns(given_cache(kwargs))
+    columns = cross_cache.held_columns(given_cache(kwargs))
     if columns is None:
         return None
-    return args, cross.cut_inputs(hooks.adapter, kwargs, columns)
+    return args, cross_cache.cut_inputs(hooks.adapter, kwargs, columns)
 
 
 @untraced
@@ -95,7 +96,7 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
     phase, adapter = here().phase(hooks), hooks.adapter
     if kwargs is None:
         return hooks.forget_call()
-    name = cross.inputs_of(adapter).states
+    name = cross_cache.inputs_of(adapter).states
     states, cache, record, left = kwargs.get(name), given_cache(kwargs), None, None
     fed: Any = next((kwargs[name] for name in ("input_ids", "inputs_embeds") if kwargs.get(name) is not None), None)
     states = None if states is None else states.reshape(len(fed), -1, states.shape[-1])
@@ -106,14 +107,14 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
                 "pixel_values, or detach() the strategy"
             )
         if phase.runs:
-            record, left = cross.select_features(adapter, phase.plan, phase.runs[-1], states, fed)
-    columns = cross.columns_after(adapter, cache, None if left is None else left.columns, states)
+            record, left = select_features(adapter, phase.plan, phase.runs[-1], states, fed)
+    columns = cross_cache.columns_after(adapter, cache, None if left is None else left.columns, states)
     if left is not None and columns is not None and isinstance(phase, Request):
-        columns = cross.make_room(adapter, phase.plan, cache, columns)
+        columns = cross_cache.make_room(adapter, phase.plan, cache, columns)
     here().enter(hooks, Crossing(record, columns))
     if columns is None:
         return None
-    changed = cross.cut_inputs(adapter, kwargs, columns)
+    changed = cross_cache.cut_inputs(adapter, kwargs, columns)
     if left is not None:
         changed[name] = left.states
     return args, changed
@@ -129,4 +130,4 @@ def on_output(hooks: Hooks, module: nn.Module, args: Args, kwargs: Any, result: 
         block.records.note(phase.record)
     cache = returned_cache(result) if hasattr(result, "get") else given_cache(kwargs)
     if phase.columns is not None and cache is not None:
-        cross.note_columns(hooks.adapter, cache, phase.columns)
+        cross_cache.note_columns(hooks.adapter, cache, phase.columns)

@@ -9,14 +9,11 @@ handle.using(["cls(keep=0.25)", "none", "cls(keep=0.25)+vhr"])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
-
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vtokens.adapters import Adapter
-from vtokens.engine.program import Acting, Rows, active, alike, check_beside, under
+from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
 from vtokens.strategies import Strategy
 from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative
@@ -84,13 +81,13 @@ class Plan:
         self.text_lane = any(one.needs.text_lane for one in every)
         self.at_encode = {index: (one.strategy, one.prepared) for one in every for index in one.needs.encode}
         self.at_prompt = [one for one in every if "prompt" in one.strategy.stages()]
-        self.at_layer = _by_layer(every, "layer")
-        self.at_attend = _by_layer(_in_attention(found), "attend")
-        self.watched = {} if self.unmerges else _watched(self.at_attend)
-        self.at_cache = _by_layer(every, "cache")
+        self.at_layer = by_layer(every, "layer")
+        self.at_attend = by_layer(in_attention(found), "attend")
+        self.watched = {} if self.unmerges else watched(self.at_attend)
+        self.at_cache = by_layer(every, "cache")
         self.at_states: dict[tuple[Place, int], list[Acting]] = {
-            **{("layer", index): there for index, there in _by_layer(every, "states").items()},
-            **{("mlp", index): there for index, there in _by_layer(every, "mlp").items()},
+            **{("layer", index): there for index, there in by_layer(every, "states").items()},
+            **{("mlp", index): there for index, there in by_layer(every, "mlp").items()},
         }
         self.at_logits = [one for one in every if "logits" in one.strategy.stages() and one.negative is None]
         self.contrast = _contrast(adapter, found, len(self.programs or ()))
@@ -138,14 +135,6 @@ class Plan:
         return sorted({*self.observed, *self.observed_keys, *self.at_attend, *self.at_cache})
 
 
-class Watching(Protocol):
-    """A strategy that only watches, and wants to be told of new tokens by themselves."""
-
-    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
-        """See a new token: its query (B, H, 1, D), the state (B, 1, D_model) that entered the layer, head outputs
-        (B, 1, H, D)."""
-
-
 @dataclass(frozen=True)
 class Contrast:
     """How logits are contrasted.
@@ -161,37 +150,6 @@ class Contrast:
     negative: Negative
     plan: Plan
     rows: Rows | None
-
-
-def _by_layer(acting: Iterable[Acting], field: str) -> dict[int, list[Acting]]:
-    """Decoder layer -> the strategies that name it in a field of their `Needs`, in order."""
-    found: dict[int, list[Acting]] = {}
-    for one in acting:
-        for index in getattr(one.needs, field):
-            found.setdefault(index, []).append(one)
-    return found
-
-
-def _in_attention(programs: Sequence[Sequence[Acting]]) -> list[Acting]:
-    """The strategies of all programs, of each first the one that computes attention.
-
-    Of several programs, what only watches comes last, once for all rows: it looks at what all others made of them.
-    """
-    found = [one for program in programs for one in sorted(program, key=lambda one: not one.needs.computes)]
-    if len(programs) == 1:
-        return found
-    watching = {id(one.strategy): replace(one, rows=None) for one in found if one.needs.watches}
-    return [*(one for one in found if not one.needs.watches), *watching.values()]
-
-
-def _watched(at_attend: Mapping[int, Sequence[Acting]]) -> dict[int, list[Watching]]:
-    """The decoder layers in whose attention all strategies only watch, and have an `at_step`."""
-    found: dict[int, list[Watching]] = {}
-    for index, there in at_attend.items():
-        if all(one.needs.watches and hasattr(one.strategy, "at_step") for one in there):
-            watching: list[Any] = [one.strategy for one in there]
-            found[index] = watching
-    return found
 
 
 def _contrast(adapter: Adapter, programs: Sequence[Sequence[Acting]], batch: int) -> Contrast | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine.attention.rotary import check_rotary
@@ -35,6 +37,14 @@ class Acting:
     prepared: Any
     negative: Negative | None
     rows: Rows | None
+
+
+class Watching(Protocol):
+    """A strategy that only watches, and wants to be told of new tokens by themselves."""
+
+    def at_step(self, layer: int, query: Tensor, hidden: Tensor, output: Tensor) -> None:
+        """See a new token: its query (B, H, 1, D), the state (B, 1, D_model) that entered the layer, head outputs
+        (B, 1, H, D)."""
 
 
 def active(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) -> list[Acting]:
@@ -119,3 +129,34 @@ def under(contrast: Acting, program: Sequence[Acting]) -> tuple[Strategy, ...]:
                 "has not to itself: strategies that act before or in the decoder are allowed, as 'random(keep=0.1)'"
             )
     return parse(given)
+
+
+def by_layer(acting: Iterable[Acting], field: str) -> dict[int, list[Acting]]:
+    """Decoder layer -> the strategies that name it in a field of their `Needs`, in order."""
+    found: dict[int, list[Acting]] = {}
+    for one in acting:
+        for index in getattr(one.needs, field):
+            found.setdefault(index, []).append(one)
+    return found
+
+
+def in_attention(programs: Sequence[Sequence[Acting]]) -> list[Acting]:
+    """The strategies of all programs, of each first the one that computes attention.
+
+    Of several programs, what only watches comes last, once for all rows: it looks at what all others made of them.
+    """
+    found = [one for program in programs for one in sorted(program, key=lambda one: not one.needs.computes)]
+    if len(programs) == 1:
+        return found
+    watching = {id(one.strategy): replace(one, rows=None) for one in found if one.needs.watches}
+    return [*(one for one in found if not one.needs.watches), *watching.values()]
+
+
+def watched(at_attend: Mapping[int, Sequence[Acting]]) -> dict[int, list[Watching]]:
+    """The decoder layers in whose attention all strategies only watch, and have an `at_step`."""
+    found: dict[int, list[Watching]] = {}
+    for index, there in at_attend.items():
+        if all(one.needs.watches and hasattr(one.strategy, "at_step") for one in there):
+            watching: list[Any] = [one.strategy for one in there]
+            found[index] = watching
+    return found

@@ -14,10 +14,11 @@ from vtokens.engine.attention.renumber import renumber
 from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
-from vtokens.engine.stages.room import make_room
 from vtokens.engine.state.cache_layers import shortened
+from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
-from vtokens.engine.state.slots import keeps_all
+from vtokens.engine.state.slots import fitted, keeps_all
+from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.engine.state.view import View, gather
 
 
@@ -56,7 +57,7 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
 def _cut(lane: Lane, index: int, view: View, kwargs: dict[str, Any], made: bool) -> dict[str, Any]:
     """The keyword arguments of a layer that sees less than was fed; `made`: the decoder's mask may do at its input."""
     lane.views[index] = view
-    make_room(lane, index, view)
+    _make_room(lane, index, view)
     lane.angles = renumber(lane, index, kwargs.get("position_ids"))
     if lane.angles is None:
         lane.angles = _angles(lane, index, lane.columns, kwargs["position_embeddings"])
@@ -80,3 +81,19 @@ def _angles(lane: Lane, index: int, columns: Tensor | None, embeddings: Any) -> 
         ("positions", lane.view, lane.specs[index].rope),
         lambda: tuple(gather(part, columns, part.dim() - 2) for part in embeddings),
     )
+
+
+def _make_room(lane: Lane, index: int, view: View) -> None:
+    """Let a static layer that holds nothing yet allocate what decoder layer `index` needs under `view`.
+
+    Its caller gave it room for all that is fed in this pass and later; what is dropped now will never come. Layers that
+    are allocated already are used as they are.
+    """
+    there: Any = None if lane.cache is None or index >= len(lane.cache.layers) else lane.cache.layers[index]
+    inner, room = (there.inner, there.room) if isinstance(there, TrackedLayer) else (there, None)
+    room = getattr(inner, "max_cache_len", None) if room is None else room
+    if room is None or inner.is_initialized:
+        return
+    smaller = fitted(inner, room - lane.length + view.index.shape[1], lane.plan.rooms, index)
+    if smaller is not inner:
+        lane.cache.layers[index] = TrackedLayer(smaller, KeyMap.plain(0), room)
