@@ -31,5 +31,6 @@ def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, position
     spec, window = lane.specs[index], lane.windows.get(index)
     if (static_layer(lane.cache.layers[index]) if layer is None else layer.room) is not None:
         return make()  # slots are another matter than keys
-    origin = None if layer is None else layer.keymap.origin
-    return lane.once(("step", origin, lengths(lane.cache, index), window, spec.rope, lane.hidden.device), make)
+    # Of layers whose keys were dropped together, those that were given as many hold as many.
+    held = (None, lengths(lane.cache, index)) if layer is None else (layer.keymap.origin, layer.given)
+    return lane.once(("step", held, window, spec.rope, lane.hidden.device), make)

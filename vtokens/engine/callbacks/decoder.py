@@ -61,7 +61,9 @@ class DecoderHooks(Base):
         hidden, lane = args[0] if args else kwargs["hidden_states"], passed.main
         if passed.joint is not None:
             return args, passed.joint.adjust(index, hidden, kwargs)
-        lane.hidden, lane.cache = layer.drop(lane, index, hidden), given_cache(kwargs)
+        lane.hidden = layer.drop(lane, index, hidden)
+        if lane.cache is None:  # a decoder that was given none may have made one
+            lane.cache = given_cache(kwargs)
         if passed.text is not None and lane.shows:
             passed.text.observe(index)
         changed = layer.adjust(lane, index, kwargs)

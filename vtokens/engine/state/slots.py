@@ -88,12 +88,14 @@ def keep_all(cache: Cache | None, windows: Sequence[int | None]) -> None:
         cache: what the decoder appends to; None if nothing is cached.
         windows: of each decoder layer. One that is shorter than the room of its layer is known by layers without.
     """
-    layers = [] if cache is None else cache.layers
+    layers: list[Any] = [] if cache is None else cache.layers
+    sliding = [index for index, layer in enumerate(layers) if type(layer) is StaticSlidingWindowLayer]
+    empty = [index for index in sliding if not int(layers[index].get_seq_length())]
+    if not empty:
+        return
     rooms = [int(layer.get_max_length()) for layer in layers if type(static_layer(layer)) is StaticLayer]
-    for index, layer in enumerate(layers):
-        if type(layer) is not StaticSlidingWindowLayer or int(layer.get_seq_length()):
-            continue
-        window, room = windows[index], max(rooms, default=layer.max_cache_len)
+    for index in empty:
+        window, room = windows[index], max(rooms, default=layers[index].max_cache_len)
         if rooms or window is None or room < window:
             layers[index] = StaticWindowLayer(max_cache_len=room)
 
