@@ -11,9 +11,9 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
-from vtokens.engine.attention.sizes import holds_sizes
 from vtokens.engine.attention.static_mask import with_padding_mask
-from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
+from vtokens.engine.checks.arguments import check_mask, side_inputs
+from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.prefill import check_prefill
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
@@ -130,16 +130,7 @@ def _cached(
     cache, past = given_cache(kwargs), _past(kwargs)
     kwargs = with_padding_mask(kwargs, past, pictures, both_ways)
     mask = kwargs.get("attention_mask")
-    if not plan.sizes and not plan.at_cache and holds_sizes(cache):
-        raise ValueError(
-            "this cache holds tokens that count for several in attention, or for some heads only: attach the strategy "
-            "that made them so again, or start with an empty cache"
-        )
-    if not plan.unmerges and any(layer.keymap.copies is not None for layer in tracked_layers(cache)):
-        raise ValueError(
-            "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
-            "strategy that merged them again, or start with an empty cache"
-        )
+    check_continued(plan, cache)
     padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
     if mask is not None and padding is None and any(layer.makes_mask for layer in tracked_layers(cache)):
         check_mask(mask)

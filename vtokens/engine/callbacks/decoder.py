@@ -156,7 +156,7 @@ class DecoderHooks(Base):
                 with pictures.record.selecting(attention.query.device):
                     for signal in signals:
                         observe(lane, pictures, signal, attention)
-            text = passed.text if lane.shows else None
+            text = passed.text if passed.text is not None and lane.shows else None
             return attend(lane, index, attention, strategies, text)
 
         if lane.plan.sizes or lane.plan.at_cache:
@@ -164,7 +164,10 @@ class DecoderHooks(Base):
         if lane.pictures is not None and lane.shows:
             for signal in lane.plan.observed_keys.get(index, ()):
                 observe_keys(lane, lane.pictures, signal, attention)
-        result = unmerged(lane, index, attention, inner, bool(strategies))
+        if lane.plan.unmerges:
+            result = unmerged(lane, index, attention, inner, bool(strategies))
+        else:
+            result = inner(lane, attention)
         if index in lane.plan.at_cache:
             cache.decide(lane, index, attention)
         return result

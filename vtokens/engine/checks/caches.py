@@ -13,6 +13,9 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
+from vtokens.engine.attention.sizes import holds_sizes
+from vtokens.engine.plan import Plan
+from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.slots import StaticWindowLayer, static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
@@ -75,3 +78,17 @@ def check_evictable(cache: Cache | None) -> None:
                 f"a {type(inner).__name__} holds its keys in fixed slots, or packed, so that none can be dropped once "
                 "they are there: use the default DynamicCache, or detach() the strategy"
             )
+
+
+def check_continued(plan: Plan, cache: Cache | None) -> None:
+    """Raise `ValueError` if only another plan than this one knows how to attend to the keys in `cache`."""
+    if not plan.sizes and not plan.at_cache and holds_sizes(cache):
+        raise ValueError(
+            "this cache holds tokens that count for several in attention, or for some heads only: attach the strategy "
+            "that made them so again, or start with an empty cache"
+        )
+    if not plan.unmerges and any(layer.keymap.copies is not None for layer in tracked_layers(cache)):
+        raise ValueError(
+            "this cache holds merged tokens, which attention has to see at all of their positions: attach the "
+            "strategy that merged them again, or start with an empty cache"
+        )

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.tap import AttentionCall
+from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.window import check_no_window
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.cache_layers import shortened
@@ -127,6 +128,8 @@ def with_negative(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint
     past = divergence.length + main.past - divergence.fed
     # The negative prompt may be the longer one of the two.
     check_no_window(adapter, past + hidden.shape[1])
+    check_arguments(adapter, kwargs)
+    check_continued(plan, cache)
     padding = divergence.mask(main.padding, main.past + hidden.shape[1])
     joint = Joint(main, Lane(adapter, plan, hidden, past, padding, cache))
     positions = fed_positions(main.past, kwargs, hidden)
