@@ -12,7 +12,7 @@ from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.static_mask import with_padding_mask
-from vtokens.engine.checks.arguments import check_mask, side_inputs
+from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.prefill import check_prefill
 from vtokens.engine.checks.rows import check_rows

@@ -109,6 +109,8 @@ def _enter(hooks: Hooks, args: Args, kwargs: Kwargs | None) -> Any:
         if phase.runs:
             record, left = select_features(adapter, phase.plan, phase.runs[-1], states, fed)
     columns = cross_cache.columns_after(adapter, cache, None if left is None else left.columns, states)
+    if columns is not None or (isinstance(phase, Request) and phase.plan and phase.runs):
+        check_arguments(adapter, kwargs)
     if left is not None and columns is not None and isinstance(phase, Request):
         columns = cross_cache.make_room(adapter, phase.plan, cache, columns)
     here().enter(hooks, Crossing(record, columns))

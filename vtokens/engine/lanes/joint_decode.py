@@ -128,7 +128,6 @@ def with_negative(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint
     past = divergence.length + main.past - divergence.fed
     # The negative prompt may be the longer one of the two.
     check_no_window(adapter, past + hidden.shape[1])
-    check_arguments(adapter, kwargs)
     check_continued(plan, cache)
     padding = divergence.mask(main.padding, main.past + hidden.shape[1])
     joint = Joint(main, Lane(adapter, plan, hidden, past, padding, cache))
