@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import CompileConfig
 
 import vtokens
+from tests.engine.cases import SHARES, SIZES, model, share
 from tests.engine.compare import DETAILS, check_tokens, one, ragged
-from tests.families import build, image, inputs
+from tests.families import EVERY, build, image, inputs
 from tests.filter.traced import ask, distances, fixed
 from vtokens.filter.trace.passes import generate
 from vtokens.filter.trace.trace import Parts
+from vtokens.strategies import Selection, Strategy, Visuals
 
 NEW = 13
 STEPS = NEW - 1
@@ -85,6 +90,80 @@ def test_steps_take_as_many_graphs_as_without_strategies(family: str, attention:
                 check_tokens(output, answers(target, batch)[0], NEW)
                 kept.add(spec and handle.report().samples[0].positions[-1].shape)
         assert spec is None or len(kept) >= 2
+
+
+@dataclass(frozen=True)
+class Census(Strategy):
+    """Keeps another number of tokens of each picture, drawn at random."""
+
+    name: ClassVar[str] = "census"
+    seed: int = 0
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        drawn = torch.Generator().manual_seed(self.seed + visuals.valid.numel())
+        rank = torch.rand(visuals.valid.shape, generator=drawn).masked_fill(~visuals.valid, 2.0).argsort(1).argsort(1)
+        counts = [1 + int(torch.randint(count, (1,), generator=drawn)) for count in visuals.counts]
+        return Selection(rank < torch.tensor(counts)[:, None], tuple(counts))
+
+
+@st.composite
+def sized(draw: st.DrawFn) -> Any:
+    """A pruner of any of the kinds, with what it keeps drawn."""
+    kind, share_, layer = (
+        draw(st.sampled_from(["cls", "fastv", "both", "census"])),
+        draw(SHARES),
+        draw(st.integers(1, 3)),
+    )
+    first, second = f"cls(keep={share_})", f"fastv(keep={draw(SHARES)}, layer={layer})"
+    return {"cls": first, "fastv": second, "both": f"{first}+{second}", "census": Census(draw(st.integers(0, 99)))}[
+        kind
+    ]
+
+
+def needed(report: vtokens.Report, new: int) -> list[int]:
+    """Slots of each layer for what is kept of a batch and for the answer, in sixteens."""
+    lengths = [[len(positions) for positions in sample.positions] for sample in report.samples]
+    return [-(-(max(layer) + new - 1) // 16) * 16 for layer in zip(*lengths, strict=True)]
+
+
+@pytest.mark.fuzz
+@settings(max_examples=-(-share(4) // 25))  # each compiles twice
+@given(
+    family=st.sampled_from(EVERY),
+    spec=sized(),
+    turns=st.lists(st.lists(st.sampled_from(SIZES), min_size=1, max_size=2), min_size=1, max_size=3),
+    rows=st.integers(1, 3),
+    words=st.lists(st.integers(0, 9), min_size=3, max_size=3),
+)
+def test_graphs_drawn(family: str, spec: Any, turns: list[Any], rows: int, words: list[int]) -> None:
+    """Whatever is kept of however many prompts: the graphs of the plain model, one more if one needs more slots."""
+    target, new = model(family, "compiled"), 4
+    batches = []
+    for turn, sizes in enumerate(turns):
+        pictures = [[image(*size, seed=turn + row) for size in sizes[: 1 + row % 2]] for row in range(rows)]
+        texts = ["Look" + " well" * ((words[turn] + row) % 7) for row in range(rows)]
+        batches.append(dict(inputs(family, texts, pictures)))
+    room = 16 + max(batch["input_ids"].shape[1] for batch in batches)
+
+    def counted() -> tuple[int, list[Any]]:
+        torch._dynamo.reset()
+        found, graphs = [], 0
+        for batch in batches:
+            output, made, runs = answers(target, batch, new, **compiled(fullgraph=True), max_cache_len=room)
+            assert runs == new - 1
+            graphs += made
+            found.append(output)
+        return graphs, found
+
+    plain, _ = counted()
+    with vtokens.attach(target, spec if isinstance(spec, str) else (spec,)) as handle:
+        graphs, found = counted()
+        slots = []
+        for batch, output in zip(batches, found, strict=True):
+            check_tokens(output, answers(target, batch, new)[0], new)
+            slots.append(needed(handle.report(), new))
+    more = any(later > first for other in slots[1:] for later, first in zip(other, slots[0], strict=True))
+    assert graphs <= plain + more
 
 
 def test_a_prompt_that_needs_more_slots_is_compiled_for_once_more() -> None:
