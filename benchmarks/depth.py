@@ -23,7 +23,7 @@ from torch import Tensor  # noqa: E402
 
 import vtokens  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.calibrate.sinks import default_tau, discover  # noqa: E402
+from vtokens.calibrate.sinks import discover  # noqa: E402
 
 DRAWN = 5.0  # times the mean attention: what a sink is expected to draw at least
 ROWS = 8  # rows behind a token that are needed to say what it draws
@@ -51,8 +51,8 @@ def drawn(attention: Tensor) -> Tensor:
 def by_layer(model: Any, batches: Sequence[dict[str, Tensor]]) -> list[dict[str, float]]:
     """For every layer: shares of the last row's attention, the first token's phi, the share of visual tokens that are
     sinks, and how many of all that pass the threshold draw `DRAWN` times the mean attention (NaN where none does)."""
-    tau = default_tau(model.config.get_text_config().hidden_size)
-    dims = list(discover(model, batches).sinks.dims) or slice(None)  # where it finds none, any dimension could be one
+    sinks = discover(model, batches).sinks
+    tau, dims = sinks.tau, list(sinks.dims) or slice(None)  # where it finds none, any dimension could be one
     found: dict[int, list[tuple[Tensor, float, float, list[bool]]]] = {}
     for batch in batches:
         visual = batch["input_ids"][0] == model.config.image_token_id

@@ -10,7 +10,7 @@ import torch
 
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
-from vtokens.calibrate.sinks import default_tau, discover
+from vtokens.calibrate.sinks import default_tau, discover, raised
 from vtokens.cli import main
 from vtokens.tables.sinks import known, read
 
@@ -46,6 +46,28 @@ def test_no_sinks_is_an_answer() -> None:
 @pytest.mark.parametrize(("width", "tau"), [(64, 6.4), (576, 19.2), (625, 20), (626, 20), (4096, 20)])
 def test_the_threshold_is_the_papers_but_for_narrow_states(width: int, tau: float) -> None:
     assert default_tau(width) == pytest.approx(tau)
+
+
+def test_a_narrow_decoders_threshold_lies_between_sinks_and_what_crowds_below() -> None:
+    first, crowd = torch.tensor([7.8, 7.9]), torch.linspace(5, 7, 50)
+    assert raised(6.4, first, crowd) == pytest.approx(7.4)
+    assert raised(6.4, first, crowd[:20]) == 6.4  # nothing crowds above it
+    assert raised(6.4, first[:0], crowd[:0]) == 6.4
+
+
+def test_visual_tokens_that_share_the_massive_dimension_are_no_sinks() -> None:
+    """A projector whose every token is large in the first token's dimension, but not as large."""
+    model, _ = build("llava")
+    batches = prompts("llava")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[batches[0]["input_ids"][0, 0], 7] = 200.0
+        last = model.model.multi_modal_projector.linear_2
+        last.bias[7] = 1.9 * model.get_image_features(batches[0]["pixel_values"]).pooler_output[0].norm(dim=-1).mean()
+    found = discover(model, batches)
+    assert found.sinks.dims == (7,)
+    assert found.sinks.tau > default_tau(64)
+    assert found.visual < 0.05
+    assert discover(model, batches, tau=default_tau(64)).visual > 0.5
 
 
 def test_bad_input() -> None:

