@@ -6,8 +6,10 @@ far to the model without a cache, row by row, and combines what it says with the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tests.engine.compare import DETAILS
+from tests.engine.masked import decoder_of, masking
 from tests.limits import close_pass
 
 Combine = Callable[[Tensor, Tensor, int], Tensor]
@@ -53,6 +56,42 @@ def forgetful(forgetting: float, beta: float) -> Combine:
     return combine
 
 
+@dataclass(frozen=True)
+class Partly:
+    """A prompt of a single row of which the model is to see a part.
+
+    Attributes:
+        prompt: its inputs.
+        dropped: for each decoder layer bool (1, N), positions that it does not see.
+        blank: bool (1, N), visual tokens that are zeros.
+    """
+
+    prompt: dict[str, Any]
+    dropped: Sequence[Tensor] = ()
+    blank: Tensor | None = None
+
+    def logits(self, model: Any, answer: Tensor) -> Tensor:
+        """(V,) behind the tokens (1, T) of an answer."""
+        with ExitStack() as stack:
+            if self.blank is not None:
+                hook = decoder_of(model).register_forward_pre_hook(partial(_zero, self.blank), with_kwargs=True)
+                stack.callback(hook.remove)
+            if self.dropped:
+                stack.enter_context(masking(model, self.dropped))
+            found: Tensor = model(**extended(self.prompt, answer), use_cache=False).logits[0, -1].float()
+        return found
+
+
+def _zero(blank: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    embeds, changed = kwargs["inputs_embeds"].clone(), {}
+    embeds[:, : blank.shape[1]][blank] = 0
+    if kwargs.get("deepstack_visual_embeds") is not None:  # nothing is added to them behind layers either
+        gone = torch.nn.functional.pad(blank, (0, embeds.shape[1] - blank.shape[1]))[kwargs["visual_pos_masks"]]
+        stack = [part.masked_fill(gone[:, None], 0) for part in kwargs["deepstack_visual_embeds"]]
+        changed = {"deepstack_visual_embeds": stack}
+    return args, {**kwargs, "inputs_embeds": embeds, **changed}
+
+
 @dataclass
 class Whole(LogitsProcessor):
     """Combines scores with those of other prompts, one a row of the batch; None leaves a row alone.
@@ -65,7 +104,7 @@ class Whole(LogitsProcessor):
     """
 
     model: Any
-    prompts: list[dict[str, Any] | None]
+    prompts: Sequence[dict[str, Any] | Partly | None]
     combine: Combine
     length: int
 
@@ -75,7 +114,7 @@ class Whole(LogitsProcessor):
             prompt = self.prompts[row // repeats]
             if prompt is None:
                 continue
-            logits = self.model(**extended(prompt, answer[None]), use_cache=False).logits[0, -1].float()
+            logits = (prompt if isinstance(prompt, Partly) else Partly(prompt)).logits(self.model, answer[None])
             # Beam search hands in log-probabilities and wants such back.
             changed = self.combine(scores[row], logits, len(answer) + 1)
             out[row] = changed.log_softmax(-1) if repeats > 1 else changed
@@ -101,7 +140,11 @@ def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def expect(
-    model: Any, batch: dict[str, Any], prompts: list[dict[str, Any] | None], combine: Combine, **options: Any
+    model: Any,
+    batch: dict[str, Any],
+    prompts: Sequence[dict[str, Any] | Partly | None],
+    combine: Combine,
+    **options: Any,
 ) -> Any:
     """What `generate` should give under a contrastive strategy; all numbers of the steps are in `scores`."""
     whole = Whole(model, prompts, combine, batch["input_ids"].shape[1])
