@@ -22,6 +22,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import vtokens  # noqa: E402
+from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.calibrate.sinks import discover  # noqa: E402
 
@@ -96,6 +97,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take the picture away behind every so many layers")
     parser.add_argument("--batch-size", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--output", type=Path, help="a folder for the table, such as benchmarks/results/depth-scenes-smol"
+    )
     options = parser.parse_args()
     model, processor = vtokens.load(options.model, "none", attn_implementation="eager")
     kinds = ["exist", "where", "at", "colour_of"]
@@ -108,15 +112,22 @@ def main() -> None:
         "| layer | first token | other text | picture | phi of the first | visual sinks | that draw | right without |"
     )
     print("|---|---|---|---|---|---|---|---|")
+    found: list[dict[str, Any]] = []
+    size = {"questions": options.questions, "prompts": options.prompts, "seed": options.seed}
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **size)
     for row in by_layer(model, batches):
         layer = int(row["layer"])
-        right = ""
+        right: dict[str, float] = {}
         if layer and layer % options.every == 0:
-            right = f"{without(model, processor, sample, layer, options.batch_size):.3f}"
+            right["right_without"] = without(model, processor, sample, layer, options.batch_size)
         cells = [f"{row[k]:.2f}" for k in ("first", "text", "picture")] + [f"{row['phi']:.1f}"]
         cells += ["" if math.isnan(row[k]) else f"{row[k]:.1%}" for k in ("sinks", "agrees")]
-        print(f"| {layer} | " + " | ".join([*cells, right]) + " |", flush=True)
-    print(f"\nwith the picture: {scenes.evaluate(model, processor, sample, options.batch_size)['overall']}")
+        print(f"| {layer} | " + " | ".join([*cells, *(f"{share:.3f}" for share in right.values())]) + " |", flush=True)
+        found.append({k: v for k, v in row.items() if not math.isnan(v)} | {"layer": layer} | right)
+    whole = scenes.evaluate(model, processor, sample, options.batch_size)["overall"]
+    print(f"\nwith the picture: {whole}")
+    if options.output:
+        write(options.output, {"conditions": {**about, "right_with_the_picture": vars(whole)}, "rows": found})
 
 
 if __name__ == "__main__":
