@@ -17,6 +17,20 @@ from vtokens.core.writing import write_picture
 
 _SPECS = ("random", "uniform", "cls", "fastv", "todre")
 _KEEPS = (0.5, 0.25, 0.1)
+_AT_ONCE = 16  # questions, where nothing is timed
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is asked and timed unless the user says otherwise: questions, rows of a timed batch, rounds."""
+
+    questions: int
+    batch: int
+    rounds: int
+
+
+_SMALL, _LARGE = Size(220, 16, 3), Size(44, 2, 1)
+_MANY = 50_000_000  # parameters, from which on the smaller table takes minutes too
 
 
 @dataclass(frozen=True)
@@ -45,10 +59,13 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("--model", default="scenes-llava", help="an embedded model (%(default)s)")
     command.add_argument(
-        "--questions", type=whole(1, 100_000), default=220, metavar="N", help="held-out questions (%(default)s)"
-    )
+        "--questions", type=whole(1, 100_000), metavar="N",
+        help=f"held-out questions ({_SMALL.questions}; {_LARGE.questions} from 50M parameters on)",
+    )  # fmt: skip
     command.add_argument("--seed", type=whole(0, SEEDS), default=0, help="which held-out questions (%(default)s)")
-    command.add_argument("--batch-size", type=whole(), default=16, metavar="B", help="(%(default)s)")
+    command.add_argument(
+        "--batch-size", type=whole(), metavar="B", help=f"rows that are timed ({_SMALL.batch}, or {_LARGE.batch})"
+    )
     command.add_argument("--out", default="demo", metavar="DIR", help="where the picture goes (%(default)s)")
     command.set_defaults(run=_demo)
 
@@ -67,15 +84,17 @@ def _demo(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none")
     model.eval()
-    questions = scenes.examples("test", n=options.questions, seed=options.seed)
-    batch = _batch(processor, questions[: options.batch_size])
+    usual = _LARGE if sum(p.numel() for p in model.parameters()) > _MANY else _SMALL
+    size = options.batch_size or usual.batch
+    questions = scenes.examples("test", n=options.questions or usual.questions, seed=options.seed)
+    batch = _batch(processor, questions[:size])
     cells = [("none", 1.0), *((spec, keep) for spec in _SPECS for keep in _KEEPS)]
     screen = console(stderr=True)
     rows = [
-        _row(model, processor, questions, batch, *cell, options.batch_size)
+        _row(model, processor, questions, batch, *cell, max(size, _AT_ONCE), usual.rounds)
         for cell in track(cells, description="asking", transient=True, console=screen, disable=not screen.is_terminal)
     ]
-    console(width=116).print(_table(rows, options.model, len(questions), options.batch_size))
+    console(width=116).print(_table(rows, options.model, len(questions), size))
     write_picture(picture, kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS))
     say(f"which patches each strategy kept: {picture}")
 
@@ -92,7 +111,8 @@ def _batch(processor: Any, questions: Sequence[Any]) -> Any:
 
 
 def _row(
-    model: Any, processor: Any, questions: Sequence[Any], batch: Any, spec: str, keep: float, batch_size: int
+    model: Any, processor: Any, questions: Sequence[Any], batch: Any, spec: str, keep: float, batch_size: int,
+    rounds: int,
 ) -> DemoRow:  # fmt: skip
     import vtokens
     from vtokens import scenes
@@ -102,15 +122,15 @@ def _row(
         _generate(model, batch, 1)
         report = handle.report()
     tokens = statistics.fmean(sample.average_tokens for sample in report.samples)
-    prefill = _paired(model, batch, spec, keep, 1)
-    total = _paired(model, batch, spec, keep, 24)
+    prefill = _paired(model, batch, spec, keep, 1, rounds)
+    total = _paired(model, batch, spec, keep, 24, rounds)
     samples = len(report.samples)
     return DemoRow(
         spec, keep, tokens, accuracy, report.flops / samples / 1e9, report.kv_bytes / samples, prefill, total
     )
 
 
-def _paired(model: Any, batch: Any, spec: str, keep: float, new_tokens: int, rounds: int = 3) -> float:
+def _paired(model: Any, batch: Any, spec: str, keep: float, new_tokens: int, rounds: int) -> float:
     """Median over rounds of (time with the strategy) / (time without), measured back to back."""
     import vtokens
 
@@ -135,7 +155,7 @@ def _table(rows: Sequence[DemoRow], model: str, questions: int, batch_size: int)
     from rich.table import Table
 
     title = (
-        f"{model}: {questions} held-out questions, batches of {batch_size}, one thread; times relative to no pruning"
+        f"{model}: {questions} held-out questions; times relative to no pruning, batches of {batch_size}, one thread"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("strategy")
