@@ -15,6 +15,7 @@ from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.padding import join_padding
+from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.signals import Signals, note_entering
@@ -43,63 +44,84 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
 
 def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | None], hidden: Tensor) -> Tensor:
     """Let one strategy act on the states (B, W, D); returns those that go on."""
-    pictures, strategy = lane.pictures, acting.strategy
+    pictures = lane.pictures
     if pictures is None or not lane.shows:
         return hidden
-    layout, view = lane.layout_on(hidden.device), lane.view
+    layout = lane.layout_on(hidden.device)
     with pictures.record.selecting(hidden.device):
         rows = lane.batch_rows(acting.rows)
         part, states = (layout, hidden) if rows is None else (layout.rows(rows), hidden[rows])
         if not any(part.counts):
             return hidden
-        selection = stage(Visuals(states, part, strategy.grouping, Signals(lane, pictures, view, rows)))
+        signals = Signals(lane, pictures, lane.view, rows)
+        selection = stage(Visuals(states, part, acting.strategy.grouping, signals))
         if selection is None:
             return hidden
-        if selection.member is not None and not acting.needs.unmerges:
-            raise ValueError(
-                f"{strategy.name!r} says which token goes on for those it drops (Selection.member) without having said "
-                "that it would: let its needs() return Needs(unmerges=True), so that attention is prepared for it"
-            )
-        if selection.member is not None and (selection.weights is not None or selection.sizes is not None):
-            raise ValueError(
-                f"{strategy.name!r} names members, and weights or sizes too: tokens are either seen at all positions "
-                "of their members, or become sums that count for several"
-            )
-        groups = part.groups(strategy.grouping)
-        stay = groups.scatter(selection.keep, part.visual)
-        counts = part.per_picture(strategy.grouping, selection.counts)
-        counts = part.count(stay) if counts is None else counts
-        blend = Blend.of(selection, groups, layout.visual.shape, rows)
-        if blend is not None:
-            hidden = _blended(lane, acting, blend, hidden)
-        if rows is not None:
-            stay, counts = layout.with_rows(rows, stay, counts)
-        reduced = reduce(layout, stay, counts, view)
-        if reduced is None:
-            return hidden
-        after, columns = reduced
-        lane.view = after
-        pictures.record.reduced.append((strategy, layout.counts, after.layout.counts))
-        pictures.lost = _lost(pictures.lost, layout, after, view, lane.length)
-        if selection.member is not None:
-            stands = groups.stand(selection.member, layout.visual)
-            pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
-        if lane.sizes is not None:
-            lane.sizes = gather(lane.sizes, columns, 1)
-        was, now = layout.valid.bool(), after.layout.valid.bool()
-        lane.numbering = Numbering.after(lane.numbering, columns, was, now, rows, acting.needs.compact)
-        lane.columns = columns if lane.columns is None else lane.columns.to(columns.device).gather(1, columns)
-        return gather(hidden, columns, 1)
+        _check(selection, acting)
+        return _selected(lane, pictures, acting, selection, part, rows, hidden)
 
 
-def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor:
+def _check(selection: Selection, acting: Acting) -> None:
+    """Raise `ValueError` if a selection says more than its strategy announced, or two things at once."""
+    name = acting.strategy.name
+    if selection.member is not None and not acting.needs.unmerges:
+        raise ValueError(
+            f"{name!r} says which token goes on for those it drops (Selection.member) without having said "
+            "that it would: let its needs() return Needs(unmerges=True), so that attention is prepared for it"
+        )
+    if selection.member is not None and (selection.weights is not None or selection.sizes is not None):
+        raise ValueError(
+            f"{name!r} names members, and weights or sizes too: tokens are either seen at all positions "
+            "of their members, or become sums that count for several"
+        )
+    if selection.sizes is not None and not acting.needs.sizes:
+        raise ValueError(
+            f"{name!r} says how many tokens each kept one counts for (Selection.sizes) without "
+            "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
+        )
+
+
+def _selected(
+    lane: Lane,
+    pictures: Pictures,
+    acting: Acting,
+    selection: Selection,
+    part: Layout,
+    rows: list[int] | None,
+    hidden: Tensor,
+) -> Tensor:
+    """The states that go on after a selection among the visual tokens of `part`, the layout of some `rows`."""
+    strategy, layout, view = acting.strategy, lane.layout_on(hidden.device), lane.view
+    groups = part.groups(strategy.grouping)
+    stay = groups.scatter(selection.keep, part.visual)
+    counts = part.per_picture(strategy.grouping, selection.counts)
+    counts = part.count(stay) if counts is None else counts
+    blend = Blend.of(selection, groups, layout.visual.shape, rows)
+    if blend is not None:
+        hidden = _blended(lane, blend, hidden)
+    if rows is not None:
+        stay, counts = layout.with_rows(rows, stay, counts)
+    reduced = reduce(layout, stay, counts, view)
+    if reduced is None:
+        return hidden
+    after, columns = reduced
+    lane.view = after
+    pictures.record.reduced.append((strategy, layout.counts, after.layout.counts))
+    pictures.lost = _lost(pictures.lost, layout, after, view, lane.length)
+    if selection.member is not None:
+        stands = groups.stand(selection.member, layout.visual)
+        pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
+    if lane.sizes is not None:
+        lane.sizes = gather(lane.sizes, columns, 1)
+    was, now = layout.valid.bool(), after.layout.valid.bool()
+    lane.numbering = Numbering.after(lane.numbering, columns, was, now, rows, acting.needs.compact)
+    lane.columns = columns if lane.columns is None else lane.columns.to(columns.device).gather(1, columns)
+    return gather(hidden, columns, 1)
+
+
+def _blended(lane: Lane, blend: Blend, hidden: Tensor) -> Tensor:
     """States (B, W, D) in which kept tokens are weighted sums; what they count for, and get later, goes along."""
     if blend.sizes is not None:
-        if not acting.needs.sizes:
-            raise ValueError(
-                f"{acting.strategy.name!r} says how many tokens each kept one counts for (Selection.sizes) without "
-                "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
-            )
         sizes = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if lane.sizes is None else lane.sizes
         sizes = sizes.to(hidden.device)
         lane.sizes = blend.put(sizes, blend.sizes)
