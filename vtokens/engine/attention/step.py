@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vtokens.engine.attention.masks import lane_mask
 from vtokens.engine.attention.renumber import renumber
-from vtokens.engine.state.cache_layers import lengths
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
@@ -31,6 +30,6 @@ def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, position
     spec, window = lane.specs[index], lane.windows.get(index)
     if (static_layer(lane.cache.layers[index]) if layer is None else layer.room) is not None:
         return make()  # slots are another matter than keys
-    # Of layers whose keys were dropped together, those that were given as many hold as many.
-    held = (None, lengths(lane.cache, index)) if layer is None else (layer.keymap.origin, layer.given)
+    # Of layers whose keys were dropped together, those that were given as many hold as many; others hold all.
+    held = lane.past if layer is None else (layer.keymap.origin, layer.given)
     return lane.once(("step", held, window, spec.rope, lane.hidden.device), make)

@@ -71,9 +71,9 @@ class Joint:
     def adjust(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments of decoder layer `index`; each lane's mask is kept for its attention."""
         positions, found = kwargs.get("position_ids"), []
-        for number, (lane, states) in enumerate(zip((self.main, self.negative), hidden.chunk(2), strict=True)):
+        places = (None, None) if positions is None else positions.chunk(2)
+        for lane, states, own in zip((self.main, self.negative), hidden.chunk(2), places, strict=True):
             lane.hidden = states
-            own = None if positions is None else positions.chunk(2)[number]
             lane.mask, angles = mask_and_angles(lane, index, shortened(lane.cache, index), own)
             found.append(angles)
         kwargs = dict(kwargs, attention_mask=None, position_ids=None)
