@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from vtokens.engine.state.cache_layers import lengths, tracked
-from vtokens.engine.state.copies import Copies
-from vtokens.engine.state.folds import Fold, Unmerging
+from vtokens.engine.state.folds import Copies, Fold, Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.view import View, columns_at, gather

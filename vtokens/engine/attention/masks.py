@@ -10,9 +10,12 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, and_masks, causal_mask_function
 
 from vtokens.engine.attention.key_padding import seen_padding, slots_seen
+from vtokens.engine.attention.renumber import renumber
 from vtokens.engine.state.cache_layers import lengths, shortened
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.slots import static_layer
+from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.engine.state.view import View
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
@@ -90,6 +93,28 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.
     origin = None if layer is None else layer.keymap.origin
     return lane.once(("mask", past, origin, view, window, slots, hidden.device), make)
+
+
+def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, positions: Tensor | None) -> tuple[Any, Any]:
+    """The mask of decoder layer `index`, and (cos, sin) where gaps in the numbers of its keys were closed, else None.
+
+    Both are looked up by what they follow from: a step of one token goes through all layers, most of which hold the
+    same positions, and asking each of them anew took longer than making the mask.
+
+    Args:
+        layer: its cache layer, if that is shortened.
+        positions: int64 (B or 1, W), as the decoder got them at its input.
+    """
+
+    def make() -> tuple[Any, Any]:
+        return lane_mask(lane, index, lane.hidden), renumber(lane, index, positions)
+
+    spec, window = lane.specs[index], lane.windows.get(index)
+    if (static_layer(lane.cache.layers[index]) if layer is None else layer.room) is not None:
+        return make()  # slots are another matter than keys
+    # Of layers whose keys were dropped together, those that were given as many hold as many; others hold all.
+    held = lane.past if layer is None else (layer.keymap.origin, layer.given)
+    return lane.once(("step", held, window, spec.rope, lane.hidden.device), make)
 
 
 def query_key_positions(

@@ -12,8 +12,7 @@ from torch import Tensor
 from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import tracked
-from vtokens.engine.state.copies import Copies
-from vtokens.engine.state.folds import Fold
+from vtokens.engine.state.folds import Copies, Fold
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import unfold, unmerge_attention, unmerge_rows

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
-from vtokens.engine.attention.step import mask_and_angles
+from vtokens.engine.attention.masks import mask_and_angles
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.window import check_no_window

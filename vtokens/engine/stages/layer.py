@@ -9,9 +9,8 @@ from torch import Tensor
 
 from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.key_padding import slots_seen
-from vtokens.engine.attention.masks import lane_mask
+from vtokens.engine.attention.masks import lane_mask, mask_and_angles
 from vtokens.engine.attention.renumber import renumber
-from vtokens.engine.attention.step import mask_and_angles
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.state.cache_layers import shortened

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vtokens.engine.state.copies import Copies
+from vtokens.engine.state.folds import Copies
 from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.slots import Slots
 from vtokens.strategies.views.heads import Memory
