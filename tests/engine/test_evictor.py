@@ -22,10 +22,11 @@ from tests.engine.compare import DETAILS, GREEDY, check_programs, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
+from tests.strategies.helpers import registry_restored
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
 from vtokens.core.compat import as_cache, given_cache, returned_cache
-from vtokens.strategies import Attention, Evictor, Facts, Keys, Needs, Selection, Strategy, Visuals, parse
+from vtokens.strategies import Attention, Evictor, Facts, Keys, Needs, Selection, Strategy, Visuals, parse, register
 
 LAYERS = st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True).map(tuple)
 CLOSE = 2e-5
@@ -304,3 +305,16 @@ def test_what_cannot_be_evicted_is_refused() -> None:
         target(input_ids=torch.ones(1, 1, dtype=torch.long), **as_cache(target, cache))
     with vtokens.attach(target, Long(keep=1.0)):
         assert torch.equal(target.generate(**batch, **GREEDY), build("llava")[0].generate(**batch, **GREEDY))
+
+
+def test_a_negative_prompt_whose_heads_hold_different_keys_goes_on_under_its_own_strategies_alone() -> None:
+    target, _ = build("llava")
+    with registry_restored():
+        register("uneven")(Uneven)
+        with vtokens.attach(target, "contrast(branch='uneven')"):
+            cache = returned_cache(target(**one("llava"), use_cache=True))
+    with (
+        vtokens.attach(target, "contrast(branch='random(keep=0.5)')"),
+        pytest.raises(ValueError, match="for some heads only"),
+    ):
+        target(input_ids=torch.ones(1, 1, dtype=torch.long), **as_cache(target, cache))
