@@ -188,3 +188,30 @@ def test_what_it_cannot_do_is_refused() -> None:
         vtokens.attach(model.model, Ramp())
     with vtokens.attach(model, Ramp()):
         close_pass(model(input_ids=torch.full((1, 4), 7)).logits, model(input_ids=torch.full((1, 4), 7)).logits)
+
+
+@dataclass(frozen=True)
+class Steps(Strategy):
+    """Notes which token of the answer each row of logits predicts."""
+
+    name: ClassVar[str] = "steps"
+    seen: ClassVar[list[Tensor | None]] = []
+
+    def at_logits(self, logits: Logits) -> Tensor:
+        self.seen.append(logits.step)
+        return logits.positive
+
+
+@torch.no_grad()
+def test_steps_are_known_in_every_pass_that_makes_a_cache() -> None:
+    """A cache that the decoder makes by itself counts as one that it is given; without one nobody knows."""
+    model, _ = build("llava")
+    batch = one("llava")
+    Steps.seen.clear()
+    with vtokens.attach(model, Steps()):
+        model(**batch, logits_to_keep=1)
+        model(**batch, logits_to_keep=1, use_cache=False)
+    first, second = Steps.seen
+    assert second is None
+    assert first is not None
+    assert first.tolist() == [[1]]
