@@ -74,11 +74,6 @@ def _check(selection: Selection, acting: Acting) -> None:
             f"{name!r} names members, and weights or sizes too: tokens are either seen at all positions "
             "of their members, or become sums that count for several"
         )
-    if selection.sizes is not None and not acting.needs.sizes:
-        raise ValueError(
-            f"{name!r} says how many tokens each kept one counts for (Selection.sizes) without "
-            "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
-        )
 
 
 def _selected(
@@ -98,7 +93,7 @@ def _selected(
     counts = part.count(stay) if counts is None else counts
     blend = Blend.of(selection, groups, layout.visual.shape, rows)
     if blend is not None:
-        hidden = _blended(lane, blend, hidden)
+        hidden = _blended(lane, acting, blend, hidden)
     if rows is not None:
         stay, counts = layout.with_rows(rows, stay, counts)
     reduced = reduce(layout, stay, counts, view)
@@ -119,9 +114,14 @@ def _selected(
     return gather(hidden, columns, 1)
 
 
-def _blended(lane: Lane, blend: Blend, hidden: Tensor) -> Tensor:
+def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor:
     """States (B, W, D) in which kept tokens are weighted sums; what they count for, and get later, goes along."""
     if blend.sizes is not None:
+        if not acting.needs.sizes:
+            raise ValueError(
+                f"{acting.strategy.name!r} says how many tokens each kept one counts for (Selection.sizes) without "
+                "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
+            )
         sizes = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if lane.sizes is None else lane.sizes
         sizes = sizes.to(hidden.device)
         lane.sizes = blend.put(sizes, blend.sizes)
