@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vtokens
-from tests.engine.cases import model, share
+from tests.engine.cases import Case, cases, model, share, specs
 from tests.engine.state import snapshot
+from tests.engine.test_combinations import alike
+from tests.engine.test_logits_drawn import alone
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
@@ -22,10 +24,8 @@ GREEDY: dict[str, Any] = {
 }  # fmt: skip
 TEXTS = ("what is <image> this?", "<image>", "look at <image> and at <image> well", "no picture here")
 SIZES = ([(84, 84)], [(56, 56)], [(56, 84), (84, 56)], [])
-PROGRAMS = (
-    "none", "cls(keep=0.25)", "fastv(keep=0.5, layer=2)", "random(keep=0.3)+fastv(keep=0.4, layer=1)", "vhr", "pai",
-    "vhr(divergence='two_branch')", "cls(keep=0.5)+vhr(alpha=1.5)", "todre(keep=0.5)", "uniform(keep=1)",
-)  # fmt: skip
+INSIDE = ("none", "vhr", "vhr(divergence='two_branch')", "cls(keep=0.5)+vhr(alpha=1.5)", "fastv(keep=0.3, layer=1)+vhr")
+CONTRASTS = ("pai(gamma=1.4, beta=0.02)", "m3id", "vcd(alpha=0.6)", "damro(k=3)", "contrast", "avisc(others=drop)")
 
 
 @pytest.fixture(autouse=True)
@@ -63,12 +63,26 @@ def test_each_row_answers_as_alone(family: str) -> None:
 
 @pytest.mark.fuzz
 @settings(max_examples=share(2))
-@given(st.data())
-def test_programs_drawn(data: Any) -> None:
-    """Any programs beside each other, rows without pictures among them, in any family."""
-    family = data.draw(st.sampled_from(EVERY))
-    rows = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(lambda rows: set(rows) != {3}))
-    check(family, rows, [data.draw(st.sampled_from(PROGRAMS)) for _ in rows])
+@given(
+    family=st.sampled_from(EVERY),
+    case=cases().filter(lambda case: case.side == "left"),
+    programs=st.lists(st.tuples(st.sampled_from(INSIDE) | specs(), st.booleans()), min_size=3, max_size=3),
+    contrast=st.sampled_from(CONTRASTS),
+)
+def test_programs_drawn(family: str, case: Case, programs: list[tuple[str, bool]], contrast: str) -> None:
+    """Any programs beside each other, with drawn settings, some rows under a contrast, some without pictures."""
+    target, rows = model(family, "pruned", case.attention[0]), alone(family, case)
+    used = [f"{spec}+{contrast}".removeprefix("none+") if more else spec for spec, more in programs[: len(rows)]]
+    options = {**GREEDY, **({"num_beams": 2, "output_scores": True} if case.mode == "beam" else {})}
+    with vtokens.attach(target, "none") as handle, handle.using(used):
+        together = target.generate(**case.batch(family), **options)
+    for number, (given_, program) in enumerate(zip(rows, used, strict=True)):
+        with vtokens.attach(target, program):
+            single = target.generate(**given_, **options)
+        if case.mode == "beam":
+            close_pass(together.sequences_scores[number], single.sequences_scores[0], passes=2)
+        else:
+            alike([step[number][None] for step in together.logits], list(single.logits))
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 2, "num_return_sequences": 2}, {"num_beams": 3}])
