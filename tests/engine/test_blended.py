@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
 from tests.engine.blended import blending, groups
-from tests.engine.cases import SIZES, TEXTS, model
+from tests.engine.cases import SIZES, TEXTS, model, share
 from tests.engine.compare import DETAILS, GREEDY, check_programs, check_tokens, one, ragged
 from tests.engine.masked import dropped_keys
 from tests.families import EVERY, build, image, inputs
@@ -59,6 +59,7 @@ def placeholders(family: str, batch: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.fuzz
+@settings(max_examples=share(2))
 @given(st.data())
 @torch.no_grad()
 def test_blended_is_dense(data: Any) -> None:

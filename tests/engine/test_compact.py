@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import COUNTS, SHARES, SIZES, TEXTS, model
+from tests.engine.cases import COUNTS, SHARES, SIZES, TEXTS, model, share
 from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
 from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, masking
 from tests.families import EVERY, build, image, inputs
@@ -66,6 +66,7 @@ def compacts(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.fuzz
+@settings(max_examples=share(2))
 @given(st.data())
 @torch.no_grad()
 def test_compact_is_a_masked_model_that_counts_less(data: Any) -> None:

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import assume, currently_in_test_context, example, given
+from hypothesis import assume, currently_in_test_context, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import StaticCache
 
 import vtokens
 from tests.engine.blended import groups
-from tests.engine.cases import COUNTS, SHARES, SIZES, model
+from tests.engine.cases import COUNTS, SHARES, SIZES, model, share
 from tests.engine.compare import DETAILS, GREEDY, check_programs, one, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import EVERY, build, image, inputs
@@ -129,6 +129,7 @@ def evicted(target: Any, batch: dict[str, Any], strategy: Any, pictures: Any) ->
 
 
 @pytest.mark.fuzz
+@settings(max_examples=share(2))
 @given(
     family=st.sampled_from(EVERY),
     strategy=st.one_of(
