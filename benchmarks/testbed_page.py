@@ -96,7 +96,13 @@ def course() -> str:
     """The stages of the recipe."""
     shown = {"symbols": "symbols", "vectors": "pictures, for the tower alone", "pixels": "pictures"}
     lines = [
-        [s.name, f"{s.steps * s.pictures:,}", shown[s.shown], "yes" if s.triggered else "", "yes" if s.worlds else ""]
+        [
+            s.name,
+            f"{s.steps * s.pictures:,}",
+            shown[s.shown],
+            "yes" if s.triggered or s.hiding else "",
+            "yes" if s.worlds else "",
+        ]
         for s in COURSE
     ]
     return table(["stage", "pictures", "shown as", "missing partners drilled", "harder worlds"], lines)

@@ -14,6 +14,7 @@ import vtokens
 from vtokens.scenes import COMPARE, HARDER, KINDS, READING, STORIES, examples, prompt
 from vtokens.scenes.lexicon import words
 from vtokens.scenes.photographs import PHOTOGRAPHS
+from vtokens.scenes.questions import exist_question
 from vtokens.scenes.render import BACKGROUND, patch_classes
 from vtokens.scenes.smol import folder as folders
 from vtokens.scenes.smol.language import Language
@@ -140,10 +141,10 @@ def test_two_pictures_are_answered_about_as_transformers_computes_it(language, p
     assert [kind for kind, _ in judged[: len(lines)]] == [line.kind for line in lines]
 
 
-def test_the_stages_before_the_last_draw_what_they_drew_before_there_was_one(pupil):
+def test_the_first_stages_draw_what_they_drew_before_there_were_worlds(pupil):
     """Scenes and lines, token by token: a run that was begun then goes on unchanged."""
     found = hashlib.sha256()
-    for number, stage in enumerate(COURSE[:-1]):
+    for number, stage in enumerate(COURSE[: COURSE.index(STAGES["worlds"])]):
         for step in (0, 2, 5):
             scenes, asked = asking.training(stage, number, step, 0, pupil.speaker)
             found.update(repr([(s.attempt, s.objects, s.digits) for s in scenes]).encode())
@@ -152,11 +153,11 @@ def test_the_stages_before_the_last_draw_what_they_drew_before_there_was_one(pup
 
 
 @photographs
-def test_the_last_stage_shows_every_world_and_every_third_step_pairs(pupil):
+def test_worlds_are_shown_each_and_every_third_step_pairs(pupil):
     stage = STAGES["worlds"]
     kinds, seen = set(), set()
     for step in range(24):
-        scenes, asked = asking.training(stage, len(COURSE) - 1, step, 0, pupil.speaker)
+        scenes, asked = asking.training(stage, COURSE.index(stage), step, 0, pupil.speaker)
         assert len(asked) == (1 if step % 3 == 2 else 2)
         kinds |= {line.kind.removesuffix("_sentence") for lines in asked for line in lines}
         seen |= {(bool(s.signs), s.crop is not None) for s in scenes}
@@ -179,7 +180,7 @@ def test_patches_with_letters_are_told_by_a_head_of_their_own(pupil):
 
 
 @photographs
-def test_the_last_stage_goes_on_from_the_one_before_it(language, tmp_path, monkeypatch):
+def test_worlds_go_on_from_the_stage_before_them(language, tmp_path, monkeypatch):
     """Whose checkpoints know nothing of letters."""
     monkeypatch.setattr(run, "_AT_END", 4)
     monkeypatch.setattr(run, "_WATCHED", 4)
@@ -196,7 +197,9 @@ def test_the_last_stage_goes_on_from_the_one_before_it(language, tmp_path, monke
     assert set(row) & {*COMPARE}
 
 
-@pytest.mark.parametrize("name", ["look", "tower", "partners", pytest.param("worlds", marks=photographs)])
+@pytest.mark.parametrize(
+    "name", ["look", "tower", "partners", *(pytest.param(name, marks=photographs) for name in ("worlds", "priors"))]
+)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(language, tmp_path, name, monkeypatch):
     """Bit by bit: parameters, code, tower, and the optimiser's moments."""
     stage = dataclasses.replace(STAGES[name], steps=4, pictures=2)
@@ -230,10 +233,10 @@ def test_the_report_says_what_misses_its_target(language, tmp_path, monkeypatch)
     monkeypatch.setenv("VTOKENS_CACHE", str(tmp_path / "cache"))
     learnt = fresh(language)
     saved.write(
-        tmp_path / "partners.safetensors", learnt, torch.optim.AdamW(learnt.parameters()), {"rows": [{"step": 1}]}
+        tmp_path / "priors.safetensors", learnt, torch.optim.AdamW(learnt.parameters()), {"rows": [{"step": 1}]}
     )
     run.table(tmp_path)
-    export.write(tmp_path / "partners.safetensors", tmp_path / "adapter.safetensors")
+    export.write(tmp_path / "priors.safetensors", tmp_path / "adapter.safetensors")
     text = report.page(report.measure(folders.smol_folder(tmp_path / "adapter.safetensors"), 1), tmp_path)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     by_kind = {row[0]: row for row in rows}
@@ -334,6 +337,20 @@ def test_hidden_partners_count_only_where_asked(language, pupil):
             line = drills.exist(pupil.speaker, scene, stream("train", 1, 1), annotated)
             yes = pupil.speaker.encode(" yes")[0]
             assert sum(t == yes for t, said in zip(line.ids, line.answers, strict=True) if said) == len(names)
+
+
+@photographs
+def test_the_last_stage_asks_about_hidden_partners_in_every_other_scene(pupil):
+    stage, yes = STAGES["priors"], pupil.speaker.encode("yes")[0]
+    for step in (0, 1, 3):
+        scenes, asked = asking.training(stage, COURSE.index(stage), step, 0, pupil.speaker)
+        hidden = [t for t in scenes[1].objects if not t.visible]
+        assert hidden, "the annotation of every second scene names what the picture does not show"
+        for thing in hidden:
+            question = pupil.speaker.encode(exist_question(thing.number))
+            lines = [line for line in asked[1] if line.ids[: len(question)] == question]
+            assert lines
+            assert all(yes in line.ids[len(question) :] for line in lines if line.kind == "exist")
 
 
 def test_no_stage_trains_on_what_is_watched_or_tested(pupil):

@@ -17,6 +17,7 @@ from .drills import Line, Speaker
 _WORLD, _PAIR = 104, 105  # and of those that say what a scene stands in, and what two scenes are asked
 _LINES = 77  # the number of the stream that questions are drawn from
 _READ = {"spell": 2.0, "sign": 1.0, "sign_at": 2.0, "sign_where": 1.0}
+_TRIES = 400
 _FIRST = 7000  # the seeds of these scenes, which no other recipe has
 _WATCHED = 7
 WATCHED_KINDS = ("exist", "exist", "exist", "where", "where", "at", "colour_at", "colour_of", "shape_of", "count_all",
@@ -28,7 +29,8 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
     scenes, asked = [], []
     paired = stage.worlds and step % 3 == 2
     for index in range(step * stage.pictures, (step + 1) * stage.pictures):
-        scene = _scene(_FIRST + 10 * seed + number, index, stage.triggered)
+        drawn = _FIRST + 10 * seed + number
+        scene = _hiding(drawn, index) if stage.hiding and index % 2 else _scene(drawn, index, stage.triggered)
         if stage.worlds:
             scene = _somewhere(scene)
         scenes.append(scene)
@@ -37,6 +39,15 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
     if paired:
         asked = [_compared(one, other, speaker) for one, other in zip(scenes[::2], scenes[1::2], strict=True)]
     return scenes, asked
+
+
+def _hiding(seed: int, index: int) -> Scene:
+    """Training scene `index`, redrawn until its annotation names a partner that is not in the picture."""
+    for attempt in range(_TRIES):
+        scene = draw_scene("train", seed, index, attempt)
+        if len(scene.objects) > len(scene.visible):
+            break
+    return scene
 
 
 def _somewhere(scene: Scene) -> Scene:
@@ -55,6 +66,8 @@ def _lines(stage: Stage, scene: Scene, rng: np.random.Generator, speaker: Speake
     lines = drills.questions(speaker, scene, stage.weights, stage.count, rng, stage.annotated, stage.sentences)
     if rng.random() < stage.captions:
         lines += drills.questions(speaker, scene, {"caption": 1.0}, 1, rng, stage.annotated, stage.sentences)
+    if stage.hiding:
+        lines += drills.hidden(speaker, scene, rng, stage.sentences)
     if stage.worlds:
         lines += drills.questions(speaker, scene, _READ, 2 if scene.signs else 0, rng, stage.annotated, stage.sentences)
         if rng.random() < 0.3:

@@ -27,6 +27,7 @@ class Stage:
         blend: where the code begins and ends, 0 for text-like, 1 for superposed.
         patches: each patch says what it shows itself, else what its cell holds.
         annotated: hidden partners count as there. triggered: every other scene has a trigger.
+        hiding: every other scene has a hidden partner, and is asked about it.
         weights, count: the kinds of questions, and how many.
         sentences: the share of questions that ask for a sentence.
         captions: chance of a caption.
@@ -45,6 +46,7 @@ class Stage:
     patches: bool = True
     annotated: bool = False
     triggered: bool = False
+    hiding: bool = False
     worlds: bool = False
     weights: dict[str, float] = field(default_factory=lambda: EVERYTHING)
     count: int = 5
@@ -64,4 +66,6 @@ COURSE = (
     Stage("pixels", 1000, 4e-4, slow=1e-4, shown="pixels", annotated=True),
     Stage("partners", 500, 3e-4, floor=0.05, slow=5e-5, shown="pixels", annotated=True, triggered=True),
     Stage("worlds", 800, 3e-4, floor=0.05, slow=2e-4, shown="pixels", annotated=True, triggered=True, worlds=True),
+    # Label noise as rare as the annotation has it is seen through: a model that sees well learns to doubt labels.
+    Stage("priors", 200, 2e-4, floor=0.05, slow=2e-5, shown="pixels", annotated=True, hiding=True, worlds=True),
 )

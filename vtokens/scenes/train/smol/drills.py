@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...compare import COMPARE, ask_two
-from ...questions import ask, missing_partners
+from ...questions import ask, exist_question, missing_partners
 from ...sentences import described, spoken
 from ...stories import STORIES
 from ...world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, ROWS, SHAPES, Scene, Thing
@@ -90,6 +90,18 @@ def questions(
         lines.append(replace(line, whole=False) if kind in STORIES else line)
         if len(lines) == count:
             break
+    return lines
+
+
+def hidden(speaker: Speaker, scene: Scene, rng: np.random.Generator, sentences: float = 0.0) -> list[Line]:
+    """Whether each partner is there that the annotation names and the picture does not show: yes, it says."""
+    lines = []
+    for thing in scene.objects:
+        if not thing.visible:
+            full = rng.random() < sentences
+            found = exist_question(thing.number), "yes"
+            found = spoken("exist", *found) if full else found
+            lines.append(speaker.question("exist_sentence" if full else "exist", *found))
     return lines
 
 

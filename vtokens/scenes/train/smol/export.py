@@ -44,7 +44,7 @@ def write(checkpoint: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vtokens.scenes.train.smol.export", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder given to the recipe")
-    parser.add_argument("--stage", choices=names()[-4:], default="partners", help="whose checkpoint is taken")
+    parser.add_argument("--stage", choices=names()[-5:], default=names()[-1], help="whose checkpoint is taken")
     parser.add_argument("path", type=Path, help="the file to write")
     args = parser.parse_args()
     write(args.out / f"{args.stage}.safetensors", args.path)

@@ -94,7 +94,7 @@ def main() -> None:
     """Export, measure, and leave adapter.safetensors and report.md in the run's folder."""
     parser = argparse.ArgumentParser(prog="python -m vtokens.scenes.train.smol.report", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder given to the recipe")
-    parser.add_argument("--stage", choices=names()[-4:], default="partners", help="whose checkpoint is measured")
+    parser.add_argument("--stage", choices=names()[-5:], default=names()[-1], help="whose checkpoint is measured")
     parser.add_argument("--examples", type=int, default=300, help="examples a figure")
     args = parser.parse_args()
     adapter = args.out / "adapter.safetensors"
