@@ -111,7 +111,7 @@ class Adapter(ABC):
     def facts(self) -> Facts:
         """What strategies may know."""
         config, tower = self.language_model.config, self.tower
-        vision, depth = tower.module.config, len(tower.attentions)
+        vision, depth = tower.module.config, len(tower.blocks)
         # A tower that resizes nothing has no image size of its own.
         size = getattr(vision, "image_size", None)
         return Facts(

@@ -103,7 +103,7 @@ class Plan:
             elif isinstance(signal, LayerKeys):
                 self.observed_keys.setdefault(signal.layer, set()).add(signal)
         self.relevances = {signal for signal in signals if isinstance(signal, Relevance)}
-        depth, negative = adapter.facts.tower_depth, None if self.contrast is None else self.contrast.plan
+        depth, negative = len(adapter.tower.blocks), None if self.contrast is None else self.contrast.plan
         scored = [one for one in signals if isinstance(one, Saliency)]
         keyed = [one for one in signals if isinstance(one, TowerKeys)]
         feature = adapter.tower.feature_block if scored or keyed else 0

@@ -19,7 +19,7 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
         TypeError: a layer or block that is no whole number.
         ValueError: one that is out of range, unknown rows or text, or a rotary embedding that cannot be undone.
     """
-    depth, tower = len(adapter.layers), len(adapter.tower.attentions) if signals else 0
+    depth, tower = len(adapter.layers), len(adapter.tower.blocks) if signals else 0
     for signal in signals:
         name = type(signal).__name__
         if isinstance(signal, Saliency | TowerKeys):
