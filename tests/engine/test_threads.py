@@ -21,11 +21,14 @@ from transformers import TextIteratorStreamer
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import GREEDY, one, ragged
+from tests.engine.masked import decoder_layers
 from tests.engine.state import snapshot
 from tests.families import build, inputs
 from tests.families.processors import tokenizer
+from vtokens.adapters import adapter_for
 from vtokens.engine import context
 from vtokens.engine.attach import joined
+from vtokens.engine.installed import engine_on
 from vtokens.strategies import Facts, Needs, Strategy, parse
 
 ROUNDS = 8
@@ -120,6 +123,19 @@ def test_blocks_beside_generate(attached: str | None, spec: str) -> None:
         assert torch.equal(tokens, alone[1][0])
         assert kept == alone[1][1]
     vtokens.detach(target)
+    assert snapshot(target) == clean
+
+
+def test_a_pass_under_way_puts_nothing_back_that_another_thread_removed() -> None:
+    target, _ = build("llava")
+    clean = snapshot(target)
+    with joined(target, *parse("vhr+vcd")):
+        engine = engine_on(adapter_for(target))
+        assert engine is not None
+        parts = dict(engine.standing)
+    assert snapshot(target) == clean
+    parts["tap", 0].follow(decoder_layers(target)[0].self_attn)
+    parts["head"].follow(target.get_output_embeddings())
     assert snapshot(target) == clean
 
 

@@ -75,7 +75,7 @@ class Head:
     """Hooks on the output layer, whichever that is: around whatever others there are, so that they see both halves."""
 
     def __init__(self, hooks: Hooks, module: Any) -> None:
-        self._hooks = hooks
+        self._hooks, self._off = hooks, False
         self._put(module)
 
     def follow(self, module: Any) -> None:
@@ -83,12 +83,18 @@ class Head:
         if self._around(module):
             return
         with lock:
-            if not self._around(module):
-                self.remove()
+            # As taps do: what another thread removed since the pass began stays off.
+            if not self._off and not self._around(module):
+                self._leave()
                 self._put(module)
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Take the hooks off, for good."""
+        with lock:
+            self._off = True
+            self._leave()
+
+    def _leave(self) -> None:
         for handle in self._handles:
             handle.remove()
 

@@ -129,7 +129,7 @@ class Tap:
     """
 
     def __init__(self, module: Any, handler: Handler) -> None:
-        self._handler = handler
+        self._handler, self._off = handler, False
         self._put(inside(module))
 
     def follow(self, module: Any) -> None:
@@ -138,12 +138,18 @@ class Tap:
         if module is self._module and module.config is self._config:
             return
         with lock:
-            if module is not self._module or module.config is not self._config:
-                self.remove()
+            # Another thread may have removed this tap since the pass began: nobody would remove it a second time.
+            if not self._off and (module is not self._module or module.config is not self._config):
+                self._leave()
                 self._put(module)
 
     def remove(self) -> None:
-        """Put the module's own config back."""
+        """Put the module's own config back, for good."""
+        with lock:
+            self._off = True
+            self._leave()
+
+    def _leave(self) -> None:
         if self._module.config is self._config:
             self._module.config = self._config.real
 
