@@ -211,10 +211,11 @@ class Heard(Strategy):
     log: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Attention(2, "last"),), layer=(3,))
+        return Needs(signals=(Attention(2, "last"), Attention(0, "last", rotary=False)), layer=(3,))
 
     def at_layer(self, visuals: Visuals, index: int) -> None:
         self.log["last"] = visuals.received(2, "last")
+        self.log["unturned"] = visuals.received(0, "last", rotary=False)
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_onevision"])
@@ -238,6 +239,11 @@ def test_a_later_picture_is_looked_at_by_each_head_through_the_keys_that_it_kept
         told = reference(**second, **as_cache(reference, returned_cache(output)), output_attentions=True).attentions[2]
     expected = told[:, :, -1, first["input_ids"].shape[1] :].mean(1)
     close_pass(heard.log["last"], expected, passes=2)
+    # Without rotary embeddings only tokens of the pass itself are compared, and layer 0 is given them as they are.
+    unturned = heard.log["unturned"]
+    with vtokens.attach(target, heard):
+        target(**second, **as_cache(target, returned_cache(target(**first, use_cache=True))))
+    close_pass(unturned, heard.log["unturned"])
 
 
 @dataclass(frozen=True)

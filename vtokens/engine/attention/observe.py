@@ -43,7 +43,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     if not signal.rotary:  # tokens of this pass alone: those before were turned in passes that are over
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
         allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
-        bias, past = None if bias is None else bias[:, past:], 0
+        bias, past = None if bias is None else bias[..., past:], 0
     mean = _colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
     pictures.observed[signal] = spread(mean[:, past:], lane.view, lane.length)
 
