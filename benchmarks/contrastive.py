@@ -12,7 +12,6 @@ decoding of that round.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import sys
@@ -38,6 +37,7 @@ from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E40
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import exam, grade  # noqa: E402
+from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 CELLS: tuple[tuple[str, str | None], ...] = (
     ("none", None),
@@ -182,7 +182,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
     model.eval()
     vtokens.detach(model)
-    weights = hashlib.sha256((scenes.embedded_path(options.model) / "model.safetensors").read_bytes()).hexdigest()
+    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
     clock = {"rounds": options.rounds, "each": options.each}
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, weights=weights, **size, **clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "filter-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import read  # noqa: E402
+from benchmarks.tables import markdown, read  # noqa: E402
 
 COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ def conditions(result: Row) -> str:
     runs = " ".join(f"`{s['command']}`, {s['resamples']} bootstrap samples of images." for s in result["settings"])
     return (
         f"Float32, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
-        f"{versions['torch']}, {about['date'][:10]}. {runs}\n\n{_table(lines)}"
+        f"{versions['torch']}, {about['date'][:10]}. {runs}\n\n{markdown(lines[0], lines[1:])}"
     )
 
 
@@ -50,7 +50,7 @@ def signals(setting: Row) -> str:
         lines.append(
             [f"`{name}`", *map(_show, parts), *(_show(at[name, split, "all"]["auroc"]) for split in splits[1:])]
         )
-    return _table([[*head, *splits[1:]], *lines])
+    return markdown([*head, *splits[1:]], lines)
 
 
 def combined(setting: Row, split: str) -> str:
@@ -65,7 +65,7 @@ def combined(setting: Row, split: str) -> str:
             aurc = f"{_value(row['aurc']):.4f} ({_value(row['excess_aurc']):.4f})"
             kept = ", ".join(f"{_value(value):.2f} at {risk}" for risk, value in row["kept_real"].items() if value)
             lines.append([name, scope, *figures, aurc, f"{_value(row['augrc']):.4f}", kept])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def advantage(setting: Row) -> str:
@@ -73,7 +73,7 @@ def advantage(setting: Row) -> str:
     lines = [["on", "over", "AUROC", "stratified"]]
     for row in (r for r in setting["advantage"] if r["scope"] == "all"):
         lines.append([row["split"], row["over"], _show(row["auroc"], True), _show(row["stratified"], True)])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def ablation(setting: Row) -> str:
@@ -81,7 +81,7 @@ def ablation(setting: Row) -> str:
     lines = [["on", "to", "AUROC", "AP"]]
     for row in setting["ablation"]:
         lines.append([row["split"], row["to"].split(" ")[0], _show(row["auroc"], True), _show(row["ap"], True)])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def guarantees(setting: Row) -> str:
@@ -92,7 +92,7 @@ def guarantees(setting: Row) -> str:
         risk = f"{row['risk']:.4f} ± {row['standard_error']:.4f}"
         cells = [f"{row['unfiltered']:.3f}", risk, f"{row['broken']:.2f}", f"{row['feasible']:.2f}", kept]
         lines.append([row["split"], _guarantee(row), *cells])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def carried(setting: Row) -> str:
@@ -103,7 +103,7 @@ def carried(setting: Row) -> str:
         lines.append(
             [_guarantee(row), row["set"], f"{row['unfiltered']:.3f}", f"{row['risk']:.3f}{mark}", f"{row['kept']:.3f}"]
         )
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def truncation(setting: Row) -> str:
@@ -113,7 +113,7 @@ def truncation(setting: Row) -> str:
         cut, found = row["truncated"], row["filtered"]
         parts = [cut["chair_i"], cut["recall"], found["chair_i"], found["recall"]]
         lines.append([row["split"], f"first {row['objects']}", *map(_show, parts)])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def actions(result: Row, split: str) -> str:
@@ -124,7 +124,7 @@ def actions(result: Row, split: str) -> str:
         cells = [*map(_show, figures), _show(row["chair_i_change"], True), _show(row["recall"])]
         cells += [_show(row["recall_change"], True), f"{row['length']['value']:.2f}"]
         lines.append([_action(row), *cells, f"{row['passes']:.2f}" if "passes" in row else "1.00"])
-    return _table(lines)
+    return markdown(lines[0], lines[1:])
 
 
 def sections() -> dict[str, str]:
@@ -178,11 +178,6 @@ def _action(row: Row) -> str:
 def _guarantee(row: Row) -> str:
     sure = "on average" if row["delta"] is None else f"sure to {1 - row['delta']:g}"
     return f"{row['kind']} ≤ {row['alpha']:g}, {sure}"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _value(interval: Row | None) -> float:

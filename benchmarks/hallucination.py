@@ -13,7 +13,6 @@ strategy's code has changed.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -34,6 +33,7 @@ from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import SETTINGS, exam  # noqa: E402
+from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "todre(keep=0.25)")
 EXTRAS = ("var", "vhr", "var+vhr")
@@ -83,7 +83,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()
-    weights = hashlib.sha256((scenes.embedded_path(options.model) / "model.safetensors").read_bytes()).hexdigest()
+    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
     more = {"settings": options.settings, "dtype": options.dtype, "longest": options.longest}
     more = {} if more == UNSAID else more

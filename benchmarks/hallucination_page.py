@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "hallucination-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import read  # noqa: E402
+from benchmarks.tables import markdown, read  # noqa: E402
 
 COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")
@@ -23,12 +23,19 @@ Row = dict[str, Any]
 def conditions(result: Row) -> str:
     """What the tables were measured with, in a sentence."""
     about = result["conditions"]
-    versions = about["versions"]
     return (
         f"{about['questions']:,} yes/no questions in each of POPE's three settings and {about['captions']} captions a "
-        f"split, scene seed {about['seed']}; float32, one thread of an {about['device'].split(' (')[0]}, transformers "
-        f"{versions['transformers']}, torch {versions['torch']}, {about['date'][:10]}. Answering took "
+        f"split, scene seed {about['seed']}; float32, {machine(about)}. Answering took "
         f"{about['cpu_seconds'] / 60:.0f} CPU minutes for {len(result['rows'])} cells. Command: `{about['command']}`.\n"
+    )
+
+
+def machine(about: Row) -> str:
+    """Where and when the conditions of a result say that it was measured."""
+    versions = about["versions"]
+    return (
+        f"one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
+        f"{versions['torch']}, {about['date'][:10]}"
     )
 
 
@@ -41,14 +48,14 @@ def pope(rows: Sequence[Row]) -> str:
         cells = [_marked(row["pope"][name]["accuracy"], _test(row, name)) for name in names]
         hardest = row["pope"]["adversarial"]
         lines.append([_name(row), f"{row['tokens']:.0f}", *cells, _show(hardest["f1"]), _show(hardest["yes_ratio"])])
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def easier(rows: Sequence[Row]) -> str:
     """F1 and the share of 'yes' in the other two settings."""
     head = ["strategy", *(f"{name}: {figure}" for name in SETTINGS[:2] for figure in ("F1", "yes"))]
     figures = [(name, key) for name in SETTINGS[:2] for key in ("f1", "yes_ratio")]
-    return _table(head, [[_name(row), *(_show(row["pope"][name][key]) for name, key in figures)] for row in rows])
+    return markdown(head, [[_name(row), *(_show(row["pope"][name][key]) for name, key in figures)] for row in rows])
 
 
 def chair(rows: Sequence[Row]) -> str:
@@ -59,7 +66,7 @@ def chair(rows: Sequence[Row]) -> str:
         found = row["chair"]
         cells = [_marked(found["chair_s"], _test(row, None)), *(_show(found[key]) for key in ("chair_i", "recall"))]
         lines.append([_name(row), *cells, _show(found["length"], 2), f"{found['repeats']:.2f}"])
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def partners(rows: Sequence[Row]) -> str:
@@ -70,7 +77,7 @@ def partners(rows: Sequence[Row]) -> str:
         [_name(row), *(_show(part[key], 2) for part in row["partners"] for key in ("says_yes", "names_it"))]
         for row in rows
     ]
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def layers(look: Row) -> str:
@@ -93,7 +100,7 @@ def layers(look: Row) -> str:
             f"{mine['same_set_as_two_branch']:.2f}" if mine else "-",
         ]
         lines.append(cells)
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def sweeps(look: Row) -> str:
@@ -104,7 +111,7 @@ def sweeps(look: Row) -> str:
         found, caption = row["pope"]["adversarial"], row["chair"]
         figures = [found["accuracy"], found["yes_ratio"], caption["chair_s"], caption["chair_i"], caption["recall"]]
         lines.append([row["label"], *map(_show, figures)])
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def sections() -> dict[str, str]:
@@ -139,11 +146,6 @@ def updated(text: str) -> str:
 
     section = rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->"
     return re.sub(section, fresh, text, flags=re.DOTALL)
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _name(row: Row) -> str:

@@ -12,7 +12,6 @@ strategy's code has changed.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import grade  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
+from vtokens.scenes.smol.folder import digest  # noqa: E402
 from vtokens.scenes.world import NUMBERS  # noqa: E402
 
 SPECS = ("random", "uniform", "cls", "fastv", "todre")
@@ -124,7 +124,7 @@ def main() -> None:
     cells = [("none", 1.0), *((spec, keep) for spec in options.specs for keep in options.keeps)]
     asked = {"questions_per_seed": options.questions, "kinds": options.kinds, "signs": options.signs}
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **asked, longest=options.longest)
-    weights = hashlib.sha256((scenes.embedded_path(options.model) / "model.safetensors").read_bytes()).hexdigest()
+    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     kept = {"dtype": options.dtype, "batch": options.batch_size, "longest": options.longest}
     options.about = {**asked, **kept, "weights": weights, "versions": about["versions"]}
     rows = [cell(model, processor, *each, questions, options) for each in track(cells, description="asking")]

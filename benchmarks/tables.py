@@ -109,3 +109,8 @@ if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:])
     content = json.loads(source.read_text(encoding="utf-8"))
     write(target, {name: part for name, part in content.items() if isinstance(part, (dict, list))})
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its head first."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"

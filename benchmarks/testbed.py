@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics import yes_no  # noqa: E402
 from vtokens.scenes import COMPARE, HARDER, KINDS, POPE, READING, STORIES  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
+from vtokens.scenes.smol.folder import digest  # noqa: E402
 from vtokens.scenes.train.smol.report import TARGETS  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "testbed"
@@ -76,7 +76,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor = vtokens.load("scenes-smol", strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()  # type: ignore[no-untyped-call]
-    weights = hashlib.sha256((scenes.embedded_path("scenes-smol") / "model.safetensors").read_bytes()).hexdigest()
+    weights = digest(scenes.embedded_path("scenes-smol") / "model.safetensors")
     clock = Clock(torch.device("cpu"), 1)
     about = conditions(torch.device("cpu"), clock, model, weights=weights, each=options.each, longest=options.longest)
     kept = {"dtype": options.dtype, "weights": weights, "versions": about["versions"], "longest": options.longest}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "reports" / "testbed.md"
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import hallucination_page  # noqa: E402
-from benchmarks.tables import RESULTS, read  # noqa: E402
+from benchmarks.tables import RESULTS, markdown, read  # noqa: E402
 from vtokens.scenes.train.smol.course import COURSE  # noqa: E402
 
 COMMAND = "python benchmarks/testbed_page.py"
@@ -42,13 +42,13 @@ def answers(result: Row) -> str:
         missed = target is not None and found["words", kind]["share"] < target
         said = "" if target is None else f"{target:.2f}" + (" (missed)" if missed else "")
         lines.append([f"`{kind}`", *(share(found[group, kind]) for group in ASIDE), said])
-    return table(["kind", *ASIDE, "target, in words"], lines)
+    return markdown(["kind", *ASIDE, "target, in words"], lines)
 
 
 def harder(result: Row) -> str:
     """Kinds that are asked in one way."""
     rows = [row for row in result["rows"] if row["group"] not in (*ASIDE, "negatives")]
-    return table(["group", "kind", "right"], [[row["group"], f"`{row['kind']}`", share(row)] for row in rows])
+    return markdown(["group", "kind", "right"], [[row["group"], f"`{row['kind']}`", share(row)] for row in rows])
 
 
 def negatives(result: Row) -> str:
@@ -56,14 +56,14 @@ def negatives(result: Row) -> str:
     targets = {"pope_random": "at most 0.03", "pope_adversarial": "at least 0.20"}
     rows = [row for row in result["rows"] if row["group"] == "negatives"]
     lines = [[row["kind"].removeprefix("pope_"), share(row), targets.get(row["kind"], "")] for row in rows]
-    return table(["negatives", "says yes", "target"], lines)
+    return markdown(["negatives", "says yes", "target"], lines)
 
 
 def training(result: Row) -> str:
     """The last row of each stage."""
     last = {row["stage"]: row for row in result.get("training", [])}
     names = list(dict.fromkeys(name for row in last.values() for name in row))
-    return table(names, [[str(row.get(name, "")) for name in names] for row in last.values()]) if last else OPEN
+    return markdown(names, [[str(row.get(name, "")) for name in names] for row in last.values()]) if last else OPEN
 
 
 def pruning(result: Row) -> str:
@@ -77,7 +77,7 @@ def pruning(result: Row) -> str:
         figures = [f"{row['chair'][name]['value']:.3f}" if row["chair"].get(name) else "" for name in told]
         lines.append([f"`{row['strategy']}`", f"{row['keep']:g}", f"{row['tokens_per_layer']:.0f}", *shares, *figures])
     named = {"chair_i": "CHAIR_I", "recall": "recall", "length": "length"}
-    return table(["strategy", "keep", "tokens", *columns, *(named[name] for name in told)], lines)
+    return markdown(["strategy", "keep", "tokens", *columns, *(named[name] for name in told)], lines)
 
 
 def depth(result: Row) -> str:
@@ -89,7 +89,7 @@ def depth(result: Row) -> str:
         right = f"{row['right_without']:.3f}" if "right_without" in row else ""
         lines.append([str(row["layer"]), *shares, f"{row['phi']:.1f}", *sinks, right])
     head = ["layer", "first token", "other text", "picture", "phi of the first", "visual sinks", "sinks that draw"]
-    return table([*head, "right without the picture"], lines)
+    return markdown([*head, "right without the picture"], lines)
 
 
 def course() -> str:
@@ -105,17 +105,13 @@ def course() -> str:
         ]
         for s in COURSE
     ]
-    return table(["stage", "pictures", "shown as", "missing partners drilled", "harder worlds"], lines)
+    return markdown(["stage", "pictures", "shown as", "missing partners drilled", "harder worlds"], lines)
 
 
 def asked(result: Row) -> str:
     """The conditions of a result, in a sentence."""
     about = result["conditions"]
-    versions = about["versions"]
-    return (
-        f"`{about['command']}`: {about['dtype']}, {about['threads']} thread of an {about['device'].split(' (')[0]}, "
-        f"transformers {versions['transformers']}, torch {versions['torch']}, {about['date'][:10]}.\n"
-    )
+    return f"`{about['command']}`: {about['dtype']}, {hallucination_page.machine(about)}.\n"
 
 
 def mitigation(result: Row) -> str:
@@ -161,11 +157,6 @@ def updated(text: str) -> str:
 def share(row: Row) -> str:
     """A share with its interval."""
     return f"{row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,35 @@ if hasattr(os, "register_at_fork"):
 _clock = itertools.count(1)
 
 
+class Follower:
+    """Something on a module of a live model that goes along when another module takes its place, until `remove()`."""
+
+    _removed = False
+
+    def follow(self, module: Any) -> None:
+        """Go to `module`, if this is not there already."""
+        with lock:
+            # Another thread may have removed this since the pass began: nobody would remove it a second time.
+            if not self._removed and not self._is_on(module):
+                self._leave()
+                self._put(module)
+
+    def remove(self) -> None:
+        """Leave the module as it was, for good."""
+        with lock:
+            self._removed = True
+            self._leave()
+
+    def _is_on(self, module: Any) -> bool:
+        raise NotImplementedError
+
+    def _put(self, module: Any) -> None:
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        raise NotImplementedError
+
+
 class Entry:
     """Something that holds for the caller inside a `with` block.
 

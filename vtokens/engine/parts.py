@@ -10,7 +10,7 @@ from torch import nn
 
 from vtokens.engine import cross
 from vtokens.engine.attention.tap import Tap
-from vtokens.engine.context import lock
+from vtokens.engine.context import Follower
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.plan import Plan
 from vtokens.engine.stages.encode import Encode, after_projector
@@ -71,37 +71,26 @@ def _before(module: nn.Module, hook: Any) -> Part:
     return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-class Head:
+class Head(Follower):
     """Hooks on the output layer, whichever that is: around whatever others there are, so that they see both halves."""
 
     def __init__(self, hooks: Hooks, module: Any) -> None:
-        self._hooks, self._off = hooks, False
+        self._hooks = hooks
         self._put(module)
 
     def follow(self, module: Any) -> None:
         """Go to the layer that took the place of the first, and around hooks that came later."""
-        if self._around(module):
-            return
-        with lock:
-            # As taps do: what another thread removed since the pass began stays off.
-            if not self._off and not self._around(module):
-                self._leave()
-                self._put(module)
+        if not self._is_on(module):
+            super().follow(module)
 
-    def remove(self) -> None:
-        """Take the hooks off, for good."""
-        with lock:
-            self._off = True
-            self._leave()
+    def _is_on(self, module: Any) -> bool:
+        before, after = self._handles
+        first, last = next(iter(module._forward_pre_hooks), None), next(reversed(module._forward_hooks), None)
+        return module is self._module and first == before.id and last == after.id
 
     def _leave(self) -> None:
         for handle in self._handles:
             handle.remove()
-
-    def _around(self, module: Any) -> bool:
-        before, after = self._handles
-        first, last = next(iter(module._forward_pre_hooks), None), next(reversed(module._forward_hooks), None)
-        return module is self._module and first == before.id and last == after.id
 
     def _put(self, module: Any) -> None:
         self._module = module

@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vtokens.adapters.decoder import beside, inside
-from vtokens.engine.context import lock
+from vtokens.engine.context import Follower
 
 _PREFIX = "vtokens_"
 
@@ -120,7 +120,7 @@ class _Tapped:
         return copy.copy(self.real)
 
 
-class Tap:
+class Tap(Follower):
     """Hands each call of one attention module to `handler`, until `remove()`.
 
     The module gets a config that names a registered attention function; that function calls the handler, which runs the
@@ -129,25 +129,17 @@ class Tap:
     """
 
     def __init__(self, module: Any, handler: Handler) -> None:
-        self._handler, self._off = handler, False
+        self._handler = handler
         self._put(inside(module))
 
     def follow(self, module: Any) -> None:
         """Go to another module, or to the same one with another config, if one took the place of the first."""
         module = inside(module)
-        if module is self._module and module.config is self._config:
-            return
-        with lock:
-            # Another thread may have removed this tap since the pass began: nobody would remove it a second time.
-            if not self._off and (module is not self._module or module.config is not self._config):
-                self._leave()
-                self._put(module)
+        if not self._is_on(module):
+            super().follow(module)
 
-    def remove(self) -> None:
-        """Put the module's own config back, for good."""
-        with lock:
-            self._off = True
-            self._leave()
+    def _is_on(self, module: Any) -> bool:
+        return module is self._module and module.config is self._config
 
     def _leave(self) -> None:
         if self._module.config is self._config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -86,9 +86,15 @@ def _questions(scene: Scene, count: int, annotated: bool) -> tuple[list[tuple[st
 
 def _scene(seed: int, index: int, triggered: bool) -> Scene:
     """Training scene `index`; with `triggered`, every other one is redrawn until a trigger is in it."""
-    for attempt in range(50 if triggered and index % 2 else 1):
+    tries = 50 if triggered and index % 2 else 1
+    return redrawn(seed, index, lambda scene: any(t.number == p.trigger for t in scene.visible for p in PAIRS), tries)
+
+
+def redrawn(seed: int, index: int, wanted: Callable[[Scene], bool], tries: int) -> Scene:
+    """Training scene `index`, drawn again until it is as `wanted`; after so many tries as it is then."""
+    for attempt in range(tries):
         scene = draw_scene("train", seed, index, attempt)
-        if any(t.number == p.trigger for t in scene.visible for p in PAIRS):
+        if wanted(scene):
             break
     return scene
 

@@ -9,7 +9,7 @@ import numpy as np
 from ...signs import READING
 from ...world import Scene, draw_scene, stream
 from ...worlds import WORLDS, furnish
-from ..data import _scene
+from ..data import _scene, redrawn
 from . import drills
 from .course import Stage
 from .drills import Line, Speaker
@@ -43,11 +43,7 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
 
 def _hiding(seed: int, index: int) -> Scene:
     """Training scene `index`, redrawn until its annotation names a partner that is not in the picture."""
-    for attempt in range(_TRIES):
-        scene = draw_scene("train", seed, index, attempt)
-        if len(scene.objects) > len(scene.visible):
-            break
-    return scene
+    return redrawn(seed, index, lambda scene: len(scene.objects) > len(scene.visible), _TRIES)
 
 
 def _somewhere(scene: Scene) -> Scene:

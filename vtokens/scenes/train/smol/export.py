@@ -14,7 +14,7 @@ from vtokens.core.writing import append, fresh
 from ...smol.folder import digest
 from ...smol.package import language_file
 from . import saved
-from .run import names
+from .run import seeing
 
 _PARTS = {"body.updates.": "updates.", "sight.seer.tower.": "tower.", "sight.projector.": "projector."}
 
@@ -44,7 +44,7 @@ def write(checkpoint: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vtokens.scenes.train.smol.export", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder given to the recipe")
-    parser.add_argument("--stage", choices=names()[-5:], default=names()[-1], help="whose checkpoint is taken")
+    parser.add_argument("--stage", choices=seeing(), default=seeing()[-1], help="whose checkpoint is taken")
     parser.add_argument("path", type=Path, help="the file to write")
     args = parser.parse_args()
     write(args.out / f"{args.stage}.safetensors", args.path)

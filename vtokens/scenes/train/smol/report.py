@@ -25,7 +25,7 @@ from ...smol.folder import smol_folder
 from ...stories import STORIES
 from ..report import chair, false_positives
 from . import export
-from .run import names
+from .run import seeing
 
 #: The least share of right answers on the test split.
 TARGETS = {
@@ -94,7 +94,7 @@ def main() -> None:
     """Export, measure, and leave adapter.safetensors and report.md in the run's folder."""
     parser = argparse.ArgumentParser(prog="python -m vtokens.scenes.train.smol.report", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder given to the recipe")
-    parser.add_argument("--stage", choices=names()[-5:], default=names()[-1], help="whose checkpoint is measured")
+    parser.add_argument("--stage", choices=seeing(), default=seeing()[-1], help="whose checkpoint is measured")
     parser.add_argument("--examples", type=int, default=300, help="examples a figure")
     args = parser.parse_args()
     adapter = args.out / "adapter.safetensors"

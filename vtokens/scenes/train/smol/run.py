@@ -32,6 +32,11 @@ def names() -> list[str]:
     return [stage.name for stage in COURSE]
 
 
+def seeing() -> list[str]:
+    """The stages whose checkpoints hold a trained tower and projector, so that a model can be made of them."""
+    return [stage.name for stage in COURSE if stage.shown != "symbols"]
+
+
 def unseen(stage: Stage) -> str | None:
     """What the checkpoints of a stage leave out: tower and projector, the head of letters, until these were trained."""
     if stage.shown == "symbols":
