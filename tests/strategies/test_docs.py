@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vtokens
+from tests.strategies import videos
 from tests.strategies.helpers import kept, pair, registry_restored, three_rows
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
@@ -71,6 +72,20 @@ def test_the_example_with_settings_acts_before_its_layer(example: dict[str, Any]
         assert all(len(a) == len(b) == 3 and not {*a} & {*b} for a, b in zip(most, least, strict=True))
         everything = kept(model, batch, "asked(keep=3)", layer=1)
         assert all(len(all_) > 3 for all_ in everything)
+
+
+@torch.no_grad()
+def test_the_pruner_of_videos_looks_at_the_first_frame(example: dict[str, Any]) -> None:
+    """The tokens of each video that are farthest from what stood at their place in its first frame."""
+    model, given = pair("qwen2_vl")[0], videos.batch("qwen2_vl", videos.SHAPES)
+    features = model.model.get_video_features(
+        given["pixel_values_videos"], given["video_grid_thw"], return_dict=True
+    ).pooler_output
+    found = kept(model, given, "strayed(keep=3)")
+    for shape, part, own in zip(videos.SHAPES, features, found, strict=True):
+        frames = part.view(shape[0], -1, part.shape[-1])
+        far = (frames - frames[:1]).norm(dim=-1).flatten()
+        assert own == far.argsort(descending=True, stable=True)[:3].sort().values.tolist()
 
 
 def test_the_merger_keeps_pairs_that_are_not_alike(example: dict[str, Any]) -> None:

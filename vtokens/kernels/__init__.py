@@ -1,5 +1,6 @@
 """Operations on plain tensors; they know nothing of models."""
 
+from vtokens.kernels._precision import TIE
 from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
 from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
@@ -26,6 +27,7 @@ from vtokens.kernels.unmerge import first_equal, unmerge_attention
 from vtokens.kernels.unmerge_rows import unmerge_rows
 
 __all__ = [
+    "TIE",
     "Edges",
     "Merged",
     "Recycling",

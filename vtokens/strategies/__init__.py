@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vtokens.strategies.selection import Selection
     from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.video_pruner import VideoPruner
+    from vtokens.strategies.views.frames import Frames
     from vtokens.strategies.views.keys import Keys
     from vtokens.strategies.views.states import States
     from vtokens.strategies.views.visuals import Visuals
@@ -32,6 +34,7 @@ _MODULES = {
     "Description": "vtokens.strategies.card",
     "Evictor": "vtokens.strategies.bases",
     "Facts": "vtokens.core.facts",
+    "Frames": "vtokens.strategies.views.frames",
     "Keys": "vtokens.strategies.views.keys",
     "LayerKeys": "vtokens.strategies.signals",
     "Merger": "vtokens.strategies.bases",
@@ -45,6 +48,7 @@ _MODULES = {
     "Steerer": "vtokens.strategies.bases",
     "Strategy": "vtokens.strategies.base",
     "TowerKeys": "vtokens.strategies.signals",
+    "VideoPruner": "vtokens.strategies.video_pruner",
     "Visuals": "vtokens.strategies.views.visuals",
     "check_layer": "vtokens.strategies.base",
     "describe": "vtokens.strategies.registry",
@@ -61,6 +65,7 @@ __all__ = [
     "Description",
     "Evictor",
     "Facts",
+    "Frames",
     "Keys",
     "LayerKeys",
     "Merger",
@@ -74,6 +79,7 @@ __all__ = [
     "Steerer",
     "Strategy",
     "TowerKeys",
+    "VideoPruner",
     "Visuals",
     "check_layer",
     "describe",

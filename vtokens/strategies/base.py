@@ -30,7 +30,7 @@ class Strategy(Older):
     """Base of all strategies: a frozen dataclass whose fields are its settings, and a method for each stage it acts at.
 
     Most strategies are smaller as a `ScorePruner`, `Merger`, `Steerer`, `Evictor` or `Contraster`
-    (`vtokens.strategies.bases`).
+    (`vtokens.strategies.bases`), or as a `VideoPruner`.
 
     `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
     ones; these run when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in

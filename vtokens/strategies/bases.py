@@ -26,7 +26,7 @@ _STAGES = ("prompt", "layer")
 _PLACES = ("layer", "mlp")
 
 
-def _check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> None:
+def check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> None:
     """Raise `TypeError` if a strategy has none of the methods that its base leaves to it."""
     if all(getattr(type(strategy), method) is getattr(base, method) for method in methods):
         words = " or ".join(f"{method}()" for method in methods)
@@ -53,12 +53,14 @@ class ScorePruner(Strategy):
         positions: "original" leaves kept tokens and later text the numbers that they have in the full sequence;
             "compact" numbers them one after the other, as releases do that hand on a shorter sequence, and servers.
         budget: "per_image" gives each picture its own budget, "global" ranks all tokens of a prompt together.
+        of: a share is one of the tokens "left" by strategies before, or of those of the "original" picture.
     """
 
     stage: ClassVar[Literal["prompt", "layer"]] = "prompt"
     keep: Keep = 0.25
     positions: Literal["original", "compact"] = field(default="original", kw_only=True)
     budget: Literal["per_image", "global"] = field(default="per_image", kw_only=True)
+    of: Literal["left", "original"] = field(default="left", kw_only=True)
 
     def score(self, visuals: Visuals) -> Tensor:
         """Floating (G, M): how much each token is worth; read as `Visuals.top` reads it."""
@@ -69,7 +71,7 @@ class ScorePruner(Strategy):
         return (cls.stage,)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        _check_written(self, ScorePruner, "score")
+        check_written(self, ScorePruner, "score")
         if self.stage not in _STAGES:
             raise unknown("stage", self.stage, _STAGES)
         late = self.stage == "layer"
@@ -85,10 +87,10 @@ class ScorePruner(Strategy):
         return dataclasses.replace(needs, layer=where) if late else needs
 
     def at_prompt(self, visuals: Visuals) -> Selection:
-        return visuals.top(self.score(visuals), self.keep, budget=self.budget)
+        return visuals.top(self.score(visuals), self.keep, self.of, self.budget)
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection:
-        return visuals.top(self.score(visuals), self.keep, budget=self.budget)
+        return visuals.top(self.score(visuals), self.keep, self.of, self.budget)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Merger(Strategy):
         return Selection(keep, member=torch.where(keep, own, members) if self.unmerged else None)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        _check_written(self, Merger, "members", "at_encode", "at_prompt")
+        check_written(self, Merger, "members", "at_encode", "at_prompt")
         return dataclasses.replace(needs, once=True, unmerges=self.unmerged)
 
 
@@ -157,7 +159,7 @@ class Steerer(Strategy):
         return self.steer(states)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        _check_written(self, Steerer, "steer", "at_states")
+        check_written(self, Steerer, "steer", "at_states")
         if self.place not in _PLACES:
             raise unknown("place", self.place, _PLACES)
         if needs.states or needs.mlp:
@@ -189,7 +191,7 @@ class Evictor(Strategy):
         return keys.top(self.score(keys), self.keep) if keys.is_image_prefill else None
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        _check_written(self, Evictor, "score", "at_cache")
+        check_written(self, Evictor, "score", "at_cache")
         return needs if needs.cache else dataclasses.replace(needs, cache=_layers_of(self, facts))
 
 
@@ -208,6 +210,6 @@ class Contraster(Strategy):
         return self.contrast(logits)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        _check_written(self, Contraster, "negative")
-        _check_written(self, Contraster, "contrast", "at_logits")
+        check_written(self, Contraster, "negative")
+        check_written(self, Contraster, "contrast", "at_logits")
         return dataclasses.replace(needs, once=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from keyword import kwlist
 from typing import Any
 
-from vtokens.core.budget import Keep
+from vtokens.core.budget import Keep, check_keep
 from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.fields import checked
 from vtokens.strategies.registry import get
+from vtokens.strategies.video_pruner import VideoPruner
 
 Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
 """Anything that names one or several strategies; None and "none" name no strategy at all."""
@@ -31,7 +33,8 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
 
     Args:
         spec: a string, a strategy, a dict `{"name": ..., **fields}`, or a sequence of these.
-        keep: sets the `keep` of the one strategy that takes it and was not given one.
+        keep: sets the `keep` of the one strategy that takes it and was not given one; of a temporal pruner (of videos,
+            a `VideoPruner`) and a spatial one behind it, the share that both together leave.
         options: further fields, for a single strategy.
 
     Raises:
@@ -48,13 +51,7 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
             )
         drafts[0][1].update(options)
     if keep is not None:
-        takers = _takers(drafts)
-        if not takers:
-            raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {_EXAMPLE}")
-        if len(takers) != 1:
-            names = ", ".join(cls.name for cls, _ in takers)
-            raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")
-        takers[0][1]["keep"] = keep
+        _give(_takers(drafts), keep)
     return tuple(_build(cls, fields) for cls, fields in drafts)
 
 
@@ -81,6 +78,38 @@ def to_dict(strategy: Strategy) -> dict[str, Any]:
 
 def _takers(drafts: list[tuple[type[Strategy], dict[str, Any]]]) -> list[tuple[type[Strategy], dict[str, Any]]]:
     return [(cls, fields) for cls, fields in drafts if "keep" in _names(cls) and "keep" not in fields]
+
+
+def _give(takers: list[tuple[type[Strategy], dict[str, Any]]], keep: Keep) -> None:
+    """Set the `keep` of the one strategy that lacks it, or share it out between one of time and one of space.
+
+    The temporal pruner leaves the square root, so that both drop the same share of what they see; the spatial one
+    counts in shares of the original, so that what is left is what was asked for, whatever the first could drop.
+    """
+    if len(takers) == 1:
+        takers[0][1]["keep"] = keep
+        return
+    if not takers:
+        raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {_EXAMPLE}")
+    names = ", ".join(cls.name for cls, _ in takers)
+    temporal = [issubclass(cls, VideoPruner) for cls, _ in takers]
+    if temporal == [False, True]:
+        raise ValueError(
+            f"keep={shorten(keep)} cannot be shared between {names}: what drops over time comes first, "
+            f"write '{takers[1][0].name}+{takers[0][0].name}', or give each its own keep"
+        )
+    if temporal != [True, False] or "of" not in _names(takers[1][0]):
+        raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")
+    share = check_keep(keep)
+    (first, time), (last, space) = takers
+    if isinstance(share, int):
+        raise ValueError(
+            f"keep={share} is a count, of which {names} have no common share: give a share in (0, 1], or "
+            f"'{first.name}(keep=0.3)+{last.name}(keep={share})'"
+        )
+    if space.get("of", "original") != "original":
+        raise ValueError(f"keep={share} is a share of the original for {names}: leave of={space['of']!r} out")
+    time["keep"], space["keep"], space["of"] = float(f"{math.sqrt(share):.4g}"), share, "original"
 
 
 def _format(strategy: Strategy) -> str:

@@ -40,6 +40,7 @@ class Todre(Strategy):
         exit_threshold: tau of stage 2 as a share of attention; None switches stage 2 off, 0 never exits.
         exit_depth: the layer measured, as a share of the depth.
         positions: "original" or "compact" numbers, as for a `ScorePruner`.
+        of: a share is one of the tokens "left" by strategies before, or of those of the "original" picture.
     """
 
     keep: Keep = 0.1
@@ -47,6 +48,7 @@ class Todre(Strategy):
     exit_threshold: float | None = 0.1
     exit_depth: float = 0.875
     positions: Literal["original", "compact"] = "original"
+    of: Literal["left", "original"] = "left"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +72,7 @@ class Todre(Strategy):
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)
         start = visuals.saliency(_PIVOT).masked_fill(~candidates, -torch.inf).argmax(1)
-        counts = visuals.budgets(self.keep)
+        counts = visuals.budgets(self.keep, self.of)
         keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
         return Selection(keep, counts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,12 +27,14 @@ class Uniform(Strategy):
 
     Attributes:
         keep: share or count per picture.
+        of: a share is one of the tokens "left" by strategies before, or of those of the "original" picture.
     """
 
     keep: Keep = 0.25
+    of: Literal["left", "original"] = "left"
 
     def at_prompt(self, visuals: Visuals) -> Selection:
-        counts = visuals.budgets(self.keep)
+        counts = visuals.budgets(self.keep, self.of)
         chosen = np.zeros(visuals.valid.shape, dtype=bool)
         for row, (picture, left, keep) in enumerate(zip(visuals.layout.pictures, visuals.counts, counts, strict=True)):
             chosen[row, :left] = even_grid(picture, keep) if left == picture.tokens else _even(left, keep)

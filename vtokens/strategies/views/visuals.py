@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Observed
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.observing import Observing
 
 
@@ -49,6 +51,11 @@ class Visuals(Observing):
     def cells(self) -> Tensor:
         """int64 (G, M), the position of each token inside its picture."""
         return self._groups.gather(self.layout.cell)
+
+    @cached_property
+    def frames(self) -> Frames | None:
+        """The videos among the pictures, frame by frame; None if there is none. Groups are pictures then."""
+        return Frames.of(self.layout.pictures, self.cells, self.valid)
 
     def budgets(self, keep: Keep, of: Literal["left", "original"] = "left") -> tuple[int, ...]:
         """Tokens to keep of each group.
@@ -101,14 +108,7 @@ class Visuals(Observing):
             TypeError: scores that are not floating; says how to make them so.
             ValueError: scores of another shape.
         """
-        if not scores.is_floating_point():
-            raise TypeError(f"scores are {scores.dtype}: floating ones are allowed, as scores.float() makes them")
-        if scores.shape != self.valid.shape:
-            raise ValueError(
-                f"scores have the shape {tuple(scores.shape)}: one for each token is needed, {tuple(self.valid.shape)}"
-            )
-        counts, scores = self.budgets(keep, of), scores.to(self.hidden.device)
-        scores = scores.masked_fill(scores.isnan() | ~self.valid, -torch.inf)
+        counts, scores = self.budgets(keep, of), self._scores(scores)
         if budget == "per_image" or self.grouping == "sample":
             return Selection(_highest(scores, self.valid, counts), counts)
         flat = scores.new_full((self.layout.visual.numel() + 1,), -torch.inf)
@@ -118,6 +118,21 @@ class Visuals(Observing):
         totals = Visuals(self.hidden, self.layout, "sample", self.observed).budgets(keep, of)
         stay = whole.scatter(_highest(whole.gather(spread), whole.valid, totals), self.layout.visual)
         return Selection(self._groups.gather(stay) & self.valid)
+
+    def best(self, scores: Tensor, counts: Sequence[int]) -> Selection:
+        """As `top`, with the number of tokens that stay of each group in place of a `keep`."""
+        return Selection(_highest(self._scores(scores), self.valid, counts), tuple(counts))
+
+    def _scores(self, scores: Tensor) -> Tensor:
+        """Scores on the device of the states; -inf where there is none."""
+        if not scores.is_floating_point():
+            raise TypeError(f"scores are {scores.dtype}: floating ones are allowed, as scores.float() makes them")
+        if scores.shape != self.valid.shape:
+            raise ValueError(
+                f"scores have the shape {tuple(scores.shape)}: one for each token is needed, {tuple(self.valid.shape)}"
+            )
+        scores = scores.to(self.hidden.device)
+        return scores.masked_fill(scores.isnan() | ~self.valid, -torch.inf)
 
 
 def _highest(scores: Tensor, valid: Tensor, counts: Sequence[int]) -> Tensor:

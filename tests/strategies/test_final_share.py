@@ -1,0 +1,71 @@
+"""One `keep` for a temporal and a spatial pruner is the share that both together leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.test_deepstack import mixed
+from tests.strategies.videos import SHAPES, batch
+from vtokens.core.budget import budget
+from vtokens.strategies import VideoPruner, format_spec, get, list_strategies, parse
+from vtokens.strategies.prune.evs import Evs
+from vtokens.strategies.prune.todre import Todre
+
+TEMPORAL = [name for name in list_strategies() if issubclass(get(name), VideoPruner)]
+SPATIAL = [name for name in list_strategies() if "of" in vtokens.describe(name).fields]
+
+
+def test_the_first_leaves_the_square_root() -> None:
+    strategies = parse("evs+todre(objective=kcenter)", keep=0.1)
+    assert strategies == (Evs(0.3162), Todre(0.1, objective="kcenter", of="original"))
+    assert parse(format_spec(strategies)) == strategies
+    assert parse("evs+todre", keep=1.0) == (Evs(1.0), Todre(1.0, of="original"))
+    assert parse("evs+todre(keep=0.5)", keep=0.1) == (Evs(0.1), Todre(0.5))
+
+
+@given(st.floats(1e-30, 1, exclude_min=True), st.sampled_from(TEMPORAL), st.sampled_from(SPATIAL))
+def test_any_pair_takes_any_share(keep: float, first: str, second: str) -> None:
+    time, space = parse(f"{first}+{second}", keep=keep)
+    assert space.keep == keep <= time.keep  # type: ignore[attr-defined]
+    assert time.keep**2 == pytest.approx(keep, rel=1e-3)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("spec", "keep", "says"),
+    [
+        ("evs+todre", 8, r"keep=8 is a count.*'evs\(keep=0.3\)\+todre\(keep=8\)'"),
+        ("todre+evs", 0.1, r"what drops over time comes first, write 'evs\+todre'"),
+        ("evs+vidcom2", 0.1, "keep=0.1 is ambiguous: evs, vidcom2"),
+        ("evs+cls+todre", 0.1, "keep=0.1 is ambiguous: evs, cls, todre"),
+        ("evs+todre(of=left)", 0.1, "leave of='left' out"),
+        ("evs+todre", 1.5, r"keep=1.5 is out of range"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(spec: str, keep: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse(spec, keep=keep)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", [f"{first}+{second}" for first in TEMPORAL for second in SPATIAL])
+def test_what_is_left_is_the_share_asked_for(spec: str) -> None:
+    """Of every video and of an image beside one, which the temporal pruner leaves whole."""
+    for family, inputs in (("qwen2_5_vl", batch("qwen2_5_vl", SHAPES)), ("qwen3_vl", mixed())):
+        target = model(family, "pruned")
+        with vtokens.attach(target, spec, keep=0.3) as handle:
+            target(**inputs)
+            report = handle.report()
+        assert report.strategy == format_spec(parse(spec, keep=0.3))
+        parts = [part for sample in report.samples for part in sample.pictures]
+        assert [len(part.kept[2]) for part in parts] == [budget(part.picture.tokens, 0.3) for part in parts]
+        first, second = report.contributions
+        assert first.tokens is not None
+        assert second.tokens is not None
+        assert first.tokens[0] > first.tokens[1] == second.tokens[0] > second.tokens[1]
