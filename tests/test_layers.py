@@ -16,6 +16,7 @@ from vtokens.core.moved import MOVED
 ROOT = Path(vtokens.__file__).parent
 LAYERS = (
     "core",
+    "video",
     "schemas",
     "kernels",
     "tables",

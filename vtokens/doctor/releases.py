@@ -16,8 +16,8 @@ from vtokens.doctor.extras import EXTRAS
 from vtokens.doctor.finding import Finding
 from vtokens.loading.torchvision import aside
 
-_SHOWN = ("torch", "transformers", "numpy", "triton", "lmms-eval", "decord", "filelock")
-_OPTIONAL = {"triton": "triton", "lmms-eval": "eval", "decord": "video"}
+_SHOWN = ("torch", "transformers", "numpy", "triton", "lmms-eval", "av", "decord", "filelock")
+_OPTIONAL = {"triton": "triton", "lmms-eval": "eval", "av": "video", "decord": "video"}
 
 
 def examine() -> Iterator[Finding]:

@@ -9,8 +9,9 @@ from typing import Any
 from PIL import Image
 
 from vtokens.core.prompts import chat_text, encode_prompts
-from vtokens.eval.lmms.media import Clip, clip, picture
+from vtokens.eval.lmms.media import clip, picture
 from vtokens.loading.processors import refuse_videos
+from vtokens.video import Clip
 
 _PLACEHOLDER = "<image>"  # what tasks write where a picture is meant, whatever the model calls it
 
