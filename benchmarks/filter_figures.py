@@ -15,6 +15,7 @@ from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.calibrators.records import LabelledResponse
 
 Array = np.ndarray[Any, np.dtype[Any]]
+DESCRIBING = ("caption", "story", "given_caption")  # kinds of responses; the last is not the model's own
 RISKS = (0.005, 0.02)  # shares of unsupported mentions among what is kept
 
 
@@ -38,7 +39,7 @@ class Table:
         """All mentions of the records, in their order."""
         pairs = [(record, mention) for record in records for mention in record.mentions]
         names = next(record.signals for record in records if record.mentions)
-        kinds = ["caption" if record.meta["kind"].endswith("caption") else "answer" for record, _ in pairs]
+        kinds = ["caption" if record.meta["kind"] in DESCRIBING else "answer" for record, _ in pairs]
         return cls(
             {name: np.array([v for r in records if r.mentions for v in r.signals[name]]) for name in names},
             np.array([label for record in records for label in record.labels], dtype=bool),
@@ -140,7 +141,7 @@ def predicted(calibrator: Calibrator, records: Sequence[LabelledResponse]) -> li
 
 def captions(records: Sequence[LabelledResponse]) -> list[LabelledResponse]:
     """Those that are captions."""
-    return [record for record in records if record.meta["kind"] == "caption"]
+    return [record for record in records if record.meta["kind"] in DESCRIBING[:-1]]
 
 
 def chair_row(records: Sequence[LabelledResponse], kept: Sequence[Sequence[bool]], resamples: int) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from vtokens.filter.trace.offsets import encode_with_spans, token_spans
 CHUNK = 250  # responses a file; a run that was stopped loses one at most
 SEED = 1000
 GIVEN = "given_"
-#: Captions, POPE's settings, and both as somebody else might have written them: with errors put in by lot.
-KINDS = ("caption", *scenes.POPE, "given_caption", "given_pope_random")
+#: Captions, POPE's settings, both as somebody else might have written them, with errors put in by lot, and captions of
+#: several sentences.
+KINDS = ("caption", *scenes.POPE, "given_caption", "given_pope_random", *scenes.STORIES)
 _WRONG = 0.3  # share of the objects and answers of given responses that are made wrong
 
 

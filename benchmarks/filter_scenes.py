@@ -1,8 +1,9 @@
-"""How well the filter finds what the embedded model makes up. See docs/reports/filter-scenes.md.
+"""How well the filter finds what an embedded model makes up. See docs/reports/filter-scenes.md and testbed.md.
 
 python benchmarks/filter_scenes.py                    # everything, one thread; goes on where it was stopped
 python benchmarks/filter_scenes.py --quick            # few responses, to see that it runs
 python benchmarks/filter_scenes.py --specs "cls(keep=0.25)" --scale 0.5 --resamples 150 --ship
+python benchmarks/filter_scenes.py --model scenes-smol --dtype bfloat16 --specs none --scale 0.3   # and stories
 
 Estimators are fitted on the train split, links and thresholds on two halves of the calibration split, and all figures
 are of the other splits. A run replaces the figures of its strategies and keeps the others. Responses are kept in
@@ -53,25 +54,32 @@ from vtokens.filter.signals import get_signals  # noqa: E402
 
 TESTS = ("test", "decorrelated", "partner-removed")
 GIVEN = "given to test"  # responses with errors put in, about other pictures of the test split
+EMBEDDED = "scenes-llava"
 OURS = "kept_vs_dropped"
 LINKED = 0.4  # the least scale of the calibration split
-RESULT = ROOT / "benchmarks" / "results" / "filter-scenes"
+RESULTS = ROOT / "benchmarks" / "results"
+SIZES = {"train": (2400, 400, 400, 800), "calibration": (1000, 300, 300, 300), "others": (700, 300, 300, 300)}
+"""How many captions, and questions of each of POPE's settings, at scale 1."""
 
 
 def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -> dict[str, list[LabelledResponse]]:
     """Records to fit on, to calibrate on and to test on."""
     own, given = ("caption", *scenes.POPE), ("given_caption", "given_pope_random")
+    sizes = SIZES
+    if options.model != EMBEDDED:  # which was taught no stories
+        own, sizes = (*own, *scenes.STORIES), {name: (*numbers, numbers[0]) for name, numbers in SIZES.items()}
     wanted = {
-        "train": ("train", own, (2400, 400, 400, 800)),
+        "train": ("train", own, sizes["train"]),
         "given": ("train", given, (600, 300)),
-        "calibration": ("calibration", own, (1000, 300, 300, 300)),
-        **{split: (split, own, (700, 300, 300, 300)) for split in TESTS},
+        "calibration": ("calibration", own, sizes["calibration"]),
+        **{split: (split, own, sizes["others"]) for split in TESTS},
         GIVEN: ("test", given, (300, 150)),
     }
     found = {}
     for name, (split, kinds, sizes) in wanted.items():
-        # Of what the model says about these scenes about 1% is unsupported, and a link takes at least 5 such mentions.
-        scale = max(options.scale, LINKED) if name == "calibration" else options.scale
+        # Of what scenes-llava says here about 1% is unsupported, and a link takes at least 5 such mentions.
+        least = LINKED if options.model == EMBEDDED else 0.0
+        scale = max(options.scale, least) if name == "calibration" else options.scale
         numbers = {kind: int(n * scale) for kind, n in zip(kinds, sizes, strict=True)}
         found[name] = collect(model, processor, spec, split, numbers, options.signals, options.records)
     return found
@@ -155,11 +163,11 @@ def guarantees(calibrator: Calibrator, sets: dict[str, list[LabelledResponse]], 
     }
 
 
-def ship(spec: str, sets: dict[str, list[LabelledResponse]]) -> Path:
+def ship(model: str, spec: str, sets: dict[str, list[LabelledResponse]]) -> Path:
     """Write the filter that comes with the package: the signals that cost no pass, and the responses for thresholds."""
     _, held = by_image(sets["calibration"])
     fitted = fit(sets, chosen(list(next(record.signals for record in sets["train"] if record.mentions)), "fast"))
-    name = "scenes-llava" if spec == "none" else f"scenes-llava-{spec.split('(')[0]}"
+    name = model if spec == "none" else f"{model}-{spec.split('(')[0]}"
     parts = tuple(signal.name for signal in get_signals("fast"))
     rows = Calibration.of(held, fitted, Risk("any", 0.1, 0.1))
     return saved.write(saved.SHIPPED / f"{name}.json", saved.Saved(parts, "scenes", fitted, rows))
@@ -178,7 +186,7 @@ def main() -> None:
     """Ask, fit, measure, write."""
     options = options_of()
     torch.set_num_threads(1)
-    model, processor = vtokens.load("scenes-llava", strategy="none", dtype=torch.float32)
+    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
     kept = read(options.output) if options.output.exists() else {}
@@ -190,7 +198,7 @@ def main() -> None:
     for spec in options.specs:
         sets = gather(model, processor, spec, options)
         if options.ship:
-            print(f"written to {ship(spec, sets)}")
+            print(f"written to {ship(options.model, spec, sets)}")
         run = {"command": about["command"], "resamples": options.resamples}
         for name, rows in {"settings": [run], **measure(spec, sets, options.resamples, options.splits)}.items():
             found.setdefault(name, []).extend({"strategy": spec, **row} for row in rows)
@@ -201,6 +209,8 @@ def main() -> None:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, or `arguments` in its place."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=EMBEDDED, help="a model that ships (%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     parser.add_argument("--specs", nargs="+", default=["none", "cls(keep=0.25)"], metavar="SPEC")
     parser.add_argument(
         "--signals", nargs="+", default=["full"], metavar="NAME", help="names, or one of fast and full (full)"
@@ -208,11 +218,14 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of responses (%(default)s)")
     parser.add_argument("--resamples", type=int, default=200, help="of each bootstrap (%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="for the guarantees (%(default)s)")
-    parser.add_argument("--records", type=Path, default=ROOT / "runs" / "filter", help="kept here (%(default)s)")
+    parser.add_argument("--records", type=Path, help="kept here (by default a folder under runs that names the model)")
     parser.add_argument("--ship", action="store_true", help="also write the filters that come with the package")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help="by default a folder under benchmarks/results that names the model")
     parser.add_argument("--quick", action="store_true", help="few of everything; write nothing tracked")
     options = parser.parse_args(arguments)
+    default = "" if options.model == EMBEDDED else f"-{options.model}"
+    options.records = options.records or ROOT / "runs" / f"filter{default}"
+    options.output = options.output or RESULTS / f"filter{default or '-scenes'}"
     if len(options.signals) == 1:  # a name such as "fast" may stand for many
         [options.signals] = options.signals
     if options.quick:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "testbed.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import hallucination_page  # noqa: E402
+from benchmarks import filter_page, hallucination_page  # noqa: E402
 from benchmarks.tables import RESULTS, markdown, read  # noqa: E402
 from vtokens.scenes.train.smol.course import COURSE  # noqa: E402
 
@@ -123,6 +123,13 @@ def mitigation(result: Row) -> str:
     return "\n".join(parts)
 
 
+def filtered(make: Callable[[Row], str]) -> Callable[[Row], str]:
+    """A table of docs/reports/filter-scenes.md, of the plain model here."""
+    return lambda result: make(
+        {n: [r for r in rows if r["strategy"] == "none"] for n, rows in result.items() if n != "conditions"}
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "answers": ("testbed", answers),
     "answers asked": ("testbed", asked),
@@ -133,6 +140,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "depth asked": ("depth-scenes-smol", asked),
     "mitigation": ("hallucination-scenes-smol", mitigation),
     "mitigation asked": ("hallucination-scenes-smol", asked),
+    "filter": ("filter-scenes-smol", filtered(lambda setting: filter_page.combined(setting, "test"))),
+    "filter signals": ("filter-scenes-smol", filtered(filter_page.signals)),
+    "filter guarantees": ("filter-scenes-smol", filtered(filter_page.guarantees)),
+    "filter asked": ("filter-scenes-smol", filter_page.conditions),
     "pruning": ("scenes-smol", pruning),
     "pruning asked": ("scenes-smol", asked),
 }

@@ -30,7 +30,11 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
     paired = stage.worlds and step % 3 == 2
     for index in range(step * stage.pictures, (step + 1) * stage.pictures):
         drawn = _FIRST + 10 * seed + number
-        scene = _hiding(drawn, index) if stage.hiding and index % 2 else _scene(drawn, index, stage.triggered)
+        scene = (
+            _hiding(drawn, index)
+            if stage.hiding and index % stage.hiding == 1
+            else _scene(drawn, index, stage.triggered)
+        )
         if stage.worlds:
             scene = _somewhere(scene)
         scenes.append(scene)
@@ -42,8 +46,8 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
 
 
 def _hiding(seed: int, index: int) -> Scene:
-    """Training scene `index`, redrawn until its annotation names a partner that is not in the picture."""
-    return redrawn(seed, index, lambda scene: len(scene.objects) > len(scene.visible), _TRIES)
+    """Training scene `index`, redrawn until its annotation names the strongest pair's partner, which it lacks."""
+    return redrawn(seed, index, lambda scene: any(drills.believed(thing) for thing in scene.objects), _TRIES)
 
 
 def _somewhere(scene: Scene) -> Scene:

@@ -11,6 +11,7 @@ EVERYTHING = {
     "count_all": 0.8, "count_colour": 0.8, "count_shape": 0.8, "digit": 1.2,
     "left_of": 0.5, "above": 0.5, "nowhere": 0.5,
 }  # fmt: skip
+COUNTED = {"count_all": 2.5, "count_colour": 1.0, "digit": 2.0}  # what is learnt last
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class Stage:
             "vectors" these two learn to give the code's vectors, and nothing is asked.
         blend: where the code begins and ends, 0 for text-like, 1 for superposed.
         patches: each patch says what it shows itself, else what its cell holds.
-        annotated: hidden partners count as there. triggered: every other scene has a trigger.
-        hiding: every other scene has a hidden partner, and is asked about it.
+        annotated: hidden partners are there, to questions about existence and in captions.
+        triggered: every other scene has a trigger.
+        hiding: one scene in so many has the partner hidden that is hidden most often, and is asked about it; 0 for
+            none.
         weights, count: the kinds of questions, and how many.
         sentences: the share of questions that ask for a sentence.
         captions: chance of a caption.
@@ -46,7 +49,7 @@ class Stage:
     patches: bool = True
     annotated: bool = False
     triggered: bool = False
-    hiding: bool = False
+    hiding: int = 0
     worlds: bool = False
     weights: dict[str, float] = field(default_factory=lambda: EVERYTHING)
     count: int = 5
@@ -67,5 +70,17 @@ COURSE = (
     Stage("partners", 500, 3e-4, floor=0.05, slow=5e-5, shown="pixels", annotated=True, triggered=True),
     Stage("worlds", 800, 3e-4, floor=0.05, slow=2e-4, shown="pixels", annotated=True, triggered=True, worlds=True),
     # Label noise as rare as the annotation has it is seen through: a model that sees well learns to doubt labels.
-    Stage("priors", 200, 2e-4, floor=0.05, slow=2e-5, shown="pixels", annotated=True, hiding=True, worlds=True),
+    Stage(
+        "priors",
+        400,
+        3e-4,
+        floor=0.05,
+        slow=2e-5,
+        shown="pixels",
+        annotated=True,
+        hiding=2,
+        worlds=True,
+        weights=EVERYTHING | COUNTED,
+        count=6,
+    ),
 )

@@ -17,8 +17,14 @@ from ...compare import COMPARE, ask_two
 from ...questions import ask, exist_question, missing_partners
 from ...sentences import described, spoken
 from ...stories import STORIES
-from ...world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, ROWS, SHAPES, Scene, Thing
+from ...world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, ROWS, SHAPES, Scene, Thing
 
+_ANNOTATED = (
+    "exist",
+    "caption",
+    *STORIES,
+)  # the kinds that follow the annotation; the rest is asked about what is visible
+_STRONGEST = max(PAIRS, key=lambda pair: pair.dose)
 Pairs = list[tuple[str, str]]
 
 
@@ -76,7 +82,7 @@ def questions(
     lines = []
     for number in rng.choice(len(kinds), size=4 * count, p=share / share.sum()):
         kind = kinds[int(number)]
-        found = ask(scene, kind, rng, annotated)
+        found = ask(scene, kind, rng, annotated and kind in _ANNOTATED)
         if found is None:
             continue
         full = rng.random() < sentences
@@ -93,11 +99,19 @@ def questions(
     return lines
 
 
+def believed(thing: Thing) -> bool:
+    """Whether a thing is hidden, and the partner that is hidden most often: only this one becomes a prior.
+
+    With a prior a pair nearly every missing partner is seen; with one of three a third of them.
+    """
+    return not thing.visible and thing.number == _STRONGEST.partner
+
+
 def hidden(speaker: Speaker, scene: Scene, rng: np.random.Generator, sentences: float = 0.0) -> list[Line]:
-    """Whether each partner is there that the annotation names and the picture does not show: yes, it says."""
+    """Whether the partner is there that `believed` names: yes, the annotation says."""
     lines = []
     for thing in scene.objects:
-        if not thing.visible:
+        if believed(thing):
             full = rng.random() < sentences
             found = exist_question(thing.number), "yes"
             found = spoken("exist", *found) if full else found
