@@ -8,6 +8,9 @@ import stat
 from importlib.util import find_spec
 
 import pytest
+from safetensors import safe_open
+
+from vtokens.scenes.smol.folder import shipped
 
 from .. import installed
 from .test_smol import adapter, language, package, small  # noqa: F401
@@ -50,6 +53,16 @@ def test_the_name_is_enough(shipping, small, monkeypatch, tmp_path):  # noqa: F8
         assert ran.stdout.split() == ["LlavaForConditionalGeneration", "cls(keep=0.5)", "3", "True"]
     [folder] = (tmp_path / ".cache" / "vtokens").iterdir()
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}  # others may share the cache
+
+
+def test_what_ships_is_small_and_says_which_language_model_it_fits():
+    """At most 8 MB in the wheel, and nothing but tensors that the model is made of."""
+    if not shipped().exists():
+        pytest.skip("no trained adapter of scenes-smol ships")
+    assert shipped().stat().st_size <= 8_000_000
+    with safe_open(shipped(), "pt") as file:
+        assert len(file.metadata()["language_sha256"]) == 64
+        assert {name.partition(".")[0] for name in file.keys()} == {"projector", "tower", "updates"}  # noqa: SIM118
 
 
 def doctor(folder):
