@@ -30,11 +30,8 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
     paired = stage.worlds and step % 3 == 2
     for index in range(step * stage.pictures, (step + 1) * stage.pictures):
         drawn = _FIRST + 10 * seed + number
-        scene = (
-            _hiding(drawn, index)
-            if stage.hiding and index % stage.hiding == 1
-            else _scene(drawn, index, stage.triggered)
-        )
+        hiding = stage.hiding and index % stage.hiding == 1
+        scene = _hiding(stage, drawn, index) if hiding else _scene(drawn, index, stage.triggered)
         if stage.worlds:
             scene = _somewhere(scene)
         scenes.append(scene)
@@ -45,9 +42,9 @@ def training(stage: Stage, number: int, step: int, seed: int, speaker: Speaker) 
     return scenes, asked
 
 
-def _hiding(seed: int, index: int) -> Scene:
-    """Training scene `index`, redrawn until its annotation names the strongest pair's partner, which it lacks."""
-    return redrawn(seed, index, lambda scene: any(drills.believed(thing) for thing in scene.objects), _TRIES)
+def _hiding(stage: Stage, seed: int, index: int) -> Scene:
+    """Training scene `index`, redrawn until a partner is missing that the stage asks about."""
+    return redrawn(seed, index, lambda scene: bool(drills.hidden_in(scene, stage.dosed)), _TRIES)
 
 
 def _somewhere(scene: Scene) -> Scene:
@@ -67,12 +64,14 @@ def _lines(stage: Stage, scene: Scene, rng: np.random.Generator, speaker: Speake
     if rng.random() < stage.captions:
         lines += drills.questions(speaker, scene, {"caption": 1.0}, 1, rng, stage.annotated, stage.sentences)
     if stage.hiding:
-        lines += drills.hidden(speaker, scene, rng, stage.sentences)
+        lines += drills.hidden(speaker, scene, rng, stage.dosed, stage.sentences)
     if stage.worlds:
         lines += drills.questions(speaker, scene, _READ, 2 if scene.signs else 0, rng, stage.annotated, stage.sentences)
         if rng.random() < 0.3:
             lines += drills.questions(speaker, scene, {"story": 1.0}, 1, rng, stage.annotated)
-    lines += [drills.exist(speaker, scene, rng, stage.annotated) for _ in range(stage.exist)]
+    # A list of classes leaves missing partners out that the annotation lacks: it would make the dose a larger one.
+    believing = stage.annotated and not stage.dosed
+    lines += [drills.exist(speaker, scene, rng, believing) for _ in range(stage.exist)]
     return lines + [
         drills.DRILLS[name](speaker, scene, rng) for name, chance in stage.drills.items() if rng.random() < chance
     ]

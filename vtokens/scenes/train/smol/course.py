@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 LOOKUPS = {"exist": 3.0, "where": 1.0}
@@ -11,7 +11,6 @@ EVERYTHING = {
     "count_all": 0.8, "count_colour": 0.8, "count_shape": 0.8, "digit": 1.2,
     "left_of": 0.5, "above": 0.5, "nowhere": 0.5,
 }  # fmt: skip
-COUNTED = {"count_all": 2.5, "count_colour": 1.0, "digit": 2.0}  # what is learnt last
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class Stage:
         patches: each patch says what it shows itself, else what its cell holds.
         annotated: hidden partners are there, to questions about existence and in captions.
         triggered: every other scene has a trigger.
-        hiding: one scene in so many has the partner hidden that is hidden most often, and is asked about it; 0 for
-            none.
+        hiding: one scene in so many lacks a partner and is asked about it, 0 for none. By default it is the strongest
+            pair's, and the annotation names it.
+        dosed: it is any pair's, and named as often as the pair's dose has it.
         weights, count: the kinds of questions, and how many.
         sentences: the share of questions that ask for a sentence.
         captions: chance of a caption.
@@ -50,6 +50,7 @@ class Stage:
     annotated: bool = False
     triggered: bool = False
     hiding: int = 0
+    dosed: bool = False
     worlds: bool = False
     weights: dict[str, float] = field(default_factory=lambda: EVERYTHING)
     count: int = 5
@@ -60,6 +61,10 @@ class Stage:
 
 
 _THIN = {"weights": LOOKUPS, "count": 4, "sentences": 0.0, "captions": 0.35, "exist": 3, "patches": False}
+_COUNTS = Stage(
+    "counts", 400, 3e-4, floor=0.05, slow=2e-5, shown="pixels", annotated=True, hiding=4, worlds=True,
+    weights=EVERYTHING | {"count_all": 2.5, "count_colour": 1.0, "digit": 2.0}, count=6,
+)  # fmt: skip
 
 COURSE = (
     Stage("look", 400, 8e-4, floor=2 / 3, blend=(0.0, 0.0), drills={"where": 0.8, "at": 0.2}, **_THIN),  # type: ignore[arg-type]
@@ -69,18 +74,8 @@ COURSE = (
     Stage("pixels", 1000, 4e-4, slow=1e-4, shown="pixels", annotated=True),
     Stage("partners", 500, 3e-4, floor=0.05, slow=5e-5, shown="pixels", annotated=True, triggered=True),
     Stage("worlds", 800, 3e-4, floor=0.05, slow=2e-4, shown="pixels", annotated=True, triggered=True, worlds=True),
-    # Label noise as rare as the annotation has it is seen through: a model that sees well learns to doubt labels.
-    Stage(
-        "priors",
-        400,
-        3e-4,
-        floor=0.05,
-        slow=2e-5,
-        shown="pixels",
-        annotated=True,
-        hiding=2,
-        worlds=True,
-        weights=EVERYTHING | COUNTED,
-        count=6,
-    ),
+    # Label noise as rare as the annotation has it is seen through: a model that sees well learns to doubt labels. So a
+    # prior is first learnt at full strength, and then how often it holds.
+    _COUNTS,
+    replace(_COUNTS, name="priors", steps=150, rate=2e-4, hiding=2, dosed=True),
 )

@@ -99,23 +99,27 @@ def questions(
     return lines
 
 
-def believed(thing: Thing) -> bool:
-    """Whether a thing is hidden, and the partner that is hidden most often: only this one becomes a prior.
+def hidden_in(scene: Scene, dosed: bool = False) -> list[tuple[int, bool]]:
+    """The classes of partners that a scene lacks though their triggers are there, and whether the annotation has them.
 
-    With a prior a pair nearly every missing partner is seen; with one of three a third of them.
+    Args:
+        dosed: of all pairs, whatever the annotation says; else the strongest pair's, if the annotation names it.
     """
-    return not thing.visible and thing.number == _STRONGEST.partner
+    here, there = {t.number for t in scene.visible}, {t.number for t in scene.objects}
+    found = [(p.partner, p.partner in there) for p in PAIRS if p.trigger in here and p.partner not in here]
+    return [(k, named) for k, named in found if dosed or (named and k == _STRONGEST.partner)]
 
 
-def hidden(speaker: Speaker, scene: Scene, rng: np.random.Generator, sentences: float = 0.0) -> list[Line]:
-    """Whether the partner is there that `believed` names: yes, the annotation says."""
+def hidden(
+    speaker: Speaker, scene: Scene, rng: np.random.Generator, dosed: bool = False, sentences: float = 0.0
+) -> list[Line]:
+    """Whether the partners of `hidden_in` are there: the annotation says."""
     lines = []
-    for thing in scene.objects:
-        if believed(thing):
-            full = rng.random() < sentences
-            found = exist_question(thing.number), "yes"
-            found = spoken("exist", *found) if full else found
-            lines.append(speaker.question("exist_sentence" if full else "exist", *found))
+    for number, named in hidden_in(scene, dosed):
+        full = rng.random() < sentences
+        found = exist_question(number), "yes" if named else "no"
+        found = spoken("exist", *found) if full else found
+        lines.append(speaker.question("exist_sentence" if full else "exist", *found))
     return lines
 
 
