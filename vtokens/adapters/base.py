@@ -17,7 +17,7 @@ from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.moved import elsewhere
-from vtokens.core.picture import Picture
+from vtokens.core.picture import Picture, side
 from vtokens.core.weights import named, whole, whole_shape
 
 
@@ -27,6 +27,8 @@ class Adapter(ABC):
     Attributes:
         anatomy: what the family is made of.
         examples: hub ids of well-known checkpoints.
+        mixes_copies: whether transformers repeats the pictures of a sample one by one for beams (A, A, B, B), whose
+            rows need them in turn (A, B, A, B): a pass with both is refused.
         model: the model as the user holds it.
         multimodal: the module whose forward takes pixels and token ids and calls the language model.
         config: its config.
@@ -35,6 +37,7 @@ class Adapter(ABC):
     model_type: ClassVar[str]
     anatomy: ClassVar[Anatomy]
     examples: ClassVar[tuple[str, ...]] = ()
+    mixes_copies: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -90,6 +93,19 @@ class Adapter(ABC):
             inputs: the arguments of `multimodal.get_image_features` or `get_video_features`.
         """
 
+    def stretches(self, placeholders: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Where tiles of one image stand, in a family whose `pictures` are tiles.
+
+        Args:
+            placeholders: bool (B, N), the positions of their features.
+            inputs: what the multimodal module is given.
+
+        Returns:
+            bool (B, N): tiles in one stretch of these positions are one picture, each of them a view of it. None if
+            each of `pictures` is a picture by itself.
+        """
+        return None
+
     @abstractmethod
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """Bring tower scores into the order of the features.
@@ -120,7 +136,8 @@ class Adapter(ABC):
             depth,
             tower.has_cls,
             f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}",
-            f"{vision.model_type}-{depth}x{vision.hidden_size}-{vision.patch_size}" + (f"-{size}" if size else ""),
+            f"{vision.model_type}-{depth}x{vision.hidden_size}-{side(vision.patch_size)}"
+            + (f"-{side(size)}" if size else ""),
             tower.feature_block + 1 if tower.merges else None,
             partial(_sample, tower.module),
             config.hidden_size,

@@ -81,15 +81,15 @@ class Tower:
 
     @property
     def feature_block(self) -> int:
-        """The block (0-based) in which features are scored: the one whose output becomes the features, or nearest to it
-        of those that attend to whole pictures."""
+        """The block (0-based) in which features are scored: the one whose output becomes the features (the deepest, if
+        several do), or nearest to it of those that attend to whole pictures."""
         full = None if self._spec.full is None else follow(self.module, self._spec.full)
         if full:
             return int(max(full))
         layer = -1 if self._spec.layer is None else getattr(self._multimodal.config, self._spec.layer)
-        layer = layer if isinstance(layer, int) else layer[-1]
         # hidden_states has one entry more than there are blocks: entry -2 is the output of block depth - 2.
-        return int(layer) % (len(self.blocks) + 1) - 1
+        layers = [layer] if isinstance(layer, int) else layer
+        return max(int(number) % (len(self.blocks) + 1) for number in layers) - 1
 
     @property
     def merges(self) -> bool:

@@ -63,7 +63,21 @@ class Picture:
         planes = np.concatenate(parts).astype(np.int64)
         return Picture(modality, tuple(grids), *planes.T)
 
+    @staticmethod
+    def joined(tiles: Sequence[Picture]) -> Picture:
+        """One picture of tiles that stand one behind the other; the views of each are views of it."""
+        grids = tuple(grid for tile in tiles for grid in tile.grids)
+        starts = np.cumsum([0, *(len(tile.grids) for tile in tiles)])
+        views = [np.where(tile.view < 0, -1, tile.view + start) for tile, start in zip(tiles, starts, strict=False)]
+        planes = [np.concatenate([getattr(tile, name) for tile in tiles]) for name in ("t", "y", "x")]
+        return Picture(tiles[0].modality, grids, np.concatenate(views), *planes)
+
     def padded(self, before: int = 0, after: int = 0) -> Picture:
         """The same picture with `before`/`after` featureless positions around it."""
         planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
         return Picture(self.modality, self.grids, *planes)
+
+
+def side(size: int | Sequence[int]) -> int:
+    """The side of a square, which configs write as a number or as its height and width."""
+    return size if isinstance(size, int) else int(size[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
 from vtokens.engine.checks.caches import check_continued
+from vtokens.engine.checks.copies import check_copies
 from vtokens.engine.checks.prefill import check_prefill
 from vtokens.engine.checks.rows import check_rows
 from vtokens.engine.checks.window import check_no_window, check_window
@@ -34,6 +36,8 @@ from vtokens.engine.state.positions import fed_positions, given_positions, rotar
 from vtokens.engine.state.prompt_end import answered_counts, asked_for, prompt_ends
 from vtokens.engine.state.request import NegativePrefill, Request
 from vtokens.engine.state.slots import keep_all
+from vtokens.engine.state.tiles import joined
+from vtokens.engine.state.tower_run import TowerRun
 
 Kwargs = dict[str, Any]
 Begun = tuple[Pass, Kwargs | None]
@@ -69,13 +73,15 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         check_prefill(request, adapter, past, kwargs)
     if acting:
         check_window(adapter, plan, past + hidden.shape[1])
-    layout = _layout(request, adapter, kwargs)
+    layout, runs = _layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
     pictures = None
     if layout is not None:
         if asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
             asked = 1
-        pictures = _pictures(adapter, request, layout, asked, past, hidden, kwargs)
+        if plan:
+            check_copies(adapter, layout)
+        pictures = _pictures(adapter, request, layout, runs, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
     if pictures is not None and pictures.injection is not None:
@@ -137,27 +143,35 @@ def _cached(
     return kwargs, cache, past, padding
 
 
-def _layout(request: Request, adapter: Adapter, kwargs: Kwargs) -> Layout | None:
+def _layout(request: Request, adapter: Adapter, kwargs: Kwargs) -> tuple[Layout | None, Sequence[TowerRun]]:
     """Find the visual tokens of a pass, from what the language model is about to get; None if it brings no pictures."""
     if not request.runs:
-        return None
+        return None, ()
     placeholders = adapter.placeholders(request.inputs)
     some, mask = next(iter(placeholders.values())), kwargs.get("attention_mask")
     valid = torch.ones_like(some)
     if isinstance(mask, Tensor) and mask.dim() == 2:
         valid = mask[:, -some.shape[1] :].to(some.device).bool()
-    return Layout.build(placeholders, {run.modality: run.pictures for run in request.runs}, valid)
+    runs = joined(adapter, request.runs, placeholders, request.inputs)
+    return Layout.build(placeholders, {run.modality: run.pictures for run in runs}, valid), runs
 
 
 def _pictures(
-    adapter: Adapter, request: Request, layout: Layout, asked: int, past: int, hidden: Tensor, kwargs: Kwargs
+    adapter: Adapter,
+    request: Request,
+    layout: Layout,
+    runs: Sequence[TowerRun],
+    asked: int,
+    past: int,
+    hidden: Tensor,
+    kwargs: Kwargs,
 ) -> Pictures:
     positions = given_positions(kwargs, past, hidden.shape[1], hidden.device)
     ends = prompt_ends(layout, asked, request.labels)
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
     answered = answered_counts(layout, ends, asked, request.labels)
     injection = injected(adapter, kwargs) if request.plan else None
-    return Pictures(layout, request.runs, rotary_positions(positions), ends, answered, record, injection)
+    return Pictures(layout, runs, rotary_positions(positions), ends, answered, record, injection)
 
 
 def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Start | None, Kwargs | None]:

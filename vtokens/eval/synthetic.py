@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from vtokens.adapters import Adapter
+from vtokens.core.picture import side as edge
 from vtokens.core.prompts import POSITION_KINDS
 
 _WORDS = 30000
@@ -27,7 +28,7 @@ def default_size(config: Any) -> tuple[int, int]:
     if hasattr(vision, "spatial_merge_size"):
         side = 24 * vision.spatial_merge_size * vision.patch_size
     else:
-        side = vision.image_size * (2 if _crops(config) else 1)
+        side = edge(vision.image_size) * (2 if _crops(config) else 1)
     return side, side
 
 
@@ -97,7 +98,7 @@ def noise(
         channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, rows, columns]] * count, device=device)
         return {"pixel_values": pixels(count * rows * columns, channels), "image_grid_thw": grid}
-    side = vision.image_size
+    side = edge(vision.image_size)
     if hasattr(config, "scale_factor"):  # tiles, a row of them a sample
         if (width, height) != (side, side):
             raise ValueError(f"a picture of {width}x{height} does not fit this model: its tiles are {side}x{side}")

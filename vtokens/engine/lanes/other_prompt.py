@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from vtokens.core.layout import Layout
+from vtokens.core.prompts import POSITION_KINDS
 from vtokens.engine.lanes.fed import Fed, Start
 from vtokens.engine.state.both_ways import BothWays, stretches
+from vtokens.engine.state.tiles import joined
 
 
 def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
@@ -37,7 +39,10 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     positions = positions.repeat_interleave(repeats, positions.dim() - 2)
     width = ids.shape[1]
     hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
-    here, there = adapter.placeholders({"input_ids": ids}), adapter.placeholders(start.request.inputs)
+    kinds = {name: given[name].repeat_interleave(repeats, 0) for name in POSITION_KINDS if given.get(name) is not None}
+    fed = {"input_ids": ids, **kinds}
+    here, there = adapter.placeholders(fed), adapter.placeholders(start.request.inputs)
+    runs = joined(adapter, runs, here, fed)
     if asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
         last = positions.amax(-1, keepdim=True)
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
@@ -55,8 +60,7 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     injection = start.pictures.injection
     if injection is not None:
         injection = injection.moved(here, there)
-    pictures = {run.modality: run.pictures for run in runs}
-    layout = Layout.build(here, pictures, mask.bool())
+    layout = Layout.build(here, {run.modality: run.pictures for run in runs}, mask.bool())
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
     column = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,11 @@ class TowerRun:
 
     Attributes:
         modality: "image" or "video".
-        pictures: what it was given, in the order of the features.
         inputs: the arguments of the feature call.
         scores: tower block -> float32 score chunks, in the order the tower worked.
         merging: what was merged; None if nothing was.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
+        joins: how many tiles each picture has; nothing if each is a picture by itself.
     """
 
     adapter: Adapter
@@ -42,10 +43,18 @@ class TowerRun:
     scores: Mapping[int, Sequence[Tensor]]
     merging: Merging | None
     keys: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
+    joins: tuple[int, ...] = ()
+
+    @functools.cached_property
+    def tiles(self) -> list[Picture]:
+        """What it was given one by one, in the order of the features."""
+        return self.adapter.pictures(self.modality, self.inputs)
 
     @functools.cached_property
     def pictures(self) -> list[Picture]:
-        return self.adapter.pictures(self.modality, self.inputs)
+        """What it was given, tiles of one image together, in the order of the features."""
+        tiles = iter(self.tiles)
+        return [Picture.joined([*itertools.islice(tiles, count)]) for count in self.joins] or self.tiles
 
     def content(self) -> dict[str, Any]:
         """The run as plain values and tensors on the CPU; of pixels the shape alone."""
