@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import vtokens
-from tests.families import build, image, inputs
+from tests.families import EVERY, build, image, inputs
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -38,6 +38,13 @@ def share(of: int) -> int:
     """Examples of a costly property: all under `fuzz`, and one in `of` where the suite has to be done in minutes."""
     most = settings.default.max_examples
     return -(-most // of) if settings.default.derandomize else most
+
+
+def examples(family: str) -> int:
+    """Examples of a property that holds for every family; mechanisms are drawn from `EVERY`, so others have five."""
+    if family not in EVERY and settings.default.derandomize:
+        return 5
+    return -(-settings.default.max_examples // len(EVERY))
 
 
 @dataclass(frozen=True)

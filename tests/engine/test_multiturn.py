@@ -14,14 +14,14 @@ import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import DETAILS, GREEDY
 from tests.engine.masked import dropped_keys, masking
-from tests.families import EVERY, image, inputs
+from tests.families import ALL, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
 SPECS = ["cls(keep=0.5)+fastv(keep=0.5, layer=2)", "todre(keep=0.4, exit_threshold=2.0)", "fastv(keep=0.3, layer=1)"]
 
 
-pytestmark = [pytest.mark.parametrize("family", EVERY), pytest.mark.parametrize("spec", SPECS)]
+pytestmark = [pytest.mark.parametrize("family", ALL), pytest.mark.parametrize("spec", SPECS)]
 
 
 @pytest.fixture(autouse=True)

@@ -19,15 +19,21 @@ from transformers import (
     GenerationConfig,
     Idefics3Processor,
     MllamaProcessor,
+    Ovis2Processor,
 )
 
+import vtokens
+
+from .adapted import CONFIGS
 from .configs import BASE, CROSS, PROOF, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["EVERY", "FAMILIES", "MARK", "OUTSIDE", "build", "image", "inputs"]
+__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
+ALL: tuple[str, ...] = (*EVERY, *(family for family in CONFIGS if family in vtokens.models()))
+"""With those that need an adapter only: what holds for a family is drawn for all, and mechanisms for `EVERY`."""
 OUTSIDE: tuple[str, ...] = tuple(CROSS)
 """Families whose visual tokens stand outside the sequence: pruners alone act on them, by a path of their own."""
 TOWER_QK_GAIN = 1.6
@@ -37,7 +43,7 @@ MARK = "<image>"  # where an image goes in a prompt, whatever the family calls i
 
 def _known(family: str) -> str:
     """`family` itself; ValueError naming the nearest one if it is in neither EVERY nor OUTSIDE."""
-    known = (*EVERY, *OUTSIDE)
+    known = (*ALL, *OUTSIDE)
     if family in known:
         return family
     near = difflib.get_close_matches(family, known, n=1)
@@ -71,14 +77,16 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
             elif "mm_input_projection" in name:  # which starts at 0
                 weight.data.normal_(std=0.3)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
-            elif ("vision_tower" in name or "vision_model" in name) and ("q_proj" in name or "k_proj" in name):
+            elif any(part in name for part in ("vision_tower", "vision_model")) and (
+                "q_proj" in name or "k_proj" in name
+            ):
                 weight.data.mul_(TOWER_QK_GAIN)
     ids = {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**ids)
     return model.eval(), processor(family, config, tok)
 
 
-@lru_cache(maxsize=len(EVERY) + len(OUTSIDE))
+@lru_cache(maxsize=len(ALL) + len(OUTSIDE))
 def _processor(family: str) -> Any:
     """The default processor of `family`, kept between calls."""
     tok = tokenizer(_known(family))
@@ -118,7 +126,7 @@ def inputs(
     groups = images if images is not None else [[] for _ in prompts]
     if len(groups) != len(prompts):
         raise ValueError(f"images has {len(groups)} lists for {len(prompts)} prompts; give one list, maybe empty, each")
-    token = proc.image_token
+    token = "<image>" if isinstance(proc, Ovis2Processor) else proc.image_token
     slot = f"<|vision_start|>{token}<|vision_end|>" if token == "<|image_pad|>" else token
     lead = f"{slot}\n" if slot == token else slot
     texts = []

@@ -156,10 +156,14 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     `overrides` replace top-level fields; the dicts `text_config` and `vision_config` are merged into the defaults
     instead of replacing them. A field the genuine class does not know is stored by it as an extra attribute.
     """
-    fields = deepcopy({**BASE, **PROOF, **CROSS}[family])
+    from .adapted import CONFIGS, token_ids
+
+    fields = deepcopy({**BASE, **PROOF, **CROSS, **CONFIGS}[family])
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     fields["text_config"] |= {"vocab_size": len(tokenizer), **{f"{name}_token_id": ids[name] for name in ids}}
-    if family.startswith("qwen"):
+    if family in CONFIGS:
+        fields |= token_ids(family, tokenizer)
+    elif family.startswith("qwen"):
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     elif family in PROOF:

@@ -25,6 +25,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vtokens.loading.processors import pictures_only
 
+from . import adapted
+
 VOCABULARY = 320
 CORPUS = [
     "Is there a red square in the image? Please answer yes or no.",
@@ -92,7 +94,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
 
     Ids are those of the special tokens first, then 256 bytes, then merges; the same on every call.
     """
-    special = TOKENS[family]
+    special = {**TOKENS, **adapted.TOKENS}[family]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -100,7 +102,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=list(special.values()),
+        special_tokens=list(dict.fromkeys(special.values())),
     )
     core.train_from_iterator(CORPUS, trainer)
     if "bos" in special:
@@ -115,6 +117,8 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
 
 def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
     """The genuine processor of `family` with its PIL image processor, in agreement with the model's `config`."""
+    if family in adapted.PROCESSORS:
+        return adapted.PROCESSORS[family](config, tok)
     vision = config.vision_config
     if family.startswith("qwen"):
         merged = (vision.patch_size * vision.spatial_merge_size) ** 2

@@ -1,0 +1,195 @@
+"""Tiny configurations and processors of the families that need an adapter only: nothing of the engine is about them.
+
+Decoders and towers have the sizes of `configs`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    AyaVisionProcessor,
+    DeepseekVLProcessor,
+    Glm4vProcessor,
+    Glm46VProcessor,
+    InternVLProcessor,
+    JanusProcessor,
+    LlavaNextVideoProcessor,
+    LlavaProcessor,
+    Ovis2Processor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
+
+from vtokens.loading.processors import pictures_only
+
+from .configs import BASE, CLIP, LLAMA, SIGLIP, TEXT, TOWER
+
+_LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
+_GLM_TOWER = {
+    "depth": 4, "num_heads": 4, "hidden_size": 32, "out_hidden_size": 64, "intermediate_size": 64, "patch_size": 14,
+    "image_size": 56, "spatial_merge_size": 2, "temporal_patch_size": 2, "initializer_range": 0.2,
+}  # fmt: skip
+_GLM_TEXT = {**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}}
+_GLM_TOKENS = {
+    "eos": "<|user|>", "pad": "<|endoftext|>", "image": "<|image|>", "video": "<|video|>",
+    "image_start": "<|begin_of_image|>", "image_end": "<|end_of_image|>",
+    "video_start": "<|begin_of_video|>", "video_end": "<|end_of_video|>",
+}  # fmt: skip
+_BARE_TOWER = {name: TOWER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    # Tiles of 4 x 4 patches, of which a shuffle makes 2 x 2 tokens.
+    "internvl": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": {
+            **TOWER, "image_size": [56, 56], "patch_size": [14, 14], "initializer_range": 0.2,
+            "layer_scale_init_value": 0.7, "use_qk_norm": False,
+        },
+        "downsample_ratio": 0.5,
+    },
+    "llava_next_video": BASE["llava_next"],
+    "vipllava": {
+        "text_config": LLAMA,
+        "vision_config": CLIP,
+        "vision_feature_layer": [-2, -3, 1],
+        "image_seq_length": 16,
+    },
+    "glm4v": {"text_config": _GLM_TEXT, "vision_config": _GLM_TOWER},
+    "glm46v": {"text_config": _GLM_TEXT, "vision_config": _GLM_TOWER},
+    "glm4v_moe": {
+        "text_config": {
+            **_GLM_TEXT, "head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
+            "first_k_dense_replace": 1,
+            "rope_parameters": {**_GLM_TEXT["rope_parameters"], "partial_rotary_factor": 1.0},
+        },
+        "vision_config": _GLM_TOWER,
+    },
+    "janus": {
+        "text_config": LLAMA,
+        "vision_config": {
+            **_BARE_TOWER, "image_size": 56, "mlp_ratio": 2, "projection_dim": 64, "num_image_tokens": 16,
+            "initializer_range": 0.2,
+        },
+        "vq_config": {
+            "num_embeddings": 16, "latent_channels": 16, "base_channels": 32, "channel_multiplier": [1],
+            "num_patches": 4, "num_res_blocks": 1, "projection_dim": 64, "image_token_embed_dim": 64,
+        },
+    },
+    "aya_vision": {
+        "text_config": {
+            **TEXT, "model_type": "cohere2", "sliding_window": 4096,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        "vision_config": SIGLIP,
+    },
+    "ovis2": {
+        "text_config": {**TEXT, "model_type": "qwen2"},
+        "vision_config": {**TOWER, "vocab_size": 40, "hidden_stride": 2, "initializer_range": 0.2},
+        "hidden_size": 64,
+        "tie_word_embeddings": False,
+    },
+    "deepseek_vl": {"text_config": LLAMA, "vision_config": {**SIGLIP}},
+}  # fmt: skip
+TOKENS: dict[str, dict[str, str]] = {
+    "internvl": {
+        "eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<IMG_CONTEXT>", "context_image": "<IMG_CONTEXT>",
+        "start_image": "<img>", "end_image": "</img>", "video": "<video>",
+    },
+    "llava_next_video": {**_LLAMA, "video": "<video>"},
+    "vipllava": _LLAMA,
+    "glm4v": _GLM_TOKENS,
+    "glm46v": _GLM_TOKENS,
+    "glm4v_moe": _GLM_TOKENS,
+    "janus": {**_LLAMA, "boi": "<begin_of_image>", "eoi": "<end_of_image>"},
+    "aya_vision": {
+        **_LLAMA, "mark": "<image>", "image": "<|IMG_PATCH|>", "start": "<|START_OF_IMG|>", "end": "<|END_OF_IMG|>",
+        "tile": "TILE", "tile_global": "TILE_GLOBAL",
+    },
+    "ovis2": {
+        "eos": "<|im_end|>", "pad": "<|endoftext|>", "mark": "<image>", "image": "<IMG_ATOM>", "start": "<IMG_START>",
+        "grid": "<IMG_GRID>", "col": "<IMG_COL>", "row": "<IMG_ROW>", "end": "<IMG_END>",
+    },
+    "deepseek_vl": _LLAMA,
+}  # fmt: skip
+
+
+def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
+    """The top-level fields of a configuration with token ids."""
+    fields = {"image_token_id": tokenizer.image_token_id}
+    if family.startswith("glm"):
+        names = ("video", "image_start", "image_end", "video_start", "video_end")
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    if family == "llava_next_video":
+        fields["video_token_id"] = tokenizer.video_token_id
+    if family == "ovis2":
+        names = ("start", "grid", "col", "row", "end")
+        fields["visual_indicator_token_ids"] = [getattr(tokenizer, f"{name}_token_id") for name in names]
+        fields["vocab_size"] = len(tokenizer)
+    return fields
+
+
+def _square(config: Any) -> dict[str, int]:
+    size = config.vision_config.image_size
+    size = size if isinstance(size, int) else size[0]
+    return {"height": size, "width": size}
+
+
+def _glm(genuine: Any, pixels: Any) -> Callable[[Any, Any], Any]:
+    def make(config: Any, tok: Any) -> Any:
+        cell = (config.vision_config.patch_size * config.vision_config.spatial_merge_size) ** 2
+        # It counts the pixels of both frames that a picture is made to.
+        patches = pixels(size={"shortest_edge": 2 * 4 * cell, "longest_edge": 2 * 48 * cell})
+        return pictures_only(genuine)(patches, tok)
+
+    return make
+
+
+def _internvl(config: Any, tok: Any) -> Any:
+    tiles = GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3)
+    return pictures_only(InternVLProcessor)(tiles, tok, image_seq_length=4)
+
+
+def _next_video(config: Any, tok: Any) -> Any:
+    square = _square(config)
+    crops = LlavaNextImageProcessorPil(
+        image_grid_pinpoints=config.image_grid_pinpoints, size={"shortest_edge": square["height"]}, crop_size=square
+    )
+    return pictures_only(LlavaNextVideoProcessor)(
+        image_processor=crops, tokenizer=tok, patch_size=14, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def _vipllava(config: Any, tok: Any) -> Any:
+    square = _square(config)
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": square["height"]}, crop_size=square)
+    return LlavaProcessor(
+        pixels, tok, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+
+
+PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
+    "internvl": _internvl,
+    "llava_next_video": _next_video,
+    "vipllava": _vipllava,
+    "glm4v": _glm(Glm4vProcessor, Glm4vImageProcessorPil),
+    "glm46v": _glm(Glm46VProcessor, Glm46VImageProcessorPil),
+    "glm4v_moe": _glm(Glm4vProcessor, Glm4vImageProcessorPil),
+    "janus": lambda config, tok: JanusProcessor(JanusImageProcessorPil(size=_square(config)), tok, num_image_tokens=16),
+    "aya_vision": lambda config, tok: AyaVisionProcessor(
+        GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3),
+        tok, patch_size=14, img_size=56, downsample_factor=2,
+    ),
+    "ovis2": lambda config, tok: Ovis2Processor(
+        Ovis2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok, image_seq_length=4
+    ),
+    "deepseek_vl": lambda config, tok: DeepseekVLProcessor(
+        DeepseekVLImageProcessorPil(size=_square(config)), tok, num_image_tokens=16
+    ),
+}  # fmt: skip

@@ -1,0 +1,27 @@
+"""Aya Vision: square SigLIP tiles with text between, a pixel shuffle that joins neighbours, a Cohere 2 decoder."""
+
+from __future__ import annotations
+
+from vtokens.adapters.anatomy import Anatomy, TowerSpec
+from vtokens.adapters.registry import register_adapter
+from vtokens.adapters.tiles import Tiles
+
+SIGLIP = TowerSpec(
+    ("vision_tower.vision_model", "vision_tower"), "encoder.layers", "self_attn", layer="vision_feature_layer"
+)
+
+
+@register_adapter("aya_vision")
+class AyaVision(Tiles):
+    """Aya Vision. Tiles have text between, and the model is not told which make an image: each is a picture."""
+
+    anatomy = Anatomy({"image": SIGLIP})
+    examples = ("CohereLabs/aya-vision-8b", "CohereLabs/aya-vision-32b")
+
+    @property
+    def factor(self) -> int:
+        return int(self.config.downsample_factor)
+
+    def projected(self, joined: int, width: int) -> tuple[tuple[int, int], ...]:
+        inner = getattr(self.config, "alignment_intermediate_size", width)
+        return (joined, inner), (inner // 2, width)
