@@ -28,6 +28,12 @@ CALIBRATED = (
 #: Strategies that compute attention in the model's place, causal as it is in most.
 COMPUTING = ("mminference",)
 
+#: Where a strategy's defaults are refused: with what it runs, or why not; tests/engine/test_combinations.py shows it.
+NOTES = {
+    **{("dymu", family): "with `unmerge=False` (calibrated)" for family in ("aya_vision", "glm46v", "glm4v")},
+    ("dymu", "vipllava"): "no (features of several tower blocks)",
+}
+
 
 def families() -> str:
     """A row for each family: its class, checkpoints, what it is shown, where its tower's scores come from."""
@@ -99,6 +105,8 @@ def _saliency(family: str) -> str:
 
 
 def _cell(name: str, family: str) -> str:
+    if (name, family) in NOTES:
+        return NOTES[name, family]
     anatomy, stages = adapter_class(family).anatomy, {*get(name).stages()}
     missing = stages - anatomy.stages
     if missing and not (missing == {"layer"} and "prompt" in stages):

@@ -99,6 +99,10 @@ class Allowed:
             pools = {field.name: pool(hints[field.name], files) for field in dataclasses.fields(cls) if field.init}
             trials = [{}, *({field: value} for field, values in pools.items() for value in values)]
             reasons = [refusal(name, fields, self.adapter) for fields in trials]
+            if None not in reasons:  # some need a flag beside a value
+                flags = [{field: value} for field in pools if hints[field] is bool for value in (False, True)]
+                trials += [{**flag, **fields} for flag in flags for fields in trials[1:]]
+                reasons = [refusal(name, fields, self.adapter) for fields in trials]
             if None not in reasons:
                 self.refused[name] = set(filter(None, reasons))
                 continue

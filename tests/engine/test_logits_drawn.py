@@ -16,12 +16,12 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.blended import groups
-from tests.engine.cases import COUNTS, MODES, SHARES, Case, cases, model
+from tests.engine.cases import COUNTS, MODES, SHARES, Case, cases, mixed, model
 from tests.engine.compare import DETAILS
 from tests.engine.contrasted import Partly, check_answers, contrasted, expect, forgetful, guided, without_pictures
 from tests.engine.masked import dropped_keys
 from tests.engine.test_logits import noised
-from tests.families import EVERY, image, inputs
+from tests.families import ALL, image, inputs
 from vtokens.adapters import adapter_for
 
 CLOSE = 1e-5
@@ -76,8 +76,8 @@ def blind(family: str, prompt: dict[str, Any], gamma: float, lam: float, others:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", EVERY)
-@settings(max_examples=-(-settings.default.max_examples // len(EVERY)))
+@pytest.mark.parametrize("family", ALL)
+@settings(max_examples=-(-settings.default.max_examples // len(ALL)))
 @given(
     case=cases().filter(lambda case: case.side == "left"),
     name=st.sampled_from(["pai", "m3id", "vcd", "lqcd", "contrast", "damro", "avisc"]),
@@ -92,6 +92,7 @@ def blind(family: str, prompt: dict[str, Any], gamma: float, lam: float, others:
 def test_contrast(
     family: str, case: Case, name: str, weight: float, beta: float, steps: int, keep: float, k: int, others: str
 ) -> None:
+    assume(not mixed(family, case))
     plain, batch = model(family, "plain"), case.batch(family)
     branch = (f"cls(keep={keep})", f"random(keep={keep}, seed={steps})", f"fastv(keep={keep}, layer=2)")[steps % 3]
     gamma, lam = steps / 999, 2 * keep

@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 
 import vtokens
-from tests.engine.cases import MODES, Case, cases, examples, model
+from tests.engine.cases import MODES, Case, cases, examples, mixed, model
 from tests.engine.compare import check_tokens
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import ALL
 from tests.limits import close_pass
-from vtokens.adapters import adapter_for
 from vtokens.core.compat import returned_cache
 
 NEW = 3
@@ -97,7 +96,7 @@ def test_pruned_equals_masked(family: str) -> None:
         reference = model(family, "plain", case.attention[1])
         batch = case.batch(family)
         report = check_forward(batch, pruned, reference, case.spec)
-        if MODES[case.mode].get("num_beams") and adapter_for(pruned).mixes_copies and max(map(len, case.sizes)) > 1:
+        if mixed(family, case):
             with vtokens.attach(pruned, case.spec), pytest.raises(ValueError, match="features of the wrong pictures"):
                 generate(pruned, batch, case)
             return

@@ -8,6 +8,6 @@ from vtokens.adapters.registry import register_adapter
 
 @register_adapter("glm46v")
 class Glm46V(Glm4v):
-    """GLM-4.6V. Laid out as GLM-4.1V is."""
+    """GLM-4.6V. Laid out as GLM-4.1V is. The checkpoints of that name are of other types: `glm4v` and `glm4v_moe`."""
 
-    examples = ("zai-org/GLM-4.6V-Flash",)
+    examples = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Glm4v(Qwen2VL):
     """GLM-4.1V. A video's frames stand apart, with their times as text between; they are one picture all the same."""
 
     mixes_copies = True
-    examples = ("zai-org/GLM-4.1V-9B-Thinking", "zai-org/GLM-4.1V-9B-Base")
+    examples: ClassVar[tuple[str, ...]] = ("zai-org/GLM-4.1V-9B-Thinking", "zai-org/GLM-4.6V-Flash")
 
     def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         ids, kinds = inputs.get("input_ids"), inputs.get("mm_token_type_ids")

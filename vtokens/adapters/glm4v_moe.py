@@ -10,4 +10,4 @@ from vtokens.adapters.registry import register_adapter
 class Glm4vMoe(Glm4v):
     """GLM-4.5V. Laid out as GLM-4.1V is."""
 
-    examples = ("zai-org/GLM-4.5V",)
+    examples = ("zai-org/GLM-4.5V", "zai-org/GLM-4.6V")
