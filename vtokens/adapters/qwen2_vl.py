@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
 class Qwen2VL(Adapter):
     """Qwen2-VL. Scores of the four patches that the merger joins are averaged."""
 
-    examples = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
+    examples: ClassVar[tuple[str, ...]] = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")
 
     anatomy = Anatomy({"image": VISUAL, "video": VISUAL}, PLACEHOLDERS, axes=3)
 
