@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from tests.engine.compare import DETAILS
 from tests.engine.masked import decoder_of, masking
@@ -64,17 +64,22 @@ class Partly:
         prompt: its inputs.
         dropped: for each decoder layer bool (1, N), positions that it does not see.
         blank: bool (1, N), visual tokens that are zeros.
+        given: (1, N, D), what the decoder is fed at its positions; None for what the model makes of the prompt.
     """
 
     prompt: dict[str, Any]
     dropped: Sequence[Tensor] = ()
     blank: Tensor | None = None
+    given: Tensor | None = None
 
     def logits(self, model: Any, answer: Tensor) -> Tensor:
         """(V,) behind the tokens (1, T) of an answer."""
         with ExitStack() as stack:
             if self.blank is not None:
                 hook = decoder_of(model).register_forward_pre_hook(partial(_zero, self.blank), with_kwargs=True)
+                stack.callback(hook.remove)
+            if self.given is not None:
+                hook = decoder_of(model).register_forward_pre_hook(partial(_feed, self.given), with_kwargs=True)
                 stack.callback(hook.remove)
             if self.dropped:
                 stack.enter_context(masking(model, self.dropped))
@@ -90,6 +95,10 @@ def _zero(blank: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         stack = [part.masked_fill(gone[:, None], 0) for part in kwargs["deepstack_visual_embeds"]]
         changed = {"deepstack_visual_embeds": stack}
     return args, {**kwargs, "inputs_embeds": embeds, **changed}
+
+
+def _feed(given: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    return args, {**kwargs, "inputs_embeds": torch.cat([given, kwargs["inputs_embeds"][:, given.shape[1] :]], 1)}
 
 
 @dataclass
@@ -131,11 +140,19 @@ def extended(prompt: dict[str, Any], answer: Tensor) -> dict[str, Any]:
     return {k: torch.cat([v, more[k].to(v.dtype)], 1) if k in more else v for k, v in prompt.items()}
 
 
-def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any]:
-    """The text of a single row."""
+def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any] | Partly:
+    """The text of a single row; Ovis2 embeds tokens between tiles otherwise if pictures are there, so it gets these."""
     text = prompt["input_ids"][0] != model.config.image_token_id
     ids = prompt["input_ids"][:, text]
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if not hasattr(model.config, "visual_indicator_token_ids"):
+        return alone
+    fed: list[Tensor] = []
+    decoder = decoder_of(model)
+    hook = decoder.register_forward_pre_hook(lambda *call: fed.append(call[2]["inputs_embeds"]), with_kwargs=True)
+    model(**prompt)
+    hook.remove()
+    return Partly(alone, given=fed[0][:, text])
 
 
 @torch.no_grad()
@@ -148,7 +165,8 @@ def expect(
 ) -> Any:
     """What `generate` should give under a contrastive strategy; all numbers of the steps are in `scores`."""
     whole = Whole(model, prompts, combine, batch["input_ids"].shape[1])
-    return model.generate(**batch, **options, **DETAILS, logits_processor=LogitsProcessorList([whole]))
+    # Janus' own `generate` hands no logits processors on to the usual one.
+    return GenerationMixin.generate(model, **batch, **options, **DETAILS, logits_processor=LogitsProcessorList([whole]))
 
 
 def check_answers(got: Any, expected: Any, beams: bool = False) -> None:

@@ -58,7 +58,7 @@ def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0)
         return left**0.5 * pixels + (1 - left) ** 0.5 * noise
 
     pixels = prompt["pixel_values"]
-    if family.startswith("qwen"):
+    if "image_grid_thw" in prompt:
         parts = pixels.split(prompt["image_grid_thw"].prod(-1).tolist())
         return {**prompt, "pixel_values": torch.cat([change(part) for part in parts])}
     flat = pixels.reshape(-1, *pixels.shape[-3:])

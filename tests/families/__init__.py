@@ -127,7 +127,10 @@ def inputs(
     if len(groups) != len(prompts):
         raise ValueError(f"images has {len(groups)} lists for {len(prompts)} prompts; give one list, maybe empty, each")
     token = "<image>" if isinstance(proc, Ovis2Processor) else proc.image_token
-    slot = f"<|vision_start|>{token}<|vision_end|>" if token == "<|image_pad|>" else token
+    # Families of three rotary axes write something around: no prompt of theirs ends with its picture.
+    names = [name for name in ("vision", "image") if hasattr(proc.tokenizer, f"{name}_start_token")]
+    around = [getattr(proc.tokenizer, f"{names[0]}_{side}_token") if names else "" for side in ("start", "end")]
+    slot = token.join(around)
     lead = f"{slot}\n" if slot == token else slot
     texts = []
     for prompt, group in zip(prompts, groups, strict=True):

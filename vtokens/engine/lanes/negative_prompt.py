@@ -55,7 +55,7 @@ def _with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> F
             entries = getattr(output, adapter.anatomy.deepstack.features)
             deeper.append([torch.cat(list(entry)) for entry in entries])
         found = run_in(run.modality, output, True, adapter)
-        runs += [] if found is None else [found]
+        runs += [] if found is None else [replace(found, joins=run.joins)]
     flat = torch.cat(features).to(same.embeds)
     inside = (layout.image >= 0)[..., None]
     index = feature_index(layout, runs)
