@@ -78,6 +78,17 @@ def above_zero(text: str) -> float:
     return value
 
 
+def seconds(text: str) -> float:
+    """The type of an option that is a finite number of seconds, from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not allowed: seconds from 0")
+    return value
+
+
 def listed(text: str) -> list[str]:
     """The parts of a comma-separated list, none of them empty."""
     parts = [part.strip() for part in text.split(",")]

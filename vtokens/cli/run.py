@@ -1,37 +1,70 @@
-"""`vtokens run`: one question about one image."""
+"""`vtokens run`: questions about pictures and videos."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-from vtokens.cli.options import add_placement, check_picture, keep_value, whole
+from vtokens.cli.inputs import FRAMES, STANDARD_INPUT, Visual, check_inputs, opened
+from vtokens.cli.options import above_zero, add_placement, check_picture, keep_value, seconds, whole
 from vtokens.cli.output import note, say
-from vtokens.core.prompts import encode_prompts, question_prompt
-from vtokens.loading.context import check_characters, check_room, context_of
+from vtokens.core.terminal import json_text
 from vtokens.loading.hardware import check_device
+
+_EXAMPLES = """examples:
+  vtokens run scene.png "is there a red circle?"
+  vtokens run scene.png "is there a red circle?" --strategy todre --keep 0.1 --overlay kept.png
+  vtokens run photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf --strategy "fastv(layer=3)" --keep 64
+  vtokens run before.png after.png "What has changed?" --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run clip.mp4 "What happens?" --frames 64 --strategy evs --keep 0.1 --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run https://example.org/photo.jpg "What is this?" --json
+  vtokens run - "What is this?" < photo.jpg
+  vtokens run scene.png "how many objects are there?" --chat
+
+Inputs and the question stand together: options go before or behind them all.
+"""
 
 
 def add_to(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser(
         "run",
-        help="ask a question about an image",
-        description="Ask a model about an image. The answer goes to stdout, what was pruned to stderr.",
-        epilog="""examples:
-  vtokens run scene.png "is there a red circle?"
-  vtokens run scene.png "is there a red circle?" --strategy todre --keep 0.1 --overlay kept.png
-  vtokens run photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf --strategy "fastv(layer=3)" --keep 64
-""",
+        help="ask a question about pictures and videos",
+        description="Ask a model about pictures and videos. The answer goes to stdout, what was pruned to stderr.",
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("image", help="path of an image")
-    command.add_argument("question", help="what to ask")
+    command.add_argument(
+        "image", nargs="+", help="path or URL of a picture or video; - reads one from the standard input"
+    )
+    command.add_argument("question", help="what to ask; - reads it from the standard input")
     command.add_argument("--model", default="scenes-llava", help="embedded model, folder or hub id (%(default)s)")
     command.add_argument("--strategy", help='e.g. todre, "fastv(keep=0.25)", "cls+fastv", none')
     command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
+    taken = command.add_mutually_exclusive_group()
+    taken.add_argument(
+        "--frames", type=whole(), metavar="N", help=f"take so many frames of each video, evenly ({FRAMES})"
+    )
+    taken.add_argument("--fps", type=above_zero, metavar="R", help="take so many frames of each of its seconds")
+    command.add_argument("--start", type=seconds, metavar="S", help="begin at this second of the video")
+    command.add_argument("--end", type=seconds, metavar="S", help="end at this second of the video")
     command.add_argument("--overlay", metavar="PNG", help="write a picture of the patches that were kept")
-    command.add_argument("--max-new-tokens", type=whole(), default=64, metavar="N", help="(%(default)s)")
+    command.add_argument(
+        "--max-new-tokens",
+        type=whole(),
+        default=64,
+        metavar="N",
+        help="the most tokens of an answer (%(default)s)",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print each answer, and what was pruned, as a line of JSON"
+    )
+    command.add_argument(
+        "--chat", action="store_true", help="go on with questions from the standard input, a line each"
+    )
+    command.add_argument("--private-urls", action="store_true", help="allow URLs of the own machine and network")
     add_placement(command)
     command.set_defaults(run=_run)
 
@@ -50,25 +83,72 @@ def note_drawn(model: str, image: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     import vtokens
-    from vtokens.core.images import open_image
-    from vtokens.core.overlay import overlay, seen_image, whole_picture
+    from vtokens.cli.conversation import Conversation
 
-    device, image = check_device(options.device), open_image(options.image)
+    check_inputs(options)
+    device, visuals = check_device(options.device), opened(options)
     if options.overlay:
         check_picture(options.overlay, "--overlay")
+    question = sys.stdin.read().strip() if options.question == STANDARD_INPUT else options.question
+    if not question:
+        raise ValueError("the question is empty: the standard input holds nothing to ask")
     model: Any
     model, processor = vtokens.load(options.model, strategy=options.strategy, keep=options.keep, dtype=options.dtype)
-    context = context_of(model)
-    check_characters(options.question, context, "the question")
     model.to(device).eval()
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
-    note_drawn(options.model, image)
-    inputs = encode_prompts(processor, [question_prompt(processor, options.question)], [[image]]).to(model.device)
-    check_room(inputs["input_ids"].shape[1], options.max_new_tokens, context)
-    tokens = model.generate(**inputs, max_new_tokens=options.max_new_tokens, do_sample=False)
-    text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-    say(text.strip())
-    report = handle.report()
-    say(report, error=True)
+    for one in visuals:
+        note_drawn(options.model, one.first())
+    conversation = Conversation(model, processor, visuals, options.max_new_tokens)
+    for asked in _questions(question, options.chat):
+        text = conversation.ask(asked)
+        report = handle.report()
+        if options.json:
+            say(json_text(_facts(options, visuals, asked, text, conversation.prompt_tokens, report), allow_nan=False))
+        else:
+            say(text)
+            for one in visuals if len(conversation.turns) == 2 else ():
+                if one.clip is not None:
+                    say(one.told(), error=True)
+            say(report, error=True)
+        sys.stdout.flush()
     if options.overlay:
-        overlay(seen_image(processor, image), whole_picture(report.samples[0].pictures)).save(options.overlay)
+        from vtokens.core.overlay import overlay, seen_image, whole_picture
+
+        picture = seen_image(processor, visuals[0].first())
+        overlay(picture, whole_picture(report.samples[0].pictures)).save(options.overlay)
+
+
+def _questions(first: str, chat: bool) -> Iterator[str]:
+    """The question, and with --chat what is typed or piped behind it."""
+    yield first
+    while chat:
+        if sys.stdin.isatty():
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _facts(
+    options: argparse.Namespace, visuals: list[Visual], asked: str, text: str, size: int, report: Any
+) -> dict[str, Any]:
+    """What --json prints."""
+    [sample] = report.samples
+    return {
+        "answer": text,
+        "question": asked,
+        "inputs": [one.facts() for one in visuals],
+        "model": options.model,
+        "strategy": report.strategy,
+        "prompt_tokens": size,
+        "visual_tokens": sum(kept.picture.tokens for kept in sample.pictures),
+        "visual_tokens_per_layer": sample.average_tokens,
+        "flops": report.flops,
+        "flops_full": report.flops_full,
+        "kv_bytes": report.kv_bytes,
+        "kv_bytes_full": report.kv_bytes_full,
+        "select_seconds": report.select_seconds,
+    }

@@ -13,7 +13,7 @@ from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.asked import Asked
 from vtokens.eval.lmms.generation import StopStringCriteria
-from vtokens.eval.lmms.prompts import MediaPrompt, batch_inputs
+from vtokens.loading.media import MediaPrompt, batch_inputs
 from vtokens.loading.responses import response_lengths
 
 

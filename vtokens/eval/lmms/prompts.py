@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from vtokens.core.prompts import chat_text, encode_prompts
+from vtokens.core.prompts import chat_text
 from vtokens.eval.lmms.media import clip, picture
+from vtokens.loading.media import MediaPrompt, place_clip
 from vtokens.loading.processors import refuse_videos
 from vtokens.video import Clip
 
 _PLACEHOLDER = "<image>"  # what tasks write where a picture is meant, whatever the model calls it
-
-
-@dataclass(frozen=True)
-class MediaPrompt:
-    """A prompt and its media, in the order of their placeholders."""
-
-    text: str
-    images: list[Image.Image]
-    clips: list[Clip]
 
 
 def media_prompt(processor: Any, messages: Any, frames: int) -> MediaPrompt:
@@ -52,33 +42,11 @@ def media_prompt(processor: Any, messages: Any, frames: int) -> MediaPrompt:
                 parts.append({"type": "image"})
             elif part.type == "video":
                 refuse_videos(processor)
-                video = clip(part.url, frames, part.start_time, part.end_time)
-                if getattr(processor, "video_processor", None) is None:
-                    images += video.images()
-                    parts += [{"type": "image"}] * len(video.frames)
-                else:
-                    clips.append(video)
-                    parts.append({"type": "video"})
+                parts += place_clip(processor, clip(part.url, frames, part.start_time, part.end_time), images, clips)
             else:
                 raise ValueError(f"{part.type} in a prompt is not supported: pictures, videos and text are")
         turns.append({"role": message.role, "content": _placed(parts)})
     return MediaPrompt(chat_text(processor, turns), images, clips)
-
-
-def batch_inputs(processor: Any, prompts: Sequence[MediaPrompt], after: Sequence[str] | None = None) -> Any:
-    """The processor's batch, padded on the left.
-
-    Args:
-        processor: the model's.
-        prompts: one a row.
-        after: text that follows each prompt.
-    """
-    texts = [p.text + tail for p, tail in zip(prompts, after or [""] * len(prompts), strict=True)]
-    more: dict[str, Any] = {}
-    if clips := [one for p in prompts for one in p.clips]:
-        more |= {"videos": [c.frames for c in clips], "video_metadata": [c.metadata for c in clips]}
-        more["do_sample_frames"] = False
-    return encode_prompts(processor, texts, [p.images for p in prompts if p.images], **more)
 
 
 def _placed(parts: list[dict[str, str]]) -> list[dict[str, str]]:

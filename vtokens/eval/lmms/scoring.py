@@ -10,7 +10,8 @@ import torch
 
 from vtokens.core.prompts import starts_with_bos
 from vtokens.eval.lmms.asked import user_turn
-from vtokens.eval.lmms.prompts import MediaPrompt, batch_inputs, media_prompt
+from vtokens.eval.lmms.prompts import media_prompt
+from vtokens.loading.media import MediaPrompt, batch_inputs
 
 
 class Scored(NamedTuple):

@@ -1,0 +1,174 @@
+"""`vtokens run` on several pictures, videos, the standard input and further questions."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vtokens
+from tests.video import files
+from vtokens import scenes, video
+from vtokens.cli import main
+from vtokens.cli.inputs import FRAMES
+from vtokens.core.prompts import encode_prompts, question_prompt
+
+QUESTION = "how many objects are there?"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two scenes, as files."""
+    folder = tmp_path_factory.mktemp("run")
+    for number, example in enumerate(scenes.examples("test", n=2, kinds=["exist"])):
+        example.image.save(folder / f"{number}.png")
+    return [str(folder / f"{number}.png") for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A second of a scene, and another second of another."""
+    pictures = [np.asarray(example.image) for example in scenes.examples("test", n=2, kinds=["exist"])]
+    path = tmp_path_factory.mktemp("run") / "clip.mp4"
+    return files.write(path, [pictures[at // 10] for at in range(20)], pix_fmt="yuv444p", options={"crf": "1"})
+
+
+def said(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[str, str]:
+    main(["run", *line])
+    return tuple(capsys.readouterr())
+
+
+def failure(capsys: pytest.CaptureFixture[str], *line: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *line])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err.startswith("vtokens: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def given(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def asked(images: list[object], question: str) -> str:
+    """What the embedded model answers, asked without the command."""
+    model, processor = vtokens.load("scenes-llava")
+    inputs = encode_prompts(processor, [question_prompt(processor, question, len(images))], [images])
+    with torch.no_grad():
+        tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+
+
+def test_several_pictures_in_their_order(capsys: pytest.CaptureFixture[str], drawn: list[str]) -> None:
+    out, _ = said(capsys, *drawn, QUESTION, "--json", "--strategy", "cls", "--keep", "0.5")
+    told = json.loads(out)
+    assert [one["name"] for one in told["inputs"]] == drawn
+    assert (told["visual_tokens"], told["visual_tokens_per_layer"]) == (288, 144.0)
+    assert told["strategy"] == "cls(keep=0.5)"
+    out, err = said(capsys, *drawn, QUESTION)
+    assert out.strip() == asked([Image.open(one) for one in drawn], QUESTION)
+    assert "288.0 of 288 visual tokens" in err
+    assert "--overlay shows one picture, and 2 are given" in failure(capsys, *drawn, "what?", "--overlay", "a.png")
+    assert "gone.png" in failure(capsys, drawn[0], "gone.png", "what?")
+
+
+def test_pictures_take_no_frames(capsys: pytest.CaptureFixture[str], drawn: list[str]) -> None:
+    assert "--frames: there is no video to take frames from" in failure(capsys, drawn[0], "what?", "--frames", "2")
+    assert "--start and --end: there is no" in failure(capsys, drawn[0], "what?", "--start", "1", "--end", "2")
+    assert "not allowed with argument" in failure(capsys, drawn[0], "what?", "--frames", "2", "--fps", "1")
+    assert "argument --frames: '0' is not allowed" in failure(capsys, drawn[0], "what?", "--frames", "0")
+
+
+@files.needs_av
+def test_frames_of_a_video(capsys: pytest.CaptureFixture[str], clip: str, drawn: list[str]) -> None:
+    """A model of pictures is shown them as pictures, with those that stand beside it in the written order."""
+    out, err = said(capsys, clip, QUESTION, "--frames", "3")
+    frames = video.read(clip, frames=3).images()
+    assert out.strip() == asked(frames, QUESTION)
+    assert "3 frames of 2.00 s, from 0.00 to 1.90 s, by " in err
+    told = json.loads(said(capsys, drawn[0], clip, QUESTION, "--fps", "2", "--end", "1", "--json")[0])
+    assert [one["kind"] for one in told["inputs"]] == ["image", "video"]
+    assert (told["inputs"][1]["frames"], told["inputs"][1]["seconds"]) == ([0, 5, 10], [0.0, 0.5, 1.0])
+    assert told["visual_tokens"] == 4 * 144
+    says = failure(capsys, clip, QUESTION)
+    assert "the model's context holds 1,024" in says
+    assert f"or take fewer than {FRAMES} frames (--frames)" in says
+    assert "--overlay shows one picture, and a video" in failure(capsys, clip, "what?", "--overlay", "a.png")
+    assert "start=9.0 lies behind the end" in failure(capsys, clip, "what?", "--frames", "1", "--start", "9")
+
+
+@files.needs_av
+def test_an_animation_is_either(capsys: pytest.CaptureFixture[str], drawn: list[str], tmp_path: Path) -> None:
+    first, second = (Image.open(one) for one in drawn)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    _, err = said(capsys, str(tmp_path / "a.gif"), QUESTION)
+    assert "has several frames: only the first is looked at" in err
+    told = json.loads(said(capsys, str(tmp_path / "a.gif"), QUESTION, "--frames", "2", "--json")[0])
+    assert told["inputs"][0]["frames"] == [0, 1]
+
+
+def test_the_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, drawn: list[str]
+) -> None:
+    """It holds a picture, or a question."""
+    wanted = said(capsys, drawn[0], QUESTION)[0]
+    given(monkeypatch, Path(drawn[0]).read_bytes())
+    assert said(capsys, "-", QUESTION)[0] == wanted
+    given(monkeypatch, QUESTION.encode() + b"\n")
+    assert said(capsys, drawn[0], "-")[0] == wanted
+    given(monkeypatch, b"")
+    assert "the standard input is empty: a picture or a video is needed" in failure(capsys, "-", "what?")
+    given(monkeypatch, b" \n")
+    assert "the question is empty" in failure(capsys, drawn[0], "-")
+    given(monkeypatch, Path(drawn[0]).read_bytes()[:500])
+    assert "cannot read the image the standard input: " in failure(capsys, "-", "what?")
+    for line in (["-", "-", "what?"], ["-", "-"], ["-", "what?", "--chat"]):
+        assert "the standard input can be read once" in failure(capsys, *line)
+
+
+@files.needs_av
+def test_a_video_on_the_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, clip: str
+) -> None:
+    given(monkeypatch, Path(clip).read_bytes())
+    told = json.loads(said(capsys, "-", QUESTION, "--frames", "2", "--json")[0])
+    assert told["inputs"][0]["frames"] == [0, 19]
+    given(monkeypatch, b"nothing of that kind")
+    assert "cannot read the video the standard input: " in failure(capsys, "-", "what?")
+
+
+def test_questions_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, drawn: list[str]) -> None:
+    """Each is asked behind the turns before it: the prompt is the whole conversation."""
+    more = "is there a yellow circle in the image?"
+    given(monkeypatch, f"\n{more}\n{QUESTION}".encode())
+    told = [json.loads(line) for line in said(capsys, drawn[0], QUESTION, "--chat", "--json")[0].splitlines()]
+    assert [one["question"] for one in told] == [QUESTION, more, QUESTION]
+    model, processor = vtokens.load("scenes-llava")
+    whole = question_prompt(processor, QUESTION)
+    for before, after in pairwise(told):
+        whole += f" {before['answer']}{processor.tokenizer.eos_token}USER: {after['question']} ASSISTANT:"
+        inputs = encode_prompts(processor, [whole], [[Image.open(drawn[0])]])
+        assert after["prompt_tokens"] == inputs["input_ids"].shape[1]
+        with torch.no_grad():
+            tokens = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+        [answer] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert after["answer"] == answer.strip()
+    assert all(one["visual_tokens"] == 144 for one in told)
+
+
+def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert "empty' is empty: a picture or a video is needed" in failure(capsys, str(tmp_path / "empty"), "what?")
+    (tmp_path / "text.png").write_text("nothing")
+    assert "cannot read the image " in failure(capsys, str(tmp_path / "text.png"), "what?")
+    (tmp_path / "text.mp4").write_text("nothing")
+    assert "text.mp4" in failure(capsys, str(tmp_path / "text.mp4"), "what?") or files.av is None

@@ -1,0 +1,70 @@
+"""Questions about the same pictures and videos, one behind another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vtokens.cli.inputs import Visual
+from vtokens.core.prompts import chat_text, question_prompt
+from vtokens.loading.context import check_characters, check_room, context_of
+from vtokens.loading.media import MediaPrompt, batch_inputs, place_clip
+
+
+@dataclass
+class Conversation:
+    """What was asked and answered.
+
+    Attributes:
+        model, processor: from `vtokens.load`.
+        visuals: stand before the first question.
+        most: tokens of an answer.
+        turns: so far, as a chat template takes them.
+        prompt_tokens: of the last prompt.
+    """
+
+    model: Any
+    processor: Any
+    visuals: Sequence[Visual]
+    most: int
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    prompt_tokens: int = 0
+
+    def ask(self, question: str) -> str:
+        """The answer to a question that follows the turns so far; both join them.
+
+        Raises:
+            ValueError: prompt and answer do not fit into the model's context, or the question holds another number of
+                places for pictures than there are.
+            ImportError: the model sees videos, and torchvision, which prepares them, is missing.
+        """
+        context = context_of(self.model)
+        check_characters(question, context, "the question")
+        images: list[Any] = []
+        clips: list[Any] = []
+        parts: list[dict[str, str]] = []
+        for one in self.visuals:
+            if one.clip is None:
+                images.append(one.image)
+                parts.append({"type": "image"})
+            else:
+                parts += place_clip(self.processor, one.clip, images, clips)
+        asked = {"type": "text", "text": question}
+        self.turns.append({"role": "user", "content": [asked] if self.turns else [*parts, asked]})
+        if len(self.turns) == 1 and not clips:
+            text = question_prompt(self.processor, question, len(images))
+        else:
+            text = chat_text(self.processor, self.turns)
+        inputs = batch_inputs(self.processor, [MediaPrompt(text, images, clips)]).to(self.model.device)
+        self.prompt_tokens = inputs["input_ids"].shape[1]
+        try:
+            check_room(self.prompt_tokens, self.most, context)
+        except ValueError as error:
+            if frames := sum(len(one.clip.frames) for one in self.visuals if one.clip is not None):
+                raise ValueError(f"{error}, or take fewer than {frames} frames (--frames)") from error
+            raise
+        tokens = self.model.generate(**inputs, max_new_tokens=self.most, do_sample=False)
+        [said] = self.processor.batch_decode(tokens[:, self.prompt_tokens :], skip_special_tokens=True)
+        self.turns.append({"role": "assistant", "content": [{"type": "text", "text": said.strip()}]})
+        return str(said.strip())

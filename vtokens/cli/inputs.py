@@ -1,0 +1,141 @@
+"""What `vtokens run` is given to look at: pictures and videos, as files, behind URLs, or on the standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vtokens.cli.fetch import MOST, fetch, is_url
+from vtokens.core.errors import shorten
+from vtokens.core.reading import regular
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vtokens.video import Clip
+
+FRAMES = 8
+"""Taken from a video unless the command line says how many."""
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Visual:
+    """A picture or a video.
+
+    Attributes:
+        name: as it was given.
+        image: RGB; None for a video.
+        clip: its frames; None for a picture.
+    """
+
+    name: str
+    image: Image.Image | None = None
+    clip: Clip | None = None
+
+    def first(self) -> Any:
+        """The picture, or the first frame."""
+        return self.image if self.clip is None else self.clip.images()[0]
+
+    def told(self) -> str:
+        """What is said of a video's frames."""
+        assert self.clip is not None
+        count, told = len(self.clip.indices), self.clip.metadata
+        return (
+            f"{self.name}: {count} {'frame' if count == 1 else 'frames'} of {told['duration']:.2f} s, from "
+            f"{self.clip.seconds[0]:.2f} to {self.clip.seconds[-1]:.2f} s, by {told['video_backend']}"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What --json says of it."""
+        if self.clip is None:
+            assert self.image is not None
+            return {"name": self.name, "kind": "image", "width": self.image.width, "height": self.image.height}
+        told = {name: self.clip.metadata[name] for name in ("width", "height", "duration", "video_backend")}
+        return {"name": self.name, "kind": "video", **told, "frames": self.clip.indices, "seconds": self.clip.seconds}
+
+
+def check_inputs(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that cannot be kept together, before anything is read."""
+    readers = [*options.image, options.question].count(STANDARD_INPUT)
+    if readers > 1 or (readers and options.chat):
+        raise ValueError("the standard input can be read once: as one input, as the question, or by --chat")
+    if options.overlay and len(options.image) > 1:
+        raise ValueError(f"--overlay shows one picture, and {len(options.image)} are given")
+
+
+def opened(options: argparse.Namespace) -> list[Visual]:
+    """The inputs of the command, read.
+
+    Raises:
+        OSError, ValueError: one cannot be read; names it.
+        MissingExtra: a video, and no package that decodes it.
+    """
+    found = []
+    for name in options.image:
+        with _as_file(name, options.private_urls) as path:
+            found.append(_read(path, name, options))
+    asked = [f"--{name}" for name in ("frames", "fps", "start", "end") if getattr(options, name) is not None]
+    if asked and all(one.clip is None for one in found):
+        raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
+    if options.overlay and found[0].clip is not None:
+        raise ValueError("--overlay shows one picture, and a video is given")
+    return found
+
+
+@contextmanager
+def _as_file(name: str, private: bool) -> Iterator[Path]:
+    if name != STANDARD_INPUT and not is_url(name):
+        regular(name)
+        yield Path(name)
+        return
+    with tempfile.TemporaryDirectory(prefix="vtokens-") as folder:
+        path = Path(folder, "input")
+        if name == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(MOST + 1)
+            if len(data) > MOST:
+                raise ValueError(f"the standard input holds more than {MOST:,} bytes, the most that are read")
+            path.write_bytes(data)
+        else:
+            fetch(name, path, private)
+        yield path
+
+
+def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
+    from vtokens.core.images import open_image
+    from vtokens.video import read
+
+    shown = "the standard input" if name == STANDARD_INPUT else shorten(name)
+    if not path.stat().st_size:
+        raise ValueError(f"{shown} is empty: a picture or a video is needed")
+    moving = options.frames is not None or options.fps is not None
+    if _is_picture(path, Path(name).suffix, moving):
+        return Visual(name, open_image(path, shown))
+    frames = FRAMES if not moving else options.frames
+    try:
+        return Visual(name, clip=read(path, frames, options.fps, options.start, options.end))
+    except (OSError, ValueError) as error:
+        raise type(error)(str(error).replace(shorten(str(path)), shown)) from error
+
+
+def _is_picture(path: Path, suffix: str, moving: bool) -> bool:
+    """Whether a file is to be opened as a picture; an animation is a video where frames of it are asked for."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come once more when it is opened
+            with Image.open(path) as image:
+                animated = bool(getattr(image, "is_animated", False))
+                return image.format != "MPEG" and not (moving and animated and image.format == "GIF")
+    except Image.UnidentifiedImageError:
+        return Image.registered_extensions().get(suffix.lower(), "MPEG") != "MPEG"
+    except Exception:  # opening it says what is wrong
+        return True

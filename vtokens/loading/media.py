@@ -1,0 +1,52 @@
+"""Prompts with their pictures and videos, and the batch that a processor makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from vtokens.core.prompts import encode_prompts
+from vtokens.loading.processors import refuse_videos
+from vtokens.video import Clip
+
+
+@dataclass(frozen=True)
+class MediaPrompt:
+    """A prompt and its media, in the order of their placeholders."""
+
+    text: str
+    images: list[Image.Image]
+    clips: list[Clip]
+
+
+def place_clip(processor: Any, clip: Clip, images: list[Image.Image], clips: list[Clip]) -> list[dict[str, str]]:
+    """Add a video to the media of a prompt, as pictures where the processor has no video part; its parts of the chat.
+
+    Raises:
+        ImportError: the model sees videos, and torchvision, which prepares them, is missing.
+    """
+    refuse_videos(processor)
+    if getattr(processor, "video_processor", None) is None:
+        images += clip.images()
+        return [{"type": "image"}] * len(clip.frames)
+    clips.append(clip)
+    return [{"type": "video"}]
+
+
+def batch_inputs(processor: Any, prompts: Sequence[MediaPrompt], after: Sequence[str] | None = None) -> Any:
+    """The processor's batch, padded on the left.
+
+    Args:
+        processor: the model's.
+        prompts: one a row.
+        after: text that follows each prompt.
+    """
+    texts = [p.text + tail for p, tail in zip(prompts, after or [""] * len(prompts), strict=True)]
+    more: dict[str, Any] = {}
+    if clips := [one for p in prompts for one in p.clips]:
+        more |= {"videos": [c.frames for c in clips], "video_metadata": [c.metadata for c in clips]}
+        more["do_sample_frames"] = False
+    return encode_prompts(processor, texts, [p.images for p in prompts if p.images], **more)
