@@ -30,7 +30,10 @@ COMPUTING = ("mminference",)
 
 #: Where a strategy's defaults are refused: with what it runs, or why not; tests/engine/test_combinations.py shows it.
 NOTES = {
-    **{("dymu", family): "with `unmerge=False` (calibrated)" for family in ("aya_vision", "glm46v", "glm4v")},
+    **{
+        ("dymu", family): "with `unmerge=False` (calibrated)"
+        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v")
+    },
     ("dymu", "vipllava"): "no (features of several tower blocks)",
 }
 

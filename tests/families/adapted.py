@@ -25,9 +25,11 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
+from .by_hand import Rows, Tiled
 from .configs import BASE, CLIP, LLAMA, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -42,6 +44,7 @@ _GLM_TOKENS = {
     "video_start": "<|begin_of_video|>", "video_end": "<|end_of_video|>",
 }  # fmt: skip
 _BARE_TOWER = {name: TOWER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
+PIXTRAL = {**TOWER, "model_type": "pixtral", "image_size": 112, "initializer_range": 0.2}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     # Tiles of 4 x 4 patches, of which a shuffle makes 2 x 2 tokens.
@@ -95,7 +98,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "deepseek_vl": {"text_config": LLAMA, "vision_config": {**SIGLIP}},
+    # Up to 8 x 8 patches, of which a merger makes 4 x 4 tokens.
+    "mistral3": {
+        "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
+        "vision_config": PIXTRAL,
+        "spatial_merge_size": 2,
+    },
 }  # fmt: skip
+CONFIGS["cohere2_vision"] = {**CONFIGS["aya_vision"], "alignment_intermediate_size": 64}
 TOKENS: dict[str, dict[str, str]] = {
     "internvl": {
         "eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<IMG_CONTEXT>", "context_image": "<IMG_CONTEXT>",
@@ -116,6 +126,11 @@ TOKENS: dict[str, dict[str, str]] = {
         "grid": "<IMG_GRID>", "col": "<IMG_COL>", "row": "<IMG_ROW>", "end": "<IMG_END>",
     },
     "deepseek_vl": _LLAMA,
+    "mistral3": {**_LLAMA, "image": "[IMG]", "image_break": "[IMG_BREAK]", "image_end": "[IMG_END]"},
+    "cohere2_vision": {
+        **_LLAMA, "image": "<|IMG_PATCH|>", "boi": "<|START_OF_IMG|>", "eoi": "<|END_OF_IMG|>",
+        "img_line_break": "<|IMG_LINE_BREAK|>",
+    },
 }  # fmt: skip
 
 
@@ -188,6 +203,12 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "ovis2": lambda config, tok: Ovis2Processor(
         Ovis2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok, image_seq_length=4
+    ),
+    "mistral3": lambda config, tok: Rows(
+        PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}), tok
+    ),
+    "cohere2_vision": lambda config, tok: Tiled(
+        GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok
     ),
     "deepseek_vl": lambda config, tok: DeepseekVLProcessor(
         DeepseekVLImageProcessorPil(size=_square(config)), tok, num_image_tokens=16

@@ -38,7 +38,7 @@ def shuffled(family: str, model: Any) -> Tensor:
     return out.reshape(4, 4, 32)[..., 0].long()
 
 
-@pytest.mark.parametrize("family", ["internvl", "aya_vision"])
+@pytest.mark.parametrize("family", ["internvl", "aya_vision", "cohere2_vision"])
 def test_scores_are_joined_as_the_shuffle_joins_patches(family: str) -> None:
     model, batch = pair(family)[0], three_rows(family)
     assert len(batch["pixel_values"]) > 3  # some are cut into tiles
@@ -72,6 +72,20 @@ def test_glm_scores_are_those_of_its_merger(family: str) -> None:
     expected = qwen_scores(model, batch, 3)
     for got, right in zip(probe(model, batch, Saliency())[Saliency()], expected, strict=True):
         compare([got], right)
+
+
+@torch.no_grad()
+def test_packed_pictures_of_mistral3_are_scored_one_by_one() -> None:
+    """What patches of a picture get from its own, averaged over the four that make a token."""
+    model, batch = pair("mistral3")[0], three_rows("mistral3")
+    tower = build("mistral3", attn_implementation="eager")[0].model.vision_tower
+    seen = tower(batch["pixel_values"], image_sizes=batch["image_sizes"], output_attentions=True).attentions[-1]
+    received, expected = seen[0].mean(0).sum(0), []
+    for high, wide in (batch["image_sizes"] // 28).tolist():
+        mine, received = received[: 4 * high * wide], received[4 * high * wide :]
+        expected.append(mine.view(high, 2, wide, 2).mean((1, 3)).flatten())
+    assert len(received) == 0
+    compare(probe(model, batch, Saliency())[Saliency()], torch.cat(expected))
 
 
 @torch.no_grad()

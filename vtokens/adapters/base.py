@@ -55,6 +55,11 @@ class Adapter(ABC):
             )
         self.config: Any = self.multimodal.config
 
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Adapter:
+        """The adapter of a model; a family whose checkpoints have towers of several kinds chooses one here."""
+        return cls(model)
+
     @property
     def language_model(self) -> Any:
         """The decoder: embeddings in, hidden states out."""
@@ -103,6 +108,13 @@ class Adapter(ABC):
         Returns:
             bool (B, N): tiles in one stretch of these positions are one picture, each of them a view of it. None if
             each of `pictures` is a picture by itself.
+        """
+        return None
+
+    def packed(self, modality: str, inputs: Mapping[str, Any]) -> list[int] | None:
+        """The lengths of the pictures, in patches, that the tower packs into one row, each of which attends to itself.
+
+        Asked where the attention function is not told (`cu_seq_lens_q`). None if a row is one picture, or a tile of it.
         """
         return None
 

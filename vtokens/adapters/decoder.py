@@ -99,6 +99,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
 def _reasons_of_class(kind: type) -> Iterator[str]:
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None:
         yield f"its {kind.__name__} does not call transformers' attention interface"
+    if beside(kind, "get_llama_4_attn_scale") is not None:
+        yield f"its {kind.__name__} scales queries by positions, which layers are not told once tokens were dropped"
     if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
 

@@ -23,4 +23,4 @@ def adapter_for(model: object) -> Adapter:
         cls = adapter_class(model.config.model_type)
     except ValueError as error:
         raise ValueError(f"{type(model).__name__}: {error}") from None
-    return cls(model)
+    return cls.of(model)

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
+from vtokens.adapters.pixtral import LlavaPixtral
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
@@ -86,9 +88,14 @@ class LlavaTower(Adapter):
 
 @register_adapter("llava")
 class Llava(LlavaTower):
-    """LLaVA 1.5: `side * side` tokens a picture."""
+    """LLaVA 1.5: `side * side` tokens a picture. Checkpoints with Pixtral's tower are `LlavaPixtral`."""
 
-    examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+    examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "mistral-community/pixtral-12b")
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Adapter:
+        packed = cls is Llava and model.config.vision_config.model_type == "pixtral"
+        return LlavaPixtral(model) if packed else cls(model)
 
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
         pixels, patch = inputs["pixel_values"], self.config.vision_config.patch_size

@@ -136,12 +136,17 @@ class TowerTap:
             yield merging.to_patches(self._votes(query, key, attention.scaling, merging)).flatten()
             return
         parts, bounds = [(query, key)], attention.kwargs.get("cu_seq_lens_q")
-        if bounds is not None:  # flash attention gets all images of a packed tower in one row
-            sizes = bounds.diff().tolist()
+        # Flash attention is told where the images of a packed tower begin; others get a mask of blocks.
+        sizes = self._packed() if bounds is None else bounds.diff().tolist()
+        if sizes is not None:
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
-        real = None if bounds is not None else _unpadded(attention.mask)
+        real = None if sizes is not None else _unpadded(attention.mask)
         for q, k in parts:
             yield self._votes(q, k, attention.scaling, real=real)[:, int(self._adapter.tower.has_cls) :].flatten()
+
+    def _packed(self) -> list[int] | None:
+        call = call_of(self._adapter)
+        return None if call is None else self._adapter.packed(call.modality, call.inputs)
 
     def _votes(
         self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None, real: Tensor | None = None
