@@ -13,8 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
-from tests.families import EVERY as ALL
-from tests.families import FAMILIES, OUTSIDE, build
+from tests.families import ALL, FAMILIES, OUTSIDE, build
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = ", ".join(sorted((*ALL, *OUTSIDE)))
