@@ -1,5 +1,6 @@
 """The FLOPs formula against torch's own counter and the papers' figures; KV bytes against real caches."""
 
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 import vtokens
-from tests.families import FAMILIES, build, image, inputs
+from tests.families import ALL, FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
 from vtokens.core.compat import returned_cache
@@ -133,6 +134,19 @@ def test_each_part_of_the_encoder_is_what_torch_counts(family: str) -> None:
         projector = sum(counts[f"{name}.model.multi_modal_projector"].values())
     assert tower_flops(encoding) == tower
     assert projector_flops(encoding) == projector
+
+
+@pytest.mark.parametrize("family", [family for family in ALL if family not in FAMILIES])
+@torch.no_grad()
+def test_feature_calls_of_other_families_are_what_torch_counts(family: str) -> None:
+    """Tower and projector together, to the operation."""
+    model, batch = pictures(family)
+    adapter = adapter_for(model)
+    names = inspect.signature(adapter.multimodal.get_image_features).parameters
+    given = {name: value for name, value in batch.items() if name in names}
+    encoding = adapter.encoding("image", given)
+    total = counted(lambda: adapter.multimodal.get_image_features(**given)).get_total_flops()
+    assert tower_flops(encoding) + projector_flops(encoding) == total
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -90,7 +90,9 @@ class LlavaTower(Adapter):
 class Llava(LlavaTower):
     """LLaVA 1.5: `side * side` tokens a picture. Checkpoints with Pixtral's tower are `LlavaPixtral`."""
 
-    examples = ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "mistral-community/pixtral-12b")
+    examples: ClassVar[tuple[str, ...]] = (
+        "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "mistral-community/pixtral-12b",
+    )  # fmt: skip
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Adapter:

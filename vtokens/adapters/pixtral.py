@@ -49,7 +49,8 @@ class Pixtral(Adapter):
             vision.hidden_size,
             vision.intermediate_size,
             gated=True,
-            blocks=(tuple(lengths),) * vision.num_hidden_layers,
+            # Masks of blocks keep pictures apart, and cost whole rows.
+            blocks=((sum(lengths),),) * vision.num_hidden_layers,
             embedding=(sum(lengths), vision.num_channels * vision.patch_size**2, vision.hidden_size),
             projector=(*merged, (tokens, features, text.hidden_size), (tokens, text.hidden_size, text.hidden_size)),
         )
