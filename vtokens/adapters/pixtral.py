@@ -44,14 +44,16 @@ class Pixtral(Adapter):
         vision, text, lengths = self.config.vision_config, self.config.text_config, self.packed(modality, inputs)
         tokens, layers = sum(lengths) // self.factor**2, self.config.vision_feature_layer
         features = vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        # The convolution runs over pictures as they are padded, and masks of blocks cost the whole row.
+        pixels, patch = inputs["pixel_values"], vision.patch_size
+        rows = len(pixels) * (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch)
         merged = ((tokens, features * self.factor**2, features),) if self.factor > 1 else ()
         return Encoding(
             vision.hidden_size,
             vision.intermediate_size,
             gated=True,
-            # Masks of blocks keep pictures apart, and cost whole rows.
             blocks=((sum(lengths),),) * vision.num_hidden_layers,
-            embedding=(sum(lengths), vision.num_channels * vision.patch_size**2, vision.hidden_size),
+            embedding=(rows, vision.num_channels * patch**2, vision.hidden_size),
             projector=(*merged, (tokens, features, text.hidden_size), (tokens, text.hidden_size, text.hidden_size)),
         )
 
