@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -31,6 +31,7 @@ class Halves(Strategy):
     layer: int = 0
     weigh: bool = True
     own: float = 0.75
+    sparse: bool = False
 
     def needs(self, facts: Facts) -> Needs:
         return Needs(layer=(self.layer,) if self.layer else (), sizes=self.weigh)
@@ -51,6 +52,11 @@ class Halves(Strategy):
         weights = torch.where(has[:, :, None], self.own * own + (1 - self.own) * behind, own)
         sizes = visuals.sizes[:, ::2] + has * torch.nn.functional.pad(visuals.sizes, (0, 1))[:, 1::2][:, : len(own)]
         counts = tuple((count + 1) // 2 for count in visuals.counts)
+        if self.sparse:
+            alone = ~torch.nn.functional.pad(visuals.valid, (0, 1))[:, 1:] & (slot % 2 == 0)
+            shares = torch.where(slot % 2 == 0, self.own, 1 - self.own).masked_fill(alone, 1.0)
+            into = (slot - slot % 2).expand_as(keep)
+            return Selection(keep, counts, weights=shares, into=into, sizes=sizes if self.weigh else None)
         return Selection(keep, counts, weights=weights, sizes=sizes if self.weigh else None)
 
 
@@ -80,7 +86,8 @@ def test_blended_is_dense(data: Any) -> None:
         model(family, "pruned", data.draw(st.sampled_from(["sdpa", "eager"]))),
         model(family, "plain", "eager"),
     )
-    with vtokens.attach(target, Halves(layer=first, weigh=weigh, own=own)) as handle:
+    sparse = data.draw(st.booleans())
+    with vtokens.attach(target, Halves(layer=first, weigh=weigh, own=own, sparse=sparse)) as handle:
         logits = target(**batch).logits
         plain = handle.report()
         got = target.generate(**batch, **GREEDY, **options, **DETAILS)
@@ -99,6 +106,38 @@ def test_blended_is_dense(data: Any) -> None:
     dropped = [part.repeat_interleave(copies, 0) for part in dropped]
     with blending(reference, there, dropped, first, weigh, own):
         check_tokens(got, reference.generate(**batch, **GREEDY, **options, **DETAILS), 5)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "llava_onevision"])
+@torch.no_grad()
+def test_one_kept_token_each_says_the_same_as_rows_of_weights(family: str) -> None:
+    """Pictures of different sizes; what goes into a token that is dropped is gone, as with a weight of 0."""
+
+    @dataclass(frozen=True)
+    class Astray(Halves):
+        """The first token goes into the second, which is dropped; the others as before."""
+
+        name: ClassVar[str] = "astray"
+
+        def at_prompt(self, visuals: Visuals) -> Selection:
+            found = self._select(visuals)
+            if not self.sparse:
+                weights = found.weights.clone()
+                weights[:, 0, 0] = 0
+                return replace(found, weights=weights)
+            into = found.into.clone()
+            into[:, 0] = 1
+            return replace(found, into=into)
+
+    target, batch = model(family, "pruned"), ragged(family)
+    logits = []
+    for kind in (Halves, Astray):
+        for sparse in (False, True):
+            with vtokens.attach(target, kind(sparse=sparse)):
+                logits.append(target(**batch).logits[:, -1])
+    close_pass(logits[0], logits[1])
+    close_pass(logits[2], logits[3])
+    assert (logits[0] - logits[2]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

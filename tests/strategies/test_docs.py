@@ -164,4 +164,4 @@ def test_the_pages_name_what_exists() -> None:
             assert (root / path).exists() or path == "vtokens/strategies/prune/norm.py", f"{page} names {path}"
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == {"family", "depth", "width", "decoder"} | towers
-    assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes"}
+    assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from tests.engine.compare import GREEDY, both, check_tokens
 from tests.limits import close_pass
 from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
-from vtokens.strategies import Strategy, Visuals
+from vtokens.strategies import Facts, Needs, Saliency, Strategy, Visuals
 
 Shape = tuple[int, int, int]
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -129,3 +130,51 @@ def one_row(family: str, whole: dict[str, Any], row: int) -> dict[str, Any]:
         "pixel_values_videos": whole["pixel_values_videos"].split(sizes)[row],
         "video_grid_thw": whole["video_grid_thw"][row : row + 1],
     }
+
+
+@dataclass(frozen=True)
+class Seen(Strategy):
+    """Keeps everything, and notes the tokens of each picture and what the tower attends to."""
+
+    name: ClassVar[str] = "seen"
+    log: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=(Saliency(),))
+
+    def at_prompt(self, visuals: Visuals) -> None:
+        parts = zip(visuals.tokens, visuals.saliency(), visuals.valid, strict=True)
+        self.log["seen"] = [(tokens[real], scores[real]) for tokens, scores, real in parts]
+
+
+@torch.no_grad()
+def seen(family: str, given: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """For each picture of a batch: its tokens (n, D) as they enter the decoder, and their saliency (n,)."""
+    spy = Seen()
+    with vtokens.attach(model(family, "pruned"), spy):
+        model(family, "pruned")(**given)
+    return cast(list[tuple[Tensor, Tensor]], spy.log["seen"])
+
+
+@torch.no_grad()
+def entered(family: str, given: dict[str, Any], spec: str | Strategy) -> list[tuple[list[int], Tensor]]:
+    """For the picture of each row: the tokens that a strategy keeps, and their states (n, D) that enter layer 0."""
+    target, caught = model(family, "pruned"), []
+
+    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        caught.append(args[0] if args else kwargs["hidden_states"])
+
+    hook = target.model.language_model.layers[0].register_forward_pre_hook(look, with_kwargs=True)
+    with vtokens.attach(target, spec) as handle:
+        target(**given)
+        report = handle.report()
+    hook.remove()
+    found = []
+    for row, sample in enumerate(report.samples):
+        (part,) = sample.pictures
+        fed = (given["input_ids"][row] == target.config.video_token_id).nonzero().flatten()
+        where = {int(place): number for number, place in enumerate(fed)}  # newlines are counted too
+        lead = caught[0].shape[1] - len(sample.positions[0])
+        columns = [lead + n for n, at in enumerate(sample.positions[0]) if where.get(int(at)) in part.kept[0].tolist()]
+        found.append((part.kept[0].tolist(), caught[0][row, columns]))
+    return found

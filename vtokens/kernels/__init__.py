@@ -16,6 +16,7 @@ from vtokens.kernels.bipartite_merge import (
 )
 from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.decode_attention import decode_attention
+from vtokens.kernels.density_peaks import density_peaks
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.group_mean import group_mean
@@ -40,6 +41,7 @@ __all__ = [
     "block_sparse_attention",
     "compact",
     "decode_attention",
+    "density_peaks",
     "farthest_point",
     "first_equal",
     "gathered_attention",

@@ -46,13 +46,18 @@ class VideoPruner(Strategy):
         """The fewest tokens that stay of a video of so many frames with so many places each."""
         return 1
 
+    def counts(self, visuals: Visuals, frames: Frames) -> list[int]:
+        """How many tokens of each picture stay: of images all."""
+        found = list(visuals.counts)
+        for row, shape in zip(frames.rows, frames.shapes, strict=True):
+            found[row] = min(found[row], max(self.least(*shape), budget(found[row], self.keep)))
+        return found
+
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         frames = visuals.frames
         if frames is None:
             return None
-        counts = list(visuals.counts)
-        for row, shape in zip(frames.rows, frames.shapes, strict=True):
-            counts[row] = min(counts[row], max(self.least(*shape), budget(counts[row], self.keep)))
+        counts = self.counts(visuals, frames)
         scores = self.score(visuals, frames)
         return visuals.best(frames.scatter(scores, visuals.valid.to(scores)), counts)
 

@@ -28,14 +28,16 @@ class Blend:
     Attributes:
         index: int64 (G, M), flat positions of the groups' tokens in the batch.
         at: int64 (G, K), flat positions of kept tokens, in order; one behind the last where a group has fewer.
-        weights: float32 (G, K, M), 0 on padding of groups; None if tokens stay as they are.
+        weights: float32 (G, K, M), 0 on padding of groups; (G, M) beside `into`; None if tokens stay as they are.
         sizes: float32 (G, K), logarithms of what kept tokens count for; None if they count as before.
+        into: int64 (G, M), which of the K kept tokens each goes into; None if into any number.
     """
 
     index: Tensor
     at: Tensor
     weights: Tensor | None
     sizes: Tensor | None
+    into: Tensor | None = None
 
     @staticmethod
     def of(selection: Selection, groups: Groups, shape: Sequence[int], rows: Sequence[int] | None) -> Blend | None:
@@ -50,15 +52,20 @@ class Blend:
         Raises:
             ValueError, TypeError: weights or sizes of another shape or kind.
         """
-        weights, sizes, (batch, width) = selection.weights, selection.sizes, shape
-        if weights is None and sizes is None:
+        weights, sizes, into, (batch, width) = selection.weights, selection.sizes, selection.into, shape
+        if weights is None and sizes is None and into is None:
             return None
         device, size = groups.index.device, groups.index.shape[1]
         kept = selection.counts
         kept = tuple(selection.keep.sum(1).tolist()) if kept is None else kept
         most = max(kept, default=0)
+        if into is not None and (weights is None or into.dtype != torch.long or into.shape != selection.keep.shape):
+            raise ValueError(
+                f"into is {into.dtype} {tuple(into.shape)}, with{'' if weights is not None else 'out'} weights: a slot "
+                f"for each token is needed, torch.int64 {tuple(selection.keep.shape)}, and how much of it as weights"
+            )
         for name, part, shape in (
-            ("weights", weights, (len(kept), most, size)),
+            ("weights", weights, (len(kept), most, size) if into is None else (len(kept), size)),
             ("sizes", sizes, (len(kept), most)),
         ):
             if part is not None and not part.is_floating_point():
@@ -67,6 +74,8 @@ class Blend:
                 raise ValueError(
                     f"{name} have the shape {tuple(part.shape)}: one for each kept token of a group is needed, in "
                     f"order, {shape}"
+                    if into is None or name == "sizes"
+                    else f"{name} have the shape {tuple(part.shape)}: one for each token is needed beside into, {shape}"
                 )
         slot = torch.where(selection.keep & groups.valid, torch.arange(size, device=device), size)
         slot = slot.sort(1).values[:, :most]
@@ -75,14 +84,25 @@ class Blend:
             index = torch.tensor(rows, device=device)[index // width] * width + index % width
         at = torch.where(slot < size, index.gather(1, slot.clamp(max=size - 1)), batch * width)
         if weights is not None:
-            weights = weights.to(device, torch.float32).masked_fill(~groups.valid[:, None], 0)
+            real = groups.valid[:, None] if into is None else groups.valid
+            weights = weights.to(device, torch.float32).masked_fill(~real, 0)
+        if weights is not None and into is not None:
+            keep, into = selection.keep & groups.valid, into.to(device)
+            weights = weights.masked_fill(~keep.gather(1, into), 0)
+            into = (keep.cumsum(1) - 1).clamp(min=0).gather(1, into)
         sizes = None if sizes is None else sizes.to(device, torch.float32).log()
-        return Blend(index, at, weights, sizes)
+        return Blend(index, at, weights, sizes, into)
 
     def tokens(self, values: Tensor) -> Tensor:
         """float32 (G, K, D): the weighted sums of tokens out of (B, W, D)."""
         tokens = values.flatten(0, 1)[self.index].float()
-        return tokens if self.weights is None else self.weights @ tokens
+        if self.weights is None or self.into is None:
+            return tokens if self.weights is None else self.weights @ tokens
+        groups, most = self.at.shape
+        slot = self.into + most * torch.arange(groups, device=self.into.device)[:, None]
+        found = tokens.new_zeros(groups * most, tokens.shape[2])
+        found.index_add_(0, slot.flatten(), (tokens * self.weights[..., None]).flatten(0, 1))
+        return found.view(groups, most, -1)
 
     def put(self, values: Tensor, new: Tensor) -> Tensor:
         """(B, W, ...) with `new` (G, K, ...) in the place of the kept tokens."""

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from vtokens.strategies.registry import register
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames
+from vtokens.strategies.views.frames import Frames, rank
 from vtokens.strategies.views.visuals import Visuals
 
 _WIDTHS = tuple(2.0**k for k in range(-3, 2))
@@ -50,9 +50,9 @@ class VidCom2(VideoPruner):
         # torch.round takes the even neighbour of a half, as vLLM's does.
         own = (share.clamp(max=1) * tokens_left).round().clamp(min=1)
         likeness = likeness.masked_fill(~real, torch.inf)
-        chosen = _rank(likeness) < own[..., None]
+        chosen = rank(likeness) < own[..., None]
         # One order over the video: what frames chose comes first. Ranks are exact, sums of scores would round.
-        return -(_rank(likeness.flatten(1)).view_as(chosen) + (~chosen) * real[0].numel()).float()
+        return -(rank(likeness.flatten(1)).view_as(chosen) + (~chosen) * real[0].numel()).float()
 
 
 def _mean(values: Tensor, real: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -65,10 +65,3 @@ def _likeness(units: Tensor, centre: Tensor) -> Tensor:
     """(V, T, P): Gaussians of the distance of units (V, T, P, C) to a centre, summed over widths."""
     distance = (units - centre).square().sum(-1)
     return torch.stack([(-distance / (2 * width)).exp() for width in _WIDTHS]).sum(0)
-
-
-def _rank(values: Tensor) -> Tensor:
-    """int64: the place of each value in the rising order of the last dimension, from 0; ties to the earlier."""
-    order = values.argsort(dim=-1, stable=True)
-    own = torch.arange(values.shape[-1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, own)

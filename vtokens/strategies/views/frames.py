@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vtokens.core.picture import Picture
+from vtokens.strategies.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Frames:
         own = self._own(values)
         number = torch.arange(len(own), device=own.device)[:, None, None]
         found = own[number, self.slot]
-        return torch.where(self.real.view(*self.real.shape, *[1] * (found.dim() - 3)), found, 0)
+        return found.masked_fill(~self.real.view(*self.real.shape, *[1] * (found.dim() - 3)), 0)
 
     def scatter(self, values: Tensor, others: Tensor) -> Tensor:
         """(V, T, P) of the videos -> (G, M), with `others` (G, M) at the pictures that are none."""
@@ -78,3 +79,23 @@ class Frames:
 
     def _own(self, values: Tensor) -> Tensor:
         return values if len(self.rows) == len(values) else values[torch.tensor(self.rows).to(values.device)]
+
+    def merged(self, keep: Selection, into: Tensor, weights: Tensor) -> Selection:
+        """A selection in which tokens of videos go into kept ones.
+
+        Args:
+            keep: which tokens of all pictures stay.
+            into: int64 (V, T * P), the place of the kept token that each goes into.
+            weights: floating (V, T * P), how much of it.
+        """
+        own = torch.arange(keep.keep.shape[1], device=into.device).expand_as(keep.keep)
+        slot = self.slot.flatten(1).gather(1, into)
+        goes = self.scatter(slot, own)
+        return replace(keep, into=goes, weights=self.scatter(weights, torch.ones_like(own, dtype=weights.dtype)))
+
+
+def rank(values: Tensor) -> Tensor:
+    """int64: the place of each value in the rising order of the last dimension, from 0; ties to the earlier."""
+    order = values.argsort(dim=-1, stable=True)
+    own = torch.arange(values.shape[-1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, own)

@@ -1,0 +1,55 @@
+"""Density peaks with nearest neighbours (DPC-KNN): which tokens of a set make good cluster centres."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vtokens.kernels._precision import TIE, as_given
+
+_ROOM = 1 << 26
+"""Most distances held at once, in elements: 256 MiB."""
+
+
+@as_given
+def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
+    """How good a centre each token is: its density times its distance from the nearest denser token.
+
+    Density is exp(-mean squared distance to the nearest `neighbours`, itself among them), distances are divided by
+    sqrt(D); the densest token gets the largest distance of the set (Du et al., Knowledge-Based Systems 99, 2016, as
+    used in FastVID, PruneVid and HoliTom). Of equally dense tokens the earlier counts as denser; releases add noise.
+
+    Args:
+        tokens: (..., M, D), sets of any float dtype.
+        valid: bool (..., M), False on what takes no part.
+        neighbours: at least 1; all of a set that has fewer.
+
+    Returns:
+        float32 (..., M), -inf where not `valid`.
+    """
+    shape, most = valid.shape, valid.shape[-1]
+    sets, real = tokens.reshape(-1, *tokens.shape[-2:]).float(), valid.reshape(-1, most)
+    part = max(1, _ROOM // most**2)
+    found = [_score(x, ok, neighbours) for x, ok in zip(sets.split(part), real.split(part), strict=True)]
+    return torch.cat(found).view(shape)
+
+
+def _score(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
+    both = valid[:, :, None] & valid[:, None]
+    # Centred, so that little cancels; and what is left of equal tokens by rounding is no distance.
+    tokens = (tokens - tokens.masked_fill(~valid[..., None], 0).mean(1, keepdim=True)).masked_fill(~valid[..., None], 0)
+    length = tokens.square().sum(2)
+    square = length[:, :, None] + length[:, None]
+    apart = square - 2 * tokens @ tokens.transpose(1, 2)
+    distance = (apart.masked_fill(apart < TIE * square, 0) / tokens.shape[-1]).sqrt()
+    near = distance.masked_fill(~both, torch.inf).topk(min(neighbours, valid.shape[1]), largest=False).values
+    there = near.isfinite()
+    mean = near.masked_fill(~there, 0).square().sum(2) / there.sum(2).clamp(min=1)
+    density = (-mean).exp()
+    order = torch.arange(valid.shape[1], device=valid.device)
+    higher = density[:, None] > density[:, :, None]
+    denser = (higher | ((density[:, None] == density[:, :, None]) & (order < order[:, None]))) & both
+    furthest = distance.masked_fill(~both, 0).amax((1, 2))
+    nearest = distance.masked_fill(~denser, torch.inf).amin(2)
+    nearest = torch.where(nearest.isfinite(), nearest, furthest[:, None])
+    return (density * nearest).masked_fill(~valid, -torch.inf)
