@@ -14,12 +14,13 @@ from torch import Tensor
 
 import vtokens
 from tests.families import image, inputs
+from tests.strategies import videos
 from tests.strategies.helpers import kept, pair, three_rows
 from vtokens.core.budget import budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.reduce import reduce
-from vtokens.strategies import Facts, Needs, ScorePruner, Selection, Strategy, Visuals
+from vtokens.strategies import Facts, Needs, ScorePruner, Selection, Strategy, Visuals, parse
 
 SHAPES = st.lists(
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
@@ -176,3 +177,26 @@ def test_a_global_budget_ranks_all_pictures_of_a_prompt() -> None:
     best = {n[1:] for n in (*first[: 2 * budget(16, 0.3)], *second[: budget(16, 0.3)])}
     assert {(picture, slot) for picture, slots in enumerate(got) for slot in slots} == best
     assert len(got[0]) != len(got[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", ["cls(keep=0.3, budget=per_frame)", "fastv(keep=0.3, layer=2, budget=per_frame)"])
+def test_each_frame_of_a_video_gets_its_part(spec: str) -> None:
+    """Of a video's budget, in proportion; inside a frame those with the highest scores, before and in the decoder."""
+    whole = videos.batch("qwen2_5_vl", videos.SHAPES)
+    found = kept(pair("qwen2_5_vl")[0], whole, spec, layer=2)
+    for shape, own in zip(videos.SHAPES, found, strict=True):
+        t, places = shape[0], shape[1] * shape[2]
+        assert [sum(n // places == frame for n in own) for frame in range(t)] == shares(
+            budget(t * places, 0.3), [places] * t
+        )
+    if spec.startswith("cls"):
+        for shape, own, (_, salience) in zip(videos.SHAPES, found, videos.seen("qwen2_5_vl", whole), strict=True):
+            for frame, scores in enumerate(salience.view(shape[0], -1)):
+                best = scores.topk(sum(n // len(scores) == frame for n in own)).indices + frame * len(scores)
+                assert sorted(best.tolist()) == [n for n in own if n // len(scores) == frame]
+
+
+def test_frames_and_a_pooled_prompt_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="leave one out"):
+        parse("fastv(pool=sample, budget=per_frame)")

@@ -52,15 +52,21 @@ class ScorePruner(Strategy):
         keep: share or count per picture.
         positions: "original" leaves kept tokens and later text the numbers that they have in the full sequence;
             "compact" numbers them one after the other, as releases do that hand on a shorter sequence, and servers.
-        budget: "per_image" gives each picture its own budget, "global" ranks all tokens of a prompt together.
+        budget: "per_image" gives each picture its own budget, "per_frame" each frame of a video and each view of an
+            image its part of that, "global" ranks all tokens of a prompt together.
         of: a share is one of the tokens "left" by strategies before, or of those of the "original" picture.
     """
 
     stage: ClassVar[Literal["prompt", "layer"]] = "prompt"
     keep: Keep = 0.25
     positions: Literal["original", "compact"] = field(default="original", kw_only=True)
-    budget: Literal["per_image", "global"] = field(default="per_image", kw_only=True)
+    budget: Literal["per_image", "per_frame", "global"] = field(default="per_image", kw_only=True)
     of: Literal["left", "original"] = field(default="left", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget == "per_frame":
+            object.__setattr__(self, "grouping", "frame")
 
     def score(self, visuals: Visuals) -> Tensor:
         """Floating (G, M): how much each token is worth; read as `Visuals.top` reads it."""

@@ -39,7 +39,12 @@ class FastV(ScorePruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "grouping", self.pool)
+        if self.pool == "sample":
+            if self.budget == "per_frame":
+                raise ValueError(
+                    "pool='sample' ranks all frames together, which budget='per_frame' forbids: leave one out"
+                )
+            object.__setattr__(self, "grouping", "sample")
 
     @property
     def _rows(self) -> QueryRows:

@@ -92,7 +92,7 @@ class Visuals(Observing):
         scores: Tensor,
         keep: Keep,
         of: Literal["left", "original"] = "left",
-        budget: Literal["per_image", "global"] = "per_image",
+        budget: Literal["per_image", "per_frame", "global"] = "per_image",
     ) -> Selection:
         """Keep the highest scores of each group, as many as its budget allows; ties go to the earlier token.
 
@@ -102,14 +102,14 @@ class Visuals(Observing):
             keep: share or count per picture.
             of: as in `budgets`.
             budget: "global" ranks all tokens of a prompt together, whichever group they are in; how many stay of each
-                is then known to the device alone.
+                is then known to the device alone. The others are the groups' own.
 
         Raises:
             TypeError: scores that are not floating; says how to make them so.
             ValueError: scores of another shape.
         """
         counts, scores = self.budgets(keep, of), self._scores(scores)
-        if budget == "per_image" or self.grouping == "sample":
+        if budget != "global" or self.grouping == "sample":
             return Selection(_highest(scores, self.valid, counts), counts)
         flat = scores.new_full((self.layout.visual.numel() + 1,), -torch.inf)
         at = torch.where(self.valid, self._groups.index, len(flat) - 1)
