@@ -82,6 +82,7 @@ def look(path: str) -> Facts:
         first = next(iter(file.decode(stream)), None)
         if first is None:
             raise Unreadable(f"{shorten(path)} holds no frame: it is empty, or cut off behind its header")
+        size: tuple[int, int] = (first.height, first.width)
         matrix, bits = _matrix(first, path), max(part.bits for part in first.format.components)
         halved = any(part.width < first.width or part.height < first.height for part in first.format.components)
         codec, container = stream.codec_context.name, file.format.name
@@ -91,7 +92,7 @@ def look(path: str) -> Facts:
     later = np.minimum.accumulate(stamps[::-1])[::-1]  # the least stamp of a frame and those behind it in the file
     leading = bool((later[keys] < stamps[keys]).any())
     line, stamps, keys = _timeline(stamps, keys, unit, rate)
-    height, width = (first.height, first.width) if matrix[0] else (first.width, first.height)
+    height, width = size if matrix[0] else size[::-1]
     return Facts(
         container, codec, line, stamps, keys, height, width, matrix, bits, halved, leading, missing(path) or cut
     )
