@@ -53,7 +53,7 @@ def test_the_command_line_says_who_brings_it(site: Path) -> None:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             main(["models"])
-        print(json.dumps([line for line in said.getvalue().splitlines() if "deepseek" in line]))
+        print(json.dumps([line for line in said.getvalue().splitlines() if line.startswith("deepseek")]))
     """
     (line,) = run(code, site)
     assert re.fullmatch(r"deepseek_vl +brought by vtokens-deepseek", line)

@@ -70,7 +70,7 @@ def test_the_library_lists_and_describes_without_torch() -> None:
     """Names, cards, families and the errors of unknown names, from Python as from the command line."""
     code = f"""
         import sys, vtokens, vtokens.scenes
-        assert vtokens.strategies("fast*") == ["fastv"]
+        assert vtokens.strategies("fast*") == ["fastv", "fastvid"]
         assert vtokens.strategies(stage="encode") == ["dymu"]
         assert vtokens.describe("permuted_prefill").name == "mminference"
         assert "llava" in vtokens.models()
