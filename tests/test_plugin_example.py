@@ -66,7 +66,7 @@ def test_it_describes_itself(target: Path) -> None:
     summary, stages, fields = run(code, target)
     assert summary == "Keeps the tokens nearest the centre of each view of a picture."
     assert stages == ["prompt"]
-    assert set(fields) == {"keep", "positions", "budget"}
+    assert set(fields) == {"keep", "positions", "budget", "of"}
     assert fields["keep"][1] == 0.25
 
 

@@ -21,7 +21,7 @@ def test_round_trip(tmp_path: Path) -> None:
     content = json.loads(written.read_text(encoding="utf-8"))
     assert content["version"] == 1
     assert content["strategies"][0] == {
-        "name": "cls", "keep": 0.5, "layers": [-2, 1], "positions": "original", "budget": "per_image",
+        "name": "cls", "keep": 0.5, "layers": [-2, 1], "positions": "original", "budget": "per_image", "of": "left",
     }  # fmt: skip
     save_pretrained(FastV(layer=3), str(folder))
     assert from_pretrained(str(folder)) == (FastV(layer=3),)

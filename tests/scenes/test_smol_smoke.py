@@ -20,7 +20,7 @@ from vtokens.adapters import adapter_for
 from vtokens.calibrate.sinks import default_tau
 from vtokens.calibrate.thresholds import measure
 from vtokens.scenes import Example, answer, examples, score
-from vtokens.strategies import list_strategies
+from vtokens.strategies import VideoPruner, get, list_strategies
 from vtokens.tables.patterns import AShape, Head, Patterns, Run
 from vtokens.tables.sinks import Sinks
 
@@ -29,7 +29,8 @@ PLAIN_LEAST, LEAST = 10, 4  # right of 12 without a strategy; under one, of 6 th
 KEEP, TOKENS, ALL = 0.75, 108, 144
 STRATEGIES = vtokens.strategies()
 FIELDS = {name: vtokens.describe(name).fields for name in STRATEGIES}
-PRUNERS = [name for name in STRATEGIES if "keep" in FIELDS[name]]
+TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  # images stay whole
+PRUNERS = [name for name in STRATEGIES if "keep" in FIELDS[name] and name not in TEMPORAL]
 MERGERS = ["dymu"]
 SILENT = ["vhr(alpha=1)", *(f"{n}(alpha=0, beta=0)" for n in list_strategies(stage="logits") if "alpha" in FIELDS[n])]
 
