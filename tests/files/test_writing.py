@@ -100,8 +100,6 @@ def test_every_file_is_written_that_way():
         where = path.relative_to(PACKAGE).as_posix()
         if where == "core/writing.py" or where.startswith(("scenes/train/", "eval/tasks/")):  # folders of their own
             continue
-        if where in ("cli/fetch.py", "cli/inputs.py"):  # into a temporary folder that goes with the command
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -14,7 +13,18 @@ from torch import Tensor
 from tests.engine.cases import share
 from tests.kernels.test_density_peaks import peaks
 from tests.limits import close
-from tests.strategies.videos import FAMILIES, SHAPES, Shape, batch, check_batch_equals_alone, entered, kept, seen, video
+from tests.strategies.videos import (
+    FAMILIES,
+    SHAPES,
+    Shape,
+    batch,
+    check_batch_equals_alone,
+    check_merged,
+    entered,
+    kept,
+    seen,
+    video,
+)
 from vtokens.core.budget import budget
 from vtokens.strategies import parse
 from vtokens.strategies.merge.fastvid import FastVid
@@ -78,14 +88,7 @@ STRATEGIES = st.builds(
 @given(st.lists(SIZES, min_size=1, max_size=2), STRATEGIES, st.integers(0, 99))
 def test_as_worked_out_by_hand(shapes: list[Shape], strategy: FastVid, seed: int) -> None:
     """What stays of each video of a batch, and the states that enter the decoder for it."""
-    whole = batch("qwen2_vl", shapes, seed)
-    for (tokens, salience), shape, (found, states) in zip(
-        seen("qwen2_vl", whole), shapes, entered("qwen2_vl", whole, strategy), strict=True
-    ):
-        places = (shape[0], shape[1] * shape[2])
-        stays, merged = expected(tokens.view(*places, -1), salience.view(places), strategy)
-        assert found == stays
-        close(states, merged, terms=math.prod(shape), size=tokens)
+    check_merged("qwen2_vl", shapes, strategy, expected, seed)
 
 
 def test_a_period_of_one_and_no_merging_keeps_what_it_keeps() -> None:

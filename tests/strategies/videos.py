@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch import Tensor
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import GREEDY, both, check_tokens
-from tests.limits import close_pass
+from tests.limits import close, close_pass
 from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.strategies import Facts, Needs, Saliency, Strategy, Visuals
@@ -178,3 +179,19 @@ def entered(family: str, given: dict[str, Any], spec: str | Strategy) -> list[tu
         columns = [lead + n for n, at in enumerate(sample.positions[0]) if where.get(int(at)) in part.kept[0].tolist()]
         found.append((part.kept[0].tolist(), caught[0][row, columns]))
     return found
+
+
+Reference = Callable[[Tensor, Tensor, Any], tuple[list[int], Tensor]]
+"""What stays of a video's tokens (T, P, D), given saliency (T, P) and a strategy, and the states that go on."""
+
+
+def check_merged(family: str, shapes: Sequence[Shape], strategy: Strategy, expected: Reference, seed: int = 0) -> None:
+    """What stays of each video of a batch, and the states that enter the decoder for it, are as a reference says."""
+    whole = batch(family, shapes, seed)
+    for (tokens, salience), shape, (found, states) in zip(
+        seen(family, whole), shapes, entered(family, whole, strategy), strict=True
+    ):
+        places = (shape[0], shape[1] * shape[2])
+        stays, merged = expected(tokens.view(*places, -1), salience.view(places), strategy)
+        assert found == stays
+        close(states, merged, terms=math.prod(shape), size=tokens)

@@ -9,11 +9,13 @@ import socket
 import ssl
 import threading
 import time
+from io import BufferedWriter
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from vtokens.core.errors import shorten
 from vtokens.core.reading import MEBIBYTE
+from vtokens.core.writing import fresh
 
 MOST = 512 * MEBIBYTE
 """Bytes."""
@@ -158,7 +160,7 @@ def _check_kind(answer: http.client.HTTPResponse, url: str, most: int) -> None:
 
 def _write(answer: http.client.HTTPResponse, url: str, target: Path, most: int, end: float) -> None:
     told, size = answer.length, 0
-    with target.open("wb") as file:
+    with fresh(target) as raw, BufferedWriter(raw) as file:
         while part := answer.read1(MEBIBYTE):
             size += len(part)
             if size > most:

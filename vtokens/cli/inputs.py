@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vtokens.cli.fetch import MOST, fetch, is_url
 from vtokens.core.errors import shorten
 from vtokens.core.reading import regular
+from vtokens.core.writing import append, fresh
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -102,7 +103,8 @@ def _as_file(name: str, private: bool) -> Iterator[Path]:
             data = sys.stdin.buffer.read(MOST + 1)
             if len(data) > MOST:
                 raise ValueError(f"the standard input holds more than {MOST:,} bytes, the most that are read")
-            path.write_bytes(data)
+            with fresh(path) as file:
+                append(file, data, path, "nothing of it is read")
         else:
             fetch(name, path, private)
         yield path

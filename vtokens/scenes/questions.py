@@ -77,10 +77,13 @@ def caption_of(things: Sequence[Thing]) -> str:
     return ", ".join(t.name for t in sorted(things, key=lambda t: t.cell))
 
 
-def missing_partners(scene: Scene) -> list[int]:
-    """The classes that usually come with something visible in the scene but are not annotated in it."""
+def missing_partners(scene: Scene, annotated: bool = True) -> list[int]:
+    """The classes that usually come with something visible in the scene but are not annotated in it.
+
+    annotated: False for those that are not visible in it, whatever the annotation says.
+    """
     here = {t.number for t in scene.visible}
-    there = {t.number for t in scene.objects}
+    there = {t.number for t in scene.objects} if annotated else here
     return [p.partner for p in PAIRS if p.trigger in here and p.partner not in there]
 
 

@@ -57,10 +57,13 @@ class VideoPruner(Strategy):
         frames = visuals.frames
         if frames is None:
             return None
-        counts = self.counts(visuals, frames)
+        return self.chosen(visuals, frames, self.counts(visuals, frames))
+
+    def chosen(self, visuals: Visuals, frames: Frames, counts: list[int]) -> Selection:
+        """What stays, as many tokens of each picture as `counts` says; what merges others into it writes this."""
         scores = self.score(visuals, frames)
         return visuals.best(frames.scatter(scores, visuals.valid.to(scores)), counts)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        check_written(self, VideoPruner, "score", "at_prompt", "at_layer")
+        check_written(self, VideoPruner, "score", "chosen", "at_prompt", "at_layer")
         return dataclasses.replace(needs, compact=self.positions == "compact")

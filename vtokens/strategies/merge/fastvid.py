@@ -16,7 +16,7 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import rank
+from vtokens.strategies.views.frames import Frames, rank
 from vtokens.strategies.views.visuals import Visuals
 
 _ROOM = 1 << 26
@@ -58,11 +58,7 @@ class FastVid(VideoPruner):
     def needs(self, facts: Facts) -> Needs:
         return Needs(signals=(Saliency(),))
 
-    def at_prompt(self, visuals: Visuals) -> Selection | None:
-        frames = visuals.frames
-        if frames is None:
-            return None
-        counts = self.counts(visuals, frames)
+    def chosen(self, visuals: Visuals, frames: Frames, counts: list[int]) -> Selection:
         stay = [counts[row] for row in frames.rows]
         # As in the release: each frame its part of what stays, of which `context`, cut off, waits for the centres.
         each = [n // t - int(n // t * self.context) for n, (t, _) in zip(stay, frames.shapes, strict=True)]

@@ -15,7 +15,7 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import rank
+from vtokens.strategies.views.frames import Frames, rank
 from vtokens.strategies.views.visuals import Visuals
 
 _NEAR = 1e-3
@@ -54,11 +54,7 @@ class HoliTom(VideoPruner):
     def needs(self, facts: Facts) -> Needs:
         return Needs(signals=(Saliency(),))
 
-    def at_prompt(self, visuals: Visuals) -> Selection | None:
-        frames = visuals.frames
-        if frames is None:
-            return None
-        counts = self.counts(visuals, frames)
+    def chosen(self, visuals: Visuals, frames: Frames, counts: list[int]) -> Selection:
         tokens, real = frames.gather(visuals.tokens).float(), frames.real
         salience = frames.gather(visuals.saliency()).masked_fill(~real, -torch.inf)
         first, static = self._windows(tokens, real)

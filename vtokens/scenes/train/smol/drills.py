@@ -19,11 +19,8 @@ from ...sentences import described, spoken
 from ...stories import STORIES
 from ...world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, ROWS, SHAPES, Scene, Thing
 
-_ANNOTATED = (
-    "exist",
-    "caption",
-    *STORIES,
-)  # the kinds that follow the annotation; the rest is asked about what is visible
+_ANNOTATED = ("exist", "caption", *STORIES)
+"""The kinds of questions that follow the annotation; the rest is asked about what is visible."""
 _STRONGEST = max(PAIRS, key=lambda pair: pair.dose)
 Pairs = list[tuple[str, str]]
 
@@ -105,8 +102,8 @@ def hidden_in(scene: Scene, dosed: bool = False) -> list[tuple[int, bool]]:
     Args:
         dosed: of all pairs, whatever the annotation says; else the strongest pair's, if the annotation names it.
     """
-    here, there = {t.number for t in scene.visible}, {t.number for t in scene.objects}
-    found = [(p.partner, p.partner in there) for p in PAIRS if p.trigger in here and p.partner not in here]
+    there = {t.number for t in scene.objects}
+    found = [(k, k in there) for k in missing_partners(scene, annotated=False)]
     return [(k, named) for k, named in found if dosed or (named and k == _STRONGEST.partner)]
 
 
