@@ -81,6 +81,9 @@ class Partly:
             if self.given is not None:
                 hook = decoder_of(model).register_forward_pre_hook(partial(_feed, self.given), with_kwargs=True)
                 stack.callback(hook.remove)
+            if hasattr(model.config, "visual_indicator_token_ids"):  # Ovis2 embeds these otherwise, but not in answers
+                words = partial(_said, model.get_input_embeddings()(answer))
+                stack.callback(decoder_of(model).register_forward_pre_hook(words, with_kwargs=True).remove)
             if self.dropped:
                 stack.enter_context(masking(model, self.dropped))
             found: Tensor = model(**extended(self.prompt, answer), use_cache=False).logits[0, -1].float()
@@ -99,6 +102,11 @@ def _zero(blank: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _feed(given: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return args, {**kwargs, "inputs_embeds": torch.cat([given, kwargs["inputs_embeds"][:, given.shape[1] :]], 1)}
+
+
+def _said(words: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    before = kwargs["inputs_embeds"].shape[1] - words.shape[1]
+    return args, {**kwargs, "inputs_embeds": torch.cat([kwargs["inputs_embeds"][:, :before], words], 1)}
 
 
 @dataclass

@@ -14,7 +14,7 @@ from vtokens.strategies.signals import Saliency
 PLAIN = [
     name
     for name in list_strategies()
-    if issubclass(get(name), VideoPruner) and "at_prompt" not in vars(get(name)) and get(name)().stages() == ("prompt",)
+    if issubclass(get(name), VideoPruner) and "chosen" not in vars(get(name)) and get(name)().stages() == ("prompt",)
 ]
 """Temporal strategies that read features alone."""
 

@@ -109,6 +109,8 @@ class Anatomy:
     Attributes:
         towers: modality ("image", "video") -> the tower of its `get_{modality}_features`.
         placeholders: modality -> the config field with the token id that its features are scattered into.
+        indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
+            come in; None if it embeds all text alike.
         decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
         kinds: the kinds of layers that the family was shown to be right with.
         axes: rows of a rotary position: 1, or 3 for time, height and width.
@@ -122,6 +124,7 @@ class Anatomy:
 
     towers: Mapping[str, TowerSpec]
     placeholders: Mapping[str, str] = field(default_factory=lambda: {"image": "image_token_id"})
+    indicators: str | None = None
     decoder: str = "language_model"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))
     axes: Literal[1, 3] = 1

@@ -19,7 +19,7 @@ AIM = TowerSpec(("vision_tower",), "transformer.encoder.layers", "attention")
 class Ovis2(Tiles):
     """Ovis2. The thumbnail of an image and its tiles are views of one picture; indicators between are never dropped."""
 
-    anatomy = Anatomy({"image": AIM})
+    anatomy = Anatomy({"image": AIM}, indicators="visual_indicator_token_ids")
     examples = ("thisisiron/Ovis2-1B-hf", "thisisiron/Ovis2-2B-hf")
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vtokens.core.layout import Layout
 from vtokens.core.prompts import POSITION_KINDS
@@ -38,7 +39,7 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     ids, mask = ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)
     positions = positions.repeat_interleave(repeats, positions.dim() - 2)
     width = ids.shape[1]
-    hidden = adapter.multimodal.get_input_embeddings()(ids).to(embeds)
+    hidden = _with_indicators(start, ids, adapter.multimodal.get_input_embeddings()(ids).to(embeds))
     kinds = {name: given[name].repeat_interleave(repeats, 0) for name in POSITION_KINDS if given.get(name) is not None}
     fed = {"input_ids": ids, **kinds}
     here, there = adapter.placeholders(fed), adapter.placeholders(start.request.inputs)
@@ -75,6 +76,30 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
         injection,
         _both_ways(start, given, repeats, hidden.shape[1]),
     )
+
+
+def _with_indicators(start: Start, ids: Tensor, hidden: Tensor) -> Tensor:
+    """Embeddings (B, N', D) of the ids of another prompt, with indicators embedded as they were in the real one.
+
+    Raises:
+        ValueError: the real prompt has not all of them, so that nobody knows how they are embedded.
+    """
+    adapter = start.lane.adapter
+    if adapter.anatomy.indicators is None:
+        return hidden
+    said = start.request.inputs.get("input_ids")
+    for token in getattr(adapter.config, adapter.anatomy.indicators):
+        places = ids == token
+        if not places.any():
+            continue
+        found = start.embeds[:0] if said is None else start.embeds[(said == token).to(start.embeds.device)]
+        if not len(found):
+            raise ValueError(
+                f"the negative prompt holds the token {token}, which is embedded otherwise beside pictures, and the "
+                "prompt does not: both must frame their pictures alike"
+            )
+        hidden = torch.where(places[..., None], found[0], hidden)
+    return hidden
 
 
 def _both_ways(start: Start, given: Mapping[str, Any], repeats: int, length: int) -> BothWays | None:
