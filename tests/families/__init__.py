@@ -77,9 +77,7 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
             elif "mm_input_projection" in name:  # which starts at 0
                 weight.data.normal_(std=0.3)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
-            elif any(part in name for part in ("vision_tower", "vision_model")) and (
-                "q_proj" in name or "k_proj" in name
-            ):
+            elif any(part in name for part in ("_tower.", "vision_model")) and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)
     ids = {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**ids)

@@ -16,6 +16,7 @@ from transformers import (
     LlavaNextVideoProcessor,
     LlavaProcessor,
     Ovis2Processor,
+    VideoLlavaProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
@@ -105,6 +106,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "spatial_merge_size": 2,
     },
 }  # fmt: skip
+CONFIGS["video_llava"] = {**BASE["llava"], "video_seq_length": 17}
 CONFIGS["cohere2_vision"] = {**CONFIGS["aya_vision"], "alignment_intermediate_size": 64}
 TOKENS: dict[str, dict[str, str]] = {
     "internvl": {
@@ -113,6 +115,7 @@ TOKENS: dict[str, dict[str, str]] = {
     },
     "llava_next_video": {**_LLAMA, "video": "<video>"},
     "vipllava": _LLAMA,
+    "video_llava": {**_LLAMA, "video": "<video>"},
     "glm4v": _GLM_TOKENS,
     "glm46v": _GLM_TOKENS,
     "glm4v_moe": _GLM_TOKENS,
@@ -140,7 +143,7 @@ def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family.startswith("glm"):
         names = ("video", "image_start", "image_end", "video_start", "video_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    if family == "llava_next_video":
+    if family in ("llava_next_video", "video_llava"):
         fields["video_token_id"] = tokenizer.video_token_id
     if family == "ovis2":
         names = ("start", "grid", "col", "row", "end")
@@ -181,6 +184,13 @@ def _next_video(config: Any, tok: Any) -> Any:
     )  # fmt: skip
 
 
+def _video_llava(config: Any, tok: Any) -> Any:
+    square = _square(config)
+    # Its own hands on pixels by a name that it calls deprecated, unless each call says otherwise.
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": square["height"]}, crop_size=square)
+    return pictures_only(VideoLlavaProcessor)(image_processor=pixels, tokenizer=tok, patch_size=14)
+
+
 def _vipllava(config: Any, tok: Any) -> Any:
     square = _square(config)
     pixels = CLIPImageProcessorPil(size={"shortest_edge": square["height"]}, crop_size=square)
@@ -193,6 +203,7 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     "internvl": _internvl,
     "llava_next_video": _next_video,
     "vipllava": _vipllava,
+    "video_llava": _video_llava,
     "glm4v": _glm(Glm4vProcessor, Glm4vImageProcessorPil),
     "glm46v": _glm(Glm46VProcessor, Glm46VImageProcessorPil),
     "glm4v_moe": _glm(Glm4vProcessor, Glm4vImageProcessorPil),

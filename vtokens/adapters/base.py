@@ -78,8 +78,14 @@ class Adapter(ABC):
 
     @property
     def tower(self) -> Tower:
-        """The vision tower; families have one for all modalities (`decoder.check_decoder`)."""
-        return Tower(next(iter(self.anatomy.towers.values())), self.multimodal)
+        """The vision tower of images, which a family with several builds the others like (`decoder.check_decoder`)."""
+        return next(iter(self.towers.values()))
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Modality -> its vision tower; one and the same where a family has one for all."""
+        made = {spec: Tower(spec, self.multimodal) for spec in self.anatomy.towers.values()}
+        return {modality: made[spec] for modality, spec in self.anatomy.towers.items()}
 
     def check_merging(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027 (nothing to refuse, unless overridden)
         """Raise `ValueError` if tokens cannot be merged in a feature call with these arguments."""

@@ -55,10 +55,15 @@ def _check_towers(adapter: Adapter) -> None:
             f"a {kind.__name__} encodes {', '.join(others)} too, and its adapter declares {', '.join(towers)} only "
             "(Anatomy.towers): tokens of another modality would pass for text"
         )
-    if len({*towers.values()}) > 1:
-        raise ValueError(f"a {kind.__name__} has a tower for each of {', '.join(towers)}: one for all is supported")
-    if None in (adapter.tower.attentions or [None]):
-        raise ValueError(f"a block of the {type(adapter.tower.module).__name__} has no attention where it is declared")
+    for tower in {*adapter.towers.values()}:
+        if None in (tower.attentions or [None]):
+            raise ValueError(f"a block of the {type(tower.module).__name__} has no attention where it is declared")
+    built = {(len(tower.blocks), tower.feature_block, tower.has_cls) for tower in adapter.towers.values()}
+    if len(built) > 1:
+        raise ValueError(
+            f"a {kind.__name__} has a tower for each of {', '.join(towers)}, and they differ in their blocks or class "
+            "tokens: strategies name blocks once for all of them, so that towers built alike are supported"
+        )
 
 
 def _reasons(adapter: Adapter) -> Iterator[str]:

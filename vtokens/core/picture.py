@@ -72,6 +72,15 @@ class Picture:
         planes = [np.concatenate([getattr(tile, name) for tile in tiles]) for name in ("t", "y", "x")]
         return Picture(tiles[0].modality, grids, np.concatenate(views), *planes)
 
+    def framed(self, before: int) -> Picture:
+        """The same picture with `before` featureless positions in front of each frame of its single view."""
+        frames = self.grids[0][0]
+        planes = [
+            np.pad(plane.reshape(frames, -1), ((0, 0), (before, 0)), constant_values=-1).ravel()
+            for plane in (self.view, self.t, self.y, self.x)
+        ]
+        return Picture(self.modality, self.grids, *planes)
+
     def padded(self, before: int = 0, after: int = 0) -> Picture:
         """The same picture with `before`/`after` featureless positions around it."""
         planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
