@@ -1,6 +1,7 @@
 """Operations on plain tensors; they know nothing of models."""
 
 from vtokens.kernels._precision import TIE
+from vtokens.kernels.attention_colmax import attention_colmax
 from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
 from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
@@ -16,7 +17,7 @@ from vtokens.kernels.bipartite_merge import (
 )
 from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.decode_attention import decode_attention
-from vtokens.kernels.density_peaks import density_peaks
+from vtokens.kernels.density_peaks import density_peaks, nearest_centre
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.group_mean import group_mean
@@ -33,6 +34,7 @@ __all__ = [
     "Merged",
     "Recycling",
     "Tiles",
+    "attention_colmax",
     "attention_colmean",
     "attention_colsum",
     "attention_rows",
@@ -51,6 +53,7 @@ __all__ = [
     "in_order",
     "match",
     "merge",
+    "nearest_centre",
     "pooled_threshold",
     "reweigh",
     "reweighed_attention",

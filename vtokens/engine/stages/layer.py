@@ -30,6 +30,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
         hidden = lane.injection.add(index, hidden, lane.view)
     for acting in lane.plan.at_layer.get(index, ()) if lane.pictures is not None else ():
         hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
+    if lane.pictures is not None:
+        lane.pictures.pending.clear()
     return hidden
 
 

@@ -141,7 +141,7 @@ class Lane:
         other.view, other.hidden = view, hidden
         if other.pictures is not None:
             other.pictures = copy.copy(other.pictures)
-            other.pictures.observed = {}
+            other.pictures.observed, other.pictures.pending = {}, {}
         return other
 
     @property
