@@ -103,12 +103,30 @@ class Cross:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """A modality that strategies leave alone.
+
+    Its tokens are never dropped. Where strategies look at text, or act in rows of text, they are none; a prompt without
+    its pictures keeps them. Transformers repeats its pieces one by one for beams (A, A, B, B), whose rows need them in
+    turn: a pass with both is refused.
+
+    Attributes:
+        token: config field with the token id that its features are scattered into.
+        begin: config field with the token id that begins each piece.
+    """
+
+    token: str
+    begin: str
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A model family.
 
     Attributes:
         towers: modality ("image", "video") -> the tower of its `get_{modality}_features`.
         placeholders: modality -> the config field with the token id that its features are scattered into.
+        aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
         decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
@@ -124,6 +142,7 @@ class Anatomy:
 
     towers: Mapping[str, TowerSpec]
     placeholders: Mapping[str, str] = field(default_factory=lambda: {"image": "image_token_id"})
+    aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
     decoder: str = "language_model"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.layers import LayerSpec, layer_specs
+from vtokens.adapters.tokens import holding
 from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
@@ -210,16 +210,7 @@ class Adapter(ABC):
         Read from `input_ids`; from `inputs_embeds` (the embedding of the placeholder token) where there are none,
         as the models themselves do.
         """
-        ids: Any = inputs.get("input_ids")
-        embeds: Any = inputs.get("inputs_embeds")
-        if ids is not None:
-            return {modality: ids == token for modality, token in self.placeholder_ids.items()}
-        table = self.multimodal.get_input_embeddings()
-        out = {}
-        for modality, token in self.placeholder_ids.items():
-            vector = table(torch.full((), token, dtype=torch.long, device=embeds.device))
-            out[modality] = (embeds == vector).all(-1)
-        return out
+        return {name: holding(token, inputs, self.multimodal) for name, token in self.placeholder_ids.items()}
 
 
 def _sample(tower: nn.Module) -> tuple[float, ...]:

@@ -49,11 +49,12 @@ def beside(kind: type, name: str) -> Any:
 def _check_towers(adapter: Adapter) -> None:
     """Raise `ValueError` for a tower that the family does not declare, or has not as declared."""
     kind, towers = type(adapter.multimodal), adapter.anatomy.towers
-    others = [one for one in _MODALITIES if one not in towers and hasattr(kind, f"get_{one}_features")]
+    declared = {*towers, *adapter.anatomy.aside}
+    others = [one for one in _MODALITIES if one not in declared and hasattr(kind, f"get_{one}_features")]
     if others:
         raise ValueError(
             f"a {kind.__name__} encodes {', '.join(others)} too, and its adapter declares {', '.join(towers)} only "
-            "(Anatomy.towers): tokens of another modality would pass for text"
+            "(Anatomy.towers, or Anatomy.aside if it is left alone): tokens of another modality would pass for text"
         )
     for tower in {*adapter.towers.values()}:
         if None in (tower.attentions or [None]):

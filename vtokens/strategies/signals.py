@@ -41,7 +41,7 @@ class Attention:
 
     Attributes:
         layer: decoder layer, 0-based.
-        rows: "last" is the last prompt position, "after" the first one behind the last picture, "text" all text from
+        rows: "last" is the last prompt position, "after" the first word behind the last picture, "text" all text from
             the first visual token on, "visual" all visual tokens, "raters" the words of that text which the picture
             is about: where they enter the decoder, visual tokens spread softmax(v . t) over them, and these get more
             than the mean, as in SparseVLM (arXiv:2410.04417); "all" is every position of the prompt.

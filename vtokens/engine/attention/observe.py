@@ -88,8 +88,9 @@ def _queries(
     if rows == "last":
         return last, None
     if rows == "after":
-        behind = last_column(layout.image >= 0) + 1
-        return torch.where(behind > 0, torch.minimum(behind, last), last), None
+        place, picture = torch.arange(layout.visual.shape[1], device=last.device), last_column(layout.image >= 0)
+        behind = torch.where(layout.words & (place > picture), place, place.shape[0]).amin(1, keepdim=True)
+        return torch.where(picture < 0, last, torch.minimum(behind, last)), None
     if rows == "visual":
         return columns_of(layout.visual, max(1, *layout.per_sample()))
     place = torch.arange(layout.visual.shape[1], device=last.device)

@@ -38,7 +38,7 @@ def negative_of(start: Start, contrast: Contrast) -> Fed:
 
 def _text(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
-    columns, real = layout.text_columns()
+    columns, real = layout.outside_columns()
     return replace(numbered(same.of(columns, real), same, layout), layout=None, runs=(), injection=None)
 
 

@@ -37,7 +37,7 @@ class TextLane:
         self._batch_rows = lane.batch_rows
         self._adapter = adapter
         layout = layout.to(hidden.device)
-        columns, self._real = layout.text_columns()
+        columns, self._real = layout.outside_columns()
         self._hidden = gather(hidden, columns, 1)
         real = torch.ones_like(columns, dtype=torch.bool) if self._real is None else self._real
         self._last = at_end(ends, columns, real)[:, 0]

@@ -63,6 +63,8 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
     valid = seen_padding(lane, index, past, length, view, device)
     place = lane.once(("place", view, device), lambda: torch.arange(length, device=device).expand(len(query), -1))
     answers = last = Rows(place, whole=True)
+    if lane.aside is not None:
+        answers = Rows(*columns_of(~lane.aside.to(device), length))
     noted, spans = Memory(), tuple[Span, ...]()
     if pictures is not None:
         layout = lane.layout_on(device)

@@ -62,6 +62,7 @@ class Lane:
         both_ways: which positions of this pass see what comes after them; None if none do.
         evicted: decoder layer -> which of its keys stay, by the cached ones and those of this pass.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
+        aside: bool (B, N), positions that are no text, in a pass that brings no pictures; None if there are none.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Lane:
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs
         self.windows = cutting_windows(self.specs, past + self.length)
+        self.aside: Tensor | None = None
         self._memo: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
