@@ -25,10 +25,11 @@ from transformers import (
 import vtokens
 
 from .adapted import CONFIGS
+from .by_hand import Prefixed
 from .configs import BASE, CROSS, PROOF, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "build", "image", "inputs"]
+__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "answer_kind", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
@@ -143,3 +144,8 @@ def inputs(
         else None
     )
     return proc(images=given, text=texts, padding=True, padding_side=padding_side, return_tensors="pt")
+
+
+def answer_kind(processor: Any, name: str) -> int:
+    """The kind, among the inputs called `name`, of text that answers a prompt: PaliGemma's prompts are of kind 0."""
+    return int(isinstance(processor, Prefixed) and name == "token_type_ids")

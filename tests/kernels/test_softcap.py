@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.kernels.test_attention_rows import draw
 from tests.limits import close
 from vtokens.kernels import (
+    attention_colmax,
     attention_colmean,
     attention_rows,
     group_weights,
@@ -40,6 +41,7 @@ def test_rows_and_what_keys_receive(states: tuple[Tensor, Tensor]) -> None:
     close(attention_rows(*states, SCALING, POSITION, softcap=CAP), expected.float(), 9)
     mean = attention_colmean(*states, SCALING, position=POSITION, softcap=CAP)
     close(mean, expected.mean((1, 2)).float(), 9)
+    close(attention_colmax(*states, SCALING, position=POSITION, softcap=CAP), expected.amax((1, 2)).float(), 9)
     assert (attention_colmean(*states, SCALING, position=POSITION) - mean).abs().max() > 0.05
 
 

@@ -70,16 +70,22 @@ class Deepstack:
 class Visibility:
     """Which positions see what comes after them, where the multimodal module makes the masks of the decoder.
 
-    A position sees those before it and those of its own block, of them those that its layer's window reaches. Blocks
-    are stretches of one kind; they count in the pass that feeds them.
+    A position sees those before it and those of its own block. Blocks are stretches of one kind; they count in the pass
+    that feeds them. Of all that, a position sees what its layer's window reaches.
 
     Attributes:
         kinds: argument of the multimodal module with the kind of each position, (B, N) from the start of the sequence.
         kind: the kind whose stretches are blocks.
+        prefix: the one stretch of that kind, padding left out, is a whole prompt (prefix LM). It counts in the pass
+            that begins a sequence, or in one that is itself given pixels, and no window cuts it. Other passes, and
+            prompts without kinds, have masks that follow from padding and implementation; the latter are refused.
+        text: the kind of text that is written behind a prompt.
     """
 
     kinds: str
     kind: int
+    prefix: bool = False
+    text: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,10 @@ class Anatomy:
     visibility: Visibility | None = None
     cross: Cross | None = None
     stages: frozenset[str] = frozenset(STAGES)
+
+    def written_kind(self, name: str) -> int:
+        """The kind, among the inputs that are called `name`, of text that is written behind a prompt."""
+        return self.visibility.text if self.visibility is not None and self.visibility.kinds == name else 0
 
     @property
     def arguments(self) -> frozenset[str]:

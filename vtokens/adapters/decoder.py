@@ -79,7 +79,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     if others:
         yield f"its config names layers of {', '.join(others)}"
         return
-    if getattr(config, "use_bidirectional_attention", None) is True:
+    visibility = adapter.anatomy.visibility
+    if getattr(config, "use_bidirectional_attention", None) is True and not (visibility and visibility.prefix):
         yield "its layers see all that comes after them (use_bidirectional_attention)"
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
@@ -119,5 +120,3 @@ def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"
     if getattr(attention, "sinks", None) is not None:
         yield f"its {kind.__name__} has learnt sinks, which draw attention that no token gets"
-    if getattr(attention, "attn_logit_softcapping", None) is not None:
-        yield f"its {kind.__name__} caps attention scores"

@@ -14,6 +14,7 @@ from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
+from vtokens.engine.checks.both_ways import check_both_ways
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.copies import check_copies
 from vtokens.engine.checks.prefill import check_prefill
@@ -72,6 +73,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         check_arguments(adapter, kwargs)
     if plan:
         check_prefill(request, adapter, past, kwargs)
+        check_both_ways(request, adapter, both_ways, past, hidden.shape[1])
     if acting:
         check_window(adapter, plan, past + hidden.shape[1])
     layout, runs = _layout(request, adapter, kwargs)

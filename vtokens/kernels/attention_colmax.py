@@ -18,11 +18,12 @@ def attention_colmax(
     position: Tensor | None = None,
     valid: Tensor | None = None,
     bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """The largest attention probability that each key gets, over heads and chosen rows, without an N x N matrix.
 
     Args:
-        query, key, scaling, position, valid, bias: as in `attention_rows`.
+        query, key, scaling, position, valid, bias, softcap: as in `attention_rows`.
         rows: bool (B, R), which rows count; None counts all.
 
     Returns:
@@ -34,7 +35,7 @@ def attention_colmax(
     for first in range(0, length, chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
-        share = attention_rows(query[:, :, part], key, scaling, where, valid, bias)
+        share = attention_rows(query[:, :, part], key, scaling, where, valid, bias, softcap)
         if rows is not None:
             share = share.masked_fill(~rows[:, None, part, None], 0)
         found = torch.maximum(found, share.amax((1, 2)))

@@ -39,6 +39,10 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
+        if lane.both_ways is not None and lane.both_ways.whole:
+            ids = lane.both_ways.seen(lane.view, query.device)
+            same = (ids == ids.gather(1, last)) & (ids >= 0)
+            near = near | torch.nn.functional.pad(same, (past, 0))
         allowed = near if allowed is None else allowed & near
     until = where if lane.both_ways is None else lane.both_ways.until(lane.view, query.device).gather(1, where)
     query, bias = query if signal.rows == "all" else query.gather(2, index), attention.bias
@@ -49,7 +53,7 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     pool, view = attention_colmean if signal.pool == "mean" else attention_colmax, lane.view
 
     def received() -> Tensor:
-        found = _pooled(pool, query, key, attention.scaling, weight, until + past, allowed, bias)
+        found = _pooled(pool, query, key, attention.scaling, weight, until + past, allowed, bias, attention.softcap)
         return spread(found[:, past:], view, lane.length)
 
     if signal.lazy:
@@ -60,15 +64,15 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
 
 def _pooled(
     pool: Callable[..., Tensor], query: Tensor, key: Tensor, scaling: float, weight: Tensor | None, until: Tensor,
-    allowed: Tensor | None, bias: Tensor | None,
+    allowed: Tensor | None, bias: Tensor | None, softcap: float | None,
 ) -> Tensor:  # fmt: skip
     """What `pool` gives where the heads of keys may have biases of their own: each is then a sample by itself."""
     if bias is None or bias.dim() == 2:
-        return pool(query, key, scaling, weight, until, allowed, bias)
+        return pool(query, key, scaling, weight, until, allowed, bias, softcap)
     heads = key.shape[1]
     weight, allowed = (None if one is None else one.repeat_interleave(heads, 0) for one in (weight, allowed))
     query, key = query.unflatten(1, (heads, -1)).flatten(0, 1), key.flatten(0, 1)[:, None]
-    found = pool(query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1))
+    found = pool(query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1), softcap)
     found = found.unflatten(0, (-1, heads))
     return found.mean(1) if pool is attention_colmean else found.amax(1)
 
