@@ -23,6 +23,7 @@ from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.group_mean import group_mean
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
+from vtokens.kernels.single_linkage import Tree, linked, spanning_tree
 from vtokens.kernels.tiles import Tiles, in_order
 from vtokens.kernels.unfold import rotate, unfold
 from vtokens.kernels.unmerge import first_equal, unmerge_attention
@@ -34,6 +35,7 @@ __all__ = [
     "Merged",
     "Recycling",
     "Tiles",
+    "Tree",
     "attention_colmax",
     "attention_colmean",
     "attention_colsum",
@@ -51,6 +53,7 @@ __all__ = [
     "group_weights",
     "grouped_attention",
     "in_order",
+    "linked",
     "match",
     "merge",
     "nearest_centre",
@@ -58,6 +61,7 @@ __all__ = [
     "reweigh",
     "reweighed_attention",
     "rotate",
+    "spanning_tree",
     "unfold",
     "unmerge_attention",
     "unmerge_rows",
