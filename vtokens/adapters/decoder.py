@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ def check_decoder(adapter: Adapter) -> None:
             f"a {type(language_model).__name__} as decoder is not supported: {reason}. Decoders built like Llama, "
             "Mistral and Qwen2 or Qwen3 are: rotary embeddings, softmax attention in every layer's self_attn"
         )
+    check_gaps(adapter)
 
 
 def inside(module: Any) -> Any:
@@ -44,6 +46,30 @@ def beside(kind: type, name: str) -> Any:
     """
     homes = (vars(sys.modules[base.__module__]) for base in kind.__mro__)
     return next((home[name] for home in homes if name in home), None)
+
+
+@functools.cache
+def _computes_with_positions(kind: type) -> bool:
+    """Whether attention of this class scales queries by `position_ids`, as Llama 4 does."""
+    return beside(kind, "get_llama_4_attn_scale") is not None
+
+
+def reads_positions(adapter: Adapter) -> bool:
+    """Whether the layers of a decoder compute with `position_ids`, beside rotary embeddings made of them."""
+    attention = getattr(adapter.layers[0], "self_attn", None)
+    kind: Any = type(inside(attention))
+    return attention is not None and _computes_with_positions(kind)
+
+
+def check_gaps(adapter: Adapter) -> None:
+    """Raise `ValueError` if layers have to be told positions that flash attention misreads once tokens are gone."""
+    used = str(adapter.language_model.config._attn_implementation)
+    if "flash" in used and reads_positions(adapter):
+        raise ValueError(
+            f"the layers of a {type(adapter.language_model).__name__} scale queries by their positions, and {used!r} "
+            "takes the gaps that dropped tokens leave in them for the bounds of packed samples: use "
+            "attn_implementation='sdpa'"
+        )
 
 
 def _check_towers(adapter: Adapter) -> None:
@@ -106,8 +132,6 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
 def _reasons_of_class(kind: type) -> Iterator[str]:
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None:
         yield f"its {kind.__name__} does not call transformers' attention interface"
-    if beside(kind, "get_llama_4_attn_scale") is not None:
-        yield f"its {kind.__name__} scales queries by positions, which layers are not told once tokens were dropped"
     if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
 

@@ -50,6 +50,7 @@ class TextLane:
             **side,
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule),
         }
+        self._positions = positions if lane.reads_positions else None
         self._ropes = [spec.rope for spec in lane.specs]
         self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
         self._batch = torch.arange(len(columns), device=columns.device)
@@ -109,7 +110,7 @@ class TextLane:
             output = layer.forward(
                 self._hidden,
                 position_embeddings=self._angles[self._ropes[index]],
-                position_ids=None,
+                position_ids=self._positions,
                 use_cache=False,
                 **as_cache(layer, None),
                 **self._kwargs,
