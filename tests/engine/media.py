@@ -73,7 +73,8 @@ def _video(family: str, processor: Any, frames: Sequence[Image.Image]) -> tuple[
         return tok.video_start_token + times + tok.video_end_token, pixels
     runs = [HELD * count] * len(frames)
     if family.startswith("qwen3"):  # which writes the time in front of each frame
-        return "".join(f"<{n}>{tok.vision_start_token}{run}{tok.vision_end_token}" for n, run in enumerate(runs)), pixels
+        timed = (f"<{n}>{tok.vision_start_token}{run}{tok.vision_end_token}" for n, run in enumerate(runs))
+        return "".join(timed), pixels
     return tok.vision_start_token + "".join(runs) + tok.vision_end_token, pixels
 
 

@@ -168,7 +168,8 @@ class Adapter(ABC):
 
         Args:
             modality, inputs: as in `pictures`.
-            change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape.
+            change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape. A video
+                is one picture: C counts the colours of all its frames.
         """
         name = "pixel_values_videos" if modality == "video" else "pixel_values"
         more = {key: value for key, value in inputs.items() if key not in ("kwargs", "return_dict", name)}
@@ -177,7 +178,10 @@ class Adapter(ABC):
     def _changed(
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        return change(inputs[name])
+        pixels = inputs[name]
+        if modality != "video":
+            return change(pixels)
+        return change(pixels.flatten(-4, -3)).view_as(pixels)  # (..., frames, C, H, W)
 
     def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:
         """int64 (B, N) or (C, B, N): rotary positions of a prompt that no cache precedes.
