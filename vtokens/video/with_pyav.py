@@ -35,7 +35,8 @@ def opened(path: str, facts: Facts | None) -> Opened:
             except _Lost:  # a container that cannot be entered at a key frame exactly, or damage
                 pass
         with av.open(path) as file:
-            return _decoded(file, stream_of(file, path), path, facts, indices, seek=False)
+            found = _decoded(file, stream_of(file, path), path, facts, indices, seek=False)
+        return found
 
     return Opened(facts.line, facts.height, facts.width, take)
 
