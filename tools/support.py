@@ -115,6 +115,8 @@ def _cell(name: str, family: str) -> str:
         return "no (sees no videos)"
     missing = stages - anatomy.stages
     if missing and not (missing == {"layer"} and "prompt" in stages):
+        if anatomy.latent:
+            return "no (latent attention)"
         return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
     if name in COMPUTING and anatomy.visibility is not None:
         return "no (pictures see themselves both ways)"

@@ -34,7 +34,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vtokens.loading.processors import pictures_only
 
-from .by_hand import Rows, Tiled
+from .by_hand import Patches, Rows, Tiled
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -119,6 +119,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": PIXTRAL,
         "spatial_merge_size": 2,
     },
+    # Latents of 16 and rotated parts of 8 are cached; queries and keys have 16, values 12.
+    "kimi_k25": {
+        "text_config": {
+            **TEXT, "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16,
+            "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "first_k_dense_replace": 3, "n_group": 1,
+            "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+            "moe_intermediate_size": 64, "initializer_range": 0.3,
+        },
+        "vision_config": {
+            **{name: value for name, value in TOWER.items() if name != "image_size"},
+            "pos_emb_height": 8, "pos_emb_width": 8, "initializer_range": 0.2,
+        },
+        "projection_hidden_size": 32,
+        "tie_word_embeddings": False,
+    },
     # Four positions a second, and chunks of a second: video and sound take turns within it.
     "qwen2_5_omni_thinker": {
         **BASE["qwen2_5_vl"], "audio_config": _EARS, "position_id_per_seconds": 4, "seconds_per_chunk": 1,
@@ -156,6 +171,10 @@ TOKENS: dict[str, dict[str, str]] = {
     },
     "deepseek_vl": _LLAMA,
     "mistral3": {**_LLAMA, "image": "[IMG]", "image_break": "[IMG_BREAK]", "image_end": "[IMG_END]"},
+    "kimi_k25": {
+        "eos": "<|im_end|>", "pad": "[PAD]", "image": "<|media_pad|>", "video": "<|video_pad|>",
+        "vision_start": "<|media_begin|>", "vision_end": "<|media_end|>",
+    },
     "qwen2_5_omni_thinker": _OMNI_TOKENS,
     "qwen3_omni_moe_thinker": _OMNI_TOKENS,
     "cohere2_vision": {
@@ -174,7 +193,7 @@ def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family.endswith("thinker"):
         names = ("video", "audio", "vision_start", "vision_end", "audio_start", "audio_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    if family in ("llava_next_video", "video_llava"):
+    if family in ("llava_next_video", "video_llava", "kimi_k25"):
         fields["video_token_id"] = tokenizer.video_token_id
     if family == "ovis2":
         names = ("start", "grid", "col", "row", "end")
@@ -265,6 +284,12 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "cohere2_vision": lambda config, tok: Tiled(
         GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok
+    ),
+    "kimi_k25": lambda config, tok: Patches(
+        Qwen2VLImageProcessorPil(
+            patch_size=14, temporal_patch_size=1, size={"shortest_edge": 4 * 28**2, "longest_edge": 48 * 28**2}
+        ),
+        tok,
     ),
     "qwen2_5_omni_thinker": _omni(Qwen2_5OmniProcessor),
     "qwen3_omni_moe_thinker": _omni(Qwen3OmniMoeProcessor),

@@ -143,6 +143,8 @@ class Anatomy:
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
         visibility: what sees what comes after it; None if every position sees only those before it.
         cross: how the decoder attends to visual tokens outside the sequence; None if they stand in it.
+        latent: whether attention may cache what all heads share in place of their keys and values (arXiv:2405.04434):
+            no heads' keys can be dropped from that, and no second sequence stands beside it.
         stages: the stages that strategies may act in.
     """
 
@@ -157,6 +159,7 @@ class Anatomy:
     deepstack: Deepstack | None = None
     visibility: Visibility | None = None
     cross: Cross | None = None
+    latent: bool = False
     stages: frozenset[str] = frozenset(STAGES)
 
     def written_kind(self, name: str) -> int:

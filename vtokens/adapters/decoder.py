@@ -124,6 +124,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
             seen.add(kind)
             yield from _reasons_of_class(kind)
         yield from _reasons_of(attention, index, spec.slot)
+        if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
+            yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     if cached - {"DynamicLayer", "DynamicSlidingWindowLayer"}:
         yield f"its cache holds a {min(cached - {'DynamicLayer'})}"

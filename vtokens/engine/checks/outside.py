@@ -65,9 +65,10 @@ def _refuse(adapter: Adapter, strategy: Strategy, acts: set[str]) -> None:
     if adapter.anatomy.cross is not None:
         settings = f", or settings that leave {others} out" if "prompt" in strategy.stages() else ""
         raise ValueError(f"{strategy.name!r} acts at {others}{_outside(adapter)}{settings}")
+    why = ", as its layers cache what all heads share in place of keys" if adapter.anatomy.latent else ""
     raise ValueError(
         f"{strategy.name!r} acts at {others}, for which a {type(adapter.model).__name__} has no "
-        f"place: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
+        f"place{why}: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
     )
 
 
