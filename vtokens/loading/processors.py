@@ -19,6 +19,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from vtokens.core.versions import torchvision_command
+from vtokens.loading.paired import paired_frames
 
 
 def load(source: str, config: PreTrainedConfig, **hub: Any) -> Any:
@@ -31,7 +32,8 @@ def load(source: str, config: PreTrainedConfig, **hub: Any) -> Any:
 
     Returns:
         The genuine processor. Without torchvision, that of a model which sees videos takes pictures and text only, and
-        raises `ImportError` for a video; a warning says so, once for a class.
+        raises `ImportError` for a video; a warning says so, once for a class. Of Qwen2-VL and Qwen2.5-VL it takes
+        videos whose frames need not be resized (`vtokens.loading.paired`).
 
     Raises:
         OSError: a file of the processor is missing.
@@ -39,10 +41,11 @@ def load(source: str, config: PreTrainedConfig, **hub: Any) -> Any:
     """
     genuine: Any = PROCESSOR_MAPPING.get(type(config), None)
     if genuine is not None and not is_torchvision_available() and any(map(_is_video, genuine.get_attributes())):
-        _warn_once(genuine)
         processor = pictures_only(genuine).from_pretrained(source, **hub)
         with contextlib.suppress(OSError):  # saved without a video part
             processor.laid_aside, _ = BaseVideoProcessor.get_video_processor_dict(source, **hub)
+        if not getattr(getattr(processor, "video_processor", None), "settled", False):
+            _warn_once(genuine)
         return processor
     processor = AutoProcessor.from_pretrained(source, **hub)
     if isinstance(processor, PreTrainedTokenizerBase):  # transformers' silent answer to a processor it cannot build
@@ -64,6 +67,19 @@ class PicturesOnly(ProcessorMixin):
     """
 
     laid_aside: dict[str, Any] | None = None
+    image_processor: Any
+
+    @property
+    def video_processor(self) -> Any:
+        """What prepares videos without torchvision, where frames need not be resized.
+
+        Raises:
+            AttributeError: nothing does, for this processor.
+        """
+        found = paired_frames(self.image_processor, self.laid_aside, _remedy())
+        if found is None:
+            raise AttributeError(f"{type(self).__name__} has no video part")
+        return found
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         given = dict(zip(super().get_attributes(), parts, strict=False)) | named
@@ -112,7 +128,7 @@ def pictures_only(genuine: type[ProcessorMixin]) -> type[Any]:
 
 def refuse_videos(processor: Any) -> None:
     """Raise `ImportError` for a processor whose video part was taken out; frames as pictures are another prompt."""
-    if isinstance(processor, PicturesOnly):
+    if isinstance(processor, PicturesOnly) and not hasattr(processor, "video_processor"):
         raise ImportError(f"{type(processor).__name__} {_remedy()}")
 
 
