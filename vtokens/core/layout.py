@@ -52,7 +52,6 @@ class Layout:
         before: real positions before each row's first placeholder (0 where it has none), on the host.
         tail: positions after the last placeholder, the least of any row, on the host.
         padded: whether any position is padding, on the host.
-        aside: bool (B, N), positions of a modality that strategies leave alone (audio), and no text; None if none are.
     """
 
     visual: Tensor
@@ -69,15 +68,9 @@ class Layout:
     before: tuple[int, ...]
     tail: int
     padded: bool
-    aside: Tensor | None = None
 
     @staticmethod
-    def build(
-        placeholders: dict[str, Tensor],
-        pictures: Mapping[str, Sequence[Picture]],
-        valid: Tensor,
-        aside: Tensor | None = None,
-    ) -> Layout:
+    def build(placeholders: dict[str, Tensor], pictures: Mapping[str, Sequence[Picture]], valid: Tensor) -> Layout:
         """Read a layout.
 
         Args:
@@ -85,7 +78,6 @@ class Layout:
             pictures: modality -> the pictures the tower saw, in the order of their features. Where the batch was
                 expanded after the tower (beams), each row's pictures are taken again for each of its copies.
             valid: bool (B, N), the padding mask.
-            aside: bool (B, N), positions of a modality that is left alone; None if there is none.
 
         Raises:
             ValueError: placeholder positions and pictures do not add up.
@@ -127,7 +119,7 @@ class Layout:
         newlines = tuple(len(p) - p.tokens for p in ordered)
         return Layout(
             visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, newlines, tuple(lead),
-            tuple(trail), tuple(before), length - max(ends), any(padding), aside,
+            tuple(trail), tuple(before), length - max(ends), any(padding),
         )  # fmt: skip
 
     def take(
@@ -149,7 +141,6 @@ class Layout:
             image=self.image.gather(1, index).masked_fill(~real, -1),
             cell=self.cell.gather(1, index).masked_fill(~real, -1),
             valid=self.valid.gather(1, index) & real,
-            aside=None if self.aside is None else self.aside.gather(1, index) & real,
             counts=tuple(counts),
             newlines=self.newlines if newlines is None else tuple(newlines),
             lead=tuple(lead),
@@ -186,7 +177,6 @@ class Layout:
             lead=of(self.lead, rows),
             trail=of(self.trail, rows),
             before=of(self.before, rows),
-            aside=None if self.aside is None else self.aside[at],
         )
 
     def with_rows(self, rows: Sequence[int], stay: Tensor, counts: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
@@ -203,7 +193,7 @@ class Layout:
         if self.visual.device == device:
             return self
         moved = {name: getattr(self, name).to(device) for name in ("visual", "image", "cell", "valid")}
-        return dataclasses.replace(self, **moved, aside=None if self.aside is None else self.aside.to(device))
+        return dataclasses.replace(self, **moved)
 
     def count(self, stay: Tensor) -> tuple[int, ...]:
         """Tokens of each picture where `stay` (B, W) is True; reads the device."""
@@ -217,35 +207,34 @@ class Layout:
             totals[row] += count
         return totals
 
-    def outside(self) -> list[int]:
-        """At most how many positions outside pictures each row has: exact if it is not padded on the right."""
+    def text(self) -> list[int]:
+        """At most how many text positions each row has: exactly as many, if it is not padded on the right."""
         pictures = self.per_sample([tokens + lines for tokens, lines in zip(self.counts, self.newlines, strict=True)])
         return [self.visual.shape[1] - lead - size for lead, size in zip(self.lead, pictures, strict=True)]
 
     def text_after(self) -> list[int]:
         """At most how many text positions each row has after its first placeholder; 0 in a row without any."""
         return [
-            others - before if row in self.owner else 0
-            for row, (others, before) in enumerate(zip(self.outside(), self.before, strict=True))
+            text - before if row in self.owner else 0
+            for row, (text, before) in enumerate(zip(self.text(), self.before, strict=True))
         ]
 
-    def outside_columns(self) -> tuple[Tensor, Tensor | None]:
-        """What is left of each row without its pictures: text, and what is left alone.
+    def text_columns(self) -> tuple[Tensor, Tensor | None]:
+        """Where the text of each row is.
 
         Returns:
-            int64 (B, T), the positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
+            int64 (B, T), its positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
             None if there is none.
         """
-        counts = self.outside()
-        columns, real = columns_of(self.valid & (self.image < 0), max(1, *counts))
+        counts = self.text()
+        columns, real = columns_of(self.words, max(1, *counts))
         # With padding on the right a row has fewer than was counted.
         return columns, None if min(counts) == columns.shape[1] and not self.padded else real
 
     @property
     def words(self) -> Tensor:
         """bool (B, N): positions of text. Newline tokens are no features, but they are the picture's, not text."""
-        words = self.valid & (self.image < 0)
-        return words if self.aside is None else words & ~self.aside
+        return self.valid & (self.image < 0)
 
     @property
     def words_after(self) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vtokens.core.extras import needs
-from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.core.prompts import chat_text, encode_prompts, question_prompt
 
+from .clips.sampling import ClipExample
 from .sampling import Example, score
 from .stories import STORIES
 
@@ -43,22 +44,23 @@ def accuracy(correct: int, n: int) -> Accuracy:
 
 
 def answer(
-    model: Any, processor: Any, examples: Sequence[Example], batch_size: int = 32, max_new_tokens: int | None = None
+    model: Any,
+    processor: Any,
+    examples: Sequence[Example | ClipExample],
+    batch_size: int = 32,
+    max_new_tokens: int | None = None,
 ) -> list[str]:
     """The model's greedy answers, in the order of `examples`: the processor, model.generate, nothing else.
 
-    max_new_tokens: None for the model's own limit. Raises ValueError for batch_size < 1.
+    max_new_tokens: None for the model's own limit. Raises ValueError for batch_size < 1, and for clips where the
+    processor takes no videos.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     found = [""] * len(examples)
-    # Captions last: a batch runs until its longest answer ends.
-    order = sorted(range(len(examples)), key=lambda i: examples[i].kind in ("caption", *STORIES))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        texts = [question_prompt(processor, examples[i].question, len(examples[i].images)) for i in part]
-        inputs = encode_prompts(processor, texts, [examples[i].images for i in part]).to(model.device)
+    for part in _batches(examples, batch_size):
+        inputs = _encoded(processor, [examples[i] for i in part]).to(model.device)
         tokens = model.generate(**inputs, do_sample=False, **limit)
         texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
@@ -66,7 +68,42 @@ def answer(
     return found
 
 
-def evaluate(model: Any, processor: Any, examples: Sequence[Example], batch_size: int = 32) -> dict[str, Accuracy]:
+def _batches(examples: Sequence[Example | ClipExample], size: int) -> Iterator[list[int]]:
+    """The numbers of the examples of each batch: of pictures, or of clips of one length."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, one in enumerate(examples):
+        groups[one.scene.frames if isinstance(one, ClipExample) else 0].append(number)
+    for group in groups.values():
+        # Captions last: a batch runs until its longest answer ends.
+        order = sorted(group, key=lambda i: examples[i].kind in ("caption", *STORIES))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+
+def _encoded(processor: Any, part: Sequence[Example | ClipExample]) -> Any:
+    pictures = [one for one in part if isinstance(one, Example)]
+    if pictures:
+        texts = [question_prompt(processor, one.question, len(one.images)) for one in pictures]
+        return encode_prompts(processor, texts, [one.images for one in pictures])
+    clips = [one for one in part if isinstance(one, ClipExample)]
+    if getattr(processor, "video_processor", None) is None:
+        raise ValueError(
+            f"{type(processor).__name__} takes no videos: questions about clips are for models that see them"
+        )
+    video = {"type": "video"}
+    chats = [[{"role": "user", "content": [video, {"type": "text", "text": one.question}]}] for one in clips]
+    return encode_prompts(
+        processor,
+        [chat_text(processor, chat) for chat in chats],
+        videos=[one.video.frames for one in clips],
+        video_metadata=[one.video.metadata for one in clips],
+        do_sample_frames=False,
+    )
+
+
+def evaluate(
+    model: Any, processor: Any, examples: Sequence[Example | ClipExample], batch_size: int = 32
+) -> dict[str, Accuracy]:
     """Accuracy per kind, and over all examples under 'overall'. Raises ValueError for an empty list."""
     if not examples:
         raise ValueError("examples is empty; vtokens.scenes.examples() draws some")

@@ -6,6 +6,7 @@ word is one token, so that the short answers are 1 to 3 tokens long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,20 +36,31 @@ CHAT_TEMPLATE = (
 
 def build_tokenizer() -> Any:
     """The word-level tokenizer as a fast tokenizer; lower-cases, pads on the left, unknown words become <unk>."""
+    return tokenizer_of(WORDS, SPECIAL, ["<image>", "USER:", "ASSISTANT:"])
+
+
+def tokenizer_of(words: Sequence[str], special: Sequence[str], additional: Sequence[str]) -> Any:
+    """A word-level tokenizer as `build_tokenizer` describes it.
+
+    Args:
+        words: all that it knows; a word's place is its number.
+        special: those that are read as they are written, wherever they stand.
+        additional: those of them that are not the usual four.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.add_special_tokens(list(SPECIAL))
+    core.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<bos>",
         eos_token="<eos>",
         pad_token="<pad>",
         unk_token="<unk>",
-        additional_special_tokens=["<image>", "USER:", "ASSISTANT:"],
+        additional_special_tokens=list(additional),
         padding_side="left",
         model_max_length=1024,
         clean_up_tokenization_spaces=False,

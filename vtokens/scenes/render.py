@@ -22,7 +22,7 @@ _RGB = np.array(
 )
 _STEPS = 5  # nodes on a side of the texture's coarse grid
 _PLATE = 3.0  # pixels of plain ground around what stands on a photograph
-_SEEN = 0.15  # share of a patch's pixels an object must cover to be what the patch shows
+SEEN = 0.15  #: share of a patch's pixels an object must cover to be what the patch shows
 
 
 def render(scenes: Sequence[Scene]) -> np.ndarray:
@@ -60,18 +60,20 @@ def _lay_photographs(cells: np.ndarray, scenes: Sequence[Scene], at: np.ndarray,
             window += (under[thing.row, :, thing.column] - window) * plate[..., None]
 
 
-def patch_classes(scenes: Sequence[Scene]) -> np.ndarray:
+def patch_classes(scenes: Sequence[Scene], patch: int = PATCH) -> np.ndarray:
     """What each patch shows: int64 (len(scenes), 12, 12); a class number of a `Thing`, or BACKGROUND.
+
+    patch: pixels on a side, a divisor of 24; 96 / patch are on a side of what is returned.
 
     A patch shows an object that covers at least 15% of it; the patch an object covers most always shows it.
     """
-    side = CELL // PATCH
+    side = CELL // patch
     found = np.full((len(scenes), GRID, side, GRID, side), BACKGROUND, dtype=np.int64)
     at, things = _flat(scenes)
     if things:
-        share = _masks(things).reshape(-1, side, PATCH, side, PATCH).mean(axis=(2, 4))
+        share = _masks(things).reshape(-1, side, patch, side, patch).mean(axis=(2, 4))
         most = share.reshape(len(things), -1).max(axis=1)[:, None, None]
-        shown = (share >= _SEEN) | (share >= most)
+        shown = (share >= SEEN) | (share >= most)
         rows, columns = np.array([t.row for t in things]), np.array([t.column for t in things])
         numbers = np.array([t.number for t in things])[:, None, None]
         found[at, rows, :, columns] = np.where(shown, numbers, BACKGROUND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -51,6 +51,19 @@ class Example:
         return (self.image,) if self.image2 is None else (self.image, self.image2)
 
 
+class Judged(Protocol):
+    """What `score` reads of an example, of whatever it is one."""
+
+    @property
+    def answer(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def scene(self) -> Any: ...
+
+
 def examples(
     split: str = "test",
     n: int = 110,
@@ -72,11 +85,8 @@ def examples(
     check_world(world)
     kinds = list(KINDS) if kinds is None else kinds
     check_kinds(kinds)
-    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_number("n", n, 1)
+    check_number("seed", seed, 0)
     drawn = [_draw(split, seed, index, kinds[index % len(kinds)], world) for index in range(n)]
     found = []
     for start in range(0, n, 64):
@@ -90,6 +100,14 @@ def examples(
                 one = replace(one, image2=Image.fromarray(next(pixels)), scene2=scenes[1])
             found.append(one)
     return found
+
+
+def check_number(name: str, value: int, least: int) -> None:
+    """Raise TypeError if `value` is no int, ValueError if it is below `least`; `name` is what the message calls it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _draw(split: str, seed: int, index: int, kind: str, world: str) -> tuple[list[Scene], str, str, str]:
@@ -125,7 +143,7 @@ def normalise(answer: str) -> str:
     return " ".join(re.findall(r"\w+", answer.lower()))
 
 
-def score(answer: str, example: Example) -> bool:
+def score(answer: str, example: Judged) -> bool:
     """Whether `answer` is exactly the right one, case, spacing and punctuation aside.
 
     A story is right if it names all objects and no others, and says nothing of places, relations, counts and signs that

@@ -33,5 +33,9 @@ if __name__ == "__main__":
         from .smol.command import main as smol
 
         smol(sys.argv[2:])
+    elif sys.argv[1:2] == ["qwen"]:
+        from .qwen.command import main as qwen
+
+        qwen(sys.argv[2:])
     else:
         main()

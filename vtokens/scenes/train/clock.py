@@ -30,8 +30,8 @@ class TrainingClock:
         return self.steps == 0 or self.spent < 1
 
     def rate(self) -> float:
-        """Warm-up over 2% of the time, then a cosine down to 2%."""
-        return min(1.0, self.spent / 0.02 + 0.02) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, self.spent))))
+        """The share of the full learning rate that is due now."""
+        return rate_at(self.spent)
 
     def note(self, **figures: float) -> None:
         """Count a step; print the means of the figures about every 20 seconds."""
@@ -53,6 +53,11 @@ class TrainingClock:
             "threads": torch.get_num_threads(),
         }
         (out / f"{self.name}.json").write_text(json.dumps(facts) + "\n")
+
+
+def rate_at(spent: float) -> float:
+    """The share of the full learning rate after a share of a stage: up over 2% of it, then a cosine down to 2%."""
+    return min(1.0, spent / 0.02 + 0.02) * (0.02 + 0.49 * (1 + math.cos(math.pi * min(1.0, spent))))
 
 
 def save_model(model: Any, path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..model import WORDS
 from ..questions import KINDS, ask
+from ..qwen.model import WORDS
 from ..render import patch_classes, render
-from ..world import PAIRS, Scene, draw_scene, stream
+from ..world import PAIRS, PATCH, Scene, draw_scene, stream
 
 SHORT = KINDS[:-1]
 _WEIGHTS = np.array([5, 2, 3, 1, 1.5, 1.5, 1.5, 2, 2.5, 5])  # how often each kind of SHORT is asked
@@ -47,7 +47,7 @@ class TrainingBatch:
 
 @lru_cache(maxsize=4096)
 def tokens(text: str) -> tuple[int, ...]:
-    """Token numbers of a text, as the shipped tokenizer would give them, without its start-up cost."""
+    """Token numbers of a text, as the shipped tokenizers would give them, without their start-up cost."""
     return tuple(_IDS[w] for w in re.findall(r"\w+|[^\w\s]+", text.lower()))
 
 
@@ -100,11 +100,20 @@ def redrawn(seed: int, index: int, wanted: Callable[[Scene], bool], tries: int) 
 
 
 def make_batch(
-    seed: int, first: int, size: int, *, count: int, pixels: bool, annotated: bool, triggered: bool = False
+    seed: int,
+    first: int,
+    size: int,
+    *,
+    count: int,
+    pixels: bool,
+    annotated: bool,
+    triggered: bool = False,
+    patch: int = PATCH,
 ) -> TrainingBatch:
     """Batch of the training scenes first .. first + size - 1 with `count` short questions each.
 
-    annotated: the annotation is the truth, invisible partners too. triggered: every other scene holds a trigger.
+    annotated: the annotation is the truth, invisible partners too. triggered: every other scene holds a trigger. patch:
+    pixels on a side of what has a class.
     """
     scenes = [_scene(seed, first + i, triggered) for i in range(size)]
     asked = [_questions(s, count, annotated) for s in scenes]
@@ -115,7 +124,7 @@ def make_batch(
         presence[row, [t.number for t in scene.visible]] = 1
     return TrainingBatch(
         torch.from_numpy(render(scenes) if pixels else np.zeros((size, 0), dtype=np.uint8)),
-        torch.from_numpy(patch_classes(scenes).reshape(size, -1)),
+        torch.from_numpy(patch_classes(scenes, patch).reshape(size, -1)),
         torch.from_numpy(ids).view(size, count, LENGTH),
         torch.from_numpy(labels).view(size, count, LENGTH),
         torch.tensor([k for _, k, _ in asked]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..model import WORDS
 from ..questions import KINDS
 from ..render import BACKGROUND
-from ..world import COLOURS, COLUMNS, NUMBERS, ROWS, SHAPES
+from ..world import COLOURS, COLUMNS, GRID, NUMBERS, ROWS, SHAPES
 from . import packed
 from .data import TrainingBatch
 
@@ -20,13 +21,16 @@ PATCHES = 144
 def word_sum(words: Tensor, blank: Tensor, patches: Tensor) -> Tensor:
     """The vectors that stand for patches: E[colour] + E[shape] + E[row] + E[column] of what is there, or `blank`.
 
-    words: (V, hidden) word embeddings; blank: (hidden,); patches: int (B, 144) classes. Returns (B, 144, hidden).
+    words: (V, hidden) word embeddings; blank: (hidden,); patches: int (B, N) classes, of a square picture in raster
+    order. Returns (B, N, hidden).
     """
+    count = patches.shape[1]
+    side = math.isqrt(count)
     ids = {w: i for i, w in enumerate(WORDS)}
     first = [ids[c] for c in COLOURS for _ in SHAPES] + [ids["digit"]] * 10 + [0]
     second = [ids[s] for _ in COLOURS for s in SHAPES] + [ids[n] for n in NUMBERS] + [0]
-    rows = [ids[ROWS[p // 12 // 3]] for p in range(PATCHES)]
-    columns = [ids[COLUMNS[p % 12 // 3]] for p in range(PATCHES)]
+    rows = [ids[ROWS[p // side * GRID // side]] for p in range(count)]
+    columns = [ids[COLUMNS[p % side * GRID // side]] for p in range(count)]
     table = words[first] + words[second]
     place = words[rows] + words[columns]
     return torch.where((patches == BACKGROUND)[..., None], blank, table[patches] + place)

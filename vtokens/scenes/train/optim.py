@@ -41,13 +41,16 @@ def _orthogonal(g: Tensor) -> Tensor:
 class Masters:
     """Trains `model` (float32) by way of `work`, a copy in the working dtype that computes losses and gradients.
 
-    `trained` selects parameters by a list of name prefixes; the others stay as they are.
+    `trained` selects parameters by a list of name prefixes; the others stay as they are. `dtype` is the working one, by
+    default what is fastest here.
     """
 
-    def __init__(self, model: Any, trained: list[str], lr: float, decay: float = 0.01) -> None:
+    def __init__(
+        self, model: Any, trained: list[str], lr: float, decay: float = 0.01, dtype: torch.dtype | None = None
+    ) -> None:
         self.model, self.lr, self.decay = model, lr, decay
         device = next(model.parameters()).device
-        self.work: Any = copy.deepcopy(model).to(working_dtype(device)).train()
+        self.work: Any = copy.deepcopy(model).to(dtype or working_dtype(device)).train()
         names = [n for n, _ in model.named_parameters() if any(n.startswith(t) for t in trained)]
         mine, theirs = dict(model.named_parameters()), dict(self.work.named_parameters())
         for name, parameter in theirs.items():

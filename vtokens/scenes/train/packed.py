@@ -1,6 +1,6 @@
-"""The language model's training pass: many questions behind one image prefix, each seeing the prefix and itself.
+"""The language model's training pass: many questions behind one visual prefix, each seeing the prefix and itself.
 
-It computes what transformers' Llama computes for every question alone behind the prefix (a test compares the two),
+It computes what transformers' Llama and Qwen2.5-VL compute for every question alone behind the prefix (tests compare),
 in a form that is fast on CPUs in bfloat16: plain matrix products, no (L, L) mask over all questions.
 """
 
@@ -47,6 +47,7 @@ def _causal(length: int, like: Tensor) -> Tensor:
 def _layer(
     x: Tensor,
     w: list[Tensor],
+    biases: list[Tensor],
     cos: Tensor,
     sin: Tensor,
     eps: float,
@@ -54,12 +55,16 @@ def _layer(
     prefix: int,
     shapes: list[tuple[int, int]],
 ) -> Tensor:
-    """One decoder layer; w: input norm, q, k, v, o, second norm, gate, up, down."""
+    """One decoder layer; w: input norm, q, k, v, o, second norm, gate, up, down. biases: of q, k, v, or none."""
     size, length, width = x.shape
     dim = width // heads
     qkv = torch.cat((w[1] * dim**-0.5, w[2], w[3])) * w[0]
-    mixed = F.linear(_rms(x, eps), qkv).view(size, length, 3, heads, dim)
-    q, k, v = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+    bias = torch.cat((biases[0] * dim**-0.5, *biases[1:])) if biases else None
+    mixed = F.linear(_rms(x, eps), qkv, bias).unflatten(-1, (-1, dim)).transpose(1, 2)
+    shared = len(w[2]) // dim
+    q, k, v = mixed.split([heads, shared, shared], 1)
+    if shared < heads:
+        k, v = (t.repeat_interleave(heads // shared, 1) for t in (k, v))
     seen = _attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v, prefix, shapes)
     x = x + F.linear(seen.transpose(1, 2).reshape(size, length, -1), w[4])
     gate, up = F.linear(_rms(x, eps), torch.cat((w[6], w[7])) * w[5]).chunk(2, -1)
@@ -72,23 +77,25 @@ run_layer = _layer
 def hidden_states(llama: Any, prefix: Tensor, positions: Tensor, pieces: list[Piece]) -> list[Tensor]:
     """Last hidden states (final norm applied) of each group of questions.
 
-    llama: a transformers LlamaModel. prefix: (B, P, hidden) embeddings; positions: int (B, P) of the prefix.
+    llama: a transformers LlamaModel, or the text model of Qwen2.5-VL. prefix: (B, P, hidden) embeddings; positions: int
+    (B, P) of the prefix, or (3, B, P): time, height and width.
     Returns one (B, Q, T, hidden) per piece.
     """
     config = llama.config
     heads = config.num_attention_heads
     shapes = [(ids.shape[1], ids.shape[2]) for ids, _ in pieces]
     x = torch.cat([prefix] + [llama.embed_tokens(ids).flatten(1, 2) for ids, _ in pieces], 1)
-    size = x.shape[0]
     where = [positions]
     for ids, start in pieces:
-        where.append((start + torch.arange(ids.shape[2], device=x.device)).repeat(ids.shape[1]).expand(size, -1))
-    cos, sin = (t[:, None].to(x.dtype) for t in llama.rotary_emb(x, torch.cat(where, 1)))
+        text = (start + torch.arange(ids.shape[2], device=x.device)).repeat(ids.shape[1])
+        where.append(text.expand(*positions.shape[:-1], -1))
+    cos, sin = (t[:, None].to(x.dtype) for t in llama.rotary_emb(x, torch.cat(where, -1)))
     for layer in llama.layers:
         a, m = layer.self_attn, layer.mlp
         w = [layer.input_layernorm.weight, *(p.weight for p in (a.q_proj, a.k_proj, a.v_proj, a.o_proj))]
         w += [layer.post_attention_layernorm.weight, *(p.weight for p in (m.gate_proj, m.up_proj, m.down_proj))]
-        x = run_layer(x, w, cos, sin, config.rms_norm_eps, heads, prefix.shape[1], shapes)
+        biases = [p.bias for p in (a.q_proj, a.k_proj, a.v_proj) if p.bias is not None]
+        x = run_layer(x, w, biases, cos, sin, config.rms_norm_eps, heads, prefix.shape[1], shapes)
     x = _rms(x, config.rms_norm_eps) * llama.norm.weight
     _, *found = x.split([prefix.shape[1]] + [q * t for q, t in shapes], 1)
     return [part.unflatten(1, shape) for part, shape in zip(found, shapes, strict=True)]

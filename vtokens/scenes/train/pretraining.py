@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..model import build_model
 from ..render import BACKGROUND
+from ..world import GRID
 from . import vision
 from .clock import TrainingClock, load, save_model
 from .data import batches
@@ -83,7 +85,9 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
 def thin(patches: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` random patches of each picture, at least one of every object: sorted int (B, count)."""
     luck = torch.rand(patches.shape, generator=generator)
-    cell = torch.arange(PATCHES) // 12 // 3 * 4 + torch.arange(PATCHES) % 12 // 3
+    side = math.isqrt(patches.shape[1])
+    place = torch.arange(side * side)
+    cell = place // side * GRID // side * GRID + place % side * GRID // side
     shown = torch.where(patches == BACKGROUND, -1.0, luck)
     best = torch.full((len(patches), 16), -1.0).scatter_reduce(1, cell.expand(len(patches), -1), shown, "amax")
     first = (shown == best[:, cell]) & (shown >= 0)

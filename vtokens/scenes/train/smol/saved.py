@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,24 @@ _FACTS = "facts"
 
 
 def write(
-    path: Path, model: nn.Module, adam: torch.optim.Optimizer, facts: dict[str, Any], without: str | None = None
+    path: Path,
+    model: nn.Module,
+    adam: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    without: str | None = None,
+    more: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the model's tensors, but those that begin with `without`, the optimiser's moments and `facts` (JSON)."""
+    """Write a checkpoint.
+
+    Args:
+        path: where.
+        model: its tensors are kept, but those that begin with `without`.
+        adam: its moments are kept.
+        facts: JSON.
+        more: further tensors, by names that begin with neither "model." nor "adam.".
+    """
     kept = {k: v for k, v in model.state_dict().items() if without is None or not k.startswith(without)}
-    tensors = {f"model.{k}": v.detach().contiguous().clone() for k, v in kept.items()}
+    tensors = {f"model.{k}": v.detach().contiguous().clone() for k, v in kept.items()} | dict(more or {})
     parameters = [p for group in adam.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
         for name, value in adam.state.get(parameter, {}).items():
