@@ -151,12 +151,13 @@ def test_feature_calls_of_other_families_are_what_torch_counts(family: str) -> N
 
 @torch.no_grad()
 def test_video_frames_are_encoded_one_by_one() -> None:
-    """LLaVA-OneVision projects every frame before pooling; Qwen attends within a frame."""
-    model, _ = build("llava_onevision")
-    videos = torch.randn(1, 3, 3, 56, 56)
-    total = counted(lambda: model.model.get_video_features(videos)).get_total_flops()
-    encoding = adapter_for(model).encoding("video", {"pixel_values_videos": videos})
-    assert tower_flops(encoding) + projector_flops(encoding) == total
+    """LLaVA-OneVision projects every frame before pooling, Video-LLaVA class tokens too; Qwen attends in a frame."""
+    for family in ("llava_onevision", "video_llava"):
+        model, _ = build(family)
+        given = {"pixel_values_videos": torch.randn(1, 3, 3, 56, 56)}
+        total = counted(lambda: model.model.get_video_features(**given)).get_total_flops()  # noqa: B023
+        encoding = adapter_for(model).encoding("video", given)
+        assert tower_flops(encoding) + projector_flops(encoding) == total
     model, _ = build("qwen2_5_vl")
     given = {
         "pixel_values_videos": torch.randn(3 * 8 * 6, 3 * 2 * 14 * 14),

@@ -43,15 +43,17 @@ def test_every_view_has_its_grid(family, views):
     assert total == len(kept.kept[0])
 
 
-def test_tiles_are_not_drawn_over_the_whole_image():
-    picture = image(160, 160, seed=1)
-    model, processor = build("idefics3")
+@pytest.mark.parametrize("family", ["idefics3", "internvl", "ovis2"])
+def test_tiles_are_not_drawn_over_the_whole_image(family):
+    picture = image(160, 60, seed=1)
+    model, processor = build(family)
     with vtokens.attach(model, "uniform(keep=0.5)") as handle:
         model.generate(**inputs(processor, ["Is it?"], [[picture]]), max_new_tokens=1)
         pictures = handle.report().samples[0].pictures
-    with pytest.raises(ValueError, match=r"made 5 pictures of this image.*do_image_splitting=False"):
-        whole_picture(pictures)
-    assert whole_picture(pictures[-1:]) is pictures[-1]
+    with pytest.raises(ValueError, match=r"cut this image into \d tiles.*do_image_splitting=False"):
+        overlay(picture, whole_picture(pictures))
+    with pytest.raises(ValueError, match=r"made 2 pictures of this image.*do_pan_and_scan=False"):
+        whole_picture(pictures * 2)
 
 
 def test_the_centre_square_is_shown_where_the_processor_crops_it():

@@ -14,7 +14,7 @@ import sections
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
-from vtokens.strategies import Facts, Saliency, describe, get, list_strategies
+from vtokens.strategies import Facts, Saliency, VideoPruner, describe, get, list_strategies
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "support.md"
@@ -111,8 +111,12 @@ def _cell(name: str, family: str) -> str:
     if (name, family) in NOTES:
         return NOTES[name, family]
     anatomy, stages = adapter_class(family).anatomy, {*get(name).stages()}
+    if issubclass(get(name), VideoPruner) and "video" not in anatomy.towers:
+        return "no (sees no videos)"
     missing = stages - anatomy.stages
     if missing and not (missing == {"layer"} and "prompt" in stages):
+        if anatomy.latent:
+            return "no (latent attention)"
         return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
     if name in COMPUTING and anatomy.visibility is not None:
         return "no (pictures see themselves both ways)"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import vtokens
 from tests.families import EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
+from vtokens.strategies import VideoPruner
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -93,10 +94,15 @@ BLOCKS = st.lists(st.integers(-4, 3), min_size=1, max_size=3, unique=True).map(t
 def terms(draw: st.DrawFn, counts: bool = True) -> str:
     """One strategy with drawn settings; `counts` allows `keep` to be a number of tokens."""
     keep = draw(st.one_of(SHARES, COUNTS) if counts else SHARES)
-    # Whatever is registered and drops tokens, with drawn settings where we know them.
+    # Whatever is registered and drops tokens of images, with drawn settings where we know them.
     name = draw(
         st.sampled_from(
-            [n for n in vtokens.strategies() if not {"attend", "encode", "logits"} & set(vtokens.describe(n).stages)]
+            [
+                name
+                for name in vtokens.strategies()
+                if not {"attend", "encode", "logits"} & set(vtokens.describe(name).stages)
+                and not issubclass(vtokens.strategies.get(name), VideoPruner)
+            ]
         )
     )
     fields: dict[str, Any] = {"keep": keep} if "keep" in vtokens.describe(name).fields else {}

@@ -9,6 +9,8 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
+from tests.engine.compare import DETAILS
+from tests.engine.contrasted import check_answers, contrasted, expect
 from tests.engine.test_pruned_equals_masked import check_forward
 from tests.families import build, image, inputs
 from tests.strategies.helpers import pair
@@ -75,6 +77,33 @@ def test_frames_under_image_tokens(family: str, spec: str) -> None:
     (part,) = report.samples[0].pictures
     assert part.picture.modality == "video"
     assert part.picture.grids[0][0] == 3
+
+
+def test_another_prompt_about_a_video_counts_its_seconds() -> None:
+    """Qwen2.5-VL's frames stand as far apart as the processor says, in the negative prompt of `lqcd` too."""
+    family = "qwen2_5_vl"
+    target, plain, config = model(family, "pruned"), model(family, "plain"), model(family, "plain").config
+    frame = inputs(family, ["x"], [[image(84, 56, seed=0)]])
+    grid = frame["image_grid_thw"].clone()
+    grid[0, 0] = 3
+    video = [
+        config.vision_start_token_id,
+        *[config.video_token_id] * (int(grid.prod()) // 4),
+        config.vision_end_token_id,
+    ]
+
+    def prompt(*words: int) -> dict[str, Any]:
+        ids = torch.tensor([[*words, *video, 65, 66]])
+        return {
+            "input_ids": ids, "attention_mask": torch.ones_like(ids), "video_grid_thw": grid,
+            "mm_token_type_ids": 2 * (ids == config.video_token_id).int(),
+            "pixel_values_videos": torch.cat([frame["pixel_values"]] * 3), "second_per_grid_ts": torch.tensor([4.0]),
+        }  # fmt: skip
+
+    options = {"do_sample": False, "max_new_tokens": 3, "eos_token_id": 10**6}
+    with vtokens.attach(target, "lqcd(alpha=1.0, beta=0.02)") as handle, handle.negative_prompt(**prompt(70, 71)):
+        got = target.generate(**prompt(72), **options, **DETAILS)
+    check_answers(got, expect(plain, prompt(72), [prompt(70, 71)], contrasted(1.0, 0.02), **options))
 
 
 def test_merging_before_frames_are_pooled_is_refused() -> None:

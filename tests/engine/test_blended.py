@@ -140,6 +140,34 @@ def test_one_kept_token_each_says_the_same_as_rows_of_weights(family: str) -> No
     assert (logits[0] - logits[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl"])
+@torch.no_grad()
+def test_several_kept_tokens_each_say_the_same_as_rows_of_weights(family: str) -> None:
+    """Each token goes into the first kept one and into that of its pair, which are the same for some."""
+
+    @dataclass(frozen=True)
+    class Spread(Halves):
+        name: ClassVar[str] = "spread"
+        weigh: bool = False
+
+        def at_prompt(self, visuals: Visuals) -> Selection:
+            found = self._select(visuals)
+            slot = torch.arange(visuals.valid.shape[1]).expand_as(found.keep)
+            share = torch.rand(*slot.shape, 2, generator=torch.Generator().manual_seed(3))
+            into = torch.stack([slot - slot % 2, torch.zeros_like(slot)], 2)
+            if self.sparse:
+                return replace(found, weights=share, into=into)
+            ones = torch.nn.functional.one_hot(into // 2, max(found.counts))
+            return replace(found, weights=(ones * share[..., None]).sum(2).transpose(1, 2))
+
+    target, batch = model(family, "pruned"), ragged(family)
+    logits = []
+    for sparse in (False, True):
+        with vtokens.attach(target, Spread(sparse=sparse)):
+            logits.append(target(**batch).logits[:, -1])
+    close_pass(*logits)
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 @torch.no_grad()
 def test_tokens_that_are_equal_count_for_all_of_them(family: str) -> None:

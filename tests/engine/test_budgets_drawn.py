@@ -55,13 +55,13 @@ def chosen(strategy: Scored, samples: Any, there: list[Token]) -> set[Token]:
     """The tokens that stay of those that are `there`, worked out one by one."""
     scores = strategy.noted["scores"]
     groups: dict[tuple[int, ...], list[Token]] = {}
-    for row, sample in enumerate(samples):
-        if strategy.grouping == "sample":  # those without pictures too
-            groups[(row,)] = []
-        for number, part in enumerate(sample.pictures):
-            for view, t in zip(part.picture.view.tolist(), part.picture.t.tolist(), strict=True):
-                if view >= 0:  # of which nothing may be left
-                    groups.setdefault(_group(strategy, row, number, view, t), [])
+    if strategy.grouping == "sample":  # those without pictures too
+        groups = {(row,): [] for row in range(len(samples))}
+    pictures = [(row, *numbered) for row, sample in enumerate(samples) for numbered in enumerate(sample.pictures)]
+    for row, number, part in sorted(pictures, key=lambda one: one[2].picture.modality):  # images come first
+        for view, t in zip(part.picture.view.tolist(), part.picture.t.tolist(), strict=True):
+            if view >= 0:  # of which nothing may be left
+                groups.setdefault(_group(strategy, row, number, view, t), [])
     for row, number, cell in there:
         picture = samples[row].pictures[number].picture
         key = _group(strategy, row, number, int(picture.view[cell]), int(picture.t[cell]))

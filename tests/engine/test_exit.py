@@ -9,11 +9,11 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.test_pairs import CONTRASTS, NEW, chosen, family, generate, settings  # noqa: F401
+from tests.engine.test_pairs import CONTRASTS, MANY, NEW, TEMPORAL, chosen, family, generate, settings  # noqa: F401
 from tests.limits import close_pass
 
 EXIT = {"name": "todre", "keep": 0.5, "exit_depth": 0.5}
-OTHERS = [name for name in vtokens.strategies() if name != "todre"]
+OTHERS = [name for name in vtokens.strategies() if name not in {"todre", *MANY}]
 SOMETIMES = {"llava": 0.45, "llava_onevision": 0.6, "qwen2_5_vl": 0.2}
 """A threshold at which one sample leaves and another one stays."""
 
@@ -28,6 +28,10 @@ def both_ways(name: str) -> list[list[Any]]:
 def test_each_sample_leaves_as_it_would_alone(name: str, family: str, settings: dict[str, dict[str, Any]]) -> None:  # noqa: F811
     """Whether all samples leave, or some of them."""
     target = model(family, "pruned")
+    if family == "llava" and name in TEMPORAL:
+        with pytest.raises(ValueError, match="drops tokens of videos alone"):
+            vtokens.attach(target, both_ways(name)[0])
+        return
     more = {"divergence": "two_branch"} if name == "vhr" else {"others": "drop"} if name == "avisc" else {}
     variants = [chosen(name, settings), *([{**chosen(name, settings), **more}] if more else [])]
     passes = 2 if name in CONTRASTS else 1

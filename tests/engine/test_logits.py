@@ -22,7 +22,7 @@ from tests.engine.contrasted import (
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 
-BOTH_WAYS = (*FAMILIES, "gemma3")  # whose images see themselves both ways
+BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma")  # whose images, or whole prompts, see themselves both ways
 GROUPS = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 # No token ends an answer, so that logits are looked at as they are.
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": 10**6}

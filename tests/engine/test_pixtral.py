@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 import vtokens
 from tests.engine.test_pruned_equals_masked import check_forward
-from tests.families import build, image, inputs
+from tests.families import image, inputs
 from tests.families.adapted import PIXTRAL
 from tests.families.configs import LLAMA
 from tests.limits import close_pass
@@ -84,10 +84,3 @@ def test_a_noised_picture_is_noised_alone() -> None:
     }  # fmt: skip
     with vtokens.attach(target, "vcd(beta=0.0, steps=500)"):
         close_pass(target(**given).logits[1, -1], target(**alone).logits[0, -1], passes=2)
-
-
-def test_decoders_that_scale_queries_by_position_are_refused() -> None:
-    """Ministral 3's text: layers are given no positions once tokens were dropped."""
-    target = build("mistral3", text_config={"model_type": "ministral3", "head_dim": 16})[0]
-    with pytest.raises(ValueError, match="Ministral3Attention scales queries by positions"):
-        vtokens.attach(target, "cls(keep=0.5)")

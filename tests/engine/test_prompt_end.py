@@ -98,12 +98,13 @@ def followed(family: str, texts: list[str], answers: list[Tensor]) -> tuple[dict
     said, real = torch.zeros(len(texts), most, dtype=torch.long), torch.zeros(len(texts), most, dtype=torch.long)
     for row, answer in enumerate(answers):
         said[row, : len(answer)], real[row, : len(answer)] = answer, 1
-    more = {"input_ids": said, "attention_mask": real, "mm_token_type_ids": torch.zeros_like(said)}
+    kinds = {"mm_token_type_ids": torch.zeros_like(said), "token_type_ids": torch.ones_like(said)}  # PaliGemma's
+    more = {"input_ids": said, "attention_mask": real, **kinds}
     return {k: torch.cat([v, more[k].to(v.dtype)], 1) if k in more else v for k, v in batch.items()}, most
 
 
 @pytest.mark.parametrize("spec", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "paligemma"])
 def test_answers_fed_are_answers_written(family: str, spec: str) -> None:
     """GRPO and RLOO: `logits_to_keep` is the longest answer and one, as a number or as positions."""
     texts, answers = drawn(hash_of(family, spec))

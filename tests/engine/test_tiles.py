@@ -11,8 +11,11 @@ import vtokens
 from tests.engine.cases import model
 from tests.families import image as picture
 from tests.families import inputs
+from vtokens.adapters import adapter_for
 
-pytestmark = pytest.mark.parametrize("family", ["internvl", "ovis2"])
+pytestmark = pytest.mark.parametrize(
+    "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "smolvlm"]
+)
 PROMPTS = ["Look: <image> what is this?", "Compare <image><image> please", "hello"]
 
 
@@ -39,15 +42,44 @@ def test_a_budget_is_a_pictures(family: str, side: str) -> None:
     with vtokens.attach(target, "cls(keep=3)") as handle:
         target(**batch)
         report = handle.report()
-    sizes = tokens(report)
-    assert [len(row) for row in sizes] == [1, 2, 0]
-    assert sum(map(sum, sizes)) == 4 * len(batch["pixel_values"])
-    assert sizes[0][0] > 4
-    assert sizes[1][1] == 4
+    tiles = adapter_for(target).pictures("image", batch)
+    views = [[len(part.picture.grids) for part in sample.pictures] for sample in report.samples]
+    assert [len(row) for row in views] == [1, 2, 0]
+    assert sum(map(sum, views)) == len(tiles)
+    assert min(views[0][0], views[1][0]) > 1
+    assert views[1][1] == whole(family)
     for sample in report.samples:
         assert [len(part.kept[0]) for part in sample.pictures] == [3] * len(sample.pictures)
         for part in sample.pictures:  # each tile is a view
-            assert [grid == (1, 2, 2) for grid in part.picture.grids] == [True] * (part.picture.tokens // 4)
+            assert {*part.picture.grids} == {*tiles[0].grids}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_images_side_by_side_stay_apart(family: str, side: str) -> None:
+    """Whether text stands between them or none, in rows of any number of them; embeddings tell it as tokens do."""
+    target = model(family, "pruned")
+    shown = [picture(100, 60, seed=0), picture(60, 60, seed=1), picture(150, 50, seed=2)]
+    prompts = ["<image><image><image>", "On <image>\n<image> and so on <image>?", "<image>"]
+    batch = dict(inputs(family, prompts, [shown, shown, shown[:1]], side))  # type: ignore[arg-type]
+    embedded = batch | {"inputs_embeds": target.get_input_embeddings()(batch["input_ids"])}
+    fed = [batch] if family == "ovis2" else [batch, embedded]
+    for given in fed:
+        given = {name: value for name, value in given.items() if name != "input_ids" or "inputs_embeds" not in given}
+        with vtokens.attach(target, "cls(keep=3)") as handle:
+            target(**given)
+            report = handle.report()
+        sizes = tokens(report)
+        assert sizes[0] == sizes[1]
+        assert sizes[0][:1] == sizes[2]
+        assert [len(row) for row in sizes] == [3, 3, 1]
+        kept = [[len(part.kept[0]) for part in sample.pictures] for sample in report.samples]
+        assert kept == [[3, 3, 3], [3, 3, 3], [3]]
+
+
+def whole(family: str) -> int:
+    """Tiles of a small square image."""
+    square = dict(inputs(family, ["<image>"], [[picture(60, 60, seed=2)]]))
+    return len(adapter_for(model(family, "pruned")).pictures("image", square))
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])

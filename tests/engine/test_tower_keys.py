@@ -104,7 +104,7 @@ def arranged(family: str, target: Any, batch: Any, patches: Tensor) -> list[Tens
         return list(patches.view(-1, 36, patches.shape[1])[:, joined].mean(2))
     crops = [len(part) for part in crops_of(batch)]
     planes = patches.view(-1, 16, patches.shape[1]).split(crops)
-    if family == "llava":
+    if family in ("llava", "paligemma"):
         return [plane[0] for plane in planes]
     sizes = batch["image_sizes"].tolist()
     return [

@@ -25,10 +25,11 @@ from transformers import (
 import vtokens
 
 from .adapted import CONFIGS
+from .by_hand import Prefixed
 from .configs import BASE, CROSS, PROOF, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "build", "image", "inputs"]
+__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "answer_kind", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
@@ -77,9 +78,7 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
             elif "mm_input_projection" in name:  # which starts at 0
                 weight.data.normal_(std=0.3)
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
-            elif any(part in name for part in ("vision_tower", "vision_model")) and (
-                "q_proj" in name or "k_proj" in name
-            ):
+            elif any(part in name for part in ("_tower.", "vision_model")) and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)
     ids = {f"{name}_token_id": getattr(tok, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**ids)
@@ -145,3 +144,8 @@ def inputs(
         else None
     )
     return proc(images=given, text=texts, padding=True, padding_side=padding_side, return_tensors="pt")
+
+
+def answer_kind(processor: Any, name: str) -> int:
+    """The kind, among the inputs called `name`, of text that answers a prompt: PaliGemma's prompts are of kind 0."""
+    return int(isinstance(processor, Prefixed) and name == "token_type_ids")

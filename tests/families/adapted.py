@@ -16,6 +16,10 @@ from transformers import (
     LlavaNextVideoProcessor,
     LlavaProcessor,
     Ovis2Processor,
+    Qwen2_5OmniProcessor,
+    Qwen3OmniMoeProcessor,
+    VideoLlavaProcessor,
+    WhisperFeatureExtractor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
@@ -26,11 +30,12 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
-from .by_hand import Rows, Tiled
-from .configs import BASE, CLIP, LLAMA, SIGLIP, TEXT, TOWER
+from .by_hand import Patches, Rows, Tiled
+from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
 _GLM_TOWER = {
@@ -44,6 +49,16 @@ _GLM_TOKENS = {
     "video_start": "<|begin_of_video|>", "video_end": "<|end_of_video|>",
 }  # fmt: skip
 _BARE_TOWER = {name: TOWER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
+_EARS = {
+    "num_mel_bins": 16, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "n_window": 8, "output_dim": 64, "max_source_positions": 64, "initializer_range": 0.2,
+}  # fmt: skip
+_OMNI_TOKENS = {
+    "eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<|image_pad|>", "video": "<|video_pad|>",
+    "audio": "<|audio_pad|>", "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>",
+    "vision_bos": "<|vision_start|>", "vision_eos": "<|vision_end|>", "audio_start": "<|audio_start|>",
+    "audio_end": "<|audio_end|>", "audio_bos": "<|audio_start|>", "audio_eos": "<|audio_end|>",
+}  # fmt: skip
 PIXTRAL = {**TOWER, "model_type": "pixtral", "image_size": 112, "initializer_range": 0.2}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -104,7 +119,35 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": PIXTRAL,
         "spatial_merge_size": 2,
     },
+    # Latents of 16 and rotated parts of 8 are cached; queries and keys have 16, values 12.
+    "kimi_k25": {
+        "text_config": {
+            **TEXT, "model_type": "deepseek_v3", "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16,
+            "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12, "first_k_dense_replace": 3, "n_group": 1,
+            "topk_group": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+            "moe_intermediate_size": 64, "initializer_range": 0.3,
+        },
+        "vision_config": {
+            **{name: value for name, value in TOWER.items() if name != "image_size"},
+            "pos_emb_height": 8, "pos_emb_width": 8, "initializer_range": 0.2,
+        },
+        "projection_hidden_size": 32,
+        "tie_word_embeddings": False,
+    },
+    # Four positions a second, and chunks of a second: video and sound take turns within it.
+    "qwen2_5_omni_thinker": {
+        **BASE["qwen2_5_vl"], "audio_config": _EARS, "position_id_per_seconds": 4, "seconds_per_chunk": 1,
+        "initializer_range": 0.2,
+    },
+    "qwen3_omni_moe_thinker": {
+        "text_config": PROOF["qwen3_vl_moe"]["text_config"],
+        "vision_config": BASE["qwen3_vl"]["vision_config"],
+        "audio_config": {**_EARS, "n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 16},
+        "position_id_per_seconds": 4,
+        "initializer_range": 0.2,
+    },
 }  # fmt: skip
+CONFIGS["video_llava"] = {**BASE["llava"], "video_seq_length": 17}
 CONFIGS["cohere2_vision"] = {**CONFIGS["aya_vision"], "alignment_intermediate_size": 64}
 TOKENS: dict[str, dict[str, str]] = {
     "internvl": {
@@ -113,6 +156,7 @@ TOKENS: dict[str, dict[str, str]] = {
     },
     "llava_next_video": {**_LLAMA, "video": "<video>"},
     "vipllava": _LLAMA,
+    "video_llava": {**_LLAMA, "video": "<video>"},
     "glm4v": _GLM_TOKENS,
     "glm46v": _GLM_TOKENS,
     "glm4v_moe": _GLM_TOKENS,
@@ -127,6 +171,12 @@ TOKENS: dict[str, dict[str, str]] = {
     },
     "deepseek_vl": _LLAMA,
     "mistral3": {**_LLAMA, "image": "[IMG]", "image_break": "[IMG_BREAK]", "image_end": "[IMG_END]"},
+    "kimi_k25": {
+        "eos": "<|im_end|>", "pad": "[PAD]", "image": "<|media_pad|>", "video": "<|video_pad|>",
+        "vision_start": "<|media_begin|>", "vision_end": "<|media_end|>",
+    },
+    "qwen2_5_omni_thinker": _OMNI_TOKENS,
+    "qwen3_omni_moe_thinker": _OMNI_TOKENS,
     "cohere2_vision": {
         **_LLAMA, "image": "<|IMG_PATCH|>", "boi": "<|START_OF_IMG|>", "eoi": "<|END_OF_IMG|>",
         "img_line_break": "<|IMG_LINE_BREAK|>",
@@ -140,7 +190,10 @@ def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family.startswith("glm"):
         names = ("video", "image_start", "image_end", "video_start", "video_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    if family == "llava_next_video":
+    if family.endswith("thinker"):
+        names = ("video", "audio", "vision_start", "vision_end", "audio_start", "audio_end")
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    if family in ("llava_next_video", "video_llava", "kimi_k25"):
         fields["video_token_id"] = tokenizer.video_token_id
     if family == "ovis2":
         names = ("start", "grid", "col", "row", "end")
@@ -181,6 +234,13 @@ def _next_video(config: Any, tok: Any) -> Any:
     )  # fmt: skip
 
 
+def _video_llava(config: Any, tok: Any) -> Any:
+    square = _square(config)
+    # Its own hands on pixels by a name that it calls deprecated, unless each call says otherwise.
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": square["height"]}, crop_size=square)
+    return pictures_only(VideoLlavaProcessor)(image_processor=pixels, tokenizer=tok, patch_size=14)
+
+
 def _vipllava(config: Any, tok: Any) -> Any:
     square = _square(config)
     pixels = CLIPImageProcessorPil(size={"shortest_edge": square["height"]}, crop_size=square)
@@ -189,10 +249,25 @@ def _vipllava(config: Any, tok: Any) -> Any:
     )
 
 
+def _omni(genuine: Any) -> Callable[[Any, Any], Any]:
+    def make(config: Any, tok: Any) -> Any:
+        cell = (config.vision_config.patch_size * config.vision_config.spatial_merge_size) ** 2
+        patches = Qwen2VLImageProcessorPil(
+            patch_size=config.vision_config.patch_size, size={"shortest_edge": 4 * cell, "longest_edge": 48 * cell}
+        )
+        return pictures_only(genuine)(
+            image_processor=patches, feature_extractor=WhisperFeatureExtractor(feature_size=16, chunk_length=1),
+            tokenizer=tok,
+        )  # fmt: skip
+
+    return make
+
+
 PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     "internvl": _internvl,
     "llava_next_video": _next_video,
     "vipllava": _vipllava,
+    "video_llava": _video_llava,
     "glm4v": _glm(Glm4vProcessor, Glm4vImageProcessorPil),
     "glm46v": _glm(Glm46VProcessor, Glm46VImageProcessorPil),
     "glm4v_moe": _glm(Glm4vProcessor, Glm4vImageProcessorPil),
@@ -210,6 +285,14 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     "cohere2_vision": lambda config, tok: Tiled(
         GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok
     ),
+    "kimi_k25": lambda config, tok: Patches(
+        Qwen2VLImageProcessorPil(
+            patch_size=14, temporal_patch_size=1, size={"shortest_edge": 4 * 28**2, "longest_edge": 48 * 28**2}
+        ),
+        tok,
+    ),
+    "qwen2_5_omni_thinker": _omni(Qwen2_5OmniProcessor),
+    "qwen3_omni_moe_thinker": _omni(Qwen3OmniMoeProcessor),
     "deepseek_vl": lambda config, tok: DeepseekVLProcessor(
         DeepseekVLImageProcessorPil(size=_square(config)), tok, num_image_tokens=16
     ),

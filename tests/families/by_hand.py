@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, BatchFeature
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+SHOWN = ("pixel_values", "image_sizes", "image_grid_thw")
 
 
 class ByHand:
@@ -23,9 +28,13 @@ class ByHand:
         """What picture `number` of those `made` is in the text."""
         raise NotImplementedError
 
+    def made(self, images: Any) -> Any:
+        """The tensors of pictures."""
+        return self.image_processor(images, return_tensors="pt")
+
     def __call__(self, images: Any, text: list[str], **options: Any) -> BatchFeature:
         """A batch of tensors; options go to the tokenizer."""
-        made = self.image_processor([one for group in images for one in group], return_tensors="pt") if images else {}
+        made = self.made([one for group in images for one in group]) if images else {}
         parts, number = [], 0
         for row in text:
             before, *behind = row.split(self.image_token)
@@ -33,7 +42,7 @@ class ByHand:
                 before, number = before + self.written(made, number) + part, number + 1
             parts.append(before)
         ids = self.tokenizer(parts, **options)
-        return BatchFeature({**ids, **{name: made[name] for name in ("pixel_values", "image_sizes") if name in made}})
+        return BatchFeature({**ids, **{name: made[name] for name in SHOWN if name in made}})
 
     def save_pretrained(self, folder: Path) -> None:
         """Write both parts."""
@@ -66,3 +75,46 @@ class Tiled(ByHand):
     def written(self, made: Any, number: int) -> str:
         tok, tiles = self.tokenizer, int(made["num_patches"][number])
         return tok.boi_token + (self.image_token * 4 + tok.img_line_break_token) * tiles + tok.eoi_token
+
+
+class Prefixed(ByHand):
+    """PaliGemma's prompts: pictures, the token for the beginning, text and a line break, all of one kind.
+
+    Its own processor does this too, but adds a thousand tokens to the vocabulary, and cuts text without pictures.
+    """
+
+    pixels = SiglipImageProcessorPil
+
+    def __call__(self, images: Any, text: list[str], **options: Any) -> BatchFeature:
+        """A batch of tensors; options go to the tokenizer."""
+        parts = [self.behind_pictures(row) for row in text]
+        made = super().__call__(images, parts, **{**options, "add_special_tokens": False})
+        return BatchFeature({**made, "token_type_ids": torch.zeros_like(made["input_ids"])})
+
+    def behind_pictures(self, row: str) -> str:
+        """A prompt with the token for the beginning behind its last picture."""
+        end = row.rfind(self.image_token) + len(self.image_token) if self.image_token in row else 0
+        return f"{row[:end]}{self.tokenizer.bos_token}{row[end:]}\n"
+
+    def written(self, made: Any, number: int) -> str:
+        return self.image_token * self.image_processor.image_seq_length
+
+
+class Patches(ByHand):
+    """Kimi's pictures: patches (patches, 3, side, side) row by row, of which 2 x 2 make a token."""
+
+    pixels = Qwen2VLImageProcessorPil
+
+    def written(self, made: Any, number: int) -> str:
+        return self.image_token * (int(made["image_grid_thw"][number].prod()) // 4)
+
+    def made(self, images: Any) -> Any:
+        made, parts = super().made(images), []
+        side = self.image_processor.patch_size
+        grids = made["image_grid_thw"].tolist()
+        for rows, (_, high, wide) in zip(made["pixel_values"].split([h * w for _, h, w in grids]), grids, strict=True):
+            # Qwen's patches stand four by four, as its merger joins them.
+            cells = rows.view(high // 2, wide // 2, 2, 2, 3, side, side).transpose(1, 2)
+            parts.append(cells.reshape(high * wide, 3, side, side))
+        made["pixel_values"] = torch.cat(parts)
+        return made

@@ -120,6 +120,12 @@ PROOF["gemma3"] = {
     "mm_tokens_per_image": 16,
 }
 
+# The whole prompt sees itself both ways. One key head, as Gemma 1 has it.
+PROOF["paligemma"] = {
+    "text_config": {**TEXT, "model_type": "gemma", "head_dim": 16, "num_key_value_heads": 1},
+    "vision_config": SIGLIP,
+    "projection_dim": 64,
+}
 PROOF["qwen3_vl_moe"] = {
     **BASE["qwen3_vl"],
     "text_config": {
@@ -166,6 +172,9 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     elif family.startswith("qwen"):
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    elif family == "paligemma":
+        fields["image_token_index"] = tokenizer.image_token_id
+        fields["vocab_size"] = len(tokenizer)
     elif family in PROOF:
         names = ("image", "boi", "eoi") if family == "gemma3" else ("image",)
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}

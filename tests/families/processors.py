@@ -22,10 +22,12 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
 from . import adapted
+from .by_hand import Prefixed
 
 VOCABULARY = 320
 CORPUS = [
@@ -67,6 +69,7 @@ MLLAMA_TOKENS = {
     "pad": "<|finetune_right_pad_id|>",
     "image": "<|image|>",
 }
+PALIGEMMA_TOKENS = {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>", "image": "<image>"}
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -79,6 +82,7 @@ TOKENS = {
     "gemma3": GEMMA_TOKENS,
     "qwen3_vl_moe": QWEN_TOKENS,
     "mllama": MLLAMA_TOKENS,
+    "paligemma": PALIGEMMA_TOKENS,
 }
 
 QWEN_PROCESSORS = {
@@ -139,6 +143,10 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "mllama":
         return MllamaProcessor(MllamaImageProcessorPil(size=square, max_image_tiles=vision.max_num_tiles), tok)
+    if family == "paligemma":
+        patches = SiglipImageProcessorPil(size=square)
+        patches.image_seq_length = (vision.image_size // vision.patch_size) ** 2
+        return Prefixed(patches, tok)
     if family == "gemma3":
         return Gemma3Processor(Gemma3ImageProcessorPil(size=square), tok, image_seq_length=config.mm_tokens_per_image)
     if family == "llava_onevision":

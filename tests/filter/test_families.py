@@ -80,10 +80,10 @@ def test_what_is_written_on_sees_its_prompt_as_it_was(family: str) -> None:
     model, processor = build(family)
     images, prompts = ask(processor)
     begun = ((20, 31, 42, 53, 64), (), (77,))
-    together = model(**behind(prompt_inputs(processor, images, prompts, "cpu"), begun, 0)).logits[:, -1]
+    together = model(**behind(model, prompt_inputs(processor, images, prompts, "cpu"), begun, 0)).logits[:, -1]
     for row, first in enumerate(begun):
         inputs = prompt_inputs(processor, [images[row]], [prompts[row]], "cpu")
-        close_pass(together[row], model(**behind(inputs, [first], 0)).logits[0, -1])
+        close_pass(together[row], model(**behind(model, inputs, [first], 0)).logits[0, -1])
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen3_vl_moe", "smolvlm", "gemma3"])

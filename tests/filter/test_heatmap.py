@@ -119,3 +119,12 @@ def test_pictures_and_refusals() -> None:
     [bare] = score(model, processor, *ask(processor, 1), [[20]])
     with pytest.raises(ValueError, match="holds no attention"):
         heat(bare, mention((0,)))
+
+
+@pytest.mark.parametrize("family", ["internvl", "smolvlm"])
+def test_tiles_are_not_laid_over_the_whole_image(family: str) -> None:
+    """Each of them shows a part of it, and nobody knows which."""
+    images, traces = traced(family)
+    assert len(traces[0].pictures[0].grids) > 1
+    with pytest.raises(ValueError, match=r"cut this image into \d tiles.*crop_to_patches=False"):
+        heatmap(traces[0], mention((1,)), images[0])

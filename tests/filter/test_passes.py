@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.masked import decoder_layers, masking
-from tests.families import EVERY, build
+from tests.families import EVERY, answer_kind, build
 from tests.filter.traced import DEPTH, EVERYTHING, ask, distances
 from tests.limits import close_pass
 from vtokens import scenes
@@ -35,7 +35,7 @@ def alone(processor: Any, images: list[Image.Image], prompt: str, ids: list[int]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     for name in inputs.keys() & {"mm_token_type_ids", "token_type_ids"}:
-        inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(1, len(ids))], 1)
+        inputs[name] = torch.cat([inputs[name], inputs[name].new_full((1, len(ids)), answer_kind(processor, name))], 1)
     return inputs
 
 
@@ -72,6 +72,8 @@ def test_views_without_the_picture(family: str) -> None:
         close_pass(trace.contrasts["blank"], said(model, blank, ids))
         words = full["input_ids"][full["input_ids"] != model.config.image_token_id][None]
         text = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+        if "token_type_ids" in full:
+            text["token_type_ids"] = full["token_type_ids"][full["input_ids"] != model.config.image_token_id][None]
         close_pass(trace.contrasts["no_image"], said(model, text, ids))
         apart = (outputs(model, full, len(ids)) - outputs(model, text, len(ids))).norm(dim=-1).transpose(1, 2)
         torch.testing.assert_close(trace.divergence, apart, atol=1e-3, rtol=1e-3)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.engine.masked import decoder_layers
-from tests.families import MARK, build, image
+from tests.families import MARK, answer_kind, build, image
 from vtokens.filter.mentions import Mention
 from vtokens.filter.trace.passes import generate
 from vtokens.filter.trace.trace import Parts, Trace
@@ -97,7 +97,7 @@ def by_hand(
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     for name in inputs.keys() & {"mm_token_type_ids", "token_type_ids"}:
-        inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(1, len(ids))], 1)
+        inputs[name] = torch.cat([inputs[name], inputs[name].new_full((1, len(ids)), answer_kind(processor, name))], 1)
     # What enters a layer: transformers records states before features are added to them (deepstack).
     entering: list[Tensor] = []
     hooks = [

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import limits
-from vtokens.kernels import attention_colmean, attention_rows
+from vtokens.kernels import attention_colmax, attention_colmean, attention_rows
 
 
 def dense(
@@ -78,6 +78,18 @@ def test_colmean_is_the_weighted_mean_of_rows(problem: dict, data: st.DataObject
     expected /= weight.double().sum(1, keepdim=True).clamp(min=1)
     got = attention_colmean(rows=chosen, **problem)
     limits.close(got, expected, terms=64)
+
+
+@given(problems(), st.data())
+def test_colmax_is_the_most_of_any_row(problem: dict, data: st.DataObject) -> None:
+    """Over heads and over the rows chosen, sample by sample; without rows a sample gets zeros."""
+    batch, _, rows, _ = problem["query"].shape
+    flags = data.draw(st.none() | st.lists(st.booleans(), min_size=batch * rows, max_size=batch * rows))
+    chosen = None if flags is None else torch.tensor(flags).view(batch, rows)
+    probability = dense(**problem)
+    if chosen is not None:
+        probability = probability * chosen[:, None, :, None]
+    limits.close(attention_colmax(rows=chosen, **problem), probability.amax((1, 2)), terms=64)
 
 
 def test_causal_rows_with_an_offset() -> None:

@@ -29,7 +29,7 @@ PLAIN_LEAST, LEAST = 10, 4  # right of 12 without a strategy; under one, of 6 th
 KEEP, TOKENS, ALL = 0.75, 108, 144
 STRATEGIES = vtokens.strategies()
 FIELDS = {name: vtokens.describe(name).fields for name in STRATEGIES}
-TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  # images stay whole
+TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  # refused, since it sees no videos
 PRUNERS = [name for name in STRATEGIES if "keep" in FIELDS[name] and name not in TEMPORAL]
 MERGERS = ["dymu"]
 SILENT = ["vhr(alpha=1)", *(f"{n}(alpha=0, beta=0)" for n in list_strategies(stage="logits") if "alpha" in FIELDS[n])]
@@ -121,7 +121,13 @@ def test_all_tokens_kept_change_no_bit(smol, easy, plain, name):
         assert torch.equal(first_logits(smol, easy), plain)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", TEMPORAL)
+def test_what_drops_tokens_of_videos_is_refused(smol, name):
+    with pytest.raises(ValueError, match=f"'{name}' drops tokens of videos alone, and a Llava"):
+        vtokens.attach(smol[0], name)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in TEMPORAL])
 def test_what_is_easy_is_answered(smol, easy, plain, files, name):
     """The visual tokens are as many as was asked for, a batch answers as each sample alone, nothing stays behind."""
     spec, keep = spec_of(smol[0], name, files), KEEP if name in PRUNERS else None

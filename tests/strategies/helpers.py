@@ -147,7 +147,10 @@ def qwen_scores(model: Any, batch: Any, block: int) -> list[Tensor]:
 
     def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, heads = kwargs.get("hidden_states", args[0] if args else None), module.num_heads
-        q, k, _ = module.qkv(hidden).reshape(len(hidden), 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
+        if hasattr(module, "qkv"):
+            q, k, _ = module.qkv(hidden).reshape(len(hidden), 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
+        else:
+            q, k = (part(hidden).reshape(len(hidden), heads, -1) for part in (module.q, module.k))
         q, k = (t.double() for t in apply_rotary_pos_emb_vision(q, k, *kwargs["position_embeddings"]))
         square = torch.zeros(len(hidden), len(hidden), dtype=torch.float64)
         bounds = kwargs["cu_seqlens"].tolist()

@@ -74,6 +74,14 @@ def test_glm_scores_are_those_of_its_merger(family: str) -> None:
         compare([got], right)
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+@torch.no_grad()
+def test_thinkers_are_scored_in_the_last_block_that_attends_to_whole_pictures(family: str) -> None:
+    model, batch = pair(family)[0], three_rows(family)
+    for got, right in zip(probe(model, batch, Saliency())[Saliency()], qwen_scores(model, batch, 3), strict=True):
+        compare([got], right)
+
+
 @torch.no_grad()
 def test_packed_pictures_of_mistral3_are_scored_one_by_one() -> None:
     """What patches of a picture get from its own, averaged over the four that make a token."""

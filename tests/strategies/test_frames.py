@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+import vtokens
+from tests.engine.cases import model
 from tests.strategies.videos import visuals
+from vtokens.adapters import adapter_class, models
 from vtokens.strategies import VideoPruner, get, list_strategies
 from vtokens.strategies.signals import Saliency
 
-PLAIN = [
-    name
-    for name in list_strategies()
-    if issubclass(get(name), VideoPruner) and "chosen" not in vars(get(name)) and get(name)().stages() == ("prompt",)
-]
+TEMPORAL = [name for name in list_strategies() if issubclass(get(name), VideoPruner)]
+PLAIN = [name for name in TEMPORAL if "chosen" not in vars(get(name)) and get(name)().stages() == ("prompt",)]
 """Temporal strategies that read features alone."""
 
 
@@ -62,3 +62,17 @@ def test_no_stage_waits_for_the_device(name: str) -> None:
 def test_there_are_such_strategies() -> None:
     assert {"evs", "vidcom2", "dycoke"} <= set(PLAIN)
     assert all(Saliency() not in get(name)().needs(None).signals for name in PLAIN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", models())
+def test_a_family_without_videos_refuses_it(family: str) -> None:
+    """With every temporal strategy and its spatial partner, whatever the settings; `keep=1.0` asks for nothing."""
+    target, sees = model(family, "plain"), "video" in adapter_class(family).anatomy.towers
+    for name in TEMPORAL:
+        if sees:
+            vtokens.attach(target, name).detach()
+            continue
+        with pytest.raises(ValueError, match=rf"'{name}' drops tokens of videos alone, and a .* sees images"):
+            vtokens.attach(target, f"{name}+uniform", keep=0.1)
+        assert vtokens.attachment(target) is None
+        vtokens.attach(target, f"{name}(keep=1.0)").detach()

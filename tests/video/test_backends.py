@@ -24,6 +24,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "h264": ("a.mp4", {}),
     "h264-b": ("a.mkv", {"options": {"x264-params": GROUPS}}),
     "bt709": ("a.mp4", {"colorspace": 1}),
+    "ntsc": ("a.mp4", {"colorspace": 6, "color_range": 1}),
+    "ntsc-full-range": ("a.mp4", {"colorspace": 6, "color_range": 2}),
     "full-range": ("a.mp4", {"color_range": 2}),
     "mpeg4": ("a.mp4", {"codec": "mpeg4"}),
     "mpeg4-avi": ("a.avi", {"codec": "mpeg4"}),
@@ -42,7 +44,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "no-times": ("a.avi", {"codec": "mpeg4", "options": {"bf": "2"}}),
     "flash": ("a.flv", {}),
 }
-BY_DECORD = {"h264", "h264-b", "bt709", "full-range", "mpeg4", "mpeg4-avi", "mjpeg", "vp9", "odd-whole"}
+BY_DECORD = {
+    "h264",
+    "h264-b",
+    "bt709",
+    "ntsc",
+    "ntsc-full-range",
+    "full-range",
+    "mpeg4",
+    "mpeg4-avi",
+    "mjpeg",
+    "vp9",
+    "odd-whole",
+}
 """What decord 0.6 is right about; of the rest, `test_decord_would_be_wrong` shows some."""
 
 

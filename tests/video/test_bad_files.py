@@ -69,6 +69,26 @@ class TestFiles:
             assert files.numbers(found.frames) == list(found.indices)
         refused(path, r"is damaged: frame \d+ of 60, shown at 2\.\d+ s", fps=10, start=2.4, end=3.5, backend="pyav")
 
+    @pytest.mark.parametrize("kind", ["mpeg4", "mjpeg"])
+    def test_damage_is_not_passed_over(self, kind: str, tmp_path: Path) -> None:
+        """The second half of a frame is gone, and its decoder would fill it with what it likes."""
+        pix_fmt = "yuvj420p" if kind == "mjpeg" else "yuv420p"
+        path = Path(files.write(tmp_path / "a.avi", files.drawn(30), kind, pix_fmt=pix_fmt))
+        with files.av.open(str(path)) as file:
+            packet = [bytes(packet) for packet in file.demux(video=0) if packet.size][17]
+        path.write_bytes(path.read_bytes().replace(packet[len(packet) // 2 :], bytes(len(packet) - len(packet) // 2)))
+        refused(path, r"is damaged: frame 17 of 30, shown at 1\.70 s, cannot be decoded", frames=30)
+        assert video.read(path, frames=5, end=1.0).indices == (0, 2, 5, 7, 10)
+
+    @pytest.mark.parametrize("kind", ["libx264", "mpeg4"])
+    def test_an_encrypted_file(self, kind: str, tmp_path: Path) -> None:
+        locked = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0f" * 16, "encryption_kid": "a7" * 16}
+        path = files.write(tmp_path / "a.mp4", files.drawn(12), kind, container=locked)
+        for backend in ("auto", *video.BACKENDS):
+            refused(
+                path, r"a.mp4' is encrypted: its frames need a key, so a copy in the clear", frames=2, backend=backend
+            )
+
     def test_long_sides(self, tmp_path: Path) -> None:
         path = files.write(tmp_path / "a.avi", [np.zeros((1, 5000, 3), np.uint8)] * 3, "ffv1", pix_fmt="bgr0")
         refused(path, "has frames of 5000 x 1 pixels: one side may be at most 200 times the other")
@@ -103,7 +123,7 @@ def test_without_packages_the_error_says_what_to_install(tmp_path: Path, monkeyp
     (tmp_path / "a.mp4").write_bytes(b"something")
     for name in ("av", "decord", "torchcodec", "torchcodec.decoders"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtra, match=r"needs one of decord, pyav, torchcodec: pip install 'vtokens\[video\]'"):
+    with pytest.raises(MissingExtra, match=r"needs one of pyav, decord, torchcodec: pip install 'vtokens\[video\]'"):
         video.read(tmp_path / "a.mp4", frames=1)
 
 
@@ -115,8 +135,11 @@ def test_decord_alone_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("av", "torchcodec", "torchcodec.decoders"):
         monkeypatch.setitem(sys.modules, name, None)
     path = avi.write(tmp_path / "a.avi", [np.zeros((32, 32, 3), np.uint8)] * 3)
-    says = r"decord: skipped, since PyAV does not tell.*pyav: not installed.*comes with pip install 'vtokens\[video\]'"
-    refused(path, says)
+    says = (
+        r"decord: skipped, since only PyAV tells.* PyAV is needed: pip install 'av>=14', or pip install 'vtokens\[video"
+    )
+    refused(path, f"pyav: not installed; {says}")
+    refused(path, says, frames=2, backend="decord")
 
 
 class TestGivenFrames:

@@ -70,16 +70,22 @@ class Deepstack:
 class Visibility:
     """Which positions see what comes after them, where the multimodal module makes the masks of the decoder.
 
-    A position sees those before it and those of its own block, of them those that its layer's window reaches. Blocks
-    are stretches of one kind; they count in the pass that feeds them.
+    A position sees those before it and those of its own block. Blocks are stretches of one kind; they count in the pass
+    that feeds them. Of all that, a position sees what its layer's window reaches.
 
     Attributes:
         kinds: argument of the multimodal module with the kind of each position, (B, N) from the start of the sequence.
         kind: the kind whose stretches are blocks.
+        prefix: the one stretch of that kind, padding left out, is a whole prompt (prefix LM). It counts in the pass
+            that begins a sequence, or in one that is itself given pixels, and no window cuts it. Other passes, and
+            prompts without kinds, have masks that follow from padding and implementation; the latter are refused.
+        text: the kind of text that is written behind a prompt.
     """
 
     kinds: str
     kind: int
+    prefix: bool = False
+    text: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,12 +109,30 @@ class Cross:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """A modality that strategies leave alone.
+
+    Its tokens are never dropped. Where strategies look at text, or act in rows of text, they are none; a prompt without
+    its pictures keeps them. Transformers repeats its pieces one by one for beams (A, A, B, B), whose rows need them in
+    turn: a pass with both is refused.
+
+    Attributes:
+        token: config field with the token id that its features are scattered into.
+        begin: config field with the token id that begins each piece.
+    """
+
+    token: str
+    begin: str
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A model family.
 
     Attributes:
         towers: modality ("image", "video") -> the tower of its `get_{modality}_features`.
         placeholders: modality -> the config field with the token id that its features are scattered into.
+        aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
         decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
@@ -119,11 +143,14 @@ class Anatomy:
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
         visibility: what sees what comes after it; None if every position sees only those before it.
         cross: how the decoder attends to visual tokens outside the sequence; None if they stand in it.
+        latent: whether attention may cache what all heads share in place of their keys and values (arXiv:2405.04434):
+            no heads' keys can be dropped from that, and no second sequence stands beside it.
         stages: the stages that strategies may act in.
     """
 
     towers: Mapping[str, TowerSpec]
     placeholders: Mapping[str, str] = field(default_factory=lambda: {"image": "image_token_id"})
+    aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
     decoder: str = "language_model"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))
@@ -132,7 +159,12 @@ class Anatomy:
     deepstack: Deepstack | None = None
     visibility: Visibility | None = None
     cross: Cross | None = None
+    latent: bool = False
     stages: frozenset[str] = frozenset(STAGES)
+
+    def written_kind(self, name: str) -> int:
+        """The kind, among the inputs that are called `name`, of text that is written behind a prompt."""
+        return self.visibility.text if self.visibility is not None and self.visibility.kinds == name else 0
 
     @property
     def arguments(self) -> frozenset[str]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.registry import register_adapter
 from vtokens.adapters.tiles import Tiles
+from vtokens.adapters.written import written_together
 
 SIGLIP = TowerSpec(
     ("vision_tower.vision_model", "vision_tower"), "encoder.layers", "self_attn", layer="vision_feature_layer"
@@ -13,7 +19,7 @@ SIGLIP = TowerSpec(
 
 @register_adapter("aya_vision")
 class AyaVision(Tiles):
-    """Aya Vision. Tiles have text between, and the model is not told which make an image: each is a picture."""
+    """Aya Vision. The tiles of an image and the whole, the last one, are views of one picture; text between stays."""
 
     anatomy = Anatomy({"image": SIGLIP})
     examples = ("CohereLabs/aya-vision-8b", "CohereLabs/aya-vision-32b")
@@ -21,6 +27,9 @@ class AyaVision(Tiles):
     @property
     def factor(self) -> int:
         return int(self.config.downsample_factor)
+
+    def stretches(self, placeholders: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        return written_together(placeholders, inputs, ends=0)
 
     def projected(self, joined: int, width: int) -> tuple[tuple[int, int], ...]:
         inner = getattr(self.config, "alignment_intermediate_size", width)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.layers import LayerSpec, layer_specs
+from vtokens.adapters.tokens import holding
 from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
@@ -78,8 +78,14 @@ class Adapter(ABC):
 
     @property
     def tower(self) -> Tower:
-        """The vision tower; families have one for all modalities (`decoder.check_decoder`)."""
-        return Tower(next(iter(self.anatomy.towers.values())), self.multimodal)
+        """The vision tower of images, which a family with several builds the others like (`decoder.check_decoder`)."""
+        return next(iter(self.towers.values()))
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """Modality -> its vision tower; one and the same where a family has one for all."""
+        made = {spec: Tower(spec, self.multimodal) for spec in self.anatomy.towers.values()}
+        return {modality: made[spec] for modality, spec in self.anatomy.towers.items()}
 
     def check_merging(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027 (nothing to refuse, unless overridden)
         """Raise `ValueError` if tokens cannot be merged in a feature call with these arguments."""
@@ -162,7 +168,8 @@ class Adapter(ABC):
 
         Args:
             modality, inputs: as in `pictures`.
-            change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape.
+            change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape. A video
+                is one picture: C counts the colours of all its frames.
         """
         name = "pixel_values_videos" if modality == "video" else "pixel_values"
         more = {key: value for key, value in inputs.items() if key not in ("kwargs", "return_dict", name)}
@@ -171,7 +178,10 @@ class Adapter(ABC):
     def _changed(
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        return change(inputs[name])
+        pixels = inputs[name]
+        if modality != "video":
+            return change(pixels)
+        return change(pixels.flatten(-4, -3)).view_as(pixels)  # (..., frames, C, H, W)
 
     def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:
         """int64 (B, N) or (C, B, N): rotary positions of a prompt that no cache precedes.
@@ -204,16 +214,7 @@ class Adapter(ABC):
         Read from `input_ids`; from `inputs_embeds` (the embedding of the placeholder token) where there are none,
         as the models themselves do.
         """
-        ids: Any = inputs.get("input_ids")
-        embeds: Any = inputs.get("inputs_embeds")
-        if ids is not None:
-            return {modality: ids == token for modality, token in self.placeholder_ids.items()}
-        table = self.multimodal.get_input_embeddings()
-        out = {}
-        for modality, token in self.placeholder_ids.items():
-            vector = table(torch.full((), token, dtype=torch.long, device=embeds.device))
-            out[modality] = (embeds == vector).all(-1)
-        return out
+        return {name: holding(token, inputs, self.multimodal) for name, token in self.placeholder_ids.items()}
 
 
 def _sample(tower: nn.Module) -> tuple[float, ...]:

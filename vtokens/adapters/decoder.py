@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ def check_decoder(adapter: Adapter) -> None:
             f"a {type(language_model).__name__} as decoder is not supported: {reason}. Decoders built like Llama, "
             "Mistral and Qwen2 or Qwen3 are: rotary embeddings, softmax attention in every layer's self_attn"
         )
+    check_gaps(adapter)
 
 
 def inside(module: Any) -> Any:
@@ -46,19 +48,49 @@ def beside(kind: type, name: str) -> Any:
     return next((home[name] for home in homes if name in home), None)
 
 
+@functools.cache
+def _computes_with_positions(kind: type) -> bool:
+    """Whether attention of this class scales queries by `position_ids`, as Llama 4 does."""
+    return beside(kind, "get_llama_4_attn_scale") is not None
+
+
+def reads_positions(adapter: Adapter) -> bool:
+    """Whether the layers of a decoder compute with `position_ids`, beside rotary embeddings made of them."""
+    attention = getattr(adapter.layers[0], "self_attn", None)
+    kind: Any = type(inside(attention))
+    return attention is not None and _computes_with_positions(kind)
+
+
+def check_gaps(adapter: Adapter) -> None:
+    """Raise `ValueError` if layers have to be told positions that flash attention misreads once tokens are gone."""
+    used = str(adapter.language_model.config._attn_implementation)
+    if "flash" in used and reads_positions(adapter):
+        raise ValueError(
+            f"the layers of a {type(adapter.language_model).__name__} scale queries by their positions, and {used!r} "
+            "takes the gaps that dropped tokens leave in them for the bounds of packed samples: use "
+            "attn_implementation='sdpa'"
+        )
+
+
 def _check_towers(adapter: Adapter) -> None:
     """Raise `ValueError` for a tower that the family does not declare, or has not as declared."""
     kind, towers = type(adapter.multimodal), adapter.anatomy.towers
-    others = [one for one in _MODALITIES if one not in towers and hasattr(kind, f"get_{one}_features")]
+    declared = {*towers, *adapter.anatomy.aside}
+    others = [one for one in _MODALITIES if one not in declared and hasattr(kind, f"get_{one}_features")]
     if others:
         raise ValueError(
             f"a {kind.__name__} encodes {', '.join(others)} too, and its adapter declares {', '.join(towers)} only "
-            "(Anatomy.towers): tokens of another modality would pass for text"
+            "(Anatomy.towers, or Anatomy.aside if it is left alone): tokens of another modality would pass for text"
         )
-    if len({*towers.values()}) > 1:
-        raise ValueError(f"a {kind.__name__} has a tower for each of {', '.join(towers)}: one for all is supported")
-    if None in (adapter.tower.attentions or [None]):
-        raise ValueError(f"a block of the {type(adapter.tower.module).__name__} has no attention where it is declared")
+    for tower in {*adapter.towers.values()}:
+        if None in (tower.attentions or [None]):
+            raise ValueError(f"a block of the {type(tower.module).__name__} has no attention where it is declared")
+    built = {(len(tower.blocks), tower.feature_block, tower.has_cls) for tower in adapter.towers.values()}
+    if len(built) > 1:
+        raise ValueError(
+            f"a {kind.__name__} has a tower for each of {', '.join(towers)}, and they differ in their blocks or class "
+            "tokens: strategies name blocks once for all of them, so that towers built alike are supported"
+        )
 
 
 def _reasons(adapter: Adapter) -> Iterator[str]:
@@ -73,7 +105,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     if others:
         yield f"its config names layers of {', '.join(others)}"
         return
-    if getattr(config, "use_bidirectional_attention", None) is True:
+    visibility = adapter.anatomy.visibility
+    if getattr(config, "use_bidirectional_attention", None) is True and not (visibility and visibility.prefix):
         yield "its layers see all that comes after them (use_bidirectional_attention)"
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
@@ -91,6 +124,8 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
             seen.add(kind)
             yield from _reasons_of_class(kind)
         yield from _reasons_of(attention, index, spec.slot)
+        if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
+            yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     if cached - {"DynamicLayer", "DynamicSlidingWindowLayer"}:
         yield f"its cache holds a {min(cached - {'DynamicLayer'})}"
@@ -99,8 +134,6 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
 def _reasons_of_class(kind: type) -> Iterator[str]:
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None:
         yield f"its {kind.__name__} does not call transformers' attention interface"
-    if beside(kind, "get_llama_4_attn_scale") is not None:
-        yield f"its {kind.__name__} scales queries by positions, which layers are not told once tokens were dropped"
     if not any(beside(kind, name) for name in _TURNS):
         yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
 
@@ -113,5 +146,3 @@ def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"
     if getattr(attention, "sinks", None) is not None:
         yield f"its {kind.__name__} has learnt sinks, which draw attention that no token gets"
-    if getattr(attention, "attn_logit_softcapping", None) is not None:
-        yield f"its {kind.__name__} caps attention scores"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from vtokens.adapters.base import Adapter
-from vtokens.adapters.registry import adapter_class
+from vtokens.adapters.registry import adapter_class, models
 from vtokens.adapters.wrappers import unwrapped
 
 
@@ -14,7 +14,8 @@ def adapter_for(model: object) -> Adapter:
 
     Raises:
         TypeError: not a transformers model.
-        ValueError: its class has no adapter (names the supported ones), or no language model inside.
+        ValueError: its class has no adapter (names the supported ones, or the part of it that has one), or no language
+            model inside.
     """
     model = unwrapped(model)
     if not isinstance(model, PreTrainedModel):
@@ -22,5 +23,13 @@ def adapter_for(model: object) -> Adapter:
     try:
         cls = adapter_class(model.config.model_type)
     except ValueError as error:
+        known = models()
+        parts = ((name, part) for name, part in model.named_modules() if name and isinstance(part, PreTrainedModel))
+        held = next((name for name, part in parts if part.config.model_type in known), None)
+        if held is not None:
+            raise ValueError(
+                f"{type(model).__name__} is a {model.config.model_type!r} around a model that is supported: attach to "
+                f"its .{held}, and call either"
+            ) from None
         raise ValueError(f"{type(model).__name__}: {error}") from None
     return cls.of(model)

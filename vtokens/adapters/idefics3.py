@@ -11,6 +11,7 @@ from torch import Tensor
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
+from vtokens.adapters.written import written_together
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 
@@ -21,10 +22,9 @@ _NEXT_TO_NOTHING = 2.0**-24
 
 @register_adapter("idefics3")
 class Idefics3(Adapter):
-    """Idefics3. A large image is cut into tiles, with text between; each tile is a picture with its own share to keep.
+    """Idefics3. The tiles of an image and the whole of it, the last one, are views of one picture; text between stays.
 
-    The model is not told which tiles make an image. A token joins `scale_factor` x `scale_factor` patches, whose
-    scores are averaged.
+    A token joins `scale_factor` x `scale_factor` patches, whose scores are averaged.
     """
 
     anatomy = Anatomy({"image": NAVIT}, decoder="text_model")
@@ -33,6 +33,10 @@ class Idefics3(Adapter):
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
         height, width = (side // self.config.scale_factor for side in self._patches(inputs))
         return [Picture.of([(1, height, width)], [False])] * int(_real(inputs).sum())
+
+    def stretches(self, placeholders: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        # One mark ends a tile and begins the next; an image is ended by a mark of its own.
+        return written_together(placeholders, inputs, ends=1)
 
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         planes = scores.view(-1, 1, *self._patches(inputs))

@@ -8,9 +8,9 @@ from vtokens.adapters.registry import register_adapter
 
 @register_adapter("mistral3")
 class Mistral3(Pixtral):
-    """Mistral 3. Scores of the patches that its merger joins are averaged."""
+    """Mistral 3 and Ministral 3. Scores of the patches that the merger joins are averaged."""
 
-    examples = ("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistralai/Mistral-Small-3.2-24B-Instruct-2506")
+    examples = ("mistralai/Mistral-Small-3.2-24B-Instruct-2506", "mistralai/Ministral-3-8B-Instruct-2512")
 
     @property
     def factor(self) -> int:

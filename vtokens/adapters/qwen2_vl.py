@@ -52,7 +52,8 @@ class Qwen2VL(Adapter):
             ids = given["input_ids"]
             kinds = sum((ids == token) * number for number, token in enumerate(self.placeholder_ids.values(), 1))
         names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-        grids = {name: inputs[name] for inputs in features for name in names if inputs.get(name) is not None}
+        # How long a grid of a video lasts is no argument of its feature call, but made by the processor beside it.
+        grids = {name: one[name] for one in (given, *features) for name in names if one.get(name) is not None}
         mask = given["attention_mask"]
         return self.multimodal.get_rope_index(given["input_ids"], kinds.to(mask.device), attention_mask=mask, **grids)[
             0

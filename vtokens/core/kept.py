@@ -57,7 +57,7 @@ class SampleReport:
     Attributes:
         visual_tokens: visual tokens seen by each decoder layer.
         positions: for each decoder layer, int64 (n,): the fed positions it saw, padding left out.
-        pictures: the row's pictures.
+        pictures: the row's pictures, its images before its videos.
     """
 
     visual_tokens: tuple[int, ...]

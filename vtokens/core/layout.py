@@ -52,6 +52,7 @@ class Layout:
         before: real positions before each row's first placeholder (0 where it has none), on the host.
         tail: positions after the last placeholder, the least of any row, on the host.
         padded: whether any position is padding, on the host.
+        aside: bool (B, N), positions of a modality that strategies leave alone (audio), and no text; None if none are.
     """
 
     visual: Tensor
@@ -68,9 +69,15 @@ class Layout:
     before: tuple[int, ...]
     tail: int
     padded: bool
+    aside: Tensor | None = None
 
     @staticmethod
-    def build(placeholders: dict[str, Tensor], pictures: Mapping[str, Sequence[Picture]], valid: Tensor) -> Layout:
+    def build(
+        placeholders: dict[str, Tensor],
+        pictures: Mapping[str, Sequence[Picture]],
+        valid: Tensor,
+        aside: Tensor | None = None,
+    ) -> Layout:
         """Read a layout.
 
         Args:
@@ -78,6 +85,7 @@ class Layout:
             pictures: modality -> the pictures the tower saw, in the order of their features. Where the batch was
                 expanded after the tower (beams), each row's pictures are taken again for each of its copies.
             valid: bool (B, N), the padding mask.
+            aside: bool (B, N), positions of a modality that is left alone; None if there is none.
 
         Raises:
             ValueError: placeholder positions and pictures do not add up.
@@ -119,7 +127,7 @@ class Layout:
         newlines = tuple(len(p) - p.tokens for p in ordered)
         return Layout(
             visual, image, cell, valid, tuple(ordered), tuple(source), tuple(owner), counts, newlines, tuple(lead),
-            tuple(trail), tuple(before), length - max(ends), any(padding),
+            tuple(trail), tuple(before), length - max(ends), any(padding), aside,
         )  # fmt: skip
 
     def take(
@@ -141,6 +149,7 @@ class Layout:
             image=self.image.gather(1, index).masked_fill(~real, -1),
             cell=self.cell.gather(1, index).masked_fill(~real, -1),
             valid=self.valid.gather(1, index) & real,
+            aside=None if self.aside is None else self.aside.gather(1, index) & real,
             counts=tuple(counts),
             newlines=self.newlines if newlines is None else tuple(newlines),
             lead=tuple(lead),
@@ -177,6 +186,7 @@ class Layout:
             lead=of(self.lead, rows),
             trail=of(self.trail, rows),
             before=of(self.before, rows),
+            aside=None if self.aside is None else self.aside[at],
         )
 
     def with_rows(self, rows: Sequence[int], stay: Tensor, counts: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
@@ -193,7 +203,7 @@ class Layout:
         if self.visual.device == device:
             return self
         moved = {name: getattr(self, name).to(device) for name in ("visual", "image", "cell", "valid")}
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **moved, aside=None if self.aside is None else self.aside.to(device))
 
     def count(self, stay: Tensor) -> tuple[int, ...]:
         """Tokens of each picture where `stay` (B, W) is True; reads the device."""
@@ -207,34 +217,35 @@ class Layout:
             totals[row] += count
         return totals
 
-    def text(self) -> list[int]:
-        """At most how many text positions each row has: exactly as many, if it is not padded on the right."""
+    def outside(self) -> list[int]:
+        """At most how many positions outside pictures each row has: exact if it is not padded on the right."""
         pictures = self.per_sample([tokens + lines for tokens, lines in zip(self.counts, self.newlines, strict=True)])
         return [self.visual.shape[1] - lead - size for lead, size in zip(self.lead, pictures, strict=True)]
 
     def text_after(self) -> list[int]:
         """At most how many text positions each row has after its first placeholder; 0 in a row without any."""
         return [
-            text - before if row in self.owner else 0
-            for row, (text, before) in enumerate(zip(self.text(), self.before, strict=True))
+            others - before if row in self.owner else 0
+            for row, (others, before) in enumerate(zip(self.outside(), self.before, strict=True))
         ]
 
-    def text_columns(self) -> tuple[Tensor, Tensor | None]:
-        """Where the text of each row is.
+    def outside_columns(self) -> tuple[Tensor, Tensor | None]:
+        """What is left of each row without its pictures: text, and what is left alone.
 
         Returns:
-            int64 (B, T), its positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
+            int64 (B, T), the positions, behind padding in rows that have fewer; bool (B, T), False on that padding;
             None if there is none.
         """
-        counts = self.text()
-        columns, real = columns_of(self.words, max(1, *counts))
+        counts = self.outside()
+        columns, real = columns_of(self.valid & (self.image < 0), max(1, *counts))
         # With padding on the right a row has fewer than was counted.
         return columns, None if min(counts) == columns.shape[1] and not self.padded else real
 
     @property
     def words(self) -> Tensor:
         """bool (B, N): positions of text. Newline tokens are no features, but they are the picture's, not text."""
-        return self.valid & (self.image < 0)
+        words = self.valid & (self.image < 0)
+        return words if self.aside is None else words & ~self.aside
 
     @property
     def words_after(self) -> Tensor:

@@ -96,7 +96,11 @@ def overlay(
     Returns:
         An RGB image: patches that every layer saw as they are, others dimmer the fewer layers saw them; with lines
         between patches that the vision tower did not merge, if it merged any.
+
+    Raises:
+        ValueError: the picture was cut into tiles, and nobody knows where they lay.
     """
+    kept.picture.check_drawn()
     grid = kept.brightness(view)[frame]
     pixels = enlarged(image, scale)
     row, column = cells(grid.shape, pixels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,7 @@ class Picture:
         grids: (t, h, w) of each view, in sequence order (AnyRes has a thumbnail and a tiled view).
         view, t, y, x: int64 arrays (n,) with the view and the grid cell of each placeholder position;
             -1 marks positions that hold no feature of the picture (newline or class tokens).
+        tiled: whether views are parts of it and it is not known where in it they lie. Else each view shows all of it.
     """
 
     modality: str
@@ -26,6 +27,7 @@ class Picture:
     t: np.ndarray
     y: np.ndarray
     x: np.ndarray
+    tiled: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.view)
@@ -70,12 +72,30 @@ class Picture:
         starts = np.cumsum([0, *(len(tile.grids) for tile in tiles)])
         views = [np.where(tile.view < 0, -1, tile.view + start) for tile, start in zip(tiles, starts, strict=False)]
         planes = [np.concatenate([getattr(tile, name) for tile in tiles]) for name in ("t", "y", "x")]
-        return Picture(tiles[0].modality, grids, np.concatenate(views), *planes)
+        return Picture(tiles[0].modality, grids, np.concatenate(views), *planes, tiled=len(tiles) > 1)
+
+    def framed(self, before: int) -> Picture:
+        """The same picture with `before` featureless positions in front of each frame of its single view."""
+        frames = self.grids[0][0]
+        planes = [
+            np.pad(plane.reshape(frames, -1), ((0, 0), (before, 0)), constant_values=-1).ravel()
+            for plane in (self.view, self.t, self.y, self.x)
+        ]
+        return Picture(self.modality, self.grids, *planes)
 
     def padded(self, before: int = 0, after: int = 0) -> Picture:
         """The same picture with `before`/`after` featureless positions around it."""
         planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
-        return Picture(self.modality, self.grids, *planes)
+        return Picture(self.modality, self.grids, *planes, tiled=self.tiled)
+
+    def check_drawn(self) -> None:
+        """Raise `ValueError` if nobody knows where in the image a cell lies."""
+        if self.tiled:
+            raise ValueError(
+                f"the processor cut this image into {len(self.grids)} tiles, and the model is not told where in it "
+                "they lay, so that nothing can be drawn over it or cut out of it: let it cut no tiles "
+                "(do_image_splitting=False, crop_to_patches=False, do_pan_and_scan=False)"
+            )
 
 
 def side(size: int | Sequence[int]) -> int:

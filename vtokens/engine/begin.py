@@ -14,6 +14,7 @@ from vtokens.core.compat import given_cache
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
+from vtokens.engine.checks.both_ways import check_both_ways
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.copies import check_copies
 from vtokens.engine.checks.prefill import check_prefill
@@ -27,6 +28,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record
 from vtokens.engine.stages import logits, prompt
 from vtokens.engine.stages.answers import answers_in
+from vtokens.engine.state.aside import any_of, aside_places
 from vtokens.engine.state.both_ways import BothWays, stretches
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
@@ -71,6 +73,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         check_arguments(adapter, kwargs)
     if plan:
         check_prefill(request, adapter, past, kwargs)
+        check_both_ways(request, adapter, both_ways, past, hidden.shape[1])
     if acting:
         check_window(adapter, plan, past + hidden.shape[1])
     layout, runs = _layout(request, adapter, kwargs)
@@ -80,10 +83,12 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         if asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
             asked = 1
         if plan:
-            check_copies(adapter, layout)
+            check_copies(adapter, layout, request.inputs)
         pictures = _pictures(adapter, request, layout, runs, asked, past, hidden, kwargs)
     check_rows(plan.programs, len(hidden), layout)
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
+    if plan and pictures is None and hidden.shape[1] > 1:  # what is left alone may come behind pictures of before
+        lane.aside = any_of(aside_places(adapter, request.inputs))
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
     changes_logits = request.outer is not None and (plan.at_logits or plan.contrast is not None)
@@ -153,7 +158,8 @@ def _layout(request: Request, adapter: Adapter, kwargs: Kwargs) -> tuple[Layout 
     if isinstance(mask, Tensor) and mask.dim() == 2:
         valid = mask[:, -some.shape[1] :].to(some.device).bool()
     runs = joined(adapter, request.runs, placeholders, request.inputs)
-    return Layout.build(placeholders, {run.modality: run.pictures for run in runs}, valid), runs
+    pictures = {run.modality: run.pictures for run in runs}
+    return Layout.build(placeholders, pictures, valid, any_of(aside_places(adapter, request.inputs))), runs
 
 
 def _pictures(

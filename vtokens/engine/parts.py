@@ -56,12 +56,14 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
         if any(("mlp", index) in one.at_states for one in plans):
             found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
     found["tower"] = partial(cross.CrossTower, hooks) if outside else partial(TowerWatch, adapter, hooks)
-    for block in plan.tapped_blocks(adapter):
-        found["tower tap", block] = partial(TowerTap, adapter, block)
-    if plan.at_encode and adapter.tower.merges:
-        for block in plan.at_encode:
-            found["encode", block] = partial(Encode, adapter, block)
-        found["projector"] = partial(adapter.tower.projector.register_forward_hook, partial(after_projector, adapter))
+    for number, tower in enumerate(dict.fromkeys(adapter.towers.values())):
+        for block in plan.tapped_blocks(adapter):
+            found["tower tap", number, block] = partial(TowerTap, adapter, tower, block)
+        for block in plan.at_encode if tower.merges else ():
+            found["encode", number, block] = partial(Encode, adapter, tower, block)
+    projectors = {tower.projector: None for tower in adapter.towers.values() if plan.at_encode and tower.merges}
+    for number, projector in enumerate(projectors):
+        found["projector", number] = partial(projector.register_forward_hook, partial(after_projector, adapter))
     for index in plan.tapped_layers(len(layers)):
         found["tap", index] = partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index))
     return found

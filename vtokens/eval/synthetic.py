@@ -69,9 +69,11 @@ def prompts(
         start = ids.shape[1] - length - len(block)
         ids[row, start:] = torch.cat([words[: length // 2], block, words[length // 2 :]])
         mask[row, start:] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, **given}
+    batch, visibility = {"input_ids": ids, "attention_mask": mask, **given}, adapter.anatomy.visibility
     for name in {*POSITION_KINDS} & inspect.signature(type(model).forward).parameters.keys():
         batch[name] = (ids == token).long()
+        if visibility is not None and visibility.kinds == name:
+            batch[name] = torch.where((ids == token) | visibility.prefix, visibility.kind, visibility.text)
     return batch
 
 

@@ -93,6 +93,7 @@ def heatmap(
         )
     drawn = []
     for number, image in enumerate(images):
+        trace.pictures[number].check_drawn()
         pixels = enlarged(image, scale)
         warmth = density(heat(trace, mention, number, relative), pixels, frame)[..., None]
         grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.4

@@ -1,6 +1,7 @@
 """Operations on plain tensors; they know nothing of models."""
 
 from vtokens.kernels._precision import TIE
+from vtokens.kernels.attention_colmax import attention_colmax
 from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
 from vtokens.kernels.attention_rows import attention_rows
 from vtokens.kernels.attention_sums import attention_sums
@@ -16,12 +17,13 @@ from vtokens.kernels.bipartite_merge import (
 )
 from vtokens.kernels.block_sparse import block_sparse_attention
 from vtokens.kernels.decode_attention import decode_attention
-from vtokens.kernels.density_peaks import density_peaks
+from vtokens.kernels.density_peaks import density_peaks, nearest_centre
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.group_mean import group_mean
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
+from vtokens.kernels.single_linkage import Tree, linked, spanning_tree
 from vtokens.kernels.tiles import Tiles, in_order
 from vtokens.kernels.unfold import rotate, unfold
 from vtokens.kernels.unmerge import first_equal, unmerge_attention
@@ -33,6 +35,8 @@ __all__ = [
     "Merged",
     "Recycling",
     "Tiles",
+    "Tree",
+    "attention_colmax",
     "attention_colmean",
     "attention_colsum",
     "attention_rows",
@@ -49,12 +53,15 @@ __all__ = [
     "group_weights",
     "grouped_attention",
     "in_order",
+    "linked",
     "match",
     "merge",
+    "nearest_centre",
     "pooled_threshold",
     "reweigh",
     "reweighed_attention",
     "rotate",
+    "spanning_tree",
     "unfold",
     "unmerge_attention",
     "unmerge_rows",

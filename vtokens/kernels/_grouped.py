@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from vtokens.kernels.attention_rows import HIDDEN, chunk_of
+from vtokens.kernels.attention_rows import HIDDEN, capped, chunk_of
 from vtokens.kernels.gathered_attention import reference
 
 _FAINT = 1e-26
@@ -48,7 +48,7 @@ def listed(
 
 
 def masked_scores(
-    query: Tensor, key: Tensor, member: Tensor, scaling: float, position: Tensor | None
+    query: Tensor, key: Tensor, member: Tensor, scaling: float, position: Tensor | None, softcap: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Scores float32 (B, H_kv, H / H_kv, R, N), and which keys a row may see, (B, R, N) or (B, 1, N)."""
     (batch, heads, rows, dim), (_, kv_heads, keys, _) = query.shape, key.shape
@@ -61,6 +61,8 @@ def masked_scores(
     products = query.to(wide).reshape(batch, kv_heads, shared * rows, dim) @ key.to(wide).transpose(-1, -2)
     mask = torch.where(seen, 0.0, HIDDEN)[:, None, None]
     products = products.view(batch, kv_heads, shared, rows, keys)
+    if softcap is not None:
+        return mask + capped(products * scaling, softcap).float(), seen
     return torch.add(mask, products, alpha=scaling).float(), seen
 
 

@@ -27,6 +27,7 @@ def attention_colsum(
     bias: Tensor | None = None,
     lse: Tensor | None = None,
     heads: Literal["none", "mean", "max"] = "none",
+    softcap: float | None = None,
 ) -> Tensor:
     """Importance scores of keys: the attention each receives, summed over chosen rows, without an N x N matrix.
 
@@ -45,6 +46,7 @@ def attention_colsum(
         bias: float32 (B, N), added to the scores of each key; -inf is a key nobody may attend to.
         lse: float32 (B, H, R), natural log-sum-exp of each row over all keys it sees, -inf where it sees none.
         heads: "none" keeps them apart, "mean" and "max" reduce the sums over heads.
+        softcap: c, where scores s become c * tanh(s / c) before the bias (Gemma 2), in plain PyTorch; None leaves them.
 
     Returns:
         float32 (B, H, N), or (B, N) with the heads reduced. What a row gives adds up to its weight over all keys, or to
@@ -74,7 +76,7 @@ def attention_colsum(
             weight, out = rows.to(torch.float32), rows == 0
             query = query.masked_fill(out[:, None, :, None], 0)
             position = None if position is None else position.masked_fill(out, -1)
-        sums = _sums(query, key, scaling, weight, position, valid, bias, lse, heads == "mean")
+        sums = _sums(query, key, scaling, weight, position, valid, bias, lse, heads == "mean", softcap)
         if rows is not None:
             sums = sums.masked_fill(out.all(1)[:, None, None], 0)
     if heads == "max":
@@ -91,16 +93,17 @@ def attention_colmean(
     position: Tensor | None = None,
     valid: Tensor | None = None,
     bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """`attention_colsum` averaged over heads and, by their weights, over rows.
 
     Args:
-        query, key, scaling, rows, position, valid, bias: as there. A sample without rows gets zeros.
+        query, key, scaling, rows, position, valid, bias, softcap: as there. A sample without rows gets zeros.
 
     Returns:
         float32 (B, N); each sample sums to 1 if all its rows see a key.
     """
-    mean = attention_colsum(query, key, scaling, rows, position, valid, bias, heads="mean")
+    mean = attention_colsum(query, key, scaling, rows, position, valid, bias, heads="mean", softcap=softcap)
     if rows is None:
         return mean / max(1, query.shape[2])
     total = rows.to(torch.float32).sum(1, keepdim=True)
@@ -109,21 +112,22 @@ def attention_colmean(
 
 def _sums(
     query: Tensor, key: Tensor, scaling: float, weight: Tensor, position: Tensor | None, valid: Tensor | None,
-    bias: Tensor | None, lse: Tensor | None, joint: bool,
+    bias: Tensor | None, lse: Tensor | None, joint: bool, softcap: float | None,
 ) -> Tensor:  # fmt: skip
     """(B, H, N); if `joint`, the heads may be added up already, to any number."""
-    if use_triton(query, key):
+    if softcap is None and use_triton(query, key):
         from vtokens.kernels._triton.rows import attention_colsum as fused
 
         if valid is not None:
             bias = torch.where(valid, 0.0 if bias is None else bias, -torch.inf)
         return fused(query, key, scaling, weight, position, bias, lse, joint)
-    return reference(query, key, scaling, weight, position, valid, bias, lse)
+    return reference(query, key, scaling, weight, position, valid, bias, lse, softcap)
 
 
 def reference(
     query: Tensor, key: Tensor, scaling: float, weight: Tensor, position: Tensor | None = None,
     valid: Tensor | None = None, bias: Tensor | None = None, lse: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:  # fmt: skip
     """In plain PyTorch: `attention_colsum` for weights float32 (B, R), as many rows at a time as `chunk_of` allows."""
     (batch, heads, rows, _), keys = query.shape, key.shape[2]
@@ -135,7 +139,7 @@ def reference(
     for first in range(0, rows, chunk):
         part = slice(first, first + chunk)
         where = None if position is None else position[:, part]
-        scores, seen = row_scores(query[:, :, part].to(key.dtype), key, scaling, where, valid, bias)
+        scores, seen = row_scores(query[:, :, part].to(key.dtype), key, scaling, where, valid, bias, softcap)
         share = weight[:, part]
         if seen is not None:
             share = share * seen.any(-1)

@@ -28,6 +28,7 @@ def attention_rows(
     position: Tensor | None = None,
     valid: Tensor | None = None,
     bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention probabilities of chosen query rows: softmax(q k^T * scaling) in float32.
 
@@ -38,19 +39,21 @@ def attention_rows(
         position: int64 (B, R) key index of each row; keys after it are masked (causal). None: all keys are seen.
         valid: bool (B, N), False on keys nobody may attend to.
         bias: float32 (B, N), added to the scores of each key; -inf is a key nobody may attend to.
+        softcap: c, where scores s become c * tanh(s / c) before the bias (Gemma 2); None leaves them as they are.
 
     Returns:
         float32 (B, H, R, N); rows sum to 1, rows without any key are zero. Keys that are masked may hold anything; a
         NaN that a row does see makes the whole row NaN.
     """
-    scores, seen = row_scores(query, key, scaling, position, valid, bias)
+    scores, seen = row_scores(query, key, scaling, position, valid, bias, softcap)
     probability = scores.softmax(-1)
     return probability if seen is None else probability.masked_fill(~seen.any(-1, keepdim=True)[:, None], 0)
 
 
 def row_scores(
-    query: Tensor, key: Tensor, scaling: float, position: Tensor | None, valid: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+    query: Tensor, key: Tensor, scaling: float, position: Tensor | None, valid: Tensor | None, bias: Tensor | None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Scores float32 (B, H, R, N), `HIDDEN` where masked, and which keys a row sees, bool (B, R or 1, N), None for all.
 
     Products of half-precision numbers are summed and kept in float32, as a fused kernel does.
@@ -60,6 +63,7 @@ def row_scores(
     wide = torch.promote_types(query.dtype, torch.float32)
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).to(wide) * scaling
     scores = (grouped @ key.to(wide).transpose(-1, -2)).float().view(batch, heads, rows, keys)
+    scores = capped(scores, softcap)
     seen = None
     if position is not None:
         seen = torch.arange(keys, device=key.device) <= position[:, :, None]
@@ -69,3 +73,8 @@ def row_scores(
         open_ = (bias != -torch.inf)[:, None]
         seen, scores = open_ if seen is None else seen & open_, scores + bias[:, None, None]
     return scores if seen is None else scores.masked_fill_(~seen[:, None], HIDDEN), seen
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """c * tanh(scores / c) for a cap c; the scores as they are for None."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)

@@ -34,14 +34,45 @@ def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
     return torch.cat(found).view(shape)
 
 
-def _score(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
-    both = valid[:, :, None] & valid[:, None]
+@as_given
+def nearest_centre(tokens: Tensor, valid: Tensor, centre: Tensor) -> Tensor:
+    """The centre of its set that each token is nearest to.
+
+    Args:
+        tokens: (..., M, D), sets of any float dtype.
+        valid: bool (..., M), False on what takes no part.
+        centre: bool (..., M), which tokens are centres.
+
+    Returns:
+        int64 (..., M), places in the set. Of equally near centres the first; a centre is nearest to itself. -1 where
+        not `valid`, and in sets without centres.
+    """
+    shape, most = valid.shape, valid.shape[-1]
+    sets, real = tokens.reshape(-1, *tokens.shape[-2:]).float(), valid.reshape(-1, most)
+    own, part, found = torch.arange(most, device=real.device), max(1, _ROOM // most**2), []
+    chosen = centre.reshape(-1, most) & real
+    for x, ok, there in zip(sets.split(part), real.split(part), chosen.split(part), strict=True):
+        distance = _distances(x, ok).masked_fill(~there[:, None], torch.inf)
+        least = distance.amin(2, keepdim=True)
+        first = torch.where(distance == least, own, most).amin(2)
+        first = torch.where(there, own, first.masked_fill(~least[..., 0].isfinite(), -1))
+        found.append(first.masked_fill(~ok, -1))
+    return torch.cat(found).view(shape)
+
+
+def _distances(tokens: Tensor, valid: Tensor) -> Tensor:
+    """float32 (S, M, M): distances divided by sqrt(D) in each of S sets; arbitrary where not `valid`."""
     # Centred, so that little cancels; and what is left of equal tokens by rounding is no distance.
     tokens = (tokens - tokens.masked_fill(~valid[..., None], 0).mean(1, keepdim=True)).masked_fill(~valid[..., None], 0)
     length = tokens.square().sum(2)
     square = length[:, :, None] + length[:, None]
     apart = square - 2 * tokens @ tokens.transpose(1, 2)
-    distance = (apart.masked_fill(apart < TIE * square, 0) / tokens.shape[-1]).sqrt()
+    return (apart.masked_fill(apart < TIE * square, 0) / tokens.shape[-1]).sqrt()
+
+
+def _score(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
+    both = valid[:, :, None] & valid[:, None]
+    distance = _distances(tokens, valid)
     near = distance.masked_fill(~both, torch.inf).topk(min(neighbours, valid.shape[1]), largest=False).values
     there = near.isfinite()
     mean = near.masked_fill(~there, 0).square().sum(2) / there.sum(2).clamp(min=1)

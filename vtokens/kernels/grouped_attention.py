@@ -27,6 +27,7 @@ def grouped_attention(
     groups: int,
     scaling: float,
     position: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Per group of keys, the softmax over that group alone: its output and its log-sum-exp.
 
@@ -42,6 +43,7 @@ def grouped_attention(
         groups: how many groups there are.
         scaling: the factor on the products, usually 1 / sqrt(D).
         position: int64 (B, R) key index of each row; keys after it are masked (causal). None: all keys are seen.
+        softcap: c, where scores s become c * tanh(s / c) (Gemma 2), in plain PyTorch; None leaves them as they are.
 
     Returns:
         outputs: float32 (groups, B, H, R, D_v), zero where a row sees no key of the group.
@@ -55,17 +57,17 @@ def grouped_attention(
     if key.shape[2] == 0:
         outputs = value.new_zeros(groups, *query.shape[:3], value.shape[-1], dtype=torch.float32)
         return outputs, outputs.new_full(outputs.shape[:-1], -torch.inf)
-    if use_triton(query, key, value):
+    if softcap is None and use_triton(query, key, value):
         from vtokens.kernels._triton.grouped import grouped_attention as fused
 
         return fused(query, key, value, group, groups, scaling, position)
     member = membership(group, groups)
     # Copies of the keys must pay.
-    if query.shape[1] // key.shape[1] * query.shape[2] >= _MANY and fusible(query, key, value):
+    if softcap is None and query.shape[1] // key.shape[1] * query.shape[2] >= _MANY and fusible(query, key, value):
         return listed(query, key, value, member, scaling, position)
     parts = []
     for rows, places in chunks(query, key, groups, position):
-        scores, seen = masked_scores(rows, key, member, scaling, places)
+        scores, seen = masked_scores(rows, key, member, scaling, places, softcap)
         parts.append(split(scores, seen, value, member))
     return joined(parts, 3)
 
@@ -80,6 +82,7 @@ def reweighed_attention(
     scaling: float,
     change: Callable[[Tensor], Tensor],
     position: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention whose groups of keys gain or lose mass: `reweigh(outputs, change(group_weights(lse)))`.
 
@@ -87,7 +90,7 @@ def reweighed_attention(
     is a `Recycling` costs no launch of its own.
 
     Args:
-        query, key, value, group, groups, scaling, position: as in `grouped_attention`.
+        query, key, value, group, groups, scaling, position, softcap: as in `grouped_attention`.
         change: from float32 (groups, B, H, R), the share of attention that each group holds, to the share it is to
             hold. Called once for each chunk of rows.
 
@@ -98,19 +101,19 @@ def reweighed_attention(
     _check(query, key, value, group)
     if isinstance(change, Recycling) and groups != 4:
         raise ValueError(f"groups={groups}: Recycling moves attention between 4 groups")
-    fused = key.shape[2] > 0 and use_triton(query, key, value)
+    fused = softcap is None and key.shape[2] > 0 and use_triton(query, key, value)
     if fused and isinstance(change, Recycling):
         from vtokens.kernels._triton.recycled import recycled_attention
 
         return recycled_attention(query, key, value, group, scaling, change, position)
     if fused or query.device.type != "cpu" or not key.shape[2]:
-        outputs, lse = grouped_attention(query, key, value, group, groups, scaling, position)
+        outputs, lse = grouped_attention(query, key, value, group, groups, scaling, position, softcap)
         weights = group_weights(lse)
         return reweigh(outputs, change(weights)), weights
     member = membership(group, groups)
     parts = []
     for rows, places in chunks(query, key, 1, position):
-        scores, seen = masked_scores(rows, key, member, scaling, places)
+        scores, seen = masked_scores(rows, key, member, scaling, places, softcap)
         parts.append(reweighed(scores, seen, value, member, change))
     return joined(parts, 2)
 

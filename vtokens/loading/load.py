@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from vtokens.adapters import adapter_class
+from vtokens.adapters import adapter_class, models
 from vtokens.core.budget import Keep
 from vtokens.engine import attach
 from vtokens.loading import processors
@@ -33,8 +33,8 @@ def load(
             `dtype`, `device_map`, `attn_implementation`, ..., and fields of the model's config.
 
     Returns:
-        (model, processor): the genuine transformers classes. `vtokens.attachment(model)` gives the handle,
-        `vtokens.detach(model)` takes the strategy off.
+        (model, processor): the genuine transformers classes; of an omni model, its thinker. `vtokens.attachment(model)`
+        gives the handle, `vtokens.detach(model)` takes the strategy off.
 
     Raises:
         TypeError, ValueError: an unknown strategy, option or family, a setting out of range, a checkpoint in which
@@ -47,22 +47,34 @@ def load(
     source = locate(name_or_path, **hub)
     check_reachable(source, **hub)
     try:
-        config = AutoConfig.from_pretrained(source, **hub)
+        whole = AutoConfig.from_pretrained(source, **hub)
     except OSError as error:  # offline, transformers does not say which model it looked for
         raise OSError(f"cannot load the model {source!r}: {error}") from error
+    config = _seeing(whole)
     adapter_class(config.model_type)
     saved = read(source, **hub) if strategy is None else None
     if saved is not None and keep is not None:  # what is asked for now goes before what was saved
         saved = [{field: value for field, value in entry.items() if field != "keep"} for entry in saved]
     fields, passed = split((saved or "none") if strategy is None else strategy, options, config)
     strategies = drafted if drafted is not None else parse(saved, keep, **fields)
+    if config is not whole:
+        passed["config"] = config
     loaded: Any = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **passed)
     model, found = loaded
     _check_complete(source, found)
-    processor = processors.load(source, config, **hub)
+    processor = processors.load(source, whole, **hub)
     if strategies:
         attach(model, strategies)
     return model, processor
+
+
+def _seeing(config: Any) -> Any:
+    """The config of the model that is loaded: the whole one, or that of the part that sees, of an omni model."""
+    known = models()
+    if config.model_type in known:
+        return config
+    parts = (getattr(config, name, None) for name in getattr(config, "sub_configs", ()))
+    return next((part for part in parts if getattr(part, "model_type", None) in known), config)
 
 
 def _check_complete(source: str, found: Any) -> None:

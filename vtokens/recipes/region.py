@@ -40,7 +40,11 @@ class Region:
             scores: float (positions,), the attention of each.
             share: the window's width and height as shares of the picture's.
             seen: the image, as the processor saw it.
+
+        Raises:
+            ValueError: the picture was cut into tiles, and nobody knows where they lay.
         """
+        picture.check_drawn()
         attention = _plane(picture, scores)
         box = _box(attention, share, seen.size)
         return Region(box, seen.crop(box), attention)

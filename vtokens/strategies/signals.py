@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-QueryRows = Literal["last", "after", "text", "visual", "raters"]
+QueryRows = Literal["last", "after", "text", "visual", "raters", "all"]
+Pool = Literal["mean", "max"]
 Text = Literal["after", "all"]
 
 
@@ -36,21 +37,25 @@ class TowerKeys:
 
 @dataclass(frozen=True)
 class Attention:
-    """Asks for the attention that keys receive in one decoder layer, averaged over heads and query rows.
+    """Asks for the attention that keys receive in one decoder layer, pooled over heads and query rows.
 
     Attributes:
         layer: decoder layer, 0-based.
-        rows: "last" is the last prompt position, "after" the first one behind the last picture, "text" all text from
+        rows: "last" is the last prompt position, "after" the first word behind the last picture, "text" all text from
             the first visual token on, "visual" all visual tokens, "raters" the words of that text which the picture
             is about: where they enter the decoder, visual tokens spread softmax(v . t) over them, and these get more
-            than the mean, as in SparseVLM (arXiv:2410.04417).
+            than the mean, as in SparseVLM (arXiv:2410.04417); "all" is every position of the prompt.
         rotary: False undoes the rotary embedding, so that distance has no say. Rows then share their attention among
             the visual tokens of the pass alone, as in FEATHER (arXiv:2412.13180); all else receives 0.
+        pool: "mean", or "max": the most that any head gives in any row.
+        lazy: worked out if somebody reads it before the next decoder layer, and not at all if nobody does.
     """
 
     layer: int
     rows: QueryRows = "last"
     rotary: bool = True
+    pool: Pool = "mean"
+    lazy: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class VideoPruner(Strategy):
     """A temporal pruner: of each video the tokens with the highest scores stay; images stay whole.
 
     Subclasses write `score`, and `least` where a video has to keep more than one token. It runs before the decoder.
-    What a family feeds as images are images, be they frames of a film.
+    A family that is fed no videos, or a film as images, one for each frame, refuses it when it is attached.
 
     Attributes:
         keep: share or count per video.

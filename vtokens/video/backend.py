@@ -14,6 +14,10 @@ class Skipped(Exception):
     """A backend that can open a file and would be wrong about it."""
 
 
+class Unreadable(ValueError):
+    """A fault of the file, whatever decodes it."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A file, opened by a backend.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,18 +12,13 @@ import numpy as np
 
 from vtokens.core.errors import shorten
 from vtokens.core.extras import needs
+from vtokens.video.backend import Unreadable
 from vtokens.video.clip import Timeline
+from vtokens.video.packets import UNKNOWN, passed_by, stream_of
 from vtokens.video.turning import UPRIGHT, Matrix
 from vtokens.video.whole import missing
 
 _NEAR = 0.005  # two average rates that differ by less are one, rounded by the container's clock
-
-
-_NONE = np.iinfo(np.int64).min
-
-
-class Unreadable(ValueError):
-    """A fault of the file, whatever decodes it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,7 @@ class Facts:
         halved: whether colours are stored at half the resolution.
         leading: whether frames that follow a key in the file are shown before it.
         cut: what is missing of it, "" if it is whole; what lies before the last of `keys` can be read.
+        file, stream: as PyAV has opened them, read to the end.
     """
 
     container: str
@@ -55,20 +52,15 @@ class Facts:
     halved: bool
     leading: bool
     cut: str
+    file: Any
+    stream: Any
 
 
-def stream_of(file: Any, path: str) -> Any:
-    """The video stream of an open file; covers of songs are none. Raises Unreadable."""
-    for stream in file.streams.video:
-        if "attached_pic" not in str(stream.disposition):
-            stream.codec_context.thread_count = 1
-            return stream
-    others = ", ".join(sorted({f"{stream.type} ({stream.codec_context.name})" for stream in file.streams.audio}))
-    raise Unreadable(f"{shorten(path)} holds no video, only {others or 'other data'}: a file with frames is needed")
+@contextmanager
+def look(path: str) -> Iterator[Facts]:
+    """What a file tells of itself: each packet is passed by, once, and the first frame decoded on the way.
 
-
-def look(path: str) -> Facts:
-    """What a file tells of itself: each packet is passed by, and the first frame decoded.
+    The file is open inside the block, so that what has been looked at can be decoded without opening it again.
 
     Raises:
         MissingExtra: PyAV is not there.
@@ -79,45 +71,16 @@ def look(path: str) -> Facts:
         import av
     with av.open(path) as file:
         stream = stream_of(file, path)
-        first = next(iter(file.decode(stream)), None)
-        if first is None:
-            raise Unreadable(f"{shorten(path)} holds no frame: it is empty, or cut off behind its header")
-        size: tuple[int, int] = (first.height, first.width)
+        packets = passed_by(file, stream, path)
+        first, stamps, keys = packets.first, packets.stamps, packets.keys
         matrix, bits = _matrix(first, path), max(part.bits for part in first.format.components)
         halved = any(part.width < first.width or part.height < first.height for part in first.format.components)
-        codec, container = stream.codec_context.name, file.format.name
-        unit, rate = stream.time_base, stream.average_rate
-    with av.open(path) as file:  # anew: the first frame took packets along
-        stamps, keys, cut = _packets(file, stream_of(file, path), path)
-    later = np.minimum.accumulate(stamps[::-1])[::-1]  # the least stamp of a frame and those behind it in the file
-    leading = bool((later[keys] < stamps[keys]).any())
-    line, stamps, keys = _timeline(stamps, keys, unit, rate)
-    height, width = size if matrix[0] else size[::-1]
-    return Facts(
-        container, codec, line, stamps, keys, height, width, matrix, bits, halved, leading, missing(path) or cut
-    )
-
-
-def _packets(file: Any, stream: Any, path: str) -> tuple[np.ndarray, np.ndarray, str]:
-    """The time stamps of all frames as they come, int64, which are keys, and what is missing."""
-    stamps, keys, seen, damaged = array("q"), array("b"), 0, 0
-    for packet in file.demux(stream):
-        if not packet.size:
-            continue
-        seen += 1
-        damaged += packet.is_corrupt
-        # What comes before the first key can never be decoded, and what an edit list leaves out is not shown.
-        if packet.is_corrupt or packet.is_discard or not (keys or packet.is_keyframe):
-            continue
-        stamps.append(_NONE if packet.pts is None else packet.pts)
-        keys.append(packet.is_keyframe)
-    if not stamps:
-        raise Unreadable(
-            f"{shorten(path)} holds no frame that can be decoded: it is empty, or cut off behind its header"
-        )
-    # Transport streams are cut anywhere, and whole all the same.
-    cut = f"{damaged} of its {seen} frames are in part" if damaged and "mpegts" not in file.format.name else ""
-    return np.array(stamps, np.int64), np.flatnonzero(np.array(keys, bool)), cut
+        later = np.minimum.accumulate(stamps[::-1])[::-1]  # the least stamp of a frame and those behind it in the file
+        leading = bool((later[keys] < stamps[keys]).any())
+        line, stamps, keys = _timeline(stamps, keys, stream.time_base, stream.average_rate)
+        height, width = (first.height, first.width) if matrix[0] else (first.width, first.height)
+        names, cut = (file.format.name, stream.codec_context.name), missing(path) or packets.cut
+        yield Facts(*names, line, stamps, keys, height, width, matrix, bits, halved, leading, cut, file, stream)
 
 
 def _timeline(
@@ -126,7 +89,7 @@ def _timeline(
     """When frames are shown, their stamps in that order, and the numbers of keys in it."""
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
-    if (ordered == _NONE).any() or (np.diff(ordered) == 0).any():  # in no order that is known before they are decoded
+    if (ordered == UNKNOWN).any() or (np.diff(ordered) == 0).any():  # in no order that is known before they are decoded
         fps = float(rate or 24)
         return Timeline(np.arange(len(stamps)) / fps, fps), np.zeros(0, np.int64), np.zeros(1, np.int64)
     span = Fraction(int(ordered[-1] - ordered[0])) * unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,18 @@ from vtokens.core.errors import MissingExtra, shorten, unknown
 from vtokens.core.extras import install
 from vtokens.core.reading import regular
 from vtokens.video import given, with_decord, with_pyav, with_torchcodec
-from vtokens.video.backend import Opened, Skipped
+from vtokens.video.backend import Opened, Skipped, Unreadable
 from vtokens.video.clip import Clip, of_file
-from vtokens.video.facts import Facts, Unreadable, look
+from vtokens.video.facts import Facts, look
 from vtokens.video.sampling import check_asked, choose
+from vtokens.video.whole import locked
 
 BACKENDS: Mapping[str, Callable[[str, Facts | None], Opened]] = {
-    "decord": with_decord.opened,
     "pyav": with_pyav.opened,
+    "decord": with_decord.opened,
     "torchcodec": with_torchcodec.opened,
 }
-"""In the order in which they are tried."""
+"""In the order in which they are tried: PyAV, which looks at each file first, has it open by then."""
 _MOST = 8 << 30
 """Bytes of frames: more was hardly meant, and would not fit."""
 _RATIO = 200
@@ -47,13 +49,13 @@ def read(
         frames: how many to take, evenly from the first to the last; all if there are fewer.
         fps: or how many a second: those on screen at the beginning and each 1/fps seconds later, none twice.
         start, end: seconds, to take them from a part.
-        backend: "decord", "pyav", "torchcodec"; by default the first of them that can be imported, opens this file and
-            is right about it. decord hides damage inside a frame; "pyav" refuses it.
+        backend: "pyav", "decord", "torchcodec"; by default the first of them that can be imported, opens this file and
+            is right about it. PyAV refuses damage inside a frame that its decoder notices; the others hide it.
 
     Raises:
         OSError: no such file, or no regular one.
-        TypeError, ValueError: a wrong argument; a file that holds no video, is cut off or damaged, or that none of the
-            backends can read, with what each of them said.
+        TypeError, ValueError: a wrong argument; a file that holds no video, is encrypted, cut off or damaged, or that
+            none of the backends can read, with what each of them said.
         MissingExtra: there is no backend.
     """
     is_file = isinstance(source, str | os.PathLike)
@@ -65,38 +67,43 @@ def read(
     path = os.fspath(source)
     if not regular(path).st_size:
         raise Unreadable(f"{shorten(path)} is empty: it holds 0 bytes, and a video is needed")
+    if locked(path):
+        raise Unreadable(f"{shorten(path)} is encrypted: its frames need a key, so a copy in the clear is needed")
     said: dict[str, Exception] = {}
     facts = None
-    try:
-        facts = look(path)
-    except Unreadable:
-        raise
-    except Exception as error:  # whatever a package raises that does not import, and FFmpeg's errors of many classes
-        said["pyav"] = error
-    if facts and facts.cut and (end is None or end >= facts.line.times[facts.keys[-1]]):
-        raise Unreadable(
-            f"{shorten(path)} is incomplete: {facts.cut}. What is there can be read with an end "
-            f"below {facts.line.times[facts.keys[-1]]:.2f} (seconds)"
-        )
-    for name in BACKENDS if backend == "auto" else [backend]:
-        if name in said:
-            continue
+    with ExitStack() as held:
         try:
-            opened = BACKENDS[name](path, facts)
-        except Exception as error:
-            said[name] = error
-            continue
-        _check_size(path, opened)
-        indices = choose(opened.line, frames, fps, start, end)
-        _check_memory(indices, opened)
-        try:
-            taken = opened.take(indices)
+            facts = held.enter_context(look(path))
         except Unreadable:
             raise
-        except Exception as error:
-            said[name] = error
-            continue
-        return of_file(np.ascontiguousarray(taken), indices, opened.line, name)
+        except (
+            Exception
+        ) as error:  # whatever a package raises that does not import, and FFmpeg's errors of many classes
+            said["pyav"] = error
+        if facts and facts.cut and (end is None or end >= facts.line.times[facts.keys[-1]]):
+            raise Unreadable(
+                f"{shorten(path)} is incomplete: {facts.cut}. What is there can be read with an end "
+                f"below {facts.line.times[facts.keys[-1]]:.2f} (seconds)"
+            )
+        for name in BACKENDS if backend == "auto" else [backend]:
+            if name in said:
+                continue
+            try:
+                opened = BACKENDS[name](path, facts)
+            except Exception as error:
+                said[name] = error
+                continue
+            _check_size(path, opened)
+            indices = choose(opened.line, frames, fps, start, end)
+            _check_memory(indices, opened)
+            try:
+                taken = opened.take(indices)
+            except Unreadable:
+                raise
+            except Exception as error:
+                said[name] = error
+                continue
+            return of_file(np.ascontiguousarray(taken), indices, opened.line, name)
     raise _nobody(path, said, backend)
 
 
@@ -123,8 +130,10 @@ def _nobody(path: str, said: Mapping[str, Exception], backend: str) -> Exception
     told = "; ".join(f"{name}: {_line(said[name])}" for name in asked if name in said)
     if all(isinstance(said[name], MissingExtra) for name in asked):
         return MissingExtra(f"reading a video needs one of {', '.join(asked)}: {install('video')} ({told})")
-    missing = any(isinstance(said[name], MissingExtra) for name in asked)
+    missing = [name for name in asked if isinstance(said[name], MissingExtra)]
     remedy = f". What is missing comes with {install('video')}" if missing else ""
+    if isinstance(said.get("pyav"), MissingExtra):  # without it hardly anything is read, and it is enough
+        remedy = f". PyAV is needed: pip install 'av>=14', or {install('video')}"
     return ValueError(f"cannot read the video {shorten(path)}: {told}{remedy}")
 
 

@@ -1,10 +1,12 @@
-"""Whether a video file is there to its end, by the lengths that its container tells of its parts."""
+"""Whether a video file is there to its end, and in the clear, by what its container tells of its parts."""
 
 from __future__ import annotations
 
 import os
 import struct
 from typing import BinaryIO
+
+from vtokens.video.boxes import boxes, encrypted, is_mp4
 
 _SEGMENT = b"\x18\x53\x80\x67"
 _EBML = b"\x1a\x45\xdf\xa3"
@@ -16,8 +18,10 @@ def missing(path: str) -> str:
     with open(path, "rb") as file:
         head = file.read(12)
         file.seek(0)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            told = _boxes(file, size)
+        if is_mp4(head):
+            # Where the last box that holds pictures, or tells of them, says that it ends.
+            ends = [end for kind, _, end in boxes(file, 0, size) if kind in (b"mdat", b"moov", b"moof")]
+            told = ends[-1] if ends else 0
         elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
             told = 8 + struct.unpack("<I", head[4:8])[0]
         elif head[:4] == _EBML:
@@ -27,20 +31,10 @@ def missing(path: str) -> str:
     return f"it holds {size:,} of the {told:,} bytes that it says it has" if told > size else ""
 
 
-def _boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box that holds pictures, or tells of them, says that it ends."""
-    at, told = 0, 0
-    while at + 8 <= size:
-        file.seek(at)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if length == 1:
-            length = int.from_bytes(file.read(8), "big")
-        if length < 8:  # to the end of the file, or none
-            break
-        at += length
-        if kind in (b"mdat", b"moov", b"moof"):
-            told = at
-    return told
+def locked(path: str) -> bool:
+    """Whether a file is an MP4 whose frames are encrypted."""
+    with open(path, "rb") as file:
+        return is_mp4(file.read(8)) and encrypted(file, os.path.getsize(path))
 
 
 def _segment(file: BinaryIO) -> int:

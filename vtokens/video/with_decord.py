@@ -28,7 +28,7 @@ def opened(path: str, facts: Facts | None) -> Opened:
     with needs("video", "decoding a video"):
         import decord
     if facts is None:
-        raise Skipped("skipped, since PyAV does not tell whether this file is one that decord decodes right")
+        raise Skipped("skipped, since only PyAV tells whether this file is one that decord decodes right")
     if reason := _wrong(facts):
         raise Skipped(f"skipped, {reason}")
     reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, and_masks, causal_mask_function
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, and_masks, causal_mask_function, or_masks
 
 from vtokens.engine.attention.key_padding import seen_padding, slots_seen
 from vtokens.engine.attention.renumber import renumber
@@ -84,8 +84,11 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
             rule = in_window(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
-            rule = and_masks(causal_mask_function, rule) if lane.both_ways is None else rule
-        if lane.both_ways is not None:
+            if lane.both_ways is None or lane.both_ways.whole:
+                rule = and_masks(causal_mask_function, rule)
+        if lane.both_ways is not None and lane.both_ways.whole and rule is not None:
+            rule = or_masks(rule, in_stretch(lane.both_ways.seen(view, hidden.device), past))
+        elif lane.both_ways is not None:
             rule = to_stretch_end(lane.both_ways.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view, hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
@@ -148,6 +151,17 @@ def in_window(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunc
         at = queries[batch if len(queries) > 1 else 0, query - past]
         # Slots that are not filled yet come after all queries, so that causal attention closes them.
         return at - keys[batch if len(keys) > 1 else 0, key.clamp(max=keys.shape[1] - 1)] < window
+
+    return rule
+
+
+def in_stretch(ids: Tensor, past: int) -> MaskFunction:
+    """Attention within each stretch of a pass, by the stretches (B, W) of its columns, below 0 where there is none."""
+
+    def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        mine, now = ids[batch, query - past], key - past
+        same = mine == ids[batch, now.clamp(min=0, max=ids.shape[1] - 1)]
+        return same & (mine >= 0) & (now >= 0) & (now < ids.shape[1])
 
     return rule
 

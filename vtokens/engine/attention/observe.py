@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,15 +16,15 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
-from vtokens.kernels import attention_colmean, rotate
+from vtokens.kernels import attention_colmax, attention_colmean, rotate
 from vtokens.strategies.signals import Attention, LayerKeys, QueryRows
 
 
 def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: AttentionCall) -> None:
-    """Note in `pictures` what the keys of a decoder layer receive from the queries asked for.
+    """Note in `pictures` what the keys of a decoder layer receive from the queries asked for, or how to work it out.
 
     Args:
-        signal: which layer and rows, and whether the rotary embedding is undone.
+        signal: which layer and rows, how they are pooled, and whether the rotary embedding is undone.
         attention: the layer's call, rotary embedding applied.
     """
     query, key, layer = attention.query.detach(), attention.key.detach(), signal.layer
@@ -37,31 +39,42 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
+        if lane.both_ways is not None and lane.both_ways.whole:
+            ids = lane.both_ways.seen(lane.view, query.device)
+            same = (ids == ids.gather(1, last)) & (ids >= 0)
+            near = near | torch.nn.functional.pad(same, (past, 0))
         allowed = near if allowed is None else allowed & near
     until = where if lane.both_ways is None else lane.both_ways.until(lane.view, query.device).gather(1, where)
-    query, bias = query.gather(2, index), attention.bias
+    query, bias = query if signal.rows == "all" else query.gather(2, index), attention.bias
     if not signal.rotary:  # tokens of this pass alone: those before were turned in passes that are over
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
         allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
         bias, past = None if bias is None else bias[..., past:], 0
-    mean = _colmean(query, key, attention.scaling, weight, until + past, allowed, bias)
-    pictures.observed[signal] = spread(mean[:, past:], lane.view, lane.length)
+    pool, view = attention_colmean if signal.pool == "mean" else attention_colmax, lane.view
+
+    def received() -> Tensor:
+        found = _pooled(pool, query, key, attention.scaling, weight, until + past, allowed, bias, attention.softcap)
+        return spread(found[:, past:], view, lane.length)
+
+    if signal.lazy:
+        pictures.pending[signal] = received
+    else:
+        pictures.observed[signal] = received()
 
 
-def _colmean(
-    query: Tensor, key: Tensor, scaling: float, weight: Tensor | None, until: Tensor, allowed: Tensor | None,
-    bias: Tensor | None,
+def _pooled(
+    pool: Callable[..., Tensor], query: Tensor, key: Tensor, scaling: float, weight: Tensor | None, until: Tensor,
+    allowed: Tensor | None, bias: Tensor | None, softcap: float | None,
 ) -> Tensor:  # fmt: skip
-    """`attention_colmean`, where the heads of keys may have biases of their own: each is then a sample by itself."""
+    """What `pool` gives where the heads of keys may have biases of their own: each is then a sample by itself."""
     if bias is None or bias.dim() == 2:
-        return attention_colmean(query, key, scaling, weight, until, allowed, bias)
+        return pool(query, key, scaling, weight, until, allowed, bias, softcap)
     heads = key.shape[1]
     weight, allowed = (None if one is None else one.repeat_interleave(heads, 0) for one in (weight, allowed))
     query, key = query.unflatten(1, (heads, -1)).flatten(0, 1), key.flatten(0, 1)[:, None]
-    mean = attention_colmean(
-        query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1)
-    )
-    return mean.unflatten(0, (-1, heads)).mean(1)
+    found = pool(query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1), softcap)
+    found = found.unflatten(0, (-1, heads))
+    return found.mean(1) if pool is attention_colmean else found.amax(1)
 
 
 def _queries(
@@ -79,11 +92,15 @@ def _queries(
     if rows == "last":
         return last, None
     if rows == "after":
-        behind = last_column(layout.image >= 0) + 1
-        return torch.where(behind > 0, torch.minimum(behind, last), last), None
+        place, picture = torch.arange(layout.visual.shape[1], device=last.device), last_column(layout.image >= 0)
+        behind = torch.where(layout.words & (place > picture), place, place.shape[0]).amin(1, keepdim=True)
+        return torch.where(picture < 0, last, torch.minimum(behind, last)), None
     if rows == "visual":
         return columns_of(layout.visual, max(1, *layout.per_sample()))
     place = torch.arange(layout.visual.shape[1], device=last.device)
+    if rows == "all":
+        prompt = layout.valid.bool() & (place <= last)
+        return place.expand_as(prompt), prompt
     text = layout.words_after & (place <= last)
     text = torch.where(text.any(1, keepdim=True), text, place == last)
     if rows == "raters" and pictures.raters is not None:

@@ -1,4 +1,4 @@
-"""Rotary embeddings under compact numbering (`state.numbering`), where dropped tokens leave no gap."""
+"""The numbers of columns seen, and rotary embeddings where dropped tokens leave no gap in them (`state.numbering`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vtokens.adapters.decoder import check_gaps
 from vtokens.engine.state.cache_layers import tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import CLOSED
@@ -26,12 +27,36 @@ def renumber(lane: Lane, index: int, positions: Tensor | None) -> Any:
         lane.notes.setdefault(index, Memory()).samples[CLOSED] = total
     if positions is None or (numbering is None and closed is None):
         return None
+    rope, origin = lane.specs[index].rope, None if layer is None else layer.keymap.origin
+    return lane.once(
+        ("numbers", origin, lane.view, rope),
+        lambda: lane.adapter.rotary(lane.hidden, numbers(lane, index, positions), rope),
+    )
 
-    def make() -> Any:
-        at = positions if lane.columns is None else gather(positions, lane.columns, 1)
-        at = at if numbering is None else at - numbering.gone.to(at.device)
-        at = at if closed is None else at - closed.to(at.device)[:, None]
-        return lane.adapter.rotary(lane.hidden, at.clamp(min=0), lane.specs[index].rope)
 
-    origin = None if layer is None else layer.keymap.origin
-    return lane.once(("numbers", origin, lane.view, lane.specs[index].rope), make)
+def numbers(lane: Lane, index: int, positions: Tensor) -> Tensor:
+    """int64 (B or 1, W): the numbers of the columns seen in decoder layer `index`, closed gaps left out.
+
+    Args:
+        positions: int64 (B or 1, W), as the decoder got them at its input.
+    """
+    layer, numbering = tracked(lane.cache, index), lane.numbering
+    closed = None if layer is None else layer.keymap.memory.samples.get(CLOSED)
+    at = positions if lane.columns is None else gather(positions, lane.columns, 1)
+    at = at if numbering is None else at - numbering.gone.to(at.device)
+    at = at if closed is None else at - closed.to(at.device)[:, None]
+    return at if numbering is None and closed is None else at.clamp(min=0)
+
+
+def layer_positions(lane: Lane, index: int, positions: Tensor | None) -> Tensor | None:
+    """What decoder layer `index` is told of positions where tokens were dropped: `numbers`, if it computes with them.
+
+    Other layers hand them on to flash attention, which would take gaps in them for the bounds of packed samples.
+
+    Raises:
+        ValueError: the layer computes with them, and attention is flash attention.
+    """
+    if positions is None or not lane.reads_positions:
+        return None
+    check_gaps(lane.adapter)
+    return numbers(lane, index, positions)

@@ -44,6 +44,12 @@ class AttentionCall:
         """The factor on the products of query and key."""
         return self.kwargs.get("scaling") or self.query.shape[-1] ** -0.5
 
+    @property
+    def softcap(self) -> float | None:
+        """c, where scores s become c * tanh(s / c) (Gemma 2); None if they stay as they are."""
+        cap: float | None = self.kwargs.get("softcap")
+        return cap
+
     def run(self) -> tuple[Tensor, Any]:
         """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
         if self.bias is not None:

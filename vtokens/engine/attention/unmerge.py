@@ -16,6 +16,7 @@ from vtokens.engine.state.folds import Copies, Fold
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import unfold, unmerge_attention, unmerge_rows
+from vtokens.strategies.signals import Attention
 
 Attend = Callable[[Lane, AttentionCall], tuple[Tensor, Any]]
 
@@ -64,10 +65,12 @@ def unmerged(lane: Lane, index: int, attention: AttentionCall, inner: Attend, st
         attention.query, new_key, new_value, member, cos, sin, lambda *parts: run(there, *parts)[0].transpose(1, 2)
     )
     if lane.pictures is not None and there.pictures is not None:
-        # What all positions of a token received, the token received.
+        # What all positions of a token received, the token received; the most, if that is asked for.
+        there.pictures.observed.update({signal: work() for signal, work in there.pictures.pending.items()})
         for signal, part in there.pictures.observed.items():
             positions = part.gather(1, fold.view.index.to(part.device))
-            lane.pictures.observed[signal] = spread(_sum(positions, fold), lane.view, lane.length)
+            most = isinstance(signal, Attention) and signal.pool == "max"
+            lane.pictures.observed[signal] = spread(_pooled(positions, fold, most), lane.view, lane.length)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -131,8 +134,9 @@ def _angles(lane: Lane, index: int, fold: Fold, like: Tensor) -> tuple[Tensor, T
     )
 
 
-def _sum(values: Tensor, fold: Fold) -> Tensor:
-    """(B, N) -> (B, W), summed over the positions at which each column stands."""
+def _pooled(values: Tensor, fold: Fold, most: bool) -> Tensor:
+    """(B, N) -> (B, W), summed over the positions at which each column stands, or the most of these (0 or more)."""
     member = fold.member.to(values.device)
     total = values.new_zeros(len(values), fold.columns)
-    return total.scatter_add(1, member.clamp(min=0), torch.where(member < 0, 0, values))
+    at, values = member.clamp(min=0), torch.where(member < 0, 0, values)
+    return total.scatter_reduce(1, at, values, "amax" if most else "sum")

@@ -1,4 +1,4 @@
-"""Stages that a family has no place for, and visual tokens outside the sequence: what strategies may do there."""
+"""Stages that a family has no place for, videos that it never sees, and visual tokens outside the sequence."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ from collections.abc import Iterable, Sequence
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
 from vtokens.strategies.signals import Attention, LayerKeys, Relevance
+from vtokens.strategies.video_pruner import VideoPruner
 
 
 def check_stages(adapter: Adapter, strategies: Iterable[Strategy]) -> None:
-    """Raise `ValueError` if a strategy acts at a stage that a family has no place for, whatever its settings.
+    """Raise `ValueError` if a strategy finds nothing to act on in a family, whatever its settings.
 
-    Asked before settings are looked at, so that nobody is sent to calibrate what cannot run.
+    It acts at a stage that the family has no place for, or on videos, and the family sees none. Asked before settings
+    are looked at, so that nobody is sent to calibrate what cannot run.
     """
     for strategy in strategies:
         stages = set(strategy.stages())
+        if isinstance(strategy, VideoPruner) and "video" not in adapter.anatomy.towers:
+            raise ValueError(
+                f"{strategy.name!r} drops tokens of videos alone, and a {type(adapter.model).__name__} sees images: "
+                "what it is fed of a film are images to it, one for each frame. Strategies for images, as 'todre', "
+                "prune those; `vtokens models` lists the families that take videos"
+            )
         # A pruner that acts before the decoder may leave out what it does later.
         _refuse(adapter, strategy, stages - ({"layer"} if "prompt" in stages else set()))
 
@@ -57,9 +65,10 @@ def _refuse(adapter: Adapter, strategy: Strategy, acts: set[str]) -> None:
     if adapter.anatomy.cross is not None:
         settings = f", or settings that leave {others} out" if "prompt" in strategy.stages() else ""
         raise ValueError(f"{strategy.name!r} acts at {others}{_outside(adapter)}{settings}")
+    why = ", as its layers cache what all heads share in place of keys" if adapter.anatomy.latent else ""
     raise ValueError(
         f"{strategy.name!r} acts at {others}, for which a {type(adapter.model).__name__} has no "
-        f"place: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
+        f"place{why}: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
     )
 
 

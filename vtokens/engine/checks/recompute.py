@@ -31,7 +31,8 @@ def check_decoder_runs_once(adapter: Adapter) -> None:
 
 def check_tower_runs_once(adapter: Adapter) -> None:
     """Raise `ValueError` if blocks of the vision tower are to run again in the backward pass."""
-    _check(adapter, adapter.tower.module, "the tower's blocks a second time, when their tokens are merged already")
+    for tower in dict.fromkeys(adapter.towers.values()):
+        _check(adapter, tower.module, "the tower's blocks a second time, when their tokens are merged already")
 
 
 def _check(adapter: Adapter, part: nn.Module, what: str) -> None:

@@ -9,7 +9,7 @@ from vtokens.adapters import Adapter
 from vtokens.core.errors import unknown
 from vtokens.engine.attention.rotary import check_rotary
 from vtokens.strategies.base import check_layer
-from vtokens.strategies.signals import Attention, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
+from vtokens.strategies.signals import Attention, Pool, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
 
 
 def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
@@ -34,5 +34,7 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
             check_layer(f"the layer of {name}", signal.layer, depth)
             if isinstance(signal, Attention) and signal.rows not in get_args(QueryRows):
                 raise unknown("rows", signal.rows, get_args(QueryRows))
+            if isinstance(signal, Attention) and signal.pool not in get_args(Pool):
+                raise unknown("pool", signal.pool, get_args(Pool))
             if not signal.rotary:
                 check_rotary(adapter, f"what {name}(rotary=False) undoes", "ask for it with rotary=True")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from vtokens.adapters import Adapter
+from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.outside import check_outside
 from vtokens.strategies import Needs, Strategy, format_spec
 
@@ -18,6 +19,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
         active: strategies that act on it, and what they need.
     """
     check_outside(adapter, active)
+    check_capped(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode]
     if len(merging) > 1:
         raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.masks import mask_and_angles
+from vtokens.engine.attention.renumber import numbers
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.window import check_no_window
@@ -76,7 +77,11 @@ class Joint:
             lane.hidden = states
             lane.mask, angles = mask_and_angles(lane, index, shortened(lane.cache, index), own)
             found.append(angles)
-        kwargs = dict(kwargs, attention_mask=None, position_ids=None)
+        told = None
+        if positions is not None and self.main.reads_positions:
+            lanes = zip((self.main, self.negative), places, strict=True)
+            told = torch.cat([numbers(lane, index, own) for lane, own in lanes if own is not None])
+        kwargs = dict(kwargs, attention_mask=None, position_ids=told)
         if any(part is not None for part in found):
             halves = zip(*(part.chunk(2) for part in kwargs["position_embeddings"]), strict=True)
             both = [given if part is None else part for given, part in zip(halves, found, strict=True)]

@@ -13,7 +13,6 @@ from vtokens.engine.lanes.chosen_tokens import with_tokens
 from vtokens.engine.lanes.fed import Fed, Start, numbered
 from vtokens.engine.lanes.other_prompt import with_prompt
 from vtokens.engine.plan import Contrast
-from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.tower_run import TowerRun, feature_index, run_in
 from vtokens.strategies.views.logits import NoPicture, Pixels, Prompt, Tokens
@@ -27,7 +26,7 @@ def negative_of(start: Start, contrast: Contrast) -> Fed:
     layout, both_ways = start.pictures.layout.to(start.embeds.device), start.lane.both_ways
     same = Fed(
         start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
-        injection=start.pictures.injection, both_ways=None if both_ways is None else BothWays(both_ways.ids, False),
+        injection=start.pictures.injection, both_ways=None if both_ways is None else replace(both_ways, made=False),
     )  # fmt: skip
     if isinstance(kind, NoPicture):
         return _text(same, layout)
@@ -38,7 +37,7 @@ def negative_of(start: Start, contrast: Contrast) -> Fed:
 
 def _text(same: Fed, layout: Layout) -> Fed:
     """The text by itself, numbered anew from where the pass begins."""
-    columns, real = layout.text_columns()
+    columns, real = layout.outside_columns()
     return replace(numbered(same.of(columns, real), same, layout), layout=None, runs=(), injection=None)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vtokens.core.layout import Layout
 from vtokens.core.prompts import POSITION_KINDS
 from vtokens.engine.lanes.fed import Fed, Start
+from vtokens.engine.state.aside import any_of, aside_places
 from vtokens.engine.state.both_ways import BothWays, stretches
 from vtokens.engine.state.tiles import joined
 
@@ -43,15 +44,20 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     kinds = {name: given[name].repeat_interleave(repeats, 0) for name in POSITION_KINDS if given.get(name) is not None}
     fed = {"input_ids": ids, **kinds}
     here, there = adapter.placeholders(fed), adapter.placeholders(start.request.inputs)
-    runs = joined(adapter, runs, here, fed)
+    runs, there = joined(adapter, runs, here, fed), there | aside_places(adapter, start.request.inputs)
+    # A prompt without what is left alone is another prompt about the same pictures all the same.
+    others = {modality: places for modality, places in aside_places(adapter, fed).items() if places.any()}
     if asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
         last = positions.amax(-1, keepdim=True)
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
         positions = torch.cat([positions, last + torch.arange(1, asked, device=ids.device)], -1)
         hidden = torch.cat([hidden, embeds[:, 1 - asked :]], 1)
-        here = {modality: torch.nn.functional.pad(places, (0, asked - 1)) for modality, places in here.items()}
+        here, others = (
+            {modality: torch.nn.functional.pad(places, (0, asked - 1)) for modality, places in masks.items()}
+            for masks in (here, others)
+        )
         mask = torch.cat([mask, start.pictures.layout.valid[:, 1 - asked :].to(mask)], 1)
-    for modality, places in here.items():
+    for modality, places in (here | others).items():
         if not torch.equal(places.sum(1), there[modality].to(places.device).sum(1)):
             raise ValueError(
                 f"the negative prompt's rows hold {places.sum(1).tolist()} {modality} placeholder positions, those of "
@@ -61,7 +67,7 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     injection = start.pictures.injection
     if injection is not None:
         injection = injection.moved(here, there)
-    layout = Layout.build(here, {run.modality: run.pictures for run in runs}, mask.bool())
+    layout = Layout.build(here, {run.modality: run.pictures for run in runs}, mask.bool(), any_of(others))
     valid = mask.bool() if layout.padded else None
     behind = torch.arange(embeds.shape[1], device=ids.device) - start.pictures.ends.to(ids.device)
     column = torch.where(behind >= 0, (behind + width - 1).clamp(max=hidden.shape[1] - 1), -1)

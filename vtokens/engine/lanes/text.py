@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.core.compat import as_cache
 from vtokens.engine.attention.by_program import by_program
-from vtokens.engine.attention.masks import layer_mask
+from vtokens.engine.attention.masks import layer_mask, to_stretch_end
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.program import Acting
 from vtokens.engine.state.lane import Lane
@@ -37,16 +37,20 @@ class TextLane:
         self._batch_rows = lane.batch_rows
         self._adapter = adapter
         layout = layout.to(hidden.device)
-        columns, self._real = layout.text_columns()
+        columns, self._real = layout.outside_columns()
         self._hidden = gather(hidden, columns, 1)
         real = torch.ones_like(columns, dtype=torch.bool) if self._real is None else self._real
         self._last = at_end(ends, columns, real)[:, 0]
         self._begun = (real & (columns <= ends.to(columns.device))).any(1)
         positions = (real.cumsum(1) - 1).clamp(min=0)
+        both_ways = None if lane.both_ways is None else lane.both_ways.at(columns, self._real)
+        self._until = None if both_ways is None else both_ways.until(None, columns.device)
+        rule = None if self._until is None else to_stretch_end(self._until, 0, None)
         self._kwargs: dict[str, Any] = {
             **side,
-            "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real),
+            "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule),
         }
+        self._positions = positions if lane.reads_positions else None
         self._ropes = [spec.rope for spec in lane.specs]
         self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
         self._batch = torch.arange(len(columns), device=columns.device)
@@ -77,7 +81,7 @@ class TextLane:
         rows = Rows(place, whole=True)
         heads = Heads(
             index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
-            False, rows, rows, self._memory, lambda: output,
+            False, rows, rows, self._memory, lambda: output, until=self._until, softcap=attention.softcap,
         )  # fmt: skip
         for _, part, some in by_program(heads, self._strategies, self._batch_rows):
             for acting in some:
@@ -106,7 +110,7 @@ class TextLane:
             output = layer.forward(
                 self._hidden,
                 position_embeddings=self._angles[self._ropes[index]],
-                position_ids=None,
+                position_ids=self._positions,
                 use_cache=False,
                 **as_cache(layer, None),
                 **self._kwargs,

@@ -19,6 +19,7 @@ from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.pictures import Pictures
+from vtokens.engine.state.view import View
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
 
@@ -63,6 +64,8 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
     valid = seen_padding(lane, index, past, length, view, device)
     place = lane.once(("place", view, device), lambda: torch.arange(length, device=device).expand(len(query), -1))
     answers = last = Rows(place, whole=True)
+    if lane.aside is not None:
+        answers = Rows(*columns_of(~lane.aside.to(device), length))
     noted, spans = Memory(), tuple[Span, ...]()
     if pictures is not None:
         layout = lane.layout_on(device)
@@ -75,7 +78,13 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
         index, query, key, attention.value, attention.scaling, lane.hidden,
         valid, pictures is not None, answers, last, memory,
         lambda: attention.run()[0], noted, spans,
+        until=_until(lane, view, device), softcap=attention.softcap,
     )  # fmt: skip
+
+
+def _until(lane: Lane, view: View | None, device: torch.device) -> Tensor | None:
+    both_ways = lane.both_ways
+    return None if both_ways is None else lane.once(("until", view, device), lambda: both_ways.until(view, device))
 
 
 def _answers(layout: Layout, memory: Memory, past: int) -> Rows:

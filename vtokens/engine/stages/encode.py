@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.tower import Tower
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.stages.tower_call import TowerCall, call_of
 from vtokens.engine.state.merging import Merging
@@ -23,9 +24,9 @@ class Encode:
     the block's own last addition is given a zero to add, and the merged tokens leave the block in its place.
     """
 
-    def __init__(self, adapter: Adapter, index: int) -> None:
+    def __init__(self, adapter: Adapter, tower: Tower, index: int) -> None:
         self._adapter, self._index = adapter, index
-        block, norm, mlp = adapter.tower.merge_point(index)
+        block, norm, mlp = tower.merge_point(index)
         self._handles: list[Any] = [
             norm.register_forward_pre_hook(self._before_norm),
             mlp.register_forward_hook(self._after_mlp),
@@ -77,7 +78,7 @@ def on_attention(call: TowerCall, block: int, attention: AttentionCall) -> tuple
     if call.merging is None:
         batch, _, width, _ = attention.query.shape
         valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
-        call.merging = Merging.start(valid, int(call.adapter.tower.has_cls))
+        call.merging = Merging.start(valid, int(call.tower.has_cls))
     if block in call.plan.at_encode:
         call.key = attention.key
     return _in_proportion(call.merging, attention)

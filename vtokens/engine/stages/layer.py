@@ -10,7 +10,7 @@ from torch import Tensor
 from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.key_padding import slots_seen
 from vtokens.engine.attention.masks import lane_mask, mask_and_angles
-from vtokens.engine.attention.renumber import renumber
+from vtokens.engine.attention.renumber import layer_positions, renumber
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.state.cache_layers import shortened
@@ -30,6 +30,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
         hidden = lane.injection.add(index, hidden, lane.view)
     for acting in lane.plan.at_layer.get(index, ()) if lane.pictures is not None else ():
         hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
+    if lane.pictures is not None:
+        lane.pictures.pending.clear()
     return hidden
 
 
@@ -50,6 +52,8 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
         mask = lane_mask(lane, index, lane.hidden) if layer is None else layer.mask(kwargs["attention_mask"])
         angles = renumber(lane, index, positions)
     lane.angles = kwargs["position_embeddings"] if angles is None else angles
+    if angles is not None and lane.reads_positions:
+        kwargs = {**kwargs, "position_ids": layer_positions(lane, index, positions)}
     return {**kwargs, "attention_mask": mask, "position_embeddings": lane.angles}
 
 
@@ -67,9 +71,9 @@ def _cut(lane: Lane, index: int, view: View, kwargs: dict[str, Any], made: bool)
     made = made and fold is None and view is lane.entry and not lane.past and index not in lane.windows
     if not made or slots_seen(lane, index) is not None:
         kwargs = {**kwargs, "attention_mask": lane_mask(lane, index, lane.hidden, fold)}
-    # Only packed-sequence detection reads position_ids here, and gaps in them look like packing.
     embeddings = lane.angles if fold is None else unturned(lane.angles)
-    return {**kwargs, "position_ids": None, "position_embeddings": embeddings}
+    positions = layer_positions(lane, index, kwargs.get("position_ids"))
+    return {**kwargs, "position_ids": positions, "position_embeddings": embeddings}
 
 
 def _angles(lane: Lane, index: int, columns: Tensor | None, embeddings: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.tower import Tower
 from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
@@ -40,7 +41,7 @@ class _Features:
         call = TowerCall(self._adapter, block.plan, self._modality, given)
         if stage:
             self._adapter.check_merging(given)
-            if self._adapter.tower.merges:
+            if call.tower.merges:
                 check_tower_runs_once(self._adapter)
         try:
             with during(call):
@@ -48,7 +49,7 @@ class _Features:
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
             self._watcher.forget_call()
             raise
-        if stage and not self._adapter.tower.merges and not isinstance(output, tuple):
+        if stage and not call.tower.merges and not isinstance(output, tuple):
             output.pooler_output = encode.merge_features(call, output.pooler_output)
             stack = self._adapter.anatomy.deepstack
             if stack is not None:
@@ -95,11 +96,11 @@ class TowerWatch:
 
 
 class TowerTap:
-    """Scores the attention of one tower block, and lets merged tokens attend, until `remove()`."""
+    """Scores the attention of one block of a tower, and lets merged tokens attend, until `remove()`."""
 
-    def __init__(self, adapter: Adapter, index: int) -> None:
-        self._adapter, self._index = adapter, index
-        self._tap = Tap(adapter.tower.attentions[index], self._on_block)
+    def __init__(self, adapter: Adapter, tower: Tower, index: int) -> None:
+        self._adapter, self._tower, self._index = adapter, tower, index
+        self._tap = Tap(tower.attentions[index], self._on_block)
 
     def remove(self) -> None:
         """Take the tap off."""
@@ -110,13 +111,13 @@ class TowerTap:
         if call is None:
             return attention.run()
         if index in call.plan.blocks:
-            tiles = self._adapter.tower.tiles
+            tiles = self._tower.tiles
             whole = None if tiles is None else _of_tiles(attention, call.inputs[tiles])
             scores = self._scores(attention, call.merging) if whole is None else [whole]
             call.scores.setdefault(index, []).extend(scores)
         if index in call.plan.key_blocks:
             call.keys.setdefault(index, []).append(self._keys(attention, call.merging))
-        if call.plan.at_encode and self._adapter.tower.merges:
+        if call.plan.at_encode and self._tower.merges:
             return encode.on_attention(call, index, attention)
         return attention.run()
 
@@ -125,8 +126,7 @@ class TowerTap:
         key = attention.key.detach().transpose(1, 2).flatten(2)
         if merging is not None and merging.begun:
             key = merging.expand(key)
-        tower = self._adapter.tower
-        patches = key[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
+        patches = key[:, int(self._tower.has_cls and self._tower.tiles is None) :].flatten(0, 1)
         return patches.unflatten(1, (attention.key.shape[1], -1))
 
     def _scores(self, attention: AttentionCall, merging: Merging | None) -> Iterator[Tensor]:
@@ -142,7 +142,7 @@ class TowerTap:
             parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
         real = None if sizes is not None else _unpadded(attention.mask)
         for q, k in parts:
-            yield self._votes(q, k, attention.scaling, real=real)[:, int(self._adapter.tower.has_cls) :].flatten()
+            yield self._votes(q, k, attention.scaling, real=real)[:, int(self._tower.has_cls) :].flatten()
 
     def _packed(self) -> list[int] | None:
         call = call_of(self._adapter)
@@ -157,7 +157,7 @@ class TowerTap:
         averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
         """
         bias, size = (None, None) if merging is None else (merging.bias, merging.size)
-        if self._adapter.tower.has_cls:
+        if self._tower.has_cls:
             return attention_colmean(query[:, :, :1], key, scaling, bias=bias, valid=real)
         if real is not None:
             return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)

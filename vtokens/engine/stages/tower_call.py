@@ -23,6 +23,7 @@ class TowerCall:
         plan: what runs for the caller.
         modality: "image" or "video".
         inputs: the arguments of the feature call.
+        tower: the one that works for it.
         scores: tower block -> float32 score chunks, in the order the tower worked.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
         merging: what was merged so far; None before the first tokens were seen.
@@ -32,6 +33,7 @@ class TowerCall:
 
     def __init__(self, adapter: Adapter, plan: Plan, modality: str, inputs: Mapping[str, Any]) -> None:
         self.adapter, self.plan, self.modality, self.inputs = adapter, plan, modality, inputs
+        self.tower = adapter.towers[modality]
         self.scores: dict[int, list[Tensor]] = {}
         self.keys: dict[int, list[Tensor]] = {}
         self.merging: Merging | None = None

@@ -28,9 +28,9 @@ class Blend:
     Attributes:
         index: int64 (G, M), flat positions of the groups' tokens in the batch.
         at: int64 (G, K), flat positions of kept tokens, in order; one behind the last where a group has fewer.
-        weights: float32 (G, K, M), 0 on padding of groups; (G, M) beside `into`; None if tokens stay as they are.
+        weights: float32 (G, K, M), 0 on padding of groups; (G, M, J) beside `into`; None if tokens stay as they are.
         sizes: float32 (G, K), logarithms of what kept tokens count for; None if they count as before.
-        into: int64 (G, M), which of the K kept tokens each goes into; None if into any number.
+        into: int64 (G, M, J), which of the K kept tokens each goes into; None if into any number.
     """
 
     index: Tensor
@@ -59,13 +59,17 @@ class Blend:
         kept = selection.counts
         kept = tuple(selection.keep.sum(1).tolist()) if kept is None else kept
         most = max(kept, default=0)
-        if into is not None and (weights is None or into.dtype != torch.long or into.shape != selection.keep.shape):
+        several = into is not None and into.dim() == 3
+        if into is not None and (
+            weights is None or into.dtype != torch.long or into.shape[:2] != selection.keep.shape or into.dim() > 3
+        ):
             raise ValueError(
                 f"into is {into.dtype} {tuple(into.shape)}, with{'' if weights is not None else 'out'} weights: a slot "
-                f"for each token is needed, torch.int64 {tuple(selection.keep.shape)}, and how much of it as weights"
+                f"for each token is needed, torch.int64 {tuple(selection.keep.shape)}, or several in a last dimension, "
+                "and how much of it as weights"
             )
         for name, part, shape in (
-            ("weights", weights, (len(kept), most, size) if into is None else (len(kept), size)),
+            ("weights", weights, (len(kept), most, size) if into is None else tuple(into.shape)),
             ("sizes", sizes, (len(kept), most)),
         ):
             if part is not None and not part.is_floating_point():
@@ -84,12 +88,13 @@ class Blend:
             index = torch.tensor(rows, device=device)[index // width] * width + index % width
         at = torch.where(slot < size, index.gather(1, slot.clamp(max=size - 1)), batch * width)
         if weights is not None:
-            real = groups.valid[:, None] if into is None else groups.valid
+            weights = weights if into is None or several else weights[..., None]
+            real = groups.valid[:, None] if into is None else groups.valid[..., None]
             weights = weights.to(device, torch.float32).masked_fill(~real, 0)
         if weights is not None and into is not None:
-            keep, into = selection.keep & groups.valid, into.to(device)
-            weights = weights.masked_fill(~keep.gather(1, into), 0)
-            into = (keep.cumsum(1) - 1).clamp(min=0).gather(1, into)
+            keep, into = selection.keep & groups.valid, into.to(device) if several else into.to(device)[..., None]
+            weights = weights.masked_fill(~keep.gather(1, into.flatten(1)).view_as(weights), 0)
+            into = (keep.cumsum(1) - 1).clamp(min=0).gather(1, into.flatten(1)).view_as(into)
         sizes = None if sizes is None else sizes.to(device, torch.float32).log()
         return Blend(index, at, weights, sizes, into)
 
@@ -99,9 +104,10 @@ class Blend:
         if self.weights is None or self.into is None:
             return tokens if self.weights is None else self.weights @ tokens
         groups, most = self.at.shape
-        slot = self.into + most * torch.arange(groups, device=self.into.device)[:, None]
+        first = most * torch.arange(groups, device=self.into.device)[:, None]
         found = tokens.new_zeros(groups * most, tokens.shape[2])
-        found.index_add_(0, slot.flatten(), (tokens * self.weights[..., None]).flatten(0, 1))
+        for into, weights in zip(self.into.unbind(2), self.weights.unbind(2), strict=True):
+            found.index_add_(0, (into + first).flatten(), (tokens * weights[..., None]).flatten(0, 1))
         return found.view(groups, most, -1)
 
     def put(self, values: Tensor, new: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stretches of a sequence whose positions see each other both ways, as the tokens of one image in Gemma 3.
+"""Stretches of a sequence whose positions see each other both ways: one image in Gemma 3, the prompt in PaliGemma.
 
 A picture: v0 to v2 are one image, and v1 was dropped. A column sees all columns up to the last one of its stretch.
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.core.compat import given_cache
 from vtokens.engine.state.view import View, gather
 
 
@@ -30,15 +31,17 @@ class BothWays:
         ids: int64 (B, N), the number of the stretch that each fed position is in, below 0 where it is in none. The
             positions of a stretch follow each other.
         made: the masks that the decoder was given have the stretches already.
+        whole: no window cuts a stretch.
     """
 
     ids: Tensor
     made: bool
+    whole: bool = False
 
     def at(self, columns: Tensor, real: Tensor | None) -> BothWays:
         """The stretches of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
         ids = gather(self.ids, columns, 1)
-        return BothWays(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False)
+        return BothWays(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False, self.whole)
 
     def seen(self, view: View | None, device: torch.device) -> Tensor:
         """int64 (B, W): the stretches of the columns that a view sees."""
@@ -68,11 +71,22 @@ def stretches(
     """
     visibility = adapter.anatomy.visibility
     kinds = None if visibility is None else inputs.get(visibility.kinds)
-    if visibility is None or kinds is None:
+    if visibility is None or kinds is None or (visibility.prefix and not _begins(inputs)):
         return None
     inside = kinds == visibility.kind
+    mask = inputs.get("attention_mask")
+    if visibility.prefix and isinstance(mask, Tensor) and mask.dim() == 2:
+        mask = mask[:, : inside.shape[1]].to(inside.device).bool()
+        # Processors call padding a prompt's kind, on the right too, behind text of another.
+        inside = inside & torch.nn.functional.pad(mask, (0, inside.shape[1] - mask.shape[1]))
     begins = inside & ~torch.nn.functional.pad(inside, (1, 0))[:, :-1]
     ids = torch.where(inside, begins.long().cumsum(1) - 1, -1)
     # The module reads them by position, from the start of the sequence on; what they do not reach is in no stretch.
     ids = torch.nn.functional.pad(ids, (0, max(0, past + length - ids.shape[1])), value=-1)
-    return BothWays(ids[:, past : past + length], made)
+    return BothWays(ids[:, past : past + length], made, visibility.prefix)
+
+
+def _begins(inputs: Mapping[str, Any]) -> bool:
+    """Whether a pass begins a sequence, or is itself given pixels."""
+    cache = given_cache(inputs)
+    return cache is None or not cache.is_initialized or inputs.get("pixel_values") is not None

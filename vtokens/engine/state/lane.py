@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import reads_positions
 from vtokens.core.layout import Layout
 from vtokens.engine.checks.window import cutting_windows
 from vtokens.engine.plan import Plan
@@ -62,6 +63,8 @@ class Lane:
         both_ways: which positions of this pass see what comes after them; None if none do.
         evicted: decoder layer -> which of its keys stay, by the cached ones and those of this pass.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
+        reads_positions: whether layers compute with `position_ids`.
+        aside: bool (B, N), positions that are no text, in a pass that brings no pictures; None if there are none.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Lane:
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs
         self.windows = cutting_windows(self.specs, past + self.length)
+        self.aside: Tensor | None = None
+        self.reads_positions = reads_positions(adapter)
         self._memo: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -141,7 +146,7 @@ class Lane:
         other.view, other.hidden = view, hidden
         if other.pictures is not None:
             other.pictures = copy.copy(other.pictures)
-            other.pictures.observed = {}
+            other.pictures.observed, other.pictures.pending = {}, {}
         return other
 
     @property

@@ -25,6 +25,7 @@ class Pictures:
         answered: how many real positions of each sample stand behind the end of its prompt, read when it is asked.
         record: what the pass does, for the report.
         observed: signal -> (B, N, ...), what was observed of fed positions for it.
+        pending: those that are worked out if somebody reads them before the next layer -> how.
         raters: bool (B, N), the words that "raters" means; None unless a strategy asks for them.
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
@@ -45,6 +46,7 @@ class Pictures:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
         self.answered, self.record, self.injection = answered, record, injection
         self.observed: dict[Signal, Tensor] = {}
+        self.pending: dict[Signal, Callable[[], Tensor]] = {}
         self.raters: Tensor | None = None
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None

@@ -71,7 +71,7 @@ def answered_positions(layout: Layout, ends: Tensor, before: Tensor | None) -> T
     """
     shown = layout.visual.cumsum(1) > 0
     shown = shown if before is None else shown | before[:, None]
-    return (layout.image < 0).scatter(1, ends, True) & layout.valid & shown
+    return layout.words.scatter(1, ends, True) & layout.valid & shown
 
 
 def steps(ends: Tensor, length: int) -> Tensor:

@@ -37,7 +37,7 @@ def reduce(
     if tuple(counts) == layout.counts and left == layout.newlines:
         return None
     own = layout.per_sample([count + lines for count, lines in zip(counts, left, strict=True)])
-    kept = [text + size for text, size in zip(layout.text(), own, strict=True)]
+    kept = [others + size for others, size in zip(layout.outside(), own, strict=True)]
     longest = max(kept)
     # Left padding goes too: what remains is padded anew, on the left, so that the last position stays last.
     others = ~layout.visual if newlines else layout.image < 0

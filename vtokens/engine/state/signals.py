@@ -51,6 +51,8 @@ class Signals:
 
     def noted(self, signal: InLayer) -> Tensor:
         """(B, W, ...): what was noted of a decoder layer; 0 where it did not see a position."""
+        if signal in self.pictures.pending:
+            self.pictures.observed[signal] = self.pictures.pending.pop(signal)()
         return self._seen(self.pictures.observed[signal])
 
     def relevance(self, text: Text) -> Tensor:

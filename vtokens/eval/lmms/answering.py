@@ -87,8 +87,10 @@ def _pruned(report: Report | None, row: int, size: int) -> tuple[int, float, lis
     return visual, sample.average_tokens, cells, grid
 
 
-def _cells(first: KeptPicture) -> tuple[list[int], list[int]]:
+def _cells(first: KeptPicture) -> tuple[list[int] | None, list[int] | None]:
     seen, picture = first.kept[len(first.kept) // 2], first.picture
+    if picture.tiled:  # and nobody knows where in it the tiles lay
+        return None, None
     last = len(picture.grids) - 1
     seen = seen[(picture.view[seen] == last) & (picture.t[seen] == 0)]
     _, height, width = picture.grids[last]

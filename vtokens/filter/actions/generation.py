@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from vtokens.adapters import adapter_for
 from vtokens.core.prompts import POSITION_KINDS
 from vtokens.core.weights import input_device
 from vtokens.filter.actions.banned import Banned
@@ -94,7 +96,10 @@ class FilterGeneration:
         for part in self._parted(len(prompts)):
             inputs = prompt_inputs(self._processor, images[part], prompts[part], input_device(self._model))
             most = limit(self._model, generate_kwargs, inputs["input_ids"].shape[1])
-            inputs, options = behind(inputs, begun[part], self._tokenizer.pad_token_id or 0), dict(generate_kwargs)
+            inputs, options = (
+                behind(self._model, inputs, begun[part], self._tokenizer.pad_token_id or 0),
+                dict(generate_kwargs),
+            )
             if most is not None:
                 options["max_new_tokens"] = max(1, most - min(map(len, begun[part])))
                 options.pop("max_length", None)
@@ -167,9 +172,9 @@ class FilterGeneration:
         return [slice(start, start + self._size) for start in range(0, count, self._size)]
 
 
-def behind(inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
+def behind(model: Any, inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
     """Prompts, padded on the left, with what is written already behind each, padded on the left again."""
-    mask = inputs["attention_mask"].bool()
+    mask, anatomy = inputs["attention_mask"].bool(), adapter_for(model).anatomy
     device = mask.device
     tails = [torch.tensor(list(one), dtype=torch.long, device=device) for one in begun]
     lengths = [int(row.sum()) + len(tail) for row, tail in zip(mask, tails, strict=True)]
@@ -181,5 +186,5 @@ def behind(inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> 
     changed = dict(inputs, input_ids=padded(inputs["input_ids"], pad, lambda tail: tail))
     changed["attention_mask"] = padded(inputs["attention_mask"], 0, torch.ones_like)
     for name in inputs.keys() & POSITION_KINDS:
-        changed[name] = padded(inputs[name], 0, torch.zeros_like)
+        changed[name] = padded(inputs[name], 0, partial(torch.full_like, fill_value=anatomy.written_kind(name)))
     return changed

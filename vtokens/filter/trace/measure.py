@@ -31,7 +31,10 @@ class Likelihood(NamedTuple):
     margin: Tensor
 
 
-def look(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, visual: Tensor, first: int) -> Looked:
+def look(
+    query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, visual: Tensor, first: int,
+    softcap: float | None = None,
+) -> Looked:  # fmt: skip
     """The attention of the rows that predict a response.
 
     Args:
@@ -41,6 +44,7 @@ def look(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, visua
         valid: bool (B, K), False on padding; None if there is none.
         visual: bool (B, K), keys that hold visual tokens.
         first: the key of row 0; the others follow it, one each, and hold the response.
+        softcap: as in `attention_rows`.
     """
     batch, heads, rows, _ = query.shape
     shown = visual.float()[:, None, :, None]
@@ -49,7 +53,7 @@ def look(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, visua
     for start in range(0, rows, chunk):
         part = query[:, :, start : start + chunk]
         place = torch.arange(first + start, first + start + part.shape[2], device=key.device).expand(batch, -1)
-        weights = attention_rows(part, key, scaling, place, valid)
+        weights = attention_rows(part, key, scaling, place, valid, softcap=softcap)
         mass = (weights @ shown)[..., 0]
         # torch.special.entr takes three times as long.
         logs = (weights * weights.clamp(min=_LEAST).log() @ shown)[..., 0]

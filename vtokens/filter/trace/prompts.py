@@ -50,9 +50,11 @@ class ResponseBatch:
         for token in adapter.placeholder_ids.values():
             mask = mask & (ids != token)
         order = mask.long().argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()) :]
-        return self._followed(
-            adapter, {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order).long()}
-        )
+        alone = {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order).long()}
+        visibility = adapter.anatomy.visibility
+        if visibility is not None and self.inputs.get(visibility.kinds) is not None:
+            alone[visibility.kinds] = self.inputs[visibility.kinds].gather(1, order)
+        return self._followed(adapter, alone)
 
     def _followed(self, adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
         fed = self.responses[:, :-1]
@@ -64,7 +66,8 @@ class ResponseBatch:
         inputs["input_ids"] = torch.cat([inputs["input_ids"], fed], 1)
         mask = inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(fed)], 1)
         for name in inputs.keys() & POSITION_KINDS:
-            inputs[name] = torch.cat([inputs[name], inputs[name].new_zeros(fed.shape)], 1)
+            kind = adapter.anatomy.written_kind(name)
+            inputs[name] = torch.cat([inputs[name], inputs[name].new_full(fed.shape, kind)], 1)
         if not hasattr(adapter.multimodal, "get_rope_index"):  # these make positions of their own, in three dimensions
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         # Of the rows that predict a response: the first of them is where its prompt ends.

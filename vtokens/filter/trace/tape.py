@@ -31,6 +31,7 @@ class Layer:
         real: bool (B, W), False on padding; None if there is none.
         past: keys that were cached before that pass.
         scaling: the factor on the products of queries and keys.
+        softcap: c, where they become c * tanh(s / c); None if they stay as they are.
         image: (B, W, D), all its rows, entering the layer; None unless visual tokens are asked for.
         query: (B, H, R, D) a pass, of the rows that predict.
         hidden: (B, R, D) a pass, of the same rows, entering the layer.
@@ -43,6 +44,7 @@ class Layer:
     real: Tensor | None
     past: int
     scaling: float
+    softcap: float | None
     image: Tensor | None = None
     query: list[Tensor] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
@@ -69,7 +71,7 @@ class Layer:
         if self.past or first != self.width - self.query[0].shape[2]:
             return False
         real = None if self.real is None else pad(self.real, (0, behind), value=True)
-        self.looked = look(query, key, self.scaling, real, pad(self.visual, (0, behind)), first)
+        self.looked = look(query, key, self.scaling, real, pad(self.visual, (0, behind)), first, self.softcap)
         if done:
             self.query = []
         return True
@@ -120,7 +122,9 @@ class Tape:
         number, rows, parts = heads.layer, self.rows or 1, self.parts
         layer = self.layers.get(number)
         if layer is None:
-            layer = self.layers[number] = Layer(heads.visual, heads.fed, heads.valid, heads.past, heads.scaling)
+            layer = self.layers[number] = Layer(
+                heads.visual, heads.fed, heads.valid, heads.past, heads.scaling, heads.softcap
+            )
             if number in parts.image_states | parts.lens:
                 layer.image = heads.hidden
         output = heads.output if number in parts.layers and parts.divergence else None

@@ -28,7 +28,8 @@ class Vcd(Weighted):
         alpha: weight of the contrast; 1 in the paper's scripts, 0.5 as default of its code.
         beta: 0 rules nothing out, 1 leaves the favourite alone.
         steps: diffusion steps, 0 to 999; 500 in the paper.
-        seed: of the noise; pictures of one size get the same, so that a batch row is noised as it would be alone.
+        seed: of the noise; pictures of one size get the same, so that a batch row is noised as it would be alone,
+            and the frames of a video differ.
         branch: strategies under which the noised prompt runs, as "random(keep=0.1)"; None: the others of the spec.
     """
 

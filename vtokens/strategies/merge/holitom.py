@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
-from vtokens.kernels import density_peaks
+from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -20,8 +20,6 @@ from vtokens.strategies.views.visuals import Visuals
 
 _NEAR = 1e-3
 """A share of tokens this little above a whole number is that number."""
-_ROOM = 1 << 26
-"""Most distances held at once, in elements: 256 MiB."""
 
 
 @register("holitom", paper="HoliTom, arXiv:2505.21334")
@@ -79,7 +77,9 @@ class HoliTom(VideoPruner):
         order = order.masked_fill(~said, 3 * places + 3)
         found = visuals.best(frames.scatter(-order, -visuals.valid.float()), counts)
         kept = frames.gather(found.keep)
-        into = _nearest(mean, head & kept).gather(1, home)
+        near = nearest_centre(mean, real, head & kept)
+        near = torch.where(near < 0, near, near + own[:, :, :1]).flatten(1)
+        into = torch.where((head & kept).flatten(1), own.flatten(1), near).gather(1, home)
         return frames.merged(found, *self._weighed(home, into, static, head & kept, kept))
 
     def _weighed(
@@ -132,19 +132,3 @@ class HoliTom(VideoPruner):
             first[:, frame], last[:, frame] = begin, close
         still = until.gather(1, first[..., None].expand(-1, -1, places)) >= last[..., None]
         return first, still & (last > first)[..., None] & real
-
-
-def _nearest(tokens: Tensor, centre: Tensor) -> Tensor:
-    """int64 (V, T * P): where in T * P the centre of its frame is that each of the tokens (V, T, P, D) is nearest to.
-
-    Centres are nearest to themselves; -1 where a frame has none.
-    """
-    videos, length, places, _ = tokens.shape
-    step, found = max(1, _ROOM // places**2), []
-    for x, there in zip(tokens.flatten(0, 1).split(step), centre.flatten(0, 1).split(step), strict=True):
-        best = torch.cdist(x, x).masked_fill(~there[:, None], torch.inf).min(2)
-        found.append(torch.where(best.values.isfinite(), best.indices, -1))
-    at = torch.cat(found).view(videos, length, places)
-    own = torch.arange(length * places, device=at.device).view(1, length, places)
-    at = torch.where(at < 0, at, at + own[:, :, :1])
-    return torch.where(centre, own, at).flatten(1)

@@ -78,9 +78,8 @@ class Todre(Strategy):
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection:
         layout, threshold = visuals.layout, self.exit_threshold or 0.0
-        text = layout.valid & (layout.image < 0) & (layout.visual.cumsum(1) > 0)
         to_visual = _mass(visuals.received(index - 1, "text"), layout.visual)
-        to_text = _mass(visuals.received(index - 1, "visual"), text)
+        to_text = _mass(visuals.received(index - 1, "visual"), layout.words_after)
         leave = (to_visual < threshold) & (to_text < threshold)
         owner = torch.tensor(layout.owner, dtype=torch.long).to(leave.device)
         return Selection(visuals.valid & ~leave[owner][:, None])

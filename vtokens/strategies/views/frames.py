@@ -71,8 +71,9 @@ class Frames:
         return found.masked_fill(~self.real.view(*self.real.shape, *[1] * (found.dim() - 3)), 0)
 
     def scatter(self, values: Tensor, others: Tensor) -> Tensor:
-        """(V, T, P) of the videos -> (G, M), with `others` (G, M) at the pictures that are none."""
-        own = values.flatten(1).gather(1, self.at)
+        """(V, T, P, ...) of the videos -> (G, M, ...), with `others` of that shape at the pictures that are none."""
+        values = values.flatten(1, 2)
+        own = values[torch.arange(len(values), device=values.device)[:, None], self.at]
         if len(self.rows) == len(others):
             return own
         return others.index_copy(0, torch.tensor(self.rows).to(others.device), own)
@@ -85,13 +86,19 @@ class Frames:
 
         Args:
             keep: which tokens of all pictures stay.
-            into: int64 (V, T * P), the place of the kept token that each goes into.
-            weights: floating (V, T * P), how much of it.
+            into: int64 (V, T * P), the place of the kept token that each goes into; (V, T * P, J) where into several.
+            weights: floating, of that shape, how much of it.
         """
         own = torch.arange(keep.keep.shape[1], device=into.device).expand_as(keep.keep)
-        slot = self.slot.flatten(1).gather(1, into)
-        goes = self.scatter(slot, own)
-        return replace(keep, into=goes, weights=self.scatter(weights, torch.ones_like(own, dtype=weights.dtype)))
+        whole = torch.ones_like(own, dtype=weights.dtype)
+        if into.dim() == 3:  # images go into themselves once
+            more = into.shape[2] - 1
+            own = own[..., None].expand(-1, -1, 1 + more)
+            whole = torch.nn.functional.pad(whole[..., None], (0, more))
+        slot = self.slot.flatten(1).gather(1, into.flatten(1)).view_as(into)
+        shape = self.real.shape + into.shape[2:]
+        goes, much = self.scatter(slot.view(shape), own), self.scatter(weights.view(shape), whole)
+        return replace(keep, into=goes, weights=much)
 
 
 def rank(values: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class Heads(Noting):
         text_lane: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
             pictures; None unless the strategy asked for it.
         fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
+        until: int64 (B, W), the last row of this pass whose key each row sees; None if that is its own.
+        softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
     """
 
     layer: int
@@ -59,6 +61,8 @@ class Heads(Noting):
     prepared: Any = None
     text_lane: Tensor | None = None
     fed: Tensor | None = None
+    until: Tensor | None = None
+    softcap: float | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None
@@ -133,7 +137,9 @@ class Heads(Noting):
             Outputs float32 (groups, B, H, R, D) and log-sum-exps float32 (groups, B, H, R).
         """
         query, place = rows.gather(self.query), self._place(rows)
-        return grouped_attention(query, self.key, self.value, self._real(group), groups, self.scaling, place)
+        return grouped_attention(
+            query, self.key, self.value, self._real(group), groups, self.scaling, place, self.softcap
+        )
 
     def reweighed(
         self, group: Tensor, groups: int, rows: Rows, change: Callable[[Tensor], Tensor]
@@ -148,11 +154,15 @@ class Heads(Noting):
             Output float32 (B, H, R, D) and the shares before.
         """
         query, place = rows.gather(self.query), self._place(rows)
-        return reweighed_attention(query, self.key, self.value, self._real(group), groups, self.scaling, change, place)
+        return reweighed_attention(
+            query, self.key, self.value, self._real(group), groups, self.scaling, change, place, self.softcap
+        )
 
     def _place(self, rows: Rows) -> Tensor | None:
         # A single new token stands behind every key.
-        return None if rows.whole and self.query.shape[2] == 1 else rows.index + self.past
+        if rows.whole and self.query.shape[2] == 1:
+            return None
+        return (rows.index if self.until is None else self.until.gather(1, rows.index)) + self.past
 
     def _real(self, group: Tensor) -> Tensor:
         return group if self.valid is None else group.masked_fill(~self.valid, -1)

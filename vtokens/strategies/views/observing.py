@@ -13,6 +13,7 @@ from vtokens.strategies.signals import (
     InLayer,
     LayerKeys,
     Observed,
+    Pool,
     QueryRows,
     Relevance,
     Saliency,
@@ -58,17 +59,21 @@ class Observing:
         """
         return self._of_tower(lambda: self.observed.tower_keys(block), TowerKeys(block))
 
-    def attention(self, layer: int, rows: QueryRows = "last", rotary: bool = True) -> Tensor:
+    def attention(
+        self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
+    ) -> Tensor:
         """float32 (G, M): the attention each token receives in a decoder layer."""
-        return self._groups.gather(self.received(layer, rows, rotary))
+        return self._groups.gather(self.received(layer, rows, rotary, pool, lazy))
 
-    def received(self, layer: int, rows: QueryRows = "last", rotary: bool = True) -> Tensor:
+    def received(
+        self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
+    ) -> Tensor:
         """float32 (B, W): the attention every position receives in a decoder layer, text included.
 
         Raises:
             ValueError: that layer has not run yet, or ran without being watched for this.
         """
-        signal = Attention(layer, rows, rotary)
+        signal = Attention(layer, rows, rotary, pool, lazy)
         return self._of_layer(f"attention received in layer {layer} from the rows {rows!r} is", signal)
 
     def keys(self, layer: int, rotary: bool = True) -> Tensor:

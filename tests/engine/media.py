@@ -1,0 +1,83 @@
+"""Prompts with images and videos in any order, in every family that sees both; videos need no video processor.
+
+Frames go through the family's own image processor, and their placeholders are written as its video processor would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.families import MARK, image, inputs
+from tests.strategies.helpers import pair
+
+PATCHED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Frames of any size, as rows of patches."""
+APART = ("glm4v", "glm46v", "glm4v_moe")
+"""The same, each frame marked as an image."""
+POOLED = ("llava_onevision", "llava_next_video", "video_llava")
+"""Square frames, as many in each video of a call."""
+FRAMES = (*PATCHED, *APART, *POOLED)
+HELD = "\x01"
+"""A byte that holds the place of a video's features until the processor has gone over the text."""
+Part = str | Image.Image | Sequence[Image.Image]
+"""What a prompt is made of: text, an image, or the frames of a video."""
+
+
+def clip(frames: int, width: int = 84, height: int = 56, seed: int = 0) -> list[Image.Image]:
+    """The frames of a video, no two alike."""
+    return [image(width, height, seed=seed + 100 * number) for number in range(1, frames + 1)]
+
+
+def media(family: str, rows: Sequence[Sequence[Part]], side: str = "left") -> dict[str, Any]:
+    """A padded batch, one row a prompt."""
+    processor = pair(family)[1]
+    videos = [part for row in rows for part in row if not isinstance(part, str | Image.Image)]
+    made = [_video(family, processor, frames) for frames in videos]
+    written = iter([text for text, _ in made])
+    prompts = ["".join(_text(part, written) for part in row) for row in rows]
+    stills = [[part for part in row if isinstance(part, Image.Image)] for row in rows]
+    batch = dict(inputs(processor, prompts, stills if any(stills) else None, side))  # type: ignore[arg-type]
+    tok = processor.tokenizer
+    video = batch["input_ids"] == tok.convert_tokens_to_ids(tok.tokenize(HELD))[0]
+    if family not in POOLED:
+        batch["mm_token_type_ids"] = (batch["input_ids"] == tok.image_token_id).int() + 2 * video.int()
+    token = tok.image_token_id if family in APART else tok.video_token_id
+    batch["input_ids"] = batch["input_ids"].masked_fill(video, token)
+    return batch | _joined([pixels for _, pixels in made])
+
+
+def _text(part: Part, videos: Iterator[str]) -> str:
+    return part if isinstance(part, str) else MARK if isinstance(part, Image.Image) else next(videos)
+
+
+def _video(family: str, processor: Any, frames: Sequence[Image.Image]) -> tuple[str, dict[str, Tensor]]:
+    """What stands for a video in the text, and its pixels."""
+    each = [inputs(processor, [MARK], [[frame]]) for frame in frames]
+    tok = processor.tokenizer
+    if family in POOLED:
+        planes = torch.stack([one["pixel_values"].flatten(0, -4)[0] for one in each])
+        tokens = {"llava_onevision": 4 * len(frames) + 1, "llava_next_video": 4 * len(frames)}
+        return HELD * tokens.get(family, 17 * len(frames)), {"pixel_values_videos": planes[None]}
+    grid = each[0]["image_grid_thw"].clone()
+    count = int(grid.prod()) // 4
+    grid[0, 0] = len(frames)
+    pixels = {"pixel_values_videos": torch.cat([one["pixel_values"] for one in each]), "video_grid_thw": grid}
+    if family in APART:
+        frame = tok.image_start_token + HELD * count + tok.image_end_token
+        times = "".join(f"{frame}{number}" for number in range(len(frames)))
+        return tok.video_start_token + times + tok.video_end_token, pixels
+    runs = [HELD * count] * len(frames)
+    if family.startswith("qwen3"):  # which writes the time in front of each frame
+        timed = (f"<{n}>{tok.vision_start_token}{run}{tok.vision_end_token}" for n, run in enumerate(runs))
+        return "".join(timed), pixels
+    return tok.vision_start_token + "".join(runs) + tok.vision_end_token, pixels
+
+
+def _joined(pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The pixels of several videos in one call."""
+    return {name: torch.cat([one[name] for one in pixels]) for name in (pixels[0] if pixels else ())}
