@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,13 @@ def test_those_that_override_the_expansion_are_known() -> None:
     """A family that repeats pictures in a way of its own either mixes them up or was looked at."""
     own = {f for f in ALL if "_expand_multimodal_outputs" in vars(type(model(f, "plain")))}
     assert own == {f for f in ALL if adapter_for(model(f, "plain")).mixes_copies} == {*MIXING}
+
+
+def test_the_page_of_support_names_them() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "support.md").read_text()
+    [paragraph] = [one for one in page.split("\n\n") if one.startswith("Beams and several returned sequences")]
+    aside = {f for f in ALL if adapter_for(model(f, "plain")).anatomy.aside}
+    assert {f for f in ALL if f"`{f}`" in paragraph} == {*MIXING} | aside
 
 
 @pytest.mark.parametrize("family", MIXING)
