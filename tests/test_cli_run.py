@@ -19,6 +19,7 @@ from vtokens import scenes, video
 from vtokens.cli import main
 from vtokens.cli.inputs import FRAMES
 from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.recipes import AnswerScorer, search_frames
 
 QUESTION = "how many objects are there?"
 
@@ -104,6 +105,38 @@ def test_frames_of_a_video(capsys: pytest.CaptureFixture[str], clip: str, drawn:
     assert f"or take fewer than {FRAMES} frames (--frames)" in says
     assert "--overlay shows one picture, and a video" in failure(capsys, clip, "what?", "--overlay", "a.png")
     assert "start=9.0 lies behind the end" in failure(capsys, clip, "what?", "--frames", "1", "--start", "9")
+
+
+@files.needs_av
+@pytest.mark.parametrize("method", ["aks", "tstar"])
+def test_a_recipe_searches_for_frames(capsys: pytest.CaptureFixture[str], clip: str, method: str) -> None:
+    """By the model's own answers to each frame; the frames are those that the recipe gives in Python."""
+    model, processor = vtokens.load("scenes-llava")
+    found = search_frames(clip, QUESTION, AnswerScorer(model, processor), 2, method)
+    told = json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--recipe", method, "--json")[0])
+    assert told["recipe"] == method
+    assert told["inputs"][0]["frames"] == list(found.clip.indices)
+    assert told["answer"] == asked(found.clip.images(), QUESTION)
+
+
+@files.needs_av
+def test_timestamps_stand_before_frames(capsys: pytest.CaptureFixture[str], clip: str) -> None:
+    plain, timed = (
+        json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--json", *more)[0]) for more in ([], ["--timestamps"])
+    )
+    assert timed["prompt_tokens"] > plain["prompt_tokens"]
+    assert timed["visual_tokens"] == plain["visual_tokens"]
+
+
+def test_what_a_recipe_cannot_do(capsys: pytest.CaptureFixture[str], drawn: list[str]) -> None:
+    for line, says in (
+        (["-", "what?", "--recipe", "aks"], "--recipe reads a video again and again, and - can be read once"),
+        (["a.mp4", "what?", "--recipe", "aks", "--fps", "1"], "--fps and --recipe both say which frames are taken"),
+        (["a.mp4", "what?", "--scorer", "x"], "--scorer is for --recipe"),
+        ([drawn[0], "what?", "--recipe", "aks", "--timestamps"], "--recipe and --timestamps: there is no video"),
+        ([drawn[0], "what?", "--recipe", "best"], "'best'"),
+    ):
+        assert says in failure(capsys, *line)
 
 
 @files.needs_av

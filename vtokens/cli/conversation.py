@@ -10,6 +10,7 @@ from vtokens.cli.inputs import Visual
 from vtokens.core.prompts import chat_text, question_prompt
 from vtokens.loading.context import check_characters, check_room, context_of
 from vtokens.loading.media import MediaPrompt, batch_inputs, place_clip
+from vtokens.recipes import timed_parts
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Conversation:
         model, processor: from `vtokens.load`.
         visuals: stand before the first question.
         most: tokens of an answer.
+        timestamps: frames are shown as pictures, each behind its time.
         turns: so far, as a chat template takes them.
         prompt_tokens: of the last prompt.
     """
@@ -28,6 +30,7 @@ class Conversation:
     processor: Any
     visuals: Sequence[Visual]
     most: int
+    timestamps: bool = False
     turns: list[dict[str, Any]] = field(default_factory=list)
     prompt_tokens: int = 0
 
@@ -48,11 +51,14 @@ class Conversation:
             if one.clip is None:
                 images.append(one.image)
                 parts.append({"type": "image"})
+            elif self.timestamps:
+                images += one.clip.images()
+                parts += timed_parts(one.clip)
             else:
                 parts += place_clip(self.processor, one.clip, images, clips)
         asked = {"type": "text", "text": question}
         self.turns.append({"role": "user", "content": [asked] if self.turns else [*parts, asked]})
-        if len(self.turns) == 1 and not clips:
+        if len(self.turns) == 1 and not clips and not self.timestamps:
             text = question_prompt(self.processor, question, len(images))
         else:
             text = chat_text(self.processor, self.turns)

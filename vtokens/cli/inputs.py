@@ -68,6 +68,16 @@ def check_inputs(options: argparse.Namespace) -> None:
     readers = [*options.image, options.question].count(STANDARD_INPUT)
     if readers > 1 or (readers and options.chat):
         raise ValueError("the standard input can be read once: as one input, as the question, or by --chat")
+    if options.recipe:
+        far = next((name for name in options.image if name == STANDARD_INPUT or is_url(name)), None)
+        if far is not None:
+            raise ValueError(f"--recipe reads a video again and again, and {far} can be read once: save it as a file")
+        if options.fps is not None:
+            raise ValueError(
+                "--fps and --recipe both say which frames are taken: with a recipe, say how many (--frames)"
+            )
+    if options.scorer and not options.recipe:
+        raise ValueError("--scorer is for --recipe, which searches for frames")
     if options.overlay and len(options.image) > 1:
         raise ValueError(f"--overlay shows one picture, and {len(options.image)} are given")
 
@@ -86,6 +96,9 @@ def opened(options: argparse.Namespace) -> list[Visual]:
     asked = [f"--{name}" for name in ("frames", "fps", "start", "end") if getattr(options, name) is not None]
     if asked and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
+    moving = [f"--{name}" for name in ("recipe", "timestamps") if getattr(options, name)]
+    if moving and all(one.clip is None for one in found):
+        raise ValueError(f"{' and '.join(moving)}: there is no video, only pictures are given")
     if options.overlay and found[0].clip is not None:
         raise ValueError("--overlay shows one picture, and a video is given")
     return found

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from vtokens.cli.frames import METHODS, searched
 from vtokens.cli.inputs import FRAMES, STANDARD_INPUT, Visual, check_inputs, opened
 from vtokens.cli.options import above_zero, add_placement, check_picture, keep_value, seconds, whole
 from vtokens.cli.output import note, say
@@ -19,6 +20,7 @@ _EXAMPLES = """examples:
   vtokens run photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf --strategy "fastv(layer=3)" --keep 64
   vtokens run before.png after.png "What has changed?" --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run clip.mp4 "What happens?" --frames 64 --strategy evs --keep 0.1 --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run film.mp4 "When does it rain?" --recipe aks --frames 16 --timestamps --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run https://example.org/photo.jpg "What is this?" --json
   vtokens run - "What is this?" < photo.jpg
   vtokens run scene.png "how many objects are there?" --chat
@@ -50,6 +52,17 @@ def add_to(commands: Any) -> None:
     taken.add_argument("--fps", type=above_zero, metavar="R", help="take so many frames of each of its seconds")
     command.add_argument("--start", type=seconds, metavar="S", help="begin at this second of the video")
     command.add_argument("--end", type=seconds, metavar="S", help="end at this second of the video")
+    command.add_argument(
+        "--recipe",
+        choices=METHODS,
+        help="search each video for the frames that the question needs, as many as --frames",
+    )
+    command.add_argument(
+        "--scorer", metavar="MODEL", help="CLIP-like model that says how well a frame fits (the model's own answers)"
+    )
+    command.add_argument(
+        "--timestamps", action="store_true", help="show frames as pictures, each behind the time at which it is shown"
+    )
     command.add_argument("--overlay", metavar="PNG", help="write a picture of the patches that were kept")
     command.add_argument(
         "--max-new-tokens",
@@ -98,7 +111,9 @@ def _run(options: argparse.Namespace) -> None:
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
     for one in visuals:
         note_drawn(options.model, one.first())
-    conversation = Conversation(model, processor, visuals, options.max_new_tokens)
+    if options.recipe:
+        visuals = searched(visuals, options, model, processor, question)
+    conversation = Conversation(model, processor, visuals, options.max_new_tokens, timestamps=options.timestamps)
     for asked in _questions(question, options.chat):
         text = conversation.ask(asked)
         report = handle.report()
@@ -143,6 +158,7 @@ def _facts(
         "inputs": [one.facts() for one in visuals],
         "model": options.model,
         "strategy": report.strategy,
+        **({"recipe": options.recipe} if options.recipe else {}),
         "prompt_tokens": size,
         "visual_tokens": sum(kept.picture.tokens for kept in sample.pictures),
         "visual_tokens_per_layer": sample.average_tokens,

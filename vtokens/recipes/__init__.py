@@ -16,15 +16,33 @@ if TYPE_CHECKING:
     from vtokens.recipes.again import Again
     from vtokens.recipes.crop import Zoom, Zoomed, zoom
     from vtokens.recipes.region import Region
+    from vtokens.recipes.scorers import AnswerScorer, ClipScorer
+    from vtokens.recipes.search import Searched, search_frames, timed_parts
 
-__all__ = ["Again", "Region", "Zoom", "Zoomed", "zoom"]
+__all__ = [
+    "Again",
+    "AnswerScorer",
+    "ClipScorer",
+    "Region",
+    "Searched",
+    "Zoom",
+    "Zoomed",
+    "search_frames",
+    "timed_parts",
+    "zoom",
+]
 
-_CROP = "vtokens.recipes.crop"
+_CROP, _SCORERS, _SEARCH = "vtokens.recipes.crop", "vtokens.recipes.scorers", "vtokens.recipes.search"
 _MODULES = {
     "Again": "vtokens.recipes.again",
+    "AnswerScorer": _SCORERS,
+    "ClipScorer": _SCORERS,
     "Region": "vtokens.recipes.region",
+    "Searched": _SEARCH,
     "Zoom": _CROP,
     "Zoomed": _CROP,
+    "search_frames": _SEARCH,
+    "timed_parts": _SEARCH,
     "zoom": _CROP,
 }
 __getattr__ = importer(__name__, _MODULES)

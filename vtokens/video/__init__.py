@@ -7,8 +7,8 @@ processor(videos=[clip.frames], video_metadata=[clip.metadata], do_sample_frames
 
 from __future__ import annotations
 
-from .clip import Clip
-from .reading import BACKENDS, read
+from .clip import Clip, Timeline
+from .reading import BACKENDS, read, timeline
 from .sampling import evenly
 
-__all__ = ["BACKENDS", "Clip", "evenly", "read"]
+__all__ = ["BACKENDS", "Clip", "Timeline", "evenly", "read", "timeline"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,9 +14,9 @@ from vtokens.core.extras import install
 from vtokens.core.reading import regular
 from vtokens.video import given, with_decord, with_pyav, with_torchcodec
 from vtokens.video.backend import Opened, Skipped, Unreadable
-from vtokens.video.clip import Clip, of_file
+from vtokens.video.clip import Clip, Timeline, of_file
 from vtokens.video.facts import Facts, look
-from vtokens.video.sampling import check_asked, choose
+from vtokens.video.sampling import check_asked, check_indices, choose, inside
 from vtokens.video.whole import locked
 
 BACKENDS: Mapping[str, Callable[[str, Facts | None], Opened]] = {
@@ -38,6 +38,7 @@ def read(
     start: float | None = None,
     end: float | None = None,
     backend: str = "auto",
+    indices: Sequence[int] | None = None,
 ) -> Clip:
     """Frames of a video, the same whichever backend decodes it.
 
@@ -51,6 +52,7 @@ def read(
         start, end: seconds, to take them from a part.
         backend: "pyav", "decord", "torchcodec"; by default the first of them that can be imported, opens this file and
             is right about it. PyAV refuses damage inside a frame that its decoder notices; the others hide it.
+        indices: or the numbers of the frames of a file, rising, in place of `frames`, `fps`, `start` and `end`.
 
     Raises:
         OSError: no such file, or no regular one.
@@ -59,12 +61,47 @@ def read(
         MissingExtra: there is no backend.
     """
     is_file = isinstance(source, str | os.PathLike)
-    check_asked(frames, fps, start, end, all_frames=not is_file)
-    if backend != "auto" and backend not in BACKENDS:
-        raise unknown("backend", backend, [*BACKENDS, "auto"])
+    check_asked(frames, fps, start, end, all_frames=not is_file or indices is not None)
+    if indices is not None:
+        check_indices(indices, is_file, frames=frames, fps=fps, start=start, end=end)
+    _check_backend(backend)
     if not is_file:
         return given.passed(source, frames, fps, start, end)
-    path = os.fspath(source)
+
+    def ask(line: Timeline) -> list[int]:
+        return choose(line, frames, fps, start, end) if indices is None else inside(indices, line)
+
+    def until(line: Timeline) -> float | None:
+        return end if indices is None else float(line.times[min(int(indices[-1]), len(line.times) - 1)])
+
+    name, line, chosen, taken = _first(os.fspath(source), backend, until, ask)
+    return of_file(np.ascontiguousarray(taken), chosen, line, name)
+
+
+def timeline(source: str | os.PathLike[str], backend: str = "auto") -> Timeline:
+    """When each frame of a file is shown, by the backend that would decode it; nothing is decoded.
+
+    Raises:
+        OSError, ValueError, MissingExtra: as `read`.
+    """
+    _check_backend(backend)
+    return _first(os.fspath(source), backend, lambda line: None, lambda line: [])[1]
+
+
+def _check_backend(backend: str) -> None:
+    if backend != "auto" and backend not in BACKENDS:
+        raise unknown("backend", backend, [*BACKENDS, "auto"])
+
+
+def _first(
+    path: str, backend: str, until: Callable[[Timeline], float | None], ask: Callable[[Timeline], list[int]]
+) -> tuple[str, Timeline, list[int], np.ndarray]:
+    """What the first backend that is right about a file gives: its name, the timeline, numbers and frames.
+
+    Args:
+        until: the second up to which it is read; None to its end.
+        ask: which frames are wanted; if none, nothing is decoded.
+    """
     if not regular(path).st_size:
         raise Unreadable(f"{shorten(path)} is empty: it holds 0 bytes, and a video is needed")
     if locked(path):
@@ -80,6 +117,7 @@ def read(
             Exception
         ) as error:  # whatever a package raises that does not import, and FFmpeg's errors of many classes
             said["pyav"] = error
+        end = until(facts.line) if facts else None
         if facts and facts.cut and (end is None or end >= facts.line.times[facts.keys[-1]]):
             raise Unreadable(
                 f"{shorten(path)} is incomplete: {facts.cut}. What is there can be read with an end "
@@ -94,16 +132,16 @@ def read(
                 said[name] = error
                 continue
             _check_size(path, opened)
-            indices = choose(opened.line, frames, fps, start, end)
+            indices = ask(opened.line)
             _check_memory(indices, opened)
             try:
-                taken = opened.take(indices)
+                taken = opened.take(indices) if indices else np.empty((0, opened.height, opened.width, 3), np.uint8)
             except Unreadable:
                 raise
             except Exception as error:
                 said[name] = error
                 continue
-            return of_file(np.ascontiguousarray(taken), indices, opened.line, name)
+            return name, opened.line, indices, taken
     raise _nobody(path, said, backend)
 
 

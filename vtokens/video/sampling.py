@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,6 +42,35 @@ def check_asked(
             raise ValueError(f"{name}={value} is not allowed: seconds from 0 are")
     if start is not None and end is not None and end < start:
         raise ValueError(f"end={end} lies before start={start}")
+
+
+def check_indices(indices: Sequence[int], is_file: bool, **asked: float | None) -> None:
+    """Check numbers of frames that `read` was asked for.
+
+    Args:
+        indices: they.
+        is_file: whether the frames are those of a file.
+        asked: what else was asked for, None if not.
+
+    Raises:
+        TypeError: a number that is none.
+        ValueError: none, some that do not rise, something else beside them, or frames that are given already.
+    """
+    if beside := [f"{name}={value}" for name, value in asked.items() if value is not None]:
+        raise ValueError(f"indices and {', '.join(beside)} cannot both be kept: give one of them")
+    if not is_file:
+        raise ValueError("indices are numbers of frames of a file: of frames that are there already, choose before")
+    if any(isinstance(at, bool) or not isinstance(at, int | np.integer) for at in indices):
+        raise TypeError(f"indices={shorten(list(indices))} is not allowed: whole numbers are")
+    if not indices or indices[0] < 0 or any(b <= a for a, b in pairwise(indices)):
+        raise ValueError(f"indices={shorten(list(indices))} is not allowed: one or more, rising, from 0 on")
+
+
+def inside(indices: Sequence[int], line: Timeline) -> list[int]:
+    """The numbers of some frames; ValueError if the video has fewer."""
+    if indices[-1] >= len(line.times):
+        raise ValueError(f"there is no frame {indices[-1]}: the video has {len(line.times):,}, from 0 on")
+    return [int(at) for at in indices]
 
 
 def choose(line: Timeline, frames: int | None, fps: float | None, start: float | None, end: float | None) -> list[int]:
