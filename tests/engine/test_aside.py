@@ -273,6 +273,22 @@ def test_a_prompt_without_its_pictures_keeps_its_sounds(family: str) -> None:
     check_answers(got, expect(plain, batch, [alone], guided(1.5, 0.02), **options))
 
 
+def test_given_answers_get_the_logits_that_written_ones_get(family: str) -> None:
+    """`logits_to_keep` says where the prompt ends, though a thinker gives all logits whatever it is asked for."""
+    target = model(family, "pruned")
+    batch = heard(family, [f"{SOUND} what {PICTURE} is it?"])
+    options = {"do_sample": False, "max_new_tokens": 3, "eos_token_id": 10**6}
+    with vtokens.attach(target, "fastv(keep=0.5, layer=2)+pai(gamma=1.5, beta=0.02)"):
+        written = target.generate(**batch, **options, **DETAILS)
+        ids = written.sequences[:, :-1]
+        given = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        logits = target(**given, logits_to_keep=3).logits
+    assert logits.shape[1] == ids.shape[1]
+    for mine, theirs in zip(logits[0, -3:], written.scores, strict=True):
+        assert torch.equal(mine.isinf(), theirs[0].isinf())
+        close_pass(mine.log_softmax(-1), theirs[0].log_softmax(-1), passes=2)
+
+
 def test_another_prompt_has_the_sounds_where_they_stand_in_it(family: str) -> None:
     """The negative prompt of `lqcd`; one without their lengths, or with others, is refused."""
     target, plain = model(family, "pruned"), model(family, "plain")

@@ -50,6 +50,8 @@ def greedy(processor: Any) -> dict[str, Any]:
         ("idefics3", "fastv(keep=0.5, layer=2)"),
         ("gemma3", "cls(keep=0.4)"),
         ("qwen3_vl_moe", "fastv(keep=0.5, layer=2)"),
+        ("qwen2_5_omni_thinker", "cls(keep=0.4)"),
+        ("kimi_k25", "cls(keep=0.4)"),
     ],
 )
 def test_a_batch_is_filtered_as_each_sample_is_alone(family: str, spec: str) -> None:
@@ -97,3 +99,12 @@ def test_a_stream_tells_what_generate_does(family: str) -> None:
         assert any(outcome.edits for outcome in outcomes)
         for shown, asked, outcome in zip(images, prompts, outcomes, strict=True):
             assert "".join(event.text for event in found.stream(shown, asked, **given)) == outcome.text
+
+
+def test_a_stream_over_latents_is_refused() -> None:
+    """While it is written, attention is computed from cached keys, and Kimi caches what heads make theirs of."""
+    model, processor = build("kimi_k25")
+    images, prompts = ask(processor)
+    found = HallucinationFilter(model, processor, "fast", Words())
+    with pytest.raises(ValueError, match="layers that cache no keys of heads take generate"):
+        list(found.stream(images[0], prompts[0], action="redact", threshold=LOW, **greedy(processor)))

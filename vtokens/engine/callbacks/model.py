@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
+from vtokens.adapters.decoder import inside
 from vtokens.engine.block import Block, negative_prompt
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
@@ -28,7 +31,9 @@ class ModelHooks(Base):
             return
         _check_replica(module, block)
         kwargs = named(module, args, kwargs)
-        here().enter(self, Outer(kwargs.get("labels"), kwargs.get("logits_to_keep", 0)))
+        kind: Any = type(inside(module))
+        keep = kwargs.get("logits_to_keep", 0)
+        here().enter(self, Outer(kwargs.get("labels"), keep, keep if _cuts_logits(kind) else 0))
         if block.plan.contrast is not None:
             self.standing["head"].follow(self.adapter.model.get_output_embeddings())
 
@@ -98,6 +103,12 @@ class ModelHooks(Base):
             return self.adapter.language_model(**inputs)
         finally:
             self.forget_call()
+
+
+@functools.cache
+def _cuts_logits(kind: Any) -> bool:
+    """Whether models of this class give the logits alone that `logits_to_keep` asks for."""
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 def _check_replica(module: nn.Module, block: Block) -> None:

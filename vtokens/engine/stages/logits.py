@@ -181,6 +181,6 @@ def _changed(
 
 
 def kept(request: Request, length: int) -> Tensor:
-    """int64 (R,): the positions, of `length` fed ones, that the caller wants logits of."""
-    keep = request.logits_to_keep
+    """int64 (R,): the positions, of `length` fed ones, that the model gives logits of."""
+    keep = 0 if request.outer is None else request.outer.returned
     return torch.arange(length)[keep.cpu() if isinstance(keep, Tensor) else slice(-keep or None, None)]

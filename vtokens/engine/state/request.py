@@ -21,10 +21,12 @@ class Outer:
     Attributes:
         labels: as the caller gave them; None if there are none.
         logits_to_keep: as the caller gave it; 0 is all logits.
+        returned: which of them the model gives, said as `logits_to_keep` is: some give all, whatever they are asked.
     """
 
     labels: Any
     logits_to_keep: Any
+    returned: Any
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def _apart(model: PreTrainedModel, stages: set[str], *more: Strategy) -> Iterato
 def _likely(output: Any, given: ResponseBatch) -> Tensor:
     """float32 (B, T): log-probability of the response tokens."""
     shape = given.responses.shape
-    return likelihood(output.logits.flatten(0, 1), given.responses.flatten()).logprob.view(shape)
+    logits = output.logits[:, -shape[1] :]  # omni models give all of them, whatever they are asked for
+    return likelihood(logits.flatten(0, 1), given.responses.flatten()).logprob.view(shape)
 
 
 def _without(model: PreTrainedModel, given: ResponseBatch, tape: Tape, traces: list[Trace]) -> Tensor:

@@ -100,7 +100,8 @@ def generate(
 def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:
     adapter = adapter_for(model)
     with recording(model, parts, given.responses.shape[1]) as (tape, handle):
-        logits = cast(Any, model)(**given.full(adapter)).logits
+        # Omni models give all of them, whatever they are asked for.
+        logits = cast(Any, model)(**given.full(adapter)).logits[:, -given.responses.shape[1] :]
         record = handle.record
     assert record is not None
     found = likelihood(logits.flatten(0, 1), given.responses.flatten())
