@@ -22,7 +22,7 @@ from tests.engine.contrasted import (
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 
-BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma")  # whose images, or whole prompts, see themselves both ways
+BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma", "gemma4")  # whose images, or whole prompts, see themselves both ways
 GROUPS = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 # No token ends an answer, so that logits are looked at as they are.
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": 10**6}
@@ -65,6 +65,12 @@ def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0)
         noisy = pixels.clone()
         for plane, (high, wide) in zip(noisy, prompt["image_sizes"].tolist(), strict=True):
             plane[:, :high, :wide] = change(plane[:, :high, :wide])
+        return {**prompt, "pixel_values": noisy}
+    if family == "gemma4":  # pictures are rows of patches, padded too, whose values its tower maps from 0..1 to -1..1
+        noisy = pixels.clone()
+        for plane, places in zip(noisy, prompt["image_position_ids"], strict=True):
+            real = int((places[:, 0] >= 0).sum())
+            plane[:real] = (change(2 * plane[:real] - 1) + 1) / 2
         return {**prompt, "pixel_values": noisy}
     flat = pixels.reshape(-1, *pixels.shape[-3:])
     return {**prompt, "pixel_values": torch.stack([change(plane) for plane in flat]).view_as(pixels)}

@@ -22,7 +22,7 @@ from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.strategies import Visuals
 
-BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma")  # whose images, or whole prompts, see themselves both ways
+BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma", "gemma4")  # whose images, or whole prompts, see themselves both ways
 FASTV = "fastv(keep=0.25, layer=2)"
 
 

@@ -121,7 +121,7 @@ def feature_block(target: Any) -> int:
     return int(layer) % (len(vision.encoder.layers) + 1) - 1
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", [one for one in EVERY if one != "gemma4"])  # which norms and turns them
 def test_they_are_what_the_key_projection_gives(family: str) -> None:
     target, batch = model(family, "pruned"), ragged(family)
     found = looked(target, batch)

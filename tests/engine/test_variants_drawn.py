@@ -62,6 +62,7 @@ def variants(draw: st.DrawFn) -> tuple[str, dict[str, Any], dict[str, Any]]:
                 "gemma3",
                 "gemma3",
                 "paligemma",
+                "gemma4",
                 "llava",
                 "llava_onevision",
                 "qwen2_vl",
@@ -75,6 +76,11 @@ def variants(draw: st.DrawFn) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if family == "gemma3":
         layers, angles = draw(st.sampled_from([*LAYERS])), draw(st.sampled_from([*ANGLES]))
         return family, {**window, "layer_types": layers, "rope_parameters": angles}, {}
+    if family == "gemma4":  # values that are keys, heads of two widths, and of the smaller ones no inputs by layer
+        wide = {"global_head_dim": draw(st.sampled_from([16, 32])), "attention_k_eq_v": draw(st.booleans())}
+        inner = {"hidden_size_per_layer_input": draw(st.sampled_from([0, 8])), "num_global_key_value_heads": 1}
+        sees = {"use_bidirectional_attention": draw(st.sampled_from([None, "vision"]))}
+        return family, {**window, **wide, **inner, **sees, "layer_types": draw(st.sampled_from([*LAYERS][:2]))}, {}
     if family == "paligemma":  # with Gemma 2, whose windows spare a prompt and whose scores are capped
         caps = {"attn_logit_softcapping": draw(st.sampled_from([None, 1.5, 50.0])), "final_logit_softcapping": 3.0}
         layers = draw(st.sampled_from([*LAYERS]))

@@ -72,11 +72,14 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 # Normed queries and keys prefer little, whatever their projections are.
                 if "q_norm" in name or "k_norm" in name:
                     # Gemma's norms count from 1.
-                    weight.data.add_(0.6) if family == "gemma3" else weight.data.mul_(QK_NORM_GAIN)
+                    if family == "gemma3":
+                        weight.data.add_(0.6)
+                    else:  # Gemma 4 scales their products by 1
+                        weight.data.mul_(0.7 if family == "gemma4" else QK_NORM_GAIN)
                 if name.endswith(("gate", "gate_attn", "gate_ffn")):  # Mllama's start at 0
                     weight.data.add_(1.0)
-            elif "mm_input_projection" in name:  # which starts at 0
-                weight.data.normal_(std=0.3)
+            elif "mm_input_projection" in name or "position_embedding_table" in name:
+                weight.data.normal_(std=0.3)  # which start at one number
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
             elif any(part in name for part in ("_tower.", "vision_model")) and ("q_proj" in name or "k_proj" in name):
                 weight.data.mul_(TOWER_QK_GAIN)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, BatchFeature
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -118,3 +119,40 @@ class Patches(ByHand):
             parts.append(cells.reshape(high * wide, 3, side, side))
         made["pixel_values"] = torch.cat(parts)
         return made
+
+
+class Padded(ByHand):
+    """Gemma 4's pictures: as many tokens as they are large, and patches padded to those of the largest and a few more.
+
+    Its own processor wants parts for videos and sound, and makes every picture as large as its 70 tokens allow.
+    """
+
+    pixels = Gemma4ImageProcessorPil
+
+    def __call__(self, images: Any, text: list[str], **options: Any) -> BatchFeature:
+        """A batch of tensors; options go to the tokenizer."""
+        patches, factor = self.image_processor, self.image_processor.pooling_kernel_size
+        cell = patches.patch_size * factor
+        sized = [
+            one.resize([cell * max(1, round(side / cell)) for side in one.size])
+            for group in images or []
+            for one in group
+        ]
+        made = patches(sized, do_resize=False, return_tensors="pt") if sized else {}
+        counts = [int(count) for count in made.get("num_soft_tokens_per_image", [])]
+        batch = BatchFeature({**self.tokenizer(self.with_pictures(text, counts), **options)})
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token_id).long()
+        if sized:
+            longest = factor**2 * (max(counts) + 1)
+            batch |= {name: made[name][:, :longest] for name in ("pixel_values", "image_position_ids")}
+        return batch
+
+    def with_pictures(self, text: list[str], counts: list[int]) -> list[str]:
+        """Prompts whose marks for pictures are as many tokens as each has, framed."""
+        tok, left, rows = self.tokenizer, iter(counts), []
+        for row in text:
+            before, *behind = row.split(self.image_token)
+            for part in behind:
+                before += f"{tok.boi_token}{self.image_token * next(left)}{tok.eoi_token}{part}"
+            rows.append(before)
+        return rows

@@ -126,6 +126,31 @@ PROOF["paligemma"] = {
     "vision_config": SIGLIP,
     "projection_dim": 64,
 }
+# Squares of 2 x 2 patches make a token; pictures are padded to as many patches as the largest has, and a few more.
+PROOF["gemma4"] = {
+    "text_config": {
+        **TEXT,
+        "head_dim": 16,
+        "global_head_dim": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "hidden_size_per_layer_input": 8,
+        "use_bidirectional_attention": "vision",
+    },
+    "vision_config": {
+        **{name: TOWER[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers")},
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "patch_size": 16,
+        "pooling_kernel_size": 2,
+        "position_embedding_size": 64,
+        "standardize": True,
+        "initializer_range": 0.2,
+    },
+    "audio_config": None,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
 PROOF["qwen3_vl_moe"] = {
     **BASE["qwen3_vl"],
     "text_config": {
@@ -175,6 +200,10 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     elif family == "paligemma":
         fields["image_token_index"] = tokenizer.image_token_id
         fields["vocab_size"] = len(tokenizer)
+    elif family == "gemma4":
+        names = ("image", "video", "audio", "boi", "eoi", "boa")
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+        fields["text_config"]["vocab_size_per_layer_input"] = len(tokenizer)
     elif family in PROOF:
         names = ("image", "boi", "eoi") if family == "gemma3" else ("image",)
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -27,7 +28,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from vtokens.loading.processors import pictures_only
 
 from . import adapted
-from .by_hand import Prefixed
+from .by_hand import Padded, Prefixed
 
 VOCABULARY = 320
 CORPUS = [
@@ -69,6 +70,10 @@ MLLAMA_TOKENS = {
     "pad": "<|finetune_right_pad_id|>",
     "image": "<|image|>",
 }
+GEMMA4_TOKENS = {
+    "bos": "<bos>", "eos": "<eos>", "pad": "<pad>", "image": "<|image|>", "video": "<|video|>", "audio": "<|audio|>",
+    "boi": "<|image>", "eoi": "<image|>", "boa": "<|audio>",
+}  # fmt: skip
 PALIGEMMA_TOKENS = {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>", "image": "<image>"}
 TOKENS = {
     "llava": LLAMA_TOKENS,
@@ -83,6 +88,7 @@ TOKENS = {
     "qwen3_vl_moe": QWEN_TOKENS,
     "mllama": MLLAMA_TOKENS,
     "paligemma": PALIGEMMA_TOKENS,
+    "gemma4": GEMMA4_TOKENS,
 }
 
 QWEN_PROCESSORS = {
@@ -140,6 +146,9 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
         )
         tokens = (vision.image_size // vision.patch_size // config.scale_factor) ** 2
         return Idefics3Processor(tiles, tok, image_seq_len=tokens)
+    if family == "gemma4":
+        settings = {"patch_size": vision.patch_size, "pooling_kernel_size": vision.pooling_kernel_size}
+        return Padded(Gemma4ImageProcessorPil(max_soft_tokens=70, **settings), tok)
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "mllama":
         return MllamaProcessor(MllamaImageProcessorPil(size=square, max_image_tiles=vision.max_num_tiles), tok)

@@ -70,12 +70,14 @@ class Deepstack:
 class Visibility:
     """Which positions see what comes after them, where the multimodal module makes the masks of the decoder.
 
-    A position sees those before it and those of its own block. Blocks are stretches of one kind; they count in the pass
-    that feeds them. Of all that, a position sees what its layer's window reaches.
+    A position sees those before it and those of its own block. Blocks are stretches of some kinds; they count in the
+    pass that feeds them. Of all that, a position sees what its layer's window reaches.
 
     Attributes:
         kinds: argument of the multimodal module with the kind of each position, (B, N) from the start of the sequence.
-        kind: the kind whose stretches are blocks.
+        kind: the kinds whose stretches are blocks.
+        setting: the decoder's `use_bidirectional_attention` with which there are any; None if there always are.
+        windows: only layers with a window see them, others what comes before alone.
         prefix: the one stretch of that kind, padding left out, is a whole prompt (prefix LM). It counts in the pass
             that begins a sequence, or in one that is itself given pixels, and no window cuts it. Other passes, and
             prompts without kinds, have masks that follow from padding and implementation; the latter are refused.
@@ -83,9 +85,28 @@ class Visibility:
     """
 
     kinds: str
-    kind: int
+    kind: tuple[int, ...]
+    setting: str | None = None
+    windows: bool = False
     prefix: bool = False
     text: int = 0
+
+
+@dataclass(frozen=True)
+class PerLayer:
+    """Inputs that each decoder layer gets beside its states: an embedding of the token at each position (Gemma 3n, 4).
+
+    A layer gets them as its second positional argument, (B, W, P) of the columns that it sees.
+
+    Attributes:
+        name: the decoder's keyword argument with what it makes of token ids, (B, N, layers, P); None where it has none.
+        of_ids: its method that makes them of ids (B, N), visual ones replaced by padding.
+        joined: its method that makes of embeddings (B, N, D), and of these, what layers get: layer i [:, :, i].
+    """
+
+    name: str
+    of_ids: str
+    joined: str
 
 
 @dataclass(frozen=True)
@@ -142,6 +163,7 @@ class Anatomy:
             part of a sequence: second sequences get them too.
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
         visibility: what sees what comes after it; None if every position sees only those before it.
+        per_layer: what each decoder layer gets beside its states; None if it gets none.
         cross: how the decoder attends to visual tokens outside the sequence; None if they stand in it.
         latent: whether attention may cache what all heads share in place of their keys and values (arXiv:2405.04434):
             no heads' keys can be dropped from that, and no second sequence stands beside it.
@@ -158,6 +180,7 @@ class Anatomy:
     side_inputs: frozenset[str] = frozenset()
     deepstack: Deepstack | None = None
     visibility: Visibility | None = None
+    per_layer: PerLayer | None = None
     cross: Cross | None = None
     latent: bool = False
     stages: frozenset[str] = frozenset(STAGES)
@@ -171,4 +194,10 @@ class Anatomy:
         """The keyword arguments of the decoder that the family declares."""
         stack, cross = self.deepstack, self.cross
         of_stack = set() if stack is None else {stack.name, stack.at}
-        return self.side_inputs | of_stack | (set() if cross is None else {cross.states, cross.mask, *cross.others})
+        of_layers = set() if self.per_layer is None else {self.per_layer.name}
+        return (
+            self.side_inputs
+            | of_stack
+            | of_layers
+            | (set() if cross is None else {cross.states, cross.mask, *cross.others})
+        )

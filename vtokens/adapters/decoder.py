@@ -106,8 +106,15 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         yield f"its config names layers of {', '.join(others)}"
         return
     visibility = adapter.anatomy.visibility
-    if getattr(config, "use_bidirectional_attention", None) is True and not (visibility and visibility.prefix):
+    sees = getattr(config, "use_bidirectional_attention", None)
+    if (sees is True and not (visibility and visibility.prefix)) or sees == "all":
         yield "its layers see all that comes after them (use_bidirectional_attention)"
+    if shared := getattr(config, "num_kv_shared_layers", 0):
+        yield (
+            f"its last {shared} layers attend to keys of earlier ones and cache none of their own "
+            f"(num_kv_shared_layers={shared}), of which strategies do not know which columns they stand for"
+        )
+        return
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
     seen: set[type] = set()

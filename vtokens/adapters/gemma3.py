@@ -21,7 +21,7 @@ POOLED = TowerSpec(("vision_tower.vision_model", "vision_tower"), "encoder.layer
 class Gemma3(Adapter):
     """Gemma 3. The crops of pan and scan are further pictures; scores are pooled as features are."""
 
-    anatomy = Anatomy({"image": POOLED}, visibility=Visibility("token_type_ids", 1))
+    anatomy = Anatomy({"image": POOLED}, visibility=Visibility("token_type_ids", (1,)))
     examples = ("google/gemma-3-4b-it", "google/gemma-3-12b-it", "google/gemma-3-27b-it")
 
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:

@@ -17,7 +17,7 @@ from vtokens.adapters.tiles import Tiles
 class PaliGemma(Tiles):
     """PaliGemma. Its pictures stand before everything else; all text of a prompt sees them, and they see the text."""
 
-    anatomy = Anatomy({"image": POOLED}, visibility=Visibility("token_type_ids", 0, prefix=True, text=1))
+    anatomy = Anatomy({"image": POOLED}, visibility=Visibility("token_type_ids", (0,), prefix=True, text=1))
     examples = ("google/paligemma-3b-mix-224", "google/paligemma2-3b-mix-224", "google/paligemma2-10b-mix-448")
 
     def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:

@@ -98,7 +98,7 @@ def projector_flops(encoding: Encoding) -> int:
     return sum(map(_matrix_flops, encoding.projector))
 
 
-def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
+def layer_flops(config: Any, queries: int, keys: int | None = None, index: int = 0) -> int:
     """Floating-point operations of one decoder layer for one sequence.
 
     A multiply-add counts two. Counted are the four attention projections, the two attention products over the full
@@ -110,13 +110,17 @@ def layer_flops(config: Any, queries: int, keys: int | None = None) -> int:
         config: the decoder's config.
         queries: positions that enter the layer.
         keys: positions attended to; default the same.
+        index: the layer, where they differ.
     """
     keys = queries if keys is None else keys
-    heads, kv_heads, dim = _heads(config)
+    heads, kv_heads, dim = _heads(config, index)
     width, inner, router = config.hidden_size, *_mlp(config)
-    projections = width * dim * (2 * heads + 2 * kv_heads) * queries
+    kinds = 1 if _values_are_keys(config, index) else 2
+    projections = width * dim * (2 * heads + kinds * kv_heads) * queries
     products = 2 * queries * keys * heads * dim
-    return 2 * (projections + products + width * (3 * inner + router) * queries)
+    # Inputs of its own go through a gate and back (`Anatomy.per_layer`).
+    beside = 2 * (getattr(config, "hidden_size_per_layer_input", None) or 0)
+    return 2 * (projections + products + width * (3 * inner + router + beside) * queries)
 
 
 def cross_layer_flops(config: Any, queries: int, keys: int) -> int:
@@ -127,7 +131,7 @@ def cross_layer_flops(config: Any, queries: int, keys: int) -> int:
         queries: positions of the sequence.
         keys: visual tokens, and what else is attended to.
     """
-    _, kv_heads, dim = _heads(config)
+    _, kv_heads, dim = _heads(config, 0)
     return layer_flops(config, queries, keys) + 4 * config.hidden_size * dim * kv_heads * (keys - queries)
 
 
@@ -139,23 +143,28 @@ def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] |
         lengths: rows that each layer computes.
         attended: positions its attention works on, where merged tokens stand at several; default the same.
     """
-    total = sum(layer_flops(config, length) for length in lengths)
-    heads, _, dim = _heads(config)
-    pairs = zip(lengths, lengths if attended is None else attended, strict=True)
-    return total + sum(4 * (seen * seen - rows * rows) * heads * dim for rows, seen in pairs)
+    total = sum(layer_flops(config, length, index=index) for index, length in enumerate(lengths))
+    if lengths:
+        total += lengths[0] * _entering(config, len(lengths))
+    for index, (rows, seen) in enumerate(zip(lengths, lengths if attended is None else attended, strict=True)):
+        heads, _, dim = _heads(config, index)
+        total += 4 * (seen * seen - rows * rows) * heads * dim
+    return total
 
 
 def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:
     """Decoder FLOPs of `steps` tokens fed back one at a time, layer i having cached `lengths[i]`; head excluded."""
-    idle = layer_flops(config, 1, 0)
-    keys = sum(steps * length + steps * (steps + 1) // 2 for length in lengths)
-    return steps * len(lengths) * idle + keys * (layer_flops(config, 1, 1) - idle)
+    total = steps * _entering(config, len(lengths))
+    for index, length in enumerate(lengths):
+        idle, keys = layer_flops(config, 1, 0, index), steps * length + steps * (steps + 1) // 2
+        total += steps * idle + keys * (layer_flops(config, 1, 1, index) - idle)
+    return total
 
 
 def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
     """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes."""
-    _, kv_heads, dim = _heads(config)
-    return 2 * kv_heads * dim * itemsize * sum(lengths)
+    heads = [_heads(config, index) for index in range(len(lengths))]
+    return 2 * itemsize * sum(kv * dim * length for (_, kv, dim), length in zip(heads, lengths, strict=True))
 
 
 def _matrix_flops(shape: tuple[int, int, int]) -> int:
@@ -170,6 +179,8 @@ def _mlp(config: Any) -> tuple[int, int]:
         ValueError: only some of the layers have experts, so that no layer stands for all.
     """
     inner, chosen = getattr(config, "moe_intermediate_size", None), getattr(config, "num_experts_per_tok", None)
+    if getattr(config, "enable_moe_block", False):  # experts beside the MLP
+        return config.intermediate_size + config.top_k_experts * inner, config.num_experts
     if not inner or not chosen:
         return config.intermediate_size, 0
     if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
@@ -177,7 +188,19 @@ def _mlp(config: Any) -> tuple[int, int]:
     return chosen * inner, getattr(config, "num_experts", 0)
 
 
-def _heads(config: Any) -> tuple[int, int, int]:
-    heads = config.num_attention_heads
+def _entering(config: Any, depth: int) -> int:
+    """Operations for one position before the first layer: all layers' own inputs are made there."""
+    return 2 * config.hidden_size * depth * (getattr(config, "hidden_size_per_layer_input", None) or 0)
+
+
+def _values_are_keys(config: Any, index: int) -> bool:
+    """Whether a layer makes its values of the same projection as its keys (Gemma 4)."""
+    return bool(getattr(config, "attention_k_eq_v", False)) and config.layer_types[index] == "full_attention"
+
+
+def _heads(config: Any, index: int) -> tuple[int, int, int]:
+    """Query heads, key heads and their width in a layer."""
+    mixed = getattr(config, "per_layer_config", None)
+    config, heads = mixed[index] if mixed else config, config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return heads, getattr(config, "num_key_value_heads", None) or heads, dim

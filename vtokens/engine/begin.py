@@ -33,6 +33,7 @@ from vtokens.engine.state.both_ways import BothWays, stretches
 from vtokens.engine.state.cache_layers import tracked_layers
 from vtokens.engine.state.injection import injected, left_to_engine
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.per_layer import per_layer_of
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import fed_positions, given_positions, rotary_positions
 from vtokens.engine.state.prompt_end import answered_counts, asked_for, prompt_ends
@@ -124,7 +125,7 @@ def _entered(lane: Lane, pictures: Pictures, kwargs: Kwargs) -> Begun:
     """A pass with pictures whose `prompt` strategies have acted."""
     text = None
     if lane.plan.text_lane and lane.past == 0 and lane.shows:
-        text = TextLane(lane, pictures, side_inputs(lane.adapter, kwargs))
+        text = TextLane(lane, pictures, side_inputs(lane.adapter, kwargs), per_layer_of(lane.adapter, kwargs))
     return Pass(lane.plan, lane, None, text), prompt.enter(lane, kwargs)
 
 
@@ -139,7 +140,9 @@ def _cached(
 ) -> tuple[Kwargs, Any, int, Tensor | None]:
     """The inputs of a pass, its cache, how many positions were fed before, and the padding mask over all positions."""
     cache, past = given_cache(kwargs), _past(kwargs)
-    kwargs = with_padding_mask(kwargs, past, pictures, both_ways)
+    # The mask that it is read off is that of layers without a window.
+    everywhere = None if both_ways is None or both_ways.windows else both_ways
+    kwargs = with_padding_mask(kwargs, past, pictures, everywhere)
     mask = kwargs.get("attention_mask")
     check_continued(plan, cache)
     padding = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -190,4 +193,6 @@ def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | Non
         both = with_negative(lane, contrast.plan, kwargs)
         return (None, None, None) if both is None else (both[0], None, both[1])
     positions = fed_positions(lane.past, kwargs, hidden)
-    return None, Start(request, lane, lane.pictures, hidden, positions, side_inputs(lane.adapter, kwargs)), None
+    per_layer = per_layer_of(lane.adapter, kwargs)
+    side = side_inputs(lane.adapter, kwargs)
+    return None, Start(request, lane, lane.pictures, hidden, positions, side, per_layer), None

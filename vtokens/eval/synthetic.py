@@ -73,7 +73,7 @@ def prompts(
     for name in {*POSITION_KINDS} & inspect.signature(type(model).forward).parameters.keys():
         batch[name] = (ids == token).long()
         if visibility is not None and visibility.kinds == name:
-            batch[name] = torch.where((ids == token) | visibility.prefix, visibility.kind, visibility.text)
+            batch[name] = torch.where((ids == token) | visibility.prefix, visibility.kind[0], visibility.text)
     return batch
 
 

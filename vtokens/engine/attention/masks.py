@@ -73,7 +73,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
     """
     layer, view = shortened(lane.cache, index), lane.view if fold is None else fold.view
     past, length = lengths(lane.cache, index).present, hidden.shape[1] if fold is None else fold.member.shape[1]
-    window, slots = lane.windows.get(index), slots_seen(lane, index)
+    window, slots, both_ways = lane.windows.get(index), slots_seen(lane, index), lane.both_ways_at(index)
 
     def make() -> Any:
         config, rule = lane.adapter.language_model.config, None
@@ -84,18 +84,18 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
             rule = in_window(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
-            if lane.both_ways is None or lane.both_ways.whole:
+            if both_ways is None or both_ways.whole:
                 rule = and_masks(causal_mask_function, rule)
-        if lane.both_ways is not None and lane.both_ways.whole and rule is not None:
-            rule = or_masks(rule, in_stretch(lane.both_ways.seen(view, hidden.device), past))
-        elif lane.both_ways is not None:
-            rule = to_stretch_end(lane.both_ways.until(view, hidden.device), past, rule)
+        if both_ways is not None and both_ways.whole and rule is not None:
+            rule = or_masks(rule, in_stretch(both_ways.seen(view, hidden.device), past))
+        elif both_ways is not None:
+            rule = to_stretch_end(both_ways.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view, hidden.device)
         return layer_mask(config, hidden, past, allowed, length, rule, slots)
 
     # Layers whose keys were dropped together, and that see the same of this pass, share one mask.
     origin = None if layer is None else layer.keymap.origin
-    return lane.once(("mask", past, origin, view, window, slots, hidden.device), make)
+    return lane.once(("mask", past, origin, view, window, slots, both_ways is None, hidden.device), make)
 
 
 def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, positions: Tensor | None) -> tuple[Any, Any]:
@@ -117,7 +117,7 @@ def mask_and_angles(lane: Lane, index: int, layer: TrackedLayer | None, position
         return make()  # slots are another matter than keys
     # Of layers whose keys were dropped together, those that were given as many hold as many; others hold all.
     held = lane.past if layer is None else (layer.keymap.origin, layer.given)
-    return lane.once(("step", held, window, spec.rope, lane.hidden.device), make)
+    return lane.once(("step", held, window, spec.rope, lane.both_ways_at(index) is None, lane.hidden.device), make)
 
 
 def query_key_positions(

@@ -33,18 +33,19 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
     past, last = key.shape[2] - length, lane.last_prompt(pictures, query.device)
+    both_ways = lane.both_ways_at(layer)
     where, weight = _queries(lane, pictures, signal.rows, layout, last)
     index = where[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
     allowed = join_padding(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
         near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
-        if lane.both_ways is not None and lane.both_ways.whole:
-            ids = lane.both_ways.seen(lane.view, query.device)
+        if both_ways is not None and both_ways.whole:
+            ids = both_ways.seen(lane.view, query.device)
             same = (ids == ids.gather(1, last)) & (ids >= 0)
             near = near | torch.nn.functional.pad(same, (past, 0))
         allowed = near if allowed is None else allowed & near
-    until = where if lane.both_ways is None else lane.both_ways.until(lane.view, query.device).gather(1, where)
+    until = where if both_ways is None else both_ways.until(lane.view, query.device).gather(1, where)
     query, bias = query if signal.rows == "all" else query.gather(2, index), attention.bias
     if not signal.rotary:  # tokens of this pass alone: those before were turned in passes that are over
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 from weakref import WeakSet
 
@@ -86,7 +87,14 @@ def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
     tap = Tap(module, note)
     width = module.config.hidden_size
     states = torch.linspace(-3, 3, _WIDTH * width, dtype=torch.float32).sin().view(1, _WIDTH, width)
-    module(states, position_embeddings=embeddings, attention_mask=None)
+    known = ("hidden_states", "position_embeddings", "attention_mask")
+    # What else some want, as keys shared between layers, concerns none that makes its own.
+    others = [
+        name
+        for name, one in inspect.signature(type(module).forward).parameters.items()
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD and name not in (*known, "self")
+    ]
+    module(states, position_embeddings=embeddings, attention_mask=None, **dict.fromkeys(others))
     tap.remove()
     [only] = met
     return only.query, only.key, only.value

@@ -24,6 +24,7 @@ from vtokens.engine.stages import cache, layer, output
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.per_layer import beside_states
 from vtokens.engine.state.request import NegativePrefill, Request
 from vtokens.strategies.views.heads import Memory
 from vtokens.strategies.views.states import Place
@@ -70,7 +71,11 @@ class DecoderHooks(Base):
         if changed is None and lane.hidden is hidden:
             return None
         changed = kwargs if changed is None else changed
-        return ((lane.hidden, *args[1:]), changed) if args else (args, dict(changed, hidden_states=lane.hidden))
+        return (
+            ((lane.hidden, *beside_states(self.adapter, args[1:], lane.columns)), changed)
+            if args
+            else (args, dict(changed, hidden_states=lane.hidden))
+        )
 
     @untraced
     def after_layer(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:

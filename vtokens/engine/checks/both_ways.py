@@ -25,13 +25,13 @@ def check_both_ways(request: Request, adapter: Adapter, both_ways: BothWays | No
             raise ValueError(
                 f"a {model} without {kinds} sees all that comes after a position, answers too, or none of it, as "
                 f"padding and attention implementation have it: pass {kinds} as the processor makes them "
-                f"({visibility.kind} for the prompt, {visibility.text} for an answer)"
+                f"({visibility.kind[0]} for the prompt, {visibility.text} for an answer)"
             )
         return
     if int(both_ways.ids.max()) > 0:
         raise ValueError(
-            f"{kinds} have positions of the prompt ({visibility.kind}) behind some of an answer ({visibility.text}): a "
-            "prompt is one stretch, and its answer follows"
+            f"{kinds} have positions of the prompt ({visibility.kind[0]}) behind some of an answer "
+            f"({visibility.text}): a prompt is one stretch, and its answer follows"
         )
     if past and cutting_windows(adapter.specs, past + length):
         raise ValueError(

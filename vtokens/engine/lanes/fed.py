@@ -30,6 +30,7 @@ class Start:
         embeds: (B, N, D), before anything was dropped.
         positions: int64 (B, N) or (C, B, N), rotary positions.
         side: what else the decoder was given that every lane is given.
+        per_layer: (B, N, layers, P), what it makes inputs of layers of beside states; None if they get none.
     """
 
     request: Request
@@ -38,6 +39,7 @@ class Start:
     embeds: Tensor
     positions: Tensor
     side: Mapping[str, Any]
+    per_layer: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Fed:
         renumbered: positions are its own, so that those of what follows lag behind or run ahead.
         injection: what is added to its states behind the first layers; None if nothing.
         both_ways: which of its positions see what comes after them; None if none do.
+        per_layer: (B, T, layers, P), as in `Start`.
     """
 
     embeds: Tensor
@@ -66,6 +69,7 @@ class Fed:
     renumbered: bool = False
     injection: Injection | None = None
     both_ways: BothWays | None = None
+    per_layer: Tensor | None = None
 
     def of(self, columns: Tensor, real: Tensor | None) -> Fed:
         """Some columns (B, T'), in order; `real` (B, T') is False where a sample has fewer."""
@@ -77,7 +81,11 @@ class Fed:
         injection = None if self.injection is None else self.injection.at(columns)
         embeds = gather(self.embeds, columns, 1)
         both_ways = None if self.both_ways is None else self.both_ways.at(columns, real)
-        return Fed(embeds, valid, positions, back, self.layout, self.runs, injection=injection, both_ways=both_ways)
+        per_layer = None if self.per_layer is None else gather(self.per_layer, columns, 1)
+        return Fed(
+            embeds, valid, positions, back, self.layout, self.runs, injection=injection, both_ways=both_ways,
+            per_layer=per_layer,
+        )  # fmt: skip
 
 
 def numbered(fed: Fed, same: Fed, layout: Layout) -> Fed:

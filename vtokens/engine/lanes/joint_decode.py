@@ -27,6 +27,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.state.cache_layers import shortened
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
+from vtokens.engine.state.per_layer import as_argument, per_layer_of
 from vtokens.engine.state.positions import fed_positions
 
 InLane = Callable[[Lane, int, AttentionCall], tuple[Tensor, Any]]
@@ -138,9 +139,11 @@ def with_negative(main: Lane, plan: Plan, kwargs: dict[str, Any]) -> tuple[Joint
     joint = Joint(main, Lane(adapter, plan, hidden, past, padding, cache))
     positions = fed_positions(main.past, kwargs, hidden)
     behind = positions - divergence.shift.to(positions.device)[:, None]
+    per_layer = per_layer_of(adapter, kwargs)
+    per_layer = None if per_layer is None else torch.cat([per_layer, per_layer])
     # The layers' own hooks put in the masks; four dimensions tell the language model not to make one.
     return joint, dict(
-        swap_cache(adapter.language_model, kwargs, joint.cache),
+        {**swap_cache(adapter.language_model, kwargs, joint.cache), **as_argument(adapter, per_layer)},
         inputs_embeds=torch.cat([hidden, hidden]),
         position_ids=torch.cat([positions, behind], positions.dim() - 2),
         attention_mask=hidden.new_zeros(1, 1, 1, 1),

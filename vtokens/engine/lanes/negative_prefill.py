@@ -22,6 +22,7 @@ from vtokens.engine.record import Record
 from vtokens.engine.state.cache_layers import all_keys, track
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.padding import join_padding
+from vtokens.engine.state.per_layer import as_argument
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.request import NegativePrefill
@@ -87,6 +88,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         "position_ids": fed.positions,
         **as_cache(lane.adapter.language_model, cache),
         **start.side,
+        **as_argument(lane.adapter, fed.per_layer),
         "attention_mask": said,
         "use_cache": cache is not None,
     }

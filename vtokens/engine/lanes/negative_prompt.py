@@ -27,6 +27,7 @@ def negative_of(start: Start, contrast: Contrast) -> Fed:
     same = Fed(
         start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
         injection=start.pictures.injection, both_ways=None if both_ways is None else replace(both_ways, made=False),
+        per_layer=start.per_layer,
     )  # fmt: skip
     if isinstance(kind, NoPicture):
         return _text(same, layout)

@@ -13,6 +13,7 @@ from vtokens.core.prompts import POSITION_KINDS
 from vtokens.engine.lanes.fed import Fed, Start
 from vtokens.engine.state.aside import any_of, aside_places
 from vtokens.engine.state.both_ways import BothWays, stretches
+from vtokens.engine.state.per_layer import of_ids
 from vtokens.engine.state.tiles import joined
 
 
@@ -47,11 +48,16 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
     runs, there = joined(adapter, runs, here, fed), there | aside_places(adapter, start.request.inputs)
     # A prompt without what is left alone is another prompt about the same pictures all the same.
     others = {modality: places for modality, places in aside_places(adapter, fed).items() if places.any()}
+    per_layer = (
+        None if start.per_layer is None else of_ids(adapter, ids, torch.stack([*(here | others).values()]).any(0))
+    )
     if asked > 1:  # the answer, or candidates of speculative decoding, come after both prompts
         last = positions.amax(-1, keepdim=True)
         last = last.amax(0, keepdim=True).expand_as(last) if last.dim() == 3 else last
         positions = torch.cat([positions, last + torch.arange(1, asked, device=ids.device)], -1)
         hidden = torch.cat([hidden, embeds[:, 1 - asked :]], 1)
+        if per_layer is not None and start.per_layer is not None:
+            per_layer = torch.cat([per_layer, start.per_layer[:, 1 - asked :]], 1)
         here, others = (
             {modality: torch.nn.functional.pad(places, (0, asked - 1)) for modality, places in masks.items()}
             for masks in (here, others)
@@ -81,6 +87,7 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
         True,
         injection,
         _both_ways(start, given, repeats, hidden.shape[1]),
+        per_layer,
     )
 
 

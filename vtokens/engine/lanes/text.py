@@ -14,6 +14,7 @@ from vtokens.engine.attention.masks import layer_mask, to_stretch_end
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.program import Acting
 from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.per_layer import for_layers
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.prompt_end import at_end
 from vtokens.engine.state.view import gather
@@ -32,7 +33,7 @@ class TextLane:
         states: "layer" or "mlp", and decoder layer -> (B, D) float32, what leaves it there; 0 where it has no text.
     """
 
-    def __init__(self, lane: Lane, pictures: Pictures, side: Mapping[str, Any]) -> None:
+    def __init__(self, lane: Lane, pictures: Pictures, side: Mapping[str, Any], beside: Tensor | None) -> None:
         adapter, hidden, layout, ends = lane.adapter, lane.hidden, pictures.layout, pictures.ends
         self._batch_rows = lane.batch_rows
         self._adapter = adapter
@@ -51,6 +52,8 @@ class TextLane:
             "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule),
         }
         self._positions = positions if lane.reads_positions else None
+        beside = None if beside is None else gather(beside, columns.to(beside.device), 1)
+        self._per_layer = for_layers(adapter, self._hidden, beside)
         self._ropes = [spec.rope for spec in lane.specs]
         self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
         self._batch = torch.arange(len(columns), device=columns.device)
@@ -109,6 +112,7 @@ class TextLane:
             # The layer's own hooks belong to the pass, so its forward is called past them.
             output = layer.forward(
                 self._hidden,
+                *(() if self._per_layer is None else (self._per_layer[:, :, index],)),
                 position_embeddings=self._angles[self._ropes[index]],
                 position_ids=self._positions,
                 use_cache=False,

@@ -78,12 +78,12 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
         index, query, key, attention.value, attention.scaling, lane.hidden,
         valid, pictures is not None, answers, last, memory,
         lambda: attention.run()[0], noted, spans,
-        until=_until(lane, view, device), softcap=attention.softcap,
+        until=_until(lane, index, view, device), softcap=attention.softcap,
     )  # fmt: skip
 
 
-def _until(lane: Lane, view: View | None, device: torch.device) -> Tensor | None:
-    both_ways = lane.both_ways
+def _until(lane: Lane, index: int, view: View | None, device: torch.device) -> Tensor | None:
+    both_ways = lane.both_ways_at(index)
     return None if both_ways is None else lane.once(("until", view, device), lambda: both_ways.until(view, device))
 
 

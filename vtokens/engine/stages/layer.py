@@ -37,7 +37,7 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 
 def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
-    layer, both_ways = shortened(lane.cache, index), lane.both_ways
+    layer, both_ways = shortened(lane.cache, index), lane.both_ways_at(index)
     lane.angles = kwargs.get("position_embeddings")
     # Masks that were prepared for a prompt may be those of a layer that lets go of keys.
     made = (both_ways is None or both_ways.made) and (lane.past > 0 or not keeps_all(lane.cache, index))

@@ -15,6 +15,7 @@ from vtokens.engine.state.folds import Unmerging
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.padding import join_padding
+from vtokens.engine.state.per_layer import seen
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
@@ -39,7 +40,8 @@ def enter(lane: Lane, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         allowed = torch.ones(len(hidden), lane.past + hidden.shape[1], dtype=torch.bool, device=hidden.device)
     position_ids = given_positions(kwargs, lane.past, lane.length, hidden.device)
     position_ids = gather(position_ids, lane.view.index, position_ids.dim() - 1)
-    return dict(kwargs, inputs_embeds=hidden, attention_mask=allowed, position_ids=position_ids)
+    beside = seen(lane.adapter, kwargs, lane.view)
+    return {**kwargs, "inputs_embeds": hidden, "attention_mask": allowed, "position_ids": position_ids, **beside}
 
 
 def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | None], hidden: Tensor) -> Tensor:

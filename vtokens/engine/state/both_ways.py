@@ -32,16 +32,20 @@ class BothWays:
             positions of a stretch follow each other.
         made: the masks that the decoder was given have the stretches already.
         whole: no window cuts a stretch.
+        windows: only layers with a window have them.
     """
 
     ids: Tensor
     made: bool
     whole: bool = False
+    windows: bool = False
 
     def at(self, columns: Tensor, real: Tensor | None) -> BothWays:
         """The stretches of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
         ids = gather(self.ids, columns, 1)
-        return BothWays(ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False, self.whole)
+        return BothWays(
+            ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False, self.whole, self.windows
+        )
 
     def seen(self, view: View | None, device: torch.device) -> Tensor:
         """int64 (B, W): the stretches of the columns that a view sees."""
@@ -73,7 +77,10 @@ def stretches(
     kinds = None if visibility is None else inputs.get(visibility.kinds)
     if visibility is None or kinds is None or (visibility.prefix and not _begins(inputs)):
         return None
-    inside = kinds == visibility.kind
+    config = adapter.language_model.config
+    if visibility.setting is not None and config.use_bidirectional_attention != visibility.setting:
+        return None
+    inside = torch.stack([kinds == kind for kind in visibility.kind]).any(0)
     mask = inputs.get("attention_mask")
     if visibility.prefix and isinstance(mask, Tensor) and mask.dim() == 2:
         mask = mask[:, : inside.shape[1]].to(inside.device).bool()
@@ -83,7 +90,7 @@ def stretches(
     ids = torch.where(inside, begins.long().cumsum(1) - 1, -1)
     # The module reads them by position, from the start of the sequence on; what they do not reach is in no stretch.
     ids = torch.nn.functional.pad(ids, (0, max(0, past + length - ids.shape[1])), value=-1)
-    return BothWays(ids[:, past : past + length], made, visibility.prefix)
+    return BothWays(ids[:, past : past + length], made, visibility.prefix, visibility.windows)
 
 
 def _begins(inputs: Mapping[str, Any]) -> bool:

@@ -101,6 +101,13 @@ class Lane:
         self.reads_positions = reads_positions(adapter)
         self._memo: dict[Hashable, Any] = {}
 
+    def both_ways_at(self, index: int) -> BothWays | None:
+        """Which positions see what comes after them in decoder layer `index`; None if none do."""
+        both_ways = self.both_ways
+        if both_ways is None or (both_ways.windows and self.specs[index].window is None):
+            return None
+        return both_ways
+
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made once in this pass; layers that see the same share it by its key."""
         if key not in self._memo:

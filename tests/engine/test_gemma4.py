@@ -1,0 +1,168 @@
+"""Gemma 4: padded patches pooled to tokens, blocks in layers with a window, inputs by layer, videos, audio."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vtokens
+from tests.engine.cases import model
+from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
+from tests.engine.masked import dropped_keys, masking
+from tests.families import build, image, inputs
+from tests.limits import close_pass
+from tests.strategies.helpers import probe
+from vtokens.adapters import adapter_for
+from vtokens.strategies import Attention, Saliency
+
+FAMILY = "gemma4"
+LAYERS = ["sliding_attention"] * 3 + ["full_attention"]
+SPEC = "cls(keep=0.5)+fastv(keep=0.5, layer=2)"
+AUDIO = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "subsampling_conv_channels": [128, 4],
+    "output_proj_dims": 32, "attention_chunk_size": 4, "attention_context_left": 5, "conv_kernel_size": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@cache
+def variant(role: str, attention: str = "sdpa", **text: Any) -> Any:
+    """A model with other settings of its decoder; the same weights for every role."""
+    more = {"audio_config": AUDIO} if text.pop("audio", False) else {}
+    text |= {"layer_types": LAYERS} if "sliding_window" in text else {}
+    return build(FAMILY, attn_implementation=attention, text_config=text, **more)[0]
+
+
+def frames(count: int, wide: int = 96, high: int = 64) -> dict[str, Tensor]:
+    """A video whose frames are framed with their seconds, and a question, padded as a batch of pictures is."""
+    _, processor = build(FAMILY)
+    tok, patches = processor.tokenizer, processor.image_processor
+    made = patches(
+        [image(wide, high, seed=7 + number) for number in range(count)], do_resize=False, return_tensors="pt"
+    )
+    tokens = int(made["num_soft_tokens_per_image"][0])
+    shown = " ".join(
+        f"00:0{number} {tok.boi_token}{tok.video_token * tokens}{tok.eoi_token}" for number in range(count)
+    )
+    batch = dict(tok([f"see {shown} what moves?"], return_tensors="pt"))
+    batch["mm_token_type_ids"] = 2 * (batch["input_ids"] == tok.video_token_id).long()
+    batch["pixel_values_videos"] = made["pixel_values"][:, : 4 * tokens + 8]
+    batch["video_position_ids"] = made["image_position_ids"][:, : 4 * tokens + 8]
+    return {**batch, "num_frames_per_video": torch.tensor([count])}
+
+
+@pytest.mark.parametrize("spec", [SPEC, "fastv(keep=0.3, layer=1)", "todre"])
+@pytest.mark.parametrize("window", [12, 4096])
+def test_rows_of_a_batch_answer_as_alone(spec: str, window: int) -> None:
+    if spec == "todre" and window == 12:
+        spec = "todre(exit_threshold=None)"  # to look whether to exit, it reads several rows, which is refused
+    target = variant("pruned", sliding_window=window)
+    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
+    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
+    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    with vtokens.attach(target, spec):
+        together = target.generate(**inputs(FAMILY, prompts, groups), **options)
+        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            alone = target.generate(**inputs(FAMILY, [prompt], [group]), **options)
+            for mine, theirs in zip(together.logits, alone.logits, strict=True):
+                close_pass(mine[row], theirs[0])
+
+
+def test_scores_are_pooled_as_features_are() -> None:
+    """By the positions that patches say they have; what pads them has no vote."""
+    target, batch = model(FAMILY, "pruned"), ragged(FAMILY)
+    eager = build(FAMILY, attn_implementation="eager")[0]
+    places, maps = batch["image_position_ids"], []
+    last = eager.model.vision_tower.encoder.layers[-1].self_attn
+    hook = last.register_forward_hook(lambda *call: maps.append(call[-1][1]))
+    eager.model.get_image_features(batch["pixel_values"], places)
+    hook.remove()
+    found = probe(target, batch, Saliency())[Saliency()]
+    assert len(found) == len(places) == 3
+    for mine, seen, where in zip(found, maps[0], places, strict=True):
+        real = where[:, 0] >= 0
+        votes = seen.mean(0)[real][:, real].sum(0)
+        wide, high = (where.amax(0) + 1).tolist()
+        plane = torch.zeros(high, wide).index_put((where[real, 1], where[real, 0]), votes)
+        close_pass(mine, plane.view(high // 2, 2, wide // 2, 2).mean((1, 3)).flatten())
+
+
+@pytest.mark.parametrize("rows", ["last", "text", "visual"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_attention_is_that_of_the_model(rows: Any, layer: int) -> None:
+    """Rows inside a picture see the rest of it in layers with a window, and not in others."""
+    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["Look: <image> what?"], [[image(84, 60, seed=4)]]))
+    maps = model(FAMILY, "plain", "eager")(**batch, output_attentions=True).attentions[layer][0].mean(0)
+    visual = batch["input_ids"][0] == target.config.image_token_id
+    first = int(visual.nonzero()[0])
+    chosen = torch.arange(len(visual)) > first
+    chosen = {"last": torch.arange(len(visual)) == len(visual) - 1, "text": chosen & ~visual, "visual": visual}[rows]
+    (found,) = probe(target, batch, Attention(layer, rows))[Attention(layer, rows)]
+    close_pass(found[visual], maps[chosen].mean(0)[visual])
+    behind = maps[first, first + 1 :][visual[first + 1 :]]
+    assert bool((behind > 0).all()) == (layer == 0)
+
+
+@pytest.mark.parametrize("spec", [SPEC, "evs(keep=0.5)", "uniform(keep=0.5)+fastv(keep=0.4, layer=1)"])
+def test_videos_are_pruned_as_masked(spec: str) -> None:
+    pruned, reference, batch = model(FAMILY, "pruned"), model(FAMILY, "plain", "eager"), frames(3)
+    with vtokens.attach(pruned, spec) as handle:
+        got = pruned.generate(**batch, **GREEDY, **DETAILS)
+        report = handle.report()
+    (picture,) = report.samples[0].pictures
+    assert picture.picture.grids == ((3, 2, 3),)
+    with masking(reference, dropped_keys(report, batch["attention_mask"])):
+        expected = reference.generate(**batch, **GREEDY, **DETAILS)
+    check_tokens(got, expected, 5)
+
+
+def test_frames_of_other_sizes_are_refused() -> None:
+    batch = frames(2)
+    wide = batch["video_position_ids"][1].clone()
+    wide[wide[:, 0] >= 4] = -1  # as if the second frame were narrower
+    batch["video_position_ids"][1] = wide
+    with pytest.raises(ValueError, match=r"frames of one video have \[\[2, 3\], \[2, 2\]\] rows and columns of tokens"):
+        adapter_for(model(FAMILY, "pruned")).pictures("video", batch)
+
+
+def test_audio_is_left_alone() -> None:
+    """Beside a picture that is pruned, as masked."""
+    pruned, reference = variant("pruned", "eager", audio=True), variant("plain", "eager", audio=True)
+    tok = build(FAMILY)[1].tokenizer
+    sound = {"input_features": torch.randn(1, 32, 128, generator=torch.Generator().manual_seed(3))}
+    sound["input_features_mask"] = torch.ones(1, 32, dtype=torch.bool)
+    heard = len(reference.model.get_audio_features(**sound).pooler_output[0])
+    text = f"Look: <image> and hear {tok.boa_token}{tok.audio_token * heard}. Well?"
+    batch = {**inputs(FAMILY, [text], [[image(100, 60, seed=3)]]), **sound}
+    batch["mm_token_type_ids"] = batch["mm_token_type_ids"] + 3 * (batch["input_ids"] == tok.audio_token_id)
+    with vtokens.attach(pruned, SPEC) as handle:
+        got, report = pruned(**batch).logits, handle.report()
+    with masking(reference, dropped_keys(report, batch["attention_mask"])):
+        expected = reference(**batch).logits
+    close_pass(got, expected)
+    kept = torch.from_numpy(report.samples[0].positions[-1])
+    assert torch.isin((batch["input_ids"][0] == tok.audio_token_id).nonzero()[:, 0], kept).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            {"num_kv_shared_layers": 2},
+            r"its last 2 layers attend to keys of earlier ones .* \(num_kv_shared_layers=2\)",
+        ),
+        ({"use_bidirectional_attention": "all"}, "its layers see all that comes after them"),
+    ],
+)
+def test_what_is_not_carried_is_refused_at_attach(text: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"a Gemma4TextModel as decoder is not supported: {says}"):
+        vtokens.attach(variant("refused", **text), "uniform(keep=0.5)")
