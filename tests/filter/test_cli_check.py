@@ -3,9 +3,11 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.video import files
 from vtokens import scenes
 from vtokens.cli import main
 from vtokens.scenes.recognise import looks_drawn
@@ -168,3 +170,21 @@ def test_the_filter_that_ships_tells_what_is_there_from_what_is_not(capsys, scen
     assert "probability above 0.5" in out
     for answer, code in (("yes", 1), ("no", 0)):
         assert run(capsys, path, answer, "--prompt", f"Is there a {absent} in the image?")[0] == code
+
+
+@files.needs_av
+def test_frames_of_a_video(capsys, scene, absent, tmp_path):
+    """Judged as the pictures that they are to this model; what was taken stands beside the report."""
+    pixels = np.asarray(scene[1].image)
+    clip = files.write(tmp_path / "clip.mp4", [pixels] * 20, pix_fmt="yuv444p", options={"crf": "1"})
+    options = (*PLAIN, "--frames", "2", "--threshold", "0.9", "--heatmaps", str(tmp_path / "maps"))
+    code, out, err = run(capsys, clip, absent, *options)
+    assert code == 1
+    assert out.startswith(f"[{absent}] (")
+    assert "clip.mp4: 2 frames of 2.00 s, from 0.00 to 1.90 s" in err
+    [drawn] = (tmp_path / "maps").iterdir()
+    assert Image.open(drawn).width == 2 * 480 + 8
+    found = json.loads(run(capsys, clip, absent, *PLAIN, "--fps", "1", "--json")[1])
+    assert (found["video"]["kind"], len(found["video"]["frames"])) == ("video", 2)
+    assert "no video to take frames from" in run(capsys, scene[0], absent, "--frames", "2")[2]
+    assert "the standard input is for the response" in run(capsys, "-", absent)[2]

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import vtokens
-from tests.families import EVERY, build
-from tests.filter.traced import ask
+from tests.families import ALL, EVERY, OUTSIDE, build, image
+from tests.filter.traced import EVERYTHING, ask, distances, fixed
 from tests.limits import close_pass
 from vtokens import HallucinationFilter
 from vtokens.filter.actions.generation import behind
 from vtokens.filter.mentions.base import Found, Mention, Span, arrange
+from vtokens.filter.trace.passes import generate, score
 from vtokens.filter.trace.prompts import prompt_inputs
 
 LOW = 0.94
@@ -108,3 +109,24 @@ def test_a_stream_over_latents_is_refused() -> None:
     found = HallucinationFilter(model, processor, "fast", Words())
     with pytest.raises(ValueError, match="layers that cache no keys of heads take generate"):
         list(found.stream(images[0], prompts[0], action="redact", threshold=LOW, **greedy(processor)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [family for family in ALL if family not in EVERY])
+def test_traces_of_families_that_need_an_adapter_only(family: str) -> None:
+    """What is written leaves the trace that reading it leaves, in a batch as alone; views without pictures too."""
+    model, processor = build(family)
+    images, prompts = ask(processor)
+    written = generate(model, processor, images, prompts, EVERYTHING, **fixed(processor))
+    read = score(model, processor, images, prompts, [trace.ids.tolist() for trace in written], EVERYTHING)
+    for row, (one, other) in enumerate(zip(written, read, strict=True)):
+        assert max(distances(one, other).values()) < 2e-4
+        [alone] = score(model, processor, [images[row]], [prompts[row]], [one.ids.tolist()], EVERYTHING)
+        assert max(distances(other, alone).values()) < 2e-4
+
+
+@pytest.mark.parametrize("family", OUTSIDE)
+def test_visual_tokens_outside_the_sequence_are_refused(family: str) -> None:
+    found = HallucinationFilter(*build(family), signals=["nll"])
+    with pytest.raises(ValueError, match="no positions of the decoder, but keys of its cross-attention layers"):
+        found.check(image(60, 60, seed=0), "What?", "red square")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import Ovis2Processor
 
 from tests.engine.masked import decoder_layers
 from tests.families import MARK, answer_kind, build, image
@@ -30,9 +31,7 @@ SIZES = (((100, 60),), ((60, 130), (84, 84)), ((57, 112),))
 
 def fixed(processor: Any, tokens: int = 6) -> dict[str, Any]:
     """Greedy decoding of so many tokens, none of them a placeholder, which a random model writes now and then."""
-    names = ("<video>", "<|video_pad|>", "<image_soft_token>")
-    forbidden = [processor.tokenizer.convert_tokens_to_ids(name) for name in names]
-    forbidden = [processor.image_token_id, *(token for token in forbidden if token is not None)]
+    forbidden = [*processor.tokenizer.all_special_ids]
     return {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "suppress_tokens": forbidden}
 
 
@@ -43,8 +42,12 @@ def mention(tokens: tuple[int, ...], repeat: bool = False) -> Mention:
 
 def question(processor: Any, text: str, pictures: int) -> str:
     """A prompt with its placeholders, as the family writes them."""
-    token = processor.image_token
-    slot = token if token == MARK else f"<|vision_start|>{token}<|vision_end|>"
+    tokenizer, token = processor.tokenizer, MARK if isinstance(processor, Ovis2Processor) else processor.image_token
+    around = next((name for name in ("vision", "image") if hasattr(tokenizer, f"{name}_start_token")), None)
+    if around is None or token == MARK:
+        slot = token
+    else:
+        slot = token.join(getattr(tokenizer, f"{around}_{side}_token") for side in ("start", "end"))
     return slot * (pictures - text.count(MARK)) + text.replace(MARK, slot)
 
 

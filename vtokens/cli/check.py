@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from vtokens.cli.inputs import STANDARD_INPUT, add_frames, opened
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
 from vtokens.cli.run import note_drawn
@@ -17,6 +18,7 @@ _EXAMPLES = """examples:
   vtokens check photo.jpg "A dog sits beside two cats." --prompt "Describe the image." --model llava-hf/llava-1.5-7b-hf
   vtokens check photo.jpg yes --prompt "Is there a dog in the image?" --extractor coco --threshold 0.8 --json
   vtokens check scene.png - --heatmaps maps < answer.txt
+  vtokens check clip.mp4 "A man opens a door." --frames 16 --model Qwen/Qwen2.5-VL-7B-Instruct
 
 exit code: 0 if nothing is flagged, 1 if something is, 2 after an error, 3 if nothing in the response could be judged;
 what could not be judged beside other things is printed, and changes neither 0 nor 1
@@ -27,15 +29,16 @@ def add_to(commands: Any) -> None:
     """Add the command."""
     command = commands.add_parser(
         "check",
-        help="say what in a response an image does not support",
-        description="Have a model read a response about an image, and mark what the image does not support.",
+        help="say what in a response a picture or video does not support",
+        description="Have a model read a response about a picture or video, and mark what that does not support.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("image", help="path of an image")
+    command.add_argument("image", help="path or URL of a picture or video")
     command.add_argument("response", help="the text to check; - reads it from the standard input")
     command.add_argument("--prompt", default="Describe the image.", help='what was asked ("%(default)s")')
     add_filter_options(command)
+    add_frames(command)
     command.add_argument("--heatmaps", metavar="FOLDER", help="write where the model looked, a picture a mention")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.set_defaults(run=_run)
@@ -84,24 +87,29 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from vtokens.core.images import open_image
     from vtokens.filter.terminal import show
 
-    image = open_image(options.image)
+    if options.image == STANDARD_INPUT:
+        raise ValueError("the standard input is for the response: name the picture or video by its path or URL")
+    [shown] = opened(options, [options.image])
     if options.heatmaps:
         check_folder(options.heatmaps, "--heatmaps")
     response = sys.stdin.read().strip() if options.response == "-" else options.response
     if not response.strip():
         raise ValueError("the response is empty: there is nothing to check")
     hf = make_filter(options)
-    note_drawn(options.model, image)
-    report = hf.check(image, options.prompt, response, risk=options.risk, threshold=options.threshold)
+    note_drawn(options.model, shown.first())
+    given = shown.image if shown.clip is None else shown.clip
+    report = hf.check(given, options.prompt, response, risk=options.risk, threshold=options.threshold)
     pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
     if options.json:
         more = {"image": options.image, "model": options.model, "flagged": len(report.flagged), "heatmaps": pictures}
+        more |= {} if shown.clip is None else {"video": shown.facts()}
         say(json_text(report.to_dict() | more, allow_nan=False))
     else:
         show(report, console())
+        if shown.clip is not None:
+            say(shown.told(), error=True)
         if pictures:
             say(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
     if report.flagged or not report.mentions:

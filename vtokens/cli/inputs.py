@@ -6,13 +6,14 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens.cli.fetch import MOST, fetch, is_url
+from vtokens.cli.options import above_zero, seconds, whole
 from vtokens.core.errors import shorten
 from vtokens.core.reading import regular
 from vtokens.core.writing import append, fresh
@@ -63,6 +64,18 @@ class Visual:
         return {"name": self.name, "kind": "video", **told, "frames": self.clip.indices, "seconds": self.clip.seconds}
 
 
+def add_frames(command: argparse.ArgumentParser) -> None:
+    """The options that say which frames of a video are taken, and where it may lie."""
+    taken = command.add_mutually_exclusive_group()
+    taken.add_argument(
+        "--frames", type=whole(), metavar="N", help=f"take so many frames of each video, evenly ({FRAMES})"
+    )
+    taken.add_argument("--fps", type=above_zero, metavar="R", help="take so many frames of each of its seconds")
+    command.add_argument("--start", type=seconds, metavar="S", help="begin at this second of the video")
+    command.add_argument("--end", type=seconds, metavar="S", help="end at this second of the video")
+    command.add_argument("--private-urls", action="store_true", help="allow URLs of the own machine and network")
+
+
 def check_inputs(options: argparse.Namespace) -> None:
     """Raise ValueError for options that cannot be kept together, before anything is read."""
     readers = [*options.image, options.question].count(STANDARD_INPUT)
@@ -82,25 +95,23 @@ def check_inputs(options: argparse.Namespace) -> None:
         raise ValueError(f"--overlay shows one picture, and {len(options.image)} are given")
 
 
-def opened(options: argparse.Namespace) -> list[Visual]:
-    """The inputs of the command, read.
+def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
+    """The named inputs of a command with `add_frames`, read.
 
     Raises:
         OSError, ValueError: one cannot be read; names it.
         MissingExtra: a video, and no package that decodes it.
     """
     found = []
-    for name in options.image:
+    for name in names:
         with _as_file(name, options.private_urls) as path:
             found.append(_read(path, name, options))
     asked = [f"--{name}" for name in ("frames", "fps", "start", "end") if getattr(options, name) is not None]
     if asked and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
-    moving = [f"--{name}" for name in ("recipe", "timestamps") if getattr(options, name)]
+    moving = [f"--{name}" for name in ("recipe", "timestamps") if getattr(options, name, None)]
     if moving and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(moving)}: there is no video, only pictures are given")
-    if options.overlay and found[0].clip is not None:
-        raise ValueError("--overlay shows one picture, and a video is given")
     return found
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vtokens.cli.frames import METHODS, searched
-from vtokens.cli.inputs import FRAMES, STANDARD_INPUT, Visual, check_inputs, opened
-from vtokens.cli.options import above_zero, add_placement, check_picture, keep_value, seconds, whole
+from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, check_inputs, opened
+from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
 from vtokens.core.terminal import json_text
 from vtokens.loading.hardware import check_device
@@ -45,13 +45,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--model", default="scenes-llava", help="embedded model, folder or hub id (%(default)s)")
     command.add_argument("--strategy", help='e.g. todre, "fastv(keep=0.25)", "cls+fastv", none')
     command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
-    taken = command.add_mutually_exclusive_group()
-    taken.add_argument(
-        "--frames", type=whole(), metavar="N", help=f"take so many frames of each video, evenly ({FRAMES})"
-    )
-    taken.add_argument("--fps", type=above_zero, metavar="R", help="take so many frames of each of its seconds")
-    command.add_argument("--start", type=seconds, metavar="S", help="begin at this second of the video")
-    command.add_argument("--end", type=seconds, metavar="S", help="end at this second of the video")
+    add_frames(command)
     command.add_argument(
         "--recipe",
         choices=METHODS,
@@ -77,7 +71,6 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--chat", action="store_true", help="go on with questions from the standard input, a line each"
     )
-    command.add_argument("--private-urls", action="store_true", help="allow URLs of the own machine and network")
     add_placement(command)
     command.set_defaults(run=_run)
 
@@ -99,8 +92,10 @@ def _run(options: argparse.Namespace) -> None:
     from vtokens.cli.conversation import Conversation
 
     check_inputs(options)
-    device, visuals = check_device(options.device), opened(options)
+    device, visuals = check_device(options.device), opened(options, options.image)
     if options.overlay:
+        if visuals[0].clip is not None:
+            raise ValueError("--overlay shows one picture, and a video is given")
         check_picture(options.overlay, "--overlay")
     question = sys.stdin.read().strip() if options.question == STANDARD_INPUT else options.question
     if not question:

@@ -8,6 +8,8 @@ from typing import Any
 POSITION_KINDS = ("mm_token_type_ids", "token_type_ids")
 """What some processors make of a prompt beside its tokens: the kind of each position, 0 for text."""
 
+_KINDS = {"image": "picture", "video": "video"}
+
 
 def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]]) -> str:
     """The text of a chat, ready for the answer to follow.
@@ -26,24 +28,28 @@ def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(part["text"] if "text" in part else getattr(processor, f"{part['type']}_token") for part in parts)
 
 
-def question_prompt(processor: Any, text: str, pictures: int = 1) -> str:
-    """The chat of one question behind its pictures.
+def question_prompt(processor: Any, text: str, pictures: int | Sequence[str] = 1) -> str:
+    """The chat of one question behind its pictures and videos.
 
     Args:
         processor: the model's.
-        text: the question. One that holds the processor's image token is a prompt already, and is taken as it is.
-        pictures: how many there are, 0 or more.
+        text: the question. One that holds the processor's image or video token is a prompt already, and is taken as it
+            is.
+        pictures: how many there are, 0 or more; or "image" and "video" in the order in which they are shown.
 
     Raises:
-        ValueError: another number of image tokens than of pictures.
+        ValueError: another number of image or video tokens than of pictures or videos.
     """
-    token = getattr(processor, "image_token", None)
-    there = text.count(token) if token else 0
-    if there:
-        if there != pictures:
-            raise ValueError(f"the prompt {text!r} holds {there} {token!r} for {pictures} picture(s)")
+    kinds = ["image"] * pictures if isinstance(pictures, int) else list(pictures)
+    tokens = {kind: getattr(processor, f"{kind}_token", None) for kind in _KINDS}
+    there = {kind: text.count(token) if token else 0 for kind, token in tokens.items()}
+    if any(there.values()):
+        for kind, what in _KINDS.items():
+            if there[kind] != kinds.count(kind):
+                count = kinds.count(kind)
+                raise ValueError(f"the prompt {text!r} holds {there[kind]} {tokens[kind]!r} for {count} {what}(s)")
         return text
-    content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
+    content = [*({"type": kind} for kind in kinds), {"type": "text", "text": text}]
     return chat_text(processor, [{"role": "user", "content": content}])
 
 

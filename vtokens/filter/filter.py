@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
 
-from PIL.Image import Image
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
@@ -35,6 +34,7 @@ from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read_filter, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
+from vtokens.loading.media import Medium
 from vtokens.scenes.embedded import is_embedded
 
 
@@ -188,7 +188,7 @@ class HallucinationFilter:
         Args:
             images: a picture, or a list of those the prompt is about; for a batch, a list of these. A picture is a PIL
                 image, a path, or a uint8 array or tensor; it is turned as its EXIF orientation says
-                (`vtokens.core.images.as_image`).
+                (`vtokens.core.images.as_image`). A video is a `vtokens.video.Clip`, as `vtokens.video.read` gives it.
             prompt: what was asked; for a batch, a list.
             response: text, or the token ids that the model generated; for a batch, a list of these.
             risk: flag so much that this is kept (`certificate`).
@@ -398,7 +398,7 @@ class HallucinationFilter:
         generation = self._generation(action, risk, threshold, {})
         return single, [one.report for one in generation.read(shown, asked, given)]
 
-    def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Image]], list[str]]:
+    def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[str]]:
         single, shown, asked = samples(images, prompt)
         for one in asked:
             check_characters(one, context_of(self.model), "the prompt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -10,6 +10,8 @@ from PIL import Image
 from vtokens.core.overlay import cells, enlarged
 from vtokens.filter.signals.base import Spanned
 from vtokens.filter.trace.trace import Trace
+from vtokens.loading.media import Medium
+from vtokens.video import Clip
 
 _COLD, _WARM, _HOT = (np.array(colour, dtype=float) for colour in ((28, 28, 40), (226, 74, 38), (255, 226, 120)))
 _GAP = 8
@@ -69,33 +71,39 @@ def density(views: Sequence[np.ndarray], pixels: np.ndarray, frame: int = 0) -> 
 def heatmap(
     trace: Trace,
     mention: Spanned,
-    images: Sequence[Image.Image],
+    images: Sequence[Medium],
     relative: bool = True,
-    frame: int = 0,
+    frame: int | None = None,
     scale: int | None = None,
+    seen: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
     """Draw attention over the pictures of a prompt: side by side, in grey, warm where attention is high.
 
     Args:
         trace, mention, relative: as in `heat`.
-        images: the pictures as the model saw them (`vtokens.core.overlay.seen_image`), in order.
-        frame: of a video.
+        images: the pictures and videos, in order; in what is drawn videos come last.
+        frame: of a video as the model saw it, where several frames may be one; None for the one that got the most.
         scale: enlarge by this factor; default so that the longer side has about 480 pixels.
+        seen: what the model is given of a picture or frame (`vtokens.core.overlay.seen_image`); None: all of it.
 
     Raises:
         ValueError: another number of images than the prompt had; what `heat` raises.
     """
-    if len(images) != len(trace.pictures):
+    shown = _in_order(trace, images)
+    if len(shown) != len(trace.pictures):
         raise ValueError(
             f"got {len(images)} images for a prompt with {len(trace.pictures)} pictures; where a processor cuts images "
             "into tiles, the model is not told where in them these lay: let it cut none (do_image_splitting=False, "
             "do_pan_and_scan=False)"
         )
     drawn = []
-    for number, image in enumerate(images):
+    for number, one in enumerate(shown):
         trace.pictures[number].check_drawn()
-        pixels = enlarged(image, scale)
-        warmth = density(heat(trace, mention, number, relative), pixels, frame)[..., None]
+        maps = heat(trace, mention, number, relative)
+        at = int(sum(view.sum((1, 2)) for view in maps).argmax()) if frame is None else frame
+        image = _frame(one, at, len(maps[0])) if isinstance(one, Clip) else one
+        pixels = enlarged(image if seen is None else seen(image), scale)
+        warmth = density(maps, pixels, at)[..., None]
         grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.4
         colour = np.where(warmth < 0.5, _COLD + (_WARM - _COLD) * 2 * warmth, _WARM + (_HOT - _WARM) * (2 * warmth - 1))
         strength = 0.15 + 0.6 * warmth
@@ -108,3 +116,15 @@ def heatmap(
         sheet[: len(part), left : left + width] = part
         left += width + _GAP
     return Image.fromarray(sheet.round().astype(np.uint8))
+
+
+def _in_order(trace: Trace, images: Sequence[Medium]) -> list[Medium]:
+    """What was shown, as a trace counts it: videos behind images, or frames as the images that they were shown as."""
+    if any(picture.modality == "video" for picture in trace.pictures):
+        return sorted(images, key=lambda one: isinstance(one, Clip))
+    return [still for one in images for still in (one.images() if isinstance(one, Clip) else [one])]
+
+
+def _frame(clip: Clip, at: int, steps: int) -> Image.Image:
+    """The frame that step `at` of `steps` begins with; a tower may take two frames for one step."""
+    return Image.fromarray(clip.frames[min(at * len(clip.frames) // steps, len(clip.frames) - 1)])

@@ -18,6 +18,7 @@ from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Extractor, Mention, Span
 from vtokens.filter.report import ResponseReport
 from vtokens.filter.trace.trace import Trace
+from vtokens.loading.media import Medium
 
 _WORD = re.compile(r"\w+")
 
@@ -70,7 +71,7 @@ class Judge:
 
     def report(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Medium],
         prompt: str,
         text: str,
         spans: Sequence[Span],

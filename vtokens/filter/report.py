@@ -20,6 +20,7 @@ from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.notebook import report_html
+from vtokens.loading.media import Medium
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ResponseReport:
         threshold: mentions above it are flagged: with `p` if the user set it, with `score` if a certificate did. None
             if nothing is to be flagged.
         certificate: what the threshold guarantees; None if nothing.
-        images: pictures of the prompt, for heat maps.
+        images: pictures and videos of the prompt, in order, for heat maps.
         seen: what the model is given of a picture (LLaVA-1.5 cuts out the centre); None: all of it.
         setting: under which conditions it came about; goes into records.
         trace: what the model's pass left behind; None if there was none, because nothing is mentioned.
@@ -68,7 +69,7 @@ class ResponseReport:
     threshold: float | None = None
     certificate: Certificate | None = None
     setting: CalibrationSetting | None = None
-    images: tuple[Image.Image, ...] = field(default=(), repr=False)
+    images: tuple[Medium, ...] = field(default=(), repr=False)
     seen: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False, compare=False)
     trace: Any = field(default=None, repr=False, compare=False)
     unjudged: tuple[str, ...] = ()
@@ -133,7 +134,7 @@ class ResponseReport:
         return json_text(self.to_dict(), **options)
 
     def heatmap(self, number: int) -> Image.Image:
-        """Draw the attention that wrote mention `number` over the image.
+        """Draw the attention that wrote mention `number` over the image; of a video over the frame that got the most.
 
         Raises:
             IndexError: no such mention.
@@ -145,8 +146,7 @@ class ResponseReport:
             raise ValueError("there is nothing to draw: this report was read from a file, or its prompt has no picture")
         from vtokens.filter.heatmap import heatmap
 
-        images = self.images if self.seen is None else [self.seen(image) for image in self.images]
-        return heatmap(self.trace, self.mentions[number].mention, images)
+        return heatmap(self.trace, self.mentions[number].mention, self.images, seen=self.seen)
 
     def save_heatmaps(self, folder: str | Path) -> list[Path]:
         """Write one PNG a mention, '00-red-circle.png' and so on; returns the paths."""

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-from PIL import Image
-
 from vtokens.core.errors import shorten
 from vtokens.core.images import as_image
+from vtokens.loading.media import Medium
+from vtokens.video import Clip
 
 
-def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Image.Image]], list[str]]:
+def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[str]]:
     """Sort out what was given.
 
     Args:
         images: a picture or a list of them for a single prompt; for a batch, a list with one of these a prompt. A
-            picture is what `vtokens.core.images.as_image` takes.
+            picture is what `vtokens.core.images.as_image` takes, or a `vtokens.video.Clip`.
         prompt: text, or a list of texts for a batch.
 
     Returns:
@@ -93,7 +93,7 @@ def _several(images: Any) -> bool:
     return isinstance(images, Sequence) and not isinstance(images, str)
 
 
-def _opened(number: int, group: Any) -> list[Image.Image]:
+def _opened(number: int, group: Any) -> list[Medium]:
     if group is None or (_several(group) and not group):
         raise ValueError(f"images[{number}]={group!r} shows nothing: a picture is needed, or a list of them")
-    return [as_image(one) for one in (group if _several(group) else [group])]
+    return [one if isinstance(one, Clip) else as_image(one) for one in (group if _several(group) else [group])]

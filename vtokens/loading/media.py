@@ -8,9 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from vtokens.core.prompts import encode_prompts
+from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.processors import refuse_videos
 from vtokens.video import Clip
+
+Medium = Image.Image | Clip
+"""A picture, or frames of a video."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,25 @@ def place_clip(processor: Any, clip: Clip, images: list[Image.Image], clips: lis
         return [{"type": "image"}] * len(clip.frames)
     clips.append(clip)
     return [{"type": "video"}]
+
+
+def question_about(processor: Any, media: Sequence[Medium], text: str) -> MediaPrompt:
+    """A question behind what is shown, or a prompt that has their places already.
+
+    Raises:
+        ImportError: the model sees videos, and torchvision, which prepares them, is missing.
+        ValueError: `text` has places for another number of pictures or videos.
+    """
+    images: list[Image.Image] = []
+    clips: list[Clip] = []
+    kinds: list[str] = []
+    for one in media:
+        if isinstance(one, Clip):
+            kinds += [part["type"] for part in place_clip(processor, one, images, clips)]
+        else:
+            images.append(one)
+            kinds.append("image")
+    return MediaPrompt(question_prompt(processor, text, kinds), images, clips)
 
 
 def batch_inputs(processor: Any, prompts: Sequence[MediaPrompt], after: Sequence[str] | None = None) -> Any:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessorList
 
@@ -26,9 +25,10 @@ from vtokens.filter.trace import passes
 from vtokens.filter.trace.offsets import encode_with_spans, token_spans
 from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.loading.media import Medium
 from vtokens.loading.responses import response_lengths
 
-Samples = Sequence[Sequence[Image.Image]]
+Samples = Sequence[Sequence[Medium]]
 
 
 class FilterGeneration:
@@ -68,7 +68,7 @@ class FilterGeneration:
 
     def listen(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Medium],
         prompt: str,
         heard: Callable[[JudgedResponse, int], bool],
         **generate_kwargs: Any,
@@ -153,7 +153,7 @@ class FilterGeneration:
             found.append(JudgedResponse(report, ids, spans))
         return found
 
-    def _written(self, images: Sequence[Image.Image], prompt: str, trace: Trace) -> JudgedResponse:
+    def _written(self, images: Sequence[Medium], prompt: str, trace: Trace) -> JudgedResponse:
         text, ids, spans = self._spans(trace.ids.tolist())
         known = trace if ids else None
         return JudgedResponse(

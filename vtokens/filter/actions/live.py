@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria
 
@@ -17,6 +16,7 @@ from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.recorder import Tape, recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
+from vtokens.loading.media import Medium
 from vtokens.loading.responses import response_lengths
 
 Heard = Callable[[Trace, int], bool]
@@ -59,7 +59,7 @@ class Sentences(StoppingCriteria):
 def listen(
     model: Any,
     processor: Any,
-    images: Sequence[Image.Image],
+    images: Sequence[Medium],
     prompt: str,
     parts: Parts,
     split: Splitter,

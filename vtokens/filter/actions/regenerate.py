@@ -7,12 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from PIL import Image
-
 from vtokens.engine.attach import joined
 from vtokens.filter.actions.action import Edit, Outcome, without
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import ResponseReport
+from vtokens.loading.media import Medium
 from vtokens.strategies import parse
 
 RETRIES = ("ban",)
@@ -32,7 +31,7 @@ class Generation(Protocol):
 
     def write(
         self,
-        images: Sequence[Sequence[Image.Image]],
+        images: Sequence[Sequence[Medium]],
         prompts: Sequence[str],
         begun: Sequence[Sequence[int]],
         banned: Sequence[Sequence[Sequence[int]]] | None = None,
@@ -42,7 +41,7 @@ class Generation(Protocol):
         ...
 
     def read(
-        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], responses: Sequence[Sequence[int]]
+        self, images: Sequence[Sequence[Medium]], prompts: Sequence[str], responses: Sequence[Sequence[int]]
     ) -> list[JudgedResponse]:
         """Judge given responses."""
         ...
@@ -119,7 +118,7 @@ def regenerate(
     model: Any,
     generation: Generation,
     drafts: Sequence[JudgedResponse],
-    images: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Medium]],
     prompts: Sequence[str],
     retries: Sequence[str] = RETRIES,
     most: int = 8,

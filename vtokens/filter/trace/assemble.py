@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -84,7 +85,7 @@ def assemble(
     images = {state: _image(tape, places, state) for state in {*image_states, *lens_states}}
     picture, cell = (part.gather(1, places.index) for part in (layout.image, layout.cell))
     traces, width = [], places.index.shape[1]
-    first = 0
+    local = _local(layout.owner, picture)
     for row, length, count in zip(range(batch), lengths, places.counts, strict=True):
         real, said = slice(width - count, width), ids[row, :length]
         own = [number for number, owner in enumerate(layout.owner) if owner == row]
@@ -102,7 +103,7 @@ def assemble(
             generated=generated[row, ..., :length],
             gaze=gaze[row, :length, real],
             kept=places.kept[row, real],
-            picture=picture[row, real] - first,
+            picture=local[row, real],
             cell=cell[row, real],
             pictures=tuple(layout.pictures[number] for number in own),
             states=states,
@@ -113,8 +114,13 @@ def assemble(
             lens=_stack(spoken, gaze, (0, length, count)),
         )
         traces.append(trace)
-        first += len(own)
     return traces
+
+
+def _local(owner: Sequence[int], picture: Tensor) -> Tensor:
+    """int64 (B, N): which picture of its own row each token is in; those of a batch are images first, then videos."""
+    numbers = {row: itertools.count() for row in owner}
+    return torch.tensor([next(numbers[row]) for row in owner], device=picture.device)[picture]
 
 
 def _attention(tape: Tape, places: Places, layers: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,6 +19,7 @@ from vtokens.filter.trace.prompts import Response, ResponseBatch, batch, prompt_
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.loading.context import check_room, context_of
+from vtokens.loading.media import Medium
 from vtokens.loading.responses import response_lengths
 from vtokens.strategies.base import needs_of
 
@@ -30,7 +30,7 @@ NOTHING = Parts()
 def score(
     model: PreTrainedModel,
     processor: Any,
-    images: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Medium]],
     prompts: Sequence[str],
     responses: Sequence[Response],
     parts: Parts = NOTHING,
@@ -40,9 +40,10 @@ def score(
     Args:
         model: with whatever strategies are attached; they run as in `generate`, and the model is left as it was.
         processor: the model's.
-        images: the pictures of each sample, at least one in each.
+        images: the pictures and videos (`vtokens.video.Clip`) of each sample, at least one in each, in the order in
+            which they are shown. Where the model's processor has no video part, frames are shown as pictures.
         prompts: what was asked. A question goes through the processor's chat template, behind the pictures; a text
-            that holds the processor's image token is taken as it is.
+            that holds the processor's image or video token is taken as it is.
         responses: one a prompt.
         parts: what the traces are to hold; `signals.parts_for` says what signals need.
 
@@ -62,7 +63,7 @@ def score(
 def generate(
     model: PreTrainedModel,
     processor: Any,
-    images: Sequence[Sequence[Image.Image]],
+    images: Sequence[Sequence[Medium]],
     prompts: Sequence[str],
     parts: Parts = NOTHING,
     **generate_kwargs: Any,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vtokens.adapters import Adapter
-from vtokens.core.prompts import POSITION_KINDS, encode_prompts, question_prompt
+from vtokens.core.prompts import POSITION_KINDS
+from vtokens.loading.media import Medium, batch_inputs, question_about
 
 Response = str | Sequence[int]
 """Text, or better the token ids that the model generated: text may be cut into other tokens than it was made of."""
@@ -41,8 +41,12 @@ class ResponseBatch:
         return self._followed(adapter, dict(self.inputs))
 
     def blank(self, adapter: Adapter) -> dict[str, Any]:
-        """The same with a picture of nothing: every pixel has the mean colour of the tower's training data."""
-        return self._followed(adapter, adapter.change_pixels("image", self.inputs, torch.zeros_like))
+        """The same with pictures of nothing: every pixel has the mean colour of the tower's training data."""
+        inputs = dict(self.inputs)
+        for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            if pixels in inputs:
+                inputs = adapter.change_pixels(modality, inputs, torch.zeros_like)
+        return self._followed(adapter, inputs)
 
     def text(self, adapter: Adapter) -> dict[str, Any]:
         """The same without pictures: all that stood in their places is taken out, the rest is numbered anew."""
@@ -75,22 +79,25 @@ class ResponseBatch:
 
 
 def prompt_inputs(
-    processor: Any, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], device: Any
+    processor: Any, images: Sequence[Sequence[Medium]], prompts: Sequence[str], device: Any
 ) -> dict[str, Any]:
-    """What the processor makes of prompts and their pictures, padded on the left.
+    """What the processor makes of prompts with their pictures and videos, padded on the left.
 
     Raises:
         ValueError: lists of different length, or none; a sample without pictures, or with as many placeholders in its
             prompt as it has not.
+        ImportError: a video, and the model's processor cannot prepare any here.
     """
     if len(images) != len(prompts) or not prompts:
         raise ValueError(f"got pictures for {len(images)} samples and {len(prompts)} prompts: equal numbers, 1 or more")
-    texts = []
+    asked = []
     for number, (group, prompt) in enumerate(zip(images, prompts, strict=True)):
-        if isinstance(group, Image.Image) or not group or not all(isinstance(one, Image.Image) for one in group):
-            raise ValueError(f"images[{number}]={group!r} is not allowed: a list of at least one PIL image a sample")
-        texts.append(question_prompt(processor, prompt, len(group)))
-    return dict(encode_prompts(processor, texts, images).to(device))
+        if isinstance(group, Medium) or not group or not all(isinstance(one, Medium) for one in group):
+            raise ValueError(
+                f"images[{number}]={group!r} is not allowed: a list of at least one PIL image or video.Clip a sample"
+            )
+        asked.append(question_about(processor, group, prompt))
+    return dict(batch_inputs(processor, asked).to(device))
 
 
 def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: Sequence[Response]) -> ResponseBatch:
