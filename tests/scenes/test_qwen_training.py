@@ -39,12 +39,6 @@ def loaded(tmp_path_factory):
     return vtokens.load(save(model, tmp_path_factory.mktemp("qwen")))
 
 
-@pytest.fixture(scope="module")
-def batch():
-    """Two clips of four steps with six questions each."""
-    return make_clips(0, 0, 2, count=6, frames=8, pixels=True)
-
-
 def asked(processor, sample):
     """The processor's inputs for examples of clips."""
     video = {"type": "video"}
@@ -126,17 +120,19 @@ def test_answers_fit_into_what_is_trained():
     assert set(batch.kinds.flatten().tolist()) == set(range(len(clips.KINDS)))
 
 
-def test_symbols_of_a_clip_keep_every_object_of_every_step(batch):
-    pupil = Pupil(0)
+def test_symbols_of_a_clip_keep_every_object_of_every_step():
+    pupil, batch = Pupil(0), make_clips(0, 0, 2, count=6, frames=32, pixels=False)
     generator = torch.Generator().manual_seed(0)
     _, where = symbolic(pupil, batch, generator)
-    assert where.shape == (3, 2, 128)
+    assert where.shape == (3, 2, 256)
     time, row, column = where
     for clip in range(2):
         kept = batch.patches[clip, time[clip], row[clip] * SIDE + column[clip]]
-        for step in range(4):
+        for step in range(16):
             there = set(batch.patches[clip, step].tolist()) - {BACKGROUND}
             assert there <= set(kept[time[clip] == step].tolist())
+            things = (batch.patches[clip, step] != BACKGROUND).sum()
+            assert (kept[time[clip] == step] != BACKGROUND).sum() == min(16, things)
 
 
 def test_symbols_carry_names_and_places():

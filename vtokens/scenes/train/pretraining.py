@@ -82,8 +82,11 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
     save_file({k: v.cpu().contiguous() for k, v in wanted.items()}, out / "symbols.safetensors")
 
 
-def thin(patches: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` random patches of each picture, at least one of every object: sorted int (B, count)."""
+def thin(patches: Tensor, count: int, generator: torch.Generator, things: bool = False) -> Tensor:
+    """`count` random patches of each picture, at least one of every object: sorted int (B, count).
+
+    things: ground is left out first.
+    """
     luck = torch.rand(patches.shape, generator=generator)
     side = math.isqrt(patches.shape[1])
     place = torch.arange(side * side)
@@ -91,7 +94,7 @@ def thin(patches: Tensor, count: int, generator: torch.Generator) -> Tensor:
     shown = torch.where(patches == BACKGROUND, -1.0, luck)
     best = torch.full((len(patches), 16), -1.0).scatter_reduce(1, cell.expand(len(patches), -1), shown, "amax")
     first = (shown == best[:, cell]) & (shown >= 0)
-    return (luck + 2 * first).topk(count, dim=1).indices.sort(dim=1).values
+    return (luck + 2 * first + (patches != BACKGROUND) * things).topk(count, dim=1).indices.sort(dim=1).values
 
 
 def features(model: Any, pixels: Tensor) -> Tensor:

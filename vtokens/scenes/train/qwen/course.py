@@ -74,7 +74,7 @@ def _regress(pupil: Pupil, made: Made, generator: torch.Generator) -> Loss:
 def _symbols(seed: int, step: int) -> Made:
     if step % 2:
         frames = (16, 8, 16, 32)[step // 2 % 4]
-        return (make_clips(seed, step * 32, 32, count=12, frames=frames, pixels=False),)
+        return (make_clips(seed, step * 32, 20, count=12, frames=frames, pixels=False),)
     return (make_pictures(seed, step * 32, 32, count=20, pixels=False),)
 
 

@@ -20,7 +20,7 @@ from .data import ClipBatch
 from .tower import features
 
 TOKENS = SIDE * SIDE
-_THIN = 128  # tokens that a symbolic clip keeps
+_THIN = 256  # tokens that a symbolic clip keeps
 _NOISE = 0.1
 _FRONT = [WORDS.index(w) for w in ("<bos>", "USER:", "<|vision_start|>")]
 _BEHIND = [WORDS.index("<|vision_end|>")]
@@ -106,12 +106,12 @@ def missed(pupil: Pupil, visual: Tensor, patches: Tensor) -> tuple[Tensor, dict[
 
 
 def symbolic(pupil: Pupil, batch: TrainingBatch | ClipBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The vectors of a batch and their places; of a clip's tokens a share, one of each object in each step."""
+    """The vectors of a batch and their places; of a clip's tokens a share, ground left out first."""
     steps = 1 if isinstance(batch, TrainingBatch) else batch.patches.shape[1]
     size, patches = len(batch.patches), batch.patches.view(-1, TOKENS)
     visual, where = pupil.symbols(patches), places(steps, patches.device)[:, None].expand(-1, size, -1)
     if steps > 1:
-        kept = thin(patches.cpu(), _THIN // steps, generator).to(patches.device)
+        kept = thin(patches.cpu(), _THIN // steps, generator, things=True).to(patches.device)
         visual = visual.gather(1, kept[..., None].expand(-1, -1, visual.shape[-1]))
         first = torch.arange(steps, device=kept.device)[:, None] * TOKENS
         where = where.gather(2, (kept.view(size, steps, -1) + first).flatten(1).expand(3, -1, -1))
