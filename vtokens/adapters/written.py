@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,43 @@ def written_together(placeholders: Tensor, inputs: Mapping[str, Any], ends: int)
     # How often it stood up to the tile before.
     earlier = torch.where(placeholders, ended, -1).cummax(1).values.roll(1, 1)
     earlier[:, 0] = -1
-    before = torch.nn.functional.pad(placeholders, (1, 0))[:, :-1]
-    begins = placeholders & ~before & ((ended - earlier != ends) | ~known[:, None])
-    # A stretch ends in front of the tile that begins another.
-    return (place <= last[:, None]) & ~begins.roll(-1, 1)
+    return parted(placeholders, tile_starts(placeholders) & ((ended - earlier != ends) | ~known[:, None]))
+
+
+def crops_together(placeholders: Tensor, ids: Tensor, first: Sequence[int], later: Sequence[int]) -> Tensor:
+    """The same where an image stands before its crops, and words between them say so.
+
+    Args:
+        placeholders: bool (B, N).
+        ids: int64 (B, N).
+        first: the tokens between an image and its first crop.
+        later: the tokens between crops; pictures that nothing but these part are crops only behind a first one.
+    """
+    starts = tile_starts(placeholders)
+    begun, goes_on = (starts & _behind(placeholders, ids, words) for words in (first, later))
+    place = torch.arange(ids.shape[1], device=ids.device)
+    other, cropped = (
+        torch.where(some, place, -1).cummax(1).values for some in (starts & ~begun & ~goes_on, begun)
+    )  # where such a picture began last
+    return parted(placeholders, starts & ~begun & ~(goes_on & (cropped > other)))
+
+
+def tile_starts(placeholders: Tensor) -> Tensor:
+    """bool (B, N): the first position of each stretch of placeholders."""
+    return placeholders & ~torch.nn.functional.pad(placeholders, (1, 0))[:, :-1]
+
+
+def parted(placeholders: Tensor, begins: Tensor) -> Tensor:
+    """bool (B, N): all up to the last placeholder of a row, but what stands in front of a tile that begins an image."""
+    place = torch.arange(placeholders.shape[1], device=placeholders.device)
+    last = torch.where(placeholders, place, -1).amax(1, keepdim=True)
+    return (place <= last) & ~torch.nn.functional.pad(begins, (0, 1))[:, 1:]
+
+
+def _behind(placeholders: Tensor, ids: Tensor, words: Sequence[int]) -> Tensor:
+    """bool (B, N): positions in front of which these tokens stand, and a placeholder in front of them."""
+    size = len(words)
+    if ids.shape[1] <= size + 1:
+        return torch.zeros_like(placeholders)
+    same = (ids.unfold(1, size, 1)[:, 1:-1] == torch.tensor(words, device=ids.device)).all(-1)
+    return torch.nn.functional.pad(same & placeholders[:, : same.shape[1]], (size + 1, 0))
