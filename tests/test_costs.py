@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
 
 import vtokens
-from tests.families import ALL, FAMILIES, build, image, inputs
+from tests.families import ALL, FAMILIES, STATEFUL, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
 from vtokens.core.compat import returned_cache
@@ -136,7 +136,7 @@ def test_each_part_of_the_encoder_is_what_torch_counts(family: str) -> None:
     assert projector_flops(encoding) == projector
 
 
-@pytest.mark.parametrize("family", [family for family in ALL if family not in FAMILIES])
+@pytest.mark.parametrize("family", [family for family in (*ALL, *STATEFUL) if family not in FAMILIES])
 @torch.no_grad()
 def test_feature_calls_of_other_families_are_what_torch_counts(family: str) -> None:
     """Tower and projector together, to the operation."""

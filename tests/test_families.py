@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.vision_utils import get_vision_window_index
 
-from tests.families import ALL, build, image, inputs
+from tests.families import ALL, STATEFUL, build, image, inputs
 from tests.limits import close_pass
 
 PROMPTS = ["Is there a cat?", "Compare <image> with <image> please, and say which one is red", "hello there"]
@@ -21,7 +21,7 @@ def pictures() -> list[list]:
     return [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 
 
-@pytest.fixture(scope="module", params=ALL)
+@pytest.fixture(scope="module", params=[*ALL, *STATEFUL])
 def pair(request: pytest.FixtureRequest) -> Pair:
     """Each family's model and processor in turn."""
     return build(request.param)

@@ -85,6 +85,13 @@ def mixed(family: str, case: Case) -> bool:
     return beams and adapter_for(model(family, "plain")).mixes_copies
 
 
+def looks_at_a_state(family: str, spec: str) -> bool:
+    """Whether a strategy looks at attention of a layer that keeps a state in place of keys: vtokens refuses it."""
+    facts = adapter_for(model(family, "plain")).facts
+    signals = [signal for strategy in vtokens.strategies.parse(spec) for signal in strategy.needs(facts).signals]
+    return any(getattr(signal, "layer", None) in facts.linear for signal in signals)
+
+
 SHARES = st.one_of(st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.floats(0.02, 0.99))
 COUNTS = st.integers(1, 4)  # no family makes fewer than 4 tokens of an image
 BLOCKS = st.lists(st.integers(-4, 3), min_size=1, max_size=3, unique=True).map(tuple)

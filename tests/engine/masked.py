@@ -3,6 +3,9 @@
 Nothing of the engine takes part. transformers makes the causal and padding mask of the full-length sequence; forward
 pre-hooks on the decoder layers close the columns of those keys that the pruned model's layer never saw. Every layer of
 the reference computes and caches all positions, so keys, positions and cache lengths are those of the plain model.
+
+Masking a token does not remove it from a recurrence, whose state still decays. Layers that keep a state in place of
+keys are given the sequence in another order instead: what was dropped comes first, as padding before anything else.
 """
 
 from __future__ import annotations
@@ -53,10 +56,14 @@ def masking(model: Any, dropped: Sequence[Tensor]) -> Iterator[Any]:
     positions that the last layer lost repeat the survivor before them, which is what a prompt that ends with its
     picture goes on from.
     """
-    hooks = [
-        layer.register_forward_pre_hook(partial(_close_columns, index, keys), with_kwargs=True)
-        for index, (layer, keys) in enumerate(zip(decoder_layers(model), dropped, strict=True))
-    ]
+    hooks = []
+    for index, (layer, keys) in enumerate(zip(decoder_layers(model), dropped, strict=True)):
+        if hasattr(layer, "self_attn"):
+            hooks.append(layer.register_forward_pre_hook(partial(_close_columns, index, keys), with_kwargs=True))
+        else:
+            moved = _DroppedFirst(index, keys)
+            hooks.append(layer.register_forward_pre_hook(moved.before, with_kwargs=True))
+            hooks.append(layer.register_forward_hook(moved.after))
     decoder = decoder_of(model)
     hooks.append(decoder.register_forward_hook(partial(_repeat_survivors, dropped[-1]), with_kwargs=True))
     try:
@@ -84,6 +91,34 @@ def _close_columns(
     else:  # filled, not added: twice the smallest number is minus infinity, and a row of those gives NaN
         mask = mask.expand(len(hidden), -1, -1, -1).masked_fill(closed, torch.finfo(mask.dtype).min)
     return args, dict(kwargs, attention_mask=mask)
+
+
+class _DroppedFirst:
+    """Hooks of a layer that keeps a state: what was dropped enters it first, as padding, and leaves where it was."""
+
+    def __init__(self, index: int, dropped: Tensor) -> None:
+        self._index, self._dropped, self._fed = index, dropped, 0
+        self._back: Tensor | None = None
+
+    def before(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        hidden, cache = args[0], given_cache(kwargs)
+        state = None if cache is None else cache.layers[self._index]
+        past = self._fed if state is not None and state.has_previous_state[0] else 0
+        self._fed, self._back = past + hidden.shape[1], None
+        behind = max(0, self._fed - self._dropped.shape[1])
+        lost = nn.functional.pad(self._dropped, (0, behind))[:, past : self._fed]
+        if not lost.any():
+            return None
+        assert past == 0  # a state that is not empty decays under padding
+        order = (~lost).long().argsort(dim=1, stable=True)
+        mask = kwargs.get("attention_mask")
+        real = (torch.ones_like(lost) if mask is None else mask.bool().expand_as(lost)) & ~lost
+        self._back = order.argsort(dim=1)[..., None].expand_as(hidden)
+        moved = hidden.gather(1, order[..., None].expand_as(hidden))
+        return (moved, *args[1:]), dict(kwargs, attention_mask=real.gather(1, order))
+
+    def after(self, layer: nn.Module, args: Any, output: Tensor) -> Any:
+        return None if self._back is None else output.gather(1, self._back)
 
 
 def _repeat_survivors(dropped: Tensor, decoder: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:

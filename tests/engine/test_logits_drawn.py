@@ -21,7 +21,7 @@ from tests.engine.compare import DETAILS
 from tests.engine.contrasted import Partly, check_answers, contrasted, expect, forgetful, guided, without_pictures
 from tests.engine.masked import dropped_keys
 from tests.engine.test_logits import noised
-from tests.families import ALL, image, inputs
+from tests.families import ALL, STATEFUL, image, inputs
 from vtokens.adapters import adapter_class, adapter_for
 
 CLOSE = 1e-5
@@ -76,7 +76,7 @@ def blind(family: str, prompt: dict[str, Any], gamma: float, lam: float, others:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", [one for one in ALL if "logits" in adapter_class(one).anatomy.stages])
+@pytest.mark.parametrize("family", [one for one in (*ALL, *STATEFUL) if "logits" in adapter_class(one).anatomy.stages])
 @settings(max_examples=-(-settings.default.max_examples // len(ALL)))
 @given(
     case=cases().filter(lambda case: case.side == "left"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.engine.cases import BLOCKS, SIZES, TEXTS, examples, model
-from tests.families import ALL, image, inputs
+from tests.families import ALL, STATEFUL, image, inputs
 from tests.limits import BLOCKS as CHAIN
 from tests.limits import WIDTH, rounding
 from tests.strategies.helpers import probe
@@ -35,7 +35,7 @@ def apart(mine: Tensor, theirs: Tensor) -> bool:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("family", [*ALL, *STATEFUL])
 def test_neither_other_pictures_nor_padding_move_scores(family: str) -> None:
     """Three images in two rows: each row scores as alone, and another image in one place moves what is there."""
 
@@ -71,5 +71,5 @@ def test_neither_other_pictures_nor_padding_move_scores(family: str) -> None:
         assert any(changed[bounds[place] : bounds[place + 1]])
 
     if settings.default.derandomize:  # or every family would draw the same cases
-        holds = hypothesis.seed(ALL.index(family))(holds)
+        holds = hypothesis.seed([*ALL, *STATEFUL].index(family))(holds)
     holds()

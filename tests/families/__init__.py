@@ -26,15 +26,17 @@ import vtokens
 
 from .adapted import CONFIGS
 from .by_hand import Prefixed
-from .configs import BASE, CROSS, PROOF, configuration
+from .configs import BASE, CROSS, PROOF, RECURRENT, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "answer_kind", "build", "image", "inputs"]
+__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "STATEFUL", "answer_kind", "build", "image", "inputs"]
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
 ALL: tuple[str, ...] = (*EVERY, *(family for family in CONFIGS if family in vtokens.models()))
 """With those that need an adapter only: what holds for a family is drawn for all, and mechanisms for `EVERY`."""
+STATEFUL: tuple[str, ...] = tuple(RECURRENT)
+"""Families with decoder layers that keep a state in place of keys: what is dropped is not what is masked."""
 OUTSIDE: tuple[str, ...] = tuple(CROSS)
 """Families whose visual tokens stand outside the sequence: pruners alone act on them, by a path of their own."""
 TOWER_QK_GAIN = 1.6
@@ -43,8 +45,8 @@ MARK = "<image>"  # where an image goes in a prompt, whatever the family calls i
 
 
 def _known(family: str) -> str:
-    """`family` itself; ValueError naming the nearest one if it is in neither EVERY nor OUTSIDE."""
-    known = (*ALL, *OUTSIDE)
+    """`family` itself; ValueError naming the nearest one if there is no such family."""
+    known = (*ALL, *STATEFUL, *OUTSIDE)
     if family in known:
         return family
     near = difflib.get_close_matches(family, known, n=1)
@@ -71,11 +73,13 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 weight.data.add_(0.1 * torch.randn_like(weight))
                 # Normed queries and keys prefer little, whatever their projections are.
                 if "q_norm" in name or "k_norm" in name:
-                    # Gemma's norms count from 1.
-                    if family == "gemma3":
+                    # Gemma 3's norms count from 1, and so do Qwen3.5's.
+                    if family == "gemma3" or family in RECURRENT:
                         weight.data.add_(0.6)
                     else:  # Gemma 4 scales their products by 1
                         weight.data.mul_(0.7 if family == "gemma4" else QK_NORM_GAIN)
+                if name.endswith("A_log"):  # or states would have forgotten all but the last few tokens
+                    weight.data.sub_(4.0)
                 if name.endswith(("gate", "gate_attn", "gate_ffn")):  # Mllama's start at 0
                     weight.data.add_(1.0)
             elif "mm_input_projection" in name or "position_embedding_table" in name:
@@ -88,7 +92,7 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
     return model.eval(), processor(family, config, tok)
 
 
-@lru_cache(maxsize=len(ALL) + len(OUTSIDE))
+@lru_cache(maxsize=len(ALL) + len(STATEFUL) + len(OUTSIDE))
 def _processor(family: str) -> Any:
     """The default processor of `family`, kept between calls."""
     tok = tokenizer(_known(family))

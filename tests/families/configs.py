@@ -160,6 +160,35 @@ PROOF["qwen3_vl_moe"] = {
         "moe_intermediate_size": 64,
     },
 }
+# Every other decoder layer keeps a state in place of keys, the first among them. The tower is Qwen3-VL's.
+RECURRENT: dict[str, dict[str, Any]] = {
+    "qwen3_5": {
+        "text_config": {
+            **TEXT,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 8,
+            # Half of each head turns: 1 + 2 + 1 frequencies.
+            "rope_parameters": {**MROPE, "mrope_section": [1, 2, 1], "partial_rotary_factor": 0.5},
+        },
+        "vision_config": {
+            name: value for name, value in BASE["qwen3_vl"]["vision_config"].items() if "deepstack" not in name
+        },
+    },
+}
+RECURRENT["qwen3_5_moe"] = {
+    **RECURRENT["qwen3_5"],
+    "text_config": {
+        **{name: value for name, value in RECURRENT["qwen3_5"]["text_config"].items() if name != "intermediate_size"},
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 32,
+    },
+}
 # Visual tokens outside the sequence: keys of two cross-attention layers, the last one of the decoder among them.
 CROSS: dict[str, dict[str, Any]] = {
     "mllama": {
@@ -189,7 +218,7 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     """
     from .adapted import CONFIGS, token_ids
 
-    fields = deepcopy({**BASE, **PROOF, **CROSS, **CONFIGS}[family])
+    fields = deepcopy({**BASE, **PROOF, **RECURRENT, **CROSS, **CONFIGS}[family])
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     fields["text_config"] |= {"vocab_size": len(tokenizer), **{f"{name}_token_id": ids[name] for name in ids}}
     if family in CONFIGS:

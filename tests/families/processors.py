@@ -86,6 +86,8 @@ TOKENS = {
     "smolvlm": IDEFICS_TOKENS,
     "gemma3": GEMMA_TOKENS,
     "qwen3_vl_moe": QWEN_TOKENS,
+    "qwen3_5": QWEN_TOKENS,
+    "qwen3_5_moe": QWEN_TOKENS,
     "mllama": MLLAMA_TOKENS,
     "paligemma": PALIGEMMA_TOKENS,
     "gemma4": GEMMA4_TOKENS,
@@ -96,6 +98,8 @@ QWEN_PROCESSORS = {
     "qwen2_5_vl": Qwen2_5_VLProcessor,
     "qwen3_vl": Qwen3VLProcessor,
     "qwen3_vl_moe": Qwen3VLProcessor,
+    "qwen3_5": Qwen3VLProcessor,
+    "qwen3_5_moe": Qwen3VLProcessor,
 }
 
 

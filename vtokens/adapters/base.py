@@ -67,7 +67,7 @@ class Adapter(ABC):
 
     @property
     def layers(self) -> Sequence[Any]:
-        """The decoder layers, in order; each has `self_attn`."""
+        """The decoder layers, in order; those that attend (`specs`) have `self_attn`."""
         return self.language_model.layers
 
     @property
@@ -153,12 +153,13 @@ class Adapter(ABC):
             len(self.layers),
             depth,
             tower.has_cls,
-            f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{config.intermediate_size}",
+            f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{_inner(config)}",
             f"{vision.model_type}-{depth}x{vision.hidden_size}-{side(vision.patch_size)}"
             + (f"-{side(size)}" if size else ""),
             tower.feature_block + 1 if tower.merges else None,
             partial(_sample, tower.module),
             config.hidden_size,
+            tuple(index for index, spec in enumerate(self.specs) if spec.kind == "linear"),
         )
 
     def change_pixels(
@@ -215,6 +216,12 @@ class Adapter(ABC):
         as the models themselves do.
         """
         return {name: holding(token, inputs, self.multimodal) for name, token in self.placeholder_ids.items()}
+
+
+def _inner(config: Any) -> int:
+    """Channels inside the MLP of a decoder layer; of an expert's, where there is no other."""
+    found: int = getattr(config, "intermediate_size", None) or config.moe_intermediate_size
+    return found
 
 
 def _sample(tower: nn.Module) -> tuple[float, ...]:

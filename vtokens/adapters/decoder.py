@@ -19,9 +19,9 @@ _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 def check_decoder(adapter: Adapter) -> None:
     """Raise `ValueError`, naming the decoder, if it is not what its family declares.
 
-    Each layer must have one `self_attn` over all that came before, which takes rotary embeddings, calls transformers'
-    attention interface, and keeps layer i's keys in the cache's layer i. The multimodal module must call no tower that
-    was not declared.
+    Each layer that attends must have one `self_attn` over all that came before, which takes rotary embeddings, calls
+    transformers' attention interface, and keeps layer i's keys in the cache's layer i. The multimodal module must call
+    no tower that was not declared.
     """
     _check_towers(adapter)
     language_model = adapter.language_model
@@ -120,9 +120,10 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     seen: set[type] = set()
     for (index, layer), spec in zip(enumerate(layers), adapter.specs, strict=True):
         attention = getattr(layer, "self_attn", None)
-        if spec.kind == "cross":
+        if spec.kind in ("cross", "linear"):
             if attention is not None:
-                yield f"layer {index}, a {type(layer).__name__}, has `self_attn`, and its config names cross-attention"
+                named = "cross-attention" if spec.kind == "cross" else "a layer without attention"
+                yield f"layer {index}, a {type(layer).__name__}, has `self_attn`, and its config names {named}"
             continue
         if attention is None:
             yield f"layer {index}, a {type(layer).__name__}, has no `self_attn`"
@@ -134,8 +135,10 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
-    if cached - {"DynamicLayer", "DynamicSlidingWindowLayer"}:
-        yield f"its cache holds a {min(cached - {'DynamicLayer'})}"
+    known = {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    known |= {"LinearAttentionLayer"} if "linear" in adapter.anatomy.kinds else set()
+    if cached - known:
+        yield f"its cache holds a {min(cached - known)}"
 
 
 def _reasons_of_class(kind: type) -> Iterator[str]:

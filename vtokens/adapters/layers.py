@@ -22,8 +22,8 @@ class LayerSpec:
 
     Attributes:
         kind: "full" attends to all earlier positions, "sliding" to those of a window, "cross" to features that have no
-            place in the sequence, and "linear" keeps a state in place of keys.
-        slot: the cache layer that holds its keys.
+            place in the sequence, and "linear" keeps a state of fixed size in place of keys.
+        slot: the cache layer that holds its keys, or its state.
         window: positions that it looks back over, its own included; None if all.
         rope: the layer type by which it asks for its rotary angles; None if all layers turn alike.
     """
@@ -32,6 +32,11 @@ class LayerSpec:
     slot: int
     window: int | None = None
     rope: str | None = None
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention, over keys that a cache holds."""
+        return self.kind != "linear"
 
 
 def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tuple[LayerSpec, ...]:

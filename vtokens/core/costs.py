@@ -14,6 +14,10 @@ BUDGET = (
 """The definition of the token budget, as results carry it."""
 
 
+STATES = ("linear_attention", "conv")
+"""What transformers' `config.layer_types` calls layers that keep a state of fixed size in place of keys."""
+
+
 @dataclass(frozen=True)
 class Encoding:
     """The work of a vision tower and its projector on the pictures of one call, as shapes.
@@ -116,11 +120,33 @@ def layer_flops(config: Any, queries: int, keys: int | None = None, index: int =
     heads, kv_heads, dim = _heads(config, index)
     width, inner, router = config.hidden_size, *_mlp(config)
     kinds = 1 if _values_are_keys(config, index) else 2
-    projections = width * dim * (2 * heads + kinds * kv_heads) * queries
+    # Where others are Gated DeltaNet, the query projection makes a gate for the output of attention too.
+    gate = heads if hasattr(config, "linear_num_value_heads") else 0
+    projections = width * dim * (2 * heads + kinds * kv_heads + gate) * queries
     products = 2 * queries * keys * heads * dim
     # Inputs of its own go through a gate and back (`Anatomy.per_layer`).
     beside = 2 * (getattr(config, "hidden_size_per_layer_input", None) or 0)
     return 2 * (projections + products + width * (3 * inner + router + beside) * queries)
+
+
+def state_layer_flops(config: Any, queries: int) -> int:
+    """Floating-point operations of a decoder layer that keeps a state in place of keys; counted as in `layer_flops`.
+
+    Of Gated DeltaNet (arXiv:2412.06464) the projections, the convolution before it, and for each position three
+    products with the state of each head: what it holds for the key, what is written, what the query reads. That is
+    the recurrence, as single tokens run it; prompts go through it in blocks, which takes a few more.
+
+    Args:
+        config: the decoder's config.
+        queries: positions that enter the layer.
+    """
+    width, (inner, router) = config.hidden_size, _mlp(config)
+    heads, dim = config.linear_num_value_heads, config.linear_value_head_dim
+    keys, values = config.linear_num_key_heads * config.linear_key_head_dim, heads * dim
+    mixed = 2 * keys + values
+    projections = width * (mixed + 2 * values + 2 * heads) + mixed * config.linear_conv_kernel_dim
+    products = 3 * values * config.linear_key_head_dim
+    return 2 * (projections + products + width * (3 * inner + router)) * queries
 
 
 def cross_layer_flops(config: Any, queries: int, keys: int) -> int:
@@ -143,12 +169,14 @@ def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] |
         lengths: rows that each layer computes.
         attended: positions its attention works on, where merged tokens stand at several; default the same.
     """
-    total = sum(layer_flops(config, length, index=index) for index, length in enumerate(lengths))
-    if lengths:
-        total += lengths[0] * _entering(config, len(lengths))
-    for index, (rows, seen) in enumerate(zip(lengths, lengths if attended is None else attended, strict=True)):
+    attended = lengths if attended is None else attended
+    total = lengths[0] * _entering(config, len(lengths)) if lengths else 0
+    for index, (rows, seen) in enumerate(zip(lengths, attended, strict=True)):
+        if not _attends(config, index):
+            total += state_layer_flops(config, rows)
+            continue
         heads, _, dim = _heads(config, index)
-        total += 4 * (seen * seen - rows * rows) * heads * dim
+        total += layer_flops(config, rows, index=index) + 4 * (seen * seen - rows * rows) * heads * dim
     return total
 
 
@@ -156,15 +184,27 @@ def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:
     """Decoder FLOPs of `steps` tokens fed back one at a time, layer i having cached `lengths[i]`; head excluded."""
     total = steps * _entering(config, len(lengths))
     for index, length in enumerate(lengths):
+        if not _attends(config, index):
+            total += steps * state_layer_flops(config, 1)
+            continue
         idle, keys = layer_flops(config, 1, 0, index), steps * length + steps * (steps + 1) // 2
         total += steps * idle + keys * (layer_flops(config, 1, 1, index) - idle)
     return total
 
 
 def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
-    """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes."""
-    heads = [_heads(config, index) for index in range(len(lengths))]
-    return 2 * itemsize * sum(kv * dim * length for (_, kv, dim), length in zip(heads, lengths, strict=True))
+    """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes.
+
+    Layers that keep a state in place of keys count nothing: it has one size, whatever the length.
+    """
+    keyed = [(_heads(config, index), length) for index, length in enumerate(lengths) if _attends(config, index)]
+    return 2 * itemsize * sum(kv * dim * length for (_, kv, dim), length in keyed)
+
+
+def _attends(config: Any, index: int) -> bool:
+    """Whether a layer has attention."""
+    types = getattr(config, "layer_types", None) or ()
+    return index >= len(types) or types[index] not in STATES
 
 
 def _matrix_flops(shape: tuple[int, int, int]) -> int:
@@ -185,7 +225,9 @@ def _mlp(config: Any) -> tuple[int, int]:
         return config.intermediate_size, 0
     if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
         raise ValueError("a decoder in which only some layers have experts is not counted")
-    return chosen * inner, getattr(config, "num_experts", 0)
+    # An expert that every token goes through has a gate of one channel.
+    shared = getattr(config, "shared_expert_intermediate_size", 0) or 0
+    return chosen * inner + shared, getattr(config, "num_experts", 0) + bool(shared)
 
 
 def _entering(config: Any, depth: int) -> int:

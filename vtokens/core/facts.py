@@ -21,6 +21,7 @@ class Facts:
         merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
         read_sample: gives `tower_sample`.
         width: channels of a decoder state; 0 if not known.
+        linear: decoder layers that have no attention, but keep a state of fixed size in place of keys.
     """
 
     family: str
@@ -32,6 +33,16 @@ class Facts:
     merge_blocks: int | None = None
     read_sample: Callable[[], tuple[float, ...]] = field(default=tuple, compare=False, repr=False)
     width: int = 0
+    linear: tuple[int, ...] = ()
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The decoder layers that have attention."""
+        return tuple(layer for layer in range(self.depth) if layer not in self.linear)
+
+    def nearest_attending(self, layer: int) -> int:
+        """The decoder layer with attention that is nearest to `layer`, the earlier one of two."""
+        return min(self.attending, key=lambda other: abs(other - layer), default=layer)
 
     @cached_property
     def tower_sample(self) -> tuple[float, ...]:

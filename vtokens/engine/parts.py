@@ -64,7 +64,8 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     projectors = {tower.projector: None for tower in adapter.towers.values() if plan.at_encode and tower.merges}
     for number, projector in enumerate(projectors):
         found["projector", number] = partial(projector.register_forward_hook, partial(after_projector, adapter))
-    for index in plan.tapped_layers(len(layers)):
+    attending = [index for (index, _), spec in zip(enumerate(layers), adapter.specs, strict=False) if spec.attends]
+    for index in plan.tapped_layers(attending):
         found["tap", index] = partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index))
     return found
 

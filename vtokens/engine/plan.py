@@ -128,10 +128,10 @@ class Plan:
         merging = range(min(self.at_encode), len(adapter.tower.blocks)) if self.at_encode else ()
         return sorted({*self.blocks, *self.key_blocks, *(merging if adapter.tower.merges else ())})
 
-    def tapped_layers(self, depth: int) -> list[int]:
-        """The decoder layers, of `depth`, whose attention goes through a tap."""
+    def tapped_layers(self, attending: Sequence[int]) -> list[int]:
+        """The decoder layers, of those that have attention, whose attention goes through a tap."""
         if self.unmerges or self.sizes or self.contrast is not None:
-            return list(range(depth))
+            return list(attending)
         return sorted({*self.observed, *self.observed_keys, *self.at_attend, *self.at_cache})
 
 

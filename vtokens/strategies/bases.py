@@ -4,6 +4,7 @@ scores cached keys, a contraster names another prompt."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -33,10 +34,10 @@ def check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> No
         raise TypeError(f"{type(strategy).__name__} is a {base.__name__} without {words}: it has to be written")
 
 
-def _layers_of(strategy: Strategy, facts: Facts) -> tuple[int, ...]:
-    """The decoder layers that a field `layers` names, from 0; all of them if there is none, or it is None."""
+def _layers_of(strategy: Strategy, facts: Facts, every: Sequence[int]) -> tuple[int, ...]:
+    """The decoder layers that a field `layers` names, from 0; all of `every` if there is none, or it is None."""
     named = getattr(strategy, "layers", None)
-    layers = range(facts.depth) if named is None else named
+    layers = every if named is None else named
     return tuple(check_layer("layers", one, facts.depth, first=-facts.depth) % facts.depth for one in layers)
 
 
@@ -170,7 +171,7 @@ class Steerer(Strategy):
             raise unknown("place", self.place, _PLACES)
         if needs.states or needs.mlp:
             return needs
-        where = _layers_of(self, facts)
+        where = _layers_of(self, facts, range(facts.depth))
         return (
             dataclasses.replace(needs, mlp=where) if self.place == "mlp" else dataclasses.replace(needs, states=where)
         )
@@ -180,8 +181,8 @@ class Steerer(Strategy):
 class Evictor(Strategy):
     """An evictor: once the prompt is read, cached keys of visual tokens are dropped; what it says itself stays exact.
 
-    Subclasses write `score`. It is asked in every layer, or in those that a field `layers` names (negative ones from
-    the end). Keys of text always stay.
+    Subclasses write `score`. It is asked in every layer that has keys, or in those that a field `layers` names
+    (negative ones from the end). Keys of text always stay.
 
     Attributes:
         keep: share or count per picture, of its keys in each layer.
@@ -198,7 +199,7 @@ class Evictor(Strategy):
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
         check_written(self, Evictor, "score", "at_cache")
-        return needs if needs.cache else dataclasses.replace(needs, cache=_layers_of(self, facts))
+        return needs if needs.cache else dataclasses.replace(needs, cache=_layers_of(self, facts, facts.attending))
 
 
 @dataclass(frozen=True)

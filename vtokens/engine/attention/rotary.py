@@ -33,8 +33,8 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     """
     if adapter.language_model in _known:
         return
-    for index, layer in enumerate(adapter.layers):
-        attention = inside(layer.self_attn)
+    for index in adapter.facts.attending:
+        attention = inside(adapter.layers[index].self_attn)
         if not _turns_last(attention, index):
             raise ValueError(
                 f"{who} rotates dimension d of a head with d + D/2, behind all else that is done to queries and keys, "

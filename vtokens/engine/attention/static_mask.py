@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.core.compat import given_cache
 from vtokens.engine.state.both_ways import BothWays
+from vtokens.engine.state.cache_layers import first_keys
 from vtokens.engine.state.slots import static_layer
 
 
@@ -27,7 +28,7 @@ def with_padding_mask(
         both_ways: which positions see what comes after them; None if none do.
     """
     cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
-    if cache is None or not cache.layers or static_layer(cache.layers[0]) is None:
+    if cache is None or not cache.layers or static_layer(cache.layers[first_keys(cache)]) is None:
         return kwargs
     if isinstance(mask, Mapping) and "full_attention" in mask:
         mask = mask["full_attention"]

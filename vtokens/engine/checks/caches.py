@@ -15,15 +15,16 @@ from transformers.cache_utils import (
 
 from vtokens.engine.attention.sizes import holds_sizes
 from vtokens.engine.plan import Plan
-from vtokens.engine.state.cache_layers import tracked_layers
+from vtokens.engine.state.cache_layers import holds_keys, tracked_layers
 from vtokens.engine.state.slots import StaticWindowLayer, static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
 _KINDS = {
     *(DynamicLayer, StaticLayer, StaticWindowLayer),
     DynamicSlidingWindowLayer,  # holds all of a sequence that is shorter than its window (`window`)
-    # Releases of transformers differ in which of these they have.
+    # Releases of transformers differ in which of these they have; one of linear attention has a state in place of keys.
     *(getattr(cache_utils, f"{name}QuantizedLayer", StaticLayer) for name in ("Fp8", "HQQ", "Quanto")),
+    getattr(cache_utils, "LinearAttentionLayer", StaticLayer),
 }
 
 
@@ -71,9 +72,9 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
 
 def check_evictable(cache: Cache | None) -> None:
     """Raise `ValueError` if keys cannot be dropped from `cache` once they are in it."""
-    for layer in () if cache is None else cache.layers:
+    for index, layer in enumerate(() if cache is None else cache.layers):
         inner = layer.inner if isinstance(layer, TrackedLayer) else layer
-        if type(inner) not in (DynamicLayer, DynamicSlidingWindowLayer):
+        if holds_keys(cache, index) and type(inner) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise ValueError(
                 f"a {type(inner).__name__} holds its keys in fixed slots, or packed, so that none can be dropped once "
                 "they are there: use the default DynamicCache, or detach() the strategy"

@@ -24,11 +24,12 @@ from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.window import check_no_window
 from vtokens.engine.plan import Plan
-from vtokens.engine.state.cache_layers import shortened
+from vtokens.engine.state.cache_layers import holds_keys, shortened
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of, negative_cache
 from vtokens.engine.state.per_layer import as_argument, per_layer_of
 from vtokens.engine.state.positions import fed_positions
+from vtokens.engine.state.states import joined_states, part_states
 
 InLane = Callable[[Lane, int, AttentionCall], tuple[Tensor, Any]]
 
@@ -37,11 +38,15 @@ class JointCache(Cache):
     """A cache for one pass over both: the first half of the rows goes to one cache, the second half to the other.
 
     `update` stores each half where it belongs and returns nothing of use, since the two differ in length: attention
-    reads them from `halves`.
+    reads them from `halves`. States that layers keep in place of keys are of one size, and so stand here for the pass,
+    one behind the other, until `part`.
     """
 
     def __init__(self, real: Cache, negative: Cache) -> None:
-        super().__init__(layers=[])
+        both = [*enumerate(zip(real.layers, negative.layers, strict=True))]
+        self._states = {index: pair for index, pair in both if not holds_keys(real, index)}
+        layers = [joined_states(*pair) if index in self._states else pair[0] for index, pair in both]
+        super().__init__(layers=layers if self._states else [])
         self.real, self.negative = real, negative
         self.halves: tuple[tuple[Tensor, Tensor], ...] = ()
 
@@ -54,6 +59,11 @@ class JointCache(Cache):
             self.negative.update(key_states[half:], value_states[half:], layer_idx),
         )
         return key_states, value_states
+
+    def part(self) -> None:
+        """Bring each half of the states back to where it belongs."""
+        for index, pair in self._states.items():
+            part_states(self.layers[index], *pair)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.real.get_seq_length(layer_idx)
@@ -72,6 +82,10 @@ class Joint:
 
     def adjust(self, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The keyword arguments of decoder layer `index`; each lane's mask is kept for its attention."""
+        if not self.main.specs[index].attends:
+            for lane, states in zip((self.main, self.negative), hidden.chunk(2), strict=True):
+                lane.hidden = states
+            return dict(kwargs, attention_mask=self._padding(hidden), position_ids=None)
         positions, found = kwargs.get("position_ids"), []
         places = (None, None) if positions is None else positions.chunk(2)
         for lane, states, own in zip((self.main, self.negative), hidden.chunk(2), places, strict=True):
@@ -89,6 +103,16 @@ class Joint:
             kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
         return kwargs
 
+    def _padding(self, hidden: Tensor) -> Tensor | None:
+        """bool (2 B, W), False on padding; None if there is none. A single token is never padding."""
+        lanes = (self.main, self.negative)
+        masks = [lane.fed_now() for lane in lanes]
+        if hidden.shape[1] == 1 or all(mask is None for mask in masks):
+            return None
+        halves = hidden.new_ones(hidden.shape[:2], dtype=torch.bool).chunk(2)
+        both = [half if mask is None else mask.to(half.device) for half, mask in zip(halves, masks, strict=True)]
+        return torch.cat(both)
+
     def attend_apart(self, index: int, attention: AttentionCall, run: InLane) -> tuple[Tensor, Any]:
         """Run both halves of an attention call, each over its own keys and values."""
         lanes, halves = (self.main, self.negative), self.cache.halves
@@ -101,6 +125,7 @@ class Joint:
     def prompt_output(self, output: Any) -> Any:
         """The decoder's output for the prompt alone; the last states of the negative prompt stay with its lane."""
         self.negative.hidden = output[0].chunk(2)[1]
+        self.cache.part()
 
         def first(part: Any) -> Any:
             if isinstance(part, Tensor):

@@ -19,7 +19,7 @@ from vtokens.engine.lanes.fed import Fed, Start
 from vtokens.engine.lanes.negative_prompt import negative_of
 from vtokens.engine.plan import Contrast
 from vtokens.engine.record import Record
-from vtokens.engine.state.cache_layers import all_keys, track
+from vtokens.engine.state.cache_layers import all_keys, first_keys, holds_keys, track
 from vtokens.engine.state.negative_keys import Divergence, NegativeKeys, divergence_of, negative_cache
 from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.per_layer import as_argument
@@ -105,8 +105,12 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         if isinstance(contrast.negative, Prompt):  # both have the candidates behind it, and no more
             tail = min(tail, lane.asked - 1)
         divergence = Divergence(lane.past + lane.length, total, mask, _shift(start, fed, before), tail)
-        for index, layer in enumerate(cache.layers):
-            track(lane.cache, index).negative = NegativeKeys(layer, divergence if index == 0 else None)
+        keyed = {index: layer for index, layer in enumerate(cache.layers) if holds_keys(cache, index)}
+        states = {index: layer for index, layer in enumerate(cache.layers) if index not in keyed}
+        for index, layer in keyed.items():
+            track(lane.cache, index).negative = NegativeKeys(layer)
+        first = track(lane.cache, first_keys(lane.cache))
+        first.negative = NegativeKeys(keyed[first_keys(cache)], divergence, states)
     return Answer(output[0], fed.column)
 
 
@@ -147,13 +151,19 @@ def _copied(cache: Any, past: int) -> DynamicCache:
         ValueError: that one does not hand them out.
     """
     copy = DynamicCache()
+    stateful = not all(holds_keys(cache, index) for index in range(len(cache.layers)))
+    if stateful and not past:
+        copy.layers = [
+            DynamicLayer() if holds_keys(cache, index) else type(layer)(number_of_states=layer.number_of_states)
+            for index, layer in enumerate(cache.layers)
+        ]
     for index in range(len(cache.layers) if past else 0):
-        parts = all_keys(cache, index)
+        parts = None if stateful else all_keys(cache, index)
         if parts is None:
             raise ValueError(
                 f"the negative prompt begins with the {past} positions fed before the picture, and a "
-                f"{type(cache).__name__} does not give them back: begin with the picture, or use the default "
-                "DynamicCache"
+                f"{type(cache).__name__} {'whose layers keep states ' if stateful else ''}does not give them back: "
+                f"begin with the picture{'' if stateful else ', or use the default DynamicCache'}"
             )
         new = DynamicLayer()
         new.update(*(part[:, :, :past] for part in parts))

@@ -47,15 +47,13 @@ class TextLane:
         both_ways = None if lane.both_ways is None else lane.both_ways.at(columns, self._real)
         self._until = None if both_ways is None else both_ways.until(None, columns.device)
         rule = None if self._until is None else to_stretch_end(self._until, 0, None)
-        self._kwargs: dict[str, Any] = {
-            **side,
-            "attention_mask": layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule),
-        }
+        self._side, self._specs = dict(side), lane.specs
+        self._mask = layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule)
         self._positions = positions if lane.reads_positions else None
         beside = None if beside is None else gather(beside, columns.to(beside.device), 1)
         self._per_layer = for_layers(adapter, self._hidden, beside)
-        self._ropes = [spec.rope for spec in lane.specs]
-        self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in {*self._ropes}}
+        ropes = {spec.rope for spec in lane.specs}
+        self._angles = {rope: adapter.rotary(self._hidden, positions, rope) for rope in ropes}
         self._batch = torch.arange(len(columns), device=columns.device)
         self._strategies: Sequence[Acting] | None = None
         self._memory = Memory()
@@ -106,18 +104,19 @@ class TextLane:
         return self.output if self.output is None or rows is None else self.output[rows]
 
     def _run(self, index: int) -> Tensor:
-        layer = self._adapter.layers[index]
+        layer, spec = self._adapter.layers[index], self._specs[index]
         self.active = True
         try:
             # The layer's own hooks belong to the pass, so its forward is called past them.
             output = layer.forward(
                 self._hidden,
                 *(() if self._per_layer is None else (self._per_layer[:, :, index],)),
-                position_embeddings=self._angles[self._ropes[index]],
+                position_embeddings=self._angles[spec.rope],
+                attention_mask=self._mask if spec.attends else self._real,
                 position_ids=self._positions,
                 use_cache=False,
                 **as_cache(layer, None),
-                **self._kwargs,
+                **self._side,
             )
         finally:
             self.active = False

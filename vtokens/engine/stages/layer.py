@@ -37,6 +37,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
 
 def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
+    if not lane.specs[index].attends:
+        return _without_attention(lane, index, kwargs)
     layer, both_ways = shortened(lane.cache, index), lane.both_ways_at(index)
     lane.angles = kwargs.get("position_embeddings")
     # Masks that were prepared for a prompt may be those of a layer that lets go of keys.
@@ -74,6 +76,30 @@ def _cut(lane: Lane, index: int, view: View, kwargs: dict[str, Any], made: bool)
     embeddings = lane.angles if fold is None else unturned(lane.angles)
     positions = layer_positions(lane, index, kwargs.get("position_ids"))
     return {**kwargs, "position_ids": positions, "position_embeddings": embeddings}
+
+
+def _without_attention(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The keyword arguments of a layer that keeps a state in place of keys: all it is told is what is padding.
+
+    Padding is bool (B, W), and would go into the state otherwise; also where it evens out what was kept.
+
+    Raises:
+        ValueError: it would stand behind what a cache holds, where a state decays under it.
+    """
+    if lane.view is None:
+        return None
+    if lane.past and lane.view.real is not None:
+        raise ValueError(
+            "the samples of this batch keep different numbers of tokens behind what their cache holds, and decoder "
+            f"layer {index} keeps a state in place of keys, which decays under the padding that evens them out: start "
+            "again with an empty cache and the whole conversation, or with a batch of one, or detach() the strategy"
+        )
+    lane.views[index] = lane.view
+    mask = kwargs.get("attention_mask")
+    if lane.view is not lane.entry:  # else the decoder has made it of what it was given
+        mask = lane.fed_now(lane.view)
+        mask = None if mask is None else mask.to(lane.hidden.device)
+    return {**kwargs, "attention_mask": mask, "position_ids": None}
 
 
 def _angles(lane: Lane, index: int, columns: Tensor | None, embeddings: Any) -> Any:

@@ -23,7 +23,7 @@ from vtokens.engine.lanes.joint_decode import Joint
 from vtokens.engine.lanes.negative_prefill import Run, prefill
 from vtokens.engine.plan import Contrast
 from vtokens.engine.stages.answers import Answers
-from vtokens.engine.state.cache_layers import memory_of, tracked
+from vtokens.engine.state.cache_layers import first_keys, memory_of, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of
 from vtokens.engine.state.request import Request
@@ -38,7 +38,7 @@ def check(request: Request, lane: Lane, contrast: Contrast) -> None:
     Args:
         contrast: what contrasts it.
     """
-    divergence, first = divergence_of(lane.cache), tracked(lane.cache, 0)
+    divergence, first = divergence_of(lane.cache), tracked(lane.cache, first_keys(lane.cache))
     if first is not None and first.negative is not None and divergence is not None:
         since, own = lane.past - divergence.fed, first.negative.layer.get_seq_length() - divergence.length
         if since != own:

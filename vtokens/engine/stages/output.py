@@ -11,7 +11,17 @@ from torch import Tensor
 from vtokens.engine.attention.fold import copies_after
 from vtokens.engine.attention.key_padding import cached_padding, slots_seen
 from vtokens.engine.attention.masks import query_key_positions
-from vtokens.engine.state.cache_layers import lengths, memory_of, shortened, track, tracked, tracked_layers
+from vtokens.engine.state.cache_layers import (
+    first_keys,
+    holds_keys,
+    kept_with_keys,
+    lengths,
+    memory_of,
+    shortened,
+    track,
+    tracked,
+    tracked_layers,
+)
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
@@ -34,12 +44,13 @@ def report(lane: Lane, pictures: Pictures) -> None:
 def note_keymaps(lane: Lane, pictures: Pictures, cache: Any) -> None:
     """Tell the cache layers that stored less than was fed, or about which strategies noted something."""
     lane.cache = cache
-    for index in sorted({*lane.views, *lane.notes}):
+    notes = kept_with_keys(cache, lane.notes)
+    for index in sorted({*(index for index in lane.views if holds_keys(cache, index)), *notes}):
         view = lane.views.get(index)
         new = lane.length if view is None else view.index.shape[1]
         (given, seen, _), fold = lengths(cache, index), lane.folds.get(index)
         past, length = seen - new, new if fold is None else fold.member.shape[1]
-        memory = memory_of(cache, index).followed_by(lane.notes.get(index, Memory()), past, length)
+        memory = memory_of(cache, index).followed_by(notes.get(index, Memory()), past, length)
         if view is None and shortened(cache, index) is None:
             # Nothing was dropped here, so all of it may be cropped again, but for notes about whole pictures.
             keymap = KeyMap.plain(given, memory, pictures.layout.tail if memory.samples else None)
@@ -54,17 +65,18 @@ def limit_crops(cache: Any) -> None:
 
     No layer was given anything yet behind what its key map is of.
     """
-    tails, first = [layer.keymap.tail for layer in tracked_layers(cache)], tracked(cache, 0)
-    tail = lengths(cache, 0).given if first is None else first.keymap.tail
+    number = first_keys(cache)
+    tails, first = [layer.keymap.tail for layer in tracked_layers(cache)], tracked(cache, number)
+    tail = lengths(cache, number).given if first is None else first.keymap.tail
     if min(tails, default=tail) >= tail:
         return
-    first = track(cache, 0)
+    first = track(cache, number)
     first.keymap = replace(first.keymap, tail=min(tails))
 
 
 def remember(lane: Lane, cache: Any) -> None:
     """Keep in the cache what strategies noted in a pass without pictures."""
-    for index, noted in lane.notes.items() if cache is not None else ():
+    for index, noted in kept_with_keys(cache, lane.notes).items() if cache is not None else ():
         layer, past = track(cache, index), lengths(cache, index).seen - lane.length
         layer.keymap = replace(layer.keymap, memory=layer.keymap.memory.followed_by(noted, past, lane.length))
 

@@ -15,14 +15,19 @@ and a window are never met in one layer; the picture has both for short):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from transformers import cache_utils
 from transformers.cache_utils import Cache
 
 from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.strategies.views.memory import Memory
+
+_STATE = getattr(cache_utils, "LinearAttentionLayer", None)
+"""A cache layer that holds a state of fixed size in place of keys; older releases of transformers have none."""
 
 
 class Lengths(NamedTuple):
@@ -38,9 +43,19 @@ class Lengths(NamedTuple):
         return self.seen - self.gone
 
 
+def holds_keys(cache: Cache | None, index: int) -> bool:
+    """Whether layer `index` of a cache holds keys, or will; one that holds a state knows nothing of positions."""
+    return cache is None or index >= len(cache.layers) or type(cache.layers[index]) is not _STATE
+
+
+def first_keys(cache: Cache | None) -> int:
+    """The first layer of a cache that holds keys: what concerns all of them is noted there."""
+    return next((index for index in range(len(cache.layers) if cache else 0) if holds_keys(cache, index)), 0)
+
+
 def lengths(cache: Cache | None, index: int) -> Lengths:
     """The lengths of layer `index` of a cache; 0 where nothing was stored."""
-    if cache is None or index >= len(cache.layers):
+    if cache is None or index >= len(cache.layers) or not holds_keys(cache, index):
         return Lengths(0, 0, 0)
     layer: Any = cache.layers[index]
     inner, merged = layer, 0
@@ -70,7 +85,25 @@ def shortened(cache: Cache | None, index: int) -> TrackedLayer | None:
 def memory_of(cache: Cache | None, index: int) -> Memory:
     """What strategies noted at layer `index` of a cache."""
     there = tracked(cache, index)
-    return Memory() if there is None else there.keymap.memory
+    if there is not None or holds_keys(cache, index):
+        return Memory() if there is None else there.keymap.memory
+    first, mark = tracked(cache, first_keys(cache)), f"{index}: "
+    noted = {} if first is None else first.keymap.memory.samples
+    return Memory(samples={name.removeprefix(mark): part for name, part in noted.items() if name.startswith(mark)})
+
+
+def kept_with_keys(cache: Cache | None, notes: Mapping[int, Memory]) -> dict[int, Memory]:
+    """Notes by layers that hold keys: those of layers that hold a state are kept in the first one that does.
+
+    A state is the samples' alone, so that nothing is noted there but about samples.
+    """
+    found = {index: noted for index, noted in notes.items() if holds_keys(cache, index)}
+    for index, noted in notes.items():
+        if index not in found:
+            first = found.setdefault(first_keys(cache), Memory())
+            samples = {f"{index}: {name}": part for name, part in noted.samples.items()}
+            found[first_keys(cache)] = Memory(first.keys, {**first.samples, **samples})
+    return found
 
 
 def track(cache: Cache, index: int, keymap: KeyMap | None = None) -> TrackedLayer:

@@ -8,8 +8,8 @@ Example: the negative prompt is the text alone. From position `fed` on, both are
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -66,11 +66,13 @@ class NegativeKeys:
 
     Attributes:
         layer: keys and values of the negative prompt.
-        divergence: where the two sequences diverge; stored on layer 0 for all layers, None on the others.
+        divergence: where the two sequences diverge; stored on the first layer with keys for all layers, None on others.
+        states: layer -> the negative prompt's state in a layer that keeps one in place of keys; stored there too.
     """
 
     layer: Any
     divergence: Divergence | None = None
+    states: Mapping[int, Any] = field(default_factory=dict)
 
     def check_crop(self, remove: int, fed: int) -> None:
         """Raise `ValueError` if the last `remove` of `fed` positions are not the same in both."""
@@ -90,21 +92,29 @@ class NegativeKeys:
 
     def map(self, change: Callable[[Tensor], Tensor], layer: Callable[[Any], None]) -> NegativeKeys:
         """Those of other samples; `change` acts on the batch dimension, `layer` on the cache layer, in place."""
-        layer(self.layer)
+        for part in (self.layer, *self.states.values()):
+            layer(part)
         return self if self.divergence is None else replace(self, divergence=self.divergence.map(change))
 
 
 def negative_cache(cache: Any) -> DynamicCache | None:
     """A cache of the negative prompt alone, sharing its layers with `cache`; None if there is none."""
-    if divergence_of(cache) is None:
+    first = _first(cache)
+    if first is None or first.divergence is None:
         return None
     found = DynamicCache()
-    found.layers = [layer.negative.layer for layer in cache.layers]
+    both = ((first.states.get(index), layer) for index, layer in enumerate(cache.layers))
+    found.layers = [layer.negative.layer if state is None else state for state, layer in both]
     return found
 
 
 def divergence_of(cache: Any) -> Divergence | None:
     """Where the negative prompt of what `cache` holds diverges; None if there is none."""
-    first = cache.layers[0] if cache is not None and cache.layers else None
-    negative: NegativeKeys | None = getattr(first, "negative", None)
-    return None if negative is None else negative.divergence
+    first = _first(cache)
+    return None if first is None else first.divergence
+
+
+def _first(cache: Any) -> NegativeKeys | None:
+    """What stands beside the first layer that has keys."""
+    layers = () if cache is None else cache.layers
+    return getattr(next((layer for layer in layers if hasattr(layer, "keys")), None), "negative", None)

@@ -74,7 +74,8 @@ class Var(Strategy):
 
     def needs(self, facts: Facts) -> Needs:
         moves = bool(self.prepare(facts).dims and self.recycle_fraction)
-        return Needs(attend=range(self.first_layer, facts.depth - 1) if moves else (), once=True)
+        where = [layer for layer in facts.attending if self.first_layer <= layer < facts.depth - 1]
+        return Needs(attend=where if moves else (), once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.is_image_prefill:

@@ -33,7 +33,8 @@ class Vhr(Strategy):
 
     Attributes:
         alpha: the factor; 2 and 3 work in the paper, 4 does not.
-        layers: decoder layers that take part; None scales the paper's choice for 32 layers (layer 1 and the last 14).
+        layers: decoder layers that take part; None scales the paper's choice for 32 layers (layer 1 and the last 14),
+            and takes those of them that have attention.
         divergence: "single_pass" takes the output without the picture from the same pass, as the attention over text
             keys alone; "two_branch" runs the text by itself beside it, as the paper does, for one more short prefill.
     """
@@ -63,7 +64,7 @@ class Vhr(Strategy):
         if self.layers is not None:
             return sorted(set(self.layers))
         late = range(facts.depth - max(1, round(14 / 32 * facts.depth)), facts.depth)
-        return sorted({min(1, facts.depth - 1), *late})
+        return sorted({min(1, facts.depth - 1), *late} & {*facts.attending})
 
     def at_attend(self, heads: Heads) -> None:
         chosen = heads.recall(_HEADS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -51,15 +52,15 @@ class Avisc(Weighted):
         check_weight("lam", self.lam)
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=[Attention(layer) for layer in range(facts.depth)])
+        return Needs(signals=[Attention(layer) for layer in facts.attending])
 
     def negative(self, facts: Facts) -> Tokens:
-        return Tokens(partial(self.blind, depth=facts.depth), blank=self.others == "zero")
+        return Tokens(partial(self.blind, layers=facts.attending), blank=self.others == "zero")
 
-    def blind(self, visuals: Visuals, depth: int) -> Selection:
-        """The blind tokens of each sample."""
-        layers = torch.stack([visuals.attention(layer) for layer in range(depth)])
-        return Selection(blind_tokens(layers * visuals.valid, visuals.valid, self.gamma, self.lam))
+    def blind(self, visuals: Visuals, layers: Sequence[int]) -> Selection:
+        """The blind tokens of each sample, by the attention of some layers."""
+        attention = torch.stack([visuals.attention(layer) for layer in layers])
+        return Selection(blind_tokens(attention * visuals.valid, visuals.valid, self.gamma, self.lam))
 
 
 def blind_tokens(attention: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:

@@ -58,8 +58,10 @@ class Todre(Strategy):
             raise ValueError(f"exit_depth={self.exit_depth!r} is out of range: a share of the depth in (0, 1)")
 
     def _exit_layer(self, facts: Facts) -> int | None:
-        # The paper counts layers from 1: the layer at 7L/8 is measured, those after it run without visual tokens.
+        # The paper counts layers from 1: the layer at 7L/8 is measured, those after it run without visual tokens. Where
+        # that one has no attention, the nearest that has stands for it.
         layer = int(self.exit_depth * facts.depth)
+        layer = facts.nearest_attending(layer - 1) + 1 if layer else 0
         return layer if self.exit_threshold is not None and 1 <= layer < facts.depth else None
 
     def needs(self, facts: Facts) -> Needs:
