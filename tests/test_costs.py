@@ -15,7 +15,7 @@ import vtokens
 from tests.families import ALL, FAMILIES, STATEFUL, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import budget
-from vtokens.core.compat import returned_cache
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.core.costs import (
     call_flops,
     decode_flops,
@@ -147,6 +147,24 @@ def test_feature_calls_of_other_families_are_what_torch_counts(family: str) -> N
     encoding = adapter.encoding("image", given)
     total = counted(lambda: adapter.multimodal.get_image_features(**given)).get_total_flops()
     assert tower_flops(encoding) + projector_flops(encoding) == total
+
+
+@pytest.mark.parametrize("family", STATEFUL)
+@torch.no_grad()
+def test_a_step_through_layers_that_keep_a_state_is_what_torch_counts(family: str) -> None:
+    """One token behind a prompt, to the operation but for products with states, which are no matrix products there."""
+    model, batch = pictures(family)
+    model.set_experts_implementation("eager")  # whose matrix products are counted
+    decoder, config = model.model.language_model, model.config.get_text_config()
+    cache, length = returned_cache(model(**batch, use_cache=True)), batch["input_ids"].shape[1]
+    token = torch.zeros(2, 1, config.hidden_size)
+    total = counted(lambda: decoder(inputs_embeds=token, **as_cache(decoder, cache))).get_flop_counts()
+    mixers = {name: sum(kinds.values()) for name, kinds in total.items() if ".layers." in name and name.count(".") == 2}
+    depth, heads = config.num_hidden_layers, config.linear_num_value_heads
+    products = 2 * 3 * heads * config.linear_value_head_dim * config.linear_key_head_dim
+    ours = 2 * (decode_flops(config, [length] * depth, 1) - 2 * products)
+    assert len(mixers) == depth
+    assert sum(mixers.values()) == pytest.approx(ours, rel=0.01)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ COMPUTING = ("mminference",)
 NOTES = {
     **{
         ("dymu", family): "with `unmerge=False` (calibrated)"
-        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v")
+        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
     },
     ("dymu", "vipllava"): "no (features of several tower blocks)",
 }
@@ -120,12 +120,18 @@ def _cell(name: str, family: str) -> str:
         return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
     if name in COMPUTING and anatomy.visibility is not None:
         return "no (pictures see themselves both ways)"
+    linear = tuple(layer for layer in range(32) if layer % 4 != 3) if "linear" in anatomy.kinds else ()
+    if name in COMPUTING and linear:
+        return "no (layers without attention)"
     try:
-        needs = get(name)().needs(Facts(family, depth=32, tower_depth=24, has_cls=True))
+        needs = get(name)().needs(Facts(family, depth=32, tower_depth=24, has_cls=True, linear=linear))
     except ValueError:  # of a model that nothing is known of
         return "yes (calibrated)"
     asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
-    answer = "before the decoder alone" if missing else "yes"
+    if linear and (needs.unmerges or needs.sizes):
+        return "no (layers without attention)"
+    reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
+    answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
     return f"{answer} ({_saliency(family)})" if asks_tower else answer
 
 

@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
-from tests.families import ALL, FAMILIES, OUTSIDE, build
+from tests.families import ALL, FAMILIES, OUTSIDE, STATEFUL, build
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-SUPPORTED = ", ".join(sorted((*ALL, *OUTSIDE)))
+SUPPORTED = ", ".join(sorted((*ALL, *STATEFUL, *OUTSIDE)))
 
 
 @pytest.fixture(autouse=True)

@@ -128,8 +128,10 @@ def _zoomed(
     share: float,
 ) -> _Shown:
     """Look where the prompts look at their pictures, and write what is asked with the cuttings beside them."""
-    depth = len(adapter_for(model).layers)
-    layer = check_layer("layer", max(0, depth // 2 - 1) if layer is None else layer, depth - 1)
+    facts = adapter_for(model).facts
+    if layer is None:
+        layer = facts.nearest_attending(max(0, facts.depth // 2 - 1))
+    layer = check_layer("layer", layer, facts.depth - 1)
     if not 0 < share <= 1:
         raise ValueError(f"share={share!r} is out of range: a share of the picture's sides in (0, 1] is allowed")
     look, first = (
