@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -106,3 +106,8 @@ class Observed(Protocol):
     def copies(self) -> Tensor | None: ...
 
     def sizes(self) -> Tensor | None: ...
+
+    def notes(self, strategy: object) -> dict[int, Any]: ...
+
+    @property
+    def depth(self) -> int: ...

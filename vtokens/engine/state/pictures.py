@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Pictures:
         record: what the pass does, for the report.
         observed: signal -> (B, N, ...), what was observed of fed positions for it.
         pending: those that are worked out if somebody reads them before the next layer -> how.
+        notes: strategy -> what it noted for its later stages in this pass.
         raters: bool (B, N), the words that "raters" means; None unless a strategy asks for them.
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
@@ -47,6 +49,7 @@ class Pictures:
         self.answered, self.record, self.injection = answered, record, injection
         self.observed: dict[Signal, Tensor] = {}
         self.pending: dict[Signal, Callable[[], Tensor]] = {}
+        self.notes: dict[object, dict[int, Any]] = {}
         self.raters: Tensor | None = None
         self.lost: Tensor | None = None
         self.unmerging: Unmerging | None = None

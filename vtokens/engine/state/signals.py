@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,15 @@ class Signals:
         if real is None:
             return seen
         return seen & (real if self.rows is None else real[self.rows]).to(seen.device)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the decoder has."""
+        return len(self.lane.specs)
+
+    def notes(self, strategy: object) -> dict[int, Any]:
+        """Picture -> what a strategy noted about it for its later stages in this pass, on the host."""
+        return self.pictures.notes.setdefault((id(strategy), tuple(self.rows or ())), {})
 
     def _seen(self, full: Tensor) -> Tensor:
         """(B, N, ...) of what was fed -> (B', W, ...), the rows asked about at the positions of the view."""
