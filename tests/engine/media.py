@@ -15,7 +15,8 @@ from torch import Tensor
 from tests.families import MARK, image, inputs
 from tests.strategies.helpers import pair
 
-PATCHED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+TIMED = ("qwen3_vl", "qwen3_vl_moe")
+PATCHED = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", *TIMED)
 """Frames of any size, as rows of patches."""
 APART = ("glm4v", "glm46v", "glm4v_moe")
 """The same, each frame marked as an image."""
@@ -44,7 +45,7 @@ def media(family: str, rows: Sequence[Sequence[Part]], side: str = "left") -> di
     batch = dict(inputs(processor, prompts, stills if any(stills) else None, side))  # type: ignore[arg-type]
     tok = processor.tokenizer
     video = batch["input_ids"] == tok.convert_tokens_to_ids(tok.tokenize(HELD))[0]
-    if family not in POOLED:
+    if family not in POOLED and "omni" not in family:
         batch["mm_token_type_ids"] = (batch["input_ids"] == tok.image_token_id).int() + 2 * video.int()
     token = tok.image_token_id if family in APART else tok.video_token_id
     batch["input_ids"] = batch["input_ids"].masked_fill(video, token)
@@ -67,12 +68,14 @@ def _video(family: str, processor: Any, frames: Sequence[Image.Image]) -> tuple[
     count = int(grid.prod()) // 4
     grid[0, 0] = len(frames)
     pixels = {"pixel_values_videos": torch.cat([one["pixel_values"] for one in each]), "video_grid_thw": grid}
+    if "omni" in family:  # which counts seconds
+        pixels["video_second_per_grid"] = torch.ones(1)
     if family in APART:
         frame = tok.image_start_token + HELD * count + tok.image_end_token
         times = "".join(f"{frame}{number}" for number in range(len(frames)))
         return tok.video_start_token + times + tok.video_end_token, pixels
     runs = [HELD * count] * len(frames)
-    if family.startswith("qwen3"):  # which writes the time in front of each frame
+    if family in TIMED:  # which writes the time in front of each frame
         timed = (f"<{n}>{tok.vision_start_token}{run}{tok.vision_end_token}" for n, run in enumerate(runs))
         return "".join(timed), pixels
     return tok.vision_start_token + "".join(runs) + tok.vision_end_token, pixels
