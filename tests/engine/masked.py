@@ -78,7 +78,10 @@ def _close_columns(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     hidden = args[0] if args else kwargs["hidden_states"]
     cache = given_cache(kwargs)
-    past = 0 if cache is None else cache.get_seq_length(index)
+    if cache is not None and type(cache.layers[index]).__name__ == "DummyLayer":  # of a layer that shares earlier keys
+        past = cache.get_seq_length() - hidden.shape[1]
+    else:
+        past = 0 if cache is None else cache.get_seq_length(index)
     queries, total = hidden.shape[1], past + hidden.shape[1]
     mask = kwargs.get("attention_mask")
     # A cache of a sliding window has let go of the first keys.

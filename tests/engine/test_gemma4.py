@@ -17,6 +17,7 @@ from tests.families import build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import probe
 from vtokens.adapters import adapter_for
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Attention, Saliency
 
 FAMILY = "gemma4"
@@ -156,13 +157,89 @@ def test_audio_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (
-            {"num_kv_shared_layers": 2},
-            r"its last 2 layers attend to keys of earlier ones .* \(num_kv_shared_layers=2\)",
-        ),
         ({"use_bidirectional_attention": "all"}, "its layers see all that comes after them"),
     ],
 )
 def test_what_is_not_carried_is_refused_at_attach(text: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=f"a Gemma4TextModel as decoder is not supported: {says}"):
         vtokens.attach(variant("refused", **text), "uniform(keep=0.5)")
+
+
+def shared(attention: str = "sdpa", window: int = 4096) -> Any:
+    """A model whose layers 4 and 5 attend to the keys of layers 2 and 3."""
+    types = ["sliding_attention"] * 3 + ["full_attention", "sliding_attention", "full_attention"]
+    settings = {"num_hidden_layers": 6, "layer_types": types, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+    return build(FAMILY, attn_implementation=attention, text_config={**settings, "sliding_window": window})[0]
+
+
+@pytest.mark.parametrize(
+    "spec", ["cls(keep=0.5)+fastv(keep=0.5, layer=2)", "fastv(keep=0.3, layer=1)", "cls(keep=0.3)"]
+)
+@pytest.mark.parametrize(("window", "options"), [(4096, {}), (12, {}), (4096, {"num_beams": 3})])
+def test_shared_keys_are_those_of_what_was_kept(spec: str, window: int, options: dict[str, Any]) -> None:
+    """Pruned equals masked, in two turns; as many rows enter the layers that share as any other."""
+    pruned, reference, batch = shared(window=window), shared("eager", window), ragged(FAMILY)
+    follow = inputs(FAMILY, ["And?"])["input_ids"].expand(3, -1)
+    with vtokens.attach(pruned, spec) as handle:
+        got = pruned.generate(**batch, **GREEDY, **DETAILS, **options)
+        report = handle.report()
+        copies = len(report.samples) // 3
+        valid = batch["attention_mask"].repeat_interleave(copies, 0)
+        with masking(reference, dropped_keys(report, valid)):
+            expected = reference.generate(**batch, **GREEDY, **DETAILS, **options)
+            check_tokens(got, expected, 5)
+            if options:
+                return
+            ids = torch.cat([got.sequences, follow], 1)
+            mask = torch.cat(
+                [batch["attention_mask"], torch.ones(3, ids.shape[1] - batch["attention_mask"].shape[1])], 1
+            )
+            both = [
+                model_.generate(
+                    input_ids=ids, attention_mask=mask.long(), **GREEDY, **DETAILS,
+                    **as_cache(model_, returned_cache(before)),
+                )
+                for model_, before in ((pruned, got), (reference, expected))
+            ]  # fmt: skip
+    check_tokens(*both, 5)
+
+
+def test_a_pass_with_shared_keys_and_nothing_to_drop_changes_no_bit() -> None:
+    target, plain, batch = shared(), shared(), ragged(FAMILY)
+    with vtokens.attach(target, "cls(keep=1.0)"):
+        got = target.generate(**batch, **GREEDY, **DETAILS)
+    expected = plain.generate(**batch, **GREEDY, **DETAILS)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(got.logits, expected.logits, strict=True))
+
+
+def test_shared_layers_cache_nothing() -> None:
+    """So that the report counts the keys of four layers."""
+    target, batch = shared(), ragged(FAMILY)
+    with vtokens.attach(target, "cls(keep=0.5)") as handle:
+        cache = returned_cache(target(**batch, use_cache=True))
+        report = handle.report()
+    held = [layer.keys for layer in cache.layers[:4]]
+    assert all(layer.keys is None for layer in cache.layers[4:])
+    assert report.kv_bytes == 2 * 4 * sum(part.numel() for part in held)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("fastv(keep=0.5, layer=3)", "drops tokens before layer 3: 1 to 2 are allowed"),
+        ("vhr", "does more than drop tokens"),
+        ("vcd", "does more than drop tokens"),
+    ],
+)
+def test_what_shared_keys_do_not_carry_is_refused_at_attach(spec: str, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"from 4 on attend to keys of layers 2 to 3 .* {says}"):
+        vtokens.attach(shared(), spec)
+
+
+def test_shared_keys_in_a_static_cache_are_refused() -> None:
+    target = shared()
+    with (
+        vtokens.attach(target, "cls(keep=0.5)"),
+        pytest.raises(ValueError, match="layers share their keys in this Static"),
+    ):
+        target.generate(**ragged(FAMILY), **GREEDY, cache_implementation="static")

@@ -109,12 +109,6 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
     sees = getattr(config, "use_bidirectional_attention", None)
     if (sees is True and not (visibility and visibility.prefix)) or sees == "all":
         yield "its layers see all that comes after them (use_bidirectional_attention)"
-    if shared := getattr(config, "num_kv_shared_layers", 0):
-        yield (
-            f"its last {shared} layers attend to keys of earlier ones and cache none of their own "
-            f"(num_kv_shared_layers={shared}), of which strategies do not know which columns they stand for"
-        )
-        return
     if getattr(language_model, "rotary_emb", None) is None:
         yield "it has no `rotary_emb`"
     seen: set[type] = set()
@@ -131,12 +125,14 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         if (kind := type(inside(attention))) not in seen:  # a decoder has many layers of few classes
             seen.add(kind)
             yield from _reasons_of_class(kind)
-        yield from _reasons_of(attention, index, spec.slot)
+        yield from _reasons_of(attention, index, index)
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
     known = {"DynamicLayer", "DynamicSlidingWindowLayer"}
     known |= {"LinearAttentionLayer"} if "linear" in adapter.anatomy.kinds else set()
+    if any(spec.slot != index for index, spec in enumerate(adapter.specs)):
+        known.add("DummyLayer")  # of layers that attend to the keys of earlier ones
     if cached - known:
         yield f"its cache holds a {min(cached - known)}"
 

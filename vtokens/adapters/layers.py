@@ -23,7 +23,8 @@ class LayerSpec:
     Attributes:
         kind: "full" attends to all earlier positions, "sliding" to those of a window, "cross" to features that have no
             place in the sequence, and "linear" keeps a state of fixed size in place of keys.
-        slot: the cache layer that holds its keys, or its state.
+        slot: the cache layer that holds its keys, or its state: its own number, or that of an earlier layer whose keys
+            it attends to.
         window: positions that it looks back over, its own included; None if all.
         rope: the layer type by which it asks for its rotary angles; None if all layers turn alike.
     """
@@ -55,19 +56,20 @@ def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tupl
         return _specs(("full_attention" if window is None else "sliding_attention",) * depth, window, (), (*crossing,))
     angles = getattr(config, "rope_parameters", None) or {}
     turned = tuple(name for name in KINDS if isinstance(angles.get(name), Mapping))
-    return _specs((*types[:depth],), window, turned, ())
+    return _specs((*types[:depth],), window, turned, (), getattr(config, "num_kv_shared_layers", None) or 0)
 
 
 @functools.lru_cache(maxsize=64)  # asked in every pass, of configs that hardly ever change
 def _specs(
-    types: tuple[str, ...], window: int | None, turned: tuple[str, ...], crossing: tuple[int, ...]
+    types: tuple[str, ...], window: int | None, turned: tuple[str, ...], crossing: tuple[int, ...], shared: int = 0
 ) -> tuple[LayerSpec, ...]:
     unknown = sorted({*types} - KINDS.keys())
     if unknown:
         raise ValueError(f"layers of {', '.join(unknown)} are not known: {', '.join(KINDS)} are")
-    found = []
+    found, own = [], len(types) - shared  # the last ones attend to the keys of the last of their type before
     for index, name in enumerate(types):
         kind = "full" if KINDS[name] == "sliding" and window is None else KINDS[name]
         kind = "cross" if index in crossing else kind
-        found.append(LayerSpec(kind, index, window if kind == "sliding" else None, name if name in turned else None))
+        slot = index if index < own else max(place for place in range(own) if types[place] == name)
+        found.append(LayerSpec(kind, slot, window if kind == "sliding" else None, name if name in turned else None))
     return tuple(found)

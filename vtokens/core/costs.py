@@ -119,7 +119,8 @@ def layer_flops(config: Any, queries: int, keys: int | None = None, index: int =
     keys = queries if keys is None else keys
     heads, kv_heads, dim = _heads(config, index)
     width, inner, router = config.hidden_size, *_mlp(config)
-    kinds = 1 if _values_are_keys(config, index) else 2
+    kinds = 0 if _keys_are_shared(config, index) else 1 if _values_are_keys(config, index) else 2
+    inner *= 1 + (kinds == 0 and getattr(config, "use_double_wide_mlp", False))
     # Where others are Gated DeltaNet, the query projection makes a gate for the output of attention too.
     gate = heads if hasattr(config, "linear_num_value_heads") else 0
     projections = width * dim * (2 * heads + kinds * kv_heads + gate) * queries
@@ -195,10 +196,16 @@ def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:
 def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
     """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes.
 
-    Layers that keep a state in place of keys count nothing: it has one size, whatever the length.
+    Layers that keep a state in place of keys count nothing: it has one size, whatever the length. Nor do those that
+    attend to keys of earlier ones.
     """
-    keyed = [(_heads(config, index), length) for index, length in enumerate(lengths) if _attends(config, index)]
+    keyed = [(_heads(config, index), length) for index, length in enumerate(lengths) if _caches(config, index)]
     return 2 * itemsize * sum(kv * dim * length for (_, kv, dim), length in keyed)
+
+
+def _caches(config: Any, index: int) -> bool:
+    """Whether a layer has keys of its own."""
+    return _attends(config, index) and not _keys_are_shared(config, index)
 
 
 def _attends(config: Any, index: int) -> bool:
@@ -233,6 +240,12 @@ def _mlp(config: Any) -> tuple[int, int]:
 def _entering(config: Any, depth: int) -> int:
     """Operations for one position before the first layer: all layers' own inputs are made there."""
     return 2 * config.hidden_size * depth * (getattr(config, "hidden_size_per_layer_input", None) or 0)
+
+
+def _keys_are_shared(config: Any, index: int) -> bool:
+    """Whether a layer attends to keys of an earlier one (Gemma 4), and makes none."""
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    return shared > 0 and index >= config.num_hidden_layers - shared
 
 
 def _values_are_keys(config: Any, index: int) -> bool:

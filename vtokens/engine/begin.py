@@ -62,7 +62,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     Raises:
         ValueError: strategies cannot act in it; says why and the way out.
     """
-    plan, hidden = request.plan, kwargs["inputs_embeds"]
+    plan, hidden, given = request.plan, kwargs["inputs_embeds"], kwargs
     if adapter.anatomy.visibility is not None:  # the mask given there, of which the module made others for the decoder
         kwargs = {**kwargs, "attention_mask": request.inputs.get("attention_mask")}
     both_ways = stretches(adapter, request.inputs, _past(kwargs), hidden.shape[1]) if plan else None
@@ -90,13 +90,16 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     lane, left = Lane(adapter, plan, hidden, past, padding, cache, asked, pictures, both_ways), None
     if plan and pictures is None and hidden.shape[1] > 1:  # what is left alone may come behind pictures of before
         lane.aside = any_of(aside_places(adapter, request.inputs))
+    if acting and any(spec.slot != index for index, spec in enumerate(lane.specs)):
+        # Such decoders leave rows out where sharing begins, if they are told which logits are asked for.
+        kwargs, left = {**kwargs, "logits_to_keep": 0}, {**given, "logits_to_keep": 0}
     if pictures is not None and pictures.injection is not None:
         left = kwargs = left_to_engine(adapter, kwargs)
     changes_logits = request.outer is not None and (plan.at_logits or plan.contrast is not None)
     answers = answers_in(request, lane) if changes_logits else None
     joint, start, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
-        return Pass(plan, lane, request, joint=joint, answers=answers), changed
+        return Pass(plan, lane, request, joint=joint, answers=answers), changed or left
     passed, changed = _entered(lane, pictures, kwargs)
     return replace(passed, request=request, start=start, answers=answers), changed or left
 

@@ -37,8 +37,13 @@ class Engine(Hooks):
         new._blocks = [] if new.own is None else [new.own]
         new.layers = copy.deepcopy(self.layers, memo)
         new.standing = copy.deepcopy(self.standing, memo)
-        new.light = all(block.plan.light for block in new._blocks)
+        new.light = new._is_light()
         return new
+
+    def _is_light(self) -> bool:
+        """Whether steps of one token may be traced: layers that share keys are told what another one was."""
+        alone = all(spec.slot == index for index, spec in enumerate(self.adapter.specs))
+        return alone and all(block.plan.light for block in self._blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled along with the model.
@@ -83,7 +88,7 @@ class Engine(Hooks):
         for key, make in wanted.items():
             if key not in self.standing:
                 self.standing[key] = make()
-        self.light = all(block.plan.light for block in self._blocks)
+        self.light = self._is_light()
         # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
         attributes = self.adapter.multimodal.__dict__
         if self._blocks:

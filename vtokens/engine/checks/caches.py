@@ -19,6 +19,8 @@ from vtokens.engine.state.cache_layers import holds_keys, tracked_layers
 from vtokens.engine.state.slots import StaticWindowLayer, static_layer
 from vtokens.engine.state.tracked_layer import TrackedLayer
 
+_SHARED = getattr(cache_utils, "DummyLayer", None)
+"""Of decoder layers that attend to keys of earlier ones, and hold none."""
 _KINDS = {
     *(DynamicLayer, StaticLayer, StaticWindowLayer),
     DynamicSlidingWindowLayer,  # holds all of a sequence that is shorter than its window (`window`)
@@ -35,8 +37,16 @@ def check_cache(cache: Cache | None, config: Any, fed: int) -> None:
         cache: what the decoder appends to; None if nothing is cached.
         fed: positions fed once this pass ends.
     """
-    for layer in () if cache is None else cache.layers:
+    layers: list[Any] = [] if cache is None else cache.layers
+    for layer in layers:
         inner = layer.inner if isinstance(layer, TrackedLayer) else layer
+        if type(inner) is _SHARED:
+            if static_layer(layers[0]) is not None:
+                raise ValueError(
+                    f"layers share their keys in this {type(cache).__name__}, whose slots would not be theirs where "
+                    "tokens are dropped: use the default DynamicCache, or detach() the strategy"
+                )
+            continue
         if type(inner) is StaticSlidingWindowLayer:  # one that was not let keep all (`slots.keep_all`)
             why = (
                 f"it has let go of keys already, or may have, when {int(inner.get_seq_length())} positions were fed"

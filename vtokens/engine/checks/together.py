@@ -10,6 +10,7 @@ from vtokens.adapters import Adapter
 from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.linear import check_linear
 from vtokens.engine.checks.outside import check_outside
+from vtokens.engine.checks.shared_keys import check_shared_keys
 from vtokens.strategies import Needs, Strategy, format_spec
 
 
@@ -22,6 +23,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     check_outside(adapter, active)
     check_capped(adapter, active)
     check_linear(adapter, active)
+    check_shared_keys(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode]
     if len(merging) > 1:
         raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")

@@ -39,6 +39,21 @@ def adjust(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | N
     """The keyword arguments of decoder layer `index`, cut to what it sees; None if they are right as they are."""
     if not lane.specs[index].attends:
         return _without_attention(lane, index, kwargs)
+    slot = lane.specs[index].slot
+    if slot == index:
+        changed = _adjusted(lane, index, kwargs)
+        lane.adjusted[index] = changed
+        return changed
+    # It attends to what an earlier layer made, and nothing was dropped since (`check_shared_keys`).
+    if lane.view is not None:
+        lane.views[index] = lane.view
+    same = lane.adjusted[slot]
+    names = ("attention_mask", "position_embeddings", "position_ids")
+    return None if same is None else {**kwargs, **{name: same[name] for name in names}}
+
+
+def _adjusted(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """`adjust` for a layer with keys of its own."""
     layer, both_ways = shortened(lane.cache, index), lane.both_ways_at(index)
     lane.angles = kwargs.get("position_embeddings")
     # Masks that were prepared for a prompt may be those of a layer that lets go of keys.

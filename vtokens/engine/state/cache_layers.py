@@ -26,7 +26,7 @@ from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.strategies.views.memory import Memory
 
-_STATE = getattr(cache_utils, "LinearAttentionLayer", None)
+_KEYLESS = tuple(getattr(cache_utils, name, None) for name in ("LinearAttentionLayer", "DummyLayer"))
 """A cache layer that holds a state of fixed size in place of keys; older releases of transformers have none."""
 
 
@@ -44,8 +44,8 @@ class Lengths(NamedTuple):
 
 
 def holds_keys(cache: Cache | None, index: int) -> bool:
-    """Whether layer `index` of a cache holds keys, or will; one that holds a state knows nothing of positions."""
-    return cache is None or index >= len(cache.layers) or type(cache.layers[index]) is not _STATE
+    """Whether layer `index` of a cache holds keys, or will; one that holds a state, or nothing, knows none."""
+    return cache is None or index >= len(cache.layers) or type(cache.layers[index]) not in _KEYLESS
 
 
 def first_keys(cache: Cache | None) -> int:

@@ -57,6 +57,7 @@ class Lane:
             unmerges tokens; None before the first.
         mask: attention mask of the layer under way, where lanes share a pass; None elsewhere.
         views: decoder layer -> the view it had, where that is not None.
+        adjusted: decoder layer -> the keyword arguments that it was given instead, None for those it had.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
         specs: what each decoder layer is.
@@ -92,6 +93,7 @@ class Lane:
         self.numbering: Numbering | None = None
         self.angles: tuple[Tensor, Tensor] | None = None
         self.views: dict[int, View] = {}
+        self.adjusted: dict[int, dict[str, Any] | None] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
         self.evicted: dict[int, Selection] = {}
