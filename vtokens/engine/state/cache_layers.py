@@ -27,7 +27,7 @@ from vtokens.engine.state.tracked_layer import TrackedLayer
 from vtokens.strategies.views.memory import Memory
 
 _KEYLESS = tuple(getattr(cache_utils, name, None) for name in ("LinearAttentionLayer", "DummyLayer"))
-"""A cache layer that holds a state of fixed size in place of keys; older releases of transformers have none."""
+"""Cache layers that hold a state of fixed size in place of keys, or nothing; older releases have none."""
 
 
 class Lengths(NamedTuple):
