@@ -34,7 +34,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vtokens.loading.processors import pictures_only
 
-from .by_hand import Patches, Rows, Tiled
+from .by_hand import Patches, Rows, Tiled, Unbroken
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -119,6 +119,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": PIXTRAL,
         "spatial_merge_size": 2,
     },
+    "lighton_ocr": {
+        "text_config": {**TEXT, "model_type": "qwen3", "head_dim": 16, "sliding_window": None},
+        "vision_config": PIXTRAL,
+        "spatial_merge_size": 2,
+        "tie_word_embeddings": False,
+    },
     # Latents of 16 and rotated parts of 8 are cached; queries and keys have 16, values 12.
     "kimi_k25": {
         "text_config": {
@@ -170,6 +176,7 @@ TOKENS: dict[str, dict[str, str]] = {
         "grid": "<IMG_GRID>", "col": "<IMG_COL>", "row": "<IMG_ROW>", "end": "<IMG_END>",
     },
     "deepseek_vl": _LLAMA,
+    "lighton_ocr": {"eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<|image_pad|>"},
     "mistral3": {**_LLAMA, "image": "[IMG]", "image_break": "[IMG_BREAK]", "image_end": "[IMG_END]"},
     "kimi_k25": {
         "eos": "<|im_end|>", "pad": "[PAD]", "image": "<|media_pad|>", "video": "<|video_pad|>",
@@ -278,6 +285,9 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "ovis2": lambda config, tok: Ovis2Processor(
         Ovis2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok, image_seq_length=4
+    ),
+    "lighton_ocr": lambda config, tok: Unbroken(
+        PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}), tok
     ),
     "mistral3": lambda config, tok: Rows(
         PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}), tok

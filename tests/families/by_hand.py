@@ -68,6 +68,15 @@ class Rows(ByHand):
         return tok.image_break_token.join([self.image_token * wide] * high) + tok.image_end_token
 
 
+class Unbroken(Rows):
+    """LightOnOCR's pictures: the same tokens without breaks."""
+
+    def written(self, made: Any, number: int) -> str:
+        cell = self.image_processor.patch_size["height"]
+        high, wide = (int(size) // cell for size in made["image_sizes"][number])
+        return self.image_token * (high * wide)
+
+
 class Tiled(ByHand):
     """Command A Vision's pictures: tiles of 2 x 2 tokens that end in a break, one behind the other."""
 

@@ -82,12 +82,13 @@ def test_thinkers_are_scored_in_the_last_block_that_attends_to_whole_pictures(fa
         compare([got], right)
 
 
+@pytest.mark.parametrize(("family", "tower"), [("mistral3", "vision_tower"), ("lighton_ocr", "vision_encoder")])
 @torch.no_grad()
-def test_packed_pictures_of_mistral3_are_scored_one_by_one() -> None:
+def test_packed_pictures_are_scored_one_by_one(family: str, tower: str) -> None:
     """What patches of a picture get from its own, averaged over the four that make a token."""
-    model, batch = pair("mistral3")[0], three_rows("mistral3")
-    tower = build("mistral3", attn_implementation="eager")[0].model.vision_tower
-    seen = tower(batch["pixel_values"], image_sizes=batch["image_sizes"], output_attentions=True).attentions[-1]
+    model, batch = pair(family)[0], three_rows(family)
+    eager: Any = getattr(build(family, attn_implementation="eager")[0].model, tower)
+    seen = eager(batch["pixel_values"], image_sizes=batch["image_sizes"], output_attentions=True).attentions[-1]
     received, expected = seen[0].mean(0).sum(0), []
     for high, wide in (batch["image_sizes"] // 28).tolist():
         mine, received = received[: 4 * high * wide], received[4 * high * wide :]

@@ -42,7 +42,7 @@ class Pixtral(Adapter):
 
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         vision, text, lengths = self.config.vision_config, self.config.text_config, self.packed(modality, inputs)
-        tokens, layers = sum(lengths) // self.factor**2, self.config.vision_feature_layer
+        tokens, layers = sum(lengths) // self.factor**2, getattr(self.config, "vision_feature_layer", -1)
         features = vision.hidden_size * (1 if isinstance(layers, int) else len(layers))
         # The convolution runs over pictures as they are padded, and masks of blocks cost the whole row.
         pixels, patch = inputs["pixel_values"], vision.patch_size
