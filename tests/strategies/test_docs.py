@@ -164,5 +164,6 @@ def test_the_pages_name_what_exists() -> None:
         for path in re.findall(r"`((?:vtokens|tests|examples|docs)/[\w/.-]+)`", text):
             assert (root / path).exists() or path == "vtokens/strategies/prune/norm.py", f"{page} names {path}"
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
-    assert {f.name for f in Facts.__dataclass_fields__.values()} == {"family", "depth", "width", "decoder"} | towers
+    decoder = {"family", "depth", "width", "decoder", "linear"}
+    assert {f.name for f in Facts.__dataclass_fields__.values()} == decoder | towers
     assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into"}
