@@ -126,3 +126,16 @@ def test_a_spatial_pruner_between_leaves_the_budget_unspent() -> None:
 def test_settings_out_of_range(spec: str) -> None:
     with pytest.raises(ValueError, match="is out of range"):
         parse(spec)
+
+
+@torch.no_grad()
+def test_the_prune_waits_for_a_layer_with_attention() -> None:
+    """Of the four layers 1 and 3 have it: layer 2 is the first one that can be pruned by attention."""
+    target, given = model("qwen3_5", "pruned"), batch("qwen3_vl", [(4, 2, 2)])
+    videos = given["input_ids"] == model("qwen3_vl", "plain").config.video_token_id
+    given["input_ids"] = torch.where(videos, target.config.video_token_id, given["input_ids"])
+    with vtokens.attach(target, "framefusion(keep=0.5, alike=1.0)") as handle:
+        target(**given)
+        (part,) = handle.report().samples[0].pictures
+    counts = [len(kept) for kept in part.kept]
+    assert counts[0] == counts[1] == 16 > counts[2] == counts[3]

@@ -74,6 +74,10 @@ class Signals:
         """How many layers the decoder has."""
         return len(self.lane.specs)
 
+    def knows(self, signal: InLayer) -> bool:
+        """Whether a layer that ran was asked for this."""
+        return signal in self.pictures.pending or signal in self.pictures.observed
+
     def notes(self, strategy: object) -> dict[int, Any]:
         """Picture -> what a strategy noted about it for its later stages in this pass, on the host."""
         return self.pictures.notes.setdefault((id(strategy), tuple(self.rows or ())), {})

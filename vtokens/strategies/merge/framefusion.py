@@ -65,7 +65,8 @@ class FrameFusion(VideoPruner):
 
     def needs(self, facts: Facts) -> Needs:
         later = tuple(range(1, facts.depth))
-        return Needs(signals=tuple(Attention(layer - 1, "all", lazy=True) for layer in later), layer=later)
+        read = [Attention(layer - 1, "all", lazy=True) for layer in later if layer - 1 not in facts.linear]
+        return Needs(signals=read, layer=later)
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         return self._act(visuals, 0)
@@ -79,6 +80,8 @@ class FrameFusion(VideoPruner):
             return None
         notes, counts = visuals.observed.notes(self), list(visuals.counts)
         limits, prunes = [0] * len(frames.rows), False
+        # Behind a layer without attention, the prune waits for one that has it.
+        known = index > 0 and visuals.observed.knows(Attention(index - 1, "all", lazy=True))
         for number, row in enumerate(frames.rows):
             whole = visuals.layout.pictures[row].tokens
             cost = budget(whole, self.keep) / whole if isinstance(self.keep, int) else self.keep
@@ -87,7 +90,7 @@ class FrameFusion(VideoPruner):
             if now.phase == "merge":
                 limits[number] = drop
                 now = replace(now, before=counts[row], limit=drop)
-            elif now.phase == "prune":
+            elif now.phase == "prune" and known:
                 prunes = prunes or drop > 0
                 counts[row] = max(1, counts[row] - drop)
                 now = replace(now, phase="done")

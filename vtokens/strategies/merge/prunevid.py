@@ -41,7 +41,7 @@ class PruneVid(VideoPruner):
         alpha: the share of the merged tokens that stays from `layer`: merging leaves keep / alpha. None: the square
             root of the share that stays, so that both steps drop alike (the paper's 0.4 at keep=0.16); 1.0: merging
             leaves all of it, and nothing is dropped later.
-        layer: 1 to depth - 1; None: at 10/32 of the depth.
+        layer: 1 to depth - 1; None: at 10/32 of the depth, or the next one behind a layer with attention.
     """
 
     keep: Keep = 0.16
@@ -62,7 +62,9 @@ class PruneVid(VideoPruner):
     def needs(self, facts: Facts) -> Needs:
         if self.alpha == 1.0:
             return Needs()
-        layer = max(1, facts.depth * 10 // 32) if self.layer is None else self.layer
+        read = [layer for layer in range(1, facts.depth) if layer - 1 not in facts.linear]
+        middle = max(1, facts.depth * 10 // 32)
+        layer = next((layer for layer in read if layer >= middle), middle) if self.layer is None else self.layer
         check_layer("layer", layer, facts.depth, first=1)
         return Needs(signals=(Attention(layer - 1, "text", pool="max"),), layer=(layer,))
 
