@@ -107,7 +107,7 @@ def _together(pupil: Pupil, made: Made, generator: torch.Generator) -> Loss:
 
 COURSE = (
     Stage("look", 800, 3e-3, TOWER, _sights, _look),
-    Stage("symbols", 2000, 3e-3, DECODER, _symbols, _read),
+    Stage("symbols", 3000, 3e-3, DECODER, _symbols, _read),
     Stage("regression", 300, 2e-3, TOWER, _sights, _regress, {"look": TOWER, "symbols": DECODER}),
-    Stage("together", 1400, 1.5e-3, (*TOWER, *DECODER), _pixels, _together, {"regression": (*TOWER, *DECODER)}),
+    Stage("together", 2000, 1.5e-3, (*TOWER, *DECODER), _pixels, _together, {"regression": (*TOWER, *DECODER)}),
 )
