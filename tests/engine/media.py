@@ -22,7 +22,9 @@ APART = ("glm4v", "glm46v", "glm4v_moe")
 """The same, each frame marked as an image."""
 POOLED = ("llava_onevision", "llava_next_video", "video_llava")
 """Square frames, as many in each video of a call."""
-FRAMES = (*PATCHED, *APART, *POOLED)
+PADDED = ("gemma4",)
+"""Frames of any size, as padded rows of patches, each with its time in front."""
+FRAMES = (*PATCHED, *APART, *POOLED, *PADDED)
 HELD = "\x01"
 """A byte that holds the place of a video's features until the processor has gone over the text."""
 Part = str | Image.Image | Sequence[Image.Image]
@@ -64,6 +66,14 @@ def _video(family: str, processor: Any, frames: Sequence[Image.Image]) -> tuple[
         planes = torch.stack([one["pixel_values"].flatten(0, -4)[0] for one in each])
         tokens = {"llava_onevision": 4 * len(frames) + 1, "llava_next_video": 4 * len(frames)}
         return HELD * tokens.get(family, 17 * len(frames)), {"pixel_values_videos": planes[None]}
+    if family in PADDED:
+        run = HELD * int((each[0]["input_ids"] == tok.image_token_id).sum())
+        pixels = {
+            "pixel_values_videos": torch.cat([one["pixel_values"] for one in each]),
+            "video_position_ids": torch.cat([one["image_position_ids"] for one in each]),
+            "num_frames_per_video": torch.tensor([len(each)]),
+        }
+        return "".join(f"<{number}>{tok.boi_token}{run}{tok.eoi_token}" for number in range(len(each))), pixels
     grid = each[0]["image_grid_thw"].clone()
     count = int(grid.prod()) // 4
     grid[0, 0] = len(frames)
@@ -83,4 +93,16 @@ def _video(family: str, processor: Any, frames: Sequence[Image.Image]) -> tuple[
 
 def _joined(pixels: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The pixels of several videos in one call."""
-    return {name: torch.cat([one[name] for one in pixels]) for name in (pixels[0] if pixels else ())}
+    longest = max((one["video_position_ids"].shape[1] for one in pixels if "video_position_ids" in one), default=0)
+    return {
+        name: torch.cat([_padded(one[name], longest, -1 if name == "video_position_ids" else 0) for one in pixels])
+        for name in (pixels[0] if pixels else ())
+    }
+
+
+def _padded(part: Tensor, longest: int, value: int) -> Tensor:
+    """Padded rows of patches (P, N, values), as long as the longest of a call; others as they are."""
+    if part.dim() != 3:
+        return part
+    behind = longest - part.shape[1] if longest else 0
+    return torch.nn.functional.pad(part, (0, 0, 0, behind), value=value)

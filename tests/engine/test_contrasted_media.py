@@ -14,7 +14,7 @@ from tests.engine.cases import model
 from tests.engine.compare import DETAILS
 from tests.engine.contrasted import Combine, Partly, check_answers, contrasted, expect, forgetful, guided
 from tests.engine.masked import dropped_keys
-from tests.engine.media import APART, FRAMES, POOLED, Part, clip, media
+from tests.engine.media import APART, FRAMES, PADDED, POOLED, Part, clip, media
 from tests.families import image
 from vtokens.adapters import adapter_for
 from vtokens.strategies.contrast.avisc import blind_tokens
@@ -63,7 +63,14 @@ def noised(family: str, prompt: dict[str, Any], steps: int, seed: int) -> dict[s
     for name, grids in (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")):
         if name not in prompt:
             continue
-        if family in POOLED:
+        if family in PADDED:
+            counts = prompt["num_frames_per_video"].tolist() if name.endswith("videos") else [1] * len(prompt[name])
+            places = prompt[f"{'video' if name.endswith('videos') else 'image'}_position_ids"]
+            found[name] = prompt[name].clone()
+            for part, where in zip(found[name].split(counts), places.split(counts), strict=True):
+                real = (where >= 0).all(-1)  # its tower takes 0..1
+                part[real] = (change(2 * part[real] - 1) + 1) / 2
+        elif family in POOLED:
             videos = name.endswith("videos")
             planes = prompt[name].flatten(1, 2) if videos else prompt[name].reshape(-1, *prompt[name].shape[-3:])
             found[name] = torch.stack([change(plane) for plane in planes]).view_as(prompt[name])

@@ -13,7 +13,7 @@ from transformers import BatchFeature
 
 import vtokens
 from tests.engine.masked import masking
-from tests.engine.media import APART, FRAMES, PATCHED, Part, clip, media
+from tests.engine.media import APART, FRAMES, PADDED, PATCHED, Part, clip, media
 from tests.families import build, image
 from tests.filter.test_families import Words
 from tests.filter.test_passes import SAID, said
@@ -106,7 +106,8 @@ def test_views_are_plain_passes(family: str, spec: str) -> None:
         full = followed(batch, ids)
         if spec == "none":
             close_pass(trace.logprob, said(model, full, ids))
-            grey = {name: torch.zeros_like(value) if "pixel" in name else value for name, value in full.items()}
+            mean = 0.5 if family in PADDED else 0.0  # the one colour that its tower takes for nothing
+            grey = {name: torch.full_like(v, mean) if "pixel" in name else v for name, v in full.items()}
             close_pass(trace.contrasts["blank"], said(model, grey, ids))
         there = torch.stack([*adapter_for(model).placeholders(full).values()]).any(0)
         words = full["input_ids"][~there][None]

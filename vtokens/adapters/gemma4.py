@@ -72,11 +72,12 @@ class Gemma4(Adapter):
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
     ) -> Tensor:
         pixels = inputs[name].clone()
-        counts = (self._places(modality, inputs) >= 0).all(-1).sum(1).tolist()
-        for plane, count in zip(
-            pixels, counts, strict=True
-        ):  # what pads them stays; the tower itself maps 0..1 to -1..1
-            plane[:count] = change(2 * plane[:count] - 1) / 2 + 0.5
+        real = (self._places(modality, inputs) >= 0).all(-1).to(pixels.device)
+        # The frames of a video are one picture.
+        frames = [1] * len(pixels) if modality == "image" else inputs["num_frames_per_video"].tolist()
+        for part, inside in zip(pixels.split(frames), real.split(frames), strict=True):
+            # What pads them stays; the tower itself maps 0..1 to -1..1.
+            part[inside] = change(2 * part[inside] - 1) / 2 + 0.5
         return pixels
 
     @property
