@@ -14,7 +14,7 @@ import sections
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
-from vtokens.strategies import Facts, Saliency, VideoPruner, describe, get, list_strategies
+from vtokens.strategies import Facts, Saliency, TowerKeys, VideoPruner, describe, get, list_strategies
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "support.md"
@@ -104,7 +104,8 @@ def _takes(family: str) -> list[str]:
 
 def _saliency(family: str) -> str:
     """Where the scores of its tower come from."""
-    return adapter_class(family).anatomy.towers["image"].saliency
+    tower = adapter_class(family).anatomy.towers["image"]
+    return "none" if tower.blocks is None else tower.saliency
 
 
 def _cell(name: str, family: str) -> str:
@@ -130,6 +131,9 @@ def _cell(name: str, family: str) -> str:
     asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
     if linear and (needs.unmerges or needs.sizes):
         return "no (layers without attention)"
+    looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
+    if looks_inside and anatomy.towers["image"].blocks is None:
+        return "no (nothing of the tower is seen)"
     reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
     answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
     return f"{answer} ({_saliency(family)})" if asks_tower else answer

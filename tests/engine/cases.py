@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import vtokens
-from tests.families import EVERY, build, image, inputs
+from tests.families import BLIND, EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import VideoPruner
+from vtokens.strategies import Facts, Saliency, TowerKeys, VideoPruner, parse
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -90,6 +90,15 @@ def looks_at_a_state(family: str, spec: str) -> bool:
     facts = adapter_for(model(family, "plain")).facts
     signals = [signal for strategy in vtokens.strategies.parse(spec) for signal in strategy.needs(facts).signals]
     return any(getattr(signal, "layer", None) in facts.linear for signal in signals)
+
+
+def unseen(family: str, spec: str) -> bool:
+    """Whether strategies ask for what nobody can see of the tower of a family: vtokens refuses them."""
+    facts = Facts(family, depth=4, tower_depth=4, has_cls=True)
+    signals = (
+        [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals] if family in BLIND else []
+    )
+    return any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
 
 
 SHARES = st.one_of(st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.floats(0.02, 0.99))

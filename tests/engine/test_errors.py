@@ -16,7 +16,7 @@ from tests.engine.compare import SPEC, one
 from tests.families import ALL, FAMILIES, OUTSIDE, STATEFUL, build
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-SUPPORTED = ", ".join(sorted((*ALL, *STATEFUL, *OUTSIDE)))
+SUPPORTED = ", ".join(sorted({*ALL, *STATEFUL, *OUTSIDE, "fast_vlm", "perception_lm"}))
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.blended import groups
-from tests.engine.cases import COUNTS, MODES, SHARES, Case, cases, mixed, model
+from tests.engine.cases import COUNTS, MODES, SHARES, Case, cases, mixed, model, unseen
 from tests.engine.compare import DETAILS
 from tests.engine.contrasted import Partly, check_answers, contrasted, expect, forgetful, guided, without_pictures
 from tests.engine.masked import dropped_keys
 from tests.engine.test_logits import noised
-from tests.families import ALL, STATEFUL, image, inputs
+from tests.families import ALL, BLIND, STATEFUL, image, inputs
 from vtokens.adapters import adapter_class, adapter_for
 
 CLOSE = 1e-5
@@ -92,9 +92,10 @@ def blind(family: str, prompt: dict[str, Any], gamma: float, lam: float, others:
 def test_contrast(
     family: str, case: Case, name: str, weight: float, beta: float, steps: int, keep: float, k: int, others: str
 ) -> None:
-    assume(not mixed(family, case))
+    assume(not mixed(family, case) and not unseen(family, case.spec))
     plain, batch = model(family, "plain"), case.batch(family)
-    branch = (f"cls(keep={keep})", f"random(keep={keep}, seed={steps})", f"fastv(keep={keep}, layer=2)")[steps % 3]
+    first = "uniform" if family in BLIND else "cls"
+    branch = (f"{first}(keep={keep})", f"random(keep={keep}, seed={steps})", f"fastv(keep={keep}, layer=2)")[steps % 3]
     gamma, lam = steps / 999, 2 * keep
     texts = replace(case, prompts=tuple(f"Oh! {text}" for text in case.prompts))
     rows, leading, weighted = alone(family, case), alone(family, texts), f"alpha={weight}, beta={beta}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.engine.cases import BLOCKS, SIZES, TEXTS, examples, model
-from tests.families import ALL, STATEFUL, image, inputs
+from tests.families import ALL, BLIND, STATEFUL, image, inputs
 from tests.limits import BLOCKS as CHAIN
 from tests.limits import WIDTH, rounding
 from tests.strategies.helpers import probe
@@ -35,7 +35,7 @@ def apart(mine: Tensor, theirs: Tensor) -> bool:
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("family", [*ALL, *STATEFUL])
+@pytest.mark.parametrize("family", [family for family in (*ALL, *STATEFUL) if family not in BLIND])
 def test_neither_other_pictures_nor_padding_move_scores(family: str) -> None:
     """Three images in two rows: each row scores as alone, and another image in one place moves what is there."""
 

@@ -24,12 +24,15 @@ from transformers import (
 
 import vtokens
 
+from . import of_timm
 from .adapted import CONFIGS
 from .by_hand import Prefixed
 from .configs import BASE, CROSS, PROOF, RECURRENT, configuration
 from .processors import processor, tokenizer
 
-__all__ = ["ALL", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "STATEFUL", "answer_kind", "build", "image", "inputs"]
+__all__ = [
+    "ALL", "BLIND", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "STATEFUL", "answer_kind", "build", "image", "inputs",
+]  # fmt: skip
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
@@ -37,6 +40,8 @@ ALL: tuple[str, ...] = (*EVERY, *(family for family in CONFIGS if family in vtok
 """With those that need an adapter only: what holds for a family is drawn for all, and mechanisms for `EVERY`."""
 STATEFUL: tuple[str, ...] = tuple(RECURRENT)
 """Families with decoder layers that keep a state in place of keys: what is dropped is not what is masked."""
+BLIND: tuple[str, ...] = tuple(family for family in of_timm.CONFIGS if of_timm.HERE)
+"""Families into whose towers nobody can look: strategies that ask for their scores are refused."""
 OUTSIDE: tuple[str, ...] = tuple(CROSS)
 """Families whose visual tokens stand outside the sequence: pruners alone act on them, by a path of their own."""
 TOWER_QK_GAIN = 1.6
@@ -82,6 +87,8 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                     weight.data.sub_(4.0)
                 if name.endswith(("gate", "gate_attn", "gate_ffn")):  # Mllama's start at 0
                     weight.data.add_(1.0)
+            elif ".timm_model." in name and weight.ndim > 2:  # convolutions, which start so small that all is lost
+                weight.data.normal_(std=2 * weight[0].numel() ** -0.5)
             elif "mm_input_projection" in name or "position_embedding_table" in name:
                 weight.data.normal_(std=0.3)  # which start at one number
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.

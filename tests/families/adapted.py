@@ -34,6 +34,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vtokens.loading.processors import pictures_only
 
+from . import of_timm
 from .by_hand import Patches, Rows, Tiled, Unbroken
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
@@ -200,7 +201,7 @@ def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family.endswith("thinker"):
         names = ("video", "audio", "vision_start", "vision_end", "audio_start", "audio_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    if family in ("llava_next_video", "video_llava", "kimi_k25"):
+    if family in ("llava_next_video", "video_llava", "kimi_k25", "perception_lm"):
         fields["video_token_id"] = tokenizer.video_token_id
     if family == "ovis2":
         names = ("start", "grid", "col", "row", "end")
@@ -307,3 +308,7 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
         DeepseekVLImageProcessorPil(size=_square(config)), tok, num_image_tokens=16
     ),
 }  # fmt: skip
+if of_timm.HERE:
+    CONFIGS |= of_timm.CONFIGS
+    TOKENS |= of_timm.TOKENS
+    PROCESSORS |= of_timm.PROCESSORS

@@ -20,7 +20,8 @@ class TowerSpec:
 
     Attributes:
         at: paths from the multimodal module to the tower; the first one that leads somewhere counts.
-        blocks: path from the tower to the list of its blocks, or paths to several lists that follow each other.
+        blocks: path from the tower to the list of its blocks, or paths to several lists that follow each other; None
+            if nothing inside it can be looked at, as its attention is its own, or convolutions are in its place.
         attention: path from a block to its attention, which calls the attention function of its `config`.
         saliency: where its scores come from, in two words for tables.
         class_token: path from the tower to what only one with a class token at position 0 has; None if none has one.
@@ -37,8 +38,8 @@ class TowerSpec:
     """
 
     at: tuple[str, ...]
-    blocks: str | tuple[str, ...]
-    attention: str
+    blocks: str | tuple[str, ...] | None = None
+    attention: str = ""
     saliency: str = "mean attention"
     class_token: str | None = None
     layer: str | None = None
@@ -151,7 +152,9 @@ class Anatomy:
     """A model family.
 
     Attributes:
-        towers: modality ("image", "video") -> the tower of its `get_{modality}_features`.
+        towers: modality ("image", "video") -> the tower of its feature call.
+        calls: modality -> the multimodal module's feature call, where that is not `get_{modality}_features`. Several
+            modalities may have the same one, which the pixels of images are given to first.
         placeholders: modality -> the config field with the token id that its features are scattered into.
         aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
@@ -184,6 +187,11 @@ class Anatomy:
     cross: Cross | None = None
     latent: bool = False
     stages: frozenset[str] = frozenset(STAGES)
+    calls: Mapping[str, str] = field(default_factory=dict)
+
+    def call(self, modality: str) -> str:
+        """The feature call of a modality."""
+        return self.calls.get(modality, f"get_{modality}_features")
 
     def written_kind(self, name: str) -> int:
         """The kind, among the inputs that are called `name`, of text that is written behind a prompt."""

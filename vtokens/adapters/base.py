@@ -17,7 +17,7 @@ from vtokens.adapters.tower import Tower
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.moved import elsewhere
-from vtokens.core.picture import Picture, side
+from vtokens.core.picture import Picture
 from vtokens.core.weights import named, whole, whole_shape
 
 
@@ -41,7 +41,7 @@ class Adapter(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        calls = [f"get_{modality}_features" for modality in self.anatomy.towers if self.anatomy.cross is None]
+        calls = [self.anatomy.call(modality) for modality in self.anatomy.towers if self.anatomy.cross is None]
         # Asked of the class: wrappers hand on the attributes of what they wrap, and are not it.
         parts = (
             module
@@ -101,7 +101,7 @@ class Adapter(ABC):
 
         Args:
             modality: "image" or "video".
-            inputs: the arguments of `multimodal.get_image_features` or `get_video_features`.
+            inputs: the arguments of the feature call (`Anatomy.call`).
         """
 
     def stretches(self, placeholders: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
@@ -145,17 +145,14 @@ class Adapter(ABC):
     def facts(self) -> Facts:
         """What strategies may know."""
         config, tower = self.language_model.config, self.tower
-        vision, depth = tower.module.config, len(tower.blocks)
-        # A tower that resizes nothing has no image size of its own.
-        size = getattr(vision, "image_size", None)
+        depth = len(tower.blocks)
         return Facts(
             self.model_type,
             len(self.layers),
             depth,
             tower.has_cls,
             f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{_inner(config)}",
-            f"{vision.model_type}-{depth}x{vision.hidden_size}-{side(vision.patch_size)}"
-            + (f"-{side(size)}" if size else ""),
+            tower.name,
             tower.feature_block + 1 if tower.merges else None,
             partial(_sample, tower.module),
             config.hidden_size,
@@ -172,7 +169,7 @@ class Adapter(ABC):
             change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape. A video
                 is one picture: C counts the colours of all its frames.
         """
-        name = "pixel_values_videos" if modality == "video" else "pixel_values"
+        name = "pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"
         more = {key: value for key, value in inputs.items() if key not in ("kwargs", "return_dict", name)}
         return {**more, **inputs.get("kwargs", {}), name: self._changed(modality, inputs, name, change)}
 

@@ -83,7 +83,7 @@ def _check_towers(adapter: Adapter) -> None:
             "(Anatomy.towers, or Anatomy.aside if it is left alone): tokens of another modality would pass for text"
         )
     for tower in {*adapter.towers.values()}:
-        if None in (tower.attentions or [None]):
+        if None in (tower.attentions or ([] if tower.opaque else [None])):
             raise ValueError(f"a block of the {type(tower.module).__name__} has no attention where it is declared")
     built = {(len(tower.blocks), tower.feature_block, tower.has_cls) for tower in adapter.towers.values()}
     if len(built) > 1:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from vtokens.adapters.anatomy import TowerSpec
+from vtokens.core.picture import side
 
 
 class MergePoint(NamedTuple):
@@ -46,14 +47,31 @@ class Tower:
         return found
 
     @property
+    def name(self) -> str:
+        """What tells one tower from another by its config, as "clip_vision_model-24x1024-14-336"."""
+        config = self.module.config
+        if self.opaque:
+            return f"{config.model_type}-{getattr(config, 'architecture', type(self.module).__name__)}"
+        # A tower that resizes nothing has no image size of its own.
+        size = getattr(config, "image_size", None)
+        shape = f"{config.model_type}-{len(self.blocks)}x{config.hidden_size}-{side(config.patch_size)}"
+        return shape + (f"-{side(size)}" if size else "")
+
+    @property
+    def opaque(self) -> bool:
+        """Whether nothing inside it can be looked at: it has no `blocks` then, and no scores."""
+        return self._spec.blocks is None
+
+    @property
     def blocks(self) -> Sequence[Any]:
         """Its blocks, in order.
 
         Raises:
             ValueError: it is a tower of another kind.
         """
-        module = self.module
-        paths = self._spec.blocks
+        module, paths = self.module, self._spec.blocks
+        if paths is None:
+            return ()
         paths = (paths,) if isinstance(paths, str) else paths
         lists: list[Any] = [follow(module, path) for path in paths]
         if None in lists:

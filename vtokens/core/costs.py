@@ -29,6 +29,7 @@ class Encoding:
         blocks: for each block, the lengths of the sequences within which it attends; they add up to the rows it sees.
         embedding: (rows, inputs, outputs) of the patch embedding.
         projector: (rows, inputs, outputs) of the matrices after the last block.
+        counted: operations of a tower, or a part of one, that is not built of such blocks, as torch counts them.
     """
 
     width: int
@@ -37,6 +38,7 @@ class Encoding:
     blocks: tuple[tuple[int, ...], ...]
     embedding: tuple[int, int, int]
     projector: tuple[tuple[int, int, int], ...]
+    counted: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def tower_flops(encoding: Encoding) -> int:
     width, matrices = encoding.width, 2 + encoding.gated
     dense = 4 * width * width + matrices * width * encoding.inner
     lengths = [length for block in encoding.blocks for length in block]
-    return 2 * sum(n * dense + 2 * n * n * width for n in lengths) + _matrix_flops(encoding.embedding)
+    return (
+        2 * sum(n * dense + 2 * n * n * width for n in lengths) + _matrix_flops(encoding.embedding) + encoding.counted
+    )
 
 
 def projector_flops(encoding: Encoding) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import logits
 from vtokens.engine.state.request import NegativePrefill, Outer, Request
-from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
+from vtokens.engine.state.tower_run import MODALITIES, PIXELS, TowerRun, run_in
 
 
 class ModelHooks(Base):
@@ -55,6 +56,15 @@ class ModelHooks(Base):
             if features.get(modality) is not None:
                 run = run_in(modality, features[modality], bool(plan), self.adapter)
                 request.runs.extend([] if run is None else [run])
+
+    def encoding(self, modalities: Sequence[str]) -> str:
+        request = here().phase(self)
+        if len(modalities) > 1 and isinstance(request, Request):
+            done = {run.modality for run in request.runs}
+            given = (one for one in modalities if one not in done and request.inputs.get(PIXELS[one]) is not None)
+            return next(given, modalities[0])
+        # What is called before the pass is told apart by where its features are handed on (`run_in`).
+        return modalities[0]
 
     def on_features(self, run: TowerRun) -> None:
         request = here().phase(self)

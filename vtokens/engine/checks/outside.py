@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Relevance
+from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
 from vtokens.strategies.video_pruner import VideoPruner
 
 
@@ -36,6 +36,12 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
     """
     for strategy, needs in active:
         _refuse(adapter, strategy, {stage for stage in strategy.stages() if needs.acts_at(stage)})
+        if adapter.tower.opaque and any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals):
+            raise ValueError(
+                f"{strategy.name!r} reads attention or keys of the vision tower, and nothing inside the "
+                f"{type(adapter.tower.module).__name__} of a {type(adapter.model).__name__} can be looked at: "
+                "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
+            )
         if adapter.anatomy.cross is None:
             continue
         why = None

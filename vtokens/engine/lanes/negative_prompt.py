@@ -49,7 +49,7 @@ def _with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> F
         if any(isinstance(value, Tensor) and value.is_meta for value in run.inputs.values()):
             raise ValueError("stored features hold no pixels, which this strategy changes: pass pixel_values")
         inputs = adapter.change_pixels(run.modality, run.inputs, kind.change)
-        output = getattr(adapter.multimodal, f"get_{run.modality}_features")(**inputs)
+        output = getattr(adapter.multimodal, adapter.anatomy.call(run.modality))(**inputs)
         features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
         if adapter.anatomy.deepstack is not None:
             entries = getattr(output, adapter.anatomy.deepstack.features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,15 +18,15 @@ from vtokens.engine.checks.recompute import check_tower_runs_once
 from vtokens.engine.stages import encode
 from vtokens.engine.stages.tower_call import TowerCall, call_of, during
 from vtokens.engine.state.merging import Merging
-from vtokens.engine.state.tower_run import MODALITIES, TowerRun, mark
+from vtokens.engine.state.tower_run import TowerRun, mark
 from vtokens.kernels import attention_colmean
 
 
 class _Features:
     """Stands in for `get_image_features` on one instance; an object, so that a deep copy belongs to the copy."""
 
-    def __init__(self, adapter: Adapter, modality: str, name: str, watcher: Watcher) -> None:
-        self._adapter, self._modality, self.__name__, self._watcher = adapter, modality, name, watcher
+    def __init__(self, adapter: Adapter, modalities: Sequence[str], name: str, watcher: Watcher) -> None:
+        self._adapter, self._modalities, self.__name__, self._watcher = adapter, modalities, name, watcher
         # generate() reads the parameters off the signature.
         self.__signature__ = inspect.signature(getattr(adapter.multimodal, name))
 
@@ -38,7 +38,7 @@ class _Features:
             return method()
         stage = block.plan.at_encode
         given = dict(self.__signature__.bind_partial(*args, **kwargs).arguments)
-        call = TowerCall(self._adapter, block.plan, self._modality, given)
+        call = TowerCall(self._adapter, block.plan, self._watcher.encoding(self._modalities), given)
         if stage:
             self._adapter.check_merging(given)
             if call.tower.merges:
@@ -66,6 +66,9 @@ class Watcher(Protocol):
     def block(self) -> Block | None:
         """What runs for the caller."""
 
+    def encoding(self, modalities: Sequence[str]) -> str:
+        """Which of the modalities that share a feature call it is called for now."""
+
     def on_features(self, run: TowerRun) -> None:
         """A feature call is over."""
 
@@ -81,13 +84,12 @@ class TowerWatch:
     """
 
     def __init__(self, adapter: Adapter, watcher: Watcher) -> None:
-        self._multimodal, self._wrapped = adapter.multimodal, list[str]()
-        for modality in MODALITIES:
-            name = f"get_{modality}_features"
-            if hasattr(adapter.multimodal, name):
-                # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
-                adapter.multimodal.__dict__[name] = _Features(adapter, modality, name, watcher)
-                self._wrapped.append(name)
+        self._multimodal, self._wrapped = adapter.multimodal, dict[str, list[str]]()
+        for modality in adapter.towers:
+            self._wrapped.setdefault(adapter.anatomy.call(modality), []).append(modality)
+        for name, modalities in self._wrapped.items():
+            # In __dict__ itself: nn.Module has no say in it, and deleting it uncovers the class's method again.
+            adapter.multimodal.__dict__[name] = _Features(adapter, modalities, name, watcher)
 
     def remove(self) -> None:
         """Stop watching."""

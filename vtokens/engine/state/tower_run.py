@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
 
-MODALITIES = ("image", "video")
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+"""Modality -> the multimodal module's argument with its pixels."""
+MODALITIES = tuple(PIXELS)
 _MARK = "_vtokens_tower_run"
 _PLAIN = (bool, int, float, str, type(None))
 _MIXED = 1e-2
@@ -56,6 +58,10 @@ class TowerRun:
         tiles = iter(self.tiles)
         return [Picture.joined([*itertools.islice(tiles, count)]) for count in self.joins] or self.tiles
 
+    def of(self, modality: str) -> TowerRun:
+        """The same run, where only whoever uses the features knows of which modality they are."""
+        return self if self.modality == modality else replace(self, modality=modality)
+
     def content(self) -> dict[str, Any]:
         """The run as plain values and tensors on the CPU; of pixels the shape alone."""
         return {
@@ -90,7 +96,7 @@ class TowerRun:
     def _unwatched(self, what: str) -> ValueError:
         return ValueError(
             f"these features were computed under another strategy, which did not ask for the tower's {what}: "
-            f"call model.get_{self.modality}_features(...) again, or pass pixel_values"
+            f"call model.{self.adapter.anatomy.call(self.modality)}(...) again, or pass pixel_values"
         )
 
     @property
@@ -137,14 +143,14 @@ def run_in(modality: str, output: Any, needed: bool, adapter: Adapter) -> TowerR
     """
     entry = getattr(output, _MARK, None)
     if isinstance(entry, Mark) and isinstance(entry.run, TowerRun):
-        return entry.run
+        return entry.run.of(modality)
     if entry is not None:
-        return _stored(entry, adapter)
+        return _stored(entry, adapter).of(modality)
     if needed:
         raise ValueError(
             f"mm_encoder_outputs[{modality!r}] was computed before the strategy was attached, or cut by "
-            f"prefill_chunk_size, so its layout is unknown: call model.get_{modality}_features(...) again, pass "
-            "pixel_values, or leave prefill_chunk_size out"
+            f"prefill_chunk_size, so its layout is unknown: call model.{adapter.anatomy.call(modality)}(...) again, "
+            "pass pixel_values, or leave prefill_chunk_size out"
         )
     return None
 

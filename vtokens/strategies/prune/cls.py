@@ -34,7 +34,8 @@ class Cls(ScorePruner):
         if self.layers is not None:
             if not self.layers:
                 raise ValueError("layers=() names no tower block: a tuple of ints such as (-2,) is allowed")
-            for block in self.layers:
+            # What asks for scores of a tower without blocks is refused with that reason, whatever it names.
+            for block in self.layers if facts.tower_depth else ():
                 check_layer("layers", block, facts.tower_depth, first=-facts.tower_depth)
 
     def needs(self, facts: Facts) -> Needs:
