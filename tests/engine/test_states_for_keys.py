@@ -257,3 +257,25 @@ def test_the_report_counts_keys_alone(spec: str) -> None:
         held = sum(part.nbytes for layer in layers[1::2] for part in (layer.keys, layer.values))
         assert [hasattr(layer, "keys") for layer in layers] == [False, True] * 2
         assert handle.report().kv_bytes == held
+
+
+@pytest.mark.parametrize("spec", ["vcd(seed=3)", "cls(keep=0.5)+pai"])
+def test_both_states_of_a_contrast_take_several_tokens_at_once(spec: str) -> None:
+    """A later turn of text by one call answers as by one call a token, also where rows differ in their padding."""
+    target, batch = model("qwen3_5", "pruned"), ragged("qwen3_5")
+    text = inputs("qwen3_5", ["And why is it so?"])["input_ids"].expand(3, -1)
+    fed, found = batch["input_ids"].shape[1], []
+    with vtokens.attach(target, spec):
+        for width in (text.shape[1], 1):
+            output = target(**batch, use_cache=True, logits_to_keep=1)
+            keys, seen = as_cache(target, returned_cache(output)), []
+            for start in range(0, text.shape[1], width):
+                part = text[:, start : start + width]
+                mask = torch.cat([batch["attention_mask"], torch.ones_like(text[:, : start + width])], 1)
+                places = (40 + start + torch.arange(width)).expand(3, 3, -1)
+                told = {"attention_mask": mask, "position_ids": places, "logits_to_keep": width}
+                seen.append(target(input_ids=part, use_cache=True, **told, **keys).logits)
+            assert next(iter(keys.values())).get_seq_length() == fed + text.shape[1]
+            found.append(torch.cat(seen, 1))
+    assert torch.equal(found[0].isinf(), found[1].isinf())
+    close_pass(found[0].nan_to_num(neginf=0), found[1].nan_to_num(neginf=0))
