@@ -256,5 +256,5 @@ def test_called_by_itself_it_says_how_to_call_it() -> None:
 def test_tiles_of_which_nobody_knows_the_place_are_refused() -> None:
     model, processor = made("idefics3")
     picture = image(100, 60, seed=0)
-    with pytest.raises(ValueError, match=r"made \d pictures of 1 image"):
+    with pytest.raises(ValueError, match=r"cut this image into \d tiles"):
         zoom(model, processor, lambda count: "<image>" * count + "what?", picture)
