@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import SPEC, one
 from tests.families import ALL, FAMILIES, OUTSIDE, STATEFUL, build
+from vtokens.adapters.registry import WITHOUT, adapter_class
 
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = ", ".join(sorted({*ALL, *STATEFUL, *OUTSIDE, "fast_vlm", "perception_lm"}))
@@ -126,3 +129,12 @@ def test_models_without_an_adapter() -> None:
     tower = build("qwen2_vl")[0].model.visual
     with pytest.raises(ValueError, match=r"no adapter|no language model inside"):
         vtokens.attach(tower, "cls")
+
+
+@pytest.mark.parametrize("family", sorted(WITHOUT))
+def test_families_that_are_asked_for_say_why_they_are_not_there(family: str) -> None:
+    assert family in CONFIG_MAPPING_NAMES
+    with pytest.raises(
+        ValueError, match=rf"'{family}' \(config.model_type\), as {re.escape(WITHOUT[family])}; supported"
+    ):
+        adapter_class(family)

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "vtokens.adapters"
 _PACKAGE, _DECORATOR = "vtokens.adapters", "register_adapter"
+_QUERIES = "a few learnt queries stand for the picture in its sequence, and no patch of it has a place there"
+_WHOLE = "its decoder attends to what an encoder makes of picture and text, which takes no part in its sequence"
+WITHOUT = {
+    "blip-2": _QUERIES,
+    "instructblip": _QUERIES,
+    "instructblipvideo": _QUERIES,
+    "florence2": _WHOLE,
+    "pix2struct": _WHOLE,
+    "udop": _WHOLE,
+    "phi4_multimodal": "it writes features into its embeddings inside of the decoder, so that no call makes them",
+    "llama4": "its layers attend in chunks, and turn positions by complex numbers",
+}
+"""Families that people ask for and that have no adapter: why not."""
 _adapters: dict[str, type[Adapter]] = {}
 """Those that were imported: the package's own by name, others by whoever brings them."""
 A = TypeVar("A", bound="type[Adapter]")
@@ -83,9 +96,10 @@ def adapter_class(model_type: str) -> type[Adapter]:
     if model_type not in _adapters and model_type in _plugins():
         _load(_plugins()[model_type])
     if model_type not in _adapters:
+        why = f", as {WITHOUT[model_type]}" if model_type in WITHOUT else ""
         # A family that is spelt alike is another one all the same: none is suggested.
         raise ValueError(
-            f"there is no adapter for the model family {model_type!r} (config.model_type); supported are "
+            f"there is no adapter for the model family {model_type!r} (config.model_type){why}; supported are "
             f"{', '.join(models())}, and docs/add-a-model.md says how to add one"
         )
     return _adapters[model_type]
