@@ -43,7 +43,7 @@ def draw_maps(example: Example, before: Sequence[Seen], after: Sequence[Seen], p
     figure.suptitle(
         f"{example.question}   (right: {example.answer}; red frames: heads that VHR scales up)", fontsize=11
     )
-    _save(figure, path, dpi=90)
+    save(figure, path, dpi=90)
 
 
 def draw_why(result: dict[str, Any], path: Path) -> None:
@@ -56,10 +56,10 @@ def draw_why(result: dict[str, Any], path: Path) -> None:
     _mass(mass, result["layers"])
     _alpha(alpha, result["alpha"], result["controls"][:2])
     _causes(cause, result["causes"])
-    _save(figure, path, dpi=120)
+    save(figure, path, dpi=120)
 
 
-def _save(figure: Figure, path: Path, dpi: int) -> None:
+def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a PNG of 128 colours, a quarter of the bytes."""
     whole = io.BytesIO()
     figure.savefig(whole, dpi=dpi)
