@@ -15,6 +15,7 @@ from vtokens.core.lazy import importer
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
     from vtokens.recipes.crop import Zoom, Zoomed, zoom
+    from vtokens.recipes.quotas import Quota, quota
     from vtokens.recipes.region import Region
     from vtokens.recipes.scorers import AnswerScorer, ClipScorer
     from vtokens.recipes.search import Searched, search_frames, timed_parts
@@ -23,10 +24,12 @@ __all__ = [
     "Again",
     "AnswerScorer",
     "ClipScorer",
+    "Quota",
     "Region",
     "Searched",
     "Zoom",
     "Zoomed",
+    "quota",
     "search_frames",
     "timed_parts",
     "zoom",
@@ -37,10 +40,12 @@ _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,
     "ClipScorer": _SCORERS,
+    "Quota": "vtokens.recipes.quotas",
     "Region": "vtokens.recipes.region",
     "Searched": _SEARCH,
     "Zoom": _CROP,
     "Zoomed": _CROP,
+    "quota": "vtokens.recipes.quotas",
     "search_frames": _SEARCH,
     "timed_parts": _SEARCH,
     "zoom": _CROP,

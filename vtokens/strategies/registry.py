@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "vtokens.strategies"
 _PACKAGE = "vtokens.strategies"
+_RECIPES = {
+    "quota": "quota",
+    "zoom": "zoom",
+    **dict.fromkeys(("aks", "bolt", "date", "tstar"), "search_frames"),
+}
+"""What papers call a method as they do strategies, and is a function around `generate` here: its name there."""
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
 """Those that were imported; the package's own are by name, plugins by the first listing."""
@@ -112,6 +118,11 @@ def _unknown(name: str) -> Exception:
     """The error for a name that nobody has."""
     if name in _broken:
         return ImportError(f"the strategy plugin {_broken[name]}")
+    if name in _RECIPES:
+        return ValueError(
+            f"{name!r} is a recipe, no strategy: it asks the model more than once, or chooses what it is shown. Use "
+            f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)"
+        )
     return unknown("strategy", name, [one for text in _cards().values() for one in (text.name, *text.aliases)])
 
 
