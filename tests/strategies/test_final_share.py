@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import vtokens
 from tests.engine.cases import model
 from tests.engine.test_deepstack import mixed
-from tests.strategies.videos import SHAPES, batch
-from vtokens.core.budget import budget
+from tests.strategies.videos import SHAPES, batch, seen
+from vtokens.core.budget import budget, shares
 from vtokens.strategies import VideoPruner, format_spec, get, list_strategies, parse
 from vtokens.strategies.prune.evs import Evs
 from vtokens.strategies.prune.todre import Todre
@@ -71,3 +71,48 @@ def test_what_is_left_is_the_share_asked_for(spec: str) -> None:
         assert first.tokens is not None
         assert second.tokens is not None
         assert first.tokens[0] > first.tokens[1] == second.tokens[0] > second.tokens[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", TEMPORAL)
+@pytest.mark.parametrize("of", ["left", "original"])
+def test_a_budget_for_each_frame_of_what_is_left(first: str, of: str) -> None:
+    """The video's own count, shared out over its frames in proportion to what the temporal pruner left of each."""
+    target = model("qwen2_5_vl", "pruned")
+
+    def parts(spec: str) -> list[Any]:
+        with vtokens.attach(target, spec) as handle:
+            target(**batch("qwen2_5_vl", SHAPES))
+            return [part for sample in handle.report().samples for part in sample.pictures]
+
+    alone = parts(f"{first}(keep=0.7)")
+    both = parts(f"{first}(keep=0.7)+cls(keep=0.4, budget=per_frame, of={of})")
+    for (t, h, w), before, after in zip(SHAPES, alone, both, strict=True):
+        there = [sum(int(n) // (h * w) == frame for n in before.kept[0]) for frame in range(t)]
+        total = min(sum(there), budget(sum(there) if of == "left" else t * h * w, 0.4))
+        stays = [sum(int(n) // (h * w) == frame for n in after.kept[0]) for frame in range(t)]
+        assert {*after.kept[0].tolist()} <= {*before.kept[0].tolist()}
+        assert stays == shares(total, there)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", TEMPORAL)
+def test_a_budget_for_the_prompt(first: str) -> None:
+    """The video and the image of a prompt share what both may keep: of what the first left, the most salient tokens."""
+    target, inputs = model("qwen3_vl", "pruned"), mixed()
+
+    def parts(spec: str) -> list[Any]:
+        with vtokens.attach(target, spec) as handle:
+            target(**inputs)
+            return list(handle.report().samples[0].pictures)
+
+    left, found = parts(f"{first}(keep=0.7)"), parts(f"{first}(keep=0.7)+cls(keep=0.3, budget=global, of=original)")
+    ranked = sorted(
+        (-float(salience[token]), picture, int(token))
+        for picture, (part, (_, salience)) in enumerate(zip(left, seen("qwen3_vl", inputs), strict=True))
+        for token in part.kept[0]
+    )
+    total = sum(budget(part.picture.tokens, 0.3) for part in left)
+    best = sorted(key[1:] for key in ranked[:total])
+    assert [(picture, int(token)) for picture, part in enumerate(found) for token in part.kept[0]] == best
+    assert {part.picture.modality for part in left} == {"image", "video"}
