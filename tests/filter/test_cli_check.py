@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.families import build
 from tests.video import files
 from vtokens import scenes
 from vtokens.cli import main
@@ -49,6 +50,16 @@ def test_what_is_there_passes_and_what_is_not_is_marked(capsys, scene, absent):
     assert code == 1
     assert out.startswith(f"{example.answer}, [{absent}] (")
     assert "1 of " in out
+
+
+def test_a_model_of_which_layers_have_no_attention(capsys, scene, tmp_path):
+    for part in build("qwen3_5"):
+        part.save_pretrained(tmp_path)
+    code, out, err = run(capsys, scene[0], "a red cat", "--model", str(tmp_path), "--threshold", "0.5", "--json")
+    assert code in (0, 1), err
+    shares = [one["signals"]["visual_share"] for one in json.loads(out)["mentions"]]
+    assert shares
+    assert all(-1 < share < 0 for share in shares)
 
 
 def test_json_for_machines(capsys, scene, absent):

@@ -84,6 +84,17 @@ def test_behind_strategies(family: str, spec: str) -> None:
         assert (traces[0].gaze[:, dropped] > 0).any() == ("fastv" in spec)
 
 
+def test_a_merged_token_has_the_state_of_the_one_it_went_into() -> None:
+    """Where attention is shown merged tokens at all of their positions, each has the state that all of them share."""
+    model, processor = build("llava")
+    with vtokens.attach(model, "dymu(thresholds=(0.3, 0.2, 0.2))"):
+        images, prompts = ask(processor)
+        traces = score(model, processor, images, prompts, [[20, 31]] * 3, EVERYTHING)
+    for trace in traces:
+        assert bool(trace.image_hidden.any(-1).all())
+        assert len(trace.image_hidden[1].unique(dim=0)) < trace.image_hidden.shape[1]
+
+
 @pytest.mark.parametrize("spec", ["none", "cls(keep=0.3)", "fastv(keep=0.4, layer=2)"])
 def test_a_static_cache_is_recorded_as_a_dynamic_one(spec: str) -> None:
     """A quantised one does not give its keys back: what was written is read."""

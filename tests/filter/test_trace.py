@@ -13,6 +13,7 @@ from tests.families import build
 from tests.filter.test_signals import DEPTH, TRACE, T, random_trace
 from tests.filter.traced import ask, distances, fixed
 from tests.limits import close_pass
+from vtokens.core.facts import Facts
 from vtokens.filter.trace import measure
 from vtokens.filter.trace.passes import generate, score
 from vtokens.filter.trace.trace import Parts, Trace
@@ -28,12 +29,23 @@ def test_parts_are_joined() -> None:
     assert Parts.union([]) == Parts()
 
 
+def test_stretches_are_the_layers_in_them_that_have_attention() -> None:
+    """Qwen3.5 has attention in every fourth layer; where a stretch has none, the nearest to its middle is taken."""
+    facts = Facts("any", 32, 0, False, linear=tuple(layer for layer in range(32) if layer % 4 != 3))
+    parts = Parts(layers=frozenset({31}), stretches=frozenset({range(5, 19), range(3), range(4, 7)}))
+    assert parts.on(facts) == Parts(layers=frozenset({3, 7, 11, 15, 31}))
+    every = Facts("any", 32, 0, False)
+    assert Parts(stretches=frozenset({range(5, 19)})).on(every) == Parts(layers=frozenset(range(5, 19)))
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
         (Parts(layers=frozenset({8})), "layers=8 is out of range for a model with 8 layers"),
         (Parts(states=frozenset({9})), "states=9 is out of range: a model with 8 layers has states 0 to 8"),
         (Parts(lens=frozenset({-1})), "lens=-1 is out of range"),
+        (Parts(stretches=frozenset({range(6, 9)})), "stretches=8 is out of range for a model with 8 layers"),
+        (Parts(stretches=frozenset({range(3, 3)})), "a stretch has at least one decoder layer"),
         (Parts(contrasts=frozenset({"no_imag"})), "Did you mean 'no_image'"),
     ],
 )

@@ -23,8 +23,8 @@ class AttentionEntropy(Pooled):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)))
+        return Parts(stretches=frozenset({middle(depth)}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.spread[trace.where("layers", middle(trace.depth))]
+        rows = trace.spread[trace.where("layers", trace.attending(middle(trace.depth)))]
         return {self.name: spans.over(rows.mean((0, 1)), self.over)}

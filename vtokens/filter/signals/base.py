@@ -139,7 +139,10 @@ class Pooled(Signal):
 
 
 def middle(depth: int) -> range:
-    """The layers in which SVAR's authors watch a model of 32, 5 to 18, scaled to `depth`."""
+    """The layers in which SVAR's authors watch a model of 32, 5 to 18, scaled to `depth`.
+
+    Those of them that have attention are watched (`Trace.attending`): sums and means are over these alone.
+    """
     return scaled(5, 18, depth)
 
 

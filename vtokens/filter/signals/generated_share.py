@@ -24,8 +24,8 @@ class GeneratedShare(Pooled):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)))
+        return Parts(stretches=frozenset({middle(depth)}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.generated[trace.where("layers", middle(trace.depth))]
+        rows = trace.generated[trace.where("layers", trace.attending(middle(trace.depth)))]
         return {self.name: spans.over(rows.mean((0, 1)), self.over)}

@@ -34,11 +34,11 @@ class HeadDivergence(Signal):
         check_share("share", self.share)
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)), divergence=True)
+        return Parts(stretches=frozenset({middle(depth)}), divergence=True)
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         if trace.divergence is None:
             raise ValueError("this trace was not compared with the text alone: score it for 'head_divergence'")
-        rows = trace.divergence[trace.where("layers", middle(trace.depth))]
+        rows = trace.divergence[trace.where("layers", trace.attending(middle(trace.depth)))]
         most = rows.topk(max(1, math.ceil(self.share * rows.shape[1])), dim=1).values
         return {self.name: spans.over(-most.sum((0, 1)), self.over)}

@@ -24,7 +24,7 @@ class KeptVsDropped(Pooled):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)), contrasts=frozenset({"dropped"}))
+        return Parts(stretches=frozenset({middle(depth)}), contrasts=frozenset({"dropped"}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         return {self.name: spans.over(-trace.contrast("dropped"), self.over)}

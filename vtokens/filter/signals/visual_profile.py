@@ -20,9 +20,9 @@ class VisualProfile(Signal):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)))
+        return Parts(stretches=frozenset({middle(depth)}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        layers = middle(trace.depth)
+        layers = trace.attending(middle(trace.depth))
         rows = spans.over(-trace.visual[trace.where("layers", layers)].mean(1), "mean")
         return {f"{self.name}.{layer}": row for layer, row in zip(layers, rows, strict=True)}

@@ -23,8 +23,8 @@ class VisualShare(Pooled):
     """
 
     def parts(self, depth: int) -> Parts:
-        return Parts(layers=frozenset(middle(depth)))
+        return Parts(stretches=frozenset({middle(depth)}))
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.visual[trace.where("layers", middle(trace.depth))]
+        rows = trace.visual[trace.where("layers", trace.attending(middle(trace.depth)))]
         return {self.name: spans.over(-rows.mean(1).sum(0), self.over)}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vtokens.engine.record import Record
-from vtokens.engine.state.view import gather
+from vtokens.engine.state.view import columns_at, gather
 from vtokens.filter.trace.measure import Likelihood, Looked, lens
-from vtokens.filter.trace.tape import Tape
+from vtokens.filter.trace.tape import Layer, Tape
 from vtokens.filter.trace.trace import Trace
 
 
@@ -32,25 +32,27 @@ class Places:
         order = torch.where(self.layout.visual, place, -1).sort(1).values
         self.index = order[:, self.length - max(self.counts) :].clamp(min=0)
         view = record.views.get(record.depth - 1)
+        self._views = record.views
         self.kept = torch.ones_like(self.index, dtype=torch.bool)
         if view is not None and record.copies is None:
             real = torch.ones_like(view.index) if view.real is None else view.real.long()
             seen = torch.zeros_like(self.layout.image).scatter_add(1, view.index.to(device), real.to(device))
             self.kept = seen.gather(1, self.index) > 0
 
-    def rows(self, fed: Tensor | None, real: Tensor | None) -> Tensor:
+    def rows(self, number: int, layer: Layer | None) -> Tensor:
         """int64 (B, N): the row at which a layer held each visual token, below 0 where it was dropped before.
 
         Args:
-            fed: int64 (B, W), the fed position of each row; None if they are the same.
-            real: bool (B, W), False on padding; None if there is none.
+            number: the layer's.
+            layer: what was noted of its attention, which may be handed more rows than its view has columns, where
+                merged tokens stand at several positions; None if it has none.
         """
+        view = self._views.get(number)
+        fed, real = (layer.fed, layer.real) if layer else (view.index, view.real) if view else (None, None)
         if fed is None:
             return self.index
-        row = torch.arange(fed.shape[1], device=fed.device).expand_as(fed)
-        row = row if real is None else row.masked_fill(~real[:, : fed.shape[1]], -1)
-        there = torch.full((len(fed), self.length), -1, device=fed.device).scatter_reduce(1, fed, row, "amax")
-        return there.gather(1, self.index)
+        fed, real = fed.to(self.index.device), None if real is None else real[:, : fed.shape[1]].to(self.index.device)
+        return columns_at(fed, real, self.length).gather(1, self.index)
 
     def received(self, looked: Looked, fed: Tensor | None, width: int) -> Tensor:
         """float32 (B, R, N): the attention each visual token received in a layer with `width` rows of prompt."""
@@ -97,6 +99,7 @@ def assemble(
             entropy=likely.entropy[row, :length],
             margin=likely.margin[row, :length],
             depth=tape.depth,
+            linear=tape.adapter.facts.linear,
             layers=layers,
             visual=visual[row, ..., :length],
             spread=spread[row, ..., :length],
@@ -139,7 +142,7 @@ def _attention(tape: Tape, places: Places, layers: Sequence[int], shape: Sequenc
 
 def _rows(tape: Tape, state: int) -> Tensor:
     """(B, T, D): a state of the rows that predict the response."""
-    return torch.cat(tape.final if state == tape.depth else tape.layers[state].hidden, 1)
+    return torch.cat(tape.final if state == tape.depth else tape.entered[state].hidden, 1)
 
 
 def _image(tape: Tape, places: Places, state: int) -> tuple[Tensor, Tensor]:
@@ -147,10 +150,10 @@ def _image(tape: Tape, places: Places, state: int) -> tuple[Tensor, Tensor]:
     if state == tape.depth:
         assert tape.final_image is not None
         return gather(tape.final_image, places.index, 1) * places.kept[..., None], places.kept
-    layer = tape.layers[state]
-    assert layer.image is not None
-    rows = places.rows(layer.fed, layer.real)
-    return gather(layer.image, rows.clamp(min=0), 1) * (rows >= 0)[..., None], rows >= 0
+    entered = tape.entered[state].image
+    assert entered is not None
+    rows = places.rows(state, tape.layers.get(state))
+    return gather(entered, rows.clamp(min=0), 1) * (rows >= 0)[..., None], rows >= 0
 
 
 def _stack(parts: list[Tensor], like: Tensor, empty: tuple[int, ...]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -60,7 +61,7 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     """
     adapter, taken = adapter_for(model), attachment(model)
     parts.check(len(adapter.layers))
-    tape = Tape(parts, rows, adapter)
+    tape = Tape(parts.on(adapter.facts), rows, adapter)
     recorder = Recorder(tape)
     others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
     contrasted = taken is not None and len(others) < len(taken.strategies)
@@ -71,6 +72,10 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
         watched = joined(model, *([] if tape.lost else [recorder]))
     with watched as handle:
         # The model's other callers, in other threads, are none of the tape's business.
+        def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            if handle.runs(recorder):
+                tape.enter(number, args[0] if args else kwargs["hidden_states"])
+
         def after_decoder(module: Any, args: Any, output: Any) -> None:
             if handle.runs(recorder):
                 tape.after_decoder(module, args, output)
@@ -79,8 +84,11 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
             if handle.runs(recorder):
                 tape.after_model(module, args, kwargs, output)
 
-        # Behind the engine's own hook, which brings the states back to full length.
+        # Behind the engine's own hooks, which drop tokens before layers, and bring states back to full length.
         hooks = [adapter.language_model.register_forward_hook(after_decoder)]
+        for number in tape.untapped:
+            layer = adapter.layers[number]
+            hooks.append(layer.register_forward_pre_hook(partial(on_layer, number), with_kwargs=True))
         if rows is None:
             hooks.append(model.register_forward_hook(after_model, with_kwargs=True))
         try:

@@ -22,8 +22,21 @@ _BLOCK = 16
 
 
 @dataclass
+class Entered:
+    """The states that entered one decoder layer.
+
+    Attributes:
+        image: (B, W, D), all rows of the pass that brought the pictures; None unless visual tokens are asked for.
+        hidden: (B, R, D) a pass, of the rows that predict.
+    """
+
+    image: Tensor | None = None
+    hidden: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
 class Layer:
-    """The recording of one decoder layer.
+    """The recording of the attention of one decoder layer.
 
     Attributes:
         visual: bool (B, W), which rows of the pass that brought the pictures hold visual tokens.
@@ -32,9 +45,7 @@ class Layer:
         past: keys that were cached before that pass.
         scaling: the factor on the products of queries and keys.
         softcap: c, where they become c * tanh(s / c); None if they stay as they are.
-        image: (B, W, D), all its rows, entering the layer; None unless visual tokens are asked for.
         query: (B, H, R, D) a pass, of the rows that predict.
-        hidden: (B, R, D) a pass, of the same rows, entering the layer.
         outputs: (B, R, H, D) a pass, head outputs of the same rows.
         looked: where these rows looked, once that is computed.
     """
@@ -45,9 +56,7 @@ class Layer:
     past: int
     scaling: float
     softcap: float | None
-    image: Tensor | None = None
     query: list[Tensor] = field(default_factory=list)
-    hidden: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     looked: Looked | None = None
 
@@ -85,6 +94,7 @@ class Tape:
         parts: what is wanted.
         rows: how many rows at the end of the pass predict response tokens; None while the model writes, one a pass.
         layers: what was noted at each tapped decoder layer.
+        entered: the states that entered decoder layers, whether they have attention or not.
         fed: int64 (B, n) a pass: the tokens fed to it.
         final: (B, R, D) a pass: states that left the decoder.
         final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
@@ -96,6 +106,7 @@ class Tape:
     rows: int | None
     adapter: Adapter
     layers: dict[int, Layer] = field(default_factory=dict)
+    entered: dict[int, Entered] = field(default_factory=dict)
     fed: list[Tensor] = field(default_factory=list)
     final: list[Tensor] = field(default_factory=list)
     final_image: Tensor | None = None
@@ -111,9 +122,28 @@ class Tape:
 
     @property
     def tapped(self) -> list[int]:
-        """Decoder layers that have to be watched."""
-        states = self.parts.states | self.parts.image_states | self.parts.lens
-        return sorted(self.parts.layers | {state for state in states if state < self.depth})
+        """Decoder layers whose attention has to be watched."""
+        return sorted(self.parts.layers | (self._entries - {*self.adapter.facts.linear}))
+
+    @property
+    def untapped(self) -> list[int]:
+        """Decoder layers without attention what enters which has to be watched."""
+        return sorted(self._entries & {*self.adapter.facts.linear})
+
+    @property
+    def _entries(self) -> frozenset[int]:
+        return (self.parts.states | self.parts.image_states | self.parts.lens) - {self.depth}
+
+    def enter(self, number: int, hidden: Tensor) -> None:
+        """Note the states (B, W, D) that enter a decoder layer."""
+        if self.lost:
+            return
+        entered = self.entered.get(number)
+        if entered is None:
+            wanted = number in self.parts.image_states | self.parts.lens
+            entered = self.entered[number] = Entered(hidden if wanted else None)
+        if number in self.parts.states:
+            entered.hidden.append(hidden[:, -(self.rows or 1) :])
 
     def note(self, heads: Heads) -> None:
         """Note one attention call."""
@@ -125,22 +155,23 @@ class Tape:
             layer = self.layers[number] = Layer(
                 heads.visual, heads.fed, heads.valid, heads.past, heads.scaling, heads.softcap
             )
-            if number in parts.image_states | parts.lens:
-                layer.image = heads.hidden
         output = heads.output if number in parts.layers and parts.divergence else None
-        self.step(number, heads.query[:, :, -rows:], heads.hidden[:, -rows:], output)
+        self.step(number, heads.query[:, :, -rows:], heads.hidden, output)
         if self.rows is not None and number in parts.layers:
             layer.look(heads.key)
 
     def step(self, number: int, query: Tensor, hidden: Tensor, output: Tensor | None) -> None:
-        """Note the R rows that predict: (B, H, R, D), (B, R, D_model); (B, R or more, H, D) if it is asked for."""
+        """Note the R rows that predict: (B, H, R, D), (B, R or more, D_model); (B, R or more, H, D) if it is asked for.
+
+        The states are those of all rows where there are visual tokens among them.
+        """
+        self.enter(number, hidden)
+        if number not in self.parts.layers:
+            return
         layer = self.layers[number]
-        if number in self.parts.layers:
-            layer.query.append(query)
-            if self.parts.divergence and output is not None:
-                layer.outputs.append(output[:, -query.shape[2] :])
-        if number in self.parts.states:
-            layer.hidden.append(hidden)
+        layer.query.append(query)
+        if self.parts.divergence and output is not None:
+            layer.outputs.append(output[:, -query.shape[2] :])
 
     def after_decoder(self, module: Any, args: Any, output: Any) -> None:
         """A hook: note the states that leave the decoder."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.errors import unknown
+from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.strategies.base import check_layer
 
@@ -26,12 +27,13 @@ class Parts:
     layer i - 1, and the last, number `depth`, went through the final norm.
 
     Attributes:
-        layers: decoder layers whose attention is recorded.
+        layers: decoder layers whose attention is recorded; each has to have some.
         states: states of the rows that predict the response.
         image_states: states of the visual tokens.
         lens: states of the visual tokens that are read through the model's output layer.
         contrasts: other views (`CONTRASTS`) in which the response is scored again, a pass each.
         divergence: whether head outputs are compared with the view "no_image".
+        stretches: stretches of decoder layers, of which those that have attention are recorded (`attending`).
     """
 
     layers: frozenset[int] = frozenset()
@@ -40,6 +42,7 @@ class Parts:
     lens: frozenset[int] = frozenset()
     contrasts: frozenset[str] = frozenset()
     divergence: bool = False
+    stretches: frozenset[range] = frozenset()
 
     def __or__(self, other: Parts) -> Parts:
         joined = {f.name: getattr(self, f.name) | getattr(other, f.name) for f in dataclasses.fields(self)}
@@ -51,12 +54,22 @@ class Parts:
             raise unknown("contrast", name, CONTRASTS)
         for layer in sorted(self.layers):
             check_layer("layers", layer, depth)
+        for stretch in self.stretches:
+            if not stretch:
+                raise ValueError(f"stretches={stretch!r} is not allowed: a stretch has at least one decoder layer")
+            for layer in (min(stretch), max(stretch)):
+                check_layer("stretches", layer, depth)
         for what in ("states", "image_states", "lens"):
             for state in sorted(getattr(self, what)):
                 if not 0 <= state <= depth:
                     raise ValueError(
                         f"{what}={state!r} is out of range: a model with {depth} layers has states 0 to {depth}"
                     )
+
+    def on(self, facts: Facts) -> Parts:
+        """The same of one model: with the layers that have attention in place of the stretches they lie in."""
+        found = {layer for stretch in self.stretches for layer in attending(stretch, facts.attending)}
+        return dataclasses.replace(self, layers=self.layers | found, stretches=frozenset())
 
     @property
     def passes(self) -> int:
@@ -70,6 +83,12 @@ class Parts:
         for part in parts:
             joined |= part
         return joined
+
+
+def attending(stretch: range, among: Sequence[int]) -> tuple[int, ...]:
+    """The layers of a stretch that have attention, those of `among`; if none, the one nearest to its middle."""
+    found = tuple(layer for layer in among if layer in stretch)
+    return found or (min(among, key=lambda layer: abs(2 * layer - stretch[0] - stretch[-1])),)
 
 
 @dataclass
@@ -87,6 +106,7 @@ class Trace:
         entropy: (T,), nats, of the distribution that predicted each token.
         margin: (T,), by how much its most likely token is more probable than the second, in [0, 1].
         depth: decoder layers of the model.
+        linear: those of them that have no attention, but keep a state of fixed size in place of keys.
         layers: the L recorded ones.
         visual: (L, H, T), share of row k's attention on visual tokens.
         spread: (L, H, T), entropy in nats of row k's attention within the visual tokens; 0 where there are none.
@@ -130,6 +150,7 @@ class Trace:
     lens: Tensor
     contrasts: dict[str, Tensor] = field(default_factory=dict)
     divergence: Tensor | None = None
+    linear: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -148,6 +169,10 @@ class Trace:
                 f"this trace holds {what} {list(there)}, not {missing}: record it for the signals that read it"
             )
         return [there.index(number) for number in wanted]
+
+    def attending(self, stretch: range) -> tuple[int, ...]:
+        """The decoder layers of a stretch that have attention; if none has, the one nearest to its middle."""
+        return attending(stretch, [layer for layer in range(self.depth) if layer not in self.linear])
 
     def contrast(self, name: str) -> Tensor:
         """(T,): by how much the response is more likely than in another view, log p - log p'.
