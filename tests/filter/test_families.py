@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 import vtokens
 from tests.families import ALL, EVERY, OUTSIDE, STATEFUL, build, image
-from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, fixed
+from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, everything, fixed
 from tests.limits import close_pass
 from vtokens import HallucinationFilter
 from vtokens.filter.actions.generation import behind
@@ -138,7 +137,8 @@ def test_traces_where_layers_have_no_attention(family: str, kinds: str) -> None:
     changed: dict[str, Any] = {"text_config": {"layer_types": [names[kind] for kind in kinds]}}
     model, processor = build(family, seed=1, **changed)
     eager = build(family, seed=1, attn_implementation="eager", **changed)[0]
-    parts = replace(EVERYTHING, layers=frozenset(layer for layer in range(DEPTH) if kinds[layer] == "f"))
+    parts = everything(model)
+    assert parts.layers == {layer for layer in range(DEPTH) if kinds[layer] == "f"}
     images, prompts = ask(processor, seed=5)
     written = generate(model, processor, images, prompts, parts, **fixed(processor))
     read = score(model, processor, images, prompts, [trace.ids.tolist() for trace in written], parts)

@@ -12,6 +12,7 @@ from transformers import Ovis2Processor
 
 from tests.engine.masked import decoder_layers
 from tests.families import MARK, answer_kind, build, image
+from vtokens.adapters import adapter_for
 from vtokens.filter.mentions import Mention
 from vtokens.filter.trace.passes import generate
 from vtokens.filter.trace.trace import Parts, Trace
@@ -25,6 +26,13 @@ EVERYTHING = Parts(
     contrasts=frozenset({"no_image", "blank", "dropped"}),
     divergence=True,
 )
+
+
+def everything(model: Any) -> Parts:
+    """`EVERYTHING` that a model has: attention of the layers that have some."""
+    return dataclasses.replace(EVERYTHING, layers=frozenset(adapter_for(model).facts.attending))
+
+
 QUESTIONS = ("Is there a red square?", "Describe <image> and <image> in detail, please.", "How many?")
 SIZES = (((100, 60),), ((60, 130), (84, 84)), ((57, 112),))
 
