@@ -28,7 +28,7 @@ class Gemma4(Adapter):
         visibility=Visibility("mm_token_type_ids", (1, 2), setting="vision", windows=True),
         per_layer=PerLayer("per_layer_inputs", "get_per_layer_inputs", "project_per_layer_inputs"),
     )
-    examples = ("google/gemma-4-e2b-it", "google/gemma-4-e4b-it", "google/gemma-4-26b-a4b-it", "google/gemma-4-31b-it")
+    examples = ("google/gemma-4-E2B-it", "google/gemma-4-E4B-it", "google/gemma-4-26B-A4B-it", "google/gemma-4-31B-it")
 
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:
         sizes = self._sizes(modality, inputs).tolist()
