@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,43 @@ def test_all_frames_without_a_look(count: int) -> None:
     seen: list[int] = []
     assert tstar(walker(5, {0: [0]}, seen), 5, count)[0] == list(range(5))
     assert not seen
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "allowed"),
+    [
+        (aks, {"threshold": math.nan}, "a number from 0 to 1"),
+        (aks, {"threshold": -0.1}, "a number from 0 to 1"),
+        (aks, {"depth": -2}, "a whole number, 0 or more"),
+        (aks, {"depth": 1.5}, "a whole number, 0 or more"),
+        (bolt, {"power": -1.0}, "a finite number above 0"),
+        (bolt, {"power": 0}, "a finite number above 0"),
+        (bolt, {"power": math.nan}, "a finite number above 0"),
+        (date, {"gap": math.inf}, "a finite number of seconds above 0"),
+        (date, {"gap": -5}, "a finite number of seconds above 0"),
+        (tstar, {"grid": 0}, "a whole number, 1 or more"),
+        (tstar, {"grid": -3}, "a whole number, 1 or more"),
+        (tstar, {"share": -1}, "a number above 0, at most 1"),
+        (tstar, {"share": 1.5}, "a number above 0, at most 1"),
+        (tstar, {"confirmed": math.nan}, "a number from 0 to 1"),
+        (aks, {"count": 0}, "a whole number, 1 or more"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(method: Any, setting: dict[str, Any], allowed: str) -> None:
+    """By the method, before it looks at anything; numbers at the ends of a range are allowed."""
+    scores, given = [0.1, 0.7, 0.3, 0.2], {"count": 2, **setting}
+    if method is tstar:
+        given |= {"look": lambda at: [[scores[n] for n in at]], "total": 4}
+    else:
+        given |= {"scores": scores, **({"seconds": range(4)} if method is date else {})}
+    [(name, value)] = setting.items()
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is out of range: {allowed} is needed")):
+        method(**given)
+
+
+def test_settings_at_the_ends_of_their_ranges() -> None:
+    scores = [0.1, 0.7, 0.3, 0.2]
+    for threshold in (0, 1):
+        assert 1 in aks(scores, 2, threshold, depth=0)
+    chosen, _ = tstar(lambda at: [[scores[n] for n in at]], 4, 2, confirmed=1, share=1, grid=1)
+    assert 1 in chosen

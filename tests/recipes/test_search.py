@@ -65,6 +65,7 @@ def test_what_cannot_be_searched_is_refused(clip: str) -> None:
     for asked, says in (
         ({"method": "aqs"}, "unknown method 'aqs'. Did you mean 'aks'?"),
         ({"treshold": 0.5}, "unknown setting of 'aks' 'treshold'. Did you mean 'threshold'?"),
+        ({"method": "bolt", "power": -1, "scorer": lambda frames, query: []}, "power=-1 is out of range"),
         ({"cues": ["a"]}, "lead the search of 'tstar'"),
         ({"count": 0}, "frames=0 is not allowed"),
         ({"start": 99.0}, "lies behind the end of the video"),

@@ -6,12 +6,35 @@ Of equal scores the earlier frame counts as better.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
+from vtokens.core.errors import shorten
 from vtokens.video import evenly
+
+# Comparisons with NaN are false, so that it is in no range.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "count": (lambda value: _whole(value) and value >= 1, "a whole number, 1 or more"),
+    "threshold": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "depth": (lambda value: _whole(value) and value >= 0, "a whole number, 0 or more"),
+    "power": (lambda value: 0 < value < np.inf, "a finite number above 0"),
+    "gap": (lambda value: 0 < value < np.inf, "a finite number of seconds above 0"),
+    "confirmed": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "share": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+    "grid": (lambda value: _whole(value) and value >= 1, "a whole number, 1 or more"),
+}
+
+
+def check_settings(**settings: Any) -> None:
+    """Raise `ValueError` for a setting of a search that is out of range; its message names the range."""
+    for name, value in settings.items():
+        inside, allowed = _RANGES[name]
+        if isinstance(value, bool | str | None) or not inside(value):
+            raise ValueError(f"{name}={shorten(value)} is out of range: {allowed} is needed")
 
 
 def aks(scores: Sequence[float], count: int, threshold: float = 0.8, depth: int = 5) -> list[int]:
@@ -24,8 +47,13 @@ def aks(scores: Sequence[float], count: int, threshold: float = 0.8, depth: int 
     Args:
         scores: of each candidate, any finite numbers; they are brought to 0 to 1.
         count: frames to choose.
-        threshold, depth: as above.
+        threshold: from 0 to 1.
+        depth: 0 or more.
+
+    Raises:
+        ValueError: a setting out of range.
     """
+    check_settings(count=count, threshold=threshold, depth=depth)
     score = _unit(scores)
     if count >= len(score):
         return list(range(len(score)))
@@ -54,8 +82,12 @@ def bolt(scores: Sequence[float], count: int, power: float = 3.0) -> list[int]:
     Args:
         scores: of each candidate, any finite numbers.
         count: frames to choose.
-        power: above 0.
+        power: above 0, finite.
+
+    Raises:
+        ValueError: a setting out of range.
     """
+    check_settings(count=count, power=power)
     score = _unit(scores)
     if count >= len(score):
         return list(range(len(score)))
@@ -78,8 +110,12 @@ def date(scores: Sequence[float], seconds: Sequence[float], count: int, gap: flo
         scores: of each candidate, any finite numbers.
         seconds: when each is shown, rising.
         count: frames to choose.
-        gap: seconds, above 0.
+        gap: seconds, above 0, finite.
+
+    Raises:
+        ValueError: a setting out of range.
     """
+    check_settings(count=count, gap=gap)
     score = _unit(scores)
     if count >= len(score):
         return list(range(len(score)))
@@ -106,6 +142,10 @@ def apart(order: Sequence[int], places: Sequence[float], count: int, gap: float)
                 taken.append(at)
         gap /= 2
     return taken
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral)
 
 
 def _unit(scores: Sequence[float]) -> np.ndarray:

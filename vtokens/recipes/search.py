@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vtokens.core.errors import unknown
-from vtokens.recipes.choose import aks, bolt, date
+from vtokens.recipes.choose import aks, bolt, check_settings, date
 from vtokens.recipes.scorers import Scorer
 from vtokens.recipes.tstar import tstar
 from vtokens.video import Clip, read, timeline
@@ -29,7 +29,8 @@ class Searched:
 
     Attributes:
         clip: the frames that were chosen.
-        scores: float64 (T,), of each candidate; 0 where T* did not look. Empty if all candidates were wanted.
+        scores: float64 (T,), of each candidate. T* does not look at all of them: one that it passed over has what a
+            good frame near it lends it, or 0. Empty if all candidates were wanted.
         seconds: when each candidate is shown.
     """
 
@@ -79,6 +80,7 @@ def search_frames(
     allowed = {*inspect.signature(METHODS[method]).parameters} - _GIVEN
     if wrong := sorted({*settings} - allowed):
         raise unknown(f"setting of {method!r}", wrong[0], allowed)
+    check_settings(**settings)
     if cues and method != "tstar":
         raise ValueError(f"cues={tuple(cues)!r} lead the search of 'tstar', and {method!r} scores one query")
     check_asked(count, None, start, end)

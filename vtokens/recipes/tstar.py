@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vtokens.recipes.choose import apart
+from vtokens.recipes.choose import apart, check_settings
 
 _WINDOW = 5
 """Frames to either side that a good one speaks for."""
@@ -36,14 +36,19 @@ def tstar(
         total: how many frames there are.
         count: frames to choose.
         weights: of what is sought: 1 for a target, less for a cue, which need not be found.
-        confirmed: above it a target is found.
-        share: of the frames that may be looked at, at most 1,000.
-        grid: frames looked at together.
+        confirmed: from 0 to 1; above it a target is found.
+        share: of the frames that may be looked at, above 0; at most 1,000 frames.
+        grid: frames looked at together, 1 or more.
         seed: of what is drawn.
 
     Returns:
-        The numbers of the frames, rising; float64 (total,), the score of each, 0 where none is known.
+        The numbers of the frames, rising; float64 (total,), the score of each: what was seen, or what a good frame near
+        it lends it, and 0 where neither says anything.
+
+    Raises:
+        ValueError: a setting out of range.
     """
+    check_settings(count=count, confirmed=confirmed, share=share, grid=grid)
     if count >= total:
         return list(range(total)), np.zeros(total)
     random, scores, seen = np.random.default_rng(seed), np.zeros(total), np.zeros(total, dtype=bool)
