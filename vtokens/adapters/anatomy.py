@@ -13,6 +13,9 @@ from typing import Literal
 from vtokens.adapters.layers import Kind
 from vtokens.strategies.stages import STAGES
 
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+"""Modality -> the multimodal module's argument with its pixels."""
+
 
 @dataclass(frozen=True)
 class TowerSpec:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vtokens.adapters.anatomy import Anatomy
+from vtokens.adapters.anatomy import PIXELS, Anatomy
 from vtokens.adapters.layers import LayerSpec, layer_specs
 from vtokens.adapters.tokens import holding
 from vtokens.adapters.tower import Tower
@@ -162,14 +162,16 @@ class Adapter(ABC):
     def change_pixels(
         self, modality: str, inputs: Mapping[str, Any], change: Callable[[Tensor], Tensor]
     ) -> dict[str, Any]:
-        """The arguments of a feature call with other pixels.
+        """The arguments of a feature call, or of the whole module, with other pixels of one modality.
 
         Args:
-            modality, inputs: as in `pictures`.
+            modality: as in `pictures`.
+            inputs: as there, or those of the multimodal module, where pixels of both modalities may stand.
             change: from pixels (..., C, H, W), or (patches, values) of one picture, to others of that shape. A video
                 is one picture: C counts the colours of all its frames.
         """
-        name = "pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"
+        # A feature call that both modalities share has one name for the pixels of either.
+        name = PIXELS[modality] if PIXELS[modality] in inputs else PIXELS["image"]
         more = {key: value for key, value in inputs.items() if key not in ("kwargs", "return_dict", name)}
         return {**more, **inputs.get("kwargs", {}), name: self._changed(modality, inputs, name, change)}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vtokens.adapters.anatomy import PIXELS
 from vtokens.adapters.decoder import inside
 from vtokens.engine.block import Block, negative_prompt
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
@@ -18,7 +19,7 @@ from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import logits
 from vtokens.engine.state.request import NegativePrefill, Outer, Request
-from vtokens.engine.state.tower_run import MODALITIES, PIXELS, TowerRun, run_in
+from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 
 
 class ModelHooks(Base):

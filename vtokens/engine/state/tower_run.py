@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.anatomy import PIXELS
 from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-"""Modality -> the multimodal module's argument with its pixels."""
 MODALITIES = tuple(PIXELS)
 _MARK = "_vtokens_tower_run"
 _PLAIN = (bool, int, float, str, type(None))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.anatomy import PIXELS
 from vtokens.core.prompts import POSITION_KINDS
 from vtokens.loading.media import Medium, batch_inputs, question_about
 
@@ -43,7 +44,7 @@ class ResponseBatch:
     def blank(self, adapter: Adapter) -> dict[str, Any]:
         """The same with pictures of nothing: every pixel has the mean colour of the tower's training data."""
         inputs = dict(self.inputs)
-        for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        for modality, pixels in PIXELS.items():
             if pixels in inputs:
                 inputs = adapter.change_pixels(modality, inputs, torch.zeros_like)
         return self._followed(adapter, inputs)
