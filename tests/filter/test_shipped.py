@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import vtokens
-from vtokens import scenes
+from vtokens import scenes, video
 from vtokens.filter import HallucinationFilter
+from vtokens.filter.calibrators.calibrator import CalibrationWarning
 from vtokens.filter.guarantees.setting import fingerprint
 from vtokens.filter.saved import SHIPPED, find, read_filter
 
@@ -53,3 +54,31 @@ def test_it_tells_right_captions_from_wrong_ones(loaded, strategy):
     assert len(wrong) > 20
     assert np.mean(wrong) > 0.8
     assert np.mean([mention.p for report in right for mention in report.mentions]) < 0.1
+
+
+def test_probabilities_are_of_single_pictures_only(loaded, tmp_path):
+    """A video, and two pictures, are judged as without a calibrator; the picture beside them as alone."""
+    model, processor = loaded
+    first, other = scenes.examples("test", n=2, seed=41, kinds=["caption"])
+    clip = video.read(np.stack([np.asarray(first.image.convert("RGB"))] * 2))
+    shown, prompts = [[first.image], [clip], [first.image, other.image]], [first.question] * 3
+    texts = [other.answer] * 3
+    hf = HallucinationFilter.from_pretrained(model, processor)
+    with pytest.warns(CalibrationWarning, match=r"images\[1\] is a video, .* fitted on responses about one picture"):
+        reports = hf.check(shown, prompts, texts)
+    assert [report.calibrated for report in reports] == [True, False, False]
+    alone = hf.check(first.image, first.question, other.answer)
+    plain = HallucinationFilter.from_pretrained(model, processor, extractor="scenes", calibrator=None)
+    expected = [alone, *plain.check(shown[1:], prompts[1:], texts[1:])]
+    for report, right in zip(reports, expected, strict=True):
+        assert len(report.mentions) == len(right.mentions) > 0
+        assert [one.p for one in report.mentions] == pytest.approx([one.p for one in right.mentions], abs=1e-4)
+    # A copy of its file is the same calibrator, and what it cannot judge it cannot guarantee.
+    copy = HallucinationFilter.from_pretrained(model, processor, calibrator=hf.save(tmp_path / "copy.json"))
+    for act in (copy.check, copy.act):
+        with pytest.raises(
+            ValueError, match=r"is 2 pictures, .* no risk can be guaranteed: show one picture, give thr"
+        ):
+            act(shown[2], prompts[2], texts[2], risk=0.2)
+    with pytest.raises(ValueError, match=r"is a video, .* no risk can be guaranteed"):
+        hf.generate([clip], first.question, "redact")

@@ -27,11 +27,11 @@ from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.limits import certificate, resolve
 from vtokens.filter.guarantees.risk import Certificate, Risk
 from vtokens.filter.guarantees.setting import CalibrationSetting, attached_strategy, fingerprint
-from vtokens.filter.judge import Judge
+from vtokens.filter.judge import Judge, one_picture
 from vtokens.filter.mentions import Extractor, get_extractor
 from vtokens.filter.report import ResponseReport
 from vtokens.filter.samples import responses, samples
-from vtokens.filter.saved import Saved, find, read_filter, ships_for, write
+from vtokens.filter.saved import Saved, find, read_filter, ships, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
 from vtokens.loading.media import Medium
@@ -202,6 +202,10 @@ class HallucinationFilter:
             OSError: a picture that cannot be read.
             ValueError: a sample without picture, a response longer than the model's context, a risk that cannot be
                 guaranteed, a threshold outside [0, 1].
+
+        Warns:
+            CalibrationWarning: videos, or several pictures, and a calibrator that ships with a model. That was fitted
+                on single pictures, so that such responses are judged without it (`ResponseReport.calibrated`).
         """
         single, reports = self._read(images, prompt, response, "flag", risk, threshold)
         return reports[0] if single else reports
@@ -298,7 +302,7 @@ class HallucinationFilter:
                 f"num_return_sequences={generate_kwargs['num_return_sequences']} is not allowed: an answer is filtered "
                 "at a time, so 1 is"
             )
-        generation = self._generation(action, risk, threshold, generate_kwargs)
+        generation = self._generation(shown, action, risk, threshold, generate_kwargs)
         drafts = generation.draft(shown, asked, **generate_kwargs)
         if action == "regenerate":
             outcomes = regenerate(self.model, generation, drafts, shown, asked, retries, **generate_kwargs)
@@ -331,7 +335,7 @@ class HallucinationFilter:
         if not isinstance(prompt, str):
             raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
         _, [shown], _ = self._samples(images, prompt)
-        generation = self._generation(action, risk, threshold, generate_kwargs)
+        generation = self._generation([shown], action, risk, threshold, generate_kwargs)
 
         def write(heard: Callable[[JudgedResponse, int], bool]) -> JudgedResponse:
             return generation.listen(shown, prompt, heard, **generate_kwargs)
@@ -395,7 +399,7 @@ class HallucinationFilter:
         for number, one in enumerate(given):
             if isinstance(one, str):
                 check_characters(one, context_of(self.model), f"responses[{number}]")
-        generation = self._generation(action, risk, threshold, {})
+        generation = self._generation(shown, action, risk, threshold, {})
         return single, [one.report for one in generation.read(shown, asked, given)]
 
     def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[str]]:
@@ -405,9 +409,33 @@ class HallucinationFilter:
         return single, shown, asked
 
     def _generation(
-        self, action: str, risk: Risk | float | None, threshold: float | None, generate_kwargs: dict[str, Any]
+        self,
+        shown: Sequence[Sequence[Medium]],
+        action: str,
+        risk: Risk | float | None,
+        threshold: float | None,
+        generate_kwargs: dict[str, Any],
     ) -> FilterGeneration:
         now = self.setting(**generate_kwargs)
         limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
+        judge = self._judge_of(shown, limit.certificate is not None)
         parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
-        return FilterGeneration(self.model, self.processor, self.judge, parts, limit, now, self.batch_size)
+        return FilterGeneration(self.model, self.processor, judge, parts, limit, now, self.batch_size)
+
+    def _judge_of(self, shown: Sequence[Sequence[Medium]], guaranteed: bool) -> Judge:
+        """The judge of these samples: a calibrator that ships is none for what it was not fitted on."""
+        other = [number for number, media in enumerate(shown) if not one_picture(media)]
+        if not other or self.judge.calibrator is None or not ships(self.judge.calibrator):
+            return self.judge
+        what = f"{len(shown[other[0]])} pictures" if len(shown[other[0]]) > 1 else "a video"
+        message = (
+            f"images[{other[0]}] is {what}, and the calibrator that ships with this model was fitted on responses "
+            "about one picture: it is not used there, and scores only rank"
+        )
+        if guaranteed:
+            raise ValueError(
+                f"{message}, so that no risk can be guaranteed: show one picture, give threshold=, which guarantees "
+                "nothing, or fit(records) and calibrate(records) of your own"
+            )
+        warnings.warn(f"{message}. Fit one on records of your own", CalibrationWarning, stacklevel=4)
+        return replace(self.judge, single=True)

@@ -53,12 +53,14 @@ class Judge:
         calibrator: makes probabilities of signals; without one the score is the probability, in [0, 1], that the model
             would have written something else, and `ResponseReport.calibrated` is False.
         seen: goes into reports.
+        single: the calibrator is right for responses about one picture alone; others are judged without it.
     """
 
     signals: tuple[signals.Signal, ...]
     extractor: Extractor
     calibrator: Calibrator | None = None
     seen: Callable[[Image.Image], Image.Image] | None = None
+    single: bool = False
 
     def mentions(self, prompt: str, text: str, spans: Sequence[Span]) -> list[Mention]:
         """The mentions of a response, with their tokens; those of which no token wrote anything are left out."""
@@ -88,6 +90,9 @@ class Judge:
             threshold: what is to be flagged.
             setting: goes into the report.
         """
+        if self.single and not one_picture(images):
+            plain = replace(self, calibrator=None, single=False)
+            return plain.report(images, prompt, text, spans, trace, threshold, setting)
         mentions = self.mentions(prompt, text, spans) if trace is not None else []
         judged: tuple[Judged, ...] = ()
         if trace is not None and mentions:
@@ -117,6 +122,11 @@ class Judge:
         # Rounding may leave a certain token a logarithm above 0.
         p = np.clip(-np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy()), 0, 1)
         return p, p
+
+
+def one_picture(images: Sequence[Medium]) -> bool:
+    """Whether a sample shows a single picture: neither several, nor a video."""
+    return len(images) == 1 and isinstance(images[0], Image.Image)
 
 
 def unjudged(

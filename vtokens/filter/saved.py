@@ -83,6 +83,12 @@ def find(model: str, strategy: str) -> Saved | None:
     return found.get(strategy, found.get("none"))
 
 
+def ships(calibrator: Calibrator) -> bool:
+    """Whether a calibrator is one that ships, from wherever it was read."""
+    content = calibrator.to_dict()
+    return any(saved.calibrator is not None and saved.calibrator.to_dict() == content for _, saved in _shipped())
+
+
 def ships_for(model_type: str) -> bool:
     """Whether any filter ships for a model of that family."""
     return any(setting.model.rpartition("-")[0] == model_type for setting, _ in _shipped())
