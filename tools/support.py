@@ -112,8 +112,8 @@ def _cell(name: str, family: str) -> str:
     if (name, family) in NOTES:
         return NOTES[name, family]
     anatomy, stages = adapter_class(family).anatomy, {*get(name).stages()}
-    if issubclass(get(name), VideoPruner) and "video" not in anatomy.towers:
-        return "no (sees no videos)"
+    if issubclass(get(name), VideoPruner) and not anatomy.sees_frames:
+        return "no (clips are one frame each)" if anatomy.apart else "no (sees no videos)"
     missing = stages - anatomy.stages
     if missing and not (missing == {"layer"} and "prompt" in stages):
         if anatomy.latent:

@@ -159,6 +159,8 @@ class Anatomy:
         calls: modality -> the multimodal module's feature call, where that is not `get_{modality}_features`. Several
             modalities may have the same one, which the pixels of images are given to first.
         placeholders: modality -> the config field with the token id that its features are scattered into.
+        apart: whether what is fed as videos are clips that the tower pools over their frames, and nothing says which of
+            them make a video: each is a video of one frame, in which strategies for videos would find nothing to drop.
         aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
@@ -178,6 +180,7 @@ class Anatomy:
 
     towers: Mapping[str, TowerSpec]
     placeholders: Mapping[str, str] = field(default_factory=lambda: {"image": "image_token_id"})
+    apart: bool = False
     aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
     decoder: str = "language_model"
@@ -195,6 +198,11 @@ class Anatomy:
     def call(self, modality: str) -> str:
         """The feature call of a modality."""
         return self.calls.get(modality, f"get_{modality}_features")
+
+    @property
+    def sees_frames(self) -> bool:
+        """Whether the family is shown videos of several frames, which strategies for videos compare."""
+        return "video" in self.towers and not self.apart
 
     def written_kind(self, name: str) -> int:
         """The kind, among the inputs that are called `name`, of text that is written behind a prompt."""

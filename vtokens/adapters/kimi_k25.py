@@ -23,13 +23,14 @@ class KimiK25(Adapter):
     """Kimi K2.5 and K2.6. Scores of the patches that a token joins, over all frames of a clip, are averaged.
 
     Its processor cuts videos into clips of four frames, with their times between. Each is a picture of one frame with
-    its own share to keep: the model is not told which of them make a video. (transformers 5.23 itself fails where a
-    clip has more than one frame.)
+    its own share to keep: the model is not told which of them make a video, and strategies for videos are refused.
+    (transformers 5.23 itself fails where a clip has more than one frame.)
     """
 
     anatomy = Anatomy(
         {"image": MOON, "video": MOON},
         {"image": "image_token_id", "video": "video_token_id"},
+        apart=True,
         latent=True,
         stages=frozenset(STAGES) - {"cache", "logits"},
     )

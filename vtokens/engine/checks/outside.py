@@ -13,16 +13,18 @@ from vtokens.strategies.video_pruner import VideoPruner
 def check_stages(adapter: Adapter, strategies: Iterable[Strategy]) -> None:
     """Raise `ValueError` if a strategy finds nothing to act on in a family, whatever its settings.
 
-    It acts at a stage that the family has no place for, or on videos, and the family sees none. Asked before settings
-    are looked at, so that nobody is sent to calibrate what cannot run.
+    It acts at a stage that the family has no place for, or on frames of videos, and the family sees no videos, or only
+    clips of one frame. Asked before settings are looked at, so that nobody is sent to calibrate what cannot run.
     """
     for strategy in strategies:
         stages = set(strategy.stages())
-        if isinstance(strategy, VideoPruner) and "video" not in adapter.anatomy.towers:
+        if isinstance(strategy, VideoPruner) and not adapter.anatomy.sees_frames:
+            sees = "images: what it is fed of a film are images to it, one for each frame"
+            if adapter.anatomy.apart:
+                sees = "clips: it pools each to a single frame, and is not told which of them make a video"
             raise ValueError(
-                f"{strategy.name!r} drops tokens of videos alone, and a {type(adapter.model).__name__} sees images: "
-                "what it is fed of a film are images to it, one for each frame. Strategies for images, as 'todre', "
-                "prune those; `vtokens models` lists the families that take videos"
+                f"{strategy.name!r} drops tokens of videos alone, and a {type(adapter.model).__name__} sees {sees}. "
+                "Strategies for images, as 'todre', prune those; `vtokens models` lists the families that take videos"
             )
         # A pruner that acts before the decoder may leave out what it does later.
         _refuse(adapter, strategy, stages - ({"layer"} if "prompt" in stages else set()))
