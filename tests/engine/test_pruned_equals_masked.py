@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, examples, looks_at_a_state, mixed, model, unseen
-from tests.engine.compare import check_tokens
+from tests.engine.compare import check_tokens, sums
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import ALL, STATEFUL
 from tests.limits import close_pass
@@ -42,7 +42,7 @@ def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str)
     for row, sample in enumerate(report.samples):
         fed = valid[row].bool().clone()
         fed[: sample.positions[-1][0]] = False  # pictures lost from the very start have no survivor before them
-        close_pass(output.logits[row, fed], expected[row, fed])
+        close_pass(output.logits[row, fed], expected[row, fed], sums(pruned))
     places = torch.arange(valid.shape[1])
     behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
     for index, layer in enumerate(returned_cache(output).layers):
@@ -70,7 +70,7 @@ def check_generate(batch: dict[str, Any], pruned: Any, reference: Any, case: Cas
     valid = batch["attention_mask"].repeat_interleave(copies, dim=0)
     with masking(reference, dropped_keys(again, valid)):
         expected = generate(reference, batch, case)
-    check_tokens(got, expected, NEW)
+    check_tokens(got, expected, NEW, sums(pruned))
 
 
 def check_keep_all(batch: dict[str, Any], pruned: Any, plain: Any, case: Case) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,10 @@ def test_they_are_what_the_key_projection_gives(family: str) -> None:
         number = feature_block(target) if block is None else block
         keys = projected(target, batch, number)
         expected = arranged(family, target, batch, keys.flatten(1))
+        if family in ("idefics3", "smolvlm"):  # whose tiles of one image are one picture
+            tiles = iter(expected)
+            expected = [torch.cat([*islice(tiles, len(part) // 9)]) for part in parts]
+            assert next(tiles, None) is None
         assert len(parts) == len(expected)
         for mine, theirs in zip(parts, expected, strict=True):
             assert mine.dtype == torch.float32
