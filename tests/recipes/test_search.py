@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+import vtokens
 from tests.families import build, image
 from tests.families.processors import tokenizer
 from tests.limits import close
@@ -125,6 +126,25 @@ def test_a_model_scores_by_its_answers(family: str) -> None:
         one, other = (float(chance[sorted(ids)].sum()) for ids in (yes, no))
         assert score == pytest.approx(one / (one + other), rel=1e-3)
     assert len(set(got)) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("contrast", ["vcd", "pai"])
+def test_answers_are_scored_without_what_changes_logits(contrast: str) -> None:
+    """A pruner beside it goes on acting, be they attached or run in a block."""
+    model, processor = build("llava")
+    scorer, frames = AnswerScorer(model, processor), [image(60, 40, seed=n) for n in range(3)]
+    plain = scorer(frames, "is there a fox?")
+    with vtokens.attach(model, contrast):
+        assert scorer(frames, "is there a fox?") == plain
+    with vtokens.attach(model, "cls(keep=2)") as handle:
+        pruned = scorer(frames, "is there a fox?")
+        assert handle.report().samples[0].average_tokens == 2
+    assert pruned != plain
+    with vtokens.attach(model, f"cls(keep=2)+{contrast}"):
+        assert scorer(frames, "is there a fox?") == pruned
+    with vtokens.attach(model, None) as handle, handle.using(f"cls(keep=2)+{contrast}"):
+        assert scorer(frames, "is there a fox?") == pruned
 
 
 @files.needs_av

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from vtokens.core.budget import Keep
 from vtokens.engine.handle import Handle, handle_on
 from vtokens.strategies import Spec, Strategy, parse
 
-__all__ = ["Handle", "attach", "attachment", "detach", "joined"]
+__all__ = ["Handle", "attach", "attachment", "detach", "joined", "without"]
 
 
 def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **options: Any) -> Handle:
@@ -40,6 +40,14 @@ def joined(model: PreTrainedModel, *more: Strategy) -> Iterator[Handle]:
     """`Handle.joined` on whatever is attached to `model`, which may be nothing."""
     handle = attachment(model) or Handle(model)
     with handle.joined(*more):
+        yield handle
+
+
+@contextmanager
+def without(model: PreTrainedModel, stages: Collection[str], *more: Strategy) -> Iterator[Handle]:
+    """`Handle.without` on whatever is attached to `model`, which may be nothing."""
+    handle = attachment(model) or Handle(model)
+    with handle.without(stages, *more):
         yield handle
 
 

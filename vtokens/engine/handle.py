@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -141,11 +141,21 @@ class Handle:
             TypeError, ValueError: what is wrong with them, or with them together; the attachment is as it was.
             RuntimeError: the handle is detached.
         """
+        with self.without((), *more):
+            yield self
+
+    @contextmanager
+    def without(self, stages: Collection[str], *more: Strategy) -> Iterator[Handle]:
+        """Run what runs now without the strategies that act at any of these stages, and with others; as `joined`."""
+
+        def left(strategies: Iterable[Strategy]) -> tuple[Strategy, ...]:
+            return (*(one for one in strategies if not {*stages} & {*one.stages()}), *more)
+
         block = self._block()
         if block is not None and block.plan.programs is not None:
-            plan = Plan(self._adapter, programs=[(*program, *more) for program in block.plan.programs])
+            plan = Plan(self._adapter, programs=[left(program) for program in block.plan.programs])
         else:
-            plan = Plan(self._adapter, (*(block.plan.strategies if block is not None else ()), *more))
+            plan = Plan(self._adapter, left(block.plan.strategies if block is not None else ()))
         with self._under(plan):
             yield self
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 
 from vtokens.core.errors import shorten
 from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.engine.attach import without
 
 ASK = "Does this picture help to answer the question: {query} Answer with yes or no."
 
@@ -69,7 +70,9 @@ class ClipScorer:
 class AnswerScorer:
     """How much likelier than no a VLM says yes when it is shown a frame alone, and asked whether it helps.
 
-    What is attached to the model acts here too. A frame's score is P(yes) / (P(yes) + P(no)) of the first token.
+    What is attached to the model acts here too, but for what changes logits: a contrast takes words that it holds
+    implausible out of the answer, and would leave every frame with the same score. A frame's score is
+    P(yes) / (P(yes) + P(no)) of the first token.
 
     Attributes:
         model: of a supported family.
@@ -98,7 +101,8 @@ class AnswerScorer:
         for first in range(0, len(frames), self.batch):
             part = frames[first : first + self.batch]
             inputs = encode_prompts(self.processor, [prompt] * len(part), [[frame] for frame in part])
-            logits = self.model(**inputs.to(self.model.device), logits_to_keep=1).logits[:, -1].float()
+            with without(self.model, {"logits"}):
+                logits = self.model(**inputs.to(self.model.device), logits_to_keep=1).logits[:, -1].float()
             yes, no = (logits[:, sorted(ids)].logsumexp(1) for ids in words)
             found += (yes - no).sigmoid().tolist()
         return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vtokens.engine.attach import joined
+from vtokens.engine.attach import without
 from vtokens.filter.trace.assemble import Places
 from vtokens.filter.trace.measure import likelihood
 from vtokens.filter.trace.prompts import ResponseBatch
@@ -59,24 +57,15 @@ def contrast(
         if name == "no_image":
             found = _without(model, given, tape, traces)
         elif name == "blank":
-            with _apart(model, {"logits"}):
+            with without(model, {"logits"}):
                 found = _likely(cast(Any, model)(**given.blank(tape.adapter)), given)
         else:
-            with _apart(model, {"encode", "prompt", "layer", "logits"}, Only(_rest(places, traces))):
+            with without(model, {"encode", "prompt", "layer", "logits"}, Only(_rest(places, traces))):
                 found = _likely(cast(Any, model)(**given.full(tape.adapter)), given)
         for row, trace in enumerate(traces):
             if name in parts.contrasts:
                 trace.contrasts[name] = found[row, : len(trace)]
     return traces
-
-
-@contextmanager
-def _apart(model: PreTrainedModel, stages: set[str], *more: Strategy) -> Iterator[None]:
-    """Run without the attached strategies that act at some stages, and with others."""
-    with joined(model) as handle:
-        others = [s for s in handle.strategies if not stages & set(s.stages())]
-        with handle.running(*others, *more):
-            yield
 
 
 def _likely(output: Any, given: ResponseBatch) -> Tensor:
@@ -90,7 +79,7 @@ def _without(model: PreTrainedModel, given: ResponseBatch, tape: Tape, traces: l
     """The text alone; heads are compared with those of `tape` if that was asked for."""
     inputs = given.text(tape.adapter)
     if not tape.parts.divergence:
-        with _apart(model, {"logits"}):
+        with without(model, {"logits"}):
             return _likely(cast(Any, model)(**inputs), given)
     watched = Parts(layers=tape.parts.layers, divergence=True)
     with recording(model, watched, given.responses.shape[1]) as (text, _):
