@@ -54,7 +54,7 @@ def expected(x: Tensor, _: Tensor, strategy: FrameFusion) -> tuple[list[int], Te
 
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3))
-STRATEGIES = st.builds(FrameFusion, keep=st.floats(0.05, 0.95), alike=st.floats(-0.5, 0.95))
+STRATEGIES = st.builds(FrameFusion, keep=st.floats(0.26, 0.95), alike=st.floats(-0.5, 0.95))
 
 
 @pytest.mark.fuzz
@@ -128,14 +128,39 @@ def test_settings_out_of_range(spec: str) -> None:
         parse(spec)
 
 
-@torch.no_grad()
-def test_the_prune_waits_for_a_layer_with_attention() -> None:
-    """Of the four layers 1 and 3 have it: layer 2 is the first one that can be pruned by attention."""
+def hybrid() -> tuple[Any, dict[str, Any]]:
+    """A model of whose four layers 1 and 3 have attention, and a video of 16 tokens for it."""
     target, given = model("qwen3_5", "pruned"), batch("qwen3_vl", [(4, 2, 2)])
     videos = given["input_ids"] == model("qwen3_vl", "plain").config.video_token_id
     given["input_ids"] = torch.where(videos, target.config.video_token_id, given["input_ids"])
-    with vtokens.attach(target, "framefusion(keep=0.5, alike=1.0)") as handle:
+    return target, given
+
+
+@torch.no_grad()
+def test_the_prune_waits_for_a_layer_with_attention() -> None:
+    """Layer 2 is the first one that can be pruned by attention."""
+    target, given = hybrid()
+    with vtokens.attach(target, "framefusion(keep=0.7, alike=1.0)") as handle:
         target(**given)
         (part,) = handle.report().samples[0].pictures
     counts = [len(kept) for kept in part.kept]
-    assert counts[0] == counts[1] == 16 > counts[2] == counts[3]
+    assert counts[0] == counts[1] == 16 > counts[2] == counts[3] == 7  # (0.7 * 4 - 2) / 2 of them, 6.4
+
+
+@pytest.mark.parametrize(("family", "first"), [("qwen2_vl", 1), ("qwen3_5", 2)])
+@torch.no_grad()
+def test_what_is_spent_before_the_first_prune_is_refused(family: str, first: int) -> None:
+    """A share at attach, a count in the pass; the next ones up are taken, and cost what they say."""
+    target, given = hybrid() if family == "qwen3_5" else (model(family, "pruned"), batch(family, [(4, 2, 2)]))
+    for keep in (first / 4, first / 4 - 0.1):
+        with pytest.raises(ValueError, match=rf"is layer {first}, .* A share above {first}/4 = {first / 4:.3g} is all"):
+            vtokens.attach(target, f"framefusion(keep={keep}, alike=1.0)")
+    says = f"keep={first * 4} was spent .* of 16 tokens: .* {first * 4 + 1} or more"
+    with vtokens.attach(target, f"framefusion(keep={first * 4}, alike=1.0)"), pytest.raises(ValueError, match=says):
+        target(**given)
+    for keep in (first * 4 + 1, first / 4 + 0.0625):
+        with vtokens.attach(target, f"framefusion(keep={keep}, alike=1.0)") as handle:
+            target(**given)
+            (part,) = handle.report().samples[0].pictures
+        spent = sum(len(kept) for kept in part.kept)
+        assert first * 16 < (first * 4 + 1) * 4 <= spent <= (first * 4 + 1) * 4 + 4

@@ -51,6 +51,10 @@ class FrameFusion(VideoPruner):
         keep: share of the video's tokens, or count, that a layer sees on average (the paper's cost); images stay whole.
         alike: the least cosine of tokens that are merged.
         stop: the share of tokens below which merging ends.
+
+    Raises:
+        ValueError: `keep` is so small that the layers before the first prune spend it, where little is alike: a share
+            is refused when it is attached, a count in the first such pass.
     """
 
     keep: Keep = 0.3
@@ -62,6 +66,15 @@ class FrameFusion(VideoPruner):
         for name, low in (("alike", -1), ("stop", 0)):
             if not low <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} is out of range: from {low} to 1 is allowed")
+
+    def check(self, facts: Facts) -> None:
+        first = next((layer + 1 for layer in facts.attending if layer + 1 < facts.depth), 0)
+        if isinstance(self.keep, float) and self.keep * facts.depth <= first:
+            raise ValueError(
+                f"keep={self.keep:g} is spent before 'framefusion' can prune: of {facts.depth} layers the first one "
+                f"that it can prune by attention is layer {first}, and where little is alike those before it see "
+                f"whole videos. A share above {first}/{facts.depth} = {first / facts.depth:.3g} is allowed"
+            )
 
     def needs(self, facts: Facts) -> Needs:
         later = tuple(range(1, facts.depth))
@@ -91,6 +104,7 @@ class FrameFusion(VideoPruner):
                 limits[number] = drop
                 now = replace(now, before=counts[row], limit=drop)
             elif now.phase == "prune" and known:
+                self._check_count(whole, index, visuals.observed.depth)
                 prunes = prunes or drop > 0
                 counts[row] = max(1, counts[row] - drop)
                 now = replace(now, phase="done")
@@ -103,6 +117,18 @@ class FrameFusion(VideoPruner):
         if merges is None:
             return found
         return replace(merges, keep=merges.keep & found.keep)  # a video does one or the other
+
+    def _check_count(self, whole: int, index: int, depth: int) -> None:
+        """Raise `ValueError` if the layers before the prune in front of layer `index` cost more than a count is worth.
+
+        What `check` refuses of shares; what a count is worth, only a video of `whole` tokens tells.
+        """
+        if isinstance(self.keep, int) and self.keep * depth <= index * whole:
+            raise ValueError(
+                f"keep={self.keep} was spent before 'framefusion' could prune a video of {whole} tokens: little of it "
+                f"is alike, so that {index} of {depth} layers saw it before. {index * whole // depth + 1} or more are "
+                "allowed for it, or a share"
+            )
 
     def _next(self, last: Progress, count: int, whole: int, index: int) -> Progress:
         """How far a video has come once layer `index` - 1 ran on `count` of its tokens."""
