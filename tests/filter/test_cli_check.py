@@ -2,15 +2,19 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.families import build
+from tests.filter.test_videos import SeesVideos
 from tests.video import files
-from vtokens import scenes
+from vtokens import scenes, video
 from vtokens.cli import main
+from vtokens.cli.check import asked_by_default
+from vtokens.cli.inputs import FRAMES, Visual
 from vtokens.scenes.recognise import looks_drawn
 
 PLAIN = ("--extractor", "scenes", "--filter", "none")  # scores as they are, whatever ships
@@ -199,3 +203,24 @@ def test_frames_of_a_video(capsys, scene, absent, tmp_path):
     assert (found["video"]["kind"], len(found["video"]["frames"])) == ("video", 2)
     assert "no video to take frames from" in run(capsys, scene[0], absent, "--frames", "2")[2]
     assert "the standard input is for the response" in run(capsys, "-", absent)[2]
+    code, _, err = run(capsys, clip, absent, *PLAIN)
+    assert code == 2
+    assert "the prompt alone fills it, so show fewer or smaller pictures, or fewer frames" in err
+    assert f"{FRAMES} frames are shown: take fewer (--frames)" in err
+    assert "cut the response" not in err
+    long = " ".join([absent, "and"] * 100)
+    code, _, err = run(capsys, clip, long, *PLAIN, "--frames", "6")
+    assert code == 2
+    assert re.search(r"cut the response to [1-9]\d* tokens, or check it in parts. 6 frames are shown: take fewer", err)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_what_was_asked_by_default(family):
+    """Of a video about the video, where the model sees one; about the image where frames are pictures to it."""
+    image, processor = Visual("a.png", Image.new("RGB", (8, 8))), build(family)[1]
+    clip = Visual("a.mp4", clip=video.read(np.zeros((2, 8, 8, 3), dtype=np.uint8)))
+    if family == "qwen2_5_vl":
+        processor = SeesVideos(family)
+    asked = "video" if family == "qwen2_5_vl" else "image"
+    assert asked_by_default(processor, clip) == f"Describe the {asked}."
+    assert asked_by_default(processor, image) == "Describe the image."

@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from vtokens.cli.inputs import STANDARD_INPUT, add_frames, opened
+from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, opened
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
 from vtokens.cli.run import note_drawn
 from vtokens.core.terminal import json_text
+from vtokens.loading.context import TooLongError
 from vtokens.loading.hardware import check_device
 
 _EXAMPLES = """examples:
@@ -24,6 +25,8 @@ exit code: 0 if nothing is flagged, 1 if something is, 2 after an error, 3 if no
 what could not be judged beside other things is printed, and changes neither 0 nor 1
 """
 
+_IMAGE, _VIDEO = "Describe the image.", "Describe the video."
+
 
 def add_to(commands: Any) -> None:
     """Add the command."""
@@ -36,7 +39,10 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument("image", help="path or URL of a picture or video")
     command.add_argument("response", help="the text to check; - reads it from the standard input")
-    command.add_argument("--prompt", default="Describe the image.", help='what was asked ("%(default)s")')
+    command.add_argument(
+        "--prompt",
+        help=f'what was asked ("{_IMAGE}", and of a video to a model that sees it as one "{_VIDEO}")',
+    )
     add_filter_options(command)
     add_frames(command)
     command.add_argument("--heatmaps", metavar="FOLDER", help="write where the model looked, a picture a mention")
@@ -100,7 +106,13 @@ def _run(options: argparse.Namespace) -> None:
     hf = make_filter(options)
     note_drawn(options.model, shown.first())
     given = shown.image if shown.clip is None else shown.clip
-    report = hf.check(given, options.prompt, response, risk=options.risk, threshold=options.threshold)
+    prompt = options.prompt or asked_by_default(hf.processor, shown)
+    try:
+        report = hf.check(given, prompt, response, risk=options.risk, threshold=options.threshold)
+    except TooLongError as error:
+        if shown.clip is None or len(shown.clip.frames) == 1:
+            raise
+        raise TooLongError(f"{error}. {len(shown.clip.frames)} frames are shown: take fewer (--frames)") from error
     pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
     if options.json:
         more = {"image": options.image, "model": options.model, "flagged": len(report.flagged), "heatmaps": pictures}
@@ -114,3 +126,9 @@ def _run(options: argparse.Namespace) -> None:
             say(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
     if report.flagged or not report.mentions:
         sys.exit(1 if report.flagged else 3)
+
+
+def asked_by_default(processor: Any, shown: Visual) -> str:
+    """What was asked, where --prompt does not say; frames that a processor takes as pictures are images to a model."""
+    moving = shown.clip is not None and getattr(processor, "video_processor", None) is not None
+    return _VIDEO if moving else _IMAGE

@@ -8,7 +8,7 @@ from typing import Any
 
 from vtokens.cli.inputs import Visual
 from vtokens.core.prompts import chat_text, question_prompt
-from vtokens.loading.context import check_characters, check_room, context_of
+from vtokens.loading.context import TooLongError, check_characters, check_room, context_of
 from vtokens.loading.media import MediaPrompt, batch_inputs, place_clip
 from vtokens.recipes import timed_parts
 
@@ -66,9 +66,9 @@ class Conversation:
         self.prompt_tokens = inputs["input_ids"].shape[1]
         try:
             check_room(self.prompt_tokens, self.most, context)
-        except ValueError as error:
+        except TooLongError as error:
             if frames := sum(len(one.clip.frames) for one in self.visuals if one.clip is not None):
-                raise ValueError(f"{error}, or take fewer than {frames} frames (--frames)") from error
+                raise TooLongError(f"{error}, or take fewer than {frames} frames (--frames)") from error
             raise
         tokens = self.model.generate(**inputs, max_new_tokens=self.most, do_sample=False)
         [said] = self.processor.batch_decode(tokens[:, self.prompt_tokens :], skip_special_tokens=True)

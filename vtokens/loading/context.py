@@ -8,6 +8,10 @@ _CHARACTERS = 64
 """Of a token, at most: English has 4 on average, and what is longer than this many times the context never fits."""
 
 
+class TooLongError(ValueError):
+    """A prompt with its pictures, and what stands behind it, do not fit into a model's context."""
+
+
 def context_of(model: Any) -> int | None:
     """The most tokens that the language model of `model` is made for; None where its configuration does not say."""
     found: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -31,15 +35,15 @@ def check_room(prompt: int, new_tokens: int, context: int | None) -> None:
         context: from `context_of`.
 
     Raises:
-        ValueError: they do not; says what would.
+        TooLongError: they do not; says what would.
     """
     if context is None or prompt + new_tokens <= context:
         return
     if prompt >= context:
-        raise ValueError(
+        raise TooLongError(
             f"the prompt has {prompt:,} tokens with its pictures, and the model's context holds {context:,}: shorten it"
         )
-    raise ValueError(
+    raise TooLongError(
         f"max_new_tokens={new_tokens} is not possible behind a prompt of {prompt:,} tokens: the model's context holds "
         f"{context:,}, so that {context - prompt:,} are left"
     )

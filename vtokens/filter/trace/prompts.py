@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.adapters.anatomy import PIXELS
 from vtokens.core.prompts import POSITION_KINDS
+from vtokens.loading.context import TooLongError
 from vtokens.loading.media import Medium, batch_inputs, question_about
 
 Response = str | Sequence[int]
@@ -106,8 +107,8 @@ def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: S
 
     Raises:
         TypeError: a response that is neither text nor token ids.
-        ValueError: another number of responses than of prompts, an empty one, one with a token the model has not, or
-            one that does not fit into the model's context behind its prompt.
+        TooLongError: a response that does not fit into the model's context behind its prompt.
+        ValueError: another number of responses than of prompts, an empty one, or one with a token the model has not.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     if len(responses) != len(ids):
@@ -117,10 +118,12 @@ def batch(adapter: Adapter, processor: Any, inputs: dict[str, Any], responses: S
     rows = [tokens(processor, response, number, vocabulary) for number, response in enumerate(responses)]
     for number, (row, length) in enumerate(zip(rows, mask.sum(1).tolist(), strict=True)):
         if context is not None and length + len(row) > context:
-            raise ValueError(
-                f"responses[{number}] has {len(row)} tokens behind a prompt of {length}, but the model's context holds "
-                f"{context}: cut the response to {max(0, context - length)} tokens, or check it in parts"
-            )
+            said = f"responses[{number}] has {len(row)} tokens behind a prompt of {length}"
+            room = context - length
+            way = f"cut the response to {room} tokens, or check it in parts"
+            if room < 1:
+                way = "the prompt alone fills it, so show fewer or smaller pictures, or fewer frames, or ask for less"
+            raise TooLongError(f"{said}, but the model's context holds {context}: {way}")
     longest = max(map(len, rows))
     padded = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=ids.device)
     return ResponseBatch(inputs, padded, tuple(map(len, rows)))
