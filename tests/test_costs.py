@@ -71,6 +71,14 @@ def counted(call: Any) -> FlopCounterMode:
     return counter
 
 
+def in_layers(call: Any) -> int:
+    """What torch counts in the layers of a decoder during a call of it."""
+    found = counted(call).get_flop_counts()
+    layers = [name for name in found if ".layers." in name and name.count(".") == 2]
+    assert layers
+    return sum(sum(found[name].values()) for name in layers)
+
+
 def pictures(family: str) -> tuple[Any, Any]:
     """A tiny model of `family` and a batch of two prompts of equal length, each with a wide and a tall picture."""
     model, processor = build(family)
@@ -158,13 +166,11 @@ def test_a_step_through_layers_that_keep_a_state_is_what_torch_counts(family: st
     decoder, config = model.model.language_model, model.config.get_text_config()
     cache, length = returned_cache(model(**batch, use_cache=True)), batch["input_ids"].shape[1]
     token = torch.zeros(2, 1, config.hidden_size)
-    total = counted(lambda: decoder(inputs_embeds=token, **as_cache(decoder, cache))).get_flop_counts()
-    mixers = {name: sum(kinds.values()) for name, kinds in total.items() if ".layers." in name and name.count(".") == 2}
+    total = in_layers(lambda: decoder(inputs_embeds=token, **as_cache(decoder, cache)))
     depth, heads = config.num_hidden_layers, config.linear_num_value_heads
     products = 2 * 3 * heads * config.linear_value_head_dim * config.linear_key_head_dim
     ours = 2 * (decode_flops(config, [length] * depth, 1) - 2 * products)
-    assert len(mixers) == depth
-    assert sum(mixers.values()) == pytest.approx(ours, rel=0.01)
+    assert total == pytest.approx(ours, rel=0.01)
 
 
 @torch.no_grad()
@@ -260,6 +266,11 @@ def test_the_comparisons_of_the_costs_page_are_right() -> None:
     assert attention == [0.02, 0.11]
 
 
+def cached_bytes(cache: Any) -> int:
+    """The bytes of the keys and values that a cache holds."""
+    return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
 @pytest.mark.parametrize("strategy", [None, "fastv(keep=0.25, layer=2)", "uniform(keep=0.5)"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -273,14 +284,25 @@ def test_kv_bytes_are_what_the_cache_holds(family: str, strategy: str | None, dt
     with vtokens.attach(model, strategy or "uniform(keep=0.9999)") as handle:
         cache = returned_cache(model(**batch.to(dtype), use_cache=True))
         report = handle.report()
-    held, unpruned = (
-        sum(t.numel() * t.element_size() for layer in c.layers for t in (layer.keys, layer.values))
-        for c in (cache, full)
-    )
+    held, unpruned = cached_bytes(cache), cached_bytes(full)
     assert report.kv_bytes == held
     assert report.kv_bytes_full == unpruned
     assert report.kv_bytes_saved == unpruned - held
     assert (held < unpruned) == (strategy is not None)
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("strategy", ["fastv(keep=0.25, layer=2)", "uniform(keep=0.5)"])
+@torch.no_grad()
+def test_kv_bytes_of_every_family_are_what_its_cache_holds(family: str, strategy: str) -> None:
+    """Latents, keys that layers share and keys that are values included."""
+    model, processor = build(family)
+    batch = inputs(processor, ["Is there a cat?"] * 2, [[image(84, 112, seed=1)], [image(84, 112, seed=2)]])
+    with vtokens.attach(model, strategy) as handle:
+        held = cached_bytes(returned_cache(model(**batch, use_cache=True)))
+        report = handle.report()
+    assert report.kv_bytes == held
+    assert report.kv_bytes_full == cached_bytes(returned_cache(model(**batch, use_cache=True)))
 
 
 @torch.no_grad()
@@ -300,17 +322,30 @@ def test_kv_bytes_by_hand() -> None:
     assert kv_bytes(DECODERS["qwen2"][1], [4, 2, 1], 4) == 2 * 2 * 8 * 4 * 7
 
 
-def test_experts_count_as_far_as_tokens_go_through_them() -> None:
-    """Two of four experts and the router, as torch counts them one by one; a decoder of both kinds is refused."""
-    model, processor = build("qwen3_vl_moe")
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("qwen3_vl_moe", {}), ("glm4v_moe", {}), ("kimi_k25", {}), ("kimi_k25", {"q_lora_rank": None})],
+)
+@torch.no_grad()
+def test_experts_and_latents_count_as_far_as_tokens_go_through_them(family: str, more: dict[str, Any]) -> None:
+    """Two of four experts, shared ones, the router, layers without experts before them, and projections of latents.
+
+    As torch counts them one by one, for a prompt and for a token behind it.
+    """
+    model, processor = build(family, text_config=more)
     model.set_experts_implementation("eager")
     batch = dict(inputs(processor, ["Look: <image> what?"], [[image(84, 84, seed=1)]]))
-    layers = f"{type(model).__name__}.model.language_model.layers"
-    with torch.no_grad():
-        found = counted(lambda: model(**batch)).get_flop_counts()
-    config, length = model.config.text_config, batch["input_ids"].shape[1]
-    total = sum(sum(found[f"{layers}.{index}"].values()) for index in range(config.num_hidden_layers))
-    assert total == prefill_flops(config, [length] * config.num_hidden_layers)
+    decoder, config, length = model.model.language_model, model.config.get_text_config(), batch["input_ids"].shape[1]
+    depth = config.num_hidden_layers
+    prompt, token = torch.zeros(1, length, config.hidden_size), torch.zeros(1, 1, config.hidden_size)
+    assert in_layers(lambda: decoder(inputs_embeds=prompt)) == prefill_flops(config, [length] * depth)
+    cache = returned_cache(model(**batch, use_cache=True))
+    found = in_layers(lambda: decoder(inputs_embeds=token, **as_cache(decoder, cache)))
+    assert found == decode_flops(config, [length] * depth, 1)
+
+
+def test_a_decoder_with_experts_in_some_layers_is_refused() -> None:
+    config = build("qwen3_vl_moe")[0].config.text_config
     config.mlp_only_layers = [0]
     with pytest.raises(ValueError, match="only some layers have experts"):
         layer_flops(config, 1)

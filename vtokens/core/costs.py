@@ -112,7 +112,9 @@ def layer_flops(config: Any, queries: int, keys: int | None = None, index: int =
     A multiply-add counts two. Counted are the four attention projections, the two attention products over the full
     queries x keys rectangle (causality not deducted, as papers count it) and the three matrices of the gated MLP:
     4 n d^2 + 2 n^2 d + 2 n d m of the FastV paper with multiply-adds doubled, a third MLP matrix and grouped keys. Of a
-    mixture of experts, the router and the experts that each token goes through count.
+    mixture of experts, the router and the experts that each token goes through count. Of latent attention
+    (arXiv:2405.04434) the projections through low ranks count, and that keys and values are made anew of all latents
+    in each pass, as transformers does it.
 
     Args:
         config: the decoder's config.
@@ -121,14 +123,16 @@ def layer_flops(config: Any, queries: int, keys: int | None = None, index: int =
         index: the layer, where they differ.
     """
     keys = queries if keys is None else keys
+    width, inner, router = config.hidden_size, *_mlp(config, index)
+    products = queries * keys * _pair(config, index)
+    if _latent(config):
+        return 2 * (_latent_projections(config, queries, keys) + products + width * (3 * inner + router) * queries)
     heads, kv_heads, dim = _heads(config, index)
-    width, inner, router = config.hidden_size, *_mlp(config)
     kinds = 0 if _keys_are_shared(config, index) else 1 if _values_are_keys(config, index) else 2
     inner *= 1 + (kinds == 0 and getattr(config, "use_double_wide_mlp", False))
     # Where others are Gated DeltaNet, the query projection makes a gate for the output of attention too.
     gate = heads if hasattr(config, "linear_num_value_heads") else 0
     projections = width * dim * (2 * heads + kinds * kv_heads + gate) * queries
-    products = 2 * queries * keys * heads * dim
     # Inputs of its own go through a gate and back (`Anatomy.per_layer`).
     beside = 2 * (getattr(config, "hidden_size_per_layer_input", None) or 0)
     return 2 * (projections + products + width * (3 * inner + router + beside) * queries)
@@ -180,8 +184,7 @@ def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] |
         if not _attends(config, index):
             total += state_layer_flops(config, rows)
             continue
-        heads, _, dim = _heads(config, index)
-        total += layer_flops(config, rows, index=index) + 4 * (seen * seen - rows * rows) * heads * dim
+        total += layer_flops(config, rows, index=index) + 2 * (seen * seen - rows * rows) * _pair(config, index)
     return total
 
 
@@ -201,10 +204,41 @@ def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
     """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes.
 
     Layers that keep a state in place of keys count nothing: it has one size, whatever the length. Nor do those that
-    attend to keys of earlier ones.
+    attend to keys of earlier ones. Latent attention caches one latent and one rotated key for all heads.
     """
-    keyed = [(_heads(config, index), length) for index, length in enumerate(lengths) if _caches(config, index)]
-    return 2 * itemsize * sum(kv * dim * length for (_, kv, dim), length in keyed)
+    keyed = [(_cached(config, index), length) for index, length in enumerate(lengths) if _caches(config, index)]
+    return itemsize * sum(numbers * length for numbers, length in keyed)
+
+
+def _cached(config: Any, index: int) -> int:
+    """Numbers that a layer caches for each position."""
+    if _latent(config):
+        return int(config.kv_lora_rank + config.qk_rope_head_dim)
+    _, kv_heads, dim = _heads(config, index)
+    return 2 * kv_heads * dim
+
+
+def _latent(config: Any) -> bool:
+    """Whether layers cache what all heads share in place of their keys and values (arXiv:2405.04434)."""
+    return getattr(config, "kv_lora_rank", None) is not None
+
+
+def _latent_projections(config: Any, queries: int, keys: int) -> int:
+    """Multiply-adds of latent attention's projections: the last one makes keys and values of all latents."""
+    width, heads, rank, latent = config.hidden_size, config.num_attention_heads, config.q_lora_rank, config.kv_lora_rank
+    unturned, turned, value = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
+    dim = heads * (unturned + turned)
+    query = width * dim if rank is None else rank * (width + dim)
+    return queries * (query + width * (latent + turned + heads * value)) + keys * latent * heads * (unturned + value)
+
+
+def _pair(config: Any, index: int) -> int:
+    """Multiply-adds for a query and a key, over all heads: their product, and the key's value by its weight."""
+    if _latent(config):
+        widths = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+        return int(config.num_attention_heads * widths)
+    heads, _, dim = _heads(config, index)
+    return 2 * heads * dim
 
 
 def _caches(config: Any, index: int) -> bool:
@@ -223,22 +257,24 @@ def _matrix_flops(shape: tuple[int, int, int]) -> int:
     return 2 * rows * inputs * outputs
 
 
-def _mlp(config: Any) -> tuple[int, int]:
-    """Channels inside the MLP that a token goes through, and outputs of the router that chooses its experts.
+def _mlp(config: Any, index: int = 0) -> tuple[int, int]:
+    """Channels inside the MLP that a token goes through in a layer, and outputs of the router that chooses its experts.
 
     Raises:
-        ValueError: only some of the layers have experts, so that no layer stands for all.
+        ValueError: only some of the layers have experts, and not all behind the first few.
     """
     inner, chosen = getattr(config, "moe_intermediate_size", None), getattr(config, "num_experts_per_tok", None)
     if getattr(config, "enable_moe_block", False):  # experts beside the MLP
         return config.intermediate_size + config.top_k_experts * inner, config.num_experts
-    if not inner or not chosen:
+    if not inner or not chosen or index < (getattr(config, "first_k_dense_replace", None) or 0):
         return config.intermediate_size, 0
     if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
         raise ValueError("a decoder in which only some layers have experts is not counted")
-    # An expert that every token goes through has a gate of one channel.
+    # Every token goes through shared experts too: one with a gate of one channel, or several without.
     shared = getattr(config, "shared_expert_intermediate_size", 0) or 0
-    return chosen * inner + shared, getattr(config, "num_experts", 0) + bool(shared)
+    always = (getattr(config, "n_shared_experts", 0) or 0) * inner
+    experts = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None) or 0
+    return chosen * inner + shared + always, experts + bool(shared)
 
 
 def _entering(config: Any, depth: int) -> int:
