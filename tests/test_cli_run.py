@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import vtokens
+from tests.families import build
 from tests.video import files
 from vtokens import scenes, video
 from vtokens.cli import main
@@ -126,6 +127,24 @@ def test_timestamps_stand_before_frames(capsys: pytest.CaptureFixture[str], clip
     )
     assert timed["prompt_tokens"] > plain["prompt_tokens"]
     assert timed["visual_tokens"] == plain["visual_tokens"]
+
+
+@files.needs_av
+def test_timestamps_leave_temporal_strategies_nothing(
+    capsys: pytest.CaptureFixture[str], clip: str, tmp_path: Path
+) -> None:
+    """On a model that takes videos: its frames would be images to it."""
+    model, processor = build("qwen2_5_vl")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    capsys.readouterr()  # what saving says
+    line = (clip, "what?", "--frames", "2", "--timestamps", "--model", str(tmp_path), "--strategy")
+    for strategy, name in (("evs", "evs"), ("prunevid", "prunevid"), ("dycoke+fastv(keep=0.5)", "dycoke")):
+        with pytest.raises(SystemExit):
+            main(["run", *line, strategy])
+        says = capsys.readouterr().err  # where torchvision is missing, behind a warning
+        assert f"--timestamps shows a film as images, one for each frame, and '{name}' drops tokens of videos" in says
+    assert said(capsys, *line, "uniform(keep=0.5)", "--max-new-tokens", "1")[1]
 
 
 def test_what_a_recipe_cannot_do(capsys: pytest.CaptureFixture[str], drawn: list[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from vtokens.cli.inputs import FRAMES, Visual
+from vtokens.strategies import Strategy
 
 METHODS = ("aks", "bolt", "date", "tstar")
 
@@ -31,6 +32,18 @@ def searched(
         )
         for one in visuals
     ]  # fmt: skip
+
+
+def check_timestamps(strategies: Sequence[Strategy]) -> None:
+    """Raise `ValueError` if a strategy drops tokens of videos alone, as --timestamps shows frames as images."""
+    from vtokens.strategies import VideoPruner
+
+    temporal = next((one.name for one in strategies if isinstance(one, VideoPruner)), None)
+    if temporal is not None:
+        raise ValueError(
+            f"--timestamps shows a film as images, one for each frame, and {temporal!r} drops tokens of videos alone: "
+            "strategies for images, as 'todre', prune those; or leave --timestamps out"
+        )
 
 
 def _clip(options: argparse.Namespace) -> Any:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from vtokens.cli.frames import METHODS, searched
+from vtokens.cli.frames import METHODS, check_timestamps, searched
 from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, check_inputs, opened
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
@@ -104,6 +104,8 @@ def _run(options: argparse.Namespace) -> None:
     model, processor = vtokens.load(options.model, strategy=options.strategy, keep=options.keep, dtype=options.dtype)
     model.to(device).eval()
     handle = vtokens.attachment(model) or vtokens.attach(model, None)
+    if options.timestamps:
+        check_timestamps(handle.strategies)
     for one in visuals:
         note_drawn(options.model, one.first())
     if options.recipe:
