@@ -112,12 +112,13 @@ def test_frames_of_a_video(capsys: pytest.CaptureFixture[str], clip: str, drawn:
 @pytest.mark.parametrize("method", ["aks", "tstar"])
 def test_a_recipe_searches_for_frames(capsys: pytest.CaptureFixture[str], clip: str, method: str) -> None:
     """By the model's own answers to each frame; the frames are those that the recipe gives in Python."""
+    seen = "is there a red triangle?"
     model, processor = vtokens.load("scenes-llava")
-    found = search_frames(clip, QUESTION, AnswerScorer(model, processor), 2, method)
-    told = json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--recipe", method, "--json")[0])
+    found = search_frames(clip, seen, AnswerScorer(model, processor), 2, method)
+    told = json.loads(said(capsys, clip, seen, "--frames", "2", "--recipe", method, "--json")[0])
     assert told["recipe"] == method
     assert told["inputs"][0]["frames"] == list(found.clip.indices)
-    assert told["answer"] == asked(found.clip.images(), QUESTION)
+    assert told["answer"] == asked(found.clip.images(), seen)
 
 
 @files.needs_av

@@ -221,7 +221,7 @@ def test_the_recipe_takes_the_best_of_frames_that_make_one() -> None:
 def test_a_models_own_answers_are_chances() -> None:
     target, processor = build("llava")
     frames = [image(60, 60, seed=n) for n in range(3)]
-    scorer = AnswerScorer(target, processor)
+    scorer = AnswerScorer(target, processor, least=0)
     assert quota(frames, "Is there a dog?", scorer).chances == tuple(scorer(frames, "Is there a dog?"))
 
 

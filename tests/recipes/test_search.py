@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.families import build, image
 from tests.families.processors import tokenizer
 from tests.limits import close
 from tests.video import files
-from vtokens import video
+from vtokens import scenes, video
 from vtokens.core.prompts import chat_text, encode_prompts, question_prompt
 from vtokens.recipes import AnswerScorer, ClipScorer, search_frames, timed_parts
 
@@ -116,7 +117,7 @@ def test_a_model_scores_by_its_answers(family: str) -> None:
     """P(yes) against P(no) of each frame alone."""
     model, processor = build(family)
     frames = [image(60, 40, seed=n) for n in range(3)]
-    scorer = AnswerScorer(model, processor, batch=2)
+    scorer = AnswerScorer(model, processor, batch=2, least=0)
     got = scorer(frames, "is there a fox?")
     prompt = question_prompt(processor, scorer.ask.replace("{query}", "is there a fox?"))
     yes, no = scorer._first("yes"), scorer._first("no")
@@ -129,11 +130,32 @@ def test_a_model_scores_by_its_answers(family: str) -> None:
 
 
 @torch.no_grad()
+def test_a_model_that_answers_neither_word_is_refused() -> None:
+    """The embedded model says yes or no to what is there, and a number when it is asked for one."""
+    model, processor = vtokens.load("scenes-llava")
+    frames = [example.image for example in scenes.examples("test", n=3, kinds=["exist"])]
+    assert len(AnswerScorer(model, processor)(frames, "is there a red triangle?")) == 3
+    query = "how many objects are there?"
+    scorer = AnswerScorer(model, processor, "{query}")
+    prompt = question_prompt(processor, query)
+    chance = model(**encode_prompts(processor, [prompt] * 3, [[one] for one in frames])).logits[:, -1].softmax(-1)
+    share = float(chance[:, sorted(scorer._first("yes") | scorer._first("no"))].sum(1).max())
+    says = f"neither yes nor no: P(yes) + P(no) is {share:.2g} at most on 3 frame(s), and least=0.1 is needed"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        scorer(frames, query)
+    assert len(replace(scorer, least=0.0)(frames, query)) == 3
+    with pytest.raises(ValueError, match=re.escape("ask='Is it good?' leaves the query out")):
+        AnswerScorer(model, processor, "Is it good?")
+    with pytest.raises(ValueError, match="least=-1 is out of range"):
+        AnswerScorer(model, processor, least=-1)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("contrast", ["vcd", "pai"])
 def test_answers_are_scored_without_what_changes_logits(contrast: str) -> None:
     """A pruner beside it goes on acting, be they attached or run in a block."""
     model, processor = build("llava")
-    scorer, frames = AnswerScorer(model, processor), [image(60, 40, seed=n) for n in range(3)]
+    scorer, frames = AnswerScorer(model, processor, least=0), [image(60, 40, seed=n) for n in range(3)]
     plain = scorer(frames, "is there a fox?")
     with vtokens.attach(model, contrast):
         assert scorer(frames, "is there a fox?") == plain

@@ -79,25 +79,39 @@ class AnswerScorer:
         processor: the model's.
         ask: what is asked, with {query} in it.
         batch: frames at once.
+        least: a model that answers neither word is refused: P(yes) + P(no) is below this on all frames of a call. 0
+            takes any.
+
+    Raises:
+        ValueError: `ask` without {query}; `least` that is no probability.
     """
 
     model: Any
     processor: Any
     ask: str = ASK
     batch: int = 8
+    least: float = 0.1
+
+    def __post_init__(self) -> None:
+        if "{query}" not in self.ask:
+            raise ValueError(f"ask={shorten(self.ask)} leaves the query out: it stands where {{query}} is written")
+        if not 0 <= self.least <= 1:
+            raise ValueError(f"least={self.least!r} is out of range: a probability, from 0 to 1")
 
     @torch.no_grad()
     def __call__(self, frames: Sequence[Image.Image], query: str) -> list[float]:
         """The scores, 0 to 1.
 
         Raises:
-            ValueError: the tokenizer begins yes and no with the same token.
+            ValueError: the tokenizer begins yes and no with the same token, or the model answers neither of them.
         """
         words = [self._first(word) for word in ("yes", "no")]
         if words[0] & words[1]:
             raise ValueError("the model's tokenizer begins yes and no with the same token: use another scorer")
-        prompt = question_prompt(self.processor, self.ask.replace("{query}", query))
+        asked = self.ask.replace("{query}", query)
+        prompt = question_prompt(self.processor, asked)
         found: list[float] = []
+        either: list[float] = []
         for first in range(0, len(frames), self.batch):
             part = frames[first : first + self.batch]
             inputs = encode_prompts(self.processor, [prompt] * len(part), [[frame] for frame in part])
@@ -105,6 +119,13 @@ class AnswerScorer:
                 logits = self.model(**inputs.to(self.model.device), logits_to_keep=1).logits[:, -1].float()
             yes, no = (logits[:, sorted(ids)].logsumexp(1) for ids in words)
             found += (yes - no).sigmoid().tolist()
+            either += (torch.logaddexp(yes, no) - logits.logsumexp(1)).exp().tolist()
+        if either and max(either) < self.least:
+            raise ValueError(
+                f"asked {shorten(asked)}, the model answers neither yes nor no: P(yes) + P(no) is {max(either):.2g} at "
+                f"most on {len(either)} frame(s), and least={self.least:g} is needed. Ask otherwise (ask=...), or use "
+                "another scorer, such as ClipScorer (--scorer)"
+            )
         return found
 
     def _first(self, word: str) -> set[int]:
