@@ -68,9 +68,32 @@ def test_pruned_equals_masked(spec: str, side: str) -> None:
     assert torch.equal(same, model("perception_lm", "plain")(**clips(side)).logits)
 
 
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 3, "do_sample": True}])
+def test_copies_of_samples_with_several_videos_are_refused(options: dict[str, Any]) -> None:
+    """Transformers gives them frames of the wrong ones, without strategies too: a copy is not like its row alone."""
+    target, batch = model("perception_lm", "pruned"), clips()
+    batch.pop("pixel_values")
+    batch = {name: part[:1] for name, part in batch.items() if name != "pixel_values_videos"} | {
+        "pixel_values_videos": batch["pixel_values_videos"][:2]
+    }
+    still = target.config.image_token_id
+    batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == still, 65)
+    alike = {name: part.repeat(2, *[1] * (part.dim() - 1)) for name, part in batch.items()}
+    with vtokens.attach(target, "uniform(keep=0.5)"):
+        with pytest.raises(ValueError, match=r"has several videos and [23] beams or returned sequences"):
+            target.generate(**batch, **options, max_new_tokens=2)
+        once, twice = target(**batch).logits, target(**alike).logits  # rows that are alike are no copies
+    torch.testing.assert_close(twice, once.expand_as(twice), rtol=0, atol=1e-4)
+    plain, copies = (
+        model("perception_lm", "plain"),
+        {name: part.repeat_interleave(2, 0) for name, part in batch.items()},
+    )
+    assert (plain(**copies).logits - plain(**batch).logits).abs().amax() > 0.01
+
+
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
 def test_generated_like_masked(options: dict[str, Any]) -> None:
-    """One video a prompt at most: transformers mixes up the frames of several where beams repeat them."""
+    """One video a prompt at most: with several, beams are refused."""
     batch = {name: part[1:] if name != "pixel_values" else part[1:2] for name, part in clips().items()}
     batch["pixel_values_videos"] = batch["pixel_values_videos"][1:]
     new = {"max_new_tokens": 3, "min_new_tokens": 3}

@@ -19,7 +19,7 @@ class PerceptionLM(Timm):
 
     The thumbnail of an image, which comes first, and its tiles are views of one picture. transformers encodes videos
     inside of the pass, so that beams repeat their pixels: of several videos in a sample it then mixes the frames up,
-    with strategies or without.
+    with strategies or without, and such calls are refused.
     """
 
     anatomy = Anatomy(
