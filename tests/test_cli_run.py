@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import sys
@@ -17,8 +18,8 @@ import vtokens
 from tests.families import build
 from tests.video import files
 from vtokens import scenes, video
-from vtokens.cli import main
-from vtokens.cli.inputs import FRAMES
+from vtokens.cli import main, run
+from vtokens.cli.inputs import FRAMES, opened
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.recipes import AnswerScorer, search_frames
 
@@ -119,6 +120,33 @@ def test_a_recipe_searches_for_frames(capsys: pytest.CaptureFixture[str], clip: 
     assert told["recipe"] == method
     assert told["inputs"][0]["frames"] == list(found.clip.indices)
     assert told["answer"] == asked(found.clip.images(), seen)
+
+
+@files.needs_av
+def test_a_recipe_searches_for_the_first_question(
+    capsys: pytest.CaptureFixture[str], clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat goes on about the frames that were found, and says so; without a chat there is nothing to say."""
+    line = (clip, "is there a red triangle?", "--frames", "2", "--recipe", "aks", "--max-new-tokens", "1", "--json")
+    says = "--recipe searched for the frames that the first question needs: those that follow are shown no others"
+    assert says not in said(capsys, *line)[1]
+    given(monkeypatch, b"is there a blue circle?\n")
+    out, err = said(capsys, *line, "--chat")
+    first, second = (json.loads(answer)["inputs"][0]["frames"] for answer in out.splitlines())
+    assert first == second
+    assert err.count(says) == 1
+
+
+@files.needs_av
+def test_a_recipe_takes_its_frames_by_itself(clip: str) -> None:
+    """Before the search one frame stands for the video, however many are wanted."""
+    parser = argparse.ArgumentParser()
+    run.add_to(parser.add_subparsers())
+    for more, count in (([], 12), (["--recipe", "aks"], 1)):
+        options = parser.parse_args(["run", clip, "what?", "--frames", "12", *more])
+        [shown] = opened(options, options.image)
+        assert shown.clip is not None
+        assert len(shown.clip.frames) == count
 
 
 @files.needs_av

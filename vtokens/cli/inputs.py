@@ -144,7 +144,8 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
     moving = options.frames is not None or options.fps is not None
     if _is_picture(path, Path(name).suffix, moving):
         return Visual(name, open_image(path, shown))
-    frames = FRAMES if not moving else options.frames
+    # A recipe takes its frames by itself; until then one stands for the video.
+    frames = 1 if getattr(options, "recipe", None) else options.frames if moving else FRAMES
     try:
         return Visual(name, clip=read(path, frames, options.fps, options.start, options.end))
     except (OSError, ValueError) as error:

@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--recipe",
         choices=METHODS,
-        help="search each video for the frames that the question needs, as many as --frames",
+        help="search each video for the frames that the first question needs, as many as --frames",
     )
     command.add_argument(
         "--scorer", metavar="MODEL", help="CLIP-like model that says how well a frame fits (the model's own answers)"
@@ -110,6 +110,10 @@ def _run(options: argparse.Namespace) -> None:
         note_drawn(options.model, one.first())
     if options.recipe:
         visuals = searched(visuals, options, model, processor, question)
+        if options.chat:
+            note(
+                "--recipe searched for the frames that the first question needs: those that follow are shown no others"
+            )
     conversation = Conversation(model, processor, visuals, options.max_new_tokens, timestamps=options.timestamps)
     for asked in _questions(question, options.chat):
         text = conversation.ask(asked)
