@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 import vtokens
-from tests.families import build
+from tests.families import build, image
 from tests.video import files
 from vtokens import scenes, video
 from vtokens.cli import main, run
@@ -253,3 +254,28 @@ def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], t
     assert "cannot read the image " in failure(capsys, str(tmp_path / "text.png"), "what?")
     (tmp_path / "text.mp4").write_text("nothing")
     assert "text.mp4" in failure(capsys, str(tmp_path / "text.mp4"), "what?") or files.av is None
+
+
+def test_what_cannot_be_drawn_is_refused_before_the_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A picture that was cut into tiles: nothing is said or drawn; without --overlay it is answered."""
+    for part in build("idefics3"):
+        part.save_pretrained(tmp_path / "model")
+    image(160, 60, seed=1).save(tmp_path / "wide.png")
+    capsys.readouterr()  # saving shows its progress
+    asking = [str(tmp_path / "wide.png"), "what?", "--model", str(tmp_path / "model"), "--strategy", "uniform"]
+    says = failure(capsys, *asking, "--overlay", str(tmp_path / "kept.png"))
+    assert re.search(r"cut this image into \d tiles", says)
+    assert not (tmp_path / "kept.png").exists()
+    assert said(capsys, *asking, "--max-new-tokens", "2")
+
+
+def test_an_overlay_is_drawn_after_each_question_was_answered(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, drawn: list[str], tmp_path: Path
+) -> None:
+    """Looking at what can be drawn changes no answer."""
+    given(monkeypatch, QUESTION.encode())
+    plain = said(capsys, drawn[0], QUESTION, "--chat", "--strategy", "cls")[0]
+    given(monkeypatch, QUESTION.encode())
+    shown = said(capsys, drawn[0], QUESTION, "--chat", "--strategy", "cls", "--overlay", str(tmp_path / "kept.png"))[0]
+    assert shown == plain
+    assert Image.open(tmp_path / "kept.png").width >= 96

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from vtokens.cli.inputs import Visual
 from vtokens.core.prompts import chat_text, question_prompt
@@ -22,6 +25,7 @@ class Conversation:
         visuals: stand before the first question.
         most: tokens of an answer.
         timestamps: frames are shown as pictures, each behind its time.
+        looked: called once the model has seen them, before it writes on; what it raises ends the answer.
         turns: so far, as a chat template takes them.
         prompt_tokens: of the last prompt.
     """
@@ -31,6 +35,7 @@ class Conversation:
     visuals: Sequence[Visual]
     most: int
     timestamps: bool = False
+    looked: Callable[[], None] | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
     prompt_tokens: int = 0
 
@@ -70,7 +75,23 @@ class Conversation:
             if frames := sum(len(one.clip.frames) for one in self.visuals if one.clip is not None):
                 raise TooLongError(f"{error}, or take fewer than {frames} frames (--frames)") from error
             raise
-        tokens = self.model.generate(**inputs, max_new_tokens=self.most, do_sample=False)
+        more: dict[str, Any] = {}
+        if self.looked is not None:
+            more["stopping_criteria"] = StoppingCriteriaList([_Once(self.looked)])
+        tokens = self.model.generate(**inputs, max_new_tokens=self.most, do_sample=False, **more)
         [said] = self.processor.batch_decode(tokens[:, self.prompt_tokens :], skip_special_tokens=True)
         self.turns.append({"role": "assistant", "content": [{"type": "text", "text": said.strip()}]})
         return str(said.strip())
+
+
+class _Once(StoppingCriteria):
+    """Calls something behind the first token of an answer, and stops nothing by itself."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call, self.done = call, False
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        if not self.done:
+            self.done = True
+            self.call()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

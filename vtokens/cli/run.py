@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from vtokens.cli.frames import METHODS, check_timestamps, searched
@@ -114,7 +115,8 @@ def _run(options: argparse.Namespace) -> None:
             note(
                 "--recipe searched for the frames that the first question needs: those that follow are shown no others"
             )
-    conversation = Conversation(model, processor, visuals, options.max_new_tokens, timestamps=options.timestamps)
+    looked = partial(_check_drawn, handle) if options.overlay else None
+    conversation = Conversation(model, processor, visuals, options.max_new_tokens, options.timestamps, looked)
     for asked in _questions(question, options.chat):
         text = conversation.ask(asked)
         report = handle.report()
@@ -132,6 +134,14 @@ def _run(options: argparse.Namespace) -> None:
 
         picture = seen_image(processor, visuals[0].first())
         overlay(picture, whole_picture(report.samples[0].pictures)).save(options.overlay)
+
+
+def _check_drawn(handle: Any) -> None:
+    """Raise `ValueError` if what the model saw cannot be drawn over the picture, before it writes a long answer."""
+    from vtokens.core.overlay import whole_picture
+
+    [sample] = handle.report().samples
+    whole_picture(sample.pictures).picture.check_drawn()
 
 
 def _questions(first: str, chat: bool) -> Iterator[str]:
