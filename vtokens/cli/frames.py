@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtokens.cli.inputs import FRAMES, Visual
-from vtokens.strategies import Strategy
+
+if TYPE_CHECKING:
+    from vtokens.strategies import Strategy
 
 METHODS = ("aks", "bolt", "date", "tstar")
 
