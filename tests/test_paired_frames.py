@@ -89,7 +89,7 @@ def test_only_processors_that_prepare_frames_as_pictures_are_given_one():
 
 def test_older_names_of_the_size_go_before(part):
     older = paired_frames(pictures(), {**VIDEO, "min_pixels": 144, "max_pixels": 20_000}, "needs more")
-    assert (older.least, older.most, older.settled, part.settled) == (144, 20_000, False, True)
+    assert (older.least, older.most, older.fixed_size, part.fixed_size) == (144, 20_000, False, True)
     assert older(frames(2, 96, 120))["video_grid_thw"].tolist() == [[1, 16, 20]]
 
 

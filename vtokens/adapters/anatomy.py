@@ -156,8 +156,6 @@ class Anatomy:
 
     Attributes:
         towers: modality ("image", "video") -> the tower of its feature call.
-        calls: modality -> the multimodal module's feature call, where that is not `get_{modality}_features`. Several
-            modalities may have the same one, which the pixels of images are given to first.
         placeholders: modality -> the config field with the token id that its features are scattered into.
         apart: whether what is fed as videos are clips that the tower pools over their frames, and nothing says which of
             them make a video: each is a video of one frame, in which strategies for videos would find nothing to drop.
@@ -176,6 +174,8 @@ class Anatomy:
         latent: whether attention may cache what all heads share in place of their keys and values (arXiv:2405.04434):
             no heads' keys can be dropped from that, and no second sequence stands beside it.
         stages: the stages that strategies may act in.
+        calls: modality -> the multimodal module's feature call, where that is not `get_{modality}_features`. Several
+            modalities may have the same one, which the pixels of images are given to first.
     """
 
     towers: Mapping[str, TowerSpec]

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.registry import register_adapter
 from vtokens.adapters.tiles import Tiles
-from vtokens.adapters.written import written_together
+from vtokens.adapters.tiles_in_text import written_together
 
 SIGLIP = TowerSpec(
     ("vision_tower.vision_model", "vision_tower"), "encoder.layers", "self_attn", layer="vision_feature_layer"

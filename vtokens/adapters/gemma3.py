@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from vtokens.adapters.anatomy import Anatomy, TowerSpec, Visibility
 from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
-from vtokens.adapters.written import crops_together, tile_starts
+from vtokens.adapters.tiles_in_text import crops_together, tile_starts
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
-from vtokens.adapters.written import written_together
+from vtokens.adapters.tiles_in_text import written_together
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 

@@ -13,7 +13,10 @@ ENCODER = replace(PIXTRAL, at=("vision_encoder",), layer=None)
 
 @register_adapter("lighton_ocr")
 class LightOnOcr(Pixtral):
-    """LightOnOCR. Scores of the patches that its merger joins are averaged. Text that is dropped is not read."""
+    """LightOnOCR transcribes pages, so that text in patches that are dropped is missing from its answers.
+
+    A token's score is the mean of those of the patches that its merger joins.
+    """
 
     anatomy = Anatomy({"image": ENCODER})
     examples = ("lightonai/LightOnOCR-1B-1025",)

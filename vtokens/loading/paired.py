@@ -39,7 +39,7 @@ class PairedFrames:
         self.temporal_patch_size: int = pictures.temporal_patch_size
 
     @property
-    def settled(self) -> bool:
+    def fixed_size(self) -> bool:
         """Whether the model sees frames of one number of pixels only, so that they are made to have it anyway."""
         return self.least == self.most
 

@@ -44,7 +44,7 @@ def load(source: str, config: PreTrainedConfig, **hub: Any) -> Any:
         processor = pictures_only(genuine).from_pretrained(source, **hub)
         with contextlib.suppress(OSError):  # saved without a video part
             processor.laid_aside, _ = BaseVideoProcessor.get_video_processor_dict(source, **hub)
-        if not getattr(getattr(processor, "video_processor", None), "settled", False):
+        if not getattr(getattr(processor, "video_processor", None), "fixed_size", False):
             _warn_once(genuine)
         return processor
     processor = AutoProcessor.from_pretrained(source, **hub)

@@ -93,9 +93,9 @@ def memory_of(cache: Cache | None, index: int) -> Memory:
 
 
 def kept_with_keys(cache: Cache | None, notes: Mapping[int, Memory]) -> dict[int, Memory]:
-    """Notes by layers that hold keys: those of layers that hold a state are kept in the first one that does.
+    """The notes of layers without keys move to the first layer with keys, under names that begin with their layer.
 
-    A state is the samples' alone, so that nothing is noted there but about samples.
+    Layers without keys (linear attention) hold one state a sample: they note things of samples, never of keys.
     """
     found = {index: noted for index, noted in notes.items() if holds_keys(cache, index)}
     for index, noted in notes.items():

@@ -58,7 +58,7 @@ class TowerRun:
         return [Picture.joined([*itertools.islice(tiles, count)]) for count in self.joins] or self.tiles
 
     def of(self, modality: str) -> TowerRun:
-        """The same run, where only whoever uses the features knows of which modality they are."""
+        """The same run as one of `modality`: where images and videos share a feature call, its caller knows."""
         return self if self.modality == modality else replace(self, modality=modality)
 
     def content(self) -> dict[str, Any]:

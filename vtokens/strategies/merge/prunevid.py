@@ -106,12 +106,12 @@ class PruneVid(VideoPruner):
         static = still.gather(1, by_part) & real
         own = torch.arange(length * places, device=real.device).view(1, length, places)
         at_first = first * places + own[:, :1]  # (V, S, P), in T * P
-        home = torch.where(static, at_first.gather(1, by_part), own)
-        head, moving = static & (home == own), real & ~static
+        first_seen = torch.where(static, at_first.gather(1, by_part), own)
+        head, moving = static & (first_seen == own), real & ~static
 
         stay = torch.tensor([counts[row] for row in frames.rows]).to(real.device)
-        said = still.sum((1, 2)) + moving.sum((1, 2))
-        share = (stay / said.clamp(min=1)).clamp(max=1)[:, None, None]
+        distinct = still.sum((1, 2)) + moving.sum((1, 2))
+        share = (stay / distinct.clamp(min=1)).clamp(max=1)[:, None, None]
         of_still, of_moving = _order(mean, still, share), _order(tokens, moving, share)
         order = torch.where(head, of_still.gather(1, by_part), of_moving)
         # Repeats of what stands still come last of all, and stay what they are.
@@ -124,8 +124,8 @@ class PruneVid(VideoPruner):
         near = nearest_centre(tokens, moving, moving & kept)
         of_moving = (near + own[:, :, :1]).masked_fill(near < 0, -1)
         into = torch.where(static, of_still, torch.where(moving, of_moving, own))
-        goes = (into >= 0) & ~(kept & static & ~head)  # a repeat that stays is no part of a mean
-        return frames.merged(found, *_weighed(home, into, head | moving, goes))
+        joins = (into >= 0) & ~(kept & static & ~head)  # a repeat that stays is no part of a mean
+        return frames.merged(found, *_weighed(first_seen, into, head | moving, joins))
 
     def _segments(self, tokens: Tensor, frames: Frames) -> Tensor:
         """int64 (V, T): the segment of each frame, ascending from 0."""
@@ -170,11 +170,11 @@ def _contiguous(cluster: Tensor, there: Tensor) -> Tensor:
     return torch.stack(found, 1)
 
 
-def _weighed(home: Tensor, into: Tensor, said: Tensor, goes: Tensor) -> tuple[Tensor, Tensor]:
+def _weighed(first_seen: Tensor, into: Tensor, distinct: Tensor, joins: Tensor) -> tuple[Tensor, Tensor]:
     """(V, T * P): where each token goes, itself if it stays as it is, and how much of it."""
-    home, into, said, goes = (part.flatten(1) for part in (home, into, said, goes))
-    own = torch.arange(home.shape[1], device=home.device).expand_as(home)
-    into = torch.where(goes, into, own)
-    repeats = torch.zeros_like(home).scatter_add(1, home, goes.long()).gather(1, home).clamp(min=1)
-    members = torch.zeros_like(home).scatter_add(1, into, (goes & said).long()).gather(1, into).clamp(min=1)
-    return into, torch.where(goes, 1 / (repeats * members), 1.0)
+    first_seen, into, distinct, joins = (part.flatten(1) for part in (first_seen, into, distinct, joins))
+    own = torch.arange(first_seen.shape[1], device=first_seen.device).expand_as(first_seen)
+    into = torch.where(joins, into, own)
+    repeats = torch.zeros_like(first_seen).scatter_add(1, first_seen, joins.long()).gather(1, first_seen).clamp(min=1)
+    members = torch.zeros_like(first_seen).scatter_add(1, into, (joins & distinct).long()).gather(1, into).clamp(min=1)
+    return into, torch.where(joins, 1 / (repeats * members), 1.0)
