@@ -21,7 +21,7 @@ from vtokens.filter.signals import features, get_signals, parts_for
 from vtokens.filter.trace import passes
 from vtokens.filter.trace.offsets import encode_with_spans, token_spans
 
-CHUNK = 250  # responses a file; a run that was stopped loses one at most
+CHUNK = 250  # responses a file
 SEED = 1000
 GIVEN = "given_"
 #: Captions, POPE's settings, both as somebody else might have written them, with errors put in by lot, and captions of
@@ -45,6 +45,7 @@ def collect(
     Args:
         numbers: how many of each kind (`KINDS`); every one is about a scene of its own, and a longer list begins with
             the shorter one.
+        batch: how many are asked at a time, and lost at most by a run that is stopped.
     """
     records: list[LabelledResponse] = []
     for kind, n in numbers.items():
@@ -63,7 +64,7 @@ def collect(
                 with vtokens.attach(model, spec):
                     for begin in range(len(given), len(part), batch):
                         given += ask(model, processor, part[begin : begin + batch], signals, kind.startswith(GIVEN))
-                write(path, given)
+                        write(path, given)
             found += given
         records += found[:n]
     return records
