@@ -56,6 +56,15 @@ def budget(count: int, keep: Keep) -> int:
     return min(count, max(1, math.floor(count * keep + 0.5)))
 
 
+def share_of(count: int, keep: Keep) -> float:
+    """`keep` as a share of `count` tokens: as it is, or what a count is worth.
+
+    Raises:
+        ValueError: `keep` is a count larger than `count`.
+    """
+    return budget(count, keep) / count if isinstance(keep, int) else keep
+
+
 def shares(total: int, sizes: Sequence[int]) -> list[int]:
     """Split a budget over parts of these sizes, in proportion, by largest remainders; a half goes to the earlier part.
 

@@ -40,6 +40,11 @@ class Facts:
         """The decoder layers that have attention."""
         return tuple(layer for layer in range(self.depth) if layer not in self.linear)
 
+    @property
+    def behind_attending(self) -> tuple[int, ...]:
+        """The decoder layers in front of which the attention of the layer before can be read."""
+        return tuple(layer + 1 for layer in self.attending if layer + 1 < self.depth)
+
     def nearest_attending(self, layer: int) -> int:
         """The decoder layer with attention that is nearest to `layer`, the earlier one of two."""
         return min(self.attending, key=lambda other: abs(other - layer), default=layer)

@@ -11,6 +11,7 @@ from PIL import Image
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.processors import refuse_videos
 from vtokens.video import Clip
+from vtokens.video.clip import arguments
 
 Medium = Image.Image | Clip
 """A picture, or frames of a video."""
@@ -67,8 +68,6 @@ def batch_inputs(processor: Any, prompts: Sequence[MediaPrompt], after: Sequence
         after: text that follows each prompt.
     """
     texts = [p.text + tail for p, tail in zip(prompts, after or [""] * len(prompts), strict=True)]
-    more: dict[str, Any] = {}
-    if clips := [one for p in prompts for one in p.clips]:
-        more |= {"videos": [c.frames for c in clips], "video_metadata": [c.metadata for c in clips]}
-        more["do_sample_frames"] = False
+    clips = [one for p in prompts for one in p.clips]
+    more = arguments(clips) if clips else {}
     return encode_prompts(processor, texts, [p.images for p in prompts if p.images], **more)

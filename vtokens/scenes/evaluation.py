@@ -9,6 +9,7 @@ from typing import Any
 
 from vtokens.core.extras import needs
 from vtokens.core.prompts import chat_text, encode_prompts, question_prompt
+from vtokens.video.clip import arguments
 
 from .clips.sampling import ClipExample
 from .sampling import Example, score
@@ -92,13 +93,8 @@ def _encoded(processor: Any, part: Sequence[Example | ClipExample]) -> Any:
         )
     video = {"type": "video"}
     chats = [[{"role": "user", "content": [video, {"type": "text", "text": one.question}]}] for one in clips]
-    return encode_prompts(
-        processor,
-        [chat_text(processor, chat) for chat in chats],
-        videos=[one.video.frames for one in clips],
-        video_metadata=[one.video.metadata for one in clips],
-        do_sample_frames=False,
-    )
+    texts = [chat_text(processor, chat) for chat in chats]
+    return encode_prompts(processor, texts, **arguments([one.video for one in clips]))
 
 
 def evaluate(

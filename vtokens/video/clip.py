@@ -58,6 +58,15 @@ class Clip:
         return [Image.fromarray(frame) for frame in self.frames]
 
 
+def arguments(clips: Sequence[Clip]) -> dict[str, Any]:
+    """Keyword arguments of a processor that hand it videos, of which no frames are to be left out."""
+    return {
+        "videos": [clip.frames for clip in clips],
+        "video_metadata": [clip.metadata for clip in clips],
+        "do_sample_frames": False,
+    }
+
+
 def of_file(frames: np.ndarray, indices: Sequence[int], line: Timeline, backend: str) -> Clip:
     """A clip of frames (T, H, W, 3) that `backend` decoded at `indices` of a video with this timeline."""
     seconds = tuple(float(at) for at in line.times[np.asarray(indices)])

@@ -89,12 +89,12 @@ def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Ten
     states = torch.linspace(-3, 3, _WIDTH * width, dtype=torch.float32).sin().view(1, _WIDTH, width)
     known = ("hidden_states", "position_embeddings", "attention_mask")
     # What else some want is where layers note keys that later ones share: nothing is noted yet.
-    others = [
-        name
+    others: dict[str, Any] = {
+        name: {}
         for name, one in inspect.signature(type(module).forward).parameters.items()
         if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD and name not in (*known, "self")
-    ]
-    module(states, position_embeddings=embeddings, attention_mask=None, **{name: {} for name in others})
+    }
+    module(states, position_embeddings=embeddings, attention_mask=None, **others)
     tap.remove()
     [only] = met
     return only.query, only.key, only.value

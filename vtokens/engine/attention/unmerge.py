@@ -70,7 +70,7 @@ def unmerged(lane: Lane, index: int, attention: AttentionCall, inner: Attend, st
         for signal, part in there.pictures.observed.items():
             positions = part.gather(1, fold.view.index.to(part.device))
             most = isinstance(signal, Attention) and signal.pool == "max"
-            lane.pictures.observed[signal] = spread(_pooled(positions, fold, most), lane.view, lane.length)
+            lane.pictures.observed[signal] = spread(_over_members(positions, fold, most), lane.view, lane.length)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -134,7 +134,7 @@ def _angles(lane: Lane, index: int, fold: Fold, like: Tensor) -> tuple[Tensor, T
     )
 
 
-def _pooled(values: Tensor, fold: Fold, most: bool) -> Tensor:
+def _over_members(values: Tensor, fold: Fold, most: bool) -> Tensor:
     """(B, N) -> (B, W), summed over the positions at which each column stands, or the most of these (0 or more)."""
     member = fold.member.to(values.device)
     total = values.new_zeros(len(values), fold.columns)

@@ -70,9 +70,8 @@ def contrast(
 
 def _likely(output: Any, given: ResponseBatch) -> Tensor:
     """float32 (B, T): log-probability of the response tokens."""
-    shape = given.responses.shape
-    logits = output.logits[:, -shape[1] :]  # omni models give all of them, whatever they are asked for
-    return likelihood(logits.flatten(0, 1), given.responses.flatten()).logprob.view(shape)
+    found = likelihood(given.predicted(output).flatten(0, 1), given.responses.flatten())
+    return found.logprob.view(given.responses.shape)
 
 
 def _without(model: PreTrainedModel, given: ResponseBatch, tape: Tape, traces: list[Trace]) -> Tensor:

@@ -101,8 +101,7 @@ def generate(
 def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:
     adapter = adapter_for(model)
     with recording(model, parts, given.responses.shape[1]) as (tape, handle):
-        # Omni models give all of them, whatever they are asked for.
-        logits = cast(Any, model)(**given.full(adapter)).logits[:, -given.responses.shape[1] :]
+        logits = given.predicted(cast(Any, model)(**given.full(adapter)))
         record = handle.record
     assert record is not None
     found = likelihood(logits.flatten(0, 1), given.responses.flatten())

@@ -42,6 +42,12 @@ class ResponseBatch:
         """
         return self._followed(adapter, dict(self.inputs))
 
+    def predicted(self, output: Any) -> Tensor:
+        """(B, T, vocabulary): the logits, in what the model gave for `full` or its like, that predict the responses."""
+        logits: Tensor = output.logits
+        # Omni models give all of them, whatever they are asked for.
+        return logits[:, -self.responses.shape[1] :]
+
     def blank(self, adapter: Adapter) -> dict[str, Any]:
         """The same with pictures of nothing: every pixel has the mean colour of the tower's training data."""
         inputs = dict(self.inputs)

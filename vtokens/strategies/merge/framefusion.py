@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cosine_similarity, pad
 
-from vtokens.core.budget import Keep, budget
+from vtokens.core.budget import Keep, share_of
 from vtokens.core.facts import Facts
 from vtokens.kernels import TIE
 from vtokens.strategies.needs import Needs
@@ -68,7 +68,7 @@ class FrameFusion(VideoPruner):
                 raise ValueError(f"{name}={getattr(self, name)!r} is out of range: from {low} to 1 is allowed")
 
     def check(self, facts: Facts) -> None:
-        first = next((layer + 1 for layer in facts.attending if layer + 1 < facts.depth), 0)
+        first = next(iter(facts.behind_attending), 0)
         if isinstance(self.keep, float) and self.keep * facts.depth <= first:
             raise ValueError(
                 f"keep={self.keep:g} is spent before 'framefusion' can prune: of {facts.depth} layers the first one "
@@ -77,9 +77,8 @@ class FrameFusion(VideoPruner):
             )
 
     def needs(self, facts: Facts) -> Needs:
-        later = tuple(range(1, facts.depth))
-        read = [Attention(layer - 1, "all", lazy=True) for layer in later if layer - 1 not in facts.linear]
-        return Needs(signals=read, layer=later)
+        read = [Attention(layer - 1, "all", lazy=True) for layer in facts.behind_attending]
+        return Needs(signals=read, layer=range(1, facts.depth))
 
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         return self._act(visuals, 0)
@@ -97,7 +96,7 @@ class FrameFusion(VideoPruner):
         known = index > 0 and visuals.observed.knows(Attention(index - 1, "all", lazy=True))
         for number, row in enumerate(frames.rows):
             whole = visuals.layout.pictures[row].tokens
-            cost = budget(whole, self.keep) / whole if isinstance(self.keep, int) else self.keep
+            cost = share_of(whole, self.keep)
             now = self._next(notes.get(row, Progress()), counts[row], whole, index)
             drop = int(counts[row] * _sparsity(now.shares, cost, visuals.observed.depth, counts[row] / whole))
             if now.phase == "merge":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from vtokens.core.budget import Keep, budget
+from vtokens.core.budget import Keep, budget, share_of
 from vtokens.core.facts import Facts
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.base import check_layer
@@ -62,9 +62,12 @@ class PruneVid(VideoPruner):
     def needs(self, facts: Facts) -> Needs:
         if self.alpha == 1.0:
             return Needs()
-        read = [layer for layer in range(1, facts.depth) if layer - 1 not in facts.linear]
         middle = max(1, facts.depth * 10 // 32)
-        layer = next((layer for layer in read if layer >= middle), middle) if self.layer is None else self.layer
+        layer = (
+            next((layer for layer in facts.behind_attending if layer >= middle), middle)
+            if self.layer is None
+            else self.layer
+        )
         check_layer("layer", layer, facts.depth, first=1)
         return Needs(signals=(Attention(layer - 1, "text", pool="max"),), layer=(layer,))
 
@@ -73,7 +76,7 @@ class PruneVid(VideoPruner):
         found = list(visuals.counts)
         for row in frames.rows:
             whole = visuals.layout.pictures[row].tokens
-            share = self.keep if isinstance(self.keep, float) else budget(whole, self.keep) / whole
+            share = share_of(whole, self.keep)
             merged = share**0.5 if self.alpha is None else min(1.0, share / self.alpha)
             found[row] = min(found[row], max(budget(whole, self.keep), budget(whole, merged)))
         return found
