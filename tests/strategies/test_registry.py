@@ -152,3 +152,21 @@ def test_a_broken_plugin_warns_and_takes_nothing_down(tmp_path: Path) -> None:
     assert {"sound", *FIRST} <= set(done.stdout.strip().split(","))
     assert "WARNING vtokens strategy plugin 'broken_plugin' (broken_plugin) could not be loaded" in done.stderr
     assert "its library is missing" in done.stderr
+
+
+def test_evidence_is_told() -> None:
+    """A card says what shows that a strategy is the method, whether its source is read or it is imported."""
+
+    @register("shown", paper="Paper", venue="Venue 2026", evidence="text", shown="tests/test_a.py::test_b")
+    @dataclasses.dataclass(frozen=True)
+    class Shown(Strategy):
+        """Keeps everything."""
+
+        def at_prompt(self, visuals: Visuals) -> Selection | None:
+            return None
+
+    text = str(describe("shown"))
+    assert "paper: Paper (Venue 2026)" in text
+    assert "evidence: from the paper's text (tests/test_a.py::test_b)" in text
+    with pytest.raises(ValueError, match=r"unknown evidence 'texts'\. Did you mean 'text'"):
+        register("shown_too", evidence="texts")  # type: ignore[arg-type]

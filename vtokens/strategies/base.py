@@ -40,13 +40,16 @@ class Strategy(Older):
     tokens. `needs` says in which layers, and what they read.
 
     Attributes:
-        name, paper, aliases: what `register` was given.
+        name, paper, aliases, venue, evidence, shown: what `register` was given.
         grouping: what `Visuals` makes one group of: a picture ("image"), or all pictures of a prompt ("sample").
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()
+    venue: ClassVar[str] = ""
+    evidence: ClassVar[str] = ""
+    shown: ClassVar[str] = ""
     grouping: ClassVar[Grouping] = "image"
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vtokens.core.source import written
 from vtokens.core.written import RegisteredClass, Unread
@@ -12,6 +12,15 @@ from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy
+
+Evidence = Literal["", "parity", "text", "stand-in"]
+EVIDENCE: dict[str, str] = {
+    "": "",
+    "parity": "parity with the released code",
+    "text": "from the paper's text",
+    "stand-in": "stand-in: not the method itself, which needs what is not there",
+}
+"""What says that a strategy is the method whose name it has, and how that is told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +33,9 @@ class Description:
     paper: str
     fields: dict[str, tuple[str, Any]]
     aliases: tuple[str, ...] = ()
+    venue: str = ""
+    evidence: str = ""
+    shown: str = ""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.fields), default=0)
@@ -31,7 +43,9 @@ class Description:
         if self.aliases:
             lines.append(f"  also: {', '.join(self.aliases)}")
         if self.paper:
-            lines.append(f"  paper: {self.paper}")
+            lines.append(f"  paper: {self.paper}{f' ({self.venue})' if self.venue else ''}")
+        if self.evidence:
+            lines.append(f"  evidence: {EVIDENCE[self.evidence]}{f' ({self.shown})' if self.shown else ''}")
         lines += [
             f"  {name:<{width}} = {default!r}  ({annotation})" for name, (annotation, default) in self.fields.items()
         ]
@@ -42,7 +56,8 @@ def card(cls: type[Strategy]) -> Description:
     """The card of a strategy's class."""
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
     fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
-    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases)
+    more = (cls.venue, cls.evidence, cls.shown)
+    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more)
 
 
 @functools.cache
@@ -61,9 +76,8 @@ def _read(found: RegisteredClass) -> tuple[Description, str]:
     aliases = tuple(found.keywords.get("aliases", ()))
     names = found.names()
     stages = tuple(found.returned("stages")) if "stages" in names else tuple(s for s in STAGES if f"at_{s}" in names)
-    text = Description(
-        found.arguments[0], found.summary(), stages, found.keywords.get("paper", ""), found.fields(), aliases
-    )
+    paper, *more = (found.keywords.get(one, "") for one in ("paper", "venue", "evidence", "shown"))
+    text = Description(found.arguments[0], found.summary(), stages, paper, found.fields(), aliases, *more)
     return text, f"{found.module}.{found.lineage[0].name}"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vtokens.core.errors import unknown
 from vtokens.core.source import import_naming
 from vtokens.core.terminal import one_line
-from vtokens.strategies.card import Description, card, written_cards
+from vtokens.strategies.card import EVIDENCE, Description, Evidence, card, written_cards
 
 if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy
@@ -37,17 +37,32 @@ _lock = threading.RLock()
 S = TypeVar("S", bound="type[Strategy]")
 
 
-def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Callable[[S], S]:
+def register(
+    name: str,
+    *,
+    paper: str = "",
+    aliases: Sequence[str] = (),
+    venue: str = "",
+    evidence: Evidence = "",
+    shown: str = "",
+) -> Callable[[S], S]:
     """Class decorator that makes a strategy available by name.
 
     Args:
         name: lower case, letters, digits and underscores.
         paper: where it comes from, as a reader would cite it.
         aliases: other names that specs may use; listings and reports keep to `name`.
+        venue: where that was published, as "CVPR 2025".
+        evidence: what says that this is the method: "parity" with inputs and outputs of the released code, "text" of
+            the paper, or "stand-in" where the method asks for what is not there, such as trained weights; "" for one
+            of one's own.
+        shown: the test that shows it, as pytest names it from the root of the project.
 
     Raises:
-        ValueError: a name is taken by another class, or not a valid one.
+        ValueError: a name is taken by another class, or not a valid one; evidence of another kind.
     """
+    if evidence not in EVIDENCE:
+        raise unknown("evidence", evidence, [one for one in EVIDENCE if one])
     for one in (name, *aliases):
         # Specs are read with Python's grammar, where keywords are no names; "none" names no strategy at all.
         if not one.isidentifier() or one != one.lower() or keyword.iskeyword(one) or one == "none":
@@ -59,6 +74,7 @@ def register(name: str, *, paper: str = "", aliases: Sequence[str] = ()) -> Call
             if taken not in ("", f"{cls.__module__}.{cls.__qualname__}"):
                 raise ValueError(f"strategy {one!r} is already registered by {taken}")
         cls.name, cls.paper, cls.aliases = name, paper, tuple(aliases)
+        cls.venue, cls.evidence, cls.shown = venue, evidence, shown
         _strategies[name] = cls
         _aliases.update(dict.fromkeys(aliases, name))
         return cls
