@@ -8,6 +8,7 @@ import torch
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
+from tests.strategies import invariants
 from tests.strategies.helpers import SIDE, crops_of, kept, llava_scores, pair, probe, qwen_scores, three_rows, top
 from vtokens.strategies import Saliency
 
@@ -207,3 +208,8 @@ def test_feature_layers_count_from_the_embeddings(layer: int, block: int) -> Non
     model, processor = build("llava", vision_feature_layer=layer)
     batch = inputs(processor, ["x"], [[image(60, 60, seed=0)]])
     close(probe(model, batch, Saliency())[Saliency()], llava_scores("llava", batch, block))
+
+
+def test_invariants() -> None:
+    invariants.hold("cls(keep=5)")
+    invariants.keeps_all("cls")

@@ -10,6 +10,7 @@ from torch import Tensor
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 from tests.kernels.test_farthest_point import order_of
+from tests.strategies import invariants
 from tests.strategies.helpers import kept, pair, probe, report, three_rows
 from tests.strategies.test_fastv import batch_of, maps, text_after, visual_positions
 from vtokens.strategies import Saliency
@@ -162,3 +163,9 @@ def test_newline_tokens_are_no_text() -> None:
     assert to_newlines > 1.05 * to_visual
     sample = report(model, batch, f"todre(keep=0.999, exit_threshold={(to_newlines + to_visual) / 2})").samples[0]
     assert sample.visual_tokens == (16, 16, 16, 0)
+
+
+@pytest.mark.parametrize("objective", ["maxsum", "kcenter"])
+def test_invariants(objective: str) -> None:
+    invariants.hold(f"todre(keep=5, objective={objective}, {OFF})")
+    invariants.keeps_all("todre", objective=objective)
