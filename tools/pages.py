@@ -1,4 +1,4 @@
-"""The measured tables in docs/strategies, from the recorded results; `python tools/readme.py` writes them too."""
+"""The tables in docs/strategies: cards, and what was measured; `python tools/readme.py` writes them too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cards
 import results
 import sections
 
@@ -103,7 +104,14 @@ def merging(name: str) -> str:
     )
 
 
-SECTIONS = {"scenes": scenes, "agreement": agreement, "tokens": tokens, "merging": merging}
+SECTIONS = {
+    "card": cards.card,
+    "strategies": cards.index,
+    "scenes": scenes,
+    "agreement": agreement,
+    "tokens": tokens,
+    "merging": merging,
+}
 
 
 def updated(name: str, text: str) -> str:

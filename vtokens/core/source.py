@@ -60,6 +60,18 @@ def import_naming(package: str, decorator: str, name: str) -> None:
             importlib.import_module(module)
 
 
+def dataclasses_in(module: str) -> set[str] | None:
+    """The names of the dataclasses that a module defines; None where its source is not there."""
+    try:
+        tree = _tree(module)
+    except Unread:
+        return None
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    return {
+        one.name for one in classes if any(name_of(getattr(d, "func", d)) == "dataclass" for d in one.decorator_list)
+    }
+
+
 def _registered(module: str, decorator: str, root: str) -> list[RegisteredClass]:
     tree, found = _tree(module), []
     for node in (node for node in tree.body if isinstance(node, ast.ClassDef)):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vtokens.core.source import written
 from vtokens.core.written import RegisteredClass, Unread
+from vtokens.strategies import needed
+from vtokens.strategies.needed import WORDS
 from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
@@ -25,7 +27,18 @@ EVIDENCE: dict[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What `describe` returns; printing it gives a readable card."""
+    """What `describe` returns; printing it gives a readable card.
+
+    Attributes:
+        name, aliases: in specs.
+        summary: the first line of its docstring.
+        stages: where it acts.
+        paper, venue: where it comes from.
+        fields: its settings, (annotation, default) each.
+        evidence, shown: a key of `EVIDENCE`, and the test that shows it.
+        needs: what it reads beside the tokens themselves, with some of its settings (`vtokens.strategies.needed`).
+        kind: "prune", "merge", "attend" or "contrast", where it stands in the package; "" for a plugin's.
+    """
 
     name: str
     summary: str
@@ -36,10 +49,16 @@ class Description:
     venue: str = ""
     evidence: str = ""
     shown: str = ""
+    needs: tuple[str, ...] = ()
+    kind: str = ""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.fields), default=0)
         lines = [f"{self.name}: {self.summary}", f"  stage: {', '.join(self.stages)}"]
+        if self.needs:
+            lines.append(
+                f"  needs: {'; '.join(f'{one} ({WORDS[one]})' if one in WORDS else one for one in self.needs)}"
+            )
         if self.aliases:
             lines.append(f"  also: {', '.join(self.aliases)}")
         if self.paper:
@@ -56,7 +75,7 @@ def card(cls: type[Strategy]) -> Description:
     """The card of a strategy's class."""
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
     fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
-    more = (cls.venue, cls.evidence, cls.shown)
+    more = (cls.venue, cls.evidence, cls.shown, needed.of_class(cls), _kind(cls.__module__))
     return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more)
 
 
@@ -77,8 +96,15 @@ def _read(found: RegisteredClass) -> tuple[Description, str]:
     names = found.names()
     stages = tuple(found.returned("stages")) if "stages" in names else tuple(s for s in STAGES if f"at_{s}" in names)
     paper, *more = (found.keywords.get(one, "") for one in ("paper", "venue", "evidence", "shown"))
+    more += [needed.of_source(found.lineage), _kind(found.module)]
     text = Description(found.arguments[0], found.summary(), stages, paper, found.fields(), aliases, *more)
     return text, f"{found.module}.{found.lineage[0].name}"
+
+
+def _kind(module: str) -> str:
+    """The folder of the package that a module stands in."""
+    package, _, name = module.rpartition(".")
+    return package.removeprefix("vtokens.strategies.") if package.startswith("vtokens.strategies.") and name else ""
 
 
 def _annotation(kind: Any) -> str:

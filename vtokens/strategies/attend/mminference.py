@@ -19,7 +19,14 @@ from vtokens.tables.patterns import Patterns
 from vtokens.tables.patterns.index import Run, index, share
 
 
-@register("mminference", paper="MMInference, arXiv:2504.16083", aliases=("permuted_prefill",))
+@register(
+    "mminference",
+    paper="MMInference, arXiv:2504.16083",
+    aliases=("permuted_prefill",),
+    venue="ICML 2025",
+    evidence="stand-in",
+    shown="tests/strategies/test_mminference.py::test_sparse_equals_attention_masked_by_tiles",
+)
 @dataclass(frozen=True)
 class MMInference(Strategy):
     """Computes the attention of long prompts sparsely, each head in its own pattern, permuted by grid and modality.

@@ -13,7 +13,13 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Logits, NoPicture
 
 
-@register("pai", paper="PAI, arXiv:2407.21771")
+@register(
+    "pai",
+    paper="PAI, arXiv:2407.21771",
+    venue="ECCV 2024",
+    evidence="text",
+    shown="tests/strategies/test_contrast.py::test_pai_by_hand",
+)
 @dataclass(frozen=True)
 class Pai(Contraster):
     """Contrasts the answer with that to the text alone, on log-probabilities.

@@ -20,7 +20,13 @@ TEXT_SINK, VISUAL_SINK, VISUAL, TEXT = GIVER, DRAIN, TARGET, REST
 _GROUP = "var.group"
 
 
-@register("var", paper="VAR, arXiv:2503.03321")
+@register(
+    "var",
+    paper="VAR, arXiv:2503.03321",
+    venue="ICLR 2025",
+    evidence="text",
+    shown="tests/strategies/test_var.py::test_equals_the_dense_formula",
+)
 @dataclass(frozen=True)
 class Var(Strategy):
     """Moves attention from sink tokens to the other visual tokens, in heads that look at the picture.

@@ -22,7 +22,13 @@ SLACK = 64 * torch.finfo(torch.float32).eps
 """Of the mean of norms: what rounding makes of them."""
 
 
-@register("vhr", paper="VHR, arXiv:2412.13949")
+@register(
+    "vhr",
+    paper="VHR, arXiv:2412.13949",
+    venue="ACL 2025",
+    evidence="text",
+    shown="tests/strategies/test_vhr.py::test_worked_example",
+)
 @dataclass(frozen=True)
 class Vhr(Strategy):
     """Scales up the heads whose output changes most without the picture.

@@ -22,7 +22,13 @@ from vtokens.strategies.views.logits import Tokens
 from vtokens.strategies.views.visuals import Visuals
 
 
-@register("avisc", paper="AvisC, arXiv:2405.17820")
+@register(
+    "avisc",
+    paper="AvisC, arXiv:2405.17820",
+    venue="ACL 2025 Findings",
+    evidence="text",
+    shown="tests/strategies/test_contrast.py::test_avisc_zeroes_all_but_blind_tokens",
+)
 @dataclass(frozen=True)
 class Avisc(Weighted):
     """Contrasts the answer with that to the picture's blind tokens alone.

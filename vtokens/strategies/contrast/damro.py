@@ -19,7 +19,13 @@ from vtokens.strategies.views.logits import Tokens
 from vtokens.strategies.views.visuals import Visuals
 
 
-@register("damro", paper="DAMRO, arXiv:2410.04514")
+@register(
+    "damro",
+    paper="DAMRO, arXiv:2410.04514",
+    venue="EMNLP 2024",
+    evidence="text",
+    shown="tests/strategies/test_contrast.py::test_damro_keeps_the_outliers_of_the_tower",
+)
 @dataclass(frozen=True)
 class Damro(Weighted):
     """Contrasts the answer with that to the picture's outlier tokens alone.

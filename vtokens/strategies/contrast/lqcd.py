@@ -10,7 +10,12 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Prompt
 
 
-@register("lqcd", paper="LQCD: contrast of a leading query with a neutral one")
+@register(
+    "lqcd",
+    paper="LQCD: contrast of a leading query with a neutral one",
+    evidence="stand-in",
+    shown="tests/strategies/test_contrast.py::test_the_formula_by_hand",
+)
 @dataclass(frozen=True)
 class Lqcd(Weighted):
     """Contrasts the answer with that to another prompt about the same pictures.

@@ -13,7 +13,13 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Logits, NoPicture
 
 
-@register("m3id", paper="M3ID, arXiv:2403.14003")
+@register(
+    "m3id",
+    paper="M3ID, arXiv:2403.14003",
+    venue="CVPR 2024",
+    evidence="text",
+    shown="tests/strategies/test_contrast.py::test_m3id_by_hand",
+)
 @dataclass(frozen=True)
 class M3id(Contraster):
     """Contrasts the answer with that to the text alone, more so with every token.

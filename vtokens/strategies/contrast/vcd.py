@@ -16,7 +16,13 @@ SCHEDULE = 1000
 """Steps of the diffusion schedule."""
 
 
-@register("vcd", paper="VCD, arXiv:2311.16922")
+@register(
+    "vcd",
+    paper="VCD, arXiv:2311.16922",
+    venue="CVPR 2024",
+    evidence="text",
+    shown="tests/strategies/test_contrast.py::test_noise_is_the_schedule_of_the_paper",
+)
 @dataclass(frozen=True)
 class Vcd(Weighted):
     """Contrasts the answer with that to a noised picture.

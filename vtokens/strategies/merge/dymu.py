@@ -16,7 +16,12 @@ from vtokens.strategies.views.patches import Patches
 from vtokens.tables import thresholds as tables
 
 
-@register("dymu", paper="DyMU, arXiv:2504.17040")
+@register(
+    "dymu",
+    paper="DyMU, arXiv:2504.17040",
+    evidence="text",
+    shown="tests/engine/test_merging.py::test_features_equal_those_of_equal_copies",
+)
 @dataclass(frozen=True)
 class Dymu(Merger):
     """Merges similar tokens inside the vision tower; the language model keeps one of each but attends to all.

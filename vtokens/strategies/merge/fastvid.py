@@ -23,7 +23,13 @@ _ROOM = 1 << 26
 """Most similarities held at once, in elements: 256 MiB."""
 
 
-@register("fastvid", paper="FastVID, arXiv:2503.11187")
+@register(
+    "fastvid",
+    paper="FastVID, arXiv:2503.11187",
+    venue="NeurIPS 2025",
+    evidence="text",
+    shown="tests/strategies/test_fastvid.py::test_as_worked_out_by_hand",
+)
 @dataclass(frozen=True)
 class FastVid(VideoPruner):
     """Keeps salient tokens of each frame, and merges the others of a segment into centres of every few frames.

@@ -37,7 +37,13 @@ class Progress:
     phase: str = "merge"
 
 
-@register("framefusion", paper="FrameFusion, arXiv:2501.01986")
+@register(
+    "framefusion",
+    paper="FrameFusion, arXiv:2501.01986",
+    venue="ICCV 2025",
+    evidence="text",
+    shown="tests/strategies/test_framefusion.py::test_merging_as_worked_out_by_hand",
+)
 @dataclass(frozen=True)
 class FrameFusion(VideoPruner):
     """Merges tokens into those of the frame before in the first layers, then prunes once, so that layers cost `keep`.

@@ -22,7 +22,13 @@ _NEAR = 1e-3
 """A share of tokens this little above a whole number is that number."""
 
 
-@register("holitom", paper="HoliTom, arXiv:2505.21334")
+@register(
+    "holitom",
+    paper="HoliTom, arXiv:2505.21334",
+    venue="NeurIPS 2025",
+    evidence="text",
+    shown="tests/strategies/test_holitom.py::test_as_worked_out_by_hand",
+)
 @dataclass(frozen=True)
 class HoliTom(VideoPruner):
     """Averages what stands still over windows of frames; of the rest it keeps what the vision tower attends to.

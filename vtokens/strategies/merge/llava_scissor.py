@@ -19,7 +19,12 @@ _ROOM = 1 << 24
 """Most cosines held at once, in elements: 64 MiB."""
 
 
-@register("llava_scissor", paper="LLaVA-Scissor, arXiv:2506.21862")
+@register(
+    "llava_scissor",
+    paper="LLaVA-Scissor, arXiv:2506.21862",
+    evidence="text",
+    shown="tests/strategies/test_llava_scissor.py::test_as_worked_out_by_hand",
+)
 @dataclass(frozen=True)
 class LlavaScissor(VideoPruner):
     """Keeps a token for each connected component of alike tokens, and lets every token join the nearest of these.

@@ -24,7 +24,13 @@ _NEIGHBOURS = 7
 """How many neighbours density looks at."""
 
 
-@register("prunevid", paper="PruneVid, arXiv:2412.16117")
+@register(
+    "prunevid",
+    paper="PruneVid, arXiv:2412.16117",
+    venue="ACL 2025 Findings",
+    evidence="text",
+    shown="tests/strategies/test_prunevid.py::test_merging_as_worked_out_by_hand",
+)
 @dataclass(frozen=True)
 class PruneVid(VideoPruner):
     """Merges what stands still in a segment and what is alike in a frame, then keeps what the question attends to.

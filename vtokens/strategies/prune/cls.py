@@ -15,7 +15,12 @@ from vtokens.strategies.signals import Saliency
 from vtokens.strategies.views.visuals import Visuals
 
 
-@register("cls", paper="FasterVLM, arXiv:2412.01818v1; VTC-CLS, arXiv:2412.05819")
+@register(
+    "cls",
+    paper="FasterVLM, arXiv:2412.01818v1; VTC-CLS, arXiv:2412.05819",
+    evidence="text",
+    shown="tests/strategies/test_cls.py::test_llava_towers_keep_the_top_of_the_eager_map",
+)
 @dataclass(frozen=True)
 class Cls(ScorePruner):
     """Keeps the patches the vision tower's [CLS] token attends to most.

@@ -18,7 +18,13 @@ _BACK = (0, 1, 2, 1)
 """How many frames before it lies the frame that each of a group of four is compared with."""
 
 
-@register("dycoke", paper="DyCoke, arXiv:2411.15024")
+@register(
+    "dycoke",
+    paper="DyCoke, arXiv:2411.15024",
+    venue="CVPR 2025",
+    evidence="text",
+    shown="tests/strategies/test_dycoke.py::test_as_counted_by_hand",
+)
 @dataclass(frozen=True)
 class DyCoke(VideoPruner):
     """Keeps every fourth frame of a video whole, and of the three behind it the tokens least like an earlier frame.

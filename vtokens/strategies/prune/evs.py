@@ -14,7 +14,12 @@ from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 
-@register("evs", paper="Efficient Video Sampling, arXiv:2510.14624; as in vLLM")
+@register(
+    "evs",
+    paper="Efficient Video Sampling, arXiv:2510.14624",
+    evidence="text",
+    shown="tests/strategies/test_evs.py::test_as_counted_by_hand",
+)
 @dataclass(frozen=True)
 class Evs(VideoPruner):
     """Keeps the first frame of a video, and of the others what changed most since the frame before.

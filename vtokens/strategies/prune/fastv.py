@@ -16,7 +16,13 @@ from vtokens.strategies.signals import Attention, QueryRows
 from vtokens.strategies.views.visuals import Visuals
 
 
-@register("fastv", paper="FastV, arXiv:2403.06764")
+@register(
+    "fastv",
+    paper="FastV, arXiv:2403.06764",
+    venue="ECCV 2024",
+    evidence="text",
+    shown="tests/strategies/test_fastv.py::test_last_row_of_the_layer_before",
+)
 @dataclass(frozen=True)
 class FastV(ScorePruner):
     """Keeps the visual tokens that get most attention in decoder layer `layer - 1`, from layer `layer` on.

@@ -24,7 +24,12 @@ _PIVOT = (-1,)
 """The pivot is the token that the last tower block attends to most, as in the paper; not the feature block."""
 
 
-@register("todre", paper="ToDRE, arXiv:2505.18757v2")
+@register(
+    "todre",
+    paper="ToDRE, arXiv:2505.18757v2",
+    evidence="text",
+    shown="tests/strategies/test_todre.py::test_stage_one_is_the_greedy_loop",
+)
 @dataclass(frozen=True)
 class Todre(Strategy):
     """Keeps a diverse subset grown from the most salient token, then drops all visual tokens at 7/8 depth.

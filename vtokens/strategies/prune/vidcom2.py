@@ -17,7 +17,13 @@ _WIDTHS = tuple(2.0**k for k in range(-3, 2))
 _TEMPERATURE = 0.01
 
 
-@register("vidcom2", paper="VidCom2, arXiv:2505.14454; as in vLLM")
+@register(
+    "vidcom2",
+    paper="VidCom2, arXiv:2505.14454",
+    venue="EMNLP 2025",
+    evidence="text",
+    shown="tests/strategies/test_vidcom2.py::test_as_counted_by_hand",
+)
 @dataclass(frozen=True)
 class VidCom2(VideoPruner):
     """Keeps the tokens of a video that are least like its centre and their frame's; unlike frames keep more.

@@ -1,0 +1,84 @@
+"""The frames of docs/strategies, from what strategies say of themselves: the card of a page, and the list of pages."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+from vtokens.strategies import Description, describe, list_strategies
+from vtokens.strategies.card import EVIDENCE
+from vtokens.strategies.needed import WORDS
+
+WHERE = {
+    "encode": "in the vision tower",
+    "prompt": "before the decoder",
+    "layer": "before a decoder layer",
+    "attend": "inside attention",
+    "states": "on states of the decoder",
+    "cache": "on cached keys",
+    "logits": "on the logits",
+}
+KINDS = {
+    "prune": "drops tokens",
+    "merge": "merges tokens",
+    "attend": "changes what is attended to",
+    "contrast": "holds the answer against another",
+}
+
+
+def card(name: str) -> str:
+    """What a strategy says of itself: stages, needs, defaults, source, and what shows that it is the method."""
+    told = describe(name)
+    stages = "; ".join(f"`{stage}`: {WHERE[stage]}" for stage in told.stages)
+    lines = ["| | |", "|---|---|", f"| {'stages' if len(told.stages) > 1 else 'stage'} | {stages} |"]
+    if told.needs:
+        needs = "; ".join(f"{one}: {WORDS[one]}" if one in WORDS else one for one in told.needs)
+        lines.append(f"| needs | {needs} |")
+    if told.aliases:
+        lines.append(f"| also called | {', '.join(f'`{alias}`' for alias in told.aliases)} |")
+    lines.append(f"| defaults | {', '.join(map(_setting, told.fields.items()))} |")
+    if told.paper:
+        lines.append(f"| source | {told.paper}{f' ({told.venue})' if told.venue else ''} |")
+    if told.evidence:
+        lines.append(f"| evidence | {EVIDENCE[told.evidence]}{_shown(told.shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def index(_: str = "") -> str:
+    """Every strategy by the first stage at which it acts and by what it does there."""
+    told = sorted(map(describe, list_strategies()), key=_group)
+    lines: list[str] = []
+    for (stage, kind), group in groupby(told, key=_group):
+        what = f"{[*WHERE.values()][stage]}, {[*KINDS.values(), 'other'][kind]}"
+        lines += [
+            f"**{what[0].upper()}{what[1:]}**",
+            "",
+            "| | what it does | needs | source | evidence |",
+            "|---|---|---|---|---|",
+        ]
+        for one in group:
+            source = f"{one.paper}{f' ({one.venue})' if one.venue else ''}"
+            cells = [f"[{one.name}]({one.name}.md)", one.summary, ", ".join(one.needs), source, one.evidence]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _group(told: Description) -> tuple[int, int]:
+    kinds, kind = [*KINDS], "contrast" if told.stages[0] == "logits" else told.kind
+    return [*WHERE].index(told.stages[0]), kinds.index(kind) if kind in kinds else len(kinds)
+
+
+def _setting(field: tuple[str, tuple[str, object]]) -> str:
+    """A setting with its default, and the other choices where its annotation lists them."""
+    name, (annotation, default) = field
+    choices = [one for one in re.findall(r"""['"]([^'"]+)['"]""", annotation) if one != default]
+    value = f'"{default}"' if isinstance(default, str) else f"{default}"
+    listed = "Literal[" in annotation and choices
+    others = " or ".join(f'`"{one}"`' for one in choices)
+    return f"`{name}={value}`" + (f" (or {others})" if listed else "")
+
+
+def _shown(test: str) -> str:
+    file, _, name = test.partition("::")
+    return f" ([`{name}`](../../{file}))" if file else ""
