@@ -1,4 +1,4 @@
-"""The README's generated parts are fresh, and the files it links to exist."""
+"""Pages have the parts that a reader looks for, and the files that documents link to exist."""
 
 import re
 import sys
@@ -7,37 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
 import sections  # noqa: E402
-import support  # noqa: E402
 
 from vtokens.strategies import describe, list_strategies  # noqa: E402
-
-
-def test_the_tables_of_the_readme_are_fresh():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == readme.updated(text), "run: python tools/readme.py"
-
-
-def test_the_tables_of_support_and_results_are_fresh():
-    text = support.PAGE.read_text(encoding="utf-8")
-    assert text == support.updated(text), "run: python tools/readme.py"
-    text = readme.RESULTS_PAGE.read_text(encoding="utf-8")
-    assert text == readme.updated_results(text), "run: python tools/readme.py"
-
-
-def test_every_strategy_has_a_page_with_fresh_tables():
-    for name in list_strategies():
-        text = (pages.PAGES / f"{name}.md").read_text(encoding="utf-8")
-        assert text == pages.updated(name, text), "run: python tools/readme.py"
-
-
-def test_the_list_of_strategies_is_fresh():
-    text = (pages.PAGES / "README.md").read_text(encoding="utf-8")
-    assert sections.opening("strategies", readme.COMMAND) in text
-    assert text == pages.updated("README", text), "run: python tools/readme.py"
 
 
 def test_every_page_of_a_strategy_has_its_parts():
@@ -66,11 +40,6 @@ def test_every_published_strategy_names_a_test_that_shows_it():
             assert re.search(rf"^\s*def {function}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), (
                 told.shown
             )
-
-
-def test_the_tables_of_the_filters_guide_are_fresh():
-    text = filter_page.PAGE.read_text(encoding="utf-8")
-    assert text == filter_page.updated(text), "run: python tools/readme.py"
 
 
 def test_links_between_documents_hold():
