@@ -26,6 +26,9 @@ class Shortened:
     def __init__(self, model: Any) -> None:
         self._model, self._decoder = model, decoder_of(model)
         self._cache, self.following = DynamicCache(config=self._decoder.config), 0
+        parameters = self._decoder.config.rope_parameters
+        self._axes = (3,) if "mrope_section" in parameters else ()
+        self._norm = self._decoder.norm if hasattr(self._decoder, "norm") else self._decoder.embedding_norm
 
     def prompt(self, batch: dict[str, Any], kept: Sequence[Sequence[int]]) -> Tensor:
         """(W, V), logits of what the last layer keeps of a first prompt; layer i sees the positions `kept[i]`."""
@@ -38,11 +41,12 @@ class Shortened:
         self._model(**batch, use_cache=False)
         hook.remove()
         embeds, positions = met["inputs_embeds"], met["position_ids"]
-        text = torch.arange(embeds.shape[1]).expand(3, 1, -1)  # without pictures the decoder numbers by itself
+        # Without pictures the decoder numbers by itself.
+        text = torch.arange(embeds.shape[1]).expand(*self._axes, 1, -1)
         return self.feed(embeds, text if positions is None else positions[-3:], kept)
 
     def feed(self, hidden: Tensor, positions: Tensor, kept: Sequence[Sequence[int]] | None = None) -> Tensor:
-        """(W, V), logits of (1, N, D) at rotary positions (3, 1, N)."""
+        """(W, V), logits of (1, N, D) at rotary positions (3, 1, N), or (1, N) of text alone."""
         self.following = int(positions.max()) + 1
         angles = self._decoder.rotary_emb(hidden, positions)
         at = torch.arange(hidden.shape[1])
@@ -60,13 +64,13 @@ class Shortened:
                 attention_mask=mask,
                 **as_cache(layer, self._cache),
             )
-        found: Tensor = self._model.lm_head(self._decoder.norm(hidden))[0]
+        found: Tensor = self._model.lm_head(self._norm(hidden))[0]
         return found
 
     def say(self, ids: Tensor) -> Tensor:
         """(T, V), logits of tokens (T,) that follow, fed one by one."""
         embed, found = self._model.get_input_embeddings(), []
         for token in ids:
-            positions = torch.full((3, 1, 1), self.following)
+            positions = torch.full((*self._axes, 1, 1), self.following)
             found.append(self.feed(embed(token[None, None]), positions)[0])
         return torch.stack(found)

@@ -66,6 +66,11 @@ def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0)
         for plane, (high, wide) in zip(noisy, prompt["image_sizes"].tolist(), strict=True):
             plane[:, :high, :wide] = change(plane[:, :high, :wide])
         return {**prompt, "pixel_values": noisy}
+    if "spatial_shapes" in prompt:  # rows of patches, padded too
+        noisy = pixels.clone()
+        for plane, (high, wide) in zip(noisy, prompt["spatial_shapes"].tolist(), strict=True):
+            plane[: high * wide] = change(plane[: high * wide])
+        return {**prompt, "pixel_values": noisy}
     if family == "gemma4":  # pictures are rows of patches, padded too, whose values its tower maps from 0..1 to -1..1
         noisy = pixels.clone()
         for plane, places in zip(noisy, prompt["image_position_ids"], strict=True):

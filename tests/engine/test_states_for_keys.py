@@ -18,6 +18,7 @@ from tests.engine.shortened import Shortened
 from tests.families import STATEFUL, build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import registry_restored
+from vtokens.adapters.registry import adapter_class
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Evictor, Steerer, register
 
@@ -62,11 +63,11 @@ def spaced() -> Any:
     return build("qwen3_5", text_config=LARGE)[0]
 
 
-def rows(side: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def rows(family: str, side: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A ragged batch of three, and each of its samples alone."""
     groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
-    whole = dict(inputs("qwen3_5", PROMPTS, groups, side))  # type: ignore[arg-type]
-    return whole, [dict(inputs("qwen3_5", [text], [group])) for text, group in zip(PROMPTS, groups, strict=True)]
+    whole = dict(inputs(family, PROMPTS, groups, side))  # type: ignore[arg-type]
+    return whole, [dict(inputs(family, [text], [group])) for text, group in zip(PROMPTS, groups, strict=True)]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -74,7 +75,7 @@ def rows(side: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @pytest.mark.parametrize("family", STATEFUL)
 def test_each_sample_is_the_decoder_on_its_shortened_sequence(family: str, spec: str, side: str) -> None:
     """Over prompt and steps, alone and at its original positions; padding of either kind never enters a state."""
-    pruned, plain, (batch, alone) = model(family, "pruned"), model(family, "plain"), rows(side)
+    pruned, plain, (batch, alone) = model(family, "pruned"), model(family, "plain"), rows(family, side)
     with vtokens.attach(pruned, spec) as handle:
         logits = pruned(**batch).logits
         report = handle.report()
@@ -155,7 +156,7 @@ def frames(config: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("family", STATEFUL)
+@pytest.mark.parametrize("family", [family for family in STATEFUL if "video" in adapter_class(family).anatomy.towers])
 @pytest.mark.parametrize("spec", SPECS[1:4])
 def test_a_video_beside_a_picture(family: str, spec: str) -> None:
     target, plain = model(family, "pruned"), model(family, "plain")

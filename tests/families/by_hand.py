@@ -12,8 +12,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-SHOWN = ("pixel_values", "image_sizes", "image_grid_thw")
+SHOWN = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
 
 
 class ByHand:
@@ -165,3 +166,38 @@ class Padded(ByHand):
                 before += f"{tok.boi_token}{self.image_token * next(left)}{tok.eoi_token}{part}"
             rows.append(before)
         return rows
+
+
+class Naflex(ByHand):
+    """LFM2-VL's pictures: rows of patches, padded to as many as the largest has and a few more; 2 x 2 make a token.
+
+    Pictures wider than `tile` tokens are cut into tiles side by side, and the whole of it follows, as its own does.
+    """
+
+    pixels = Siglip2ImageProcessorPil
+    tile = 4
+
+    def written(self, made: Any, number: int) -> str:
+        tok, counts = self.tokenizer, made["tokens"][number]
+        if len(counts) == 1:
+            return tok.start_token + self.image_token * counts[0] + tok.end_token
+        *tiles, whole = (self.image_token * count for count in counts)
+        names = (f"<|img_row_1_col_{number + 1}|>" for number in range(len(tiles)))
+        parts = "".join(name + tile for name, tile in zip(names, tiles, strict=True))
+        return tok.start_token + parts + tok.thumbnail_token + whole + tok.end_token
+
+    def made(self, images: Any) -> Any:
+        patches, cell = self.image_processor, 2 * self.image_processor.patch_size
+        sizes = [[max(1, round(side / cell)) for side in one.size] for one in images]
+        shown, counts = [], []
+        for one, (wide, high) in zip(images, sizes, strict=True):
+            sized = one.resize((wide * cell, high * cell))
+            cuts = range(0, wide, self.tile) if wide > self.tile else ()
+            boxes = [(left, 0, min(left + self.tile, wide), high) for left in cuts]
+            parts = [sized.crop([side * cell for side in box]) for box in boxes]
+            whole = sized if not parts else one.resize((self.tile * cell, max(1, high // 2) * cell))
+            shown += [*parts, whole]
+            counts.append([part.width * part.height // cell**2 for part in [*parts, whole]])
+        longest = 4 * max(max(row) for row in counts) + 3
+        made = patches(shown, do_resize=False, max_num_patches=longest, return_tensors="pt")
+        return {**made, "tokens": counts}

@@ -189,6 +189,18 @@ RECURRENT["qwen3_5_moe"] = {
         "shared_expert_intermediate_size": 32,
     },
 }
+# Short convolutions over three positions. Pictures are padded to as many patches as the largest has, and a few more.
+RECURRENT["lfm2_vl"] = {
+    "text_config": {**TEXT, "layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 32},
+    "vision_config": {
+        **{name: value for name, value in TOWER.items() if name != "image_size"},
+        "num_patches": 64,
+        "vision_use_head": False,
+        "initializer_range": 0.2,
+    },
+    "projector_hidden_size": 64,
+    "tie_word_embeddings": False,
+}
 # Visual tokens outside the sequence: keys of two cross-attention layers, the last one of the decoder among them.
 CROSS: dict[str, dict[str, Any]] = {
     "mllama": {
@@ -226,6 +238,8 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     elif family.startswith("qwen"):
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    elif family == "lfm2_vl":
+        fields["image_token_id"] = tokenizer.image_token_id
     elif family == "paligemma":
         fields["image_token_index"] = tokenizer.image_token_id
         fields["vocab_size"] = len(tokenizer)

@@ -24,11 +24,12 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
 from . import adapted
-from .by_hand import Padded, Prefixed
+from .by_hand import Naflex, Padded, Prefixed
 
 VOCABULARY = 320
 CORPUS = [
@@ -75,6 +76,11 @@ GEMMA4_TOKENS = {
     "boi": "<|image>", "eoi": "<image|>", "boa": "<|audio>",
 }  # fmt: skip
 PALIGEMMA_TOKENS = {"bos": "<bos>", "eos": "<eos>", "pad": "<pad>", "image": "<image>"}
+LFM2_TOKENS = {
+    "bos": "<|startoftext|>", "eos": "<|im_end|>", "pad": "<|pad|>", "image": "<image>", "start": "<|image_start|>",
+    "end": "<|image_end|>", "thumbnail": "<|img_thumbnail|>",
+    **{f"column_{column}": f"<|img_row_1_col_{column}|>" for column in (1, 2, 3)},
+}  # fmt: skip
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -88,6 +94,7 @@ TOKENS = {
     "qwen3_vl_moe": QWEN_TOKENS,
     "qwen3_5": QWEN_TOKENS,
     "qwen3_5_moe": QWEN_TOKENS,
+    "lfm2_vl": LFM2_TOKENS,
     "mllama": MLLAMA_TOKENS,
     "paligemma": PALIGEMMA_TOKENS,
     "gemma4": GEMMA4_TOKENS,
@@ -153,6 +160,8 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
     if family == "gemma4":
         settings = {"patch_size": vision.patch_size, "pooling_kernel_size": vision.pooling_kernel_size}
         return Padded(Gemma4ImageProcessorPil(max_soft_tokens=70, **settings), tok)
+    if family == "lfm2_vl":
+        return Naflex(Siglip2ImageProcessorPil(patch_size=vision.patch_size), tok)
     square = {"height": vision.image_size, "width": vision.image_size}
     if family == "mllama":
         return MllamaProcessor(MllamaImageProcessorPil(size=square, max_image_tiles=vision.max_num_tiles), tok)

@@ -12,6 +12,7 @@ KINDS: Mapping[str, Kind] = {
     "full_attention": "full",
     "sliding_attention": "sliding",
     "linear_attention": "linear",
+    "conv": "linear",  # the last few rows, which a short convolution looks back over
 }
 """What transformers' `config.layer_types` calls the kinds of layers."""
 

@@ -143,13 +143,16 @@ def state_layer_flops(config: Any, queries: int) -> int:
 
     Of Gated DeltaNet (arXiv:2412.06464) the projections, the convolution before it, and for each position three
     products with the state of each head: what it holds for the key, what is written, what the query reads. That is
-    the recurrence, as single tokens run it; prompts go through it in blocks, which takes a few more.
+    the recurrence, as single tokens run it; prompts go through it in blocks, which takes a few more. Of a short
+    convolution (LFM2) the projections and the taps.
 
     Args:
         config: the decoder's config.
         queries: positions that enter the layer.
     """
     width, (inner, router) = config.hidden_size, _mlp(config)
+    if hasattr(config, "conv_L_cache"):
+        return 2 * width * (4 * width + config.conv_L_cache + 3 * inner + router) * queries
     heads, dim = config.linear_num_value_heads, config.linear_value_head_dim
     keys, values = config.linear_num_key_heads * config.linear_key_head_dim, heads * dim
     mixed = 2 * keys + values
@@ -267,7 +270,7 @@ def _mlp(config: Any, index: int = 0) -> tuple[int, int]:
     if getattr(config, "enable_moe_block", False):  # experts beside the MLP
         return config.intermediate_size + config.top_k_experts * inner, config.num_experts
     if not inner or not chosen or index < (getattr(config, "first_k_dense_replace", None) or 0):
-        return config.intermediate_size, 0
+        return _dense(config), 0
     if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
         raise ValueError("a decoder in which only some layers have experts is not counted")
     # Every token goes through shared experts too: one with a gate of one channel, or several without.
@@ -275,6 +278,16 @@ def _mlp(config: Any, index: int = 0) -> tuple[int, int]:
     always = (getattr(config, "n_shared_experts", 0) or 0) * inner
     experts = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None) or 0
     return chosen * inner + shared + always, experts + bool(shared)
+
+
+def _dense(config: Any) -> int:
+    """Channels inside an MLP of which all tokens go through all; LFM2 names those of two matrices, and has three."""
+    inner: int = config.intermediate_size
+    if getattr(config, "block_auto_adjust_ff_dim", False):
+        inner = int(2 * inner / 3)
+        inner = inner if config.block_ffn_dim_multiplier is None else int(config.block_ffn_dim_multiplier * inner)
+        inner = config.block_multiple_of * -(-inner // config.block_multiple_of)
+    return inner
 
 
 def _entering(config: Any, depth: int) -> int:
