@@ -133,7 +133,7 @@ def test_traces_of_families_that_need_an_adapter_only(family: str) -> None:
 @pytest.mark.parametrize("kinds", ["lfll", "lllf", "fllf", "fflf"])
 def test_traces_where_layers_have_no_attention(family: str, kinds: str) -> None:
     """Attention of those that have some and the states of all are those of the plain model in eager attention."""
-    names = {"l": "linear_attention", "f": "full_attention"}
+    names = {"l": "conv" if family == "lfm2_vl" else "linear_attention", "f": "full_attention"}
     changed: dict[str, Any] = {"text_config": {"layer_types": [names[kind] for kind in kinds]}}
     model, processor = build(family, seed=1, **changed)
     eager = build(family, seed=1, attn_implementation="eager", **changed)[0]

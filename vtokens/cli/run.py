@@ -15,11 +15,13 @@ from vtokens.cli.output import note, say
 from vtokens.core.terminal import json_text
 from vtokens.loading.hardware import check_device
 
+_PICTURES, _CLIPS = "scenes-llava", "scenes-qwen"
 _EXAMPLES = """examples:
   vtokens run scene.png "is there a red circle?"
   vtokens run scene.png "is there a red circle?" --strategy todre --keep 0.1 --overlay kept.png
   vtokens run photo.jpg "What is this?" --model llava-hf/llava-1.5-7b-hf --strategy "fastv(layer=3)" --keep 64
   vtokens run before.png after.png "What has changed?" --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run clip.mp4 "which way does the red circle move?" --frames 16 --strategy evs+todre --keep 0.5
   vtokens run clip.mp4 "What happens?" --frames 64 --strategy evs --keep 0.1 --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run film.mp4 "When does it rain?" --recipe aks --frames 16 --timestamps --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run https://example.org/photo.jpg "What is this?" --json
@@ -43,7 +45,10 @@ def add_to(commands: Any) -> None:
         "image", nargs="+", help="path or URL of a picture or video; - reads one from the standard input"
     )
     command.add_argument("question", help="what to ask; - reads it from the standard input")
-    command.add_argument("--model", default="scenes-llava", help="embedded model, folder or hub id (%(default)s)")
+    command.add_argument(
+        "--model",
+        help=f"embedded model, folder or hub id ({_PICTURES}, or {_CLIPS} where a video is asked about)",
+    )
     command.add_argument("--strategy", help='e.g. todre, "fastv(keep=0.25)", "cls+fastv", none')
     command.add_argument("--keep", type=keep_value, help="a share such as 0.25, or a count such as 64")
     add_frames(command)
@@ -101,6 +106,8 @@ def _run(options: argparse.Namespace) -> None:
     question = sys.stdin.read().strip() if options.question == STANDARD_INPUT else options.question
     if not question:
         raise ValueError("the question is empty: the standard input holds nothing to ask")
+    if options.model is None:
+        options.model = _PICTURES if all(one.clip is None for one in visuals) else _CLIPS
     model: Any
     model, processor = vtokens.load(options.model, strategy=options.strategy, keep=options.keep, dtype=options.dtype)
     model.to(device).eval()
