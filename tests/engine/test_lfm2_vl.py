@@ -76,7 +76,7 @@ def test_a_budget_is_that_of_an_image_not_of_its_tiles() -> None:
 
 @pytest.mark.parametrize("spec", ["cls(keep=0.5)", "fastv(keep=0.4, layer=2)"])
 def test_speculation_gives_what_decoding_does(spec: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Candidates of an untaught model: those that were wrong are cropped from keys and from the rows that convolutions look back over."""
+    """Candidates of another model: what was wrong is cropped from keys, and from what convolutions look back over."""
     target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["is it is it is <image> is it?"], [[WIDE]]))
     caplog.set_level("ERROR", "transformers.generation.utils")  # it calls itself in a way that it calls deprecated
     longer = {**GREEDY, "max_new_tokens": 12, "min_new_tokens": 12}
