@@ -16,6 +16,7 @@ from vtokens.core import notebook
 from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, GivenPrompt, blocks, prompted
 from vtokens.engine.checks.arguments import check_signature
+from vtokens.engine.checks.modifiers import with_modifiers
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
 from vtokens.engine.make_report import make_report
@@ -149,7 +150,7 @@ class Handle:
         """Run what runs now without the strategies that act at any of these stages, and with others; as `joined`."""
 
         def left(strategies: Iterable[Strategy]) -> tuple[Strategy, ...]:
-            return (*(one for one in strategies if not {*stages} & {*one.stages()}), *more)
+            return (*with_modifiers(strategies, lambda one: bool({*stages} & {*one.stages()})), *more)
 
         block = self._block()
         if block is not None and block.plan.programs is not None:

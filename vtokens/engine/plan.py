@@ -77,7 +77,7 @@ class Plan:
         every = [one for program in found for one in program]
         self.unmerges = any(one.needs.unmerges for one in every)
         self.compact = any(one.needs.compact for one in every)
-        self.sizes = any(one.needs.sizes for one in every)
+        self.sizes = any(part.needs.sizes for one in every for part in (one, *one.modifiers))
         self.text_lane = any(one.needs.text_lane for one in every)
         self.at_encode = {index: (one.strategy, one.prepared) for one in every for index in one.needs.encode}
         self.at_prompt = [one for one in every if "prompt" in one.strategy.stages()]
@@ -94,6 +94,7 @@ class Plan:
         self._observe(adapter, every)
 
     def _observe(self, adapter: Adapter, every: Sequence[Acting]) -> None:
+        every = [part for one in every for part in (one, *one.modifiers)]
         signals = [signal for one in every for signal in one.needs.signals]
         self.observed: dict[int, set[Attention]] = {}
         self.observed_keys: dict[int, set[LayerKeys]] = {}
@@ -119,7 +120,7 @@ class Plan:
     @property
     def light(self) -> bool:
         """Whether all of it is over once a prompt was read: steps have nothing to do but to see fewer keys."""
-        inside = self.at_attend or self.at_states or self.at_cache or self.unmerges
+        inside = self.at_attend or self.at_states or self.at_cache or self.unmerges or self.sizes
         return not (inside or self.contrast or self.at_logits)
 
     def tapped_blocks(self, adapter: Adapter) -> list[int]:

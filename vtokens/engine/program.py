@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.engine.attention.rotary import check_rotary
+from vtokens.engine.checks.modifiers import check_modifiers, with_modifiers
 from vtokens.engine.checks.outside import check_stages
 from vtokens.engine.checks.signals import check_signals
 from vtokens.engine.checks.together import check_together
@@ -30,6 +31,7 @@ class Acting:
         prepared: what it prepared there.
         negative: what the negative prompt holds that it compares logits with; None if it compares with none.
         rows: the batch rows that run it, before beams repeat them; None if all do.
+        modifiers: the strategies that act on what this one selects, in the written order.
     """
 
     strategy: Strategy
@@ -37,6 +39,7 @@ class Acting:
     prepared: Any
     negative: Negative | None
     rows: Rows | None
+    modifiers: tuple[Acting, ...] = ()
 
 
 class Watching(Protocol):
@@ -62,19 +65,23 @@ def active(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) 
         if needs.once and any(earlier.name == strategy.name for earlier, _ in asked):
             raise ValueError(f"{format_spec(strategies)!r} names {strategy.name!r} twice: once is allowed")
         asked.append((strategy, needs))
-    # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted.
-    acting = [(strategy, needs) for strategy, needs in asked if not strategy._keeps_all]
+    # keep=1.0 asks for nothing to be dropped: such a strategy is not even consulted, nor what modifies it.
+    pairs = list(zip(asked, check_modifiers(asked), strict=True))
+    pairs = [(one, selecting) for one, selecting in pairs if not selecting._keeps_all]
+    acting = [one for one, _ in pairs]
     check_together(adapter, acting)
     if any(needs.unmerges for _, needs in acting):
         check_rotary(adapter)
     check_signals(adapter, [signal for _, needs in acting for signal in needs.signals])
-    return [
-        Acting(
-            strategy, needs, strategy.prepare(facts),
-            strategy.negative(facts) if "logits" in strategy.stages() else None, rows,
-        )
-        for strategy, needs in acting
-    ]  # fmt: skip
+    found: list[Acting] = []
+    for (strategy, needs), selecting in pairs:
+        negative = strategy.negative(facts) if "logits" in strategy.stages() else None
+        one = Acting(strategy, needs, strategy.prepare(facts), negative, rows)
+        if selecting is not strategy:  # right behind what it modifies, or another modifier of that
+            found[-1] = replace(found[-1], modifiers=(*found[-1].modifiers, one))
+        else:
+            found.append(one)
+    return found
 
 
 def alike(programs: Sequence[tuple[Strategy, ...]]) -> list[tuple[tuple[Strategy, ...], Rows | None]]:
@@ -121,7 +128,7 @@ def under(contrast: Acting, program: Sequence[Acting]) -> tuple[Strategy, ...]:
         ]
         # A negative prompt that chooses its visual tokens itself is not pruned again.
         own = {"prompt", "layer"} if isinstance(contrast.negative, Tokens) else set()
-        return tuple(strategy for strategy in others if not own & set(strategy.stages()))
+        return tuple(with_modifiers(others, lambda one: bool(own & set(one.stages()))))
     for strategy in parse(given):
         if {"logits", "encode"} & set(strategy.stages()):
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
 from vtokens.kernels import Merged
@@ -42,6 +43,8 @@ class Strategy(Older):
     Attributes:
         name, paper, aliases, venue, evidence, shown: what `register` was given.
         grouping: what `Visuals` makes one group of: a picture ("image"), or all pictures of a prompt ("sample").
+        alone: of a strategy that `modifies` others, the `keep` with which it acts by itself where none is written
+            before it; None if it cannot.
     """
 
     name: ClassVar[str] = ""
@@ -51,6 +54,7 @@ class Strategy(Older):
     evidence: ClassVar[str] = ""
     shown: ClassVar[str] = ""
     grouping: ClassVar[Grouping] = "image"
+    alone: ClassVar[Keep | None] = None
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:
@@ -67,6 +71,13 @@ class Strategy(Older):
         """True if the settings ask for nothing to be dropped: `keep=1.0`."""
         keep = getattr(self, "keep", None)
         return isinstance(keep, float) and keep == 1.0
+
+    @property
+    def modifies(self) -> bool:
+        """Whether it acts on what the pruner written right before it selects (`at_selection`): it has an
+        `at_selection`, and was given no `keep`."""
+        own = type(self).at_selection is not Strategy.at_selection
+        return own and getattr(self, "keep", None) is None
 
     def check(self, facts: Facts) -> None:
         """Raise `ValueError` if this strategy cannot run on the model described by `facts`."""
@@ -96,6 +107,14 @@ class Strategy(Older):
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection | None:
         """Select before decoder layer `index`; `visuals.hidden` holds the states entering it."""
+        raise NotImplementedError
+
+    def at_selection(self, visuals: Visuals, selection: Selection) -> Selection:
+        """What is selected in place of `selection`, which the strategy written before this one made of `visuals`.
+
+        Called wherever that strategy selects, before the decoder or a layer, if this one `modifies`. Groups are
+        pictures, unless the selection has weights.
+        """
         raise NotImplementedError
 
     def at_attend(self, heads: Heads) -> None:

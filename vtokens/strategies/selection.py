@@ -22,6 +22,7 @@ class Selection:
             (G, M, J), as `weights`, where each goes into J of them.
         sizes: floating (G, K), above 0: from here on, attention sees each kept token as that many equal ones, by
             log(size) on its score (proportional attention, ToMe, arXiv:2210.09461). None: each counts as before.
+        share: how much of that logarithm is added, 1 for all of it. `Visuals.sizes` tells sizes whatever it is.
         member: int64 (G, M), for each token the slot of the kept one that goes on for it: attention then sees all their
             positions. None: what is dropped is gone.
     """
@@ -32,3 +33,4 @@ class Selection:
     weights: Tensor | None = None
     sizes: Tensor | None = None
     into: Tensor | None = None
+    share: float = 1.0

@@ -77,7 +77,14 @@ def to_dict(strategy: Strategy) -> dict[str, Any]:
 
 
 def _takers(drafts: list[tuple[type[Strategy], dict[str, Any]]]) -> list[tuple[type[Strategy], dict[str, Any]]]:
-    return [(cls, fields) for cls, fields in drafts if "keep" in _names(cls) and "keep" not in fields]
+    """Those that take a `keep` and were given none; one that modifies what is written before it takes none there."""
+    return [
+        (cls, fields)
+        for place, (cls, fields) in enumerate(drafts)
+        if "keep" in _names(cls)
+        and "keep" not in fields
+        and not (place and cls.at_selection is not Strategy.at_selection)
+    ]
 
 
 def _give(takers: list[tuple[type[Strategy], dict[str, Any]]], keep: Keep) -> None:

@@ -24,12 +24,12 @@ def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     shut = None if layer is None else layer.keymap.shut_after(attention.key.shape[2])
     if shut is not None:  # far below any score, and within what half precision holds
         return replace(attention, bias=shut.to(attention.key.device) * (-3e4 * attention.scaling))
-    if lane.sizes is None and _SIZE not in older.keys:
+    if lane.bias is None and _SIZE not in older.keys:
         return attention
     length, total = attention.query.shape[2], attention.key.shape[2]
-    if lane.sizes is not None:
-        lane.notes.setdefault(index, Memory()).keys[_SIZE] = (lane.sizes, 0)
-    now = Memory() if lane.sizes is None else Memory({_SIZE: (lane.sizes, 0)})
+    if lane.bias is not None:
+        lane.notes.setdefault(index, Memory()).keys[_SIZE] = (lane.bias, 0)
+    now = Memory() if lane.bias is None else Memory({_SIZE: (lane.bias, 0)})
     before = Memory({name: part for name, part in older.keys.items() if name == _SIZE})
     bias = before.followed_by(now, total - length, length).marks(_SIZE, total)
     return replace(attention, bias=bias.to(attention.key.device))

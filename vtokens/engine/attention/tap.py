@@ -52,17 +52,45 @@ class AttentionCall:
 
     def run(self) -> tuple[Tensor, Any]:
         """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
-        if self.bias is not None:
-            output, weights = self._with_bias(self.bias).run()
-            return output[..., : self.value.shape[-1]].contiguous(), weights
         module: Any = self.module
         config = module.config.real if isinstance(module.config, _Tapped) else module.config
         chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
+        if self.bias is not None:
+            if chosen == "sdpa" and self._is_step:
+                return self._step(self.bias)
+            output, weights = self._with_bias(self.bias).run()
+            return output[..., : self.value.shape[-1]].contiguous(), weights
         eager: Any = beside(type(module), "eager_attention_forward") if chosen == "eager" else None
         function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
             module = _AsChosen(module, config)
         return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
+
+    @property
+    def _is_step(self) -> bool:
+        """Whether a mask over keys is the cheapest place for the bias: one row attends, and it does so exactly.
+
+        In half precision, SDPA takes a mask in single precision on a CPU alone.
+        """
+        plain = self.mask is None or self.mask.shape[1] == 1
+        exact = self.query.device.type == "cpu" or self.query.dtype == torch.float32
+        return self.query.shape[2] == 1 and plain and exact and not self.kwargs.get("dropout")
+
+    def _step(self, bias: Tensor) -> tuple[Tensor, None]:
+        """(B, 1, H, D): SDPA for one row, the bias in a mask, so that no cached key or value is copied.
+
+        Heads that share a key head are its rows: nothing is repeated either.
+        """
+        (batch, heads, _, width), shared, length = self.query.shape, self.key.shape[1], self.key.shape[2]
+        mask = bias[:, None, None] if bias.dim() == 2 else bias[:, :, None]
+        if self.mask is not None:
+            shown, low = self.mask[..., :length], torch.finfo(torch.float32).min
+            mask = mask.masked_fill(~shown, low) if shown.dtype == torch.bool else (mask + shown).clamp(min=low)
+        rows = self.query.view(batch, shared, heads // shared, width)
+        output = torch.nn.functional.scaled_dot_product_attention(
+            rows, self.key, self.value, attn_mask=mask, scale=self.scaling
+        )
+        return output.view(batch, 1, heads, self.value.shape[-1]), None
 
     def _with_bias(self, bias: Tensor) -> AttentionCall:
         """The same call with the bias in the head dimension, so that no kernel needs a mask for it.

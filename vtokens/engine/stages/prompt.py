@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtokens.core.layout import Layout
+from vtokens.core.layout import Grouping, Layout
 from vtokens.engine.program import Acting
 from vtokens.engine.state.blend import Blend
 from vtokens.engine.state.folds import Unmerging
@@ -56,11 +57,29 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         if not any(part.counts):
             return hidden
         signals = Signals(lane, pictures, lane.view, rows)
-        selection = stage(Visuals(states, part, acting.strategy.grouping, signals))
+        visuals = Visuals(states, part, acting.strategy.grouping, signals)
+        selection = stage(visuals)
         if selection is None:
             return hidden
         _check(selection, acting)
-        return _selected(lane, pictures, acting, selection, part, rows, hidden)
+        for modifier in acting.modifiers:
+            visuals, selection = _by_picture(visuals, selection)
+            selection = modifier.strategy.at_selection(visuals, selection)
+            _check(selection, modifier)
+        return _selected(lane, pictures, acting, selection, part, visuals.grouping, rows, hidden)
+
+
+def _by_picture(visuals: Visuals, selection: Selection) -> tuple[Visuals, Selection]:
+    """What a modifier sees: groups are pictures, whatever the pruner chose among.
+
+    Weights stay with the groups that they sum over.
+    """
+    if visuals.grouping == "image" or selection.weights is not None:
+        return visuals, selection
+    visual, layout = visuals.layout.visual, visuals.layout
+    stay = layout.groups(visuals.grouping).scatter(selection.keep, visual)
+    groups, counts = layout.groups("image"), layout.per_picture(visuals.grouping, selection.counts)
+    return replace(visuals, grouping="image"), Selection(groups.gather(stay) & groups.valid, counts)
 
 
 def _check(selection: Selection, acting: Acting) -> None:
@@ -84,14 +103,15 @@ def _selected(
     acting: Acting,
     selection: Selection,
     part: Layout,
+    grouping: Grouping,
     rows: list[int] | None,
     hidden: Tensor,
 ) -> Tensor:
     """The states that go on after a selection among the visual tokens of `part`, the layout of some `rows`."""
     strategy, layout, view = acting.strategy, lane.layout_on(hidden.device), lane.view
-    groups = part.groups(strategy.grouping)
+    groups = part.groups(grouping)
     stay = groups.scatter(selection.keep, part.visual)
-    counts = part.per_picture(strategy.grouping, selection.counts)
+    counts = part.per_picture(grouping, selection.counts)
     counts = part.count(stay) if counts is None else counts
     blend = Blend.of(selection, groups, layout.visual.shape, rows)
     if blend is not None:
@@ -108,8 +128,8 @@ def _selected(
     if selection.member is not None:
         stands = groups.stand(selection.member, layout.visual)
         pictures.unmerging = Unmerging(view, layout, stands, after, pictures.positions)
-    if lane.sizes is not None:
-        lane.sizes = gather(lane.sizes, columns, 1)
+    if lane.sizes is not None and lane.bias is not None:
+        lane.sizes, lane.bias = gather(lane.sizes, columns, 1), gather(lane.bias, columns, 1)
     was, now = layout.valid.bool(), after.layout.valid.bool()
     lane.numbering = Numbering.after(lane.numbering, columns, was, now, rows, acting.needs.compact)
     lane.columns = columns if lane.columns is None else lane.columns.to(columns.device).gather(1, columns)
@@ -119,14 +139,14 @@ def _selected(
 def _blended(lane: Lane, acting: Acting, blend: Blend, hidden: Tensor) -> Tensor:
     """States (B, W, D) in which kept tokens are weighted sums; what they count for, and get later, goes along."""
     if blend.sizes is not None:
-        if not acting.needs.sizes:
+        if not any(one.needs.sizes for one in (acting, *acting.modifiers)):
             raise ValueError(
                 f"{acting.strategy.name!r} says how many tokens each kept one counts for (Selection.sizes) without "
                 "having said that it would: let its needs() return Needs(sizes=True), so that attention is prepared"
             )
-        sizes = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32) if lane.sizes is None else lane.sizes
-        sizes = sizes.to(hidden.device)
-        lane.sizes = blend.put(sizes, blend.sizes)
+        once = hidden.new_zeros(hidden.shape[:2], dtype=torch.float32)
+        sizes, bias = (once if part is None else part.to(hidden.device) for part in (lane.sizes, lane.bias))
+        lane.sizes, lane.bias = blend.put(sizes, blend.sizes), blend.put(bias, blend.share * blend.sizes)
     if blend.weights is None:
         return hidden
     if lane.injection is not None:

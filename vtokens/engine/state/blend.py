@@ -30,6 +30,7 @@ class Blend:
         at: int64 (G, K), flat positions of kept tokens, in order; one behind the last where a group has fewer.
         weights: float32 (G, K, M), 0 on padding of groups; (G, M, J) beside `into`; None if tokens stay as they are.
         sizes: float32 (G, K), logarithms of what kept tokens count for; None if they count as before.
+        share: how much of them attention adds to scores.
         into: int64 (G, M, J), which of the K kept tokens each goes into; None if into any number.
     """
 
@@ -38,6 +39,7 @@ class Blend:
     weights: Tensor | None
     sizes: Tensor | None
     into: Tensor | None = None
+    share: float = 1.0
 
     @staticmethod
     def of(selection: Selection, groups: Groups, shape: Sequence[int], rows: Sequence[int] | None) -> Blend | None:
@@ -96,7 +98,7 @@ class Blend:
             weights = weights.masked_fill(~keep.gather(1, into.flatten(1)).view_as(weights), 0)
             into = (keep.cumsum(1) - 1).clamp(min=0).gather(1, into.flatten(1)).view_as(into)
         sizes = None if sizes is None else sizes.to(device, torch.float32).log()
-        return Blend(index, at, weights, sizes, into)
+        return Blend(index, at, weights, sizes, into, selection.share)
 
     def tokens(self, values: Tensor) -> Tensor:
         """float32 (G, K, D): the weighted sums of tokens out of (B, W, D)."""

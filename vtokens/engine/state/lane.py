@@ -51,7 +51,8 @@ class Lane:
         columns: int64 (B, W), those left of the decoder's input, to cut what the decoder made there; None if all are.
         hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
         injection: what the engine adds to states behind the first layers; None if nothing.
-        sizes: float32 (B, W), logarithms of what each column counts for in attention; None if all count once.
+        sizes: float32 (B, W), logarithms of how many tokens each column counts for; None if all count once.
+        bias: float32 (B, W), what attention adds to scores for it, the logarithms or a share of them; None as `sizes`.
         numbering: how columns are numbered, where gaps were closed; None where none was.
         angles: (cos, sin), each (B or 1, W, D), by which the layer under way turns the columns it sees, before it
             unmerges tokens; None before the first.
@@ -90,6 +91,7 @@ class Lane:
         self.hidden, self.mask, self.both_ways = hidden, None, both_ways
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
+        self.bias: Tensor | None = None
         self.numbering: Numbering | None = None
         self.angles: tuple[Tensor, Tensor] | None = None
         self.views: dict[int, View] = {}
