@@ -7,8 +7,9 @@ dropped keys are closed by `masked.masking`; a mask of transformers' gets the lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -40,33 +41,60 @@ def halves(places: Sequence[int]) -> Iterator[tuple[int, int | None]]:
         yield places[number], places[number + 1] if number + 1 < len(places) else None
 
 
-@contextmanager
+@dataclass(frozen=True)
+class Cluster:
+    """What one kept token stands for.
+
+    Attributes:
+        row, place: of the batch, and its fed position.
+        parts: fed position -> how much of that token goes into it.
+        bias: what is added to its score.
+    """
+
+    row: int
+    place: int
+    parts: Mapping[int, float]
+    bias: float
+
+
 def blending(
     model: Any, pictures: Groups, dropped: Sequence[Tensor], first: int, weigh: bool, own: float
-) -> Iterator[Any]:
-    """Let tokens be merged before decoder layer `first`, and from there on count for two, if `weigh`.
+) -> AbstractContextManager[Any]:
+    """`clustering` of every second token with the one before it.
 
     Args:
-        model: an untouched one with eager attention.
         pictures: from `groups`.
-        dropped: from `masked.dropped_keys`.
-        first: 0 is before the decoder.
         weigh: whether they count for as many as went into them.
         own: what a kept token keeps of itself; the rest comes from the one behind it.
     """
-    length = dropped[0].shape[1]
-    bias = torch.zeros(dropped[0].shape)
+    found = []
     for row, places in pictures:
         for stays, goes in halves(places):
-            bias[row, stays] = math.log(1 if goes is None or not weigh else 2)
+            parts = {stays: 1.0} if goes is None else {stays: own, goes: 1 - own}
+            found.append(Cluster(row, stays, parts, math.log(1 if goes is None or not weigh else 2)))
+    return clustering(model, found, dropped, first)
+
+
+@contextmanager
+def clustering(model: Any, clusters: Sequence[Cluster], dropped: Sequence[Tensor], first: int) -> Iterator[Any]:
+    """Let tokens be merged before decoder layer `first`, and from there on count for what their clusters say.
+
+    Args:
+        model: an untouched one with eager attention.
+        clusters: of all kept tokens that are merged, or count for more than one.
+        dropped: from `masked.dropped_keys`.
+        first: 0 is before the decoder.
+    """
+    length = dropped[0].shape[1]
+    bias = torch.zeros(dropped[0].shape)
+    for one in clusters:
+        bias[one.row, one.place] = one.bias
 
     def merged(states: Tensor) -> Tensor:
-        states = states.clone()
-        for row, places in pictures:
-            for stays, goes in halves(places):
-                if goes is not None:
-                    states[row, stays] = own * states[row, stays] + (1 - own) * states[row, goes]
-        return states
+        new = states.clone()
+        for one in clusters:
+            new[one.row, one.place] = sum(share * states[one.row, at] for at, share in one.parts.items())
+        return new
 
     def enter(module: Any, args: Any, kwargs: dict[str, Any], name: str) -> Any:
         hidden = args[0] if args else kwargs[name]

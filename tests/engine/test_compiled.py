@@ -189,7 +189,7 @@ def test_batches_and_rows_of_their_own_program() -> None:
             check_tokens(output, answers(target, batch, **options)[0], NEW)
 
 
-@pytest.mark.parametrize("spec", ["cls(keep=0.5)+vhr", "dymu(thresholds=(0.2, 0.2, 0.2))"])
+@pytest.mark.parametrize("spec", ["cls(keep=0.5)+vhr", "dymu(thresholds=(0.2, 0.2, 0.2))", "cls(keep=0.3)+census"])
 def test_strategies_that_act_in_every_step_run_beside_the_graphs(spec: str) -> None:
     target, batch = build("llava")[0], one("llava")
     with vtokens.attach(target, spec):
