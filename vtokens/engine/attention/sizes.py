@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import memory_of, tracked, tracked_layers
 from vtokens.engine.state.lane import Lane
@@ -27,9 +29,12 @@ def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     if lane.bias is None and _SIZE not in older.keys:
         return attention
     length, total = attention.query.shape[2], attention.key.shape[2]
-    if lane.bias is not None:
-        lane.notes.setdefault(index, Memory()).keys[_SIZE] = (lane.bias, 0)
-    now = Memory() if lane.bias is None else Memory({_SIZE: (lane.bias, 0)})
+    if lane.bias is None:  # a step: nothing to note, so that what the cache holds is only filled up
+        values = older.keys[_SIZE][0][:, : total - length]
+        bias = torch.nn.functional.pad(values, (0, total - values.shape[1]))
+        return replace(attention, bias=bias.to(attention.key.device))
+    now = Memory({_SIZE: (lane.bias, 0)})
+    lane.notes.setdefault(index, Memory()).keys.update(now.keys)
     before = Memory({name: part for name, part in older.keys.items() if name == _SIZE})
     bias = before.followed_by(now, total - length, length).marks(_SIZE, total)
     return replace(attention, bias=bias.to(attention.key.device))
