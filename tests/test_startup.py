@@ -48,7 +48,7 @@ COMMAND = f"""
         ("--help", "vtokens strategies"),
         ("--version", "vtokens "),
         ("strategies", "mminference"),
-        ("strategies *v", "2403.06764"),
+        ("strategies fast*", "2403.06764"),
         ("strategies fastv", "query_scope"),
         ("strategies permuted_prefill", "mminference: "),
         ("strategies fastw", "Did you mean 'fastv'?"),

@@ -16,8 +16,10 @@ from vtokens.kernels.bipartite_merge import (
     unmerged_first,
 )
 from vtokens.kernels.block_sparse import block_sparse_attention
+from vtokens.kernels.coverage import coverage
 from vtokens.kernels.decode_attention import decode_attention
 from vtokens.kernels.density_peaks import density_peaks, nearest_centre
+from vtokens.kernels.determinantal import determinantal
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
 from vtokens.kernels.group_mean import group_mean
@@ -44,8 +46,10 @@ __all__ = [
     "bipartite_merge",
     "block_sparse_attention",
     "compact",
+    "coverage",
     "decode_attention",
     "density_peaks",
+    "determinantal",
     "farthest_point",
     "first_equal",
     "gathered_attention",

@@ -12,7 +12,7 @@ _FEWEST, _MOST = 16, 64
 """Choices foreseen at a time; a product with fewer takes no less time."""
 
 
-def greedy(tokens: Tensor, count: int, start: int, kcenter: bool) -> Tensor:
+def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor | None = None) -> Tensor:
     """The `count` tokens that a loop over choices takes, which compares every token with each choice.
 
     That loop multiplies one vector with all tokens a choice and waits for memory. Here the choices to come are foreseen
@@ -25,6 +25,7 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool) -> Tensor:
         count: 1 to M.
         start: the first choice.
         kcenter: cost is the largest cosine with the chosen tokens; else their sum.
+        weight: float32 (M,), above 0: how much the distance 1 - cost of each token counts; None compares costs.
 
     Returns:
         int64 (count,), in the order of choice.
@@ -34,6 +35,7 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool) -> Tensor:
     scale = torch.linalg.vector_norm(tokens, dim=1).clamp_(min=1e-12).reciprocal_()
     add = np.maximum if kcenter else np.add
     cost = np.full(len(tokens), -np.inf if kcenter else 0.0, dtype=np.float32)
+    weights = None if weight is None else weight.numpy()
     chosen, foreseen, depth = np.empty(count, dtype=np.int64), np.array([start]), _FEWEST
     done, pick = 0, start
     while True:
@@ -48,16 +50,25 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool) -> Tensor:
                 return torch.from_numpy(chosen)
             add(cost, row, out=cost)
             cost[pick] = np.inf
-            pick = int(cost.argmin())
+            pick = int(_least(cost, weights).argmin())
         else:
             depth = min(_MOST, 2 * depth)
-        foreseen = _foresee(tokens, scale, cost, pick, min(depth, count - done), add)
+        foreseen = _foresee(tokens, scale, cost, weights, pick, min(depth, count - done), add)
 
 
-def _foresee(tokens: Tensor, scale: Tensor, cost: np.ndarray, pick: int, depth: int, add: np.ufunc) -> np.ndarray:
+def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """What is least at the next choice: the cost, or minus the distance times the weight."""
+    return cost if weights is None else (cost - 1) * weights
+
+
+def _foresee(
+    tokens: Tensor, scale: Tensor, cost: np.ndarray, weights: np.ndarray | None, pick: int, depth: int, add: np.ufunc
+) -> np.ndarray:
     """The choices that follow, `pick` first, if none comes from outside the tokens of least cost."""
-    window = np.argpartition(cost, _WINDOW)[:_WINDOW] if len(cost) > _WINDOW else np.arange(len(cost))
+    least = _least(cost, weights)
+    window = np.argpartition(least, _WINDOW)[:_WINDOW] if len(cost) > _WINDOW else np.arange(len(cost))
     cost, index = cost[window], torch.from_numpy(window)
+    weights = None if weights is None else weights[window]
     some, scales = tokens[index], scale[index]
     rows = _cosines(some, scales, slice(None), some, scales).numpy()
     at, found = int(np.flatnonzero(window == pick)[0]), np.empty(depth, dtype=np.int64)
@@ -65,7 +76,7 @@ def _foresee(tokens: Tensor, scale: Tensor, cost: np.ndarray, pick: int, depth: 
         found[number] = window[at]
         add(cost, rows[at], out=cost)
         cost[at] = np.inf
-        at = int(cost.argmin())
+        at = int(_least(cost, weights).argmin())
     return found
 
 

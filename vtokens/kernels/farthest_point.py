@@ -14,6 +14,7 @@ from vtokens.kernels._greedy import greedy
 from vtokens.kernels._precision import as_given
 
 OBJECTIVES = ("maxsum", "kcenter")
+_LIGHTEST = 1e-30
 _GRAM = 1 << 28
 """Most similarities held at once, in elements: 1 GiB."""
 
@@ -25,6 +26,7 @@ def farthest_point(
     counts: Sequence[int],
     start: Tensor,
     objective: Literal["maxsum", "kcenter"] = "maxsum",
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Grow a subset from `start`, each time adding the token least similar (cosine) to those chosen.
 
@@ -37,36 +39,43 @@ def farthest_point(
         counts: how many to choose of each set, on the host; no more than it has valid tokens.
         start: int64 (G,), the first token of each set.
         objective: "maxsum" or "kcenter".
+        weight: floating (G, M), 0 or more: of "kcenter", the distance 1 - cosine to the nearest chosen token counts so
+            many times (weighted k-center); None weighs all alike.
 
     Returns:
         bool (G, M), True on exactly `counts[g]` valid tokens of each set.
 
     Raises:
         TypeError: tokens that are no floating point, or `valid` no bool.
-        ValueError: another objective, shapes that do not fit, or a count below 0 or above M.
+        ValueError: another objective, weights beside "maxsum", shapes that do not fit, or a count below 0 or above M.
     """
     counts = list(counts)
-    _check(tokens, valid, counts, start, objective)
+    _check(tokens, valid, counts, start, objective, weight)
+    if weight is not None:  # what counts for nothing comes last, and is told from what was chosen
+        weight = weight.detach().float().clamp(min=_LIGHTEST)
     tokens, kcenter = tokens.detach(), objective == "kcenter"
     if not max(counts, default=0):
         return torch.zeros_like(valid)
-    if use_triton(tokens):
+    if weight is None and use_triton(tokens):
         from vtokens.kernels._triton.farthest_point import farthest_point as fused
 
         return fused(tokens, valid, counts, start, kcenter)
     if tokens.device.type == "cpu":
-        return _one_by_one(tokens, valid, counts, start, kcenter)
-    return _together(tokens, valid, counts, start, kcenter)
+        return _one_by_one(tokens, valid, counts, start, kcenter, weight)
+    return _together(tokens, valid, counts, start, kcenter, weight)
 
 
-def _one_by_one(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool) -> Tensor:
+def _one_by_one(
+    tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool, weight: Tensor | None
+) -> Tensor:
     """Set after set, each without its padding."""
     chosen = torch.zeros_like(valid)
     for group, (count, first) in enumerate(zip(counts, start.tolist(), strict=True)):
         if not count:
             continue
+        own = None if weight is None else weight[group]
         if valid[group].all():
-            chosen[group, greedy(tokens[group].float(), count, first, kcenter)] = True
+            chosen[group, greedy(tokens[group].float(), count, first, kcenter, own)] = True
             continue
         place = valid[group].nonzero()[:, 0]
         if count > len(place) or not valid[group, first]:
@@ -75,11 +84,14 @@ def _one_by_one(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor,
                 "first must be one of them"
             )
         first = int(torch.searchsorted(place, first))
-        chosen[group, place[greedy(tokens[group, place].float(), count, first, kcenter)]] = True
+        own = None if own is None else own[place]
+        chosen[group, place[greedy(tokens[group, place].float(), count, first, kcenter, own)]] = True
     return chosen
 
 
-def _together(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool) -> Tensor:
+def _together(
+    tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool, weight: Tensor | None = None
+) -> Tensor:
     """All sets at once, without waiting for the device."""
     unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
     groups, most, _ = unit.shape
@@ -98,13 +110,20 @@ def _together(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, k
         similar = gram[group, pick] if gram is not None else torch.einsum("gmd,gd->gm", unit, unit[group, pick])
         cost = torch.maximum(cost, similar) if kcenter else cost + similar
         cost[group, pick] = torch.inf
-        pick = cost.argmin(1)
+        pick = cost.argmin(1) if weight is None else ((cost - 1) * weight).argmin(1)
     return chosen
 
 
-def _check(tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, objective: str) -> None:
+def _check(
+    tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, objective: str, weight: Tensor | None
+) -> None:
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
+    if weight is not None and (objective != "kcenter" or weight.shape != valid.shape):
+        raise ValueError(
+            f"weight {tuple(weight.shape)} beside objective={objective!r}: one for each token, "
+            f"{tuple(valid.shape)}, is allowed beside 'kcenter'"
+        )
     if not tokens.is_floating_point() or valid.dtype != torch.bool:
         raise TypeError(f"tokens are {tokens.dtype} and valid is {valid.dtype}: floating point and bool are needed")
     groups = len(counts)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.selection import Selection
     from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.subset_pruner import SubsetPruner
     from vtokens.strategies.video_pruner import VideoPruner
     from vtokens.strategies.views.frames import Frames
     from vtokens.strategies.views.keys import Keys
@@ -47,6 +48,7 @@ _MODULES = {
     "States": "vtokens.strategies.views.states",
     "Steerer": "vtokens.strategies.bases",
     "Strategy": "vtokens.strategies.base",
+    "SubsetPruner": "vtokens.strategies.subset_pruner",
     "TowerKeys": "vtokens.strategies.signals",
     "VideoPruner": "vtokens.strategies.video_pruner",
     "Visuals": "vtokens.strategies.views.visuals",
@@ -78,6 +80,7 @@ __all__ = [
     "States",
     "Steerer",
     "Strategy",
+    "SubsetPruner",
     "TowerKeys",
     "VideoPruner",
     "Visuals",
