@@ -122,8 +122,11 @@ def test_prefixes_are_nested(seed: int) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_long_sums_stay_exact(objective: str) -> None:
+@pytest.mark.parametrize("foresight", [False, True])
+def test_long_sums_stay_exact(objective: str, foresight: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 150 steps the running cost still picks what recomputing it in float64 picks."""
+    if foresight:
+        monkeypatch.setattr(_greedy, "_IN_CACHE", 0)
     tokens = points(11, 1, 200, 32)
     expected = order_of(tokens[0].double().numpy(), 150, 17, objective)
     assert pick(tokens, [150], [17], objective)[0].nonzero().flatten().tolist() == sorted(expected)
@@ -150,6 +153,7 @@ def test_all_sets_at_once(objective: str, gram: int, monkeypatch: pytest.MonkeyP
 def test_choices_foreseen_wrongly_are_mended(objective: str, near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window of a few tokens misses most choices, and the order stays the definition's; copies of tokens too."""
     monkeypatch.setattr(_greedy, "_WINDOW", 3)
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0)
     tokens = points(4, 90, 6)
     if near:
         tokens[30:60] = tokens[:30] * 2
@@ -161,9 +165,40 @@ def test_choices_foreseen_wrongly_are_mended(objective: str, near: bool, monkeyp
     assert _greedy.greedy(tokens, 60, 7, objective == "kcenter").tolist() == expected
 
 
+@pytest.mark.parametrize("way", ["each", "foreseen", "together"])
+def test_distances_times_weights(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighted k-center against its definition; what weighs nothing comes last, and nothing twice."""
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0 if way == "foreseen" else 1 << 18)
+    tokens, valid = points(8, 2, 70, 6), torch.ones(2, 70, dtype=torch.bool)
+    valid[1, 50:] = False
+    weight = points(9, 2, 70).abs()
+    weight[:, ::7] = 0
+    start, counts = torch.tensor([4, 9]), [55, 48]
+    run = module._together if way == "together" else module._one_by_one
+    got = run(tokens, valid, counts, start, True, weight.clamp(min=module._LIGHTEST))
+    assert torch.equal(got, farthest_point(tokens, valid, counts, start, "kcenter", weight))
+    for row, (size, count) in enumerate(((70, 55), (50, 48))):
+        unit = torch.nn.functional.normalize(tokens[row, :size].double(), dim=-1).numpy()
+        distance, factor = 1 - unit @ unit.T, weight[row, :size].clamp(min=1e-30).double().numpy()
+        chosen = [int(start[row])]
+        while len(chosen) < count:
+            score = distance[:, chosen].min(1) * factor
+            score[chosen] = -1
+            chosen.append(int(score.argmax()))
+        assert got[row].nonzero()[:, 0].tolist() == sorted(chosen)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    tokens, valid = points(0, 1, 5, 3), torch.ones(1, 5, dtype=torch.bool)
+    for objective, weight in (("maxsum", torch.ones(1, 5)), ("kcenter", torch.ones(1, 4))):
+        with pytest.raises(ValueError, match=r"weight .* is allowed beside 'kcenter'"):
+            farthest_point(tokens, valid, [2], torch.tensor([0]), objective, weight)  # type: ignore[arg-type]
+
+
 def test_few_passes_over_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens in clusters: most choices are foreseen, so all tokens are read a tenth as often as there are choices."""
     passes = []
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0)
     cosines = _greedy._cosines
 
     def counted(left: Tensor, scale: Tensor, rows: Tensor | slice, right: Tensor, scales: Tensor) -> Tensor:

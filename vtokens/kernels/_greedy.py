@@ -8,6 +8,8 @@ from torch import Tensor
 
 _WINDOW = 128
 """Tokens among which the next choices are sought."""
+_IN_CACHE = 1 << 18
+"""Most numbers that stay near the processor, 1 MiB: to read them for each choice costs less than foresight."""
 _FEWEST, _MOST = 16, 64
 """Choices foreseen at a time; a product with fewer takes no less time."""
 
@@ -15,7 +17,8 @@ _FEWEST, _MOST = 16, 64
 def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor | None = None) -> Tensor:
     """The `count` tokens that a loop over choices takes, which compares every token with each choice.
 
-    That loop multiplies one vector with all tokens a choice and waits for memory. Here the choices to come are foreseen
+    That loop multiplies one vector with all tokens a choice, which few and narrow tokens allow, and waits for memory
+    where they are more. There the choices to come are foreseen
     by running it among the tokens of least cost, and one matrix product compares all tokens with all of them. Then the
     loop runs as it would; where it leaves what was foreseen, the rest is foreseen anew. Only the speed depends on how
     good the foresight is.
@@ -36,6 +39,8 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
     add = np.maximum if kcenter else np.add
     cost = np.full(len(tokens), -np.inf if kcenter else 0.0, dtype=np.float32)
     weights = None if weight is None else weight.numpy()
+    if tokens.numel() <= _IN_CACHE:
+        return _each(tokens * scale[:, None], count, start, cost, weights, add)
     chosen, foreseen, depth = np.empty(count, dtype=np.int64), np.array([start]), _FEWEST
     done, pick = 0, start
     while True:
@@ -54,6 +59,17 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
         else:
             depth = min(_MOST, 2 * depth)
         foreseen = _foresee(tokens, scale, cost, weights, pick, min(depth, count - done), add)
+
+
+def _each(units: Tensor, count: int, start: int, cost: np.ndarray, weights: np.ndarray | None, add: np.ufunc) -> Tensor:
+    """The loop itself, over tokens of unit length."""
+    chosen, pick, rows = np.empty(count, dtype=np.int64), start, units.numpy()
+    for done in range(count):
+        chosen[done] = pick
+        add(cost, rows @ rows[pick], out=cost)
+        cost[pick] = np.inf
+        pick = int(_least(cost, weights).argmin())
+    return torch.from_numpy(chosen)
 
 
 def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
