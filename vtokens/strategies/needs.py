@@ -8,7 +8,7 @@ from typing import get_args
 
 from vtokens.strategies.signals import Signal
 
-_LAYERS = ("encode", "layer", "attend", "states", "mlp", "cache")
+_LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache")
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Needs:
         signals: what is observed before the stages run; they find it in `Visuals`.
         encode: the tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called.
         layer: the decoder layers before which `at_layer` is called.
+        rows: the decoder layers of which `at_rows` says which visual tokens they compute; others pass as they are.
         attend: the decoder layers in whose attention `at_attend` is called.
         states: the decoder layers on what leaves which `at_states` is called.
         mlp: the decoder layers on what leaves whose MLP `at_states` is called.
@@ -41,6 +42,7 @@ class Needs:
     signals: Sequence[Signal] = ()
     encode: Sequence[int] = ()
     layer: Sequence[int] = ()
+    rows: Sequence[int] = ()
     attend: Sequence[int] = ()
     states: Sequence[int] = ()
     mlp: Sequence[int] = ()

@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vtokens.adapters.decoder import beside, inside
 from vtokens.engine.context import Follower
+from vtokens.engine.state.computed import Computed
 
 _PREFIX = "vtokens_"
 
@@ -28,6 +29,7 @@ class AttentionCall:
         key, value: (B, H_kv, K, D), cached ones included.
         mask: as the implementation wants it.
         kwargs: what else the module passes on.
+        rows: the rows that are computed, where others need no output; they get 0. None if all are.
         bias: float32 (B, K) or (B, H_kv, K), what is added to the scores of each key; None if nothing.
     """
 
@@ -38,6 +40,7 @@ class AttentionCall:
     mask: Any
     kwargs: dict[str, Any]
     bias: Tensor | None = None
+    rows: Computed | None = None
 
     @property
     def scaling(self) -> float:
@@ -52,9 +55,12 @@ class AttentionCall:
 
     def run(self) -> tuple[Tensor, Any]:
         """(B, W, H, D) and what the implementation returns beside it; the implementation is read at each call."""
+        if self.rows is not None and self.rows.fewer and (mask := self._mask_of(self.rows)) is not None:
+            query = self.rows.take(self.query, 2)
+            output, _ = replace(self, query=query, mask=mask, rows=None).run()
+            return self.rows.put(output), None
         module: Any = self.module
-        config = module.config.real if isinstance(module.config, _Tapped) else module.config
-        chosen = (config._attn_implementation or "eager").removeprefix(_PREFIX)
+        config, chosen = self._chosen()
         if self.bias is not None:
             if chosen == "sdpa" and self._is_step:
                 return self._step(self.bias)
@@ -91,6 +97,22 @@ class AttentionCall:
             rows, self.key, self.value, attn_mask=mask, scale=self.scaling
         )
         return output.view(batch, 1, heads, self.value.shape[-1]), None
+
+    def _chosen(self) -> tuple[Any, str]:
+        """The config of the module, and the implementation that the user has chosen."""
+        module: Any = self.module
+        config = module.config.real if isinstance(module.config, _Tapped) else module.config
+        return config, (config._attn_implementation or "eager").removeprefix(_PREFIX)
+
+    def _mask_of(self, rows: Computed) -> Tensor | None:
+        """The mask of some rows; None where the implementation knows no masks, but that queries are the last keys."""
+        if isinstance(self.mask, Tensor) and self.mask.dim() == 4:
+            return rows.take(self.mask, 2)
+        causal = self.kwargs.get("is_causal", getattr(self.module, "is_causal", True))
+        if self.mask is not None or self._chosen()[1] != "sdpa" or not causal:
+            return None
+        last = rows.index + self.key.shape[2] - self.query.shape[2]
+        return (torch.arange(self.key.shape[2], device=last.device) <= last[..., None])[:, None]
 
     def _with_bias(self, bias: Tensor) -> AttentionCall:
         """The same call with the bias in the head dimension, so that no kernel needs a mask for it.

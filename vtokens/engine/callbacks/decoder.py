@@ -20,7 +20,7 @@ from vtokens.engine.checks.arguments import named
 from vtokens.engine.compiled import attend_alone, attending, cut_mask, entering, entering_layer, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
-from vtokens.engine.stages import cache, layer, output
+from vtokens.engine.stages import cache, layer, output, rows
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
@@ -63,6 +63,7 @@ class DecoderHooks(Base):
         if passed.joint is not None:
             return args, passed.joint.adjust(index, hidden, kwargs)
         lane.hidden = layer.drop(lane, index, hidden)
+        rows.choose(lane, index)
         if lane.cache is None:  # a decoder that was given none may have made one
             lane.cache = given_cache(kwargs)
         if passed.text is not None and lane.shows:
@@ -82,11 +83,29 @@ class DecoderHooks(Base):
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return None
+        output = rows.restore(passed.main, index, output)
         changed = self._steered(passed, index, "layer", output)
         if passed.text is not None and passed.main.shows:
             notes = passed.main.notes.get(index, Memory())
             passed.text.advance(index, passed.plan.at_attend.get(index, ()), notes)
         return changed
+
+    @untraced
+    def before_rows(self, index: int, name: str, module: nn.Module, args: Args) -> Any:
+        lane = self._row_wise()
+        return None if lane is None else rows.take(lane, index, name, args)
+
+    @untraced
+    def after_rows(self, index: int, name: str, module: nn.Module, args: Args, output: Any) -> Any:
+        lane = self._row_wise()
+        return None if lane is None else rows.put(lane, index, name, output)
+
+    def _row_wise(self) -> Lane | None:
+        """The lane whose layer is under way; None where another sequence runs through it."""
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or passed.joint is not None:
+            return None
+        return None if passed.text is not None and passed.text.active else passed.main
 
     @untraced
     def after_mlp(self, index: int, module: nn.Module, args: Args, output: Any) -> Any:
@@ -154,6 +173,7 @@ class DecoderHooks(Base):
 
     def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
         strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
+        attention.rows = lane.computed.get(index)
 
         def inner(lane: Lane, attention: AttentionCall) -> tuple[Tensor, Any]:
             signals, pictures = lane.plan.observed.get(index), lane.pictures

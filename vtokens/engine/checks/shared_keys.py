@@ -24,7 +24,7 @@ def check_shared_keys(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]
     for strategy, needs in active:
         behind = [index for index in needs.layer if index > last]
         reads = [one.layer for one in needs.signals if isinstance(one, Attention | LayerKeys) and one.layer >= first]
-        other = needs.attend or needs.states or needs.mlp or needs.cache or needs.text_lane
+        other = needs.rows or needs.attend or needs.states or needs.mlp or needs.cache or needs.text_lane
         other = other or needs.unmerges or needs.sizes or needs.compact or "logits" in strategy.stages()
         why = None
         if behind:

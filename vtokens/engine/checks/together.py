@@ -35,6 +35,12 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             f"{format_spec(unmerging)!r} would show attention what is merged twice: keep one of them, or let the other "
             "drop what it merges"
         )
+    passing = [strategy for strategy, needs in active if needs.rows]
+    if passing and unmerging:
+        raise ValueError(
+            f"{passing[0].name!r} lets visual tokens pass through layers as they are, and {unmerging[0].name!r} shows "
+            "attention merged ones at all of their positions: keep one of them, or let the other drop what it merges"
+        )
     compact = [strategy for strategy, needs in active if needs.compact]
     if compact and adapter.anatomy.axes == 3:
         raise ValueError(

@@ -22,6 +22,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.checks.window import cutting_windows
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.both_ways import BothWays
+from vtokens.engine.state.computed import Computed
 from vtokens.engine.state.folds import Fold
 from vtokens.engine.state.numbering import Numbering
 from vtokens.engine.state.pictures import Pictures
@@ -63,6 +64,7 @@ class Lane:
         notes: decoder layer -> what `attend` strategies note at it.
         specs: what each decoder layer is.
         both_ways: which positions of this pass see what comes after them; None if none do.
+        computed: decoder layer -> the columns that it computes, where others pass as they are.
         evicted: decoder layer -> which of its keys stay, by the cached ones and those of this pass.
         windows: decoder layer -> its sliding window, where that cuts into the sequence.
         reads_positions: whether layers compute with `position_ids`.
@@ -98,6 +100,7 @@ class Lane:
         self.adjusted: dict[int, dict[str, Any] | None] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
+        self.computed: dict[int, Computed] = {}
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs
         self.windows = cutting_windows(self.specs, past + self.length)
