@@ -253,6 +253,16 @@ class Layout:
         return self.words & (self.visual.cumsum(1) > 0)
 
     @cached_property
+    def places(self) -> Tensor:
+        """int64 (B, N, 5): picture, view, t, y and x of each visual token; -1 elsewhere."""
+        most = max([1, *map(len, self.pictures)])
+        table = np.full((len(self.pictures) + 1, most, 4), -1)  # the last one is no picture
+        for number, picture in enumerate(self.pictures):
+            table[number, : len(picture)] = np.stack([picture.view, picture.t, picture.y, picture.x], 1)
+        grid = torch.from_numpy(table).to(self.visual.device)[self.image, self.cell.clamp(min=0)]
+        return torch.cat([self.image[..., None], grid], 2).masked_fill(~self.visual[..., None], -1)
+
+    @cached_property
     def by_image(self) -> Groups:
         """One group per picture."""
         return Groups.of(self.image.masked_fill(~self.visual, -1), self.counts)

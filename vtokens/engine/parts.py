@@ -56,6 +56,9 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
             found["after layer", index] = partial(after, partial(hooks.after_layer, index))
         if any(("mlp", index) in one.at_states for one in plans):
             found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
+        if any(index in one.observed_neurons for one in plans):
+            neurons = layer.mlp.down_proj.register_forward_pre_hook
+            found["neurons", index] = partial(neurons, partial(hooks.before_neurons, index))
         if any(index in one.at_rows for one in plans):
             for name in ROW_WISE:
                 if row_wise(layer, name) is not None:

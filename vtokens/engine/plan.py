@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from vtokens.adapters import Adapter
 from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
 from vtokens.strategies import Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
+from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative
 from vtokens.strategies.views.states import Place
 
@@ -46,6 +46,7 @@ class Plan:
         key_blocks: the tower blocks whose keys are read.
         observed: decoder layer -> the attention signals read from it.
         observed_keys: decoder layer -> the signals that are its keys.
+        observed_neurons: decoder layer -> the signals that compare active neurons of its MLP.
         relevances: the signals that compare visual tokens with the text.
         rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
 
@@ -100,11 +101,14 @@ class Plan:
         signals = [signal for one in every for signal in one.needs.signals]
         self.observed: dict[int, set[Attention]] = {}
         self.observed_keys: dict[int, set[LayerKeys]] = {}
+        self.observed_neurons: dict[int, set[Neurons]] = {}
         for signal in signals:
             if isinstance(signal, Attention):
                 self.observed.setdefault(signal.layer, set()).add(signal)
             elif isinstance(signal, LayerKeys):
                 self.observed_keys.setdefault(signal.layer, set()).add(signal)
+            elif isinstance(signal, Neurons):
+                self.observed_neurons.setdefault(signal.layer, set()).add(signal)
         self.relevances = {signal for signal in signals if isinstance(signal, Relevance)}
         depth, negative = len(adapter.tower.blocks), None if self.contrast is None else self.contrast.plan
         scored = [one for one in signals if isinstance(one, Saliency)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
-    from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
+    from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
     from vtokens.strategies.subset_pruner import SubsetPruner
     from vtokens.strategies.video_pruner import VideoPruner
@@ -38,6 +38,7 @@ _MODULES = {
     "Frames": "vtokens.strategies.views.frames",
     "Keys": "vtokens.strategies.views.keys",
     "LayerKeys": "vtokens.strategies.signals",
+    "Neurons": "vtokens.strategies.signals",
     "Merger": "vtokens.strategies.bases",
     "Needs": "vtokens.strategies.needs",
     "Relevance": "vtokens.strategies.signals",
@@ -72,6 +73,7 @@ __all__ = [
     "LayerKeys",
     "Merger",
     "Needs",
+    "Neurons",
     "Relevance",
     "Saliency",
     "ScorePruner",

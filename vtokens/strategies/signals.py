@@ -85,8 +85,24 @@ class Relevance:
     text: Text = "after"
 
 
-Signal = Saliency | TowerKeys | Attention | LayerKeys | Relevance
-InLayer = Attention | LayerKeys
+@dataclass(frozen=True)
+class Neurons:
+    """Asks how many of the neurons that are active at one word of the prompt are active at each position too.
+
+    A neuron of a gated MLP is active where what its gate lets through is above 0: act(gate) * up > 0.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+        reference: the word, counted from the end of the prompt: -1 is its last position. The first position of a
+            shorter prompt stands for it.
+    """
+
+    layer: int
+    reference: int = -1
+
+
+Signal = Saliency | TowerKeys | Attention | LayerKeys | Neurons | Relevance
+InLayer = Attention | LayerKeys | Neurons
 """Signals of one decoder layer."""
 
 

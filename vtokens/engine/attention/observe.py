@@ -17,7 +17,7 @@ from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmax, attention_colmean, rotate
-from vtokens.strategies.signals import Attention, LayerKeys, QueryRows
+from vtokens.strategies.signals import Attention, LayerKeys, Neurons, QueryRows
 
 
 def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: AttentionCall) -> None:
@@ -127,6 +127,22 @@ def observe_keys(lane: Lane, pictures: Pictures, signal: LayerKeys, attention: A
     elif signal.rotary and not turned:
         key = rotate(key, *_angles(lane, key.device)).to(key.dtype)
     pictures.observed[signal] = spread(key.transpose(1, 2), lane.view, lane.length)
+
+
+def observe_neurons(lane: Lane, pictures: Pictures, signal: Neurons, neurons: Tensor) -> None:
+    """Note in `pictures` how many active neurons each column has in common with the word that a signal names.
+
+    Args:
+        neurons: (B, W, I), what enters the last matrix of the MLP.
+    """
+    if not lane.shows:
+        pictures.observed[signal] = neurons.new_zeros(len(neurons), lane.length, dtype=torch.float32)
+        return
+    active = neurons.detach() > 0
+    first = (~lane.layout_on(active.device).valid.bool()).long().cumprod(1).sum(1, keepdim=True)
+    at = torch.maximum(lane.last_prompt(pictures, active.device) + signal.reference + 1, first)
+    word = active.gather(1, at[..., None].expand(-1, -1, active.shape[2]))
+    pictures.observed[signal] = spread((active & word).sum(2).float(), lane.view, lane.length)
 
 
 def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tensor:

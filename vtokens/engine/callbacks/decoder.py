@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
 from vtokens.engine.attention.key_padding import filled
-from vtokens.engine.attention.observe import observe, observe_keys
+from vtokens.engine.attention.observe import observe, observe_keys, observe_neurons
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.attention.unmerge import unmerged
@@ -99,6 +99,13 @@ class DecoderHooks(Base):
     def after_rows(self, index: int, name: str, module: nn.Module, args: Args, output: Any) -> Any:
         lane = self._row_wise()
         return None if lane is None else rows.put(lane, index, name, output)
+
+    @untraced
+    def before_neurons(self, index: int, module: nn.Module, args: Args) -> None:
+        lane = self._row_wise()
+        if lane is not None and lane.pictures is not None:
+            for signal in lane.plan.observed_neurons.get(index, ()):
+                observe_neurons(lane, lane.pictures, signal, args[0])
 
     def _row_wise(self) -> Lane | None:
         """The lane whose layer is under way; None where another sequence runs through it."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Relevance, Saliency, TowerKeys
+from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
 from vtokens.strategies.video_pruner import VideoPruner
 
 
@@ -51,8 +51,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
             why = "lets attention see merged tokens at all of their positions"
         elif needs.sizes:
             why = "lets tokens count for several in attention"
-        elif any(isinstance(signal, Attention | LayerKeys) for signal in needs.signals):
-            why = "reads attention or keys of decoder layers"
+        elif any(isinstance(signal, Attention | LayerKeys | Neurons) for signal in needs.signals):
+            why = "reads attention, keys or neurons of decoder layers"
         elif any(isinstance(signal, Relevance) for signal in needs.signals):
             why = "compares visual tokens with the text around them"
         if why is not None:

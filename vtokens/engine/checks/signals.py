@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+from torch import nn
+
 from vtokens.adapters import Adapter
 from vtokens.core.errors import unknown
 from vtokens.engine.attention.rotary import check_rotary
 from vtokens.strategies.base import check_layer
-from vtokens.strategies.signals import Attention, Pool, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
+from vtokens.strategies.signals import Attention, Neurons, Pool, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
 
 
 def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
@@ -32,9 +34,24 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
                 raise unknown("text", signal.text, get_args(Text))
         else:
             check_layer(f"the layer of {name}", signal.layer, depth)
+            if isinstance(signal, Neurons):
+                _check_neurons(adapter, signal)
+                continue
             if isinstance(signal, Attention) and signal.rows not in get_args(QueryRows):
                 raise unknown("rows", signal.rows, get_args(QueryRows))
             if isinstance(signal, Attention) and signal.pool not in get_args(Pool):
                 raise unknown("pool", signal.pool, get_args(Pool))
             if not signal.rotary:
                 check_rotary(adapter, f"what {name}(rotary=False) undoes", "ask for it with rotary=True")
+
+
+def _check_neurons(adapter: Adapter, signal: Neurons) -> None:
+    layer, reference = adapter.layers[signal.layer], signal.reference
+    if isinstance(reference, bool) or not isinstance(reference, int) or reference > -1:
+        raise ValueError(f"reference={reference!r} is no position before the end of a prompt: -1 and below is allowed")
+    if not isinstance(getattr(getattr(layer, "mlp", None), "down_proj", None), nn.Module):
+        raise ValueError(
+            f"neurons of decoder layer {signal.layer} are asked for, and the MLP of a {type(layer).__name__} has no "
+            "`down_proj` that they enter, as that of a mixture of experts: use a strategy that reads attention or "
+            "features, such as 'fastv'"
+        )

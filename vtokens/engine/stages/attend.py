@@ -79,6 +79,7 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
         valid, pictures is not None, answers, last, memory,
         lambda: attention.run()[0], noted, spans,
         until=_until(lane, index, view, device), softcap=attention.softcap,
+        layout=None if pictures is None else lane.layout_on(device),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.layout import Layout
 from vtokens.core.moved import Member
 from vtokens.kernels import grouped_attention, reweighed_attention
 from vtokens.strategies.views.memory import VISUAL, Memory, Noting
@@ -40,6 +41,7 @@ class Heads(Noting):
             pictures; None unless the strategy asked for it.
         fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
         until: int64 (B, W), the last row of this pass whose key each row sees; None if that is its own.
+        layout: where the visual tokens of this pass sit among its rows; None in a pass without pictures.
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
     """
 
@@ -63,6 +65,7 @@ class Heads(Noting):
     fed: Tensor | None = None
     until: Tensor | None = None
     softcap: float | None = None
+    layout: Layout | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None

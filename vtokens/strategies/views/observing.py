@@ -12,6 +12,7 @@ from vtokens.strategies.signals import (
     Attention,
     InLayer,
     LayerKeys,
+    Neurons,
     Observed,
     Pool,
     QueryRows,
@@ -87,6 +88,14 @@ class Observing:
             ValueError: that layer has not run yet, or ran without being watched for this.
         """
         return self._of_layer(f"keys of layer {layer} are", LayerKeys(layer, rotary))
+
+    def neurons(self, layer: int, reference: int = -1) -> Tensor:
+        """float32 (G, M): how many active neurons of an MLP each token has in common with a word of the prompt.
+
+        Raises:
+            ValueError: that layer has not run yet, or ran without being watched for this.
+        """
+        return self._groups.gather(self._of_layer(f"neurons of layer {layer} are", Neurons(layer, reference)))
 
     def relevance(self, text: Text = "after") -> Tensor:
         """float32 (G, M), -1 to 1: the mean cosine of each token with the prompt's text, where they enter the decoder.
