@@ -13,6 +13,7 @@ WHERE = {
     "encode": "in the vision tower",
     "prompt": "before the decoder",
     "layer": "before a decoder layer",
+    "rows": "on the rows that a decoder layer computes",
     "attend": "inside attention",
     "states": "on states of the decoder",
     "cache": "on cached keys",

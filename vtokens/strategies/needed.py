@@ -21,6 +21,7 @@ _MEANT = {"cls": "saliency", "videos": "video", "layer attention": "attention"}
 WORDS = {
     "attention": "what tokens receive in a decoder layer",
     "layer keys": "keys of a decoder layer",
+    "neurons": "active neurons of an MLP of the decoder",
     "relevance": "how much each token is like the text",
     "saliency": "what the vision tower attends to: its [CLS] token, or all patches",
     "second prompt": "the logits of another prompt",
