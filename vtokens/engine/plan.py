@@ -85,7 +85,9 @@ class Plan:
         self.at_prompt = [one for one in every if "prompt" in one.strategy.stages()]
         self.at_layer = by_layer(every, "layer")
         self.at_rows = by_layer(every, "rows")
-        self.at_attend = by_layer(in_attention(found), "attend")
+        # A modifier may act inside attention too.
+        whole = [[part for one in program for part in (one, *one.modifiers)] for program in found]
+        self.at_attend = by_layer(in_attention(whole), "attend")
         self.watched = {} if self.unmerges else watched(self.at_attend)
         self.at_cache = by_layer(every, "cache")
         self.at_states: dict[tuple[Place, int], list[Acting]] = {

@@ -60,8 +60,10 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             f"{format_spec(compact[:1])!r} closes the gaps between positions, and {unmerging[0].name!r} lets attention "
             "see all of them: positions='original' is allowed beside it"
         )
-    inside = [strategy for strategy, needs in active if needs.attend or needs.unmerges]
     sizing = [strategy for strategy, needs in active if needs.sizes]
+    # Who does both itself knows of sizes, and is alone in it.
+    both = [strategy for strategy, needs in active if needs.sizes and needs.attend]
+    inside = [strategy for strategy, needs in active if (needs.attend or needs.unmerges) and [strategy] != both]
     if inside and sizing:
         raise ValueError(
             f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "

@@ -79,8 +79,20 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
         valid, pictures is not None, answers, last, memory,
         lambda: attention.run()[0], noted, spans,
         until=_until(lane, index, view, device), softcap=attention.softcap,
-        layout=None if pictures is None else lane.layout_on(device),
+        layout=None if pictures is None else lane.layout_on(device), bias=attention.bias,
+        turns=None if attention.bias is None else _turns(lane, index, query),
     )  # fmt: skip
+
+
+def _turns(lane: Lane, index: int, query: Tensor) -> Tensor | None:
+    if lane.angles is None:
+        return None
+
+    def make() -> Tensor:
+        both = torch.cat([part.to(query.device).float() for part in lane.angles or ()], -1)
+        return torch.nn.functional.normalize(both, dim=-1).expand(len(query), -1, -1)
+
+    return lane.once(("turns", lane.view, lane.specs[index].rope, query.device), make)
 
 
 def _until(lane: Lane, index: int, view: View | None, device: torch.device) -> Tensor | None:

@@ -42,6 +42,9 @@ class Heads(Noting):
         fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
         until: int64 (B, W), the last row of this pass whose key each row sees; None if that is its own.
         layout: where the visual tokens of this pass sit among its rows; None in a pass without pictures.
+        bias: float32 (B, K), what is added to the scores of each key as tokens count for several; None if nothing.
+        turns: float32 (B, W, R), cosines and sines by which each row of this pass was turned: the product of two rows
+            is the mean cosine of their distance. None where no tokens count for several.
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
     """
 
@@ -66,6 +69,8 @@ class Heads(Noting):
     until: Tensor | None = None
     softcap: float | None = None
     layout: Layout | None = None
+    bias: Tensor | None = None
+    turns: Tensor | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None
