@@ -118,6 +118,7 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
                 for name in vtokens.strategies()
                 if not {"rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
                 and not issubclass(vtokens.strategies.get(name), VideoPruner)
+                and ".merge." not in vtokens.strategies.get(name).__module__  # what is merged is not masked
             ]
         )
     )
