@@ -68,6 +68,8 @@ OTHERS = [
      "--images": ["", "none", "EMPTY"],
      "--target": [*NUMBER, "0", "2"], "--samples": COUNT, "--batch": COUNT, "--device": DEVICE, "--dtype": DTYPE}),
     (["calibrate", "var", "scenes-llava", "--out", "NEW.json"], {"--samples": COUNT, "--tau": [*NUMBER, "0"]}),
+    (["calibrate", "vflowopt", "scenes-llava", "--out", "NEW.json"], {"--samples": COUNT, "--calls": COUNT,
+     "--images": ["", "none", "EMPTY"], "--device": DEVICE, "--dtype": DTYPE}),
     (["search-patterns", "scenes-llava", "--out", "NEW.json"], {"--samples": COUNT, "--pictures": [*COUNT, "1,x"],
      "--cost": [*NUMBER, "0"], "--density": [*NUMBER, "0"], "--max-error": [*NUMBER, "0"], "--images": ["", "none"]}),
     (["report", "FOLDER"], {"--out": ["", "/proc/x"], 1: ["", "none", "TEXT", ESCAPE, LONG]}),

@@ -22,9 +22,11 @@ from vtokens.kernels.density_peaks import density_peaks, nearest_centre
 from vtokens.kernels.determinantal import determinantal
 from vtokens.kernels.farthest_point import farthest_point
 from vtokens.kernels.gathered_attention import gathered_attention
+from vtokens.kernels.greedy_walk import greedy_walk
 from vtokens.kernels.group_mean import group_mean
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
+from vtokens.kernels.scaled import scaled
 from vtokens.kernels.single_linkage import Tree, linked, spanning_tree
 from vtokens.kernels.tiles import Tiles, in_order
 from vtokens.kernels.unfold import rotate, unfold
@@ -53,6 +55,7 @@ __all__ = [
     "farthest_point",
     "first_equal",
     "gathered_attention",
+    "greedy_walk",
     "group_mean",
     "group_weights",
     "grouped_attention",
@@ -65,6 +68,7 @@ __all__ = [
     "reweigh",
     "reweighed_attention",
     "rotate",
+    "scaled",
     "spanning_tree",
     "unfold",
     "unmerge_attention",

@@ -26,6 +26,8 @@ class Needs:
         cache: the decoder layers of whose keys `at_cache` says which stay.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
         sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
+        blends: selections make kept tokens sums of several (`Selection.weights`); refused where there is no place for
+            sums.
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
         text_lane: `Heads.text_lane` or `States.text_lane` is read, for which the prompt's text runs once more,
             by itself.
@@ -49,6 +51,7 @@ class Needs:
     cache: Sequence[int] = ()
     unmerges: bool = False
     sizes: bool = False
+    blends: bool = False
     compact: bool = False
     text_lane: bool = False
     once: bool = False

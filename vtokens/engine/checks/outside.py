@@ -49,6 +49,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
         why = None
         if needs.unmerges:
             why = "lets attention see merged tokens at all of their positions"
+        elif needs.blends:
+            why = "makes tokens sums of several"
         elif needs.sizes:
             why = "lets tokens count for several in attention"
         elif any(isinstance(signal, Attention | LayerKeys | Neurons) for signal in needs.signals):
