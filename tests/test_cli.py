@@ -52,6 +52,26 @@ def test_run_without_a_strategy_measures_the_plain_model(capsys, scene):
     assert "none: 144.0 of 144" in err
 
 
+def test_strategies_by_stage_needs_and_family(capsys):
+    """Filters combine; what a family refuses is counted, and told with its reason where that is asked for."""
+    main(["strategies", "--stage", "prompt", "--needs", "cls,attention"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["todre"]
+    main(["strategies", "*v*", "--family", "mllama"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "mllama refuses all of them" in err
+    assert "fastv" in err
+    main(["strategies", "fast*", "--family", "mllama", "--why"])
+    assert "fastv    refused by mllama: tokens outside the sequence" in capsys.readouterr().out
+    main(["strategies", "cls", "--family", "fast_vlm"])
+    card = capsys.readouterr().out
+    assert "which costs: one attention row" in card
+    assert "on fast_vlm: refused, nothing of the tower is seen" in card
+    assert "Did you mean 'prompt'" in failure(capsys, "strategies", "--stage", "promt")
+    assert "Did you mean 'keys'" in failure(capsys, "strategies", "--needs", "key")
+    assert "name it by --family" in failure(capsys, "strategies", "--why")
+
+
 def test_strategies_lists_describes_and_filters(capsys):
     main(["strategies"])
     everything = capsys.readouterr().out

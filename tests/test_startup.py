@@ -51,6 +51,7 @@ COMMAND = f"""
         ("strategies fast*", "2403.06764"),
         ("strategies fastv", "query_scope"),
         ("strategies permuted_prefill", "mminference: "),
+        ("strategies --stage prompt --needs cls", "todre"),
         ("strategies fastw", "Did you mean 'fastv'?"),
         ("models", "Qwen/Qwen2.5-VL-7B-Instruct"),
         ("model", "Did you mean 'models'?"),

@@ -8,6 +8,7 @@ from itertools import groupby
 from vtokens.strategies import Description, describe, list_strategies
 from vtokens.strategies.card import EVIDENCE
 from vtokens.strategies.needed import WORDS
+from vtokens.strategies.stages import STAGES
 
 WHERE = {
     "encode": "in the vision tower",
@@ -30,7 +31,7 @@ KINDS = {
 def card(name: str) -> str:
     """What a strategy says of itself: stages, needs, defaults, source, and what shows that it is the method."""
     told = describe(name)
-    stages = "; ".join(f"`{stage}`: {WHERE[stage]}" for stage in told.stages)
+    stages = "; ".join(f"`{stage}`{_where(stage, ': ')}" for stage in told.stages)
     lines = ["| | |", "|---|---|", f"| {'stages' if len(told.stages) > 1 else 'stage'} | {stages} |"]
     if told.needs:
         needs = "; ".join(f"{one}: {WORDS[one]}" if one in WORDS else one for one in told.needs)
@@ -50,7 +51,7 @@ def index(_: str = "") -> str:
     told = sorted(map(describe, list_strategies()), key=_group)
     lines: list[str] = []
     for (stage, kind), group in groupby(told, key=_group):
-        what = f"{[*WHERE.values()][stage]}, {[*KINDS.values(), 'other'][kind]}"
+        what = f"{_where(STAGES[stage]) or f'stage {STAGES[stage]}'}, {[*KINDS.values(), 'other'][kind]}"
         lines += [
             f"**{what[0].upper()}{what[1:]}**",
             "",
@@ -65,9 +66,13 @@ def index(_: str = "") -> str:
     return "\n".join(lines)
 
 
+def _where(stage: str, before: str = "") -> str:
+    return f"{before}{WHERE[stage]}" if stage in WHERE else ""
+
+
 def _group(told: Description) -> tuple[int, int]:
     kinds, kind = [*KINDS], "contrast" if told.stages[0] == "logits" else told.kind
-    return [*WHERE].index(told.stages[0]), kinds.index(kind) if kind in kinds else len(kinds)
+    return STAGES.index(told.stages[0]), kinds.index(kind) if kind in kinds else len(kinds)
 
 
 def _setting(field: tuple[str, tuple[str, object]]) -> str:

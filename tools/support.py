@@ -14,7 +14,8 @@ import sections
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
-from vtokens.strategies import Facts, Saliency, TowerKeys, VideoPruner, describe, get, list_strategies
+from vtokens.adapters.fits import fit, tower_scores
+from vtokens.strategies import describe, list_strategies
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "support.md"
@@ -25,18 +26,6 @@ CALIBRATED = (
     ("patterns", "mminference", "vtokens search-patterns MODEL --out FILE"),
 )
 
-#: Strategies that compute attention in the model's place, causal as it is in most.
-COMPUTING = ("mminference",)
-
-#: Where a strategy's defaults are refused: with what it runs, or why not; tests/engine/test_combinations.py shows it.
-NOTES = {
-    **{
-        ("dymu", family): "with `unmerge=False` (calibrated)"
-        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
-    },
-    ("dymu", "vipllava"): "no (features of several tower blocks)",
-}
-
 
 def families() -> str:
     """A row for each family: its class, checkpoints, what it is shown, where its tower's scores come from."""
@@ -45,7 +34,7 @@ def families() -> str:
         adapter = adapter_class(family)
         name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]
         examples = ", ".join(f"`{example}`" for example in adapter.examples)
-        lines.append(f"| `{family}` | `{name}` | {examples} | {', '.join(_takes(family))} | {_saliency(family)} |")
+        lines.append(f"| `{family}` | `{name}` | {examples} | {', '.join(_takes(family))} | {tower_scores(family)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -56,7 +45,7 @@ def matrix() -> str:
         f"|---|---|{'---|' * len(models())}",
     ]
     for name in list_strategies():
-        cells = [_cell(name, family) for family in models()]
+        cells = [fit(name, family) for family in models()]
         lines.append(f"| [`{name}`](strategies/{name}.md) | {', '.join(describe(name).stages)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -100,43 +89,6 @@ def tested() -> str:
 def _takes(family: str) -> list[str]:
     """What a family is shown, by the modalities that it declares."""
     return [f"{modality}s" for modality in adapter_class(family).anatomy.towers]
-
-
-def _saliency(family: str) -> str:
-    """Where the scores of its tower come from."""
-    tower = adapter_class(family).anatomy.towers["image"]
-    return "none" if tower.blocks is None else tower.saliency
-
-
-def _cell(name: str, family: str) -> str:
-    if (name, family) in NOTES:
-        return NOTES[name, family]
-    anatomy, stages = adapter_class(family).anatomy, {*get(name).stages()}
-    if issubclass(get(name), VideoPruner) and not anatomy.sees_frames:
-        return "no (clips are one frame each)" if anatomy.apart else "no (sees no videos)"
-    missing = stages - anatomy.stages
-    if missing and not (missing == {"layer"} and "prompt" in stages):
-        if anatomy.latent:
-            return "no (latent attention)"
-        return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
-    if name in COMPUTING and anatomy.visibility is not None:
-        return "no (pictures see themselves both ways)"
-    linear = tuple(layer for layer in range(32) if layer % 4 != 3) if "linear" in anatomy.kinds else ()
-    if name in COMPUTING and linear:
-        return "no (layers without attention)"
-    try:
-        needs = get(name)().needs(Facts(family, depth=32, tower_depth=24, has_cls=True, linear=linear))
-    except ValueError:  # of a model that nothing is known of
-        return "yes (calibrated)"
-    asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
-    if linear and (needs.unmerges or needs.sizes):
-        return "no (layers without attention)"
-    looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
-    if looks_inside and anatomy.towers["image"].blocks is None:
-        return "no (nothing of the tower is seen)"
-    reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
-    answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
-    return f"{answer} ({_saliency(family)})" if asks_tower else answer
 
 
 def _pins(*names: str) -> str:

@@ -40,6 +40,25 @@ def test_listing_with_wildcards_and_stages() -> None:
     assert vtokens.strategies("cl*") == ["cls"]
 
 
+def test_listing_by_what_is_needed() -> None:
+    """All that is asked for, with other filters; words that mean the same find the same."""
+    reads = {name: describe(name).needs for name in list_strategies()}
+    saliency = [name for name, needs in reads.items() if "saliency" in needs]
+    assert {"cls", "todre", "damro"} <= {*saliency}
+    assert (
+        list_strategies(needs="cls") == list_strategies(needs="saliency") == list_strategies(needs=["cls"]) == saliency
+    )
+    assert vtokens.strategies(needs=["cls", "attention"], stage="layer") == [
+        name for name in saliency if "attention" in reads[name] and "layer" in describe(name).stages
+    ]
+    assert "todre" in list_strategies("t*", needs=("cls", "attention"))
+    assert list_strategies("uni*", needs="cls") == []
+    with pytest.raises(ValueError, match=r"unknown need 'clss'\. Did you mean 'cls'\?"):
+        list_strategies(needs="clss")
+    with pytest.raises(ValueError, match=r"unknown stage 'promt'\. Did you mean 'prompt'\?"):
+        list_strategies(stage="promt")
+
+
 @pytest.mark.parametrize("name", sorted(FIRST))
 def test_descriptions_are_complete(name: str) -> None:
     """Every strategy says what it does, where it acts, and each of its fields with type and default."""

@@ -106,10 +106,17 @@ def __dir__() -> list[str]:
 class _Listing(ModuleType):
     """Lets `vtokens.strategies` be both this package and the function that lists names."""
 
-    def __call__(self, pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
+    def __call__(
+        self,
+        pattern: str | Sequence[str] = "*",
+        *,
+        stage: str | None = None,
+        needs: str | Sequence[str] = (),
+        family: str | None = None,
+    ) -> list[str]:
         from vtokens.strategies.registry import list_strategies
 
-        return list_strategies(pattern, stage=stage)
+        return list_strategies(pattern, stage=stage, needs=needs, family=family)
 
 
 sys.modules[__name__].__class__ = _Listing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from vtokens.core.source import written
 from vtokens.core.written import RegisteredClass, Unread
 from vtokens.strategies import needed
-from vtokens.strategies.needed import WORDS
+from vtokens.strategies.needed import COSTS, WORDS
 from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Description:
             lines.append(
                 f"  needs: {'; '.join(f'{one} ({WORDS[one]})' if one in WORDS else one for one in self.needs)}"
             )
+        if costs := [COSTS[one] for one in self.needs if one in COSTS]:
+            lines.append(f"  which costs: {'; '.join(costs)}")
         if self.aliases:
             lines.append(f"  also: {', '.join(self.aliases)}")
         if self.paper:

@@ -33,6 +33,15 @@ WORDS = {
 """What is needed, as a reader is told it; what is not here speaks for itself."""
 
 
+COSTS = {
+    "attention": "attention of a few rows in the layers that are read",
+    "relevance": "a cosine of each token with each word",
+    "saliency": "one attention row of a tower block (without [CLS]: a pass over that block's attention, in chunks)",
+    "second prompt": "a second prefill, its keys and values, and steps of twice the rows",
+}
+"""What it costs to read that; what is not here is there anyway, or cheap."""
+
+
 def needed(named: Iterable[str], methods: Collection[str], bases: Collection[str]) -> tuple[str, ...]:
     """What a strategy may need with some of its settings, sorted: `WORDS`, and other signals by their names.
 

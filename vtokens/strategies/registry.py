@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import keyword
 import logging
 import threading
@@ -14,6 +15,8 @@ from vtokens.core.errors import unknown
 from vtokens.core.source import import_naming
 from vtokens.core.terminal import one_line
 from vtokens.strategies.card import EVIDENCE, Description, Evidence, card, written_cards
+from vtokens.strategies.needed import check_asked, meets
+from vtokens.strategies.stages import STAGES
 
 if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy
@@ -162,18 +165,56 @@ def get(name: str) -> type[Strategy]:
     return cls
 
 
-def list_strategies(pattern: str | Sequence[str] = "*", *, stage: str | None = None) -> list[str]:
-    """Names of the strategies, sorted, optionally those matching wildcards or acting at a stage.
+def list_strategies(
+    pattern: str | Sequence[str] = "*",
+    *,
+    stage: str | None = None,
+    needs: str | Sequence[str] = (),
+    family: str | None = None,
+) -> list[str]:
+    """Names of the strategies, sorted: those that match, with all that is asked of them.
+
+    Args:
+        pattern: wildcards, of which one matches.
+        stage: one at which they act.
+        needs: what they read, all of it: "saliency" (or "cls"), "keys", "attention", "text", "video", ...
+            (`vtokens.strategies.needed.WORDS`).
+        family: transformers' `model_type` of models that do not refuse them; torch is imported to tell.
+
+    Raises:
+        ValueError: no such stage, need or family; names the nearest.
 
     >>> list_strategies("fast*")
-    ['fastv']
+    ['fastv', 'fastvid']
+    >>> list_strategies(stage="prompt", needs="cls")
+    ['cls', 'fastvid', 'holitom', 'todre']
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    return sorted(
+    cards, asked = _cards(), [needs] if isinstance(needs, str) else list(needs)
+    if stage is not None and stage not in STAGES:
+        raise unknown("stage", stage, STAGES)
+    for one in asked:
+        check_asked(one, [need for text in cards.values() for need in text.needs])
+    names = sorted(
         name
-        for name, text in _cards().items()
-        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and (stage is None or stage in text.stages)
+        for name, text in cards.items()
+        if any(fnmatch.fnmatchcase(name, p) for p in patterns)
+        and (stage is None or stage in text.stages)
+        and all(meets(text.needs, one) for one in asked)
     )
+    return names if family is None else [name for name in names if not refusal(name, family)]
+
+
+def refusal(name: str, family: str) -> str:
+    """Why models of a family refuse a strategy whatever its settings are; "" if they do not.
+
+    Raises:
+        ValueError: no such strategy or family; names the nearest.
+    """
+    # What families are is said by adapters, which stand above: they are met where somebody asks, and by name.
+    fits = importlib.import_module("vtokens.adapters.fits")
+    why: str = fits.refusal(name, family)
+    return why
 
 
 def describe(name: str) -> Description:

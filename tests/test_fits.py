@@ -1,0 +1,39 @@
+"""Which families refuse which strategies, told without a model: what attaching them to genuine models says."""
+
+from __future__ import annotations
+
+import pytest
+
+import vtokens
+from tests.families import build
+from vtokens.adapters.fits import fit, refusal
+from vtokens.strategies import describe, list_strategies
+
+FAMILIES = ("gemma3", "kimi_k25", "llava", "mllama", "qwen3_5", "qwen3_vl", "smolvlm")
+SHALLOW = {("framefusion", "qwen3_5")}
+"""Refused by a model of four layers, one of which has attention, and not by larger ones."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_told_is_what_attaching_does(family: str) -> None:
+    """Defaults of strategies that ship no numbers for this tiny model are attached if they are said to run."""
+    model, _ = build(family)
+    attached = {}
+    for name in list_strategies():
+        try:
+            vtokens.attach(model, name).detach()
+            attached[name] = ""
+        except ValueError as error:
+            attached[name] = str(error)
+    tables = {name for name in attached if "table" in describe(name).needs}
+    alone = {name for name in attached if fit(name, family).startswith("before the decoder alone")}
+    for name in {*attached} - tables - alone - {name for name, where in SHALLOW if where == family}:
+        assert bool(attached[name]) == bool(refusal(name, family)), f"{name}: {attached[name]!r}, {fit(name, family)!r}"
+    assert list_strategies(family=family) == [name for name in attached if not refusal(name, family)]
+
+
+def test_an_unknown_family_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"unknown family 'qwen3vl'\. Did you mean 'qwen3_vl'"):
+        vtokens.strategies(family="qwen3vl")
+    with pytest.raises(ValueError, match=r"unknown strategy 'fastw'"):
+        refusal("fastw", "llava")

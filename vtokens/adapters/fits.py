@@ -1,0 +1,88 @@
+"""Which strategies run on which families, told from what both declare and without a model."""
+
+from __future__ import annotations
+
+from vtokens.adapters.anatomy import Anatomy
+from vtokens.adapters.registry import adapter_class, models
+from vtokens.core.errors import unknown
+from vtokens.core.facts import Facts
+from vtokens.strategies import Saliency, TowerKeys, VideoPruner, get
+from vtokens.strategies.base import Strategy, needs_of
+
+DEPTH, TOWER = 32, 24
+"""Layers and blocks of a typical model, of which defaults are asked what they need."""
+_COMPUTING = ("mminference",)
+"""Strategies that compute attention in the model's place, causal as it is in most."""
+_NOTES = {
+    **{
+        ("dymu", family): "with `unmerge=False` (calibrated)"
+        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
+    },
+    ("dymu", "vipllava"): "no (features of several tower blocks)",
+}
+"""Where defaults are refused: with what a strategy runs, or why not; tests/engine/test_combinations.py shows it."""
+
+
+def fit(name: str, family: str) -> str:
+    """How a strategy runs on a family: "yes", "yes ([CLS])", "no (sees no videos)", "before the decoder alone", ...
+
+    In brackets are where the tower's scores come from that it asks for, or that it has to be calibrated. A checkpoint
+    may refuse more than its family does: a tower of another kind, tables that do not ship.
+
+    Raises:
+        ValueError: no such strategy, or no such family; names the nearest.
+    """
+    strategy, known = get(name), models()
+    if family not in known:
+        raise unknown("family", family, known)
+    if (strategy.name, family) in _NOTES:
+        return _NOTES[strategy.name, family]
+    anatomy, stages = adapter_class(family).anatomy, {*strategy.stages()}
+    if issubclass(strategy, VideoPruner) and not anatomy.sees_frames:
+        return "no (clips are one frame each)" if anatomy.apart else "no (sees no videos)"
+    missing = stages - anatomy.stages
+    if missing and not (missing == {"layer"} and "prompt" in stages):
+        return _without(anatomy)
+    linear = tuple(layer for layer in range(DEPTH) if layer % 4 != 3) if "linear" in anatomy.kinds else ()
+    if strategy.name in _COMPUTING and anatomy.visibility is not None:
+        return "no (pictures see themselves both ways)"
+    if strategy.name in _COMPUTING and linear:
+        return "no (layers without attention)"
+    has_cls = anatomy.towers["image"].class_token is not None
+    facts = Facts(family, depth=DEPTH, tower_depth=TOWER, has_cls=has_cls, linear=linear)
+    if strategy.prepare is Strategy.prepare:  # others refuse what they have no numbers for, whatever the family
+        try:
+            strategy().check(facts)
+        except ValueError as error:
+            return f"no ({error})"
+    try:
+        needs = needs_of(strategy(), facts)
+    except ValueError:  # of a model that nothing is known of
+        return "yes (calibrated)"
+    if linear and (needs.unmerges or needs.sizes):
+        return "no (layers without attention)"
+    looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
+    if looks_inside and anatomy.towers["image"].blocks is None:
+        return "no (nothing of the tower is seen)"
+    reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
+    answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
+    asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
+    return f"{answer} ({tower_scores(family)})" if asks_tower else answer
+
+
+def refusal(name: str, family: str) -> str:
+    """Why a family refuses a strategy whatever its settings are; "" if it does not."""
+    answer = fit(name, family)
+    return answer.removeprefix("no (").removesuffix(")") if answer.startswith("no (") else ""
+
+
+def tower_scores(family: str) -> str:
+    """Where the scores of a family's tower come from."""
+    tower = adapter_class(family).anatomy.towers["image"]
+    return "none" if tower.blocks is None else tower.saliency
+
+
+def _without(anatomy: Anatomy) -> str:
+    if anatomy.latent:
+        return "no (latent attention)"
+    return "no (no such stage)" if anatomy.cross is None else "no (tokens outside the sequence)"
