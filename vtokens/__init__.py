@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "attach": "vtokens.engine",
     "attachment": "vtokens.engine",
+    "compare": "vtokens.report.compare",
     "describe": "vtokens.strategies",
     "detach": "vtokens.engine",
     "from_pretrained": "vtokens.loading.saved",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vtokens.loading.load import load as load
     from vtokens.loading.saved import from_pretrained as from_pretrained
     from vtokens.loading.saved import save_pretrained as save_pretrained
+    from vtokens.report.compare import compare as compare
     from vtokens.strategies import Contraster as Contraster
     from vtokens.strategies import Evictor as Evictor
     from vtokens.strategies import Merger as Merger

@@ -11,7 +11,21 @@ from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from vtokens import __version__
-from vtokens.cli import bench, calibrate, check, demo, doctor, eval, filter, listing, profile, report, run, search
+from vtokens.cli import (
+    bench,
+    calibrate,
+    check,
+    compare,
+    demo,
+    doctor,
+    eval,
+    filter,
+    listing,
+    profile,
+    report,
+    run,
+    search,
+)
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
 from vtokens.core.errors import unknown, with_cause
@@ -23,6 +37,7 @@ _EXAMPLES = """examples:
   vtokens demo
   vtokens run photo.jpg "What is on the table?" --model llava-hf/llava-1.5-7b-hf --strategy todre --keep 0.1
   vtokens run scene.png "how many objects are there?" --strategy "fastv(keep=0.25, layer=2)" --overlay kept.png
+  vtokens compare scene.png "how many objects are there?" --strategies random,cls,fastv --keep 0.25,0.1
   vtokens check scene.png "red circle, blue square" --threshold 0.8
   vtokens strategies "fast*"
   vtokens models
@@ -62,7 +77,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    for module in (run, check, filter, listing, demo, calibrate, search, eval, report, profile, bench, doctor):
+    for module in (run, compare, check, filter, listing, demo, calibrate, search, eval, report, profile, bench, doctor):
         module.add_to(commands)
     top.commands = commands.choices
     return top
