@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vtokens.core.budget import Keep
+from vtokens.report.compared import Compared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,38 +25,6 @@ STRATEGIES = ("random", "uniform", "cls", "fastv", "todre")
 _ROUNDS = 3
 _LONGEST = 768
 """Pixels of a picture's longer side on the page."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What one strategy did with the question.
-
-    Attributes:
-        strategy: with all its settings, as text; "none" is the model as it is.
-        title: the strategy as it was asked for, and its keep.
-        answer: what the model says.
-        tokens: visual tokens per decoder layer, averaged; `full` of them there are.
-        first_token: seconds to the first token, the median of three; `first_token_full` those of the plain model.
-        select_seconds: of them for scoring and selecting.
-        flops, flops_full, kv_bytes, kv_bytes_full: of the prefill, as run and unpruned.
-        drawn: each picture with what was dropped dimmed (PIL); the picture alone where that cannot be drawn.
-        untold: why it cannot; "" where it can.
-    """
-
-    strategy: str
-    title: str
-    answer: str
-    tokens: float
-    full: int
-    first_token: float
-    first_token_full: float
-    select_seconds: float
-    flops: int
-    flops_full: int
-    kv_bytes: int
-    kv_bytes_full: int
-    drawn: tuple[Image.Image, ...] = field(repr=False)
-    untold: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +47,7 @@ class Comparison:
         """One page in HTML, complete in itself."""
         from vtokens.report.side_by_side import page
 
-        return page(self)
+        return page(self.question, self._where, self.rows)
 
     def save(self, path: str | Path) -> None:
         """Write the page.
@@ -93,7 +62,11 @@ class Comparison:
     def _repr_html_(self) -> str:
         from vtokens.report.side_by_side import body
 
-        return body(self)
+        return body(self.question, self._where, self.rows)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.model} on {self.device}"
 
     def __str__(self) -> str:
         width = max(len(row.title) for row in self.rows)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from vtokens.core.notebook import text
+from vtokens.report.compared import Compared
 from vtokens.report.pictures import data_uri
-
-if TYPE_CHECKING:
-    from vtokens.report.compare import Compared, Comparison
 
 _STYLE = """
 .vt-compare{--ink:#1a1c20;--soft:#5b606b;--line:#d5d8de;--ground:#fff;--same:#137333;--other:#b3261e;
@@ -29,29 +27,35 @@ font:15px/1.45 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:va
 """
 
 
-def page(found: Comparison) -> str:
-    """A whole document, which needs nothing beside it and no network."""
+def page(question: str, where: str, rows: Sequence[Compared]) -> str:
+    """A whole document, which needs nothing beside it and no network; arguments as those of `body`."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(found.question)}</title>"
+        f"<title>{text(question)}</title>"
         "<style>body{margin:0}body .vt-compare{min-height:100vh;box-sizing:border-box;padding:20px}</style></head>"
-        f"<body>{body(found)}</body></html>\n"
+        f"<body>{body(question, where, rows)}</body></html>\n"
     )
 
 
-def body(found: Comparison) -> str:
-    """The same as a part of a document, for notebooks."""
-    plain = found.rows[0]
-    cards = "".join(_card(row, plain) for row in found.rows)
+def body(question: str, where: str, rows: Sequence[Compared]) -> str:
+    """The same as a part of a document, for notebooks.
+
+    Args:
+        question: what was asked.
+        where: what answered, and on which device.
+        rows: the plain model first.
+    """
+    plain = rows[0]
+    cards = "".join(_card(row, plain) for row in rows)
     about = (
-        f"{found.model} on {found.device}. Dropped patches are dark, the darker the fewer decoder layers saw them; "
+        f"{where}. Dropped patches are dark, the darker the fewer decoder layers saw them; "
         "lines run around patches that were merged. "
         "Tokens are visual ones, averaged over layers; times to the first token are medians of three calls and hold "
         "for this machine; an answer is marked as the same where it is the plain model's, word for word."
     )
     return (
-        f'<style>{_STYLE}</style><main class="vt-compare"><h1>{text(found.question)}</h1>'
+        f'<style>{_STYLE}</style><main class="vt-compare"><h1>{text(question)}</h1>'
         f'<p class="about">{text(about)}</p><div class="cards">{cards}</div></main>'
     )
 
