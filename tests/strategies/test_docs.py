@@ -167,3 +167,15 @@ def test_the_pages_name_what_exists() -> None:
     decoder = {"family", "depth", "width", "decoder", "linear"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == decoder | towers
     assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into"}
+
+
+def test_the_subset_is_spread(example: dict[str, Any]) -> None:
+    """From the longest token on, each further one is the farthest from those kept."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    with torch.no_grad():
+        features = model.model.get_image_features(batch["pixel_values"], return_dict=True).pooler_output
+    for tokens, found in zip(features, kept(model, batch, "spread(keep=4)"), strict=True):
+        unit, chosen = torch.nn.functional.normalize(tokens.double(), dim=-1), [int(tokens.norm(dim=-1).argmax())]
+        while len(chosen) < 4:
+            chosen.append(int((unit @ unit[chosen].T).amax(1).argmin()))
+        assert found == sorted(chosen)
