@@ -131,6 +131,10 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
         fields["layer"] = draw(st.integers(1, 3))
         fields["query_scope"] = draw(st.sampled_from(["last", "all_text"]))
         fields["pool"] = draw(st.sampled_from(["image", "sample"]))
+    elif name == "feather":  # a share, not a count; some decoders do not let their rotary embedding be undone
+        fields["keep"], fields["rotary"] = draw(SHARES), True
+    elif name == "sparsevlm":
+        fields["recycle"] = False
     elif name == "todre":
         fields["objective"] = draw(st.sampled_from(["maxsum", "kcenter"]))
         fields["exit_threshold"] = draw(st.sampled_from([None, 0.1, 0.5, 2.0]))  # nothing exceeds 2: a forced exit

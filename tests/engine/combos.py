@@ -33,6 +33,8 @@ POOLS: dict[Any, tuple[Any, ...]] = {
     # Shares, weights, thresholds; nothing that is a share exceeds 2.
     float: (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 2.0),
     str: ("random(keep=0.25)", "cls(keep=0.5)+fastv(keep=0.5, layer=2)", "vhr(layers=(1, 3))", "low", "mid", "high"),
+    tuple[int | float, ...]: ((0.5,), (1, 2), (0.25, 0.5, 0.75)),
+    tuple[int | float, int | float]: ((0.5, 0.75), (1, 3)),
     tuple[int, ...]: ((1,), (0, 2), (0, 1, 2, 3), (-2, -1)),
     tuple[float, ...]: ((0.5, 0.5, 0.5), (0.0,), (0.9, 2.0, 0.3)),
 }
@@ -71,7 +73,7 @@ def pool(kind: Any, files: tuple[str, ...]) -> tuple[Any, ...]:
 def refusal(name: str, fields: dict[str, Any], adapter: Adapter) -> str | None:
     """Why a strategy with these values is refused on a model; None if it is not."""
     try:
-        Plan(adapter, [vtokens.strategies.get(name)(**fields)])
+        Plan(adapter, vtokens.strategies.parse(vtokens.strategies.get(name)(**fields)))
     except (ValueError, TypeError) as error:
         return str(error)
     return None

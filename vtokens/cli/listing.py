@@ -70,7 +70,8 @@ def _strategies(options: argparse.Namespace) -> None:
     width = max(map(len, names), default=0)
     for name in found:
         card = describe(name)
-        say(f"{name:<{width}}  {'+'.join(card.stages):<12}  {card.summary}")
+        where = "composition" if card.composes else "+".join(card.stages)
+        say(f"{name:<{width}}  {where:<12}  {card.summary}")
     if not found:
         note("no strategy has all that is asked for" if not refused else f"{options.family} refuses all of them")
     for name, why in refused.items() if options.why else ():

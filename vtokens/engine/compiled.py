@@ -83,8 +83,8 @@ def entering(module: Any, args: Args, kwargs: Kwargs, *rest: Any) -> bool:
     return isinstance(fed, Tensor) and fed.shape[1] == 1
 
 
-def entering_layer(index: int, module: Any, args: Args, kwargs: Kwargs) -> bool:
-    """Whether one token enters a decoder layer."""
+def entering_layer(index: Any, module: Any, args: Args, kwargs: Kwargs, *rest: Any) -> bool:
+    """Whether one token enters a decoder layer, or a part of one."""
     return entering(module, args, kwargs)
 
 

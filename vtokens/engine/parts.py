@@ -63,6 +63,10 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
             for name in ROW_WISE:
                 if row_wise(layer, name) is not None:
                     found["rows", index, name] = partial(RowWise, hooks, index, layer, name)
+        for signal in (signal for one in plans for signal in one.changes.get(index, ())):
+            part = layer.self_attn if signal.part == "attention" else layer.mlp
+            look = partial(hooks.after_part, signal)
+            found["change", signal] = partial(part.register_forward_hook, look, with_kwargs=True)
     found["tower"] = partial(cross.CrossTower, hooks) if outside else partial(TowerWatch, adapter, hooks)
     for number, tower in enumerate(dict.fromkeys(adapter.towers.values())):
         for block in plan.tapped_blocks(adapter):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from vtokens.adapters import Adapter
 from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
 from vtokens.strategies import Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
+from vtokens.strategies.signals import Attention, Change, Entering, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
 from vtokens.strategies.views.logits import Negative
 from vtokens.strategies.views.states import Place
 
@@ -47,6 +47,8 @@ class Plan:
         observed: decoder layer -> the attention signals read from it.
         observed_keys: decoder layer -> the signals that are its keys.
         observed_neurons: decoder layer -> the signals that compare active neurons of its MLP.
+        entering: the decoder layers whose entering states are read.
+        changes: decoder layer -> the signals that say how its parts change what they are given.
         relevances: the signals that compare visual tokens with the text.
         rooms: decoder layer -> the most slots that a static cache was given there, so that later ones get as many.
 
@@ -111,6 +113,10 @@ class Plan:
                 self.observed_keys.setdefault(signal.layer, set()).add(signal)
             elif isinstance(signal, Neurons):
                 self.observed_neurons.setdefault(signal.layer, set()).add(signal)
+        self.entering = {signal.layer for signal in signals if isinstance(signal, Entering)}
+        self.changes: dict[int, set[Change]] = {}
+        for change in (signal for signal in signals if isinstance(signal, Change)):
+            self.changes.setdefault(change.layer, set()).add(change)
         self.relevances = {signal for signal in signals if isinstance(signal, Relevance)}
         depth, negative = len(adapter.tower.blocks), None if self.contrast is None else self.contrast.plan
         scored = [one for one in signals if isinstance(one, Saliency)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ _ROOM = 1 << 26
 
 
 @as_given
-def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
+def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int | Sequence[int]) -> Tensor:
     """How good a centre each token is: its density times its distance from the nearest denser token.
 
     Density is exp(-mean squared distance to the nearest `neighbours`, itself among them), distances are divided by
@@ -22,7 +24,7 @@ def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
     Args:
         tokens: (..., M, D), sets of any float dtype.
         valid: bool (..., M), False on what takes no part.
-        neighbours: at least 1; all of a set that has fewer.
+        neighbours: at least 1; all of a set that has fewer. Or, on the host, as many numbers as there are sets.
 
     Returns:
         float32 (..., M), -inf where not `valid`.
@@ -30,7 +32,11 @@ def density_peaks(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
     shape, most = valid.shape, valid.shape[-1]
     sets, real = tokens.reshape(-1, *tokens.shape[-2:]).float(), valid.reshape(-1, most)
     part = max(1, _ROOM // most**2)
-    found = [_score(x, ok, neighbours) for x, ok in zip(sets.split(part), real.split(part), strict=True)]
+    each = [neighbours] * len(sets) if isinstance(neighbours, int) else [max(1, one) for one in neighbours]
+    if len(each) != len(sets):
+        raise ValueError(f"{len(each)} numbers of neighbours for {len(sets)} sets: one number, or one for each set")
+    parts = zip(sets.split(part), real.split(part), range(0, len(sets) + 1, part), strict=False)
+    found = [_score(x, ok, each[first : first + part]) for x, ok, first in parts]
     return torch.cat(found).view(shape)
 
 
@@ -70,11 +76,15 @@ def _distances(tokens: Tensor, valid: Tensor) -> Tensor:
     return (apart.masked_fill(apart < TIE * square, 0) / tokens.shape[-1]).sqrt()
 
 
-def _score(tokens: Tensor, valid: Tensor, neighbours: int) -> Tensor:
+def _score(tokens: Tensor, valid: Tensor, neighbours: Sequence[int]) -> Tensor:
     both = valid[:, :, None] & valid[:, None]
     distance = _distances(tokens, valid)
-    near = distance.masked_fill(~both, torch.inf).topk(min(neighbours, valid.shape[1]), largest=False).values
+    most = min(max(neighbours, default=1), valid.shape[1])
+    near = distance.masked_fill(~both, torch.inf).topk(most, largest=False).values
     there = near.isfinite()
+    if min(neighbours, default=most) < most:
+        limit = torch.tensor(neighbours).to(near.device)[:, None, None]
+        there = there & (torch.arange(most, device=near.device) < limit)
     mean = near.masked_fill(~there, 0).square().sum(2) / there.sum(2).clamp(min=1)
     density = (-mean).exp()
     order = torch.arange(valid.shape[1], device=valid.device)

@@ -17,11 +17,22 @@ if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy, check_layer
     from vtokens.strategies.bases import Contraster, Evictor, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
+    from vtokens.strategies.composition import Composition
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
-    from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
+    from vtokens.strategies.signals import (
+        Attention,
+        Change,
+        Entering,
+        LayerKeys,
+        Neurons,
+        Relevance,
+        Saliency,
+        TowerKeys,
+    )
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
+    from vtokens.strategies.staged import StagedPruner
     from vtokens.strategies.subset_pruner import SubsetPruner
     from vtokens.strategies.video_pruner import VideoPruner
     from vtokens.strategies.views.frames import Frames
@@ -31,8 +42,11 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Attention": "vtokens.strategies.signals",
+    "Composition": "vtokens.strategies.composition",
     "Contraster": "vtokens.strategies.bases",
     "Description": "vtokens.strategies.card",
+    "Change": "vtokens.strategies.signals",
+    "Entering": "vtokens.strategies.signals",
     "Evictor": "vtokens.strategies.bases",
     "Facts": "vtokens.core.facts",
     "Frames": "vtokens.strategies.views.frames",
@@ -46,6 +60,7 @@ _MODULES = {
     "ScorePruner": "vtokens.strategies.bases",
     "Selection": "vtokens.strategies.selection",
     "Spec": "vtokens.strategies.spec",
+    "StagedPruner": "vtokens.strategies.staged",
     "States": "vtokens.strategies.views.states",
     "Steerer": "vtokens.strategies.bases",
     "Strategy": "vtokens.strategies.base",
@@ -64,8 +79,11 @@ _MODULES = {
 }
 __all__ = [
     "Attention",
+    "Change",
+    "Composition",
     "Contraster",
     "Description",
+    "Entering",
     "Evictor",
     "Facts",
     "Frames",
@@ -79,6 +97,7 @@ __all__ = [
     "ScorePruner",
     "Selection",
     "Spec",
+    "StagedPruner",
     "States",
     "Steerer",
     "Strategy",

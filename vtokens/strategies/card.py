@@ -38,6 +38,7 @@ class Description:
         evidence, shown: a key of `EVIDENCE`, and the test that shows it.
         needs: what it reads beside the tokens themselves, with some of its settings (`vtokens.strategies.needed`).
         kind: "prune", "merge", "attend" or "contrast", where it stands in the package; "" for a plugin's.
+        composes: the spec that a composition stands for, with names of its fields in braces; "" for any other.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Description:
     shown: str = ""
     needs: tuple[str, ...] = ()
     kind: str = ""
+    composes: str = ""
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.fields), default=0)
@@ -61,6 +63,8 @@ class Description:
             )
         if costs := [COSTS[one] for one in self.needs if one in COSTS]:
             lines.append(f"  which costs: {'; '.join(costs)}")
+        if self.composes:
+            lines.append(f"  stands for: {self.composes}")
         if self.aliases:
             lines.append(f"  also: {', '.join(self.aliases)}")
         if self.paper:
@@ -78,7 +82,9 @@ def card(cls: type[Strategy]) -> Description:
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
     fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
     more = (cls.venue, cls.evidence, cls.shown, needed.of_class(cls), _kind(cls.__module__))
-    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more)
+    return Description(
+        cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more, getattr(cls, "composes", "")
+    )
 
 
 @functools.cache
@@ -99,6 +105,7 @@ def _read(found: RegisteredClass) -> tuple[Description, str]:
     stages = tuple(found.returned("stages")) if "stages" in names else tuple(s for s in STAGES if f"at_{s}" in names)
     paper, *more = (found.keywords.get(one, "") for one in ("paper", "venue", "evidence", "shown"))
     more += [needed.of_source(found.lineage), _kind(found.module)]
+    more.append(found.constant("composes") if "composes" in names else "")
     text = Description(found.arguments[0], found.summary(), stages, paper, found.fields(), aliases, *more)
     return text, f"{found.module}.{found.lineage[0].name}"
 

@@ -20,6 +20,8 @@ _MEANT = {"cls": "saliency", "videos": "video", "layer attention": "attention"}
 """Other words for what is needed."""
 WORDS = {
     "attention": "what tokens receive in a decoder layer",
+    "change": "how far attention or the MLP of a decoder layer moves tokens",
+    "entering": "the states that enter a decoder layer",
     "layer keys": "keys of a decoder layer",
     "neurons": "active neurons of an MLP of the decoder",
     "relevance": "how much each token is like the text",
@@ -54,7 +56,8 @@ def needed(named: Iterable[str], methods: Collection[str], bases: Collection[str
     found = {_spaced(name) for name in named & signals()}
     found |= {"text"} if named & _TEXT or "relevance" in found else set()
     found |= {"second prompt"} if "negative" in methods else set()
-    found |= {"table"} if "prepare" in methods else set()
+    # Staged pruners prepare the numbers of their layers.
+    found |= {"table"} if "prepare" in methods and "StagedPruner" not in bases else set()
     found |= {"video"} if "VideoPruner" in bases else set()
     return tuple(sorted(found))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 QueryRows = Literal["last", "after", "text", "visual", "raters", "all"]
 Pool = Literal["mean", "max"]
 Text = Literal["after", "all"]
+Part = Literal["attention", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,30 @@ class LayerKeys:
 
 
 @dataclass(frozen=True)
+class Entering:
+    """Asks for the states that enter a decoder layer, behind what strategies drop before it.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+    """
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """Asks how a decoder layer's attention, or its MLP, changes what it is given: in length, and in direction.
+
+    Attributes:
+        layer: decoder layer, 0-based.
+        part: "attention" or "mlp": its module, which is given normed states, and whose output is added to the stream.
+    """
+
+    layer: int
+    part: Part = "attention"
+
+
+@dataclass(frozen=True)
 class Relevance:
     """Asks how much each visual token is like the prompt's text: the mean of its cosines with the text's embeddings.
 
@@ -101,8 +126,8 @@ class Neurons:
     reference: int = -1
 
 
-Signal = Saliency | TowerKeys | Attention | LayerKeys | Neurons | Relevance
-InLayer = Attention | LayerKeys | Neurons
+Signal = Saliency | TowerKeys | Attention | LayerKeys | Entering | Change | Neurons | Relevance
+InLayer = Attention | LayerKeys | Entering | Change | Neurons
 """Signals of one decoder layer."""
 
 
@@ -124,6 +149,8 @@ class Observed(Protocol):
     def sizes(self) -> Tensor | None: ...
 
     def knows(self, signal: InLayer) -> bool: ...
+
+    def normed(self, states: Tensor) -> Tensor: ...
 
     def notes(self, strategy: object) -> dict[int, Any]: ...
 

@@ -14,6 +14,7 @@ from typing import Any
 from vtokens.core.budget import Keep, check_keep
 from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
+from vtokens.strategies.composition import Composition
 from vtokens.strategies.fields import checked
 from vtokens.strategies.registry import get
 from vtokens.strategies.video_pruner import VideoPruner
@@ -29,7 +30,7 @@ _EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fast
 
 
 def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strategy, ...]:
-    """The strategies that `spec` names, in the written order.
+    """The strategies that `spec` names, in the written order; those of a `Composition` in its place.
 
     Args:
         spec: a string, a strategy, a dict `{"name": ..., **fields}`, or a sequence of these.
@@ -52,7 +53,12 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
         drafts[0][1].update(options)
     if keep is not None:
         _give(_takers(drafts), keep)
-    return tuple(_build(cls, fields) for cls, fields in drafts)
+    return tuple(part for cls, fields in drafts for part in _parts(_build(cls, fields)))
+
+
+def _parts(strategy: Strategy) -> tuple[Strategy, ...]:
+    """The strategies that a composition stands for; any other stands for itself."""
+    return parse(strategy.spec()) if isinstance(strategy, Composition) else (strategy,)
 
 
 def open_keeps(spec: Spec) -> list[str]:

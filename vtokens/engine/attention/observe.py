@@ -17,7 +17,7 @@ from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmax, attention_colmean, rotate
-from vtokens.strategies.signals import Attention, LayerKeys, Neurons, QueryRows
+from vtokens.strategies.signals import Attention, Change, LayerKeys, Neurons, QueryRows
 
 
 def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: AttentionCall) -> None:
@@ -143,6 +143,33 @@ def observe_neurons(lane: Lane, pictures: Pictures, signal: Neurons, neurons: Te
     at = torch.maximum(lane.last_prompt(pictures, active.device) + signal.reference + 1, first)
     word = active.gather(1, at[..., None].expand(-1, -1, active.shape[2]))
     pictures.observed[signal] = spread((active & word).sum(2).float(), lane.view, lane.length)
+
+
+def observe_change(lane: Lane, pictures: Pictures, signal: Change, given: Tensor, made: Tensor) -> None:
+    """Note in `pictures` how a part of a decoder layer changes states.
+
+    Args:
+        signal: which part of which layer.
+        given: (B, W, D), what it is given.
+        made: (B, W, D), what it puts out.
+    """
+    found = changed(given.detach(), made.detach(), lane.layout_on(given.device).valid.bool())
+    pictures.observed[signal] = spread(found, lane.view, lane.length)
+
+
+def changed(given: Tensor, made: Tensor, real: Tensor) -> Tensor:
+    """float32 (B, W, 3): |y| / |x|, their cosine, and the softmax of 1 - cosine over a sample's `real` positions.
+
+    Args:
+        given: x, (B, W, D).
+        made: y, (B, W, D).
+        real: bool (B, W), False on padding.
+    """
+    given, made, least = given.float(), made.float(), torch.finfo(torch.float32).tiny
+    before, after = given.norm(dim=-1), made.norm(dim=-1)
+    cosine = (given * made).sum(-1) / (before * after).clamp(min=least)
+    unlike = (1 - cosine).masked_fill(~real, -torch.inf).softmax(1)
+    return torch.stack([after / before.clamp(min=least), cosine, unlike], -1)
 
 
 def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vtokens.core.compat import given_cache, returned_cache
 from vtokens.engine import begin
 from vtokens.engine.attention.key_padding import filled
-from vtokens.engine.attention.observe import observe, observe_keys, observe_neurons
+from vtokens.engine.attention.observe import observe, observe_change, observe_keys, observe_neurons
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.attention.unmerge import unmerged
@@ -26,6 +26,7 @@ from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.per_layer import beside_states
 from vtokens.engine.state.request import NegativePrefill, Request
+from vtokens.strategies.signals import Change
 from vtokens.strategies.views.heads import Memory
 from vtokens.strategies.views.states import Place
 
@@ -122,6 +123,20 @@ class DecoderHooks(Base):
         if passed.text is not None and passed.text.active:
             return passed.text.note(index, "mlp", output[0] if isinstance(output, tuple) else output)
         return self._steered(passed, index, "mlp", output)
+
+    @traced(entering_layer)
+    def after_part(self, signal: Change, module: nn.Module, args: Args, kwargs: Kwargs, output: Any = None) -> Any:
+        passed = here().phase(self)
+        if not isinstance(passed, Pass) or passed.joint is not None or output is None:
+            return
+        if passed.text is not None and passed.text.active:
+            return
+        lane, pictures = passed.main, passed.main.pictures
+        if pictures is None or not lane.shows or signal not in lane.plan.changes.get(signal.layer, ()):
+            return
+        given = args[0] if args else kwargs["hidden_states"]
+        with pictures.record.selecting(given.device):
+            observe_change(lane, pictures, signal, given, output[0] if isinstance(output, tuple) else output)
 
     def _steered(self, passed: Pass, index: int, place: Place, output: Any) -> Any:
         """What leaves a layer or its MLP, with what strategies add to it."""

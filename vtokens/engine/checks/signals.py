@@ -11,7 +11,20 @@ from vtokens.adapters import Adapter
 from vtokens.core.errors import unknown
 from vtokens.engine.attention.rotary import check_rotary
 from vtokens.strategies.base import check_layer
-from vtokens.strategies.signals import Attention, Neurons, Pool, QueryRows, Relevance, Saliency, Signal, Text, TowerKeys
+from vtokens.strategies.signals import (
+    Attention,
+    Change,
+    Entering,
+    Neurons,
+    Part,
+    Pool,
+    QueryRows,
+    Relevance,
+    Saliency,
+    Signal,
+    Text,
+    TowerKeys,
+)
 
 
 def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
@@ -41,7 +54,9 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
                 raise unknown("rows", signal.rows, get_args(QueryRows))
             if isinstance(signal, Attention) and signal.pool not in get_args(Pool):
                 raise unknown("pool", signal.pool, get_args(Pool))
-            if not signal.rotary:
+            if isinstance(signal, Change):
+                _check_change(adapter, signal)
+            if not isinstance(signal, Entering | Change) and not signal.rotary:
                 check_rotary(adapter, f"what {name}(rotary=False) undoes", "ask for it with rotary=True")
 
 
@@ -54,4 +69,16 @@ def _check_neurons(adapter: Adapter, signal: Neurons) -> None:
             f"neurons of decoder layer {signal.layer} are asked for, and the MLP of a {type(layer).__name__} has no "
             "`down_proj` that they enter, as that of a mixture of experts: use a strategy that reads attention or "
             "features, such as 'fastv'"
+        )
+
+
+def _check_change(adapter: Adapter, signal: Change) -> None:
+    """Raise `ValueError` unless a decoder layer has the part whose work is asked for."""
+    if signal.part not in get_args(Part):
+        raise unknown("part", signal.part, get_args(Part))
+    layer, name = adapter.layers[signal.layer], "self_attn" if signal.part == "attention" else "mlp"
+    if not isinstance(getattr(layer, name, None), nn.Module):
+        raise ValueError(
+            f"{signal} asks what the {signal.part} of decoder layer {signal.layer} does, and a {type(layer).__name__} "
+            f"has no `{name}`"
         )

@@ -18,7 +18,8 @@ from vtokens.engine.state.keymap import KeyMap
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.slots import fitted, keeps_all
 from vtokens.engine.state.tracked_layer import TrackedLayer
-from vtokens.engine.state.view import View, gather
+from vtokens.engine.state.view import View, gather, spread
+from vtokens.strategies.signals import Entering
 
 
 def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
@@ -32,6 +33,8 @@ def drop(lane: Lane, index: int, hidden: Tensor) -> Tensor:
         hidden = select(lane, acting, partial(acting.strategy.at_layer, index=index), hidden)
     if lane.pictures is not None:
         lane.pictures.pending.clear()
+        if index in lane.plan.entering:
+            lane.pictures.observed[Entering(index)] = spread(hidden.detach(), lane.view, lane.length)
     return hidden
 
 

@@ -57,7 +57,7 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         if not any(part.counts):
             return hidden
         signals = Signals(lane, pictures, lane.view, rows)
-        visuals = Visuals(states, part, acting.strategy.grouping, signals)
+        visuals = Visuals(states, part, acting.strategy.grouping, signals, acting.prepared)
         selection = stage(visuals)
         if selection is None:
             return hidden

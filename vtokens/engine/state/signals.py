@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtokens.core.columns import columns_of
 from vtokens.engine.checks.outside import check_inside
@@ -77,6 +77,18 @@ class Signals:
     def knows(self, signal: InLayer) -> bool:
         """Whether a layer that ran was asked for this."""
         return signal in self.pictures.pending or signal in self.pictures.observed
+
+    def normed(self, states: Tensor) -> Tensor:
+        """States as the norm behind the last layer leaves them.
+
+        Raises:
+            ValueError: the decoder has none.
+        """
+        decoder = self.lane.adapter.language_model
+        if not isinstance(getattr(decoder, "norm", None), nn.Module):
+            raise ValueError(f"a {type(decoder).__name__} has no norm behind its last layer, which a strategy asks for")
+        found: Tensor = decoder.norm(states)
+        return found
 
     def notes(self, strategy: object) -> dict[int, Any]:
         """Picture -> what a strategy noted about it for its later stages in this pass, on the host."""

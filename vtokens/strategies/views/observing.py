@@ -10,10 +10,13 @@ from torch import Tensor
 from vtokens.core.layout import Groups
 from vtokens.strategies.signals import (
     Attention,
+    Change,
+    Entering,
     InLayer,
     LayerKeys,
     Neurons,
     Observed,
+    Part,
     Pool,
     QueryRows,
     Relevance,
@@ -96,6 +99,33 @@ class Observing:
             ValueError: that layer has not run yet, or ran without being watched for this.
         """
         return self._groups.gather(self._of_layer(f"neurons of layer {layer} are", Neurons(layer, reference)))
+
+    def entered(self, layer: int) -> Tensor:
+        """(G, M, D): the states of visual tokens that entered a decoder layer.
+
+        Raises:
+            ValueError: that layer has not begun yet, or began without being watched for this.
+        """
+        return self._groups.gather(self._of_layer(f"states that entered layer {layer} are", Entering(layer)))
+
+    def changes(self, layer: int, part: Part = "attention") -> Tensor:
+        """float32 (B, W, 3): how attention, or the MLP, of a decoder layer changes what it is given at each position.
+
+        Given x it puts out y: |y| / |x|, the cosine of both, and the softmax of 1 - cosine over the positions of the
+        sample that the layer saw. `grouped` makes those of visual tokens of them.
+
+        Raises:
+            ValueError: that layer has not run yet, or ran without being watched for this.
+        """
+        return self._of_layer(f"changes by {part} in layer {layer} are", Change(layer, part))
+
+    def grouped(self, values: Tensor) -> Tensor:
+        """(G, M, ...): of values (B, W, ...) for all positions, those of visual tokens."""
+        return self._groups.gather(values)
+
+    def normed(self, states: Tensor) -> Tensor:
+        """States (..., D) as the norm behind the last decoder layer would leave them."""
+        return self.observed.normed(states)
 
     def relevance(self, text: Text = "after") -> Tensor:
         """float32 (G, M), -1 to 1: the mean cosine of each token with the prompt's text, where they enter the decoder.

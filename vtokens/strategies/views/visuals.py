@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +27,14 @@ class Visuals(Observing):
         layout: where the visual tokens sit in it.
         grouping: "image", "view" (a tile of an AnyRes picture), "frame" or "sample".
         observed: the signals the strategy asked for.
+        prepared: what the strategy prepared for this model.
     """
 
     hidden: Tensor
     layout: Layout
     grouping: Grouping
     observed: Observed
+    prepared: Any = None
 
     def __post_init__(self) -> None:
         self._groups = self.layout.groups(self.grouping)
