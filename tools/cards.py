@@ -11,6 +11,7 @@ from vtokens.strategies.needed import WORDS
 from vtokens.strategies.stages import STAGES
 
 WHERE = {
+    "pixels": "before the vision tower",
     "encode": "in the vision tower",
     "prompt": "before the decoder",
     "layer": "before a decoder layer",

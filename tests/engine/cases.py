@@ -116,7 +116,7 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
             [
                 name
                 for name in vtokens.strategies()
-                if not {"rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
+                if not {"pixels", "rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
                 and not issubclass(vtokens.strategies.get(name), VideoPruner)
                 and ".merge." not in vtokens.strategies.get(name).__module__  # what is merged is not masked
             ]

@@ -74,6 +74,16 @@ def test_the_example_with_settings_acts_before_its_layer(example: dict[str, Any]
         assert all(len(all_) > 3 for all_ in everything)
 
 
+def test_the_strategy_before_the_tower_shows_half_of_each_side(example: dict[str, Any]) -> None:
+    """Four tokens of 16, in every family whose tower can; the decoder holds as many."""
+    assert vtokens.describe("half").stages == ("pixels", "prompt")
+    for family, counts in (("llava", [4, 4, 4]), ("qwen2_vl", None)):
+        model, batch = pair(family)[0], three_rows(family)
+        found = [len(picture) for picture in kept(model, batch, "half")]
+        grids = batch.get("image_grid_thw")
+        assert found == (counts or [max(1, h // 4) * max(1, w // 4) for _, h, w in grids.tolist()])
+
+
 @torch.no_grad()
 def test_the_pruner_of_videos_looks_at_the_first_frame(example: dict[str, Any]) -> None:
     """The tokens of each video that are farthest from what stood at their place in its first frame."""

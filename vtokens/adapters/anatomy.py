@@ -36,8 +36,14 @@ class TowerSpec:
             can be merged; None if blocks are built otherwise, so that only finished features can be.
         tiles: argument of the tower's call, (..., tiles), that says which tiles of each of its sequences are real,
             where every tile begins with a class token of its own, all of which score; None elsewhere.
+        fewer: what it can be shown of a picture in place of all of it (`Needs.pixels`): the picture resized ("resize"),
+            or some of its tokens at the places they had ("repeats"). Nothing where it, or what follows, takes pictures
+            of one size alone, or joins patches of whole squares.
+        embeddings: path from the tower to what turns pixels (B, C, H, W) into rows (B, N, C), where pictures are
+            changed at the tower's own call, whose argument `interpolate_pos_encoding` fits positions to their size;
+            None where they are changed in the arguments of the feature call (`Adapter.shown`).
         projector: path from the multimodal module to what turns rows of the tower (B, N, C) into features (B, N, D),
-            row by row; None if no tokens are merged in the tower.
+            row by row; None if no tokens are merged in the tower, and no picture is changed at its call.
     """
 
     at: tuple[str, ...]
@@ -49,6 +55,8 @@ class TowerSpec:
     full: str | None = None
     merging: tuple[str, str] | None = None
     tiles: str | None = None
+    fewer: frozenset[str] = frozenset()
+    embeddings: str | None = None
     projector: str | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vtokens.adapters.qwen2_vl import Qwen2VL
+from vtokens.adapters.qwen2_vl import VISUAL, Qwen2VL
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 
@@ -21,6 +21,10 @@ _VIDEO = 2
 class Glm4v(Qwen2VL):
     """GLM-4.1V. A video's frames stand apart, with their times as text between; they are one picture all the same."""
 
+    # It places what it embeds by the shape of the whole grid, so that no token can be left out of that.
+    anatomy = replace(
+        Qwen2VL.anatomy, towers={name: replace(VISUAL, fewer=frozenset(("resize",))) for name in ("image", "video")}
+    )
     mixes_copies = True
     examples: ClassVar[tuple[str, ...]] = ("zai-org/GLM-4.1V-9B-Thinking", "zai-org/GLM-4.6V-Flash")
 

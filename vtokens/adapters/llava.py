@@ -24,6 +24,8 @@ CLIP = TowerSpec(
     class_token="embeddings.class_embedding",
     layer="vision_feature_layer",
     merging=("layer_norm2", "mlp"),
+    fewer=frozenset(("resize", "repeats")),
+    embeddings="embeddings",
     projector="multi_modal_projector",
 )
 """A CLIP- or SigLIP-like tower that transformers loads on its own; SigLIP's have no class token."""
@@ -52,6 +54,15 @@ class LlavaTower(Adapter):
             raise ValueError(
                 "gradient checkpointing runs the tower's blocks a second time, when their tokens are merged already: "
                 "call model.activation_checkpointing_disable() (in older releases of transformers "
+                "gradient_checkpointing_disable()), or detach() the strategy for training"
+            )
+
+    def check_pixels(self, modality: str, inputs: Mapping[str, Any], fewer: str) -> None:
+        tower = self.tower
+        if tower.module.training and getattr(tower.module.encoder, "gradient_checkpointing", False):
+            raise ValueError(
+                "gradient checkpointing runs the tower's blocks a second time, when it is no longer known what they "
+                "were shown: call model.activation_checkpointing_disable() (in older releases of transformers "
                 "gradient_checkpointing_disable()), or detach() the strategy for training"
             )
 

@@ -33,6 +33,14 @@ class LlavaNextVideo(LlavaNext):
             )
         super().check_merging(inputs)
 
+    def check_pixels(self, modality: str, inputs: Mapping[str, Any], fewer: str) -> None:
+        if "pixel_values_videos" in inputs:
+            raise ValueError(
+                "the frames of a LLaVA-NeXT-Video are pooled as squares of patches, so that the tower cannot be shown "
+                "less of them: use a strategy that prunes behind the tower, as 'uniform', or take fewer frames"
+            )
+        super().check_pixels(modality, inputs, fewer)
+
     def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
         if modality != "video":
             return super().tower_inputs(modality, inputs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.llava import CLIP
@@ -35,6 +36,27 @@ class LlavaOnevision(LlavaNext):
         # Only a sample with a single image is cut into crops.
         several = [n > 1 for n in torch.as_tensor(groups).tolist() for _ in range(n)]
         return [1 if whole else n for n, whole in zip(crops, several, strict=True)], sizes
+
+    def check_pixels(self, modality: str, inputs: Mapping[str, Any], fewer: str) -> None:
+        super().check_pixels(modality, inputs, fewer)
+        scaled = "videos" if modality == "video" else "a picture of so many tiles" if self._scales(inputs) else None
+        if fewer == "resize" and scaled is not None:
+            raise ValueError(
+                f"features of {scaled} are scaled down behind the tower of a LLaVA-OneVision, where blends of those of "
+                "a smaller picture would be as many tokens as before: give the processor smaller pictures, or use a "
+                "strategy that prunes behind the tower, as 'uniform'"
+            )
+
+    def _scales(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether tiles of a picture have more features than a picture may, so that they are scaled down."""
+        for crops, size, picture in zip(*self._crops(inputs), self.pictures("image", inputs), strict=True):
+            if crops > 1 and len(picture.grids) > 1:
+                pinpoints, side = self.config.image_grid_pinpoints, self.config.vision_config.image_size
+                rows, columns = get_anyres_image_grid_shape(size.tolist(), pinpoints, side)
+                # Padding is cut off along one side alone.
+                if picture.grids[1][1] < rows * self.side and picture.grids[1][2] < columns * self.side:
+                    return True
+        return False
 
     def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
         if modality != "video":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
@@ -31,6 +33,12 @@ class Qwen25VL(Qwen2VL):
         whole, (_, bounds) = super().attended(grids), self._windows(grids)
         windows, full = tuple(bounds.diff().tolist()), self.multimodal.visual.fullatt_block_indexes
         return tuple(frames if block in full else windows for block, frames in enumerate(whole))
+
+    def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        order = inputs.get("window_index")  # given where the tower works on some of its tokens
+        if order is None:
+            return super().to_tokens(modality, scores, inputs)
+        return scores.view(-1, self._merge**2).mean(1)[order.to(scores.device).argsort()]
 
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         order, _ = self._windows(grids)

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vtokens.adapters.anatomy import Anatomy, TowerSpec
+from vtokens.adapters import patch_rows
+from vtokens.adapters.anatomy import PIXELS, Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 
-VISUAL = TowerSpec(("visual",), "blocks", "attn")
+VISUAL = TowerSpec(("visual",), "blocks", "attn", fewer=frozenset(("resize", "repeats")))
 PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
 
 
@@ -45,6 +46,32 @@ class Qwen2VL(Adapter):
     ) -> Tensor:
         sizes = inputs[f"{modality}_grid_thw"].prod(-1).tolist()
         return torch.cat([change(part) for part in inputs[name].split(sizes)])
+
+    def shown(self, modality: str, inputs: Mapping[str, Any]) -> list[Tensor]:
+        rows, grids, vision = (
+            inputs[_pixels(modality, inputs)],
+            inputs[f"{modality}_grid_thw"],
+            self.config.vision_config,
+        )
+        return patch_rows.pictures(rows, grids, vision.patch_size, vision.temporal_patch_size, self._merge)
+
+    def resized(self, modality: str, inputs: Mapping[str, Any], shown: Sequence[Tensor]) -> dict[str, Any]:
+        name, grids, vision = _pixels(modality, inputs), inputs[f"{modality}_grid_thw"], self.config.vision_config
+        rows, found = patch_rows.rows(shown, vision.patch_size, vision.temporal_patch_size, self._merge)
+        return {**_plain(inputs), name: rows, f"{modality}_grid_thw": found.to(grids)}
+
+    def without_repeats(self, modality: str, inputs: Mapping[str, Any], shown: Tensor) -> dict[str, Any]:
+        name, grids, unit = _pixels(modality, inputs), inputs[f"{modality}_grid_thw"], self._merge**2
+        rows, lengths = inputs[name], (grids.prod(-1) // unit).tolist()
+        stay = shown.nonzero().flatten()  # the device is read here, as the tower has to know how long its rows are
+        counts = torch.stack([part.sum() for part in shown.split(lengths)]).tolist()
+        fed = rows.unflatten(0, (-1, unit))[stay.to(rows.device)].flatten(0, 1)
+        # A grid of one row of tokens each: what depends on the places, the tower is given.
+        flat = grids.new_tensor([[1, self._merge, self._merge * count] for count in counts])
+        return {
+            **_plain(inputs), name: fed, f"{modality}_grid_thw": flat,
+            **patch_rows.places(self.multimodal.visual, grids, stay, shown),
+        }  # fmt: skip
 
     def prompt_positions(self, given: Mapping[str, Any], features: Sequence[Mapping[str, Any]]) -> Tensor:
         kinds = given.get("mm_token_type_ids")
@@ -88,3 +115,13 @@ class Qwen2VL(Adapter):
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         """Undo the order in which the tower worked: (tokens,) -> (tokens,), one call of the tower."""
         return merged
+
+
+def _pixels(modality: str, inputs: Mapping[str, Any]) -> str:
+    """The argument with the pixels of a modality: the feature call of images may be asked for both."""
+    return PIXELS[modality] if PIXELS[modality] in inputs else PIXELS["image"]
+
+
+def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a feature call, those that it takes by any name among them."""
+    return {**{name: value for name, value in inputs.items() if name != "kwargs"}, **inputs.get("kwargs", {})}

@@ -121,6 +121,16 @@ class Tower:
         return MergePoint(block, follow(block, norm), follow(block, mlp))
 
     @property
+    def fewer(self) -> frozenset[str]:
+        """What it can be shown of a picture in place of all of it (`TowerSpec.fewer`)."""
+        return self._spec.fewer
+
+    @property
+    def embeddings(self) -> Any:
+        """What turns pixels into its rows, where pictures are changed at its own call; None elsewhere."""
+        return None if self._spec.embeddings is None else follow(self.module, self._spec.embeddings)
+
+    @property
     def projector(self) -> Any:
         """What turns its rows (B, N, C) into features (B, N, D), row by row; None if the family names none."""
         return None if self._spec.projector is None else follow(self._multimodal, self._spec.projector)

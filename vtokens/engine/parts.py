@@ -14,6 +14,7 @@ from vtokens.engine.context import Follower
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.plan import Plan
 from vtokens.engine.stages.encode import Encode, after_projector
+from vtokens.engine.stages.pixels import AtTower
 from vtokens.engine.stages.rows import ROW_WISE, row_wise
 from vtokens.engine.stages.tower import TowerTap, TowerWatch
 
@@ -73,7 +74,10 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
             found["tower tap", number, block] = partial(TowerTap, adapter, tower, block)
         for block in plan.at_encode if tower.merges else ():
             found["encode", number, block] = partial(Encode, adapter, tower, block)
-    projectors = {tower.projector: None for tower in adapter.towers.values() if plan.at_encode and tower.merges}
+        if plan.at_pixels is not None and tower.embeddings is not None:
+            found["pixels", number] = partial(AtTower, adapter, tower)
+    changed = plan.at_encode or plan.at_pixels is not None
+    projectors = {tower.projector: None for tower in adapter.towers.values() if changed and tower.projector is not None}
     for number, projector in enumerate(projectors):
         found["projector", number] = partial(projector.register_forward_hook, partial(after_projector, adapter))
     attending = [index for (index, _), spec in zip(enumerate(layers), adapter.specs, strict=False) if spec.attends]

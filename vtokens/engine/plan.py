@@ -27,6 +27,7 @@ class Plan:
         strategies: all of them, in the written order.
         programs: for each batch row, before beams repeat them, the strategies that run on it; None if all rows run the
             same ones, however many rows there are.
+        at_pixels: the strategy that shows the tower less of each picture; None if it is shown all.
         at_encode: tower block, or round behind the tower -> the strategy that merges there, and what it prepared.
         at_prompt: the strategies that act before the decoder, in the written order.
         at_layer: decoder layer -> the strategies that act before it, in the written order.
@@ -83,6 +84,7 @@ class Plan:
         self.compact = any(one.needs.compact for one in every)
         self.sizes = any(part.needs.sizes for one in every for part in (one, *one.modifiers))
         self.text_lane = any(one.needs.text_lane for one in every)
+        self.at_pixels = next((one for one in every if one.needs.pixels), None)
         self.at_encode = {index: (one.strategy, one.prepared) for one in every for index in one.needs.encode}
         self.at_prompt = [one for one in every if "prompt" in one.strategy.stages()]
         self.at_layer = by_layer(every, "layer")
@@ -128,7 +130,7 @@ class Plan:
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
 
     def __bool__(self) -> bool:
-        before = self.at_encode or self.at_prompt or self.at_layer or self.at_rows
+        before = self.at_pixels or self.at_encode or self.at_prompt or self.at_layer or self.at_rows
         return bool(before or self.at_attend or self.at_states or self.at_cache or self.contrast or self.at_logits)
 
     @property
@@ -141,6 +143,8 @@ class Plan:
         """The tower blocks whose attention goes through a tap."""
         # From the first merge on, every block has to know how many patches a token stands for.
         merging = range(min(self.at_encode), len(adapter.tower.blocks)) if self.at_encode else ()
+        if self.at_pixels is not None and self.at_pixels.needs.pixels == "repeats":  # and which are padding
+            merging = range(len(adapter.tower.blocks))
         return sorted({*self.blocks, *self.key_blocks, *(merging if adapter.tower.merges else ())})
 
     def tapped_layers(self, attending: Sequence[int]) -> list[int]:

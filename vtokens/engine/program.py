@@ -96,11 +96,11 @@ def alike(programs: Sequence[tuple[Strategy, ...]]) -> list[tuple[tuple[Strategy
 def check_beside(programs: Sequence[Sequence[Acting]]) -> None:
     """Raise `ValueError` if rows of one batch cannot run different programs beside each other."""
     for program in programs:
-        if any(one.needs.encode or one.needs.unmerges for one in program):
+        if any(one.needs.pixels or one.needs.encode or one.needs.unmerges for one in program):
             raise ValueError(
-                f"{format_spec([one.strategy for one in program])!r} merges tokens, which cannot be done for some rows "
-                "of a batch only: the vision tower runs before it is known which row a picture belongs to. Give it to "
-                "all rows, or run them in batches of their own"
+                f"{format_spec([one.strategy for one in program])!r} merges tokens, or shows the "
+                "vision tower fewer, which cannot be done for some rows of a batch only: it runs before it is known "
+                "which row a picture belongs to. Give it to all rows, or run them in batches of their own"
             )
     contrasts = [one.strategy for program in programs for one in program if one.negative is not None]
     if any(other != contrasts[0] for other in contrasts):
@@ -130,7 +130,7 @@ def under(contrast: Acting, program: Sequence[Acting]) -> tuple[Strategy, ...]:
         own = {"prompt", "layer"} if isinstance(contrast.negative, Tokens) else set()
         return tuple(with_modifiers(others, lambda one: bool(own & set(one.stages()))))
     for strategy in parse(given):
-        if {"logits", "encode"} & set(strategy.stages()):
+        if {"logits", "encode", "pixels"} & set(strategy.stages()):
             raise ValueError(
                 f"branch={given!r}: {strategy.name!r} acts on {', '.join(strategy.stages())}, which a negative prompt "
                 "has not to itself: strategies that act before or in the decoder are allowed, as 'random(keep=0.1)'"

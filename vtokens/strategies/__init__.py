@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.video_pruner import VideoPruner
     from vtokens.strategies.views.frames import Frames
     from vtokens.strategies.views.keys import Keys
+    from vtokens.strategies.views.pixel_grid import PixelGrid, Repeats, Resized
     from vtokens.strategies.views.states import States
     from vtokens.strategies.views.visuals import Visuals
 
@@ -55,7 +56,10 @@ _MODULES = {
     "Neurons": "vtokens.strategies.signals",
     "Merger": "vtokens.strategies.bases",
     "Needs": "vtokens.strategies.needs",
+    "PixelGrid": "vtokens.strategies.views.pixel_grid",
     "Relevance": "vtokens.strategies.signals",
+    "Repeats": "vtokens.strategies.views.pixel_grid",
+    "Resized": "vtokens.strategies.views.pixel_grid",
     "Saliency": "vtokens.strategies.signals",
     "ScorePruner": "vtokens.strategies.bases",
     "Selection": "vtokens.strategies.selection",
@@ -92,7 +96,10 @@ __all__ = [
     "Merger",
     "Needs",
     "Neurons",
+    "PixelGrid",
     "Relevance",
+    "Repeats",
+    "Resized",
     "Saliency",
     "ScorePruner",
     "Selection",

@@ -22,6 +22,7 @@ from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.keys import Keys
 from vtokens.strategies.views.logits import Logits, Negative
 from vtokens.strategies.views.patches import Patches
+from vtokens.strategies.views.pixel_grid import Fewer, PixelGrid
 from vtokens.strategies.views.states import States
 from vtokens.strategies.views.visuals import Visuals
 
@@ -33,12 +34,12 @@ class Strategy(Older):
     Most strategies are smaller as a `ScorePruner`, `Merger`, `Steerer`, `Evictor` or `Contraster`
     (`vtokens.strategies.bases`), or as a `VideoPruner`.
 
-    `at_encode` merges tokens in the vision tower, `at_prompt` selects before decoder layer 0, `at_layer` before later
-    ones, and `at_rows` says which visual tokens a layer computes; these run when pictures come in. `at_attend` changes
-    head outputs inside the attention of decoder layers, in every pass that can see pictures; `at_states` adds to what
-    leaves the layers, and `at_cache` says which of their keys stay, in every pass. `at_logits` compares the logits of
-    text behind pictures with those of a second prompt, which `negative` declares and which gets the same tokens.
-    `needs` says in which layers, and what they read.
+    `at_pixels` shows the vision tower less of a picture, `at_encode` merges tokens in it, `at_prompt` selects before
+    decoder layer 0, `at_layer` before later ones, and `at_rows` says which visual tokens a layer computes; these run
+    when pictures come in. `at_attend` changes head outputs inside the attention of decoder layers, in every pass that
+    can see pictures; `at_states` adds to what leaves the layers, and `at_cache` says which of their keys stay, in every
+    pass. `at_logits` compares the logits of text behind pictures with those of a second prompt, which `negative`
+    declares and which gets the same tokens. `needs` says in which layers, and what they read.
 
     Attributes:
         name, paper, aliases, venue, evidence, shown: what `register` was given.
@@ -96,6 +97,13 @@ class Strategy(Older):
         They find it as `Heads.prepared`.
         """
         return None
+
+    def at_pixels(self, pixels: PixelGrid) -> Fewer | None:
+        """What the vision tower sees of one picture: it `Resized`, or without its `Repeats`; None if all of it.
+
+        Which of the two it may be, `Needs(pixels=...)` says beforehand.
+        """
+        raise NotImplementedError
 
     def at_encode(self, patches: Patches) -> Merged | None:
         """Merge tokens of the vision tower."""

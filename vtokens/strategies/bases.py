@@ -104,8 +104,9 @@ class ScorePruner(Strategy):
 class Merger(Strategy):
     """A merger: one token of each cluster goes through the decoder for all of them.
 
-    Subclasses write `members`, or `at_encode` where tokens are merged in the vision tower already, or both. Attention
-    of the decoder sees the token that stays at the positions of all that it stands for (virtual unmerging).
+    Subclasses write `members`, or `at_encode` where tokens are merged in the vision tower already, or `at_pixels` where
+    it is shown fewer of them; or several of these. Attention of the decoder sees the token that stays at the positions
+    of all that it stands for (virtual unmerging).
     """
 
     @property
@@ -141,7 +142,7 @@ class Merger(Strategy):
         return Selection(keep, member=torch.where(keep, own, members) if self.unmerged else None)
 
     def _completed(self, needs: Needs, facts: Facts) -> Needs:
-        check_written(self, Merger, "members", "at_encode", "at_prompt")
+        check_written(self, Merger, "members", "at_encode", "at_pixels", "at_prompt")
         return dataclasses.replace(needs, once=True, unmerges=self.unmerged)
 
 

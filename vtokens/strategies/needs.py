@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
+from vtokens.core.errors import unknown
 from vtokens.strategies.signals import Signal
 
+_PIXELS = ("", "resize", "repeats")
 _LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache")
 
 
@@ -17,6 +19,7 @@ class Needs:
 
     Attributes:
         signals: what is observed before the stages run; they find it in `Visuals`.
+        pixels: what `at_pixels` makes of pictures: "resize" or "repeats" (`Resized`, `Repeats`); "" if nothing.
         encode: the tower blocks, or rounds behind a tower that joins patches, in which `at_encode` is called.
         layer: the decoder layers before which `at_layer` is called.
         rows: the decoder layers of which `at_rows` says which visual tokens they compute; others pass as they are.
@@ -39,9 +42,11 @@ class Needs:
 
     Raises:
         TypeError: signals that are none, or layers that are no whole numbers; says how to write them.
+        ValueError: `pixels` that is none of these.
     """
 
     signals: Sequence[Signal] = ()
+    pixels: Literal["", "resize", "repeats"] = ""
     encode: Sequence[int] = ()
     layer: Sequence[int] = ()
     rows: Sequence[int] = ()
@@ -62,6 +67,8 @@ class Needs:
         self._check("signals", get_args(Signal), "(Saliency(),)")
         for name in _LAYERS:
             self._check(name, (int,), "(2,)")
+        if self.pixels not in _PIXELS:
+            raise unknown("pixels", self.pixels, _PIXELS[1:])
 
     def acts_at(self, stage: str) -> bool:
         """Whether a strategy that has a stage acts there with its settings: it does not where it names no layer."""

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-STAGES = ("encode", "prompt", "layer", "rows", "attend", "states", "cache", "logits")
+STAGES = ("pixels", "encode", "prompt", "layer", "rows", "attend", "states", "cache", "logits")
 """Where a strategy can act, in order; a strategy acts at stage `s` by overriding `at_s`."""

@@ -38,6 +38,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
     """
     for strategy, needs in active:
         _refuse(adapter, strategy, {stage for stage in strategy.stages() if needs.acts_at(stage)})
+        if "pixels" in strategy.stages():
+            _check_fewer(adapter, strategy, needs)
         if adapter.tower.opaque and any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals):
             raise ValueError(
                 f"{strategy.name!r} reads attention or keys of the vision tower, and nothing inside the "
@@ -79,6 +81,27 @@ def _refuse(adapter: Adapter, strategy: Strategy, acts: set[str]) -> None:
     raise ValueError(
         f"{strategy.name!r} acts at {others}, for which a {type(adapter.model).__name__} has no "
         f"place{why}: strategies that act at {', '.join(sorted(adapter.anatomy.stages))} are supported on it"
+    )
+
+
+def _check_fewer(adapter: Adapter, strategy: Strategy, needs: Needs) -> None:
+    """Raise `ValueError` if a tower cannot be shown what a strategy makes of pictures."""
+    if not needs.pixels:
+        raise ValueError(
+            f"{strategy.name!r} changes pictures before the vision tower without having said how: let its needs() "
+            'return Needs(pixels="resize") or Needs(pixels="repeats")'
+        )
+    blind = [modality for modality, tower in adapter.towers.items() if needs.pixels not in tower.fewer]
+    if not blind:
+        return
+    able = sorted(set.intersection(*(set(tower.fewer) for tower in adapter.towers.values())))
+    model, tower = type(adapter.model).__name__, type(adapter.towers[blind[0]].module).__name__
+    less = {"resize": "smaller pictures", "repeats": "pictures without some of their tokens"}[needs.pixels]
+    raise ValueError(
+        f"{strategy.name!r} shows the vision tower {less}, and a {tower} in a {model} is shown whole ones: it, or what "
+        "follows it, takes pictures of one size alone, joins the patches of whole squares, or is not known to do "
+        f"neither. {'Strategies that ' + able[0] + ' are supported on it' if able else 'Nothing is saved in it then'}: "
+        "strategies that drop tokens behind the tower save the decoder's part, as 'uniform' and 'divprune'"
     )
 
 

@@ -25,10 +25,13 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     check_capped(adapter, active)
     check_linear(adapter, active)
     check_shared_keys(adapter, active)
-    merging = [strategy for strategy, needs in active if needs.encode]
+    merging = [strategy for strategy, needs in active if needs.encode or needs.pixels]
     if len(merging) > 1:
-        raise ValueError(f"{format_spec(merging)!r} would merge the tokens of one vision tower twice: keep one of them")
-    if merging:
+        raise ValueError(
+            f"{format_spec(merging)!r} would merge the tokens of one vision tower, or show it fewer, twice: keep one "
+            "of them"
+        )
+    if any(needs.encode for _, needs in active):
         adapter.check_merging({})
     unmerging = [strategy for strategy, needs in active if needs.unmerges]
     if len(unmerging) > 1:

@@ -15,7 +15,7 @@ from vtokens.adapters.tower import Tower
 from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
-from vtokens.engine.stages import encode
+from vtokens.engine.stages import encode, pixels
 from vtokens.engine.stages.tower_call import TowerCall, call_of, during
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun, mark
@@ -39,6 +39,8 @@ class _Features:
         stage = block.plan.at_encode
         given = dict(self.__signature__.bind_partial(*args, **kwargs).arguments)
         call = TowerCall(self._adapter, block.plan, self._watcher.encoding(self._modalities), given)
+        if pixels.show_less(call):
+            method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, **call.inputs)
         if stage:
             self._adapter.check_merging(given)
             if call.tower.merges:
@@ -49,6 +51,8 @@ class _Features:
         except BaseException:  # torch tells hooks of no KeyboardInterrupt
             self._watcher.forget_call()
             raise
+        if call.inputs is not call.given:
+            pixels.show_all(call, output)
         if stage and not call.tower.merges and not isinstance(output, tuple):
             output.pooler_output = encode.merge_features(call, output.pooler_output)
             stack = self._adapter.anatomy.deepstack
@@ -119,7 +123,7 @@ class TowerTap:
             call.scores.setdefault(index, []).extend(scores)
         if index in call.plan.key_blocks:
             call.keys.setdefault(index, []).append(self._keys(attention, call.merging))
-        if call.plan.at_encode and self._tower.merges:
+        if (call.plan.at_encode and self._tower.merges) or call.masked:
             return encode.on_attention(call, index, attention)
         return attention.run()
 

@@ -22,27 +22,35 @@ class TowerCall:
         adapter: the model's.
         plan: what runs for the caller.
         modality: "image" or "video".
-        inputs: the arguments of the feature call.
+        given: the arguments of the feature call.
+        inputs: those that the tower works on, where a strategy shows it less; `given` elsewhere.
         tower: the one that works for it.
         scores: tower block -> float32 score chunks, in the order the tower worked.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
-        merging: what was merged so far; None before the first tokens were seen.
+        later: what it is not shown, while it cannot be told yet; None elsewhere.
+        columns: int64 (B, N), the rows that go on behind its embeddings; None if all do.
+        masked: whether its rows are padded, where it is shown some of the tokens of its pictures.
+        merging: what was merged so far, or not shown to it; None before the first tokens were seen.
         key: (B, H, N, d), keys of the block under way; None where nothing is merged.
         after: (B, N, C), the merged tokens that leave the block under way; None where nothing is merged.
     """
 
     def __init__(self, adapter: Adapter, plan: Plan, modality: str, inputs: Mapping[str, Any]) -> None:
-        self.adapter, self.plan, self.modality, self.inputs = adapter, plan, modality, inputs
+        self.adapter, self.plan, self.modality, self.given, self.inputs = adapter, plan, modality, inputs, inputs
         self.tower = adapter.towers[modality]
         self.scores: dict[int, list[Tensor]] = {}
         self.keys: dict[int, list[Tensor]] = {}
+        self.masked = False
+        self.later: Merging | None = None
+        self.columns: Tensor | None = None
         self.merging: Merging | None = None
         self.key: Tensor | None = None
         self.after: Tensor | None = None
 
     def over(self) -> TowerRun:
         """What is known of the call when it is over."""
-        return TowerRun(self.adapter, self.modality, self.inputs, self.scores, self.merging, self.keys)
+        seen = None if self.inputs is self.given else self.inputs
+        return TowerRun(self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen)
 
 
 @contextmanager

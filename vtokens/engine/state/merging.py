@@ -43,6 +43,18 @@ class Merging:
         member = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         return cls(protect, valid, valid, valid.float(), member)
 
+    @classmethod
+    def among(cls, real: Tensor, shown: Tensor, into: Tensor, protect: int) -> Merging:
+        """One round by which the tower was shown fewer tokens: whatever each stands for, it counts once.
+
+        Args:
+            real: bool (B, N), False on padding among what it would have been shown.
+            shown: bool (B, N'), False on padding among what it was.
+            into: int64 (B, N), which of those each went into.
+            protect: as in `start`; they are shown, in front.
+        """
+        return cls(protect, real, shown, shown.float(), into, rounds=1)
+
     @property
     def begun(self) -> bool:
         """Whether something may have been merged."""

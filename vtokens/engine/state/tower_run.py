@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.anatomy import PIXELS
@@ -36,6 +37,7 @@ class TowerRun:
         merging: what was merged; None if nothing was.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
         joins: how many tiles each picture has; nothing if each is a picture by itself.
+        seen: the arguments that the tower worked on, where it was shown less; None if those of the call.
     """
 
     adapter: Adapter
@@ -45,6 +47,7 @@ class TowerRun:
     merging: Merging | None
     keys: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     joins: tuple[int, ...] = ()
+    seen: Mapping[str, Any] | None = None
 
     @functools.cached_property
     def tiles(self) -> list[Picture]:
@@ -67,6 +70,7 @@ class TowerRun:
             "family": self.adapter.model_type,
             "modality": self.modality,
             "inputs": _light(self.inputs),
+            "seen": None if self.seen is None else _light(self.seen),
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
             "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
             "merging": None if self.merging is None else self.merging.content(),
@@ -79,7 +83,7 @@ class TowerRun:
         if not self.scores.keys() >= set(numbers):
             raise self._unwatched("attention")
         total = torch.stack([torch.cat(list(self.scores[number])) for number in numbers]).sum(0)
-        return self.adapter.to_tokens(self.modality, total, self.inputs)
+        return self._to_tokens(total)
 
     def tower_keys(self, block: int | None) -> Tensor:
         """float32 (sum of picture lengths, H, d): keys of a tower block, None for the feature block."""
@@ -88,9 +92,17 @@ class TowerRun:
             raise self._unwatched("keys")
         keys = torch.cat(list(self.keys[number]))
         # Each channel goes the way of a score.
-        place = functools.partial(self.adapter.to_tokens, self.modality, inputs=self.inputs)
-        moved = torch.vmap(lambda channel: place(scores=channel), in_dims=1, out_dims=1)(keys.flatten(1).float())
+        moved = torch.vmap(self._to_tokens, in_dims=1, out_dims=1)(keys.flatten(1).float())
         return moved.unflatten(1, keys.shape[1:])
+
+    def _to_tokens(self, scores: Tensor) -> Tensor:
+        """Scores in the order the tower worked, brought to the order of the features."""
+        if self.seen is None or self.merging is None:
+            return self.adapter.to_tokens(self.modality, scores, self.inputs)
+        tokens = self.adapter.to_tokens(self.modality, scores, self.seen)
+        sizes = [len(picture) for picture in self.adapter.pictures(self.modality, self.seen)]
+        whole = self.merging.expand(pad_sequence(list(tokens.split(sizes)), batch_first=True)[..., None])[..., 0]
+        return torch.cat([part[: len(picture)] for part, picture in zip(whole, self.tiles, strict=True)])
 
     def _unwatched(self, what: str) -> ValueError:
         return ValueError(
@@ -161,8 +173,9 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
         raise ValueError(f"these features are of a {content['family']!r} model, and this one is {adapter.model_type!r}")
     merging = None if content["merging"] is None else Merging.of(content["merging"])
     return TowerRun(
-        adapter, content["modality"], content["inputs"], content["scores"], merging, content.get("keys", {})
-    )
+        adapter, content["modality"], content["inputs"], content["scores"], merging, content.get("keys", {}),
+        seen=content.get("seen"),
+    )  # fmt: skip
 
 
 def _light(inputs: Mapping[str, Any]) -> dict[str, Any]:
