@@ -59,6 +59,8 @@ def fit(name: str, family: str) -> str:
         needs = needs_of(strategy(), facts)
     except ValueError:  # of a model that nothing is known of
         return "yes (calibrated)"
+    if needs.pixels and any(needs.pixels not in tower.fewer for tower in anatomy.towers.values()):
+        return "no (the tower is shown whole pictures)"
     if linear and (needs.unmerges or needs.sizes):
         return "no (layers without attention)"
     looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
