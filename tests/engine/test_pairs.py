@@ -85,7 +85,12 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
             vtokens.attach(target, pair)
         assert vtokens.attachment(target) is None
         return
-    once = needs_of(vtokens.strategies.parse(pair[:1])[0], adapter_for(target).facts).once
+    needs = [needs_of(one, adapter_for(target).facts) for one in vtokens.strategies.parse(pair)]
+    once = needs[0].once
+    if any(one.sizes for one in needs) and any(one.attend or one.unmerges for one in needs):
+        with pytest.raises(ValueError, match="lets tokens count for several in attention"):
+            vtokens.attach(target, pair)
+        return
     if first == second and once:
         with pytest.raises(ValueError, match=f"names '{first}' twice"):
             vtokens.attach(target, pair)

@@ -19,10 +19,10 @@ from vtokens.strategies.prune.evs import Evs
 from vtokens.strategies.prune.todre import Todre
 
 TEMPORAL = [name for name in list_strategies() if issubclass(get(name), VideoPruner)]
-SPATIAL = [
+SPATIAL = [  # not what modifies the pruner before it, nor what has its last stage later
     name
     for name in list_strategies()
-    if "of" in vtokens.describe(name).fields and not issubclass(get(name), StagedPruner)  # whose last stage is later
+    if "of" in vtokens.describe(name).fields and get(name).alone is None and not issubclass(get(name), StagedPruner)
 ]
 
 

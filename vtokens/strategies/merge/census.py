@@ -59,7 +59,7 @@ class Census(Strategy):
             )
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(sizes=self.share > 0, compact=self.positions == "compact")
+        return Needs(sizes=self.share > 0, blends=True, compact=self.positions == "compact")
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         counts = visuals.budgets(self.alone if self.keep is None else self.keep, self.of)  # type: ignore[arg-type]
