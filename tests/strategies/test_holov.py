@@ -47,6 +47,13 @@ def test_equal_tokens_have_equal_quotas() -> None:
     assert found == sorted([*range(0, 576, 36), *range(1, 576, 36)])
 
 
+@pytest.mark.parametrize("means", [(1, 4, 5), (2, 3, 5), (5, 3, 2), (7, 1, 2)])
+def test_quotas_that_are_whole_numbers_are_not_rounded_down(means: tuple[int, ...]) -> None:
+    """Three parts of ten equal tokens each: ten are shared exactly, though float32 makes 0.1 * 10 less than 1."""
+    (found,) = picks("holov(keep=10, parts=3)", seen(np.repeat(np.float32(means) / 100, 10)))
+    assert [sum(one // 10 == part for one in found) for part in range(3)] == list(means)
+
+
 def test_one_part_is_the_highest_saliency() -> None:
     picture = drawn(0, 40)
     assert picks("holov(keep=7, parts=1)", picture) == picks("cls(keep=7)", picture)
