@@ -14,13 +14,16 @@ from tests.limits import close_pass
 
 EXIT = {"name": "todre", "keep": 0.5, "exit_depth": 0.5}
 OTHERS = [name for name in vtokens.strategies() if name not in {"todre", *MANY}]
+MODIFIERS = [name for name in OTHERS if (cls := vtokens.strategies.get(name))().modifies and cls.alone is None]
+"""What acts on a pruner before it, and not by itself."""
 SOMETIMES = {"llava": 0.45, "llava_onevision": 0.6, "qwen2_5_vl": 0.2}
 """A threshold at which one sample leaves and another one stays."""
 
 
 def both_ways(name: str) -> list[list[Any]]:
-    """The exit before another strategy and behind it; of a contrast only the former, since logits come last anyway."""
-    return [[EXIT, name]] if name in CONTRASTS else [[EXIT, name], [name, EXIT]]
+    """The exit before another strategy and behind it; only before a contrast, whose logits come last, or a modifier."""
+    behind = name in CONTRASTS or name in MODIFIERS
+    return [[EXIT, name]] if behind else [[EXIT, name], [name, EXIT]]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
@@ -22,6 +23,11 @@ GROUPS = [[image(60, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2
 PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
 LEADING = ["There is a cat! Is there?", "Red <image> and <image> blue", "hello"]
 NEW = 3
+# What cannot be at once, whichever strategies ask for it.
+REFUSED = (
+    "lets tokens count for several in attention|acts on what the strategy written|would compute attention twice|"
+    "lets visual tokens pass through layers|without any: name other layers|show attention what is merged twice"
+)
 CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
 TEMPORAL = [name for name in vtokens.strategies() if issubclass(vtokens.strategies.get(name), VideoPruner)]
 # Images pass through temporal ones: one stands for all that act at the same stages.
@@ -54,6 +60,15 @@ def settings(family: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def chosen(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     more = {"keep": 0.5} if "keep" in vtokens.describe(name).fields else {}
     return {"name": name, **more, **settings.get(name, {})}
+
+
+def refusal(target: Any, pair: list[dict[str, Any]]) -> str | None:
+    """Why two strategies cannot be attached together; None if they can."""
+    try:
+        with vtokens.attach(target, pair):
+            return None
+    except ValueError as error:
+        return str(error)
 
 
 def generate(target: Any, family: str, rows: list[int]) -> Any:
@@ -99,6 +114,11 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
     if first in CONTRASTS and second in CONTRASTS:
         with pytest.raises(ValueError, match="would contrast logits twice"):
             vtokens.attach(target, pair)
+        return
+    why = refusal(target, pair)
+    if why is not None:
+        assert re.search(REFUSED, why), why
+        assert vtokens.attachment(target) is None
         return
     # A contrast adds up the rounding of both branches, each times its weight.
     passes = 2 if second in CONTRASTS else 1

@@ -30,6 +30,8 @@ KEEP, TOKENS, ALL = 0.75, 108, 144
 STRATEGIES = vtokens.strategies()
 FIELDS = {name: vtokens.describe(name).fields for name in STRATEGIES}
 TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  # refused, since it sees no videos
+OPEN = {"corematching", "dyvte", "restore", "yopo"}
+"""How many tokens these leave is up to the picture, or to a pruner before them."""
 PRUNERS = [name for name in STRATEGIES if "keep" in FIELDS[name] and name not in TEMPORAL]
 MERGERS = ["dymu"]
 SILENT = ["vhr(alpha=1)", *(f"{n}(alpha=0, beta=0)" for n in list_strategies(stage="logits") if "alpha" in FIELDS[n])]
@@ -127,7 +129,7 @@ def test_what_drops_tokens_of_videos_is_refused(smol, name):
         vtokens.attach(smol[0], name)
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in TEMPORAL])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in {*TEMPORAL, *OPEN}])
 def test_what_is_easy_is_answered(smol, easy, plain, files, name):
     """The visual tokens are as many as was asked for, a batch answers as each sample alone, nothing stays behind."""
     spec, keep = spec_of(smol[0], name, files), KEEP if name in PRUNERS else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
 from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
@@ -46,6 +48,7 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
                 f"{type(adapter.tower.module).__name__} of a {type(adapter.model).__name__} can be looked at: "
                 "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
             )
+        _check_neurons(adapter, strategy, needs)
         if adapter.anatomy.cross is None:
             continue
         why = None
@@ -61,6 +64,20 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
             why = "compares visual tokens with the text around them"
         if why is not None:
             raise ValueError(f"{strategy.name!r} {why}{_outside(adapter)}")
+
+
+def _check_neurons(adapter: Adapter, strategy: Strategy, needs: Needs) -> None:
+    """Raise `ValueError` if neurons are asked for of a decoder layer whose MLP has no last matrix that they enter."""
+    if adapter.anatomy.cross is not None:
+        return
+    for layer in {one.layer for one in needs.signals if isinstance(one, Neurons)} & {*range(len(adapter.layers))}:
+        mlp = getattr(adapter.layers[layer], "mlp", None)
+        if not isinstance(getattr(mlp, "down_proj", None), nn.Module):
+            raise ValueError(
+                f"{strategy.name!r} reads neurons of decoder layer {layer}, and its MLP in a "
+                f"{type(adapter.model).__name__} has no `down_proj` that they enter, as a mixture of experts has none: "
+                "use a strategy that reads attention or features, such as 'fastv'"
+            )
 
 
 def check_inside(adapter: Adapter, what: str) -> None:

@@ -48,7 +48,7 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
         else:
             check_layer(f"the layer of {name}", signal.layer, depth)
             if isinstance(signal, Neurons):
-                _check_neurons(adapter, signal)
+                _check_neurons(signal)
                 continue
             if isinstance(signal, Attention) and signal.rows not in get_args(QueryRows):
                 raise unknown("rows", signal.rows, get_args(QueryRows))
@@ -60,16 +60,10 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
                 check_rotary(adapter, f"what {name}(rotary=False) undoes", "ask for it with rotary=True")
 
 
-def _check_neurons(adapter: Adapter, signal: Neurons) -> None:
-    layer, reference = adapter.layers[signal.layer], signal.reference
+def _check_neurons(signal: Neurons) -> None:
+    reference = signal.reference
     if isinstance(reference, bool) or not isinstance(reference, int) or reference > -1:
         raise ValueError(f"reference={reference!r} is no position before the end of a prompt: -1 and below is allowed")
-    if not isinstance(getattr(getattr(layer, "mlp", None), "down_proj", None), nn.Module):
-        raise ValueError(
-            f"neurons of decoder layer {signal.layer} are asked for, and the MLP of a {type(layer).__name__} has no "
-            "`down_proj` that they enter, as that of a mixture of experts: use a strategy that reads attention or "
-            "features, such as 'fastv'"
-        )
 
 
 def _check_change(adapter: Adapter, signal: Change) -> None:
