@@ -20,7 +20,7 @@ from tests.engine.state import snapshot
 from tests.engine.test_pruned_equals_masked import NEW, check_forward, generate
 from tests.families import ALL, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Facts, Merger, Selection, Visuals, get, parse
+from vtokens.strategies import Facts, Merger, Selection, Visuals, get, list_strategies, parse
 from vtokens.strategies.prune.downsample import Downsample
 from vtokens.strategies.prune.pixelprune import PixelPrune
 
@@ -123,5 +123,5 @@ def test_copies_that_are_dropped_are_masked(family: str) -> None:
 
 def test_what_is_drawn_is_all_there_is() -> None:
     """A strategy that comes to act before the tower is named here."""
-    assert tuple(vtokens.strategies(stage="pixels")) == SHRINKING
+    assert tuple(list_strategies(stage="pixels")) == SHRINKING
     assert all(issubclass(get(name), Merger) for name in SHRINKING)

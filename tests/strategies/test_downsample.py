@@ -87,7 +87,7 @@ def test_it_is_a_smaller_picture(family: str) -> None:
     with vtokens.attach(model, "downsample", keep=KEEP) as handle:
         got = model(**batch).logits
         sample = handle.report().samples[0]
-    stay, rows, grids, at = [], [], [], 0
+    stay, rows, grids, at = list[int](), list[Tensor](), list[tuple[int, int, int]](), 0
     runs = (batch["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
     for grid in batch["image_grid_thw"].tolist():
         size = smaller(grid[1] // MERGE, grid[2] // MERGE, KEEP)
