@@ -101,6 +101,7 @@ def unseen(family: str, spec: str) -> bool:
     return any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
 
 
+FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)
 SHARES = st.one_of(st.sampled_from([0.1, 0.25, 0.5, 0.9]), st.floats(0.02, 0.99))
 COUNTS = st.integers(1, 4)  # no family makes fewer than 4 tokens of an image
 BLOCKS = st.lists(st.integers(-4, 3), min_size=1, max_size=3, unique=True).map(tuple)
@@ -119,6 +120,7 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
                 if not {"pixels", "rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
                 and not issubclass(vtokens.strategies.get(name), VideoPruner)
                 and ".merge." not in vtokens.strategies.get(name).__module__  # what is merged is not masked
+                and not vtokens.strategies.get(name)().needs(FACTS).blends
             ]
         )
     )

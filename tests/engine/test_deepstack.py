@@ -22,6 +22,7 @@ from vtokens.engine.stages.encode import merge_features
 from vtokens.engine.stages.tower_call import TowerCall
 from vtokens.engine.state.injection import Injection
 from vtokens.engine.state.view import View
+from vtokens.strategies import Saliency
 from vtokens.strategies.merge.dymu import Dymu
 
 FAMILY = "qwen3_vl"
@@ -90,7 +91,7 @@ def test_scores_of_a_video_are_taken_once() -> None:
         [other] = [part.run for name, part in stills.items() if name == "_vtokens_tower_run"]
     assert (run.modality, other.modality) == ("video", "image")
     assert [len(part) for part in run.pictures] == [18]
-    close_pass(run.saliency(None), other.saliency(None))
+    close_pass(run.saliency(Saliency()), other.saliency(Saliency()))
 
 
 @pytest.mark.parametrize("index", [1, 2])

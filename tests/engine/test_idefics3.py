@@ -13,6 +13,7 @@ from tests.engine.cases import model
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
+from vtokens.strategies import Saliency
 
 pytestmark = pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
 
@@ -29,7 +30,7 @@ def scores(target: Any, batch: dict[str, Any]) -> Tensor:
         output = target.model.get_image_features(
             batch["pixel_values"], batch.get("pixel_attention_mask"), return_dict=True
         )
-    return output["_vtokens_tower_run"].run.saliency(None)
+    return output["_vtokens_tower_run"].run.saliency(Saliency())
 
 
 def ragged() -> tuple[list[str], list[list[Any]]]:

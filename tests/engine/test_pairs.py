@@ -12,7 +12,7 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.combos import tables
+from tests.engine.combos import refusal, tables
 from tests.families import image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
@@ -100,6 +100,14 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
             vtokens.attach(target, pair)
         assert vtokens.attachment(target) is None
         return
+    settings_of = ({field: value for field, value in one.items() if field != "name"} for one in pair)
+    adapter = adapter_for(target)
+    reasons = [refusal(*one, adapter) for one in zip((first, second), settings_of, strict=True)]
+    if any(reasons):  # what is refused by itself is refused beside others
+        with pytest.raises(ValueError, match="|".join(map(re.escape, filter(None, reasons)))):
+            vtokens.attach(target, pair)
+        assert vtokens.attachment(target) is None
+        return
     needs = [needs_of(one, adapter_for(target).facts) for one in vtokens.strategies.parse(pair)]
     once = needs[0].once
     if any(one.sizes for one in needs) and any(one.attend or one.unmerges for one in needs):
@@ -110,6 +118,10 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
         with pytest.raises(ValueError, match=f"names '{first}' twice"):
             vtokens.attach(target, pair)
         assert vtokens.attachment(target) is None
+        return
+    if all("encode" in vtokens.describe(name).stages for name in (first, second)):
+        with pytest.raises(ValueError, match="would merge the tokens of one vision tower twice"):
+            vtokens.attach(target, pair)
         return
     if first in CONTRASTS and second in CONTRASTS:
         with pytest.raises(ValueError, match="would contrast logits twice"):

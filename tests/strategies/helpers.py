@@ -52,7 +52,7 @@ class Probe(Strategy):
     def at_prompt(self, visuals: Visuals) -> Selection | None:
         for signal in self.wanted:
             if isinstance(signal, Saliency):
-                scores = visuals.saliency(signal.blocks)
+                scores = visuals.saliency(signal.blocks, signal.rows, signal.heads)
                 self.log[signal] = [s[v] for s, v in zip(scores, visuals.valid, strict=True)]
         return None
 

@@ -30,7 +30,7 @@ class Shown:
 
     Attributes:
         tokens: (M, D), any dtype.
-        saliency: (M,), the same for all tower blocks; or block -> (M,).
+        saliency: (M,), the same for all tower blocks; or block -> (M,); or (block, rows) -> (M,).
         relevance: (M,).
         keys: (M, H, C) of the tower, the same for all blocks; or block -> (M, H, C).
         text: (T, D), the states of the text behind the picture.
@@ -96,8 +96,11 @@ class _Given:
             out[row, place] = part.float()
         return out
 
-    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
-        key = blocks[0] if blocks and len(blocks) == 1 else blocks
+    def saliency(self, blocks: tuple[int, ...] | None, rows: str = "cls", heads: str = "mean") -> Tensor:
+        key: Any = blocks[0] if blocks and len(blocks) == 1 else blocks
+        given = self.pictures[0].saliency
+        if isinstance(given, dict) and (key, rows) in given:
+            key = (key, rows)
         return self._spread([one.saliency for one in self.pictures], key)
 
     def tower_keys(self, block: int | None) -> Tensor:
@@ -152,7 +155,7 @@ def visuals(strategy: Strategy, pictures: Sequence[Shown], filler: float = 0.0, 
     made = {"image": [Picture.of([grid], [False], kind) for grid, kind in zip(grids, modality, strict=True)]}
     layout = Layout.build({"image": visual}, made, valid)
     given: Any = _Given(pictures, places, words, (len(pictures), most))
-    return Visuals(hidden, layout, strategy.grouping, given)
+    return Visuals(hidden, layout, strategy.grouping, given, strategy.prepare(FACTS))
 
 
 def picks(strategy: Strategy | str, *pictures: Shown, filler: float = 0.0, side: str = "left") -> list[list[int]]:

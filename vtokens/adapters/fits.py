@@ -13,6 +13,8 @@ DEPTH, TOWER = 32, 24
 """Layers and blocks of a typical model, of which defaults are asked what they need."""
 _COMPUTING = ("mminference",)
 """Strategies that compute attention in the model's place, causal as it is in most."""
+_IN_THE_TOWER = ("flowcut",)
+"""Strategies that drop patches inside the tower, by what its class token says of them."""
 _NOTES = {
     **{
         ("dymu", family): "with `unmerge=False` (calibrated)"
@@ -48,7 +50,10 @@ def fit(name: str, family: str) -> str:
         return "no (pictures see themselves both ways)"
     if strategy.name in _COMPUTING and linear:
         return "no (layers without attention)"
-    has_cls = anatomy.towers["image"].class_token is not None
+    tower = anatomy.towers["image"]
+    if strategy.name in _IN_THE_TOWER and (tower.merging is None or "[CLS]" not in tower.saliency):
+        return "no (nothing is dropped inside its tower)" if "[CLS]" in tower.saliency else "no (no class token)"
+    has_cls = tower.class_token is not None
     facts = Facts(family, depth=DEPTH, tower_depth=TOWER, has_cls=has_cls, linear=linear)
     if strategy.prepare is Strategy.prepare:  # others refuse what they have no numbers for, whatever the family
         try:
@@ -66,10 +71,13 @@ def fit(name: str, family: str) -> str:
     looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
     if looks_inside and anatomy.towers["image"].blocks is None:
         return "no (nothing of the tower is seen)"
+    if needs.blends and anatomy.cross is not None:
+        return "no (tokens outside the sequence)"
     reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
     answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
-    asks_tower = any(isinstance(signal, Saliency) for signal in needs.signals)
-    return f"{answer} ({tower_scores(family)})" if asks_tower else answer
+    asked = [signal for signal in needs.signals if isinstance(signal, Saliency)]
+    every = all(signal.rows == "all" for signal in asked)  # of all rows, whether there is a class token or not
+    return f"{answer} ({'mean attention' if every else tower_scores(family)})" if asked else answer
 
 
 def refusal(name: str, family: str) -> str:

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from vtokens.adapters import Adapter
 from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
 from vtokens.strategies import Strategy
-from vtokens.strategies.signals import Attention, Change, Entering, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
+from vtokens.strategies.signals import (
+    Attention,
+    Change,
+    Entering,
+    LayerKeys,
+    Neurons,
+    Relevance,
+    Saliency,
+    Scored,
+    TowerKeys,
+)
 from vtokens.strategies.views.logits import Negative
 from vtokens.strategies.views.states import Place
 
@@ -43,7 +53,7 @@ class Plan:
         compact: gaps in the numbering are closed.
         sizes: attention has to see tokens that count for several.
         text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
-        blocks: the tower blocks whose scores are read, ascending.
+        scored: the tower blocks whose attention is read, and how.
         key_blocks: the tower blocks whose keys are read.
         observed: decoder layer -> the attention signals read from it.
         observed_keys: decoder layer -> the signals that are its keys.
@@ -124,8 +134,8 @@ class Plan:
         scored = [one for one in signals if isinstance(one, Saliency)]
         keyed = [one for one in signals if isinstance(one, TowerKeys)]
         feature = adapter.tower.feature_block if scored or keyed else 0
-        blocks = {block % depth for one in scored for block in one.blocks or (feature,)}
-        self.blocks: list[int] = sorted(blocks.union(() if negative is None else negative.blocks))
+        found = {part for one in scored for part in one.scored(depth, feature)}
+        self.scored: set[Scored] = found.union(() if negative is None else negative.scored)
         keys = {feature if one.block is None else one.block % depth for one in keyed}
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
 
@@ -145,7 +155,9 @@ class Plan:
         merging = range(min(self.at_encode), len(adapter.tower.blocks)) if self.at_encode else ()
         if self.at_pixels is not None and self.at_pixels.needs.pixels == "repeats":  # and which are padding
             merging = range(len(adapter.tower.blocks))
-        return sorted({*self.blocks, *self.key_blocks, *(merging if adapter.tower.merges else ())})
+        return sorted(
+            {*(block for block, _, _ in self.scored), *self.key_blocks, *(merging if adapter.tower.merges else ())}
+        )
 
     def tapped_layers(self, attending: Sequence[int]) -> list[int]:
         """The decoder layers, of those that have attention, whose attention goes through a tap."""

@@ -11,6 +11,10 @@ QueryRows = Literal["last", "after", "text", "visual", "raters", "all"]
 Pool = Literal["mean", "max"]
 Text = Literal["after", "all"]
 Part = Literal["attention", "mlp"]
+Voters = Literal["cls", "all"]
+Heads = Literal["mean", "joint"]
+Scored = tuple[int, Voters, Heads]
+"""A tower block (0-based) and how its attention is read."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,20 @@ class Saliency:
     Attributes:
         blocks: tower blocks (0-based, negative from the end) whose scores are summed; None is the block that
             made the features.
+        rows: whose attention counts: "cls" is that of the class token, and of all patches on towers without one; "all"
+            is that of all patches and of the class token, on any tower.
+        heads: "mean" is the mean over heads; "joint" is that of one head as wide as all of them together, with queries
+            and keys as they are and 1 / sqrt(width) for a factor, as LLaVA-PruMerge (arXiv:2403.15388) has it.
     """
 
     blocks: tuple[int, ...] | None = None
+    rows: Voters = "cls"
+    heads: Heads = "mean"
+
+    def scored(self, depth: int, feature: int) -> tuple[Scored, ...]:
+        """The blocks of a tower of `depth` that are read, and how; `feature` is the block that made the features."""
+        numbers = (feature,) if self.blocks is None else tuple(block % depth for block in self.blocks)
+        return tuple((number, self.rows, self.heads) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -134,9 +149,11 @@ InLayer = Attention | LayerKeys | Entering | Change | Neurons
 class Observed(Protocol):
     """Where a view finds the signals its strategy asked for."""
 
-    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor: ...
+    def saliency(self, blocks: tuple[int, ...] | None, rows: Voters = "cls", heads: Heads = "mean") -> Tensor: ...
 
     def tower_keys(self, block: int | None) -> Tensor: ...
+
+    def encoded(self, name: str) -> Tensor: ...
 
     def noted(self, signal: InLayer) -> Tensor: ...
 

@@ -15,6 +15,7 @@ from vtokens.strategies.signals import (
     Attention,
     Change,
     Entering,
+    Heads,
     Neurons,
     Part,
     Pool,
@@ -24,6 +25,7 @@ from vtokens.strategies.signals import (
     Signal,
     Text,
     TowerKeys,
+    Voters,
 )
 
 
@@ -42,6 +44,10 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
             for block in blocks:
                 if block is not None:
                     check_layer(f"the block of {name}", block, tower, first=-tower)
+            if isinstance(signal, Saliency) and signal.rows not in get_args(Voters):
+                raise unknown("rows", signal.rows, get_args(Voters))
+            if isinstance(signal, Saliency) and signal.heads not in get_args(Heads):
+                raise unknown("heads", signal.heads, get_args(Heads))
         elif isinstance(signal, Relevance):
             if signal.text not in get_args(Text):
                 raise unknown("text", signal.text, get_args(Text))

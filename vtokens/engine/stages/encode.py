@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,10 +42,10 @@ class Encode:
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         call = call_of(self._adapter)
-        if call is None or call.key is None:
+        if call is None or call.inside is None:
             return None
-        (hidden,), key, last = args, call.key, self._index == max(call.plan.at_encode)
-        call.key, call.after = None, _merge(call, self._index, hidden, key, last)
+        (hidden,), inside, last = args, call.inside, self._index == max(call.plan.at_encode)
+        call.inside, call.after = None, _merge(call, self._index, hidden, inside, last)
         return (call.after,)
 
     def _after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
@@ -80,7 +81,7 @@ def on_attention(call: TowerCall, block: int, attention: AttentionCall) -> tuple
         valid = torch.ones(batch, width, dtype=torch.bool, device=attention.query.device)
         call.merging = Merging.start(valid, int(call.tower.has_cls))
     if block in call.plan.at_encode:
-        call.key = attention.key
+        call.inside = attention
     return _in_proportion(call.merging, attention)
 
 
@@ -113,7 +114,7 @@ def merge_features(call: TowerCall, features: Sequence[Tensor] | Tensor) -> tupl
     length = torch.tensor(sizes).to(hidden.device)
     call.merging = Merging.start(torch.arange(hidden.shape[1], device=hidden.device) < length[:, None], 0)
     for number in sorted(call.plan.at_encode):
-        hidden = _merge(call, number, hidden, hidden[:, None])
+        hidden = _merge(call, number, hidden)
     expanded = call.merging.expand(hidden)
     if isinstance(features, Tensor):
         return expanded
@@ -138,13 +139,23 @@ def follow_merging(merging: Merging | None, output: Any, name: str) -> None:
     setattr(output, name, shared)
 
 
-def _merge(call: TowerCall, index: int, hidden: Tensor, key: Tensor, last: bool = False) -> Tensor:
-    """Let the strategy of one block or round merge `hidden` (B, N, C); returns the tokens that go on."""
+def _merge(
+    call: TowerCall, index: int, hidden: Tensor, inside: AttentionCall | None = None, last: bool = False
+) -> Tensor:
+    """Let the strategy of one block or round merge `hidden` (B, N, C); returns the tokens that go on.
+
+    `inside` is the attention of the block; None behind the tower, where tokens are their own keys.
+    """
     merging = call.merging
     if merging is None:
         raise RuntimeError("tokens are merged before the tower has any")
     strategy, prepared = call.plan.at_encode[index]
-    merged = strategy.at_encode(Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared))
+    key = hidden[:, None] if inside is None else inside.key
+    patches = Patches(index, hidden, key, merging.size, merging.valid, merging.protect, prepared)
+    if inside is not None:
+        query, value, scaling = inside.query, inside.value, inside.scaling
+        patches = replace(patches, query=query, value=value, scaling=scaling, member=merging.member, notes=call.noted)
+    merged = strategy.at_encode(patches)
     if merged is not None:
         hidden, call.merging = merging.follow(merged, last)
     return hidden

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from vtokens.engine.stages.tower_call import TowerCall, call_of, during
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun, mark
 from vtokens.kernels import attention_colmean
+from vtokens.strategies.signals import Heads
 
 
 class _Features:
@@ -116,11 +118,14 @@ class TowerTap:
         call, index = call_of(self._adapter), self._index
         if call is None:
             return attention.run()
-        if index in call.plan.blocks:
-            tiles = self._tower.tiles
-            whole = None if tiles is None else _of_tiles(attention, call.inputs[tiles])
-            scores = self._scores(attention, call.merging) if whole is None else [whole]
-            call.scores.setdefault(index, []).extend(scores)
+        for one in call.plan.scored:
+            block, rows, heads = one
+            if block == index:
+                read, tiles = _Read.of(attention, heads), self._tower.tiles
+                every = rows == "all" or not self._tower.has_cls
+                whole = None if tiles is None else _of_tiles(read, call.inputs[tiles], every)
+                scores = self._scores(read, call.merging, every) if whole is None else [whole]
+                call.scores.setdefault(one, []).extend(scores)
         if index in call.plan.key_blocks:
             call.keys.setdefault(index, []).append(self._keys(attention, call.merging))
         if (call.plan.at_encode and self._tower.merges) or call.masked:
@@ -135,48 +140,85 @@ class TowerTap:
         patches = key[:, int(self._tower.has_cls and self._tower.tiles is None) :].flatten(0, 1)
         return patches.unflatten(1, (attention.key.shape[1], -1))
 
-    def _scores(self, attention: AttentionCall, merging: Merging | None) -> Iterator[Tensor]:
-        """float32 (patches,), for each stretch of patches that attend to each other."""
-        query, key = attention.query.detach(), attention.key.detach()
+    def _scores(self, read: _Read, merging: Merging | None, every: bool) -> Iterator[Tensor]:
+        """float32 (patches,), for each stretch of patches that attend to each other, of which `every` one votes."""
         if merging is not None and merging.begun:
-            yield merging.to_patches(self._votes(query, key, attention.scaling, merging)).flatten()
+            yield merging.to_patches(_votes(read, every, merging)).flatten()
             return
-        parts, bounds = [(query, key)], attention.kwargs.get("cu_seq_lens_q")
+        bounds = read.bounds
         # Flash attention is told where the images of a packed tower begin; others get a mask of blocks.
         sizes = self._packed() if bounds is None else bounds.diff().tolist()
-        if sizes is not None:
-            parts = list(zip(query.split(sizes, 2), key.split(sizes, 2), strict=True))
-        real = None if sizes is not None else _unpadded(attention.mask)
-        for q, k in parts:
-            yield self._votes(q, k, attention.scaling, real=real)[:, int(self._tower.has_cls) :].flatten()
+        real = None if sizes is not None else _unpadded(read.mask)
+        for part in [read] if sizes is None else read.split(sizes):
+            yield _votes(part, every, real=real)[:, int(self._tower.has_cls) :].flatten()
 
     def _packed(self) -> list[int] | None:
         call = call_of(self._adapter)
         return None if call is None else self._adapter.packed(call.modality, call.inputs)
 
-    def _votes(
-        self, query: Tensor, key: Tensor, scaling: float, merging: Merging | None = None, real: Tensor | None = None
-    ) -> Tensor:
-        """float32 (B, N): what each token gets; padding, not `real` (B, N), gets nothing and has no vote.
 
-        The class token asks for the patches' scores; without one, every patch has a vote. Votes are counted, not
-        averaged: 1 is an even share in a window as in a whole picture, so windows and blocks of any size compare.
-        """
-        bias, size = (None, None) if merging is None else (merging.bias, merging.size)
-        if self._tower.has_cls:
-            return attention_colmean(query[:, :, :1], key, scaling, bias=bias, valid=real)
-        if real is not None:
-            return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)
-        voters = query.shape[2] if merging is None else merging.member.shape[1]
-        return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
+@dataclass(frozen=True)
+class _Read:
+    """What scores are computed of in one attention call.
+
+    Attributes:
+        query, key: (B, H, N, d), or (B, 1, N, H * d) of all heads together.
+        scaling: the factor on their products.
+        mask: as the implementation wants it.
+        bounds: where the images of a packed tower begin, if the call says so.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Any
+    bounds: Tensor | None
+
+    @classmethod
+    def of(cls, attention: AttentionCall, heads: Heads) -> _Read:
+        query, key, scaling = attention.query.detach(), attention.key.detach(), attention.scaling
+        if heads == "joint":
+            query, key = (part.transpose(1, 2).flatten(2)[:, None] for part in (query, key))
+            scaling = query.shape[-1] ** -0.5
+        return cls(query, key, scaling, attention.mask, attention.kwargs.get("cu_seq_lens_q"))
+
+    def split(self, sizes: list[int]) -> list[_Read]:
+        """Stretches of so many patches each."""
+        parts = zip(self.query.split(sizes, 2), self.key.split(sizes, 2), strict=True)
+        return [replace(self, query=query, key=key) for query, key in parts]
 
 
-def _of_tiles(attention: AttentionCall, real: Tensor) -> Tensor:
-    """float32 (P * N,): what the class tokens of the tiles (..., T) that are `real` give each token of P pictures."""
-    query, key = attention.query.detach(), attention.key.detach()
+def _votes(read: _Read, every: bool, merging: Merging | None = None, real: Tensor | None = None) -> Tensor:
+    """float32 (B, N): what each token gets; padding, not `real` (B, N), gets nothing and has no vote.
+
+    The class token asks for the patches' scores, or `every` token has a vote. Votes are counted, not averaged: 1 is an
+    even share in a window as in a whole picture, so windows and blocks of any size compare.
+    """
+    query, key, scaling = read.query, read.key, read.scaling
+    bias, size = (None, None) if merging is None else (merging.bias, merging.size)
+    if not every:
+        return attention_colmean(query[:, :, :1], key, scaling, bias=bias, valid=real)
+    if real is not None:
+        return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)
+    voters = query.shape[2] if merging is None else merging.member.shape[1]
+    return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
+
+
+def _of_tiles(read: _Read, real: Tensor, every: bool) -> Tensor:
+    """float32 (P * N,): what the class tokens of the tiles (..., T) that are `real`, or all their tokens, give each
+    token of P pictures."""
+    query = read.query
     real = real.to(query.device).reshape(len(query), -1).bool()
-    starts = slice(None, None, query.shape[2] // real.shape[1])
-    mean = attention_colmean(query[:, :, starts], key, attention.scaling, real)
+    stride = query.shape[2] // real.shape[1]
+    if every:
+        # Padding is told from its row of the mask alone: it does not see itself.
+        real = real.repeat_interleave(stride, 1)
+        if isinstance(read.mask, Tensor):
+            own = read.mask[:, 0].diagonal(dim1=-2, dim2=-1)
+            real = real & (own if own.dtype == torch.bool else own >= 0)
+    else:
+        query = query[:, :, ::stride]
+    mean = attention_colmean(query, read.key, read.scaling, real)
     return (mean * real.sum(1, keepdim=True)).flatten()
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.context import here
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun
+from vtokens.strategies.signals import Scored
 
 
 class TowerCall:
@@ -25,32 +27,40 @@ class TowerCall:
         given: the arguments of the feature call.
         inputs: those that the tower works on, where a strategy shows it less; `given` elsewhere.
         tower: the one that works for it.
-        scores: tower block -> float32 score chunks, in the order the tower worked.
+        scores: tower block, and how its attention is read -> float32 score chunks, in the order the tower worked.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
         later: what it is not shown, while it cannot be told yet; None elsewhere.
         columns: int64 (B, N), the rows that go on behind its embeddings; None if all do.
         masked: whether its rows are padded, where it is shown some of the tokens of its pictures.
         merging: what was merged so far, or not shown to it; None before the first tokens were seen.
-        key: (B, H, N, d), keys of the block under way; None where nothing is merged.
+        inside: the attention of the block under way; None where nothing is merged.
+        noted: what strategies that merge noted of each of the tower's inputs (B, inputs), by name.
         after: (B, N, C), the merged tokens that leave the block under way; None where nothing is merged.
     """
 
     def __init__(self, adapter: Adapter, plan: Plan, modality: str, inputs: Mapping[str, Any]) -> None:
         self.adapter, self.plan, self.modality, self.given, self.inputs = adapter, plan, modality, inputs, inputs
         self.tower = adapter.towers[modality]
-        self.scores: dict[int, list[Tensor]] = {}
+        self.scores: dict[Scored, list[Tensor]] = {}
         self.keys: dict[int, list[Tensor]] = {}
         self.masked = False
         self.later: Merging | None = None
         self.columns: Tensor | None = None
         self.merging: Merging | None = None
-        self.key: Tensor | None = None
+        self.inside: AttentionCall | None = None
+        self.noted: dict[str, Tensor] = {}
         self.after: Tensor | None = None
 
     def over(self) -> TowerRun:
         """What is known of the call when it is over."""
-        seen = None if self.inputs is self.given else self.inputs
-        return TowerRun(self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen)
+        seen, first = (
+            None if self.inputs is self.given else self.inputs,
+            0 if self.merging is None else self.merging.protect,
+        )
+        noted = {name: part[:, first:].flatten() for name, part in self.noted.items()}
+        return TowerRun(
+            self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen, noted=noted
+        )
 
 
 @contextmanager

@@ -94,9 +94,12 @@ class Merging:
         return (scores / self.size.clamp(min=1)).gather(1, self.member)[:, self.protect :]
 
     def expand(self, features: Tensor) -> Tensor:
-        """Features of tokens (B, N, D) at every patch; those of the leading tokens may be missing, here and there."""
+        """Features of tokens (B, N, D) at every patch; those of the leading tokens may be missing, here and there.
+
+        A patch that went into a token whose feature is missing gets any.
+        """
         missing = self.valid.shape[1] - features.shape[1]
-        return gather(features, self.member[:, missing:] - missing, 1)
+        return gather(features, (self.member[:, missing:] - missing).clamp(min=0), 1)
 
     def mean(self, features: Tensor) -> Tensor:
         """(B, patches, D): features of patches, each replaced by the mean over all that are in its token."""

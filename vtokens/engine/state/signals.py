@@ -15,7 +15,7 @@ from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, gather
 from vtokens.kernels import attention_colmean
-from vtokens.strategies.signals import InLayer, Relevance, Text
+from vtokens.strategies.signals import Heads, InLayer, Relevance, Saliency, Text, Voters
 
 
 class Signals:
@@ -31,9 +31,10 @@ class Signals:
     def __init__(self, lane: Lane, pictures: Pictures, view: View | None, rows: list[int] | None = None) -> None:
         self.lane, self.pictures, self.view, self.rows = lane, pictures, view, rows
 
-    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
+    def saliency(self, blocks: tuple[int, ...] | None, rows: Voters = "cls", heads: Heads = "mean") -> Tensor:
         """float32 (B, W): tower scores, 0 where there is no visual token."""
-        return self._of_features(("saliency", blocks), lambda: [run.saliency(blocks) for run in self.pictures.runs])
+        signal = Saliency(blocks, rows, heads)
+        return self._of_features(("saliency", signal), lambda: [run.saliency(signal) for run in self.pictures.runs])
 
     def copies(self) -> Tensor | None:
         """int64 (B, W): equal, above 0, at positions that hold one merged feature, 0 where there is no visual token."""
@@ -49,6 +50,10 @@ class Signals:
     def tower_keys(self, block: int | None) -> Tensor:
         """(B, W, H, D): keys of a tower block, 0 where there is no visual token."""
         return self._of_features(("tower keys", block), lambda: [run.tower_keys(block) for run in self.pictures.runs])
+
+    def encoded(self, name: str) -> Tensor:
+        """float32 (B, W): what a strategy noted in the tower, 0 where there is no visual token."""
+        return self._of_features(("encoded", name), lambda: [run.encoded(name) for run in self.pictures.runs])
 
     def noted(self, signal: InLayer) -> Tensor:
         """(B, W, ...): what was noted of a decoder layer; 0 where it did not see a position."""

@@ -18,6 +18,7 @@ from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
+from vtokens.strategies.signals import Saliency, Scored
 
 MODALITIES = tuple(PIXELS)
 _MARK = "_vtokens_tower_run"
@@ -33,9 +34,10 @@ class TowerRun:
     Attributes:
         modality: "image" or "video".
         inputs: the arguments of the feature call.
-        scores: tower block -> float32 score chunks, in the order the tower worked.
+        scores: tower block, and how its attention was read -> float32 score chunks, in the order the tower worked.
         merging: what was merged; None if nothing was.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
+        noted: what strategies that merge noted of each patch, by name, in that order.
         joins: how many tiles each picture has; nothing if each is a picture by itself.
         seen: the arguments that the tower worked on, where it was shown less; None if those of the call.
     """
@@ -43,11 +45,12 @@ class TowerRun:
     adapter: Adapter
     modality: str
     inputs: Mapping[str, Any]
-    scores: Mapping[int, Sequence[Tensor]]
+    scores: Mapping[Scored, Sequence[Tensor]]
     merging: Merging | None
     keys: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     joins: tuple[int, ...] = ()
     seen: Mapping[str, Any] | None = None
+    noted: Mapping[str, Tensor] = field(default_factory=dict)
 
     @functools.cached_property
     def tiles(self) -> list[Picture]:
@@ -74,15 +77,15 @@ class TowerRun:
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
             "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
             "merging": None if self.merging is None else self.merging.content(),
+            "noted": {name: part.cpu() for name, part in self.noted.items()},
         }
 
-    def saliency(self, blocks: tuple[int, ...] | None) -> Tensor:
-        """float32 (sum of picture lengths,): summed scores of tower blocks, None for the feature block."""
-        depth = len(self.adapter.tower.blocks)
-        numbers = [self.adapter.tower.feature_block] if blocks is None else [block % depth for block in blocks]
-        if not self.scores.keys() >= set(numbers):
+    def saliency(self, signal: Saliency) -> Tensor:
+        """float32 (sum of picture lengths,): summed scores of the tower blocks that a signal names."""
+        scored = signal.scored(len(self.adapter.tower.blocks), self.adapter.tower.feature_block)
+        if not self.scores.keys() >= set(scored):
             raise self._unwatched("attention")
-        total = torch.stack([torch.cat(list(self.scores[number])) for number in numbers]).sum(0)
+        total = torch.stack([torch.cat(list(self.scores[one])) for one in scored]).sum(0)
         return self._to_tokens(total)
 
     def tower_keys(self, block: int | None) -> Tensor:
@@ -103,6 +106,12 @@ class TowerRun:
         sizes = [len(picture) for picture in self.adapter.pictures(self.modality, self.seen)]
         whole = self.merging.expand(pad_sequence(list(tokens.split(sizes)), batch_first=True)[..., None])[..., 0]
         return torch.cat([part[: len(picture)] for part, picture in zip(whole, self.tiles, strict=True)])
+
+    def encoded(self, name: str) -> Tensor:
+        """float32 (sum of picture lengths,): what a strategy noted while it merged patches."""
+        if name not in self.noted:
+            raise self._unwatched(f"notes called {name!r}")
+        return self._to_tokens(self.noted[name])
 
     def _unwatched(self, what: str) -> ValueError:
         return ValueError(
@@ -172,9 +181,14 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
     if content["family"] != adapter.model_type:
         raise ValueError(f"these features are of a {content['family']!r} model, and this one is {adapter.model_type!r}")
     merging = None if content["merging"] is None else Merging.of(content["merging"])
+    # Features stored before attention could be read in other ways name the block alone.
+    scores: dict[Scored, Sequence[Tensor]] = {}
+    scores.update(
+        {(key, "cls", "mean") if isinstance(key, int) else key: part for key, part in content["scores"].items()}
+    )
     return TowerRun(
-        adapter, content["modality"], content["inputs"], content["scores"], merging, content.get("keys", {}),
-        seen=content.get("seen"),
+        adapter, content["modality"], content["inputs"], scores, merging, content.get("keys", {}),
+        seen=content.get("seen"), noted=content.get("noted", {}),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from vtokens.strategies.signals import (
     Attention,
     Change,
     Entering,
+    Heads,
     InLayer,
     LayerKeys,
     Neurons,
@@ -24,6 +25,7 @@ from vtokens.strategies.signals import (
     Signal,
     Text,
     TowerKeys,
+    Voters,
 )
 
 
@@ -44,13 +46,13 @@ class Observing:
         """bool (G, M), False on the padding of shorter groups."""
         return self._groups.valid
 
-    def saliency(self, blocks: tuple[int, ...] | None = None) -> Tensor:
-        """float32 (G, M): how much the vision tower attends to each token.
+    def saliency(self, blocks: tuple[int, ...] | None = None, rows: Voters = "cls", heads: Heads = "mean") -> Tensor:
+        """float32 (G, M): how much the vision tower attends to each token; arguments as those of `Saliency`.
 
         Raises:
             ValueError: the tower ran without being watched for this.
         """
-        return self._of_tower(lambda: self.observed.saliency(blocks), Saliency(blocks))
+        return self._of_tower(lambda: self.observed.saliency(blocks, rows, heads), Saliency(blocks, rows, heads))
 
     def tower_keys(self, block: int | None = None) -> Tensor:
         """float32 (G, M, H, D): keys of a block of the vision tower, as its attention has them, for each of its heads.
@@ -62,6 +64,14 @@ class Observing:
             ValueError: the tower ran without being watched for this.
         """
         return self._of_tower(lambda: self.observed.tower_keys(block), TowerKeys(block))
+
+    def encoded(self, name: str) -> Tensor:
+        """float32 (G, M): what the strategy's own `at_encode` noted about each token (`Patches.note`).
+
+        Raises:
+            ValueError: it noted nothing by this name when the tower ran.
+        """
+        return self._groups.gather(self.observed.encoded(name).to(self.hidden.device))
 
     def attention(
         self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
