@@ -26,7 +26,8 @@ NEW = 3
 # What cannot be at once, whichever strategies ask for it.
 REFUSED = (
     "lets tokens count for several in attention|acts on what the strategy written|would compute attention twice|"
-    "lets visual tokens pass through layers|without any: name other layers|show attention what is merged twice"
+    "lets visual tokens pass through layers|without any: name other layers|show attention what is merged twice|"
+    "show it fewer, twice"
 )
 CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
 TEMPORAL = [name for name in vtokens.strategies() if issubclass(vtokens.strategies.get(name), VideoPruner)]
@@ -62,7 +63,7 @@ def chosen(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"name": name, **more, **settings.get(name, {})}
 
 
-def refusal(target: Any, pair: list[dict[str, Any]]) -> str | None:
+def refused_together(target: Any, pair: list[dict[str, Any]]) -> str | None:
     """Why two strategies cannot be attached together; None if they can."""
     try:
         with vtokens.attach(target, pair):
@@ -127,7 +128,7 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
         with pytest.raises(ValueError, match="would contrast logits twice"):
             vtokens.attach(target, pair)
         return
-    why = refusal(target, pair)
+    why = refused_together(target, pair)
     if why is not None:
         assert re.search(REFUSED, why), why
         assert vtokens.attachment(target) is None
