@@ -15,11 +15,11 @@ _COMPUTING = ("mminference",)
 """Strategies that compute attention in the model's place, causal as it is in most."""
 _IN_THE_TOWER = ("flowcut",)
 """Strategies that drop patches inside the tower, by what its class token says of them."""
+_TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
+"""Families whose rotary embeddings cannot be undone."""
 _NOTES = {
-    **{
-        ("dymu", family): "with `unmerge=False` (calibrated)"
-        for family in ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
-    },
+    **{("dymu", family): "with `unmerge=False` (calibrated)" for family in _TURNED},
+    **{("feather", family): "with `rotary=True`" for family in _TURNED},
     ("dymu", "vipllava"): "no (features of several tower blocks)",
 }
 """Where defaults are refused: with what a strategy runs, or why not; tests/engine/test_combinations.py shows it."""

@@ -30,7 +30,7 @@ class InformationHorizon(Composition):
     """
 
     composes: ClassVar[str] = "{ranked}(keep={keep})+late_random(keep={late}, layers=({horizon},), seed={seed})"
-    acts: ClassVar[tuple[str, ...]] = ("prompt", "layer")
+    acts: ClassVar[tuple[str, ...]] = ("layer",)
     keep: Keep = 0.4375
     ranked: str = "dart"
     late: float = 0.15
