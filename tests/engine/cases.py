@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vtokens
 from tests.families import BLIND, EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Facts, Saliency, TowerKeys, VideoPruner, parse
+from vtokens.strategies import Facts, Saliency, Sensitivity, TowerKeys, VideoPruner, parse
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -93,12 +93,13 @@ def looks_at_a_state(family: str, spec: str) -> bool:
 
 
 def unseen(family: str, spec: str) -> bool:
-    """Whether strategies ask for what nobody can see of the tower of a family: vtokens refuses them."""
+    """Whether strategies ask for what nobody can see of the tower or projector of a family: vtokens refuses them."""
     facts = Facts(family, depth=4, tower_depth=4, has_cls=True)
-    signals = (
-        [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals] if family in BLIND else []
-    )
-    return any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
+    signals = [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals]
+    pushes = any(isinstance(signal, Sensitivity) for signal in signals)
+    if pushes and any(tower.projector is None for tower in adapter_for(model(family, "plain")).towers.values()):
+        return True
+    return family in BLIND and any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
 
 
 FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)

@@ -105,7 +105,7 @@ def test_pruned_equals_masked(family: str) -> None:
             return
         batch = case.batch(family)
         if unseen(family, case.spec):
-            with pytest.raises(ValueError, match=r"nothing inside the .* can be looked at"):
+            with pytest.raises(ValueError, match=r"nothing inside the .* can be looked at|what projects its tokens"):
                 vtokens.attach(pruned, case.spec)
             return
         report = check_forward(batch, pruned, reference, case.spec)

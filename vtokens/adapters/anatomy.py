@@ -42,8 +42,10 @@ class TowerSpec:
         embeddings: path from the tower to what turns pixels (B, C, H, W) into rows (B, N, C), where pictures are
             changed at the tower's own call, whose argument `interpolate_pos_encoding` fits positions to their size;
             None where they are changed in the arguments of the feature call (`Adapter.shown`).
-        projector: path from the multimodal module to what turns rows of the tower (B, N, C) into features (B, N, D),
-            row by row; None if no tokens are merged in the tower, and no picture is changed at its call.
+        projector: path from the multimodal module to what turns rows of the tower, its one argument, into features:
+            (B, N, C) into (B, N, D), row by row, or (rows, C) into (tokens, D), each from rows that follow each other.
+            None if there is no such place: then no tokens are merged in the tower, no picture is changed at its call,
+            and nobody measures how features move with its rows.
     """
 
     at: tuple[str, ...]

@@ -160,6 +160,18 @@ class Adapter(ABC):
             float32 (sum of the pictures' lengths,); 0 where a position holds no feature.
         """
 
+    def projected_to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """Bring scores of what the projector put out (`TowerSpec.projector`) into the order of the features.
+
+        Args:
+            modality, inputs: as in `to_tokens`.
+            scores: float32 (rows of the projector's output,), in the order it worked.
+
+        Returns:
+            As `to_tokens`.
+        """
+        return self.to_tokens(modality, scores, inputs)
+
     @abstractmethod
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         """The shapes that tower and projector work on for the pictures of a call; arguments as in `pictures`."""

@@ -6,7 +6,7 @@ from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.registry import adapter_class, models
 from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
-from vtokens.strategies import Saliency, TowerKeys, VideoPruner, get
+from vtokens.strategies import Saliency, Sensitivity, TowerKeys, VideoPruner, get
 from vtokens.strategies.base import Strategy, needs_of
 
 DEPTH, TOWER = 32, 24
@@ -73,6 +73,9 @@ def fit(name: str, family: str) -> str:
         return "no (nothing of the tower is seen)"
     if needs.blends and anatomy.cross is not None:
         return "no (tokens outside the sequence)"
+    pushes = any(isinstance(signal, Sensitivity) for signal in needs.signals)
+    if pushes and any(tower.projector is None for tower in anatomy.towers.values()):
+        return "no (no projector is named)"
     reads = {getattr(signal, "layer", None) for signal in needs.signals} & {*linear}
     answer = "before the decoder alone" if missing else "at layers with attention" if reads else "yes"
     asked = [signal for signal in needs.signals if isinstance(signal, Saliency)]

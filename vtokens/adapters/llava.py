@@ -76,6 +76,11 @@ class LlavaTower(Adapter):
         strategy = inputs.get("vision_feature_select_strategy") or self.config.vision_feature_select_strategy
         return self.tower.has_cls and strategy == "full"
 
+    def projected_to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        if self.keeps_cls(inputs):
+            scores = scores.view(self.tower_inputs(modality, inputs), -1)[:, 1:].flatten()
+        return self.to_tokens(modality, scores, inputs)
+
     def tower_inputs(self, modality: str, inputs: Mapping[str, Any]) -> int:
         """How many squares of `side * side` patches the tower gets."""
         return len(inputs["pixel_values"])

@@ -58,6 +58,9 @@ class LlavaNextVideo(LlavaNext):
         frames = scores.view(-1, 1, self.side, self.side)
         return torch.nn.functional.avg_pool2d(frames, self.config.spatial_pool_stride).flatten()
 
+    def projected_to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        return scores if modality == "video" else super().projected_to_tokens(modality, scores, inputs)
+
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         encoding = super().encoding(modality, inputs)
         if modality != "video":

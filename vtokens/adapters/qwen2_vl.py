@@ -15,7 +15,7 @@ from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
 
-VISUAL = TowerSpec(("visual",), "blocks", "attn", fewer=frozenset(("resize", "repeats")))
+VISUAL = TowerSpec(("visual",), "blocks", "attn", fewer=frozenset(("resize", "repeats")), projector="visual.merger")
 PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
 
 
@@ -40,6 +40,9 @@ class Qwen2VL(Adapter):
 
     def to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         return self.restore(scores.view(-1, self._merge**2).mean(1), inputs[f"{modality}_grid_thw"])
+
+    def projected_to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        return self.restore(scores, inputs[f"{modality}_grid_thw"])
 
     def _changed(
         self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]

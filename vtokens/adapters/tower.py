@@ -131,8 +131,13 @@ class Tower:
         return None if self._spec.embeddings is None else follow(self.module, self._spec.embeddings)
 
     @property
+    def expands(self) -> bool:
+        """Whether its projector is given fewer rows than there are patches, where some were merged or not shown."""
+        return self.projector is not None and (self.merges or self._spec.embeddings is not None)
+
+    @property
     def projector(self) -> Any:
-        """What turns its rows (B, N, C) into features (B, N, D), row by row; None if the family names none."""
+        """What turns its rows into features (`TowerSpec.projector`); None if the family names none."""
         return None if self._spec.projector is None else follow(self._multimodal, self._spec.projector)
 
 

@@ -16,6 +16,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.stages.encode import Encode, after_projector
 from vtokens.engine.stages.pixels import AtTower
 from vtokens.engine.stages.rows import ROW_WISE, row_wise
+from vtokens.engine.stages.sensitivity import on_projector
 from vtokens.engine.stages.tower import TowerTap, TowerWatch
 
 
@@ -77,9 +78,12 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
         if plan.at_pixels is not None and tower.embeddings is not None:
             found["pixels", number] = partial(AtTower, adapter, tower)
     changed = plan.at_encode or plan.at_pixels is not None
-    projectors = {tower.projector: None for tower in adapter.towers.values() if changed and tower.projector is not None}
+    projectors = {tower.projector: None for tower in adapter.towers.values() if changed and tower.expands}
     for number, projector in enumerate(projectors):
         found["projector", number] = partial(projector.register_forward_hook, partial(after_projector, adapter))
+    pushed = {tower.projector: None for tower in adapter.towers.values() if plan.sensitivities}
+    for number, projector in enumerate(pushed):
+        found["pushed projector", number] = partial(projector.register_forward_hook, partial(on_projector, adapter))
     attending = [index for (index, _), spec in zip(enumerate(layers), adapter.specs, strict=False) if spec.attends]
     for index in plan.tapped_layers(attending):
         found["tap", index] = partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index))

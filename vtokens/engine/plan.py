@@ -24,6 +24,7 @@ from vtokens.strategies.signals import (
     Relevance,
     Saliency,
     Scored,
+    Sensitivity,
     TowerKeys,
 )
 from vtokens.strategies.views.logits import Negative
@@ -55,6 +56,7 @@ class Plan:
         text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
         scored: the tower blocks whose attention is read, and how.
         key_blocks: the tower blocks whose keys are read.
+        sensitivities: the signals that push the projector's input.
         observed: decoder layer -> the attention signals read from it.
         observed_keys: decoder layer -> the signals that are its keys.
         observed_neurons: decoder layer -> the signals that compare active neurons of its MLP.
@@ -138,6 +140,8 @@ class Plan:
         self.scored: set[Scored] = found.union(() if negative is None else negative.scored)
         keys = {feature if one.block is None else one.block % depth for one in keyed}
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
+        pushed = {one for one in signals if isinstance(one, Sensitivity)}
+        self.sensitivities: set[Sensitivity] = pushed.union(() if negative is None else negative.sensitivities)
 
     def __bool__(self) -> bool:
         before = self.at_pixels or self.at_encode or self.at_prompt or self.at_layer or self.at_rows

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Neurons,
         Relevance,
         Saliency,
+        Sensitivity,
         TowerKeys,
     )
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
@@ -61,6 +62,7 @@ _MODULES = {
     "Repeats": "vtokens.strategies.views.pixel_grid",
     "Resized": "vtokens.strategies.views.pixel_grid",
     "Saliency": "vtokens.strategies.signals",
+    "Sensitivity": "vtokens.strategies.signals",
     "ScorePruner": "vtokens.strategies.bases",
     "Selection": "vtokens.strategies.selection",
     "Spec": "vtokens.strategies.spec",
@@ -103,6 +105,7 @@ __all__ = [
     "Saliency",
     "ScorePruner",
     "Selection",
+    "Sensitivity",
     "Spec",
     "StagedPruner",
     "States",

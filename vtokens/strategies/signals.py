@@ -52,6 +52,25 @@ class TowerKeys:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """Asks how far the projector's output moves where a row of the tower is pushed, for each visual token.
+
+    The mean over random unit directions u of |P(x + step u) - P(x - step u)| / (2 step), central differences of what
+    turns the tower's rows x into features. All tokens of all pictures are pushed alike, and in float32 whatever the
+    model's dtype, since bfloat16 loses such steps.
+
+    Attributes:
+        directions: how many u there are; the projector runs twice for each.
+        step: the length of a push.
+        seed: which directions.
+    """
+
+    directions: int = 64
+    step: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Attention:
     """Asks for the attention that keys receive in one decoder layer, pooled over heads and query rows.
 
@@ -141,7 +160,7 @@ class Neurons:
     reference: int = -1
 
 
-Signal = Saliency | TowerKeys | Attention | LayerKeys | Entering | Change | Neurons | Relevance
+Signal = Saliency | TowerKeys | Sensitivity | Attention | LayerKeys | Entering | Change | Neurons | Relevance
 InLayer = Attention | LayerKeys | Entering | Change | Neurons
 """Signals of one decoder layer."""
 
@@ -154,6 +173,8 @@ class Observed(Protocol):
     def tower_keys(self, block: int | None) -> Tensor: ...
 
     def encoded(self, name: str) -> Tensor: ...
+
+    def sensitivity(self, signal: Sensitivity) -> Tensor: ...
 
     def noted(self, signal: InLayer) -> Tensor: ...
 

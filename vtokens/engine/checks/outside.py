@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, TowerKeys
+from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, Sensitivity, TowerKeys
 from vtokens.strategies.video_pruner import VideoPruner
 
 
@@ -49,6 +49,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
                 "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
             )
         _check_neurons(adapter, strategy, needs)
+        if any(isinstance(signal, Sensitivity) for signal in needs.signals):
+            _check_projectors(adapter, strategy)
         if adapter.anatomy.cross is None:
             continue
         why = None
@@ -128,3 +130,21 @@ def _outside(adapter: Adapter) -> str:
         f"cross-attention layers: strategies that act at {', '.join(sorted(adapter.anatomy.stages))}, by the tower's "
         "scores or by features, are supported on it, such as 'cls', 'uniform' and 'todre(exit_threshold=None)'"
     )
+
+
+def _check_projectors(adapter: Adapter, strategy: Strategy) -> None:
+    """Raise `ValueError` unless the projector of each tower is known, and has weights that can be read in float32."""
+    for tower in dict.fromkeys(adapter.towers.values()):
+        projector, name = tower.projector, type(adapter.model).__name__
+        if projector is None:
+            raise ValueError(
+                f"{strategy.name!r} pushes what the projector is given, and no adapter says of a {name} what projects "
+                "its tokens, one by one. Strategies that read features or saliency are supported, as 'idselection'"
+            )
+        for weight in projector.parameters():
+            whole = weight.is_floating_point() and weight.dtype.itemsize > 1 and not weight.is_meta
+            if not whole or type(weight).dequantize is not Tensor.dequantize:
+                raise ValueError(
+                    f"{strategy.name!r} pushes what the projector of a {name} is given by less than weights can tell "
+                    "that are quantised, and reads none that are offloaded: load it in float16, bfloat16 or float32"
+                )

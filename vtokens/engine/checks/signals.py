@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import get_args
 
@@ -22,6 +23,7 @@ from vtokens.strategies.signals import (
     QueryRows,
     Relevance,
     Saliency,
+    Sensitivity,
     Signal,
     Text,
     TowerKeys,
@@ -48,6 +50,9 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
                 raise unknown("rows", signal.rows, get_args(Voters))
             if isinstance(signal, Saliency) and signal.heads not in get_args(Heads):
                 raise unknown("heads", signal.heads, get_args(Heads))
+        elif isinstance(signal, Sensitivity):
+            if signal.directions < 1 or not 0 < signal.step < math.inf:
+                raise ValueError(f"{signal} is not allowed: at least one direction, and a finite step above 0, are")
         elif isinstance(signal, Relevance):
             if signal.text not in get_args(Text):
                 raise unknown("text", signal.text, get_args(Text))

@@ -14,7 +14,7 @@ from vtokens.engine.context import here
 from vtokens.engine.plan import Plan
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun
-from vtokens.strategies.signals import Scored
+from vtokens.strategies.signals import Scored, Sensitivity
 
 
 class TowerCall:
@@ -29,6 +29,7 @@ class TowerCall:
         tower: the one that works for it.
         scores: tower block, and how its attention is read -> float32 score chunks, in the order the tower worked.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
+        sensitivities: signal -> float32 score chunks of the projector's rows, in the order it worked.
         later: what it is not shown, while it cannot be told yet; None elsewhere.
         columns: int64 (B, N), the rows that go on behind its embeddings; None if all do.
         masked: whether its rows are padded, where it is shown some of the tokens of its pictures.
@@ -46,6 +47,7 @@ class TowerCall:
         self.masked = False
         self.later: Merging | None = None
         self.columns: Tensor | None = None
+        self.sensitivities: dict[Sensitivity, list[Tensor]] = {}
         self.merging: Merging | None = None
         self.inside: AttentionCall | None = None
         self.noted: dict[str, Tensor] = {}
@@ -59,13 +61,14 @@ class TowerCall:
         )
         noted = {name: part[:, first:].flatten() for name, part in self.noted.items()}
         return TowerRun(
-            self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen, noted=noted
-        )
+            self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen, noted=noted,
+            sensitivities=self.sensitivities,
+        )  # fmt: skip
 
 
 @contextmanager
-def during(call: TowerCall) -> Iterator[None]:
-    """Make a feature call the one under way in this thread."""
+def during(call: TowerCall | None) -> Iterator[None]:
+    """Make a feature call the one under way in this thread; None: let hooks think that there is none."""
     thread = here()
     before, thread.tower = thread.tower, call
     try:

@@ -15,7 +15,7 @@ from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import feature_index
 from vtokens.engine.state.view import View, gather
 from vtokens.kernels import attention_colmean
-from vtokens.strategies.signals import Heads, InLayer, Relevance, Saliency, Text, Voters
+from vtokens.strategies.signals import Heads, InLayer, Relevance, Saliency, Sensitivity, Text, Voters
 
 
 class Signals:
@@ -54,6 +54,10 @@ class Signals:
     def encoded(self, name: str) -> Tensor:
         """float32 (B, W): what a strategy noted in the tower, 0 where there is no visual token."""
         return self._of_features(("encoded", name), lambda: [run.encoded(name) for run in self.pictures.runs])
+
+    def sensitivity(self, signal: Sensitivity) -> Tensor:
+        """float32 (B, W): how far features move with the projector's input, 0 where there is no visual token."""
+        return self._of_features(signal, lambda: [run.sensitivity(signal) for run in self.pictures.runs])
 
     def noted(self, signal: InLayer) -> Tensor:
         """(B, W, ...): what was noted of a decoder layer; 0 where it did not see a position."""

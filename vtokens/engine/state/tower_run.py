@@ -18,7 +18,7 @@ from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
-from vtokens.strategies.signals import Saliency, Scored
+from vtokens.strategies.signals import Saliency, Scored, Sensitivity
 
 MODALITIES = tuple(PIXELS)
 _MARK = "_vtokens_tower_run"
@@ -40,6 +40,7 @@ class TowerRun:
         noted: what strategies that merge noted of each patch, by name, in that order.
         joins: how many tiles each picture has; nothing if each is a picture by itself.
         seen: the arguments that the tower worked on, where it was shown less; None if those of the call.
+        sensitivities: signal -> float32 score chunks of the projector's rows, in the order it worked.
     """
 
     adapter: Adapter
@@ -51,6 +52,7 @@ class TowerRun:
     joins: tuple[int, ...] = ()
     seen: Mapping[str, Any] | None = None
     noted: Mapping[str, Tensor] = field(default_factory=dict)
+    sensitivities: Mapping[Sensitivity, Sequence[Tensor]] = field(default_factory=dict)
 
     @functools.cached_property
     def tiles(self) -> list[Picture]:
@@ -76,6 +78,10 @@ class TowerRun:
             "seen": None if self.seen is None else _light(self.seen),
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
             "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
+            "sensitivities": {
+                (one.directions, one.step, one.seed): [part.cpu() for part in parts]
+                for one, parts in self.sensitivities.items()
+            },
             "merging": None if self.merging is None else self.merging.content(),
             "noted": {name: part.cpu() for name, part in self.noted.items()},
         }
@@ -98,11 +104,12 @@ class TowerRun:
         moved = torch.vmap(self._to_tokens, in_dims=1, out_dims=1)(keys.flatten(1).float())
         return moved.unflatten(1, keys.shape[1:])
 
-    def _to_tokens(self, scores: Tensor) -> Tensor:
-        """Scores in the order the tower worked, brought to the order of the features."""
+    def _to_tokens(self, scores: Tensor, projected: bool = False) -> Tensor:
+        """Scores of patches, or of what the projector put out, in the order of the features."""
+        place = self.adapter.projected_to_tokens if projected else self.adapter.to_tokens
         if self.seen is None or self.merging is None:
-            return self.adapter.to_tokens(self.modality, scores, self.inputs)
-        tokens = self.adapter.to_tokens(self.modality, scores, self.seen)
+            return place(self.modality, scores, self.inputs)
+        tokens = place(self.modality, scores, self.seen)
         sizes = [len(picture) for picture in self.adapter.pictures(self.modality, self.seen)]
         whole = self.merging.expand(pad_sequence(list(tokens.split(sizes)), batch_first=True)[..., None])[..., 0]
         return torch.cat([part[: len(picture)] for part, picture in zip(whole, self.tiles, strict=True)])
@@ -112,6 +119,12 @@ class TowerRun:
         if name not in self.noted:
             raise self._unwatched(f"notes called {name!r}")
         return self._to_tokens(self.noted[name])
+
+    def sensitivity(self, signal: Sensitivity) -> Tensor:
+        """float32 (sum of picture lengths,): how far features move where the projector's input is pushed."""
+        if signal not in self.sensitivities:
+            raise self._unwatched(f"{signal}")
+        return self._to_tokens(torch.cat(list(self.sensitivities[signal])), projected=True)
 
     def _unwatched(self, what: str) -> ValueError:
         return ValueError(
@@ -189,6 +202,7 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
     return TowerRun(
         adapter, content["modality"], content["inputs"], scores, merging, content.get("keys", {}),
         seen=content.get("seen"), noted=content.get("noted", {}),
+        sensitivities={Sensitivity(*key): parts for key, parts in content.get("sensitivities", {}).items()},
     )  # fmt: skip
 
 

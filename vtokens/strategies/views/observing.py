@@ -22,6 +22,7 @@ from vtokens.strategies.signals import (
     QueryRows,
     Relevance,
     Saliency,
+    Sensitivity,
     Signal,
     Text,
     TowerKeys,
@@ -72,6 +73,15 @@ class Observing:
             ValueError: it noted nothing by this name when the tower ran.
         """
         return self._groups.gather(self.observed.encoded(name).to(self.hidden.device))
+
+    def sensitivity(self, directions: int = 64, step: float = 0.01, seed: int = 0) -> Tensor:
+        """float32 (G, M): how far each token's feature moves where the projector's input is pushed; see `Sensitivity`.
+
+        Raises:
+            ValueError: the projector ran without being watched for this.
+        """
+        signal = Sensitivity(directions, step, seed)
+        return self._of_tower(lambda: self.observed.sensitivity(signal), signal)
 
     def attention(
         self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
