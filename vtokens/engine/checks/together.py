@@ -46,10 +46,10 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             "attention merged ones at all of their positions: keep one of them, or let the other drop what it merges"
         )
     neurons = {one.layer: strategy for strategy, needs in active for one in needs.signals if isinstance(one, Neurons)}
-    both = [(strategy, index) for strategy, needs in active for index in needs.rows if index in neurons]
-    if both:
+    idle = [(strategy, index) for strategy, needs in active for index in needs.rows if index in neurons]
+    if idle:
         raise ValueError(
-            f"{neurons[both[0][1]].name!r} reads neurons of decoder layer {both[0][1]}, and {both[0][0].name!r} lets "
+            f"{neurons[idle[0][1]].name!r} reads neurons of decoder layer {idle[0][1]}, and {idle[0][0].name!r} lets "
             "visual tokens pass through it as they are, without any: name other layers"
         )
     compact = [strategy for strategy, needs in active if needs.compact]
