@@ -6,7 +6,7 @@ from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.registry import adapter_class, models
 from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
-from vtokens.strategies import Saliency, Sensitivity, TowerKeys, VideoPruner, get
+from vtokens.strategies import Relevance, Saliency, Sensitivity, TowerKeys, VideoPruner, get
 from vtokens.strategies.base import Strategy, needs_of
 
 DEPTH, TOWER = 32, 24
@@ -68,6 +68,13 @@ def fit(name: str, family: str) -> str:
         return "no (the tower is shown whole pictures)"
     if linear and (needs.unmerges or needs.sizes):
         return "no (layers without attention)"
+    if needs.computes and anatomy.visibility is not None:
+        return "no (pictures see themselves both ways)"
+    reads_text = any(isinstance(signal, Relevance) for signal in needs.signals)
+    if anatomy.cross is not None and (needs.unmerges or needs.sizes or reads_text):
+        return "no (tokens outside the sequence)"
+    if anatomy.latent and any(not getattr(signal, "rotary", True) for signal in needs.signals):
+        return "no (latent attention)"
     looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
     if looks_inside and anatomy.towers["image"].blocks is None:
         return "no (nothing of the tower is seen)"

@@ -110,8 +110,10 @@ def _default(value: ast.expr | None) -> tuple[bool, Any]:
 
 
 def value_of(node: Any) -> Any:
-    """The value of a literal; `Unread` for any other expression."""
+    """The value of a literal, or of one number over another, as 1 / 3; `Unread` for any other expression."""
     try:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            return value_of(node.left) / value_of(node.right)
         return ast.literal_eval(node)
-    except (ValueError, TypeError, AttributeError):
+    except (ZeroDivisionError, ValueError, TypeError, AttributeError):
         raise Unread from None
