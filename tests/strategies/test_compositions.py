@@ -9,6 +9,7 @@ import torch
 
 import vtokens
 from tests.strategies.helpers import kept, pair, registry_restored, report, three_rows
+from vtokens.core.budget import budget
 from vtokens.strategies import Composition, Facts, describe, format_spec, get, parse, register
 
 
@@ -90,3 +91,16 @@ def test_late_tokens_are_drawn_alike_for_equal_pictures() -> None:
     with pytest.raises(ValueError, match="seed=-1 is out of range"):
         parse("late_random(seed=-1)")
     assert vtokens.strategies("late*") == ["late_random"]
+
+
+def test_duet_is_the_schedule_of_its_release() -> None:
+    """300 + 7 of 576 tokens, half of them from layer 16 of 32 on, none from 24 on: 192 a layer."""
+    zipped, half, gone = parse("duet")
+    facts = Facts("llava", depth=32, tower_depth=24, has_cls=True)
+    count = budget(576, zipped.keep)  # type: ignore[attr-defined]
+    assert (count, round(count * zipped.contextual)) == (307, 7)  # type: ignore[attr-defined]
+    assert (half.prepare(facts), half._left(307, 0)) == ((16,), 154)  # type: ignore[attr-defined]
+    assert gone.needs(facts).layer == (24,)
+    assert round((16 * 307 + 8 * 154) / 32) == 192
+    model, batch = pair("llava")[0], three_rows("llava")
+    assert report(model, batch, "duet").samples[0].visual_tokens == (9, 9, 5, 0)
