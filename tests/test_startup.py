@@ -48,7 +48,7 @@ COMMAND = f"""
         ("--help", "vtokens strategies"),
         ("--version", "vtokens "),
         ("strategies", "mminference"),
-        ("strategies fast*", "2403.06764"),
+        ("strategies fast*", "fastvid"),
         ("strategies fastv", "query_scope"),
         ("strategies permuted_prefill", "mminference: "),
         ("strategies --stage prompt --needs cls", "todre"),
@@ -72,7 +72,7 @@ def test_the_library_lists_and_describes_without_torch() -> None:
     code = f"""
         import sys, vtokens, vtokens.scenes
         assert vtokens.strategies("fast*") == ["fastv", "fastvid"]
-        assert vtokens.strategies(stage="encode") == ["dymu"]
+        assert "dymu" in vtokens.strategies(stage="encode")
         assert vtokens.describe("permuted_prefill").name == "mminference"
         assert "llava" in vtokens.models()
         for name in ("fastw", "fastv2"):
