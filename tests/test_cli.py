@@ -55,8 +55,8 @@ def test_run_without_a_strategy_measures_the_plain_model(capsys, scene):
 def test_strategies_by_stage_needs_and_family(capsys):
     """Filters combine; what a family refuses is counted, and told with its reason where that is asked for."""
     main(["strategies", "--stage", "prompt", "--needs", "cls,attention"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["todre"]
-    main(["strategies", "*v*", "--family", "mllama"])
+    assert "todre" in [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    main(["strategies", "fastv*", "--needs", "attention", "--family", "mllama"])
     out, err = capsys.readouterr()
     assert out == ""
     assert "mllama refuses all of them" in err
@@ -76,7 +76,7 @@ def test_strategies_lists_describes_and_filters(capsys):
     main(["strategies"])
     everything = capsys.readouterr().out
     assert all(name in everything for name in ("cls", "fastv", "random", "todre", "uniform"))
-    main(["strategies", "*v"])
+    main(["strategies", "f?stv"])
     assert "2403.06764" in capsys.readouterr().out  # one match: the whole card
     main(["models"])
     listed = capsys.readouterr().out

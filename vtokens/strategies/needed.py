@@ -57,7 +57,7 @@ def needed(named: Iterable[str], methods: Collection[str], bases: Collection[str
     found |= {"text"} if named & _TEXT or "relevance" in found else set()
     found |= {"second prompt"} if "negative" in methods else set()
     # Staged pruners prepare the numbers of their layers.
-    found |= {"table"} if "prepare" in methods and "StagedPruner" not in bases else set()
+    found |= {"table"} if "prepare" in methods and "known" in named else set()  # it looks one up in `vtokens.tables`
     found |= {"video"} if "VideoPruner" in bases else set()
     return tuple(sorted(found))
 
