@@ -172,7 +172,8 @@ def test_the_pages_name_what_exists() -> None:
     for page in ("add-a-strategy.md", "add-a-model.md"):
         text = (DOCS / page).read_text(encoding="utf-8")
         for path in re.findall(r"`((?:vtokens|tests|examples|docs)/[\w/.-]+)`", text):
-            assert (root / path).exists() or path == "vtokens/strategies/prune/norm.py", f"{page} names {path}"
+            made = path in ("vtokens/strategies/prune/norm.py", "docs/strategies/NAME.md")  # by whoever reads it
+            assert made or (root / path).exists(), f"{page} names {path}"
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
     decoder = {"family", "depth", "width", "decoder", "linear"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == decoder | towers
