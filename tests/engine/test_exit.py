@@ -9,11 +9,11 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.test_pairs import CONTRASTS, MANY, NEW, TEMPORAL, chosen, family, generate, settings  # noqa: F401
+from tests.engine.test_pairs import CONTRASTS, EVERY, NEW, TEMPORAL, chosen, family, generate, settings  # noqa: F401
 from tests.limits import close_pass
 
 EXIT = {"name": "todre", "keep": 0.5, "exit_depth": 0.5}
-OTHERS = [name for name in vtokens.strategies() if name not in {"todre", *MANY}]
+OTHERS = sorted({*EVERY, "cls", "fastv", "uniform", "census"})
 MODIFIERS = [name for name in OTHERS if (cls := vtokens.strategies.get(name))().modifies and cls.alone is None]
 """What acts on a pruner before it, and not by itself."""
 SOMETIMES = {"llava": 0.45, "llava_onevision": 0.6, "qwen2_5_vl": 0.2}

@@ -16,7 +16,7 @@ from tests.engine.combos import refusal, tables
 from tests.families import image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
-from vtokens.strategies import VideoPruner
+from vtokens.strategies import Composition, VideoPruner
 from vtokens.strategies.base import needs_of
 
 GROUPS = [[image(60, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
@@ -31,14 +31,18 @@ REFUSED = (
 )
 CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
 TEMPORAL = [name for name in vtokens.strategies() if issubclass(vtokens.strategies.get(name), VideoPruner)]
-# Images pass through temporal ones: one stands for all that act at the same stages.
-MANY = {*TEMPORAL} - {*{vtokens.describe(name).stages: name for name in TEMPORAL}.values()}
+# One stands for all that act at the same stages and are made on the same base; contrasts stand for themselves.
+WHOLE = [name for name in vtokens.strategies() if not issubclass(vtokens.strategies.get(name), Composition)]
+KINDS = {
+    (*vtokens.describe(name).stages, name if name in CONTRASTS else vtokens.strategies.get(name).__mro__[1]): name
+    for name in WHOLE
+}
+EVERY = sorted(KINDS.values())
+# The others are met by a pruner before the decoder and by one inside of it, and those two by them.
+OTHERS = [name for name in WHOLE if name not in EVERY]
+MET = [pair for name in OTHERS for one in ("cls", "fastv") for pair in ((name, one), (one, name))]
 # Logits come last wherever a contrast is written; `test_the_order_of_a_contrast` has one the other way round.
-PAIRS = [
-    (a, b)
-    for a, b in product((name for name in vtokens.strategies() if name not in MANY), repeat=2)
-    if a not in CONTRASTS or b in CONTRASTS
-]
+PAIRS = [(a, b) for a, b in (*product(EVERY, repeat=2), *MET) if a not in CONTRASTS or b in CONTRASTS]
 
 
 @pytest.fixture(scope="module", params=["llava", "llava_onevision", "qwen2_5_vl"])
@@ -112,7 +116,7 @@ def test_pair(first: str, second: str, family: str, settings: dict[str, dict[str
         assert vtokens.attachment(target) is None
         return
     if all("encode" in vtokens.describe(name).stages for name in (first, second)):
-        with pytest.raises(ValueError, match="would merge the tokens of one vision tower twice"):
+        with pytest.raises(ValueError, match="would merge the tokens of one vision tower, or show it fewer, twice"):
             vtokens.attach(target, pair)
         return
     if first in CONTRASTS and second in CONTRASTS:

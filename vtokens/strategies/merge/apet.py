@@ -82,7 +82,10 @@ class Apet(Strategy):
         picks, there = farthest_first(tokens, valid, self.basis)
         width = torch.tensor(slots).to(picks.device)[:, None]
         first = there & (torch.arange(picks.shape[1], device=picks.device) < width)
-        errors = unexplained(tokens, picks, there).masked_fill(~valid, -torch.inf)
+        # A basis of nearly all tokens would explain all, and rounding choose: half of them explain the others.
+        half = torch.tensor([count // 2 for count in visuals.counts]).to(picks.device)[:, None]
+        explains = there & (torch.arange(picks.shape[1], device=picks.device) < half)
+        errors = unexplained(tokens, picks, explains).masked_fill(~valid, -torch.inf)
         if self.places == "released":
             rest = tuple(count - slot for count, slot in zip(counts, slots, strict=True))
             keep, best = visuals.best(errors, counts).keep, visuals.best(errors, rest).keep
