@@ -177,7 +177,7 @@ def test_the_pages_name_what_exists() -> None:
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
     decoder = {"family", "depth", "width", "decoder", "linear"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == decoder | towers
-    assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into"}
+    assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into", "share"}
 
 
 def test_the_subset_is_spread(example: dict[str, Any]) -> None:

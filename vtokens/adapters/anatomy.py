@@ -41,7 +41,7 @@ class TowerSpec:
             of one size alone, or joins patches of whole squares.
         embeddings: path from the tower to what turns pixels (B, C, H, W) into rows (B, N, C), where pictures are
             changed at the tower's own call, whose argument `interpolate_pos_encoding` fits positions to their size;
-            None where they are changed in the arguments of the feature call (`Adapter.shown`).
+            None where they are changed in the arguments of the feature call (`OpenTower.shown`).
         projector: path from the multimodal module to what turns rows of the tower, its one argument, into features:
             (B, N, C) into (B, N, D), row by row, or (rows, C) into (tokens, D), each from rows that follow each other.
             None if there is no such place: then no tokens are merged in the tower, no picture is changed at its call,

@@ -90,29 +90,6 @@ class Adapter(ABC):
     def check_merging(self, inputs: Mapping[str, Any]) -> None:  # noqa: B027 (nothing to refuse, unless overridden)
         """Raise `ValueError` if tokens cannot be merged in a feature call with these arguments."""
 
-    def check_pixels(self, modality: str, inputs: Mapping[str, Any], fewer: str) -> None:  # noqa: B027
-        """Raise `ValueError` if the tower cannot be shown less of the pictures of a call (`TowerSpec.fewer`)."""
-
-    def shown(self, modality: str, inputs: Mapping[str, Any]) -> list[Tensor]:
-        """(T, C, H, W) of each picture of a call: the pixels that the tower is given of it, as `PixelGrid.values`.
-
-        This and the next two are asked where a tower can be shown less in the arguments of the feature call
-        (`TowerSpec.fewer`); `inputs` as in `pictures`.
-        """
-        raise NotImplementedError
-
-    def resized(self, modality: str, inputs: Mapping[str, Any], shown: Sequence[Tensor]) -> dict[str, Any]:
-        """The arguments of a feature call with other pictures (T, C, H, W), whose sides are whole tokens."""
-        raise NotImplementedError
-
-    def without_repeats(self, modality: str, inputs: Mapping[str, Any], shown: Tensor) -> dict[str, Any]:
-        """The arguments of a feature call for some tokens at their places.
-
-        Args:
-            shown: bool (tokens of all pictures,), which of them; some of each frame.
-        """
-        raise NotImplementedError
-
     @property
     def placeholder_ids(self) -> dict[str, int]:
         """modality -> the token id the model scatters its features into, images first."""
@@ -159,18 +136,6 @@ class Adapter(ABC):
         Returns:
             float32 (sum of the pictures' lengths,); 0 where a position holds no feature.
         """
-
-    def projected_to_tokens(self, modality: str, scores: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """Bring scores of what the projector put out (`TowerSpec.projector`) into the order of the features.
-
-        Args:
-            modality, inputs: as in `to_tokens`.
-            scores: float32 (rows of the projector's output,), in the order it worked.
-
-        Returns:
-            As `to_tokens`.
-        """
-        return self.to_tokens(modality, scores, inputs)
 
     @abstractmethod
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.base import Adapter
+from vtokens.adapters.open_tower import OpenTower
 from vtokens.adapters.pixtral import LlavaPixtral
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
@@ -31,7 +32,7 @@ CLIP = TowerSpec(
 """A CLIP- or SigLIP-like tower that transformers loads on its own; SigLIP's have no class token."""
 
 
-class LlavaTower(Adapter):
+class LlavaTower(OpenTower):
     """What the LLaVA families share: their tower, and squares of patches."""
 
     anatomy = Anatomy({"image": CLIP})

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.adapters import patch_rows
 from vtokens.adapters.anatomy import PIXELS, Anatomy, TowerSpec
-from vtokens.adapters.base import Adapter
+from vtokens.adapters.open_tower import OpenTower
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 from vtokens.core.picture import Picture
@@ -20,7 +20,7 @@ PLACEHOLDERS = {"image": "image_token_id", "video": "video_token_id"}
 
 
 @register_adapter("qwen2_vl")
-class Qwen2VL(Adapter):
+class Qwen2VL(OpenTower):
     """Qwen2-VL. Scores of the four patches that the merger joins are averaged."""
 
     examples: ClassVar[tuple[str, ...]] = ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.open_tower import OpenTower
 from vtokens.adapters.tower import Tower
 from vtokens.core.picture import side
 from vtokens.engine.checks.recompute import check_tower_runs_once
@@ -31,6 +32,8 @@ def show_less(call: TowerCall) -> bool:
     adapter, modality, acting = call.adapter, call.modality, call.plan.at_pixels
     if acting is None:
         return False
+    if not isinstance(adapter, OpenTower):
+        raise TypeError(f"{type(adapter).__name__} declares TowerSpec.fewer, and is no OpenTower: derive it from that")
     adapter.check_pixels(modality, call.given, acting.needs.pixels)
     if call.tower.embeddings is not None:  # `AtTower` asks
         check_tower_runs_once(adapter)

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.anatomy import PIXELS
+from vtokens.adapters.open_tower import OpenTower
 from vtokens.core.layout import Layout
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
@@ -106,7 +107,8 @@ class TowerRun:
 
     def _to_tokens(self, scores: Tensor, projected: bool = False) -> Tensor:
         """Scores of patches, or of what the projector put out, in the order of the features."""
-        place = self.adapter.projected_to_tokens if projected else self.adapter.to_tokens
+        adapter = self.adapter
+        place = adapter.projected_to_tokens if projected and isinstance(adapter, OpenTower) else adapter.to_tokens
         if self.seen is None or self.merging is None:
             return place(self.modality, scores, self.inputs)
         tokens = place(self.modality, scores, self.seen)
