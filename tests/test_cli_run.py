@@ -25,6 +25,7 @@ from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.recipes import AnswerScorer, search_frames
 
 QUESTION = "how many objects are there?"
+PICTURES = ("--model", "scenes-llava")  # which is shown frames as pictures
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +96,33 @@ def test_pictures_take_no_frames(capsys: pytest.CaptureFixture[str], drawn: list
 @files.needs_av
 def test_frames_of_a_video(capsys: pytest.CaptureFixture[str], clip: str, drawn: list[str]) -> None:
     """A model of pictures is shown them as pictures, with those that stand beside it in the written order."""
-    out, err = said(capsys, clip, QUESTION, "--frames", "3")
+    out, err = said(capsys, clip, QUESTION, "--frames", "3", *PICTURES)
     frames = video.read(clip, frames=3).images()
     assert out.strip() == asked(frames, QUESTION)
     assert "3 frames of 2.00 s, from 0.00 to 1.90 s, by " in err
-    told = json.loads(said(capsys, drawn[0], clip, QUESTION, "--fps", "2", "--end", "1", "--json")[0])
+    told = json.loads(said(capsys, drawn[0], clip, QUESTION, "--fps", "2", "--end", "1", "--json", *PICTURES)[0])
     assert [one["kind"] for one in told["inputs"]] == ["image", "video"]
     assert (told["inputs"][1]["frames"], told["inputs"][1]["seconds"]) == ([0, 5, 10], [0.0, 0.5, 1.0])
     assert told["visual_tokens"] == 4 * 144
-    says = failure(capsys, clip, QUESTION)
+    says = failure(capsys, clip, QUESTION, *PICTURES)
     assert "the model's context holds 1,024" in says
     assert f"or take fewer than {FRAMES} frames (--frames)" in says
-    assert "--overlay shows one picture, and a video" in failure(capsys, clip, "what?", "--overlay", "a.png")
+    assert "--overlay shows one picture, and a video" in failure(capsys, clip, "what?", "--overlay", "a.png", *PICTURES)
     assert "start=9.0 lies behind the end" in failure(capsys, clip, "what?", "--frames", "1", "--start", "9")
+
+
+@files.needs_av
+def test_a_video_is_asked_about_where_videos_are_seen(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By the embedded model that sees them, its temporal and its spatial pruner sharing what is kept."""
+    example = scenes.clips.examples("test", n=6, frames=16)[0]
+    frames = [np.asarray(frame) for frame in example.video.frames]
+    path = files.write(tmp_path / "clip.mp4", frames, rate=2, pix_fmt="yuv444p", options={"crf": "1"})
+    told = json.loads(said(capsys, path, example.question, "--frames", "16", "--json")[0])
+    assert (told["model"], told["inputs"][0]["kind"], told["visual_tokens"]) == ("scenes-qwen", "video", 8 * 64)
+    line = ("--frames", "16", "--json", "--strategy", "evs+todre", "--keep", "0.25")
+    told = json.loads(said(capsys, path, example.question, *line)[0])
+    assert told["strategy"].startswith("evs(keep=0.5")
+    assert told["visual_tokens_per_layer"] == pytest.approx(8 * 64 / 4, abs=2)
 
 
 @files.needs_av
@@ -117,7 +132,7 @@ def test_a_recipe_searches_for_frames(capsys: pytest.CaptureFixture[str], clip: 
     seen = "is there a red triangle?"
     model, processor = vtokens.load("scenes-llava")
     found = search_frames(clip, seen, AnswerScorer(model, processor), 2, method)
-    told = json.loads(said(capsys, clip, seen, "--frames", "2", "--recipe", method, "--json")[0])
+    told = json.loads(said(capsys, clip, seen, "--frames", "2", "--recipe", method, "--json", *PICTURES)[0])
     assert told["recipe"] == method
     assert told["inputs"][0]["frames"] == list(found.clip.indices)
     assert told["answer"] == asked(found.clip.images(), seen)
@@ -128,7 +143,8 @@ def test_a_recipe_searches_for_the_first_question(
     capsys: pytest.CaptureFixture[str], clip: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chat goes on about the frames that were found, and says so; without a chat there is nothing to say."""
-    line = (clip, "is there a red triangle?", "--frames", "2", "--recipe", "aks", "--max-new-tokens", "1", "--json")
+    found = ("--frames", "2", "--recipe", "aks", "--max-new-tokens", "1", "--json")
+    line = (clip, "is there a red triangle?", *found, *PICTURES)
     says = "--recipe searched for the frames that the first question needs: those that follow are shown no others"
     assert says not in said(capsys, *line)[1]
     given(monkeypatch, b"is there a blue circle?\n")
@@ -153,7 +169,8 @@ def test_a_recipe_takes_its_frames_by_itself(clip: str) -> None:
 @files.needs_av
 def test_timestamps_stand_before_frames(capsys: pytest.CaptureFixture[str], clip: str) -> None:
     plain, timed = (
-        json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--json", *more)[0]) for more in ([], ["--timestamps"])
+        json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--json", *more, *PICTURES)[0])
+        for more in ([], ["--timestamps"])
     )
     assert timed["prompt_tokens"] > plain["prompt_tokens"]
     assert timed["visual_tokens"] == plain["visual_tokens"]

@@ -1,0 +1,67 @@
+"""Fills the tables of scenes-qwen's card from results of benchmarks/clips.py: `python benchmarks/clips_card.py`."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import sections  # noqa: E402
+
+from benchmarks import tables  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.scenes import clips  # noqa: E402
+
+CARD = ROOT / "vtokens" / "scenes" / "weights" / "scenes-qwen" / "README.md"
+COMMAND = "python benchmarks/clips_card.py"
+
+
+def show(part: dict[str, float]) -> str:
+    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}] (n={part['n']:.0f})"
+
+
+def accuracy(rows: list[dict[str, Any]]) -> str:
+    """Every kind of question, about pictures and about clips, unpruned."""
+    found = {kind: row[kind] for row in rows for kind in (*scenes.KINDS, *clips.KINDS) if kind in row}
+    overall = {bool(row["frames"]): row["overall"] for row in rows}
+    lines = [[kind, "clips" if kind in clips.KINDS else "pictures", show(part)] for kind, part in found.items()]
+    lines += [["all", "clips" if moving else "pictures", show(part)] for moving, part in sorted(overall.items())]
+    return tables.markdown(["kind", "of", "accuracy"], lines)
+
+
+def pruning(rows: list[dict[str, Any]]) -> str:
+    """Overall accuracy, a row a strategy and a column a keep."""
+    keeps = sorted({float(row["keep"]) for row in rows if row["strategy"] != "none"}, reverse=True)
+    lines = []
+    for spec in dict.fromkeys(row["strategy"] for row in rows):
+        own = {float(row["keep"]): show(row["overall"]) for row in rows if row["strategy"] == spec}
+        lines.append([f"`{spec}`", *(own.get(keep, own.get(1.0, "")) for keep in keeps)])
+    return tables.markdown(["strategy", *(f"keep {keep:g}" for keep in keeps)], lines)
+
+
+def needle(rows: list[dict[str, Any]]) -> str:
+    """Accuracy by strategy, keep and frames, and the peak of memory."""
+    frames = sorted({int(row["frames"]) for row in rows})
+    about: dict[tuple[str, float], dict[int, str]] = {}
+    for row in rows:
+        peak = f", {row['peak_bytes'] / 2**20:.0f} MiB" if row.get("peak_bytes") else ""
+        part = row["needle"]
+        cell = f"{part['share']:.2f} [{part['low']:.2f}, {part['high']:.2f}]{peak}"
+        about.setdefault((row["strategy"], float(row["keep"])), {})[int(row["frames"])] = cell
+    lines = [[f"`{spec}`", f"{keep:g}", *(at.get(one, "") for one in frames)] for (spec, keep), at in about.items()]
+    return tables.markdown(["strategy", "keep", *(f"{one} frames" for one in frames)], lines)
+
+
+def main() -> None:
+    """Fill what has been measured."""
+    parts = {"accuracy": accuracy, "pruning": pruning, "needle": needle}
+    made = {name: partial(part, tables.read(f"clips-{name}")["accuracy"]) for name, part in parts.items()}
+    CARD.write_text(sections.fill(CARD.read_text(encoding="utf-8"), made, COMMAND), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
