@@ -43,7 +43,8 @@ def split(
     """
     if not options:
         return {}, {}
-    fields = field_names(list_strategies() if spec is None else spec)
+    # Without a strategy, an option may be that of any: it is then said what is missing.
+    fields = field_names(spec) if spec is not None else set().union(*map(field_names, list_strategies()))
     passed = {name: value for name, value in options.items() if name in from_pretrained_names()}
     rest = {name: value for name, value in options.items() if name not in passed}
     mine = {name: value for name, value in rest.items() if name in fields}
