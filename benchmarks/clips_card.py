@@ -59,7 +59,8 @@ def needle(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Fill what has been measured."""
     parts = {"accuracy": accuracy, "pruning": pruning, "needle": needle}
-    made = {name: partial(part, tables.read(f"clips-{name}")["accuracy"]) for name, part in parts.items()}
+    there = [name for name in parts if (tables.RESULTS / f"clips-{name}").exists()]
+    made = {name: partial(parts[name], tables.read(f"clips-{name}")["accuracy"]) for name in there}
     CARD.write_text(sections.fill(CARD.read_text(encoding="utf-8"), made, COMMAND), encoding="utf-8")
 
 
