@@ -85,11 +85,29 @@ def mixed(family: str, case: Case) -> bool:
     return beams and adapter_for(model(family, "plain")).mixes_copies
 
 
-def looks_at_a_state(family: str, spec: str) -> bool:
-    """Whether a strategy looks at attention of a layer that keeps a state in place of keys: vtokens refuses it."""
-    facts = adapter_for(model(family, "plain")).facts
-    signals = [signal for strategy in vtokens.strategies.parse(spec) for signal in strategy.needs(facts).signals]
-    return any(getattr(signal, "layer", None) in facts.linear for signal in signals)
+def _stranger(name: str) -> bool:
+    """Whether pruning with a strategy, or with one that it is composed of, is not masking.
+
+    What is merged is not masked. DART measures turned keys, whose length by absolute values depends on where they
+    stand; a plain call numbers padding on the left, and `generate` does not.
+    """
+    parts = parse(vtokens.strategies.get(name)())
+    merging = any(".merge." in type(part).__module__ or part.needs(FACTS).blends for part in parts)
+    return merging or any(part.name == "dart" for part in parts)
+
+
+def refused(family: str, spec: str) -> str | None:
+    """Why one of the strategies of a spec is refused on a family by itself; None if none is."""
+    return next(filter(None, (_alone(family, strategy) for strategy in parse(spec))), None)
+
+
+@cache
+def _alone(family: str, strategy: vtokens.strategies.Strategy) -> str | None:
+    try:
+        with vtokens.attach(model(family, "branch"), strategy):
+            return None
+    except ValueError as error:
+        return str(error)
 
 
 def unseen(family: str, spec: str) -> bool:
@@ -120,8 +138,7 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
                 for name in vtokens.strategies()
                 if not {"pixels", "rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
                 and not issubclass(vtokens.strategies.get(name), VideoPruner)
-                and ".merge." not in vtokens.strategies.get(name).__module__  # what is merged is not masked
-                and not vtokens.strategies.get(name)().needs(FACTS).blends
+                and not _stranger(name)
             ]
         )
     )

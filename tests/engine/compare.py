@@ -43,8 +43,10 @@ def both(family: str, batch: dict[str, Any], spec: str = SPEC, **options: Any) -
 
 
 def sums(target: Any) -> int:
-    """Sums behind one another in a block: a layer that keeps a state adds up positions, as others do channels."""
-    return 1 + ("linear_attention" in (getattr(target.config.get_text_config(), "layer_types", None) or ()))
+    """Sums behind one another in a block: a layer that keeps a state adds up positions, as others do channels, and where
+    norms stand behind attention and MLP too (GLM), there are as many again."""
+    states = "linear_attention" in (getattr(target.config.get_text_config(), "layer_types", None) or ())
+    return 1 + (states or any(name.endswith("post_mlp_layernorm") for name, _ in target.named_modules()))
 
 
 def check_tokens(got: Any, expected: Any, new: int, passes: int = 1) -> None:

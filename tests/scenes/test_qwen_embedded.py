@@ -1,7 +1,6 @@
 """scenes-qwen, the embedded model that sees clips: it answers as well as its card says, pruned or not."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ LEAST = {"exist": 0.85, "where": 0.8, "at": 0.8, "colour_at": 0.85, "colour_of":
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Iterator[tuple[Any, Any]]:
+def shipped() -> tuple[Any, Any]:
     model, processor = vtokens.load(NAME, strategy="none", dtype=torch.float32)
-    yield model.eval(), processor
+    return model.eval(), processor
 
 
 def test_it_is_genuine_small_and_listed(shipped: tuple[Any, Any]) -> None:

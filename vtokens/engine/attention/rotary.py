@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -33,14 +34,22 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     """
     if adapter.language_model in _known:
         return
+    part = _partly_turned(adapter.language_model.config)
     for index in adapter.facts.attending:
         attention = inside(adapter.layers[index].self_attn)
-        if not _turns_last(attention, index):
+        if part or not _turns_last(attention, index):
             raise ValueError(
                 f"{who} rotates dimension d of a head with d + D/2, behind all else that is done to queries and keys, "
                 f"and the {type(attention).__name__} of layer {index} does not: {way}"
             )
     _known.add(adapter.language_model)
+
+
+def _partly_turned(config: Any) -> bool:
+    """Whether only a part of each head turns; attention turns as much as it is given, so that only its config tells."""
+    angles = getattr(config, "rope_parameters", None) or {}
+    kinds = [angles, *(kind for kind in angles.values() if isinstance(kind, Mapping))]
+    return any(kind.get("partial_rotary_factor", 1.0) != 1.0 for kind in kinds)
 
 
 @torch.no_grad()
