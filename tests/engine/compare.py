@@ -43,7 +43,7 @@ def both(family: str, batch: dict[str, Any], spec: str = SPEC, **options: Any) -
 
 
 def sums(target: Any) -> int:
-    """Sums behind one another in a block: a layer that keeps a state adds up positions, as others do channels, and where
+    """Sums behind one another in a block: a layer that keeps a state adds up positions, as others do channels; where
     norms stand behind attention and MLP too (GLM), there are as many again."""
     states = "linear_attention" in (getattr(target.config.get_text_config(), "layer_types", None) or ())
     return 1 + (states or any(name.endswith("post_mlp_layernorm") for name, _ in target.named_modules()))

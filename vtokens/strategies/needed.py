@@ -63,7 +63,7 @@ def needed(named: Iterable[str], methods: Collection[str], bases: Collection[str
 
 
 @functools.lru_cache(maxsize=1024)  # every listing asks, and reading bytecode takes longer than all else of it
-def of_class(cls: type[Strategy]) -> tuple[str, ...]:
+def of_class(cls: Any) -> tuple[str, ...]:
     """What an imported strategy may need; its source need not be there."""
     lineage = cls.__mro__[: cls.__mro__.index(_root(cls))]
     named = {
