@@ -167,9 +167,8 @@ class Plan:
         """The decoder layers, of those that have attention, whose attention goes through a tap."""
         if self.unmerges or self.sizes or self.contrast is not None:
             return list(attending)
-        return sorted(
-            {*self.observed, *self.observed_keys, *self.at_rows, *self.at_attend, *self.at_cache} & {*attending}
-        )
+        by_row = {*self.at_rows} & {*attending}
+        return sorted({*self.observed, *self.observed_keys, *by_row, *self.at_attend, *self.at_cache})
 
 
 @dataclass(frozen=True)

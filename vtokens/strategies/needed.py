@@ -62,9 +62,14 @@ def needed(named: Iterable[str], methods: Collection[str], bases: Collection[str
     return tuple(sorted(found))
 
 
-@functools.lru_cache(maxsize=1024)  # every listing asks, and reading bytecode takes longer than all else of it
-def of_class(cls: Any) -> tuple[str, ...]:
+def of_class(cls: type[Strategy]) -> tuple[str, ...]:
     """What an imported strategy may need; its source need not be there."""
+    kind: Any = cls
+    return _of_class(kind)
+
+
+@functools.lru_cache(maxsize=1024)  # every listing asks, and reading bytecode takes longer than all else of it
+def _of_class(cls: Any) -> tuple[str, ...]:
     lineage = cls.__mro__[: cls.__mro__.index(_root(cls))]
     named = {
         name for one in lineage for value in vars(one).values() for code in _codes(value) for name in code.co_names
