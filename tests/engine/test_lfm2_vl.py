@@ -12,6 +12,7 @@ from tests.engine.cases import model
 from tests.engine.compare import GREEDY
 from tests.families import build, image, inputs
 from tests.limits import close_pass
+from vtokens.strategies import Saliency
 
 FAMILY = "lfm2_vl"
 WIDE, SMALL = image(200, 60, seed=0), image(56, 84, seed=1)  # two tiles and the whole; one tile
@@ -33,7 +34,7 @@ def scores(batch: dict[str, Any]) -> torch.Tensor:
     """(tokens,): the saliency of all tokens, as strategies read it."""
     target = model(FAMILY, "pruned")
     with vtokens.attach(target, "cls(keep=0.5)"):
-        return features(target, batch)["_vtokens_tower_run"].run.saliency(None)
+        return features(target, batch)["_vtokens_tower_run"].run.saliency(Saliency())
 
 
 def test_scores_are_those_of_an_eager_tower_in_the_order_of_tokens() -> None:
