@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
-from vtokens.kernels import farthest_point
+from vtokens.kernels import TIE, farthest_point
 from vtokens.strategies.base import Strategy, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -90,7 +90,10 @@ def _strangest(visuals: Visuals) -> Tensor:
     """int64 (G,): of each group the token least like (cosine) the mean direction of all."""
     unit = torch.nn.functional.normalize(visuals.tokens.float(), dim=-1) * visuals.valid[..., None]
     alike = (unit @ unit.sum(1)[..., None])[..., 0]
-    return alike.masked_fill(~visuals.valid, torch.inf).argmin(1)
+    alike = alike.masked_fill(~visuals.valid, torch.inf)
+    # Two tokens are equally unlike their mean: the earlier one is taken, whatever rounding makes of it.
+    tokens = visuals.valid.sum(1, keepdim=True)
+    return (alike <= alike.amin(1, keepdim=True) + TIE * tokens).long().argmax(1)
 
 
 def _nearest(tokens: Tensor, slots: Tensor, real: Tensor) -> Tensor:
