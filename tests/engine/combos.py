@@ -21,7 +21,7 @@ import vtokens
 from tests.engine.cases import model
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.engine.plan import Plan
-from vtokens.strategies import Facts, Strategy
+from vtokens.strategies import Composition, Facts, Strategy
 from vtokens.tables.patterns import AShape, Head, Patterns, Run
 from vtokens.tables.sinks import Sinks
 from vtokens.tables.thresholds import Table, TargetThresholds
@@ -97,6 +97,8 @@ class Allowed:
         self.refused: dict[str, set[str]] = {}
         for name in vtokens.strategies():
             cls = vtokens.strategies.get(name)
+            if issubclass(cls, Composition):  # which stands for others, and keeps what they keep
+                continue
             hints = typing.get_type_hints(cls)
             pools = {field.name: pool(hints[field.name], files) for field in dataclasses.fields(cls) if field.init}
             trials = [{}, *({field: value} for field, values in pools.items() for value in values)]
@@ -109,10 +111,11 @@ class Allowed:
                 self.refused[name] = set(filter(None, reasons))
                 continue
             self.needed[name] = trials[reasons.index(None)]
-            self.values[name] = {
+            fit = {
                 field: [v for v in values if refusal(name, {**self.needed[name], field: v}, self.adapter) is None]
                 for field, values in pools.items()
             }
+            self.values[name] = {field: values for field, values in fit.items() if values}
 
 
 @cache

@@ -12,7 +12,7 @@ from vtokens.engine.checks.linear import check_linear
 from vtokens.engine.checks.outside import check_outside
 from vtokens.engine.checks.shared_keys import check_shared_keys
 from vtokens.strategies import Needs, Strategy, format_spec
-from vtokens.strategies.signals import Neurons
+from vtokens.strategies.signals import Change, Neurons
 
 
 def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -> None:
@@ -45,11 +45,17 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             f"{passing[0].name!r} lets visual tokens pass through layers as they are, and {unmerging[0].name!r} shows "
             "attention merged ones at all of their positions: keep one of them, or let the other drop what it merges"
         )
-    neurons = {one.layer: strategy for strategy, needs in active for one in needs.signals if isinstance(one, Neurons)}
-    idle = [(strategy, index) for strategy, needs in active for index in needs.rows if index in neurons]
+    looked = {
+        one.layer: (strategy, "neurons" if isinstance(one, Neurons) else f"what the {one.part} does")
+        for strategy, needs in active
+        for one in needs.signals
+        if isinstance(one, Neurons | Change)
+    }
+    idle = [(strategy, index) for strategy, needs in active for index in needs.rows if index in looked]
     if idle:
+        reads, what = looked[idle[0][1]]
         raise ValueError(
-            f"{neurons[idle[0][1]].name!r} reads neurons of decoder layer {idle[0][1]}, and {idle[0][0].name!r} lets "
+            f"{reads.name!r} reads {what} of decoder layer {idle[0][1]}, and {idle[0][0].name!r} lets "
             "visual tokens pass through it as they are, without any: name other layers"
         )
     compact = [strategy for strategy, needs in active if needs.compact]
