@@ -20,7 +20,7 @@ from vtokens.adapters import adapter_for
 from vtokens.calibrate.sinks import default_tau
 from vtokens.calibrate.thresholds import measure
 from vtokens.scenes import Example, answer, examples, score
-from vtokens.strategies import VideoPruner, get, list_strategies
+from vtokens.strategies import Composition, VideoPruner, get, list_strategies
 from vtokens.tables.patterns import AShape, Head, Patterns, Run
 from vtokens.tables.sinks import Sinks
 
@@ -32,7 +32,8 @@ FIELDS = {name: vtokens.describe(name).fields for name in STRATEGIES}
 TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  # refused, since it sees no videos
 OPEN = {"corematching", "dyvte", "restore", "yopo"}
 """How many tokens these leave is up to the picture, or to a pruner before them."""
-PRUNERS = [name for name in STRATEGIES if "keep" in FIELDS[name] and name not in TEMPORAL]
+WHOLE = [name for name in STRATEGIES if not issubclass(get(name), Composition)]
+PRUNERS = [name for name in WHOLE if "keep" in FIELDS[name] and name not in TEMPORAL]
 MERGERS = ["dymu"]
 SILENT = ["vhr(alpha=1)", *(f"{n}(alpha=0, beta=0)" for n in list_strategies(stage="logits") if "alpha" in FIELDS[n])]
 

@@ -170,7 +170,7 @@ def test_a_signal_not_asked_for_is_named() -> None:
     model, batch = build("llava")[0], three_rows("llava")
     with pytest.raises(ValueError, match="computed under another strategy") as refused:
         report(model, batch, Unsaid())
-    assert "Needs(signals=(Saliency(blocks=None),))" in "".join(refused.value.__notes__)
+    assert "Needs(signals=(Saliency(blocks=None, rows='cls', heads='mean'),))" in "".join(refused.value.__notes__)
     with pytest.raises(ValueError, match=r"Needs\(signals=\(Attention\(layer=2, rows='text', rotary=True, "):
         report(model, batch, Unsaid(tower=False))
 

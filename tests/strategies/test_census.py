@@ -20,6 +20,7 @@ from tests.limits import close, close_pass
 from tests.strategies.helpers import pair
 from tests.strategies.invariants import Shown, drawn, hold, keeps_all, phi, picks, visuals
 from vtokens.adapters import adapter_for
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse
 from vtokens.strategies.merge.census import Census
 
@@ -223,15 +224,15 @@ def test_turns_crops_rows_and_contrasts() -> None:
 
     def turn(cache: Any, ids: Tensor) -> Tensor:
         mask = torch.ones(1, cache.get_seq_length() + ids.shape[1], dtype=torch.long)
-        return model(input_ids=ids, past_key_values=cache, attention_mask=mask).logits[:, -1]
+        return model(input_ids=ids, attention_mask=mask, **as_cache(model, cache)).logits[:, -1]
 
     with vtokens.attach(model, "cls(keep=0.3)+census"):
-        cache = model(**batch, use_cache=True).past_key_values
+        cache = returned_cache(model(**batch, use_cache=True))
         whole = turn(cache, more)
         cache.crop(cache.get_seq_length() - 4)
         close_pass(torch.cat([turn(cache, more[:, [at]]) for at in range(4)])[-1:], whole)
     with vtokens.attach(model, "cls(keep=0.3)"):
-        cache = model(**batch, use_cache=True).past_key_values
+        cache = returned_cache(model(**batch, use_cache=True))
         assert (turn(cache, more) - whole).abs().max() > 1e-3
     check_programs(model, ragged("llava"), ["cls(keep=0.3)+census", "cls(keep=0.3)", "census(keep=0.2)"], **GREEDY)
     with vtokens.attach(model, "cls(keep=0.3)+census+m3id") as handle, handle.without(("prompt",)) as plain:
