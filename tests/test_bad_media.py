@@ -81,7 +81,7 @@ def test_it_is_refused_in_one_line(kind: str, tmp_path: Path, capsys: pytest.Cap
 def test_more_frames_than_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All of them come."""
     path = files.write(tmp_path / "a.mp4", files.drawn(3))
-    main(["run", path, QUESTION, "--frames", "9", "--json"])
+    main(["run", path, QUESTION, "--frames", "9", "--json", "--model", "scenes-llava"])
     assert json.loads(capsys.readouterr().out)["inputs"][0]["frames"] == [0, 1, 2]
 
 
