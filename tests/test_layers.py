@@ -49,14 +49,22 @@ def imported(path: Path) -> Iterator[str]:
         yield from (name for name in names if name.startswith("vtokens."))
 
 
+def named(path: Path) -> Iterator[str]:
+    """The modules of ours that a file has `import_module` import by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            texts = (part.value for part in node.args if isinstance(part, ast.Constant) and isinstance(part.value, str))
+            yield from (text for text in texts if text.startswith("vtokens."))
+
+
 def test_imports_between_packages_point_downwards() -> None:
-    """A package that imports one above it is named with the file, whether the import is lazy or for types alone."""
+    """A package that imports one above it is named with the file, whether lazily, for types alone or by its name."""
     upwards = []
     for path in sorted(ROOT.rglob("*.py")):
         inside = path.relative_to(ROOT).parts
         if len(inside) == 1:  # the package itself and its entry point, which are above everything
             continue
-        for name in imported(path):
+        for name in (*imported(path), *named(path)):
             other = name.split(".")[1]
             if other in LAYERS and LAYERS.index(other) > LAYERS.index(inside[0]):
                 upwards.append(f"{'/'.join(inside)} imports {name}")

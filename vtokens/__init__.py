@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from vtokens.core import moved
+from vtokens.core import moved, refusals
 from vtokens.core.errors import with_cause
 from vtokens.loading.torchvision import set_aside_if_broken
 
@@ -59,7 +59,14 @@ if TYPE_CHECKING:
     from vtokens.strategies import register as register
 
 
+def _refusal(name: str, family: str) -> str:
+    from vtokens.adapters.fits import refusal
+
+    return refusal(name, family)
+
+
 moved.install()
+refusals.known_by(_refusal)
 set_aside_if_broken()  # before anything here imports transformers
 
 

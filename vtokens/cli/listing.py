@@ -50,8 +50,8 @@ def add_to(commands: Any) -> None:
 
 
 def _strategies(options: argparse.Namespace) -> None:
+    from vtokens.core.refusals import refusal
     from vtokens.strategies import describe, list_strategies
-    from vtokens.strategies.registry import refusal
 
     if options.why and options.family is None:
         raise ValueError("--why says why a family refuses strategies: name it by --family, as in --family qwen3_vl")

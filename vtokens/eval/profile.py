@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import vtokens
 from vtokens.adapters import Adapter, adapter_for
 from vtokens.core.costs import Flops, call_flops
 from vtokens.core.timing import Clock, peak_bytes, ran_out_of_memory, ratio, rounds, summary
-from vtokens.engine import Report
+from vtokens.engine import Report, attach
 from vtokens.engine.checks.outside import check_inside
 from vtokens.eval.cells import Cell
 from vtokens.eval.clock import PhaseClock
@@ -89,7 +88,7 @@ def _measure(model: Any, cell: Cell, batch: int, settings: ProfileSettings, cloc
     adapter = adapter_for(model)
     check_inside(adapter, "a profile")
     inputs = prompts(adapter, [settings.text] * batch, settings.size)
-    with vtokens.attach(model, cell.strategy) as handle:
+    with attach(model, cell.strategy) as handle:
         model.generate(**inputs, max_new_tokens=1)
         report = handle.report()
     row |= costs(adapter, inputs, report, settings.new_tokens)
@@ -102,7 +101,7 @@ def _measure(model: Any, cell: Cell, batch: int, settings: ProfileSettings, cloc
     }
 
     def attached(name: str) -> Any:
-        return vtokens.attach(model, cell.strategy) if name == "pruned" else nullcontext()
+        return attach(model, cell.strategy) if name == "pruned" else nullcontext()
 
     def timed(name: str) -> dict[str, float]:
         with attached(name):

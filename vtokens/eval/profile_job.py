@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-import vtokens
 from vtokens.core.reading import read_json
 from vtokens.core.timing import Clock
 from vtokens.core.writing import write_json
+from vtokens.engine import attach
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
 from vtokens.eval.presets import preset
@@ -135,7 +135,7 @@ def _rows(
     }
     result["models"] = [known for known in result["models"] if known["name"] != title] + [about]
     for cell in dict.fromkeys(cell for _, cell in missing):  # what this model cannot take is told before the work
-        vtokens.attach(model, cell.strategy).detach()
+        attach(model, cell.strategy).detach()
     for batch in dict.fromkeys(batch for batch, _ in missing):
         yield from profile(model, [cell for b, cell in missing if b == batch], [batch], job.settings, clock)
     del model

@@ -104,10 +104,10 @@ def compare(
             anything is asked; a prompt that does not fit; strategies that are attached already.
         OSError: a picture that cannot be read.
     """
-    import vtokens
+    from vtokens.engine import attach, attachment
     from vtokens.eval.cells import cells, split
 
-    if attached := vtokens.attachment(model):
+    if attached := attachment(model):
         raise ValueError(f"{attached.strategy!r} is attached to the model: detach it, and name it among the strategies")
     keeps = [keep] if isinstance(keep, int | float) else [*keep]
     if strategies is None:
@@ -117,7 +117,7 @@ def compare(
     wanted = [cell for cell in cells(names, keeps if _takes(names) else []) if cell.strategy != "none"]
     pictures = _pictures(images)
     for cell in wanted:  # what the model refuses is told before anything is asked
-        vtokens.attach(model, cell.strategy).detach()
+        attach(model, cell.strategy).detach()
     asked = _Asked(model.eval(), processor, pictures, question, max_new_tokens)
     plain = asked.of("none", "unpruned", None)
     rows = [plain, *(asked.of(cell.strategy, _titled(cell), plain) for cell in wanted)]
@@ -132,10 +132,10 @@ def _titled(cell: Cell) -> str:
 
 
 def _runs(model: PreTrainedModel, name: str) -> bool:
-    import vtokens
+    from vtokens.engine import attach
 
     try:
-        vtokens.attach(model, name).detach()
+        attach(model, name).detach()
     except ValueError:
         return False
     return True
@@ -185,9 +185,9 @@ class _Asked:
 
     def of(self, spec: str, title: str, plain: Compared | None) -> Compared:
         """The answer under a strategy, beside what the plain model did."""
-        import vtokens
+        from vtokens.engine import attach
 
-        with vtokens.attach(self.model, spec) as handle:
+        with attach(self.model, spec) as handle:
             answer = self._answer()
             report = handle.report()
             seconds = median(self._first_token() for _ in range(_ROUNDS))

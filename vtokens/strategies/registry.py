@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import importlib
 import keyword
 import logging
 import threading
@@ -12,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar
 
 from vtokens.core.errors import unknown
+from vtokens.core.refusals import refusal
 from vtokens.core.source import import_naming
 from vtokens.core.terminal import one_line
 from vtokens.strategies.card import EVIDENCE, Description, Evidence, card, written_cards
@@ -203,18 +203,6 @@ def list_strategies(
         and all(meets(text.needs, one) for one in asked)
     )
     return names if family is None else [name for name in names if not refusal(name, family)]
-
-
-def refusal(name: str, family: str) -> str:
-    """Why models of a family refuse a strategy whatever its settings are; "" if they do not.
-
-    Raises:
-        ValueError: no such strategy or family; names the nearest.
-    """
-    # What families are is said by adapters, which stand above: they are met where somebody asks, and by name.
-    fits = importlib.import_module("vtokens.adapters.fits")
-    why: str = fits.refusal(name, family)
-    return why
 
 
 def describe(name: str) -> Description:

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-import vtokens
 from vtokens.core.budget import Keep
 from vtokens.core.errors import unknown
+from vtokens.engine import attachment, detach
 from vtokens.loading.hardware import check_device, check_dtype
+from vtokens.loading.load import load as load_pruned
 from vtokens.strategies import Strategy, parse
 
 ARGUMENTS = (
@@ -61,10 +62,10 @@ def load(
     more |= {"device_map": device_map, "dtype": number}
     passed = {name: value for name, value in more.items() if value is not None}
     model: Any
-    model, processor = vtokens.load(pretrained, drafted, keep if drafted is None else None, **passed)
-    handle = vtokens.attachment(model)
+    model, processor = load_pruned(pretrained, drafted, keep if drafted is None else None, **passed)
+    handle = attachment(model)
     strategies = () if handle is None else handle.strategies
-    vtokens.detach(model)
+    detach(model)
     if device_map is None:
         model.to(device or default_device())
     return model, processor, strategies
