@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import vtokens
 from tests.families import BLIND, EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Facts, Saliency, Sensitivity, TowerKeys, VideoPruner, parse
+from vtokens.strategies import Facts, Saliency, Strategy, TowerKeys, VideoPruner, parse
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -85,15 +85,18 @@ def mixed(family: str, case: Case) -> bool:
     return beams and adapter_for(model(family, "plain")).mixes_copies
 
 
-def _stranger(name: str) -> bool:
-    """Whether pruning with a strategy, or with one that it is composed of, is not masking.
+@cache
+def _masks(cls: type[Strategy]) -> bool:
+    """Whether pruning with a strategy, and with all that it is composed of, is masking what it drops of images.
 
     What is merged is not masked. DART measures turned keys, whose length by absolute values depends on where they
     stand; a plain call numbers padding on the left, and `generate` does not.
     """
-    parts = parse(vtokens.strategies.get(name)())
+    if {"pixels", "rows", "attend", "encode", "logits"} & {*cls.stages()} or issubclass(cls, VideoPruner):
+        return False
+    parts = parse(cls())
     merging = any(".merge." in type(part).__module__ or part.needs(FACTS).blends for part in parts)
-    return merging or any(part.name == "dart" for part in parts)
+    return not merging and all(part.name != "dart" for part in parts)
 
 
 def refused(family: str, spec: str) -> str | None:
@@ -102,7 +105,7 @@ def refused(family: str, spec: str) -> str | None:
 
 
 @cache
-def _alone(family: str, strategy: vtokens.strategies.Strategy) -> str | None:
+def _alone(family: str, strategy: Strategy) -> str | None:
     try:
         with vtokens.attach(model(family, "branch"), strategy):
             return None
@@ -111,13 +114,12 @@ def _alone(family: str, strategy: vtokens.strategies.Strategy) -> str | None:
 
 
 def unseen(family: str, spec: str) -> bool:
-    """Whether strategies ask for what nobody can see of the tower or projector of a family: vtokens refuses them."""
+    """Whether strategies ask for what nobody can see of the tower of a family: vtokens refuses them."""
     facts = Facts(family, depth=4, tower_depth=4, has_cls=True)
-    signals = [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals]
-    pushes = any(isinstance(signal, Sensitivity) for signal in signals)
-    if pushes and any(tower.projector is None for tower in adapter_for(model(family, "plain")).towers.values()):
-        return True
-    return family in BLIND and any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
+    signals = (
+        [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals] if family in BLIND else []
+    )
+    return any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
 
 
 FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)
@@ -131,17 +133,7 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
     """One strategy with drawn settings; `counts` allows `keep` to be a number of tokens."""
     keep = draw(st.one_of(SHARES, COUNTS) if counts else SHARES)
     # Whatever is registered and drops tokens of images, with drawn settings where we know them.
-    name = draw(
-        st.sampled_from(
-            [
-                name
-                for name in vtokens.strategies()
-                if not {"pixels", "rows", "attend", "encode", "logits"} & set(vtokens.describe(name).stages)
-                and not issubclass(vtokens.strategies.get(name), VideoPruner)
-                and not _stranger(name)
-            ]
-        )
-    )
+    name = draw(st.sampled_from([name for name in vtokens.strategies() if _masks(vtokens.strategies.get(name))]))
     fields: dict[str, Any] = {"keep": keep} if "keep" in vtokens.describe(name).fields else {}
     if name == "random":
         fields["seed"] = draw(st.integers(0, 3))

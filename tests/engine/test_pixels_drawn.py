@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import vtokens
-from tests.engine.cases import MODES, Case, cases, examples, mixed, model
+from tests.engine.cases import FACTS, MODES, Case, cases, examples, mixed, model
 from tests.engine.compare import check_tokens, sums
 from tests.engine.masked import dropped_keys, masking
 from tests.engine.state import snapshot
 from tests.engine.test_pruned_equals_masked import NEW, check_forward, generate
 from tests.families import ALL, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Facts, Merger, Selection, Visuals, get, list_strategies, parse
+from vtokens.strategies import Merger, Selection, Visuals, get, list_strategies, parse
 from vtokens.strategies.prune.downsample import Downsample
 from vtokens.strategies.prune.pixelprune import PixelPrune
 
@@ -74,7 +74,6 @@ def blended(target: Any, batch: dict[str, Any]) -> bool:
     return bool((tiles > 1.21 * most).any())
 
 
-FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)
 TERMS = st.one_of(
     st.sampled_from([0.1, 0.25, 0.5, 0.9]).map(lambda keep: f"downsample(keep={keep})"),
     st.sampled_from([0.0, 0.05, 0.5, 3.0]).map(lambda threshold: f"pixelprune(threshold={threshold})"),

@@ -14,7 +14,7 @@ from tests.families import image, inputs
 from tests.limits import close_pass
 from tests.strategies.invariants import Shown, visuals
 from vtokens.engine.state.blend import Blend
-from vtokens.strategies import Strategy, parse
+from vtokens.strategies import Selection, Strategy, Visuals, parse
 
 
 def made(strategy: Strategy | str, *pictures: Shown) -> list[tuple[list[int], np.ndarray]]:
@@ -31,6 +31,17 @@ def made(strategy: Strategy | str, *pictures: Shown) -> list[tuple[list[int], np
         tokens = seen.tokens[group, places] if blend is None else blend.tokens(seen.hidden)[group, : len(places)]
         found.append((places, tokens.double().numpy()))
     return found
+
+
+def merged(strategy: Strategy, seen: Visuals) -> tuple[Selection, list[Tensor]]:
+    """What a strategy that merges selects, and the tokens (K, D) that it makes of each group."""
+    selection = strategy.at_prompt(seen)
+    assert selection is not None
+    blend = Blend.of(selection, seen._groups, seen.layout.visual.shape, None)
+    assert blend is not None
+    assert selection.counts is not None
+    tokens = blend.tokens(seen.hidden)
+    return selection, [part[:count] for part, count in zip(tokens, selection.counts, strict=True)]
 
 
 @torch.no_grad()

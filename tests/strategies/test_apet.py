@@ -11,8 +11,7 @@ import vtokens
 from tests.limits import close
 from tests.strategies.helpers import pair, report, three_rows
 from tests.strategies.invariants import Shown, drawn, hold, keeps_all, picks, visuals
-from vtokens.engine.state.blend import Blend
-from vtokens.strategies import Selection
+from tests.strategies.made import merged
 from vtokens.strategies.merge.apet import Apet, farthest_first, unexplained
 
 STORED = Path(__file__).parent / "parity" / "apet.npz"
@@ -25,17 +24,6 @@ def stored() -> dict[str, torch.Tensor]:
     these as basis. Its random start is the token farthest from the mean, as ours."""
     with np.load(STORED) as found:
         return {name: torch.from_numpy(found[name]) for name in found.files}
-
-
-def made(strategy: Apet, *pictures: Shown) -> tuple[Selection, list[torch.Tensor]]:
-    """A selection, and the tokens that it makes of each picture."""
-    seen = visuals(strategy, pictures)
-    selection = strategy.at_prompt(seen)
-    blend = Blend.of(selection, seen._groups, seen.layout.visual.shape, None)
-    assert blend is not None
-    assert selection.counts is not None
-    tokens = blend.tokens(seen.hidden)
-    return selection, [part[:count] for part, count in zip(tokens, selection.counts, strict=True)]
 
 
 def slow(tokens: np.ndarray, count: int, basis: int) -> tuple[list[int], np.ndarray]:
@@ -67,7 +55,8 @@ def test_the_released_code_gives_the_same_features(stored: dict[str, torch.Tenso
     assert torch.equal(basis, stored["basis"])
     assert there.all()
     close(unexplained(tokens, basis, there), stored["errors"], 16, chain=8)
-    selection, features = made(Apet(keep=12, basis=4, layer=0, places="released"), *map(Shown, tokens))
+    strategy = Apet(keep=12, basis=4, layer=0, places="released")
+    selection, features = merged(strategy, visuals(strategy, [*map(Shown, tokens)]))
     assert selection.counts == (12, 12)
     kept = [row.nonzero()[:, 0] for row in stored["kept"]]
     assert [row.nonzero()[:, 0].tolist() for row in selection.keep[:, :]] == [one.tolist() for one in kept]
@@ -78,7 +67,8 @@ def test_the_released_code_gives_the_same_features(stored: dict[str, torch.Tenso
 def test_what_stays_and_what_it_becomes_are_those_of_loops(count: int, basis: int) -> None:
     """With basis tokens at their own places, in sets of several sizes."""
     pictures = [drawn(7, 23), drawn(8, 31), drawn(9, 19)]
-    selection, features = made(Apet(keep=count, basis=basis, layer=0), *pictures)
+    strategy = Apet(keep=count, basis=basis, layer=0)
+    selection, features = merged(strategy, visuals(strategy, pictures))
     for row, (picture, got) in enumerate(zip(pictures, features, strict=True)):
         kept, expected = slow(picture.tokens.double().numpy(), count, basis)
         assert selection.keep[row].nonzero()[:, 0].tolist() == kept

@@ -11,8 +11,7 @@ import vtokens
 from tests.limits import close
 from tests.strategies.helpers import pair, report, three_rows
 from tests.strategies.invariants import Shown, drawn, hold, keeps_all, visuals
-from vtokens.engine.state.blend import Blend
-from vtokens.strategies import Selection
+from tests.strategies.made import merged
 from vtokens.strategies.merge.nuwa import Nuwa
 
 STORED = Path(__file__).parent / "parity" / "nuwa.npz"
@@ -25,17 +24,6 @@ def stored() -> dict[str, torch.Tensor]:
     up to 3 cells, the quantile .55; 9 of the cells (one candidate a square), and 20 (two)."""
     with np.load(STORED) as found:
         return {name: torch.from_numpy(found[name]) for name in found.files}
-
-
-def made(strategy: Nuwa, *pictures: Shown) -> tuple[Selection, list[torch.Tensor]]:
-    """A selection, and the tokens that it makes of each picture."""
-    seen = visuals(strategy, pictures)
-    selection = strategy.at_prompt(seen)
-    blend = Blend.of(selection, seen._groups, seen.layout.visual.shape, None)
-    assert blend is not None
-    assert selection.counts is not None
-    tokens = blend.tokens(seen.hidden)
-    return selection, [part[:count] for part, count in zip(tokens, selection.counts, strict=True)]
 
 
 def slow(picture: Shown, count: int, reach: float, guarded: float) -> tuple[list[int], np.ndarray]:
@@ -70,7 +58,8 @@ def test_the_released_code_gives_the_same_features(stored: dict[str, torch.Tenso
     """Where cells fill their squares: anchors, and what they gather."""
     pictures = [Shown(one, own, grid=(1, 6, 8)) for one, own in zip(stored["tokens"], stored["saliency"], strict=True)]
     for count, features, places in ((9, "few", "few_at"), (20, "many", "many_at")):
-        selection, got = made(Nuwa(keep=count, layer=0, reach=9.0), *pictures)
+        strategy = Nuwa(keep=count, layer=0, reach=9.0)
+        selection, got = merged(strategy, visuals(strategy, pictures))
         assert [row.nonzero()[:, 0].tolist() for row in selection.keep] == stored[places].tolist()
         close(torch.stack(got), stored[features], 48, chain=2)
 
@@ -79,7 +68,8 @@ def test_the_released_code_gives_the_same_features(stored: dict[str, torch.Tenso
 def test_anchors_and_what_they_gather_are_those_of_loops(count: int) -> None:
     """Odd grids, a video of two frames, several sizes in one batch."""
     pictures = [drawn(1, 15, grid=(1, 3, 5)), drawn(2, 24, grid=(2, 3, 4)), drawn(3, 16, grid=(1, 4, 4))]
-    selection, features = made(Nuwa(keep=count, layer=0, reach=6.0, guarded=0.4), *pictures)
+    strategy = Nuwa(keep=count, layer=0, reach=6.0, guarded=0.4)
+    selection, features = merged(strategy, visuals(strategy, pictures))
     for row, (picture, got) in enumerate(zip(pictures, features, strict=True)):
         kept, expected = slow(picture, count, 6.0, 0.4)
         assert selection.keep[row].nonzero()[:, 0].tolist() == kept

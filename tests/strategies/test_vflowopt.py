@@ -10,7 +10,7 @@ import vtokens
 from tests.limits import close
 from tests.strategies.helpers import pair, report, three_rows
 from tests.strategies.invariants import Shown, drawn, keeps_all, visuals
-from vtokens.engine.state.blend import Blend
+from tests.strategies.made import merged
 from vtokens.strategies.merge.vflowopt import VFlowOpt
 
 
@@ -31,13 +31,8 @@ def made(strategy: VFlowOpt, *pictures: Shown, filler: float = 0.0) -> tuple[lis
     """What the first stage leaves of each picture, and the tokens that it makes of it."""
     seen = visuals(strategy, pictures, filler)
     seen.observed = Seen(seen.observed, 4)  # type: ignore[assignment]
-    selection = strategy.at_prompt(seen)
-    blend = Blend.of(selection, seen._groups, seen.layout.visual.shape, None)
-    assert blend is not None
-    assert selection.counts is not None
-    assert selection.keep.sum(1).tolist() == list(selection.counts)
-    tokens = blend.tokens(seen.hidden)
-    parts = [part[:count] for part, count in zip(tokens, selection.counts, strict=True)]
+    selection, parts = merged(strategy, seen)
+    assert selection.keep.sum(1).tolist() == list(selection.counts or ())
     return [row.nonzero()[:, 0].tolist() for row in selection.keep], parts
 
 
