@@ -93,23 +93,23 @@ class DecoderHooks(Base):
 
     @untraced
     def before_rows(self, index: int, name: str, module: nn.Module, args: Args) -> Any:
-        lane = self._row_wise()
+        lane = self._main_lane()
         return None if lane is None else rows.take(lane, index, name, args)
 
     @untraced
     def after_rows(self, index: int, name: str, module: nn.Module, args: Args, output: Any) -> Any:
-        lane = self._row_wise()
+        lane = self._main_lane()
         return None if lane is None else rows.put(lane, index, name, output)
 
     @untraced
     def before_neurons(self, index: int, module: nn.Module, args: Args) -> None:
-        lane = self._row_wise()
+        lane = self._main_lane()
         if lane is not None and lane.pictures is not None:
             for signal in lane.plan.observed_neurons.get(index, ()):
                 observe_neurons(lane, lane.pictures, signal, args[0])
 
-    def _row_wise(self) -> Lane | None:
-        """The lane whose layer is under way; None where another sequence runs through it."""
+    def _main_lane(self) -> Lane | None:
+        """The prompt's lane, where its layer is under way; None where another sequence runs through it."""
         passed = here().phase(self)
         if not isinstance(passed, Pass) or passed.joint is not None:
             return None
@@ -126,12 +126,10 @@ class DecoderHooks(Base):
 
     @traced(entering_layer)
     def after_part(self, signal: Change, module: nn.Module, args: Args, kwargs: Kwargs, output: Any = None) -> Any:
-        passed = here().phase(self)
-        if not isinstance(passed, Pass) or passed.joint is not None or output is None:
+        lane = self._main_lane()
+        if lane is None or output is None:
             return
-        if passed.text is not None and passed.text.active:
-            return
-        lane, pictures = passed.main, passed.main.pictures
+        pictures = lane.pictures
         if pictures is None or not lane.shows or signal not in lane.plan.changes.get(signal.layer, ()):
             return
         given = args[0] if args else kwargs["hidden_states"]
