@@ -51,19 +51,17 @@ class LlavaTower(OpenTower):
                 f"vision_feature_layer={layer} is not the layer that tokens are merged up to: leave it at the "
                 f"config's {self.config.vision_feature_layer}, or change it there before attaching"
             )
-        if tower.module.training and getattr(tower.module.encoder, "gradient_checkpointing", False):
-            raise ValueError(
-                "gradient checkpointing runs the tower's blocks a second time, when their tokens are merged already: "
-                "call model.activation_checkpointing_disable() (in older releases of transformers "
-                "gradient_checkpointing_disable()), or detach() the strategy for training"
-            )
+        self._check_runs_once("when their tokens are merged already")
 
     def check_pixels(self, modality: str, inputs: Mapping[str, Any], fewer: str) -> None:
-        tower = self.tower
-        if tower.module.training and getattr(tower.module.encoder, "gradient_checkpointing", False):
+        self._check_runs_once("when it is no longer known what they were shown")
+
+    def _check_runs_once(self, then: str) -> None:
+        tower = self.tower.module
+        if tower.training and getattr(tower.encoder, "gradient_checkpointing", False):
             raise ValueError(
-                "gradient checkpointing runs the tower's blocks a second time, when it is no longer known what they "
-                "were shown: call model.activation_checkpointing_disable() (in older releases of transformers "
+                f"gradient checkpointing runs the tower's blocks a second time, {then}: "
+                "call model.activation_checkpointing_disable() (in older releases of transformers "
                 "gradient_checkpointing_disable()), or detach() the strategy for training"
             )
 
