@@ -191,6 +191,12 @@ def check_share(what: str, value: object) -> None:
         raise ValueError(f"{what}={value!r} is out of range: a share in [0, 1] is allowed")
 
 
+def check_seed(seed: int) -> None:
+    """Raise `ValueError` unless torch's generators take a seed."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed!r} is out of range: an int from 0 to 2**63 - 1 is allowed")
+
+
 def check_weight(what: str, value: float, least: float = 0.0) -> None:
     """Raise `ValueError` unless a number is `least` or more, and not inf."""
     if not least <= value < math.inf:

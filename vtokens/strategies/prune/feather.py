@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
@@ -76,9 +74,4 @@ class Feather(Strategy):
 
 def _grid(visuals: Visuals, stride: int) -> Tensor:
     """bool (G, M): tokens in every `stride`-th row and column of their view or frame, from the first on."""
-    pictures = visuals.layout.pictures
-    found = np.zeros((len(pictures), max(map(len, pictures))), dtype=bool)
-    for row, picture in enumerate(pictures):
-        found[row, : len(picture)] = (picture.y % stride == 0) & (picture.x % stride == 0)
-    cells = visuals.cells.clamp(min=0)
-    return torch.from_numpy(found).to(cells.device).gather(1, cells)
+    return visuals.at_cells([(one.y % stride == 0) & (one.x % stride == 0) for one in visuals.layout.pictures])

@@ -48,21 +48,10 @@ class FoPru(ScorePruner):
         if self.by == "rank":
             return scores
         # All tokens of a row score alike, and of equals the earlier stays: rows go one after the other.
-        row, most = _rows(visuals, scores.device)
+        tables = [_table(picture) for picture in visuals.layout.pictures]
+        row, most = visuals.at_cells(tables).to(scores.device), max(int(one.max()) for one in tables) + 1
         sums = torch.zeros(len(row), most, device=scores.device)
         return sums.scatter_add(1, row, scores.masked_fill(~visuals.valid, 0)).gather(1, row)
-
-
-def _rows(visuals: Visuals, device: torch.device) -> tuple[Tensor, int]:
-    """int64 (G, M): the row of its picture that each token is in, and how many rows a picture has at most."""
-    pictures, grouping = visuals.layout.pictures, visuals.grouping
-    tables = [_table(picture) for picture in pictures]
-    padded = np.zeros((len(tables), max(map(len, tables))), dtype=np.int64)
-    for number, table in enumerate(tables):
-        padded[number, : len(table)] = table
-    owners = range(len(tables)) if grouping == "image" else visuals.layout.parts(grouping).owners
-    cells = visuals.cells.clamp(min=0).to(device)
-    return torch.from_numpy(padded[list(owners)]).to(device).gather(1, cells), int(padded.max()) + 1
 
 
 def _table(picture: Picture) -> np.ndarray:

@@ -82,30 +82,20 @@ class HiPrune(ScorePruner):
         chosen = visuals.best(score, base).keep
         words = visuals.text().float()
         mean = words[:, None] @ visuals.hidden.float() / words.sum(1).clamp(min=1)[:, None, None]
-        owner = torch.tensor([visuals.layout.owner[one] for one in _pictures(visuals)]).to(mean.device)
+        owner = torch.tensor([visuals.layout.owner[one] for one in visuals.owners]).to(mean.device)
         like = cosine_similarity(visuals.tokens.float(), mean[owner], dim=-1)
         return torch.where(chosen, 2 + score.clamp(min=0), like)
 
 
-def _pictures(visuals: Visuals) -> list[int]:
-    """The picture of each group."""
-    grouping = visuals.grouping
-    return [*(range(len(visuals.counts)) if grouping == "image" else visuals.layout.parts(grouping).owners)]
-
-
 def _beside(visuals: Visuals, anchor: Tensor) -> Tensor:
     """bool (G, M): tokens in the cell left of, right of, above or below that of an anchor."""
-    pictures, owners = visuals.layout.pictures, _pictures(visuals)
+    pictures = visuals.layout.pictures
     size = max(map(len, pictures))
-    table = np.full((len(pictures), 4, size), size)
-    for number, picture in enumerate(pictures):
-        table[number, :, : len(picture)] = _neighbours(picture, size)
-    near = torch.from_numpy(table[owners]).to(anchor.device)
+    near = visuals.at_cells([_neighbours(picture, size).T for picture in pictures]).to(anchor.device)
     cells = torch.where(visuals.valid, visuals.cells, size).to(anchor.device)
-    marked = torch.zeros(len(owners), size + 1, dtype=torch.bool, device=anchor.device).scatter(1, cells, anchor)
+    marked = torch.zeros(len(cells), size + 1, dtype=torch.bool, device=anchor.device).scatter(1, cells, anchor)
     marked[:, size] = False  # beyond the edge, and padding
-    found = marked.gather(1, near.flatten(1)).view_as(near).any(1)
-    return found.gather(1, cells.clamp(max=size - 1)) & visuals.valid
+    return marked.gather(1, near.flatten(1)).view_as(near).any(2) & visuals.valid
 
 
 def _neighbours(picture: Picture, nowhere: int) -> np.ndarray:

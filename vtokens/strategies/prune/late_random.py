@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.strategies.base import check_seed
 from vtokens.strategies.registry import register
 from vtokens.strategies.staged import StagedPruner
 from vtokens.strategies.views.visuals import Visuals
@@ -42,15 +42,10 @@ class LateRandom(StagedPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed!r} is out of range: an int from 0 to 2**63 - 1 is allowed")
+        check_seed(self.seed)
 
     def possible(self, facts: Facts) -> Sequence[int]:
         return range(1, facts.depth)
 
     def score(self, visuals: Visuals, index: int) -> Tensor:
-        # Drawn on the CPU for each picture size, so that neither device nor batch changes what is kept.
-        scores = torch.full(visuals.valid.shape, -1.0)
-        for row, count in enumerate(visuals.counts):
-            scores[row, :count] = torch.rand(count, generator=torch.Generator().manual_seed(self.seed))
-        return scores
+        return visuals.drawn(self.seed)

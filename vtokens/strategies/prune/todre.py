@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,12 +93,7 @@ class Todre(Strategy):
 
 def _in_thumbnail(visuals: Visuals) -> Tensor:
     """bool (G, M): tokens of the picture's first view; all of them where an earlier strategy left none of it."""
-    pictures = visuals.layout.pictures
-    views = np.zeros((len(pictures), max(map(len, pictures))), dtype=bool)
-    for row, picture in enumerate(pictures):
-        views[row, : len(picture)] = picture.view == 0
-    cells = visuals.cells.clamp(min=0)
-    first = torch.from_numpy(views).to(cells.device).gather(1, cells) & visuals.valid
+    first = visuals.at_cells([picture.view == 0 for picture in visuals.layout.pictures]) & visuals.valid
     return first | ~first.any(1, keepdim=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,9 +47,6 @@ class TransPrune(StagedPruner):
     keep: Keep = 0.125
     layers: tuple[int | float, ...] = (0.21875, 0.28125, 0.375)
     before: tuple[float, ...] | None = None
-
-    def possible(self, facts: Facts) -> Sequence[int]:
-        return facts.behind_attending
 
     def needs(self, facts: Facts) -> Needs:
         stages = self.prepare(facts)

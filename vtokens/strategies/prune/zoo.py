@@ -12,7 +12,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.kernels import greedy_walk, scaled
-from vtokens.strategies.base import Strategy
+from vtokens.strategies.base import Strategy, check_seed
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -57,8 +57,7 @@ class Zoo(Strategy):
             raise ValueError(f"directions={self.directions!r} is out of range: an int from 1 on is allowed")
         if not 0 < self.step < math.inf:
             raise ValueError(f"step={self.step!r} is out of range: a finite number above 0 is allowed")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed!r} is out of range: an int from 0 to 2**63 - 1 is allowed")
+        check_seed(self.seed)
 
     def needs(self, facts: Facts) -> Needs:
         signal = Sensitivity(self.directions, self.step, self.seed)

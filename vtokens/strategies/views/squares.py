@@ -16,11 +16,7 @@ def places(visuals: Visuals, side: int) -> Tensor:
     Frames are those of videos, and views of images; squares are `side` x `side` cells of one frame, fewer at edges.
     Arbitrary on padding. Groups are pictures.
     """
-    found = [_of(picture, side) for picture in visuals.layout.pictures]
-    most = max(map(len, found))
-    table = torch.from_numpy(np.stack([np.pad(one, ((0, most - len(one)), (0, 0))) for one in found]))
-    cells = visuals.cells.clamp(0, most - 1)
-    return table.to(cells.device).gather(1, cells[..., None].expand(-1, -1, 4))
+    return visuals.at_cells([_of(picture, side) for picture in visuals.layout.pictures])
 
 
 def rank_in(part: Tensor, scores: Tensor, valid: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,33 @@ class Visuals(Observing):
     def cells(self) -> Tensor:
         """int64 (G, M), the position of each token inside its picture."""
         return self._groups.gather(self.layout.cell)
+
+    @property
+    def owners(self) -> Sequence[int]:
+        """The picture of each group, on the host; groups are pictures, or parts of one."""
+        return range(len(self.counts)) if self.grouping == "image" else self.layout.parts(self.grouping).owners
+
+    def at_cells(self, tables: Sequence[np.ndarray]) -> Tensor:
+        """(G, M, ...): for each token what a table of its picture says of its cell; arbitrary on padding.
+
+        Args:
+            tables: of each picture (positions, ...); groups are pictures, or parts of one.
+        """
+        most = max(map(len, tables))
+        padded = np.stack([np.pad(one, ((0, most - len(one)), *[(0, 0)] * (one.ndim - 1))) for one in tables])
+        cells = self.cells.clamp(0, most - 1)
+        found = torch.from_numpy(padded[list(self.owners)]).to(cells.device)
+        return found.gather(1, cells.view(*cells.shape, *[1] * (found.dim() - 2)).expand(-1, -1, *found.shape[2:]))
+
+    def drawn(self, seed: int) -> Tensor:
+        """float32 (G, M): a random number for each token, the same for a seed and a number of tokens; -1 on padding.
+
+        Drawn on the CPU for each group, so that neither device nor batch changes them.
+        """
+        scores = torch.full(self.valid.shape, -1.0)
+        for row, count in enumerate(self.counts):
+            scores[row, :count] = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+        return scores
 
     @cached_property
     def frames(self) -> Frames | None:
