@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -34,10 +33,9 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     """
     if adapter.language_model in _known:
         return
-    part = _partly_turned(adapter.language_model.config)
     for index in adapter.facts.attending:
         attention = inside(adapter.layers[index].self_attn)
-        if part or not _turns_last(attention, index):
+        if not _turns_last(attention, index) or not _turns_whole(adapter, index, int(attention.head_dim)):
             raise ValueError(
                 f"{who} rotates dimension d of a head with d + D/2, behind all else that is done to queries and keys, "
                 f"and the {type(attention).__name__} of layer {index} does not: {way}"
@@ -45,11 +43,12 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     _known.add(adapter.language_model)
 
 
-def _partly_turned(config: Any) -> bool:
-    """Whether only a part of each head turns; attention turns as much as it is given, so that only its config tells."""
-    angles = getattr(config, "rope_parameters", None) or {}
-    kinds = [angles, *(kind for kind in angles.values() if isinstance(kind, Mapping))]
-    return any(kind.get("partial_rotary_factor", 1.0) != 1.0 for kind in kinds)
+def _turns_whole(adapter: Adapter, index: int, width: int) -> bool:
+    """Whether a layer is given angles for all dimensions of a head; attention turns as many as it is given."""
+    device = next(iter(adapter.language_model.rotary_emb.buffers()), torch.empty(0)).device
+    place = torch.zeros(1, 1, dtype=torch.long, device=device)
+    cos, _ = adapter.rotary(torch.zeros(1, 1, 1, device=device), place, adapter.specs[index].rope)
+    return cos.shape[-1] == width
 
 
 @torch.no_grad()
