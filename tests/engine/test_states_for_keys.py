@@ -188,7 +188,7 @@ def test_layers_without_attention_are_refused_where_attention_is_needed() -> Non
         ("fastv(layer=7)", "the nearest is 7: layer=8 leads there"),
         ("vhr(layers=(3, 5))", "inside the attention of decoder layer 5, .* the nearest is 3"),
         # Half of each head turns, and what turned is undone on whole heads.
-        ("dynamic_llava(layer=4)", r"what Attention\(rotary=False\) undoes rotates dimension d of a head with d \+ D/2"),
+        ("dynamic_llava(layer=4)", r"Attention\(rotary=False\) undoes rotates dimension d of a head with d \+ D/2"),
         ("forgetting(layers=(6,))", "drops cached keys of decoder layer 6, .* the nearest is 7"),
         ("dymu(thresholds=(0.2, 0.2, 0.2))", r"all of their positions, and 6 of the 8 layers .*unmerge=False"),
     ):
