@@ -16,6 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import logging
 import random
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -135,3 +137,12 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real Chromium, one a session: playwright does not start a second one in a process whose first still runs."""
+    from tests.eval.browser import chromium
+
+    with chromium() as found:
+        yield found

@@ -13,7 +13,7 @@ import torch
 
 import vtokens
 from tests.eval import avi
-from tests.eval.browser import chromium, opened
+from tests.eval.browser import opened
 from tests.families import build, image
 from tests.test_cli import failure
 from vtokens import scenes
@@ -78,17 +78,16 @@ def test_the_page_is_complete_and_escapes(found: Comparison, tmp_path: Path) -> 
     assert "cls, keep 9" in str(found)
 
 
-def test_the_page_in_a_browser(found: Comparison, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(found: Comparison, browser: Any, tmp_path: Path) -> None:
     """Every picture is shown, nothing is wider than the window, and nothing is complained about or asked for."""
     found.save(tmp_path / "page.html")
-    with chromium() as browser:
-        for width, scheme in ((1280, "light"), (360, "dark")):
-            with opened(browser, tmp_path / "page.html", width, scheme) as seen:
-                assert seen.run("[...document.images].every(one => one.complete && one.naturalWidth >= 400)")
-                assert seen.run("document.documentElement.scrollWidth <= innerWidth")
-                assert seen.run("document.querySelectorAll('article').length") == len(found.rows)
-                assert seen.complaints == []
-                assert seen.requests == [(tmp_path / "page.html").as_uri()]
+    for width, scheme in ((1280, "light"), (360, "dark")):
+        with opened(browser, tmp_path / "page.html", width, scheme) as seen:
+            assert seen.run("[...document.images].every(one => one.complete && one.naturalWidth >= 400)")
+            assert seen.run("document.documentElement.scrollWidth <= innerWidth")
+            assert seen.run("document.querySelectorAll('article').length") == len(found.rows)
+            assert seen.complaints == []
+            assert seen.requests == [(tmp_path / "page.html").as_uri()]
 
 
 def test_several_pictures_and_pictures_in_tiles() -> None:

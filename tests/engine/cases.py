@@ -99,15 +99,16 @@ def _masks(cls: type[Strategy]) -> bool:
     return not merging and all(part.name != "dart" for part in parts)
 
 
-def refused(family: str, spec: str) -> str | None:
-    """Why one of the strategies of a spec is refused on a family by itself; None if none is."""
-    return next(filter(None, (_alone(family, strategy) for strategy in parse(spec))), None)
+def refused(target: str | Any, spec: str) -> str | None:
+    """Why one of the strategies of a spec is refused by itself, on a family or on a model; None if none is."""
+    target = model(target, "branch") if isinstance(target, str) else target
+    return next(filter(None, (_alone(target, strategy) for strategy in parse(spec))), None)
 
 
 @cache
-def _alone(family: str, strategy: Strategy) -> str | None:
+def _alone(target: Any, strategy: Strategy) -> str | None:
     try:
-        with vtokens.attach(model(family, "branch"), strategy):
+        with vtokens.attach(target, strategy):
             return None
     except ValueError as error:
         return str(error)

@@ -61,7 +61,7 @@ def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0)
     if "image_grid_thw" in prompt:
         parts = pixels.split(prompt["image_grid_thw"].prod(-1).tolist())
         return {**prompt, "pixel_values": torch.cat([change(part) for part in parts])}
-    if family == "mistral3":  # pictures of a call are padded to the largest
+    if family in ("mistral3", "lighton_ocr"):  # pictures of a call are padded to the largest
         noisy = pixels.clone()
         for plane, (high, wide) in zip(noisy, prompt["image_sizes"].tolist(), strict=True):
             plane[:, :high, :wide] = change(plane[:, :high, :wide])

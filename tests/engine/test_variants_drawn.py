@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.cases import Case, cases, share
-from tests.engine.test_pruned_equals_masked import check_forward, check_generate, check_keep_all
+from tests.engine.cases import Case, cases, refused, share
+from tests.engine.test_pruned_equals_masked import REFUSED, check_forward, check_generate, check_keep_all
 from tests.families import build
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -129,6 +130,9 @@ def test_pruned_equals_masked(case: Case, drawn: tuple[str, dict[str, Any], dict
         for role, attention in zip(("pruned", "plain", "plain"), (*case.attention, case.attention[0]), strict=True)
     )
     batch = changed(family, case.batch(family), case.seed)
+    if (why := refused(pruned, case.spec)) is not None:
+        assert re.search(REFUSED + "|sliding_window", why), why
+        return
     try:
         report = check_forward(batch, pruned, reference, case.spec)
     except ValueError as error:

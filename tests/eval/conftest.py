@@ -1,6 +1,5 @@
 """What tests of the evaluation share: the embedded model, and a few documents of each scenes task."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,3 @@ def scenes_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vtokens.eval.tasks import build
 
     return build(tmp_path_factory.mktemp("tasks") / "scenes", 8, seed=5)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A real Chromium."""
-    from tests.eval.browser import chromium
-
-    with chromium() as found:
-        yield found
