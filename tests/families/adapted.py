@@ -29,13 +29,14 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
 from . import of_timm
-from .by_hand import Patches, Rows, Tiled, Unbroken
+from .by_hand import Pages, Patches, Rows, Tiled, Unbroken
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -141,6 +142,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "projection_hidden_size": 32,
         "tie_word_embeddings": False,
     },
+    "paddleocr_vl": {
+        "text_config": {
+            **TEXT, "head_dim": 16,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0},
+        },
+        "vision_config": {**TOWER, "spatial_merge_size": 2, "initializer_range": 0.2},
+        "tie_word_embeddings": False,
+    },
     # Four positions a second, and chunks of a second: video and sound take turns within it.
     "qwen2_5_omni_thinker": {
         **BASE["qwen2_5_vl"], "audio_config": _EARS, "position_id_per_seconds": 4, "seconds_per_chunk": 1,
@@ -183,6 +192,10 @@ TOKENS: dict[str, dict[str, str]] = {
         "eos": "<|im_end|>", "pad": "[PAD]", "image": "<|media_pad|>", "video": "<|video_pad|>",
         "vision_start": "<|media_begin|>", "vision_end": "<|media_end|>",
     },
+    "paddleocr_vl": {
+        "eos": "</s>", "pad": "<unk>", "image": "<|IMAGE_PLACEHOLDER|>", "video": "<|video_pad|>",
+        "vision_start": "<|IMAGE_START|>", "vision_end": "<|IMAGE_END|>",
+    },
     "qwen2_5_omni_thinker": _OMNI_TOKENS,
     "qwen3_omni_moe_thinker": _OMNI_TOKENS,
     "cohere2_vision": {
@@ -203,6 +216,9 @@ def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     if family in ("llava_next_video", "video_llava", "kimi_k25", "perception_lm"):
         fields["video_token_id"] = tokenizer.video_token_id
+    if family == "paddleocr_vl":
+        names = ("video", "vision_start", "vision_end")
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     if family == "ovis2":
         names = ("start", "grid", "col", "row", "end")
         fields["visual_indicator_token_ids"] = [getattr(tokenizer, f"{name}_token_id") for name in names]
@@ -301,6 +317,9 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
             patch_size=14, temporal_patch_size=1, size={"shortest_edge": 4 * 28**2, "longest_edge": 48 * 28**2}
         ),
         tok,
+    ),
+    "paddleocr_vl": lambda config, tok: Pages(
+        PaddleOCRVLImageProcessorPil(size={"shortest_edge": 4 * 28**2, "longest_edge": 48 * 28**2}), tok
     ),
     "qwen2_5_omni_thinker": _omni(Qwen2_5OmniProcessor),
     "qwen3_omni_moe_thinker": _omni(Qwen3OmniMoeProcessor),

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, BatchFeature
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -129,6 +130,23 @@ class Patches(ByHand):
             parts.append(cells.reshape(high * wide, 3, side, side))
         made["pixel_values"] = torch.cat(parts)
         return made
+
+
+class Pages(ByHand):
+    """PaddleOCR-VL's pages: patches row by row, of which 2 x 2 make a token.
+
+    Its own processor does the same, and cannot be read from a folder without what transformers 5.23 calls deprecated.
+    """
+
+    pixels = PaddleOCRVLImageProcessorPil
+
+    def __call__(self, images: Any, text: list[str], **options: Any) -> BatchFeature:
+        """A batch of tensors with the kind of each position; options go to the tokenizer."""
+        made = super().__call__(images, text, **options)
+        return BatchFeature({**made, "mm_token_type_ids": (made["input_ids"] == self.image_token_id).long()})
+
+    def written(self, made: Any, number: int) -> str:
+        return self.image_token * (int(made["image_grid_thw"][number].prod()) // 4)
 
 
 class Padded(ByHand):
