@@ -33,6 +33,11 @@ PRUNERS = (
 REFUSED = (
     "vhr", "pai", "damro(k=3)", "vhr(divergence='two_branch')", "dymu(thresholds=(0.2, 0.2, 0.2))", "cls(keep=0.5)+vcd",
 )  # fmt: skip
+READERS = (
+    "priortr(keep=0.5, layer=3)", "priortr(keep=0.5, layer=3, query=last)", "transprune(keep=0.25)",
+    "sparsevlm(keep=0.25, recycle=False)",
+)  # fmt: skip
+"""They read the attention of several queries in a layer that has a window in each decoder."""
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True}
 DETAILS: dict[str, Any] = {**GREEDY, "return_dict_in_generate": True}
 
@@ -136,6 +141,27 @@ def test_a_window_that_cuts(decoder: str, spec: str) -> None:
         ids = given["input_ids"][:, -1:].repeat(1, SHORT + 5)
         assert text(input_ids=ids).last_hidden_state.shape[1] == SHORT + 5  # text by itself is nobody's business
     assert torch.equal(target(**given).logits, expected)
+
+
+@pytest.mark.parametrize("spec", READERS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_attention_of_several_queries_is_not_read_where_a_window_cuts(decoder: str, spec: str) -> None:
+    """Refused with the prompt; an answer that grows beyond the window is what it is with the dropped keys masked."""
+    processor = made(decoder, None)[1]
+    given = dict(inputs(processor, ["what is <image> this?"], [[image(84, 84, seed=0)]]))
+    length = given["input_ids"].shape[1]
+    room = {**DETAILS, "max_new_tokens": 8, "min_new_tokens": 8}
+    exact = build(DECODERS[decoder][0], text_config={**DECODERS[decoder][1], "sliding_window": length})[0]
+    with vtokens.attach(exact, spec), pytest.raises(ValueError, match=f"sliding_window={length}.*several queries"):
+        exact(**given)
+    wider = build(DECODERS[decoder][0], text_config={**DECODERS[decoder][1], "sliding_window": length + 2})[0]
+    with vtokens.attach(wider, spec) as handle:
+        got = wider.generate(**given, **room)
+        report = handle.report()
+    with masking(wider, dropped_keys(report, given["attention_mask"])):
+        expected = wider.generate(**given, **room)
+    assert torch.equal(got.sequences, expected.sequences)
+    close_pass(torch.stack(got.logits), torch.stack(expected.logits))
 
 
 @pytest.mark.parametrize("spec", REFUSED)

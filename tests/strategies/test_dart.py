@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+import vtokens
+from tests.families import build, image, inputs
 from tests.strategies.staging import FAMILIES, run
 from vtokens.strategies import parse
 
@@ -60,6 +62,32 @@ def test_the_budget_is_met(family: str) -> None:
     ):
         for seen in run(family, f"dart({settings})").pictures:
             assert len(seen.left[2]) == (len(seen.places) if count is None else count)
+
+
+@torch.no_grad()
+def test_the_norm_behind_the_last_layer_is_found_or_missed_when_attaching() -> None:
+    """LFM2-VL calls it otherwise: which tokens stay is what the loop above takes with that norm."""
+    model, processor = build("lfm2_vl")
+    batch = inputs(processor, ["what is <image> this?"], [[image(112, 112, seed=0)]])
+    layer = 2  # the one before has attention
+    with vtokens.attach(model, f"dart(keep=5, visual_pivots=1, text_pivots=0, layer={layer})") as handle:
+        model(**batch)
+        kept = handle.report().samples[0].pictures[0].kept[layer].tolist()
+        states: list[torch.Tensor] = []
+        hook = model.model.language_model.layers[layer].register_forward_pre_hook(lambda m, a: states.append(a[0]))
+    with vtokens.attach(model, "none"):
+        model(**batch)
+    hook.remove()
+    places = (batch["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    unit = model.model.language_model.embedding_norm(states[-1])[0, places]
+    alike = torch.stack([cosine_similarity(unit, one[None], dim=-1) for one in unit])
+    least = [sorted([pivot, *alike[pivot].argsort()[:4].tolist()]) for pivot in range(len(places))]
+    assert kept in least
+    decoder = model.model.language_model
+    norm, decoder.embedding_norm = decoder.embedding_norm, None
+    with pytest.raises(ValueError, match=f"'dart' reads states as the norm.*{type(decoder).__name__}.*embedding_norm"):
+        vtokens.attach(model, f"dart(layer={layer})")
+    decoder.embedding_norm = norm
 
 
 def test_a_dart_without_pivots_is_refused() -> None:

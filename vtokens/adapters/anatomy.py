@@ -173,6 +173,7 @@ class Anatomy:
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
         decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
+        norm: the decoder's attribute with the norm behind its last layer.
         kinds: the kinds of layers that the family was shown to be right with.
         axes: rows of a rotary position: 1, or 3 for time, height and width.
         side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
@@ -194,6 +195,7 @@ class Anatomy:
     aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
     decoder: str = "language_model"
+    norm: str = "norm"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))
     axes: Literal[1, 3] = 1
     side_inputs: frozenset[str] = frozenset()

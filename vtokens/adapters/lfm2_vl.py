@@ -25,7 +25,7 @@ class Lfm2VL(Adapter):
     The tiles of an image and the whole of it, the last one, are views of one picture; text between stays.
     """
 
-    anatomy = Anatomy({"image": NAFLEX}, kinds=frozenset(("full", "linear")))
+    anatomy = Anatomy({"image": NAFLEX}, norm="embedding_norm", kinds=frozenset(("full", "linear")))
     examples = ("LiquidAI/LFM2-VL-450M", "LiquidAI/LFM2-VL-1.6B", "LiquidAI/LFM2-VL-3B")
 
     def pictures(self, modality: str, inputs: Mapping[str, Any]) -> list[Picture]:

@@ -76,7 +76,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         check_prefill(request, adapter, past, kwargs)
         check_both_ways(request, adapter, both_ways, past, hidden.shape[1])
     if acting:
-        check_window(adapter, plan, past + hidden.shape[1])
+        check_window(adapter, plan, past + hidden.shape[1], bool(request.runs))
     layout, runs = _layout(request, adapter, kwargs)
     asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
     pictures = None
@@ -120,7 +120,7 @@ def alone(adapter: Adapter, plan: Plan, kwargs: Kwargs) -> Pass:
     fed = kwargs["input_ids"] if fed is None else fed
     if tracked_layers(cache):
         check_arguments(adapter, kwargs)
-        check_window(adapter, plan, past + fed.shape[1])
+        check_window(adapter, plan, past + fed.shape[1], False)
     return Pass(plan, Lane(adapter, plan, fed, past, padding, cache), None)
 
 

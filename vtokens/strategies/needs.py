@@ -32,6 +32,7 @@ class Needs:
         blends: selections make kept tokens sums of several (`Selection.weights`); refused where there is no place for
             sums.
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
+        norm: `Visuals.normed` is read, for which the decoder needs a norm behind its last layer.
         text_lane: `Heads.text_lane` or `States.text_lane` is read, for which the prompt's text runs once more,
             by itself.
         once: naming the strategy twice makes no sense, and is refused.
@@ -58,6 +59,7 @@ class Needs:
     sizes: bool = False
     blends: bool = False
     compact: bool = False
+    norm: bool = False
     text_lane: bool = False
     once: bool = False
     watches: bool = False

@@ -49,6 +49,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
                 "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
             )
         _check_neurons(adapter, strategy, needs)
+        if needs.norm and adapter.norm is None:
+            raise no_norm(repr(strategy.name), adapter)
         if any(isinstance(signal, Sensitivity) for signal in needs.signals):
             _check_projectors(adapter, strategy)
         if adapter.anatomy.cross is None:
@@ -80,6 +82,15 @@ def _check_neurons(adapter: Adapter, strategy: Strategy, needs: Needs) -> None:
                 f"{type(adapter.model).__name__} has no `down_proj` that they enter, as a mixture of experts has none: "
                 "use a strategy that reads attention or features, such as 'fastv'"
             )
+
+
+def no_norm(what: str, adapter: Adapter) -> ValueError:
+    """The error for `what` reads states as the norm behind the last layer leaves them, where there is none."""
+    return ValueError(
+        f"{what} reads states as the norm behind the decoder's last layer leaves them, and a "
+        f"{type(adapter.language_model).__name__} has no `{adapter.anatomy.norm}`: use a strategy that reads attention "
+        "or features, such as 'fastv'"
+    )
 
 
 def check_inside(adapter: Adapter, what: str) -> None:

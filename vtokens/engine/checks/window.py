@@ -16,7 +16,7 @@ def cutting_windows(specs: Sequence[LayerSpec], positions: int) -> dict[int, int
     }
 
 
-def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
+def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -> None:
     """Raise `ValueError` if a strategy does something that is not worked out for windows that cut.
 
     Dropping tokens is: what a layer sees is counted in fed positions, as the model counts them. What reweighs
@@ -24,11 +24,16 @@ def check_window(adapter: Adapter, plan: Plan, positions: int) -> None:
 
     Args:
         positions: of the sequence, as it was fed, those of the pass under way included.
+        pictures: whether that pass brings any: only then is attention read, for their tokens.
     """
     windows = cutting_windows(adapter.specs, positions)
     if not windows:
         return
-    several = {index for index, signals in plan.observed.items() if any(signal.rows != "last" for signal in signals)}
+    several = {
+        index
+        for index, signals in plan.observed.items()
+        if pictures and any(signal.rows != "last" for signal in signals)
+    }
     inside = sorted(windows.keys() & ({*plan.at_attend} | several))
     why = None
     if inside:

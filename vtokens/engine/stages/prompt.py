@@ -63,7 +63,7 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
             return hidden
         _check(selection, acting)
         for modifier in acting.modifiers:
-            visuals, selection = _by_picture(visuals, selection)
+            visuals, selection = _by_picture(replace(visuals, prepared=modifier.prepared), selection)
             selection = modifier.strategy.at_selection(visuals, selection)
             _check(selection, modifier)
         return _selected(lane, pictures, acting, selection, part, visuals.grouping, rows, hidden)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtokens.core.columns import columns_of
-from vtokens.engine.checks.outside import check_inside
+from vtokens.engine.checks.outside import check_inside, no_norm
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import feature_index
@@ -93,10 +93,10 @@ class Signals:
         Raises:
             ValueError: the decoder has none.
         """
-        decoder = self.lane.adapter.language_model
-        if not isinstance(getattr(decoder, "norm", None), nn.Module):
-            raise ValueError(f"a {type(decoder).__name__} has no norm behind its last layer, which a strategy asks for")
-        found: Tensor = decoder.norm(states)
+        norm = self.lane.adapter.norm
+        if norm is None:
+            raise no_norm("a strategy", self.lane.adapter)
+        found: Tensor = norm(states)
         return found
 
     def notes(self, strategy: object) -> dict[int, Any]:

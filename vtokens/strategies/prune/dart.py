@@ -61,7 +61,8 @@ class Dart(Strategy):
 
     def needs(self, facts: Facts) -> Needs:
         layer = check_layer("layer", self.layer, facts.depth, first=1)
-        return Needs(signals=(LayerKeys(layer - 1),), layer=(layer,), compact=self.positions == "compact")
+        compact = self.positions == "compact"
+        return Needs(signals=(LayerKeys(layer - 1),), layer=(layer,), norm=True, compact=compact)
 
     def at_layer(self, visuals: Visuals, index: int) -> Selection:
         counts = visuals.budgets(self.keep, self.of)
