@@ -71,12 +71,6 @@ class Adapter(ABC):
         return self.language_model.layers
 
     @property
-    def norm(self) -> Any:
-        """The norm behind the decoder's last layer; None if it has none where the family has it."""
-        found = getattr(self.language_model, self.anatomy.norm, None)
-        return found if isinstance(found, nn.Module) else None
-
-    @property
     def specs(self) -> tuple[LayerSpec, ...]:
         """What each decoder layer is; read anew at each call, since a config may be changed."""
         config, cross = self.language_model.config, self.anatomy.cross

@@ -49,8 +49,8 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
                 "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
             )
         _check_neurons(adapter, strategy, needs)
-        if needs.norm and adapter.norm is None:
-            raise no_norm(repr(strategy.name), adapter)
+        if needs.norm:
+            norm_of(adapter, repr(strategy.name))
         if any(isinstance(signal, Sensitivity) for signal in needs.signals):
             _check_projectors(adapter, strategy)
         if adapter.anatomy.cross is None:
@@ -84,13 +84,16 @@ def _check_neurons(adapter: Adapter, strategy: Strategy, needs: Needs) -> None:
             )
 
 
-def no_norm(what: str, adapter: Adapter) -> ValueError:
-    """The error for `what` reads states as the norm behind the last layer leaves them, where there is none."""
-    return ValueError(
-        f"{what} reads states as the norm behind the decoder's last layer leaves them, and a "
-        f"{type(adapter.language_model).__name__} has no `{adapter.anatomy.norm}`: use a strategy that reads attention "
-        "or features, such as 'fastv'"
-    )
+def norm_of(adapter: Adapter, what: str) -> nn.Module:
+    """The norm behind the decoder's last layer; ValueError for `what` reads states behind it, where there is none."""
+    found = getattr(adapter.language_model, adapter.anatomy.norm, None)
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            f"{what} reads states as the norm behind the decoder's last layer leaves them, and a "
+            f"{type(adapter.language_model).__name__} has no `{adapter.anatomy.norm}`: use a strategy that reads "
+            "attention or features, such as 'fastv'"
+        )
+    return found
 
 
 def check_inside(adapter: Adapter, what: str) -> None:

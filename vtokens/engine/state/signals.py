@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.columns import columns_of
-from vtokens.engine.checks.outside import check_inside, no_norm
+from vtokens.engine.checks.outside import check_inside, norm_of
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import feature_index
@@ -93,10 +93,7 @@ class Signals:
         Raises:
             ValueError: the decoder has none.
         """
-        norm = self.lane.adapter.norm
-        if norm is None:
-            raise no_norm("a strategy", self.lane.adapter)
-        found: Tensor = norm(states)
+        found: Tensor = norm_of(self.lane.adapter, "a strategy")(states)
         return found
 
     def notes(self, strategy: object) -> dict[int, Any]:
