@@ -22,7 +22,7 @@ from vtokens import scenes, video
 from vtokens.cli import main, run
 from vtokens.cli.inputs import FRAMES, opened
 from vtokens.core.prompts import encode_prompts, question_prompt
-from vtokens.recipes import AnswerScorer, search_frames
+from vtokens.recipes import AnswerScorer, crop, search_frames
 
 QUESTION = "how many objects are there?"
 PICTURES = ("--model", "scenes-llava")  # which is shown frames as pictures
@@ -201,8 +201,37 @@ def test_what_a_recipe_cannot_do(capsys: pytest.CaptureFixture[str], drawn: list
         (["a.mp4", "what?", "--scorer", "x"], "--scorer is for --recipe"),
         ([drawn[0], "what?", "--recipe", "aks", "--timestamps"], "--recipe and --timestamps: there is no video"),
         ([drawn[0], "what?", "--recipe", "best"], "'best'"),
+        ([drawn[0], "what?", "--recipe", "crpo"], "unknown recipe 'crpo'. Did you mean 'crop'? Allowed: aks, "),
+        ([drawn[0], "what?", "--recipe", "crop(siz=3)"], "setting of the recipe 'crop': 'siz'. Did you mean 'size'?"),
+        ([*drawn[:2], "what?", "--recipe", "crop"], "--recipe crop asks about one picture again, and 2 inputs are"),
+        ([drawn[0], "what?", "--recipe", "crop", "--chat"], "--recipe crop and --chat: what is asked later"),
+        ([drawn[0], "what?", "--recipe", "crop", "--overlay", "a.png"], "--recipe crop and --overlay: it shows"),
+        ([drawn[0], "what?", "--recipe", "crop", "--scorer", "x"], "--scorer is for --recipe, where it searches"),
     ):
         assert says in failure(capsys, *line)
+
+
+@pytest.mark.parametrize("more", [(), ("--strategy", "fastv", "--keep", "0.25")])
+def test_a_recipe_asks_about_a_picture_again(
+    capsys: pytest.CaptureFixture[str], drawn: list[str], more: tuple[str, ...]
+) -> None:
+    """As the function does in Python, whatever is attached; the report is that of the answer to both pictures."""
+    line = (drawn[0], QUESTION, "--recipe", "crop(size=40)", *more, *PICTURES)
+    told = json.loads(said(capsys, *line, "--json")[0])
+    model, processor = vtokens.load("scenes-llava", strategy=more[1] if more else "none", keep=0.25 if more else None)
+    found = crop(model, processor, Image.open(drawn[0]).convert("RGB"), QUESTION, size=40)
+    assert told["answer"] == found.text
+    assert told["boxes"] == [list(found.boxes[0])]
+    assert (told["recipe"], told["passes"]) == ("crop(size=40)", 3)
+    assert told["visual_tokens"] == 2 * 144
+    assert (told["flops"] < told["flops_full"]) == bool(more)
+    _, err = said(capsys, *line)
+    assert f"crop(size=40): 3 passes, shown again: {found.boxes[0]}" in err
+
+
+@files.needs_av
+def test_a_recipe_that_asks_about_a_picture_takes_no_video(capsys: pytest.CaptureFixture[str], clip: str) -> None:
+    assert "asks about a picture again, and" in failure(capsys, clip, "what?", "--recipe", "crop")
 
 
 @files.needs_av

@@ -12,8 +12,6 @@ from vtokens.cli.inputs import FRAMES, Visual
 if TYPE_CHECKING:
     from vtokens.strategies import Strategy
 
-METHODS = ("aks", "bolt", "date", "tstar")
-
 
 def searched(
     visuals: Sequence[Visual], options: argparse.Namespace, model: Any, processor: Any, question: str

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FRAMES = 8
 """Taken from a video unless the command line says how many."""
 STANDARD_INPUT = "-"
+METHODS = ("aks", "bolt", "date", "tstar")
+"""Recipes that search videos for frames; all others ask about a picture again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def check_inputs(options: argparse.Namespace) -> None:
     readers = [*options.image, options.question].count(STANDARD_INPUT)
     if readers > 1 or (readers and options.chat):
         raise ValueError("the standard input can be read once: as one input, as the question, or by --chat")
-    if options.recipe:
+    if options.recipe and options.recipe not in METHODS:
+        _check_asking_again(options)
+    elif options.recipe:
         far = next((name for name in options.image if name == STANDARD_INPUT or is_url(name)), None)
         if far is not None:
             raise ValueError(f"--recipe reads a video again and again, and {far} can be read once: save it as a file")
@@ -89,10 +93,26 @@ def check_inputs(options: argparse.Namespace) -> None:
             raise ValueError(
                 "--fps and --recipe both say which frames are taken: with a recipe, say how many (--frames)"
             )
-    if options.scorer and not options.recipe:
-        raise ValueError("--scorer is for --recipe, which searches for frames")
+    if options.scorer and options.recipe not in METHODS:
+        raise ValueError("--scorer is for --recipe, where it searches for frames")
     if options.overlay and len(options.image) > 1:
         raise ValueError(f"--overlay shows one picture, and {len(options.image)} are given")
+
+
+def _check_asking_again(options: argparse.Namespace) -> None:
+    """Raise ValueError for a recipe that asks about a picture again, where its name or what is given is wrong."""
+    from vtokens.recipes import parse_recipe
+
+    name = parse_recipe(options.recipe, METHODS).name
+    if len(options.image) != 1:
+        raise ValueError(f"--recipe {name} asks about one picture again, and {len(options.image)} inputs are given")
+    for given, why in (
+        (options.chat, f"--chat: what is asked later would follow a prompt that {name} wrote. Ask each question anew"),
+        (options.overlay, f"--overlay: it shows what was kept of one picture, and {name} shows the model several"),
+        (options.timestamps, f"--timestamps: it shows frames of a video, and {name} asks about one picture"),
+    ):
+        if given:
+            raise ValueError(f"--recipe {name} and {why}")
 
 
 def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
@@ -109,7 +129,8 @@ def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
     asked = [f"--{name}" for name in ("frames", "fps", "start", "end") if getattr(options, name) is not None]
     if asked and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
-    moving = [f"--{name}" for name in ("recipe", "timestamps") if getattr(options, name, None)]
+    recipe = getattr(options, "recipe", None)
+    moving = ["--recipe"] * (recipe in METHODS) + ["--timestamps"] * bool(getattr(options, "timestamps", False))
     if moving and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(moving)}: there is no video, only pictures are given")
     return found
@@ -145,7 +166,7 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
     if _is_picture(path, Path(name).suffix, moving):
         return Visual(name, open_image(path, shown))
     # A recipe takes its frames by itself; until then one stands for the video.
-    frames = 1 if getattr(options, "recipe", None) else options.frames if moving else FRAMES
+    frames = 1 if getattr(options, "recipe", None) in METHODS else options.frames if moving else FRAMES
     try:
         return Visual(name, clip=read(path, frames, options.fps, options.start, options.end))
     except (OSError, ValueError) as error:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from vtokens.cli.frames import METHODS, check_timestamps, searched
-from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, check_inputs, opened
+from vtokens.cli.frames import check_timestamps, searched
+from vtokens.cli.inputs import METHODS, STANDARD_INPUT, Visual, add_frames, check_inputs, opened
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
 from vtokens.core.terminal import json_text
@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   vtokens run clip.mp4 "which way does the red circle move?" --frames 16 --strategy evs+todre --keep 0.5
   vtokens run clip.mp4 "What happens?" --frames 64 --strategy evs --keep 0.1 --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run film.mp4 "When does it rain?" --recipe aks --frames 16 --timestamps --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run photo.jpg "What does the sign say?" --recipe crop --model llava-hf/llava-1.5-7b-hf
   vtokens run https://example.org/photo.jpg "What is this?" --json
   vtokens run - "What is this?" < photo.jpg
   vtokens run scene.png "how many objects are there?" --chat
@@ -54,8 +55,9 @@ def add_to(commands: Any) -> None:
     add_frames(command)
     command.add_argument(
         "--recipe",
-        choices=METHODS,
-        help="search each video for the frames that the first question needs, as many as --frames",
+        metavar="RECIPE",
+        help="search each video for the frames that the first question needs, as many as --frames "
+        f'({", ".join(METHODS)}), or ask about a picture in several passes (crop, "crop(method=gradient)", ...)',
     )
     command.add_argument(
         "--scorer", metavar="MODEL", help="CLIP-like model that says how well a frame fits (the model's own answers)"
@@ -116,6 +118,9 @@ def _run(options: argparse.Namespace) -> None:
         check_timestamps(handle.strategies)
     for one in visuals:
         note_drawn(options.model, one.first())
+    if options.recipe and options.recipe not in METHODS:
+        _ask_again(options, model, processor, visuals[0], question, handle)
+        return
     if options.recipe:
         visuals = searched(visuals, options, model, processor, question)
         if options.chat:
@@ -141,6 +146,25 @@ def _run(options: argparse.Namespace) -> None:
 
         picture = seen_image(processor, visuals[0].first())
         overlay(picture, whole_picture(report.samples[0].pictures)).save(options.overlay)
+
+
+def _ask_again(
+    options: argparse.Namespace, model: Any, processor: Any, shown: Visual, question: str, handle: Any
+) -> None:
+    """Answer by a recipe that asks about a picture in several passes."""
+    from vtokens.recipes import parse_recipe
+
+    if shown.image is None:
+        raise ValueError(f"--recipe {options.recipe} asks about a picture again, and {shown.name} is a video")
+    recipe = parse_recipe(options.recipe, METHODS)
+    looked = recipe(model, processor, shown.image, question, max_new_tokens=options.max_new_tokens)
+    report, size = handle.report(), looked.said.start
+    if options.json:
+        say(json_text(_facts(options, [shown], question, looked.text, size, report) | looked.facts(), allow_nan=False))
+        return
+    say(looked.text)
+    say(looked.told(), error=True)
+    say(report, error=True)
 
 
 def _check_drawn(handle: Any) -> None:

@@ -14,41 +14,58 @@ from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
-    from vtokens.recipes.crop import Zoom, Zoomed, zoom
+    from vtokens.recipes.looking.base import Looked, Recipe
+    from vtokens.recipes.looking.crop import crop
+    from vtokens.recipes.looking.registry import parse_recipe, recipe, recipes
     from vtokens.recipes.quotas import Quota, quota
     from vtokens.recipes.region import Region
     from vtokens.recipes.scorers import AnswerScorer, ClipScorer
     from vtokens.recipes.search import Searched, search_frames, timed_parts
+    from vtokens.recipes.zooming import Zoom, Zoomed, zoom
 
 __all__ = [
     "Again",
     "AnswerScorer",
     "ClipScorer",
+    "Looked",
     "Quota",
+    "Recipe",
     "Region",
     "Searched",
     "Zoom",
     "Zoomed",
+    "crop",
+    "parse_recipe",
     "quota",
+    "recipe",
+    "recipes",
     "search_frames",
     "timed_parts",
     "zoom",
 ]
 
-_CROP, _SCORERS, _SEARCH = "vtokens.recipes.crop", "vtokens.recipes.scorers", "vtokens.recipes.search"
+_ZOOM, _SCORERS, _SEARCH = "vtokens.recipes.zooming", "vtokens.recipes.scorers", "vtokens.recipes.search"
+_NAMES = "vtokens.recipes.looking.registry"
+_LOOKING = ("crop",)
 _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,
     "ClipScorer": _SCORERS,
+    "Looked": "vtokens.recipes.looking.base",
     "Quota": "vtokens.recipes.quotas",
+    "Recipe": "vtokens.recipes.looking.base",
     "Region": "vtokens.recipes.region",
     "Searched": _SEARCH,
-    "Zoom": _CROP,
-    "Zoomed": _CROP,
+    "Zoom": _ZOOM,
+    "Zoomed": _ZOOM,
+    "parse_recipe": _NAMES,
     "quota": "vtokens.recipes.quotas",
+    "recipe": _NAMES,
+    "recipes": _NAMES,
     "search_frames": _SEARCH,
     "timed_parts": _SEARCH,
-    "zoom": _CROP,
+    "zoom": _ZOOM,
+    **{name: f"vtokens.recipes.looking.{name}" for name in _LOOKING},
 }
 __getattr__ = importer(__name__, _MODULES)
 

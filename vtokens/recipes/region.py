@@ -44,8 +44,7 @@ class Region:
         Raises:
             ValueError: the picture was cut into tiles, and nobody knows where they lay.
         """
-        picture.check_drawn()
-        attention = _plane(picture, scores)
+        attention = plane(picture, scores)
         box = _box(attention, share, seen.size)
         return Region(box, seen.crop(box), attention)
 
@@ -71,8 +70,13 @@ class Look(Strategy):
         return None
 
 
-def _plane(picture: Picture, scores: np.ndarray) -> np.ndarray:
-    """float (h, w): scores of the positions of a picture's last view, the detailed one, on its grid."""
+def plane(picture: Picture, scores: np.ndarray) -> np.ndarray:
+    """float (h, w): scores of the positions of a picture's last view, the detailed one, on its grid.
+
+    Raises:
+        ValueError: the picture was cut into tiles, and nobody knows where they lay.
+    """
+    picture.check_drawn()
     number = len(picture.grids) - 1
     inside = picture.view == number
     plane = np.zeros(picture.grids[number][1:])

@@ -1,0 +1,68 @@
+"""Recipes by name: specs, cards and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import vtokens.recipes
+from vtokens.recipes import Recipe, parse_recipe, recipe, recipes
+from vtokens.recipes.looking.asking import Asking
+from vtokens.recipes.looking.base import Looked
+
+PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_a_function_with_a_section_and_evidence(name: str) -> None:
+    cls = recipes()[name]
+    function = getattr(vtokens.recipes, name)
+    assert function.__name__ == name
+    assert name in vtokens.recipes.__all__
+    assert cls.paper
+    assert cls.evidence
+    path, _, test = cls.shown.partition("::")
+    assert f"def {test}(" in (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    assert f"| `{name}` |" in PAGE.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{name!r} is a recipe, no strategy: .* vtokens.recipes.{name} "):
+        vtokens.strategies.parse(name)
+
+
+def test_specs_are_read_and_written() -> None:
+    for text in ("crop", "crop(method='gradient')", "crop(layer=3, size=80)"):
+        assert str(parse_recipe(text)) == text
+        assert parse_recipe(parse_recipe(text)) is not None
+    assert parse_recipe(" crop( method = gradient ) ") == parse_recipe("crop(method='gradient')")
+    assert parse_recipe("crop(layer=none)") == parse_recipe("crop")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("crpo", "unknown recipe 'crpo'. Did you mean 'crop'"),
+        ("crop(siez=3)", "Did you mean 'size'"),
+        ("crop(3)", "settings are given by name"),
+        ("crop(**x)", "settings are given by name"),
+        ("crop(size=f(1))", "cannot read a value in the recipe"),
+        ("crop+carve", "settings are given by name"),
+        ("crop(", "cannot read the recipe"),
+    ],
+)
+def test_wrong_specs_are_said(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says.replace("*", r"\*")):
+        parse_recipe(text)
+
+
+def test_a_name_is_taken_once() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Other(Recipe):
+        def answer(self, asking: Asking) -> Looked:
+            raise NotImplementedError
+
+    recipes()
+    with pytest.raises(ValueError, match="recipe 'crop' is already registered by vtokens"):
+        recipe("crop")(Other)
+    with pytest.raises(ValueError, match="unknown evidence 'pariti'"):
+        recipe("other", evidence="pariti")  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""Which part of a picture the grid of patches covers, in the picture's own pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+
+def framed(processor: Any, image: Image.Image) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) in pixels of `image`: all of it, or what a processor that crops leaves.
+
+    Cuttings are made from the picture as it was given, so that they are sharper than what the model saw; pictures of
+    cropping processors (LLaVA 1.5 scales the shorter side and cuts the centre square) need their place in it.
+
+    Raises:
+        ValueError: the processor lays pictures on a canvas of tiles.
+    """
+    settings = getattr(processor, "image_processor", processor)
+    width, height = image.size
+    if getattr(settings, "max_image_tiles", None) is not None:
+        raise ValueError(
+            "the processor lays pictures on a canvas of tiles, so that patches lie outside of them too: recipes that "
+            "cut pictures are for other families"
+        )
+    if not getattr(settings, "do_center_crop", False):
+        return 0.0, 0.0, float(width), float(height)
+    size, crop = settings.size, settings.crop_size
+    edge = size.get("shortest_edge") if hasattr(size, "get") else size["shortest_edge"]
+    across, down = (edge / min(width, height),) * 2 if edge else (size["width"] / width, size["height"] / height)
+    wide, high = min(width, crop["width"] / across), min(height, crop["height"] / down)
+    corners = ((width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2)
+    left, top, right, bottom = (round(one, 6) for one in corners)  # scaling there and back leaves the last bits
+    return left, top, right, bottom
