@@ -156,7 +156,7 @@ def frames(config: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("family", [family for family in STATEFUL if "video" in adapter_class(family).anatomy.towers])
+@pytest.mark.parametrize("family", [family for family in STATEFUL if adapter_class(family).anatomy.sees_frames])
 @pytest.mark.parametrize("spec", SPECS[1:4])
 def test_a_video_beside_a_picture(family: str, spec: str) -> None:
     target, plain = model(family, "pruned"), model(family, "plain")

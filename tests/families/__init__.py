@@ -89,6 +89,8 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                     weight.data.add_(1.0)
             elif ".timm_model." in name and weight.ndim > 2:  # convolutions, which start so small that all is lost
                 weight.data.normal_(std=2 * weight[0].numel() ** -0.5)
+            elif ".vit_merger." in name:  # which starts with numbers so large that attention in it is all or nothing
+                weight.data.normal_(std=0.2)
             elif "mm_input_projection" in name or "position_embedding_table" in name:
                 weight.data.normal_(std=0.3)  # which start at one number
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.

@@ -9,13 +9,14 @@ import torch
 from transformers import AutoTokenizer, BatchFeature
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-SHOWN = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask")
+SHOWN = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask", "target_sizes")
 
 
 class ByHand:
@@ -147,6 +148,22 @@ class Pages(ByHand):
 
     def written(self, made: Any, number: int) -> str:
         return self.image_token * (int(made["image_grid_thw"][number].prod()) // 4)
+
+
+class Sliced(ByHand):
+    """MiniCPM-V's pictures: the whole of each, and slices of larger ones; 4 x 4 patches make a token.
+
+    Its own processor wants a part for videos.
+    """
+
+    pixels = MiniCPMV4_6ImageProcessorPil
+
+    def written(self, made: Any, number: int) -> str:
+        tok, first = self.tokenizer, sum(made["num_patches_per_image"][:number])
+        sizes = made["target_sizes"][first : first + made["num_patches_per_image"][number]]
+        whole, *slices = (self.image_token * (int(size.prod()) // 16) for size in sizes)
+        parts = "\n".join(tok.slice_begin_token + part + tok.slice_end_token for part in slices)
+        return tok.begin_token + whole + tok.end_token + parts
 
 
 class Padded(ByHand):

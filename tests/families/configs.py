@@ -201,6 +201,13 @@ RECURRENT["lfm2_vl"] = {
     "projector_hidden_size": 64,
     "tie_word_embeddings": False,
 }
+# A merger behind the second of four tower blocks joins 2 x 2 patches, and one behind the tower 2 x 2 of those.
+RECURRENT["minicpmv4_6"] = {
+    "text_config": {**RECURRENT["qwen3_5"]["text_config"], "model_type": "qwen3_5_text"},
+    "vision_config": {**TOWER, "patch_size": 7, "initializer_range": 0.2},
+    "insert_layer_id": 1,
+    "tie_word_embeddings": False,
+}
 # Visual tokens outside the sequence: keys of two cross-attention layers, the last one of the decoder among them.
 CROSS: dict[str, dict[str, Any]] = {
     "mllama": {
@@ -238,6 +245,8 @@ def configuration(family: str, tokenizer: Any, **overrides: Any) -> PretrainedCo
     elif family.startswith("qwen"):
         names = ("image", "video", "vision_start", "vision_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    elif family == "minicpmv4_6":
+        fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("image", "video")}
     elif family == "lfm2_vl":
         fields["image_token_id"] = tokenizer.image_token_id
     elif family == "paligemma":

@@ -21,6 +21,7 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -29,7 +30,7 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2Imag
 from vtokens.loading.processors import pictures_only
 
 from . import adapted
-from .by_hand import Naflex, Padded, Prefixed
+from .by_hand import Naflex, Padded, Prefixed, Sliced
 
 VOCABULARY = 320
 CORPUS = [
@@ -81,6 +82,10 @@ LFM2_TOKENS = {
     "end": "<|image_end|>", "thumbnail": "<|img_thumbnail|>",
     **{f"column_{column}": f"<|img_row_1_col_{column}|>" for column in (1, 2, 3)},
 }  # fmt: skip
+MINICPM_TOKENS = {
+    "eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<|image_pad|>", "video": "<|video_pad|>",
+    "begin": "<image>", "end": "</image>", "slice_begin": "<slice>", "slice_end": "</slice>",
+}  # fmt: skip
 TOKENS = {
     "llava": LLAMA_TOKENS,
     "llava_next": LLAMA_TOKENS,
@@ -95,6 +100,7 @@ TOKENS = {
     "qwen3_5": QWEN_TOKENS,
     "qwen3_5_moe": QWEN_TOKENS,
     "lfm2_vl": LFM2_TOKENS,
+    "minicpmv4_6": MINICPM_TOKENS,
     "mllama": MLLAMA_TOKENS,
     "paligemma": PALIGEMMA_TOKENS,
     "gemma4": GEMMA4_TOKENS,
@@ -160,6 +166,9 @@ def processor(family: str, config: Any, tok: PreTrainedTokenizerFast) -> Any:
     if family == "gemma4":
         settings = {"patch_size": vision.patch_size, "pooling_kernel_size": vision.pooling_kernel_size}
         return Padded(Gemma4ImageProcessorPil(max_soft_tokens=70, **settings), tok)
+    if family == "minicpmv4_6":
+        slices = MiniCPMV4_6ImageProcessorPil(patch_size=vision.patch_size, scale_resolution=84, max_slice_nums=3)
+        return Sliced(slices, tok)
     if family == "lfm2_vl":
         return Naflex(Siglip2ImageProcessorPil(patch_size=vision.patch_size), tok)
     square = {"height": vision.image_size, "width": vision.image_size}

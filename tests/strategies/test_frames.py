@@ -18,7 +18,7 @@ from vtokens.strategies.signals import Saliency
 TEMPORAL = [name for name in list_strategies() if issubclass(get(name), VideoPruner)]
 PLAIN = [name for name in TEMPORAL if "chosen" not in vars(get(name)) and get(name)().stages() == ("prompt",)]
 """Temporal strategies that read features alone."""
-CLIPS = ("kimi_k25",)  # each of one frame
+CLIPS = ("kimi_k25", "minicpmv4_6")  # each of one frame
 
 
 def video(frames: int, rows: int, columns: int) -> torch.Tensor:

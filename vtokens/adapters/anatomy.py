@@ -167,8 +167,8 @@ class Anatomy:
     Attributes:
         towers: modality ("image", "video") -> the tower of its feature call.
         placeholders: modality -> the config field with the token id that its features are scattered into.
-        apart: whether what is fed as videos are clips that the tower pools over their frames, and nothing says which of
-            them make a video: each is a video of one frame, in which strategies for videos would find nothing to drop.
+        apart: whether what is fed as videos are frames, or clips that the tower pools over theirs, and nothing says
+            which of them make a video: each is one of one frame, in which strategies for videos find nothing to drop.
         aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.

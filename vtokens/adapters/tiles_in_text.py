@@ -54,6 +54,21 @@ def crops_together(placeholders: Tensor, ids: Tensor, first: Sequence[int], late
     return parted(placeholders, starts & ~begun & ~(goes_on & (cropped > other)))
 
 
+def begun_alike(placeholders: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """The same where a token of its own begins each image, and others its slices.
+
+    Args:
+        placeholders: bool (B, N).
+        inputs: `input_ids` (B, N), or `inputs_embeds` (B, N, D). The first tile of a row begins an image.
+    """
+    ids: Any = inputs.get("input_ids")
+    fed: Any = inputs["inputs_embeds"] if ids is None else ids[..., None]
+    starts = tile_starts(placeholders)
+    before = fed.roll(1, 1)
+    first = starts.long().argmax(1)[:, None, None].expand(-1, 1, fed.shape[-1])
+    return parted(placeholders, starts & (before == before.gather(1, first)).all(-1))
+
+
 def tile_starts(placeholders: Tensor) -> Tensor:
     """bool (B, N): the first position of each stretch of placeholders."""
     return placeholders & ~torch.nn.functional.pad(placeholders, (1, 0))[:, :-1]

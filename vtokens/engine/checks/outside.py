@@ -23,7 +23,7 @@ def check_stages(adapter: Adapter, strategies: Iterable[Strategy]) -> None:
         if isinstance(strategy, VideoPruner) and not adapter.anatomy.sees_frames:
             sees = "images: what it is fed of a film are images to it, one for each frame"
             if adapter.anatomy.apart:
-                sees = "clips: it pools each to a single frame, and is not told which of them make a video"
+                sees = "clips of a single frame each: it is not told which of them make a video"
             raise ValueError(
                 f"{strategy.name!r} drops tokens of videos alone, and a {type(adapter.model).__name__} sees {sees}. "
                 "Strategies for images, as 'todre', prune those; `vtokens models` lists the families that take videos"

@@ -92,8 +92,10 @@ class TowerRun:
         scored = signal.scored(len(self.adapter.tower.blocks), self.adapter.tower.feature_block)
         if not self.scores.keys() >= set(scored):
             raise self._unwatched("attention")
-        total = torch.stack([torch.cat(list(self.scores[one])) for one in scored]).sum(0)
-        return self._to_tokens(total)
+        found = [torch.cat(list(self.scores[one])) for one in scored]
+        if len({len(part) for part in found}) > 1:  # the tower itself joins patches between its blocks
+            return torch.stack([self._to_tokens(part) for part in found]).sum(0)
+        return self._to_tokens(torch.stack(found).sum(0))
 
     def tower_keys(self, block: int | None) -> Tensor:
         """float32 (sum of picture lengths, H, d): keys of a tower block, None for the feature block."""
