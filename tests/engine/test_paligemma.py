@@ -13,12 +13,16 @@ from transformers import PaliGemmaProcessor
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import DETAILS, GREEDY, ragged
+from tests.engine.compare import DETAILS, GREEDY, one, ragged
+from tests.engine.contrasted import check_answers, contrasted, expect
 from tests.engine.masked import dropped_keys, masking
+from tests.engine.test_logits import noised
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import probe
+from tests.strategies.layered import expect as layered
+from tests.strategies.test_dola import formula as dola_formula
 from vtokens.kernels import group_weights, reweigh
 from vtokens.strategies import Attention, Evictor, Keys, Needs, Saliency, Selection, Strategy, Visuals
 from vtokens.strategies.views.heads import Heads
@@ -251,3 +255,19 @@ class Sized(Strategy):
 def test_what_adds_to_capped_scores_is_refused(strategy: Any) -> None:
     with pytest.raises(ValueError, match=r"a PaliGemmaFor\w+ caps attention scores \(attn_logit_softcapping=1.5\)"):
         vtokens.attach(second(), strategy)
+
+
+@pytest.mark.parametrize("name", ["contrast", "dola"])
+def test_logits_that_a_strategy_compares_with_are_capped_as_the_models_own(name: str) -> None:
+    """In the prefill, and in steps; to the answer of an untouched model that is fed each prompt whole."""
+    plain, target, batch = second(cap=None, role="plain"), second(cap=None), one(FAMILY)
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": 3, "eos_token_id": 10**6}
+    assert float(plain(**batch).logits.abs().max()) < 3
+    if name == "dola":
+        formula = dola_formula((0, 3), 0.0, True)
+        expected, spec = layered(plain, batch, [batch], formula, **options), "dola(layers=(0, 3), beta=0, normed=true)"
+    else:
+        pixels = {**batch, "pixel_values": noised(FAMILY, batch, 500, 0)["pixel_values"]}
+        expected, spec = expect(plain, batch, [pixels], contrasted(1.0, 0.0), **options), "vcd(beta=0)"
+    with vtokens.attach(target, spec):
+        check_answers(target.generate(**batch, **options, return_dict_in_generate=True, output_scores=True), expected)

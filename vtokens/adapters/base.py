@@ -157,6 +157,7 @@ class Adapter(ABC):
             partial(_sample, tower.module),
             config.hidden_size,
             tuple(index for index, spec in enumerate(self.specs) if spec.kind == "linear"),
+            _tied(self.model, self.language_model),
         )
 
     def change_pixels(
@@ -221,6 +222,12 @@ def _inner(config: Any) -> int:
     """Channels inside the MLP of a decoder layer; of an expert's, where there is no other."""
     found: int = getattr(config, "intermediate_size", None) or config.moe_intermediate_size
     return found
+
+
+def _tied(model: Any, decoder: Any) -> bool:
+    """Whether the output layer shares its weights with the embeddings of the decoder."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is decoder.get_input_embeddings().weight
 
 
 def _sample(tower: nn.Module) -> tuple[float, ...]:

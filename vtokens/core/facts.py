@@ -21,6 +21,7 @@ class Facts:
         merge_blocks: tower blocks in which tokens can be merged, the first ones; None if only behind the tower.
         read_sample: gives `tower_sample`.
         width: channels of a decoder state; 0 if not known.
+        tied: the output layer shares its weights with the embeddings.
         linear: decoder layers that have no attention, but keep a state of fixed size in place of keys.
     """
 
@@ -34,6 +35,7 @@ class Facts:
     read_sample: Callable[[], tuple[float, ...]] = field(default=tuple, compare=False, repr=False)
     width: int = 0
     linear: tuple[int, ...] = ()
+    tied: bool = False
 
     @property
     def attending(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vtokens.adapters import Adapter
 from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
@@ -50,6 +51,7 @@ class Plan:
         at_states: place and decoder layer -> the strategies that add to what leaves it, in the written order.
         contrast: how logits are contrasted; None if they are not.
         at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
+        early: the decoder layers of whose entering states strategies make logits.
         unmerges: attention has to see merged tokens at all of their positions.
         compact: gaps in the numbering are closed.
         sizes: attention has to see tokens that count for several.
@@ -111,6 +113,7 @@ class Plan:
             **{("mlp", index): there for index, there in by_layer(every, "mlp").items()},
         }
         self.at_logits = [one for one in every if "logits" in one.strategy.stages() and one.negative is None]
+        self.early = {index for one in every for index in one.needs.early}
         self.contrast = _contrast(adapter, found, len(self.programs or ()))
         self._observe(adapter, every)
 
@@ -180,12 +183,14 @@ class Contrast:
         negative: what its negative prompt holds.
         plan: which strategy acts where in the lane of that prompt.
         rows: the batch rows that are contrasted, before beams repeat them; None if all are.
+        prepared: what the strategy prepared.
     """
 
     strategy: Strategy
     negative: Negative
     plan: Plan
     rows: Rows | None
+    prepared: Any = None
 
 
 def _contrast(adapter: Adapter, programs: Sequence[Sequence[Acting]], batch: int) -> Contrast | None:
@@ -200,7 +205,7 @@ def _contrast(adapter: Adapter, programs: Sequence[Sequence[Acting]], batch: int
         return None
     first, negative, program = found[0]
     if len(programs) == 1:
-        return Contrast(first.strategy, negative, Plan(adapter, under(first, program)), None)
+        return Contrast(first.strategy, negative, Plan(adapter, under(first, program)), None, first.prepared)
     others = {row: under(one, program) for one, _, program in found for row in one.rows or ()}
     plan = Plan(adapter, programs=[others.get(row, ()) for row in range(batch)])
-    return Contrast(first.strategy, negative, plan, tuple(others))
+    return Contrast(first.strategy, negative, plan, tuple(others), first.prepared)

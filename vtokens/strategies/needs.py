@@ -10,7 +10,7 @@ from vtokens.core.errors import unknown
 from vtokens.strategies.signals import Signal
 
 _PIXELS = ("", "resize", "repeats")
-_LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache")
+_LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache", "early")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Needs:
         states: the decoder layers on what leaves which `at_states` is called.
         mlp: the decoder layers on what leaves whose MLP `at_states` is called.
         cache: the decoder layers of whose keys `at_cache` says which stay.
+        early: the decoder layers of whose entering states `Logits.early` makes logits.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
         sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
         blends: selections make kept tokens sums of several (`Selection.weights`); refused where there is no place for
             sums.
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
-        norm: `Visuals.normed` is read, for which the decoder needs a norm behind its last layer.
+        norm: `Visuals.normed` or normed `Logits.early` is read, for which the decoder needs a norm behind its last layer.
         text_lane: `Heads.text_lane` or `States.text_lane` is read, for which the prompt's text runs once more,
             by itself.
         once: naming the strategy twice makes no sense, and is refused.
@@ -55,6 +56,7 @@ class Needs:
     states: Sequence[int] = ()
     mlp: Sequence[int] = ()
     cache: Sequence[int] = ()
+    early: Sequence[int] = ()
     unmerges: bool = False
     sizes: bool = False
     blends: bool = False

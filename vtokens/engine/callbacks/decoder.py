@@ -20,7 +20,7 @@ from vtokens.engine.checks.arguments import named
 from vtokens.engine.compiled import attend_alone, attending, cut_mask, entering, entering_layer, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
-from vtokens.engine.stages import cache, layer, output, rows
+from vtokens.engine.stages import cache, early, layer, output, rows
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
 from vtokens.engine.state.lane import Lane
@@ -62,8 +62,11 @@ class DecoderHooks(Base):
             tap.follow(module.self_attn)
         hidden, lane = args[0] if args else kwargs["hidden_states"], passed.main
         if passed.joint is not None:
-            return args, passed.joint.adjust(index, hidden, kwargs)
+            both = passed.joint.adjust(index, hidden, kwargs)
+            early.note(passed, index, lane.hidden)
+            return args, both
         lane.hidden = layer.drop(lane, index, hidden)
+        early.note(passed, index, lane.hidden)
         rows.choose(lane, index)
         if lane.cache is None:  # a decoder that was given none may have made one
             lane.cache = given_cache(kwargs)

@@ -9,7 +9,6 @@ any later pass       prompt and negative prompt in one pass -> output layer over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.adapters.output import finished
 from vtokens.engine.forward import Pass
 from vtokens.engine.lanes.fed import Start
 from vtokens.engine.lanes.joint_decode import Joint
 from vtokens.engine.lanes.negative_prefill import Run, prefill
 from vtokens.engine.plan import Contrast
+from vtokens.engine.program import Acting
 from vtokens.engine.stages.answers import Answers
+from vtokens.engine.stages.early import kept, logits_of
 from vtokens.engine.state.cache_layers import first_keys, memory_of, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of
 from vtokens.engine.state.request import Request
-from vtokens.strategies.base import Strategy
 from vtokens.strategies.views.heads import VISUAL
 from vtokens.strategies.views.logits import Logits, Prompt
 
@@ -144,9 +145,10 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
         else:
             found = prefill(following, contrast, run)
             negative, positions = head(found.at(kept(ended.request, lane.length))), found.both(positions)
-        logits = _changed(ended, contrast.strategy, contrast.rows, logits, negative, positions)
+        negative = finished(lane.adapter, negative)
+        logits = _changed(ended, head, contrast, logits, negative, positions)
     for acting in lane.plan.at_logits:
-        logits = _changed(ended, acting.strategy, acting.rows, logits, None, ended.answers.positions)
+        logits = _changed(ended, head, acting, logits, None, ended.answers.positions)
     if isinstance(output, tuple):
         return (logits, *output[1:])
     output.logits = logits
@@ -155,32 +157,28 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
 
 def _changed(
     ended: Ended,
-    strategy: Strategy,
-    rows: Sequence[int] | None,
+    head: Any,
+    acting: Contrast | Acting,
     logits: Tensor,
     negative: Tensor | None,
     positions: Tensor,
 ) -> Tensor:
     """(B, R, V): what a strategy makes of logits, at some positions, bool (B, N), of the rows that run it."""
     lane, at = ended.lane, kept(ended.request, ended.lane.length).to(positions.device)
-    step, own_rows = ended.answers.step, lane.batch_rows(rows)
+    step, own_rows = ended.answers.step, lane.batch_rows(acting.rows)
     # Whether the decoder made a cache by itself is known at its end alone.
     view = Logits(
         logits.float(),
         None if negative is None else negative.to(logits.device).float(),
         None if lane.cache is None else step[:, at.to(step.device)].to(logits.device),
         partial(memory_of, lane.cache),
+        partial(logits_of, lane.adapter, lane, head),
+        acting.prepared,
     )
-    made = strategy.at_logits(view).to(logits.dtype)
-    lane.log(strategy, view.metrics)
+    made = acting.strategy.at_logits(view).to(logits.dtype)
+    lane.log(acting.strategy, view.metrics)
     if own_rows is not None:
         own = torch.zeros_like(positions)
         own[own_rows] = True
         positions = positions & own
     return torch.where(positions[:, at].to(logits.device)[..., None], made, logits)
-
-
-def kept(request: Request, length: int) -> Tensor:
-    """int64 (R,): the positions, of `length` fed ones, that the model gives logits of."""
-    keep = 0 if request.outer is None else request.outer.returned
-    return torch.arange(length)[keep.cpu() if isinstance(keep, Tensor) else slice(-keep or None, None)]

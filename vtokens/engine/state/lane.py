@@ -62,6 +62,7 @@ class Lane:
         adjusted: decoder layer -> the keyword arguments that it was given instead, None for those it had.
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
+        early: decoder layer -> (B, R, D), states that entered it where logits are asked for, if a strategy reads them.
         specs: what each decoder layer is.
         both_ways: which positions of this pass see what comes after them; None if none do.
         computed: decoder layer -> the columns that it computes, where others pass as they are.
@@ -100,6 +101,7 @@ class Lane:
         self.adjusted: dict[int, dict[str, Any] | None] = {}
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
+        self.early: dict[int, Tensor] = {}
         self.computed: dict[int, Computed] = {}
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -75,6 +76,7 @@ class Logits(Logging):
         positive: float32 (B, R, V), of the prompt as it was given.
         step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
             cache, which cannot know.
+        prepared: what the strategy's `prepare` made.
         metrics: the figures that were logged for the report.
     """
 
@@ -84,8 +86,11 @@ class Logits(Logging):
         negative: Tensor | None = None,
         step: Tensor | None = None,
         memory: Callable[[int], Memory] = lambda layer: Memory(),
+        early: Callable[[int, bool], Tensor] | None = None,
+        prepared: Any = None,
     ) -> None:
         self.positive, self.step, self._negative, self._memory = positive, step, negative, memory
+        self._early, self.prepared = early, prepared
         self.metrics: dict[str, Tensor] = {}
 
     @property
@@ -101,6 +106,20 @@ class Logits(Logging):
                 "return one, such as NoPicture()"
             )
         return self._negative
+
+    def early(self, layer: int, normed: bool = True) -> Tensor:
+        """float32 (B, R, V): what the output layer makes of the states that enter a decoder layer, in this pass.
+
+        Args:
+            layer: one of those that `Needs(early=...)` named; 0 is entered by embeddings.
+            normed: the states go through the norm behind the last layer first; `Needs(norm=True)` says so.
+
+        Raises:
+            ValueError: it was not named.
+        """
+        if self._early is None:
+            raise ValueError("there are no early logits here: name the layers by Needs(early=...)")
+        return self._early(layer, normed)
 
     def recall(self, name: str, layer: int) -> Tensor | None:
         """What `at_attend` or `at_states` noted about each sample in a decoder layer, in this pass or before, (B, ...);

@@ -1,0 +1,52 @@
+"""Logits of states that have not gone through all layers, for `logits` strategies that compare with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtokens.adapters import Adapter
+from vtokens.adapters.output import finished
+from vtokens.engine.checks.outside import norm_of
+from vtokens.engine.forward import Pass
+from vtokens.engine.state.lane import Lane
+from vtokens.engine.state.request import Request
+from vtokens.engine.state.view import columns_at, gather
+
+
+def kept(request: Request, length: int) -> Tensor:
+    """int64 (R,): the positions, of `length` fed ones, that the model gives logits of."""
+    keep = 0 if request.outer is None else request.outer.returned
+    return torch.arange(length)[keep.cpu() if isinstance(keep, Tensor) else slice(-keep or None, None)]
+
+
+def note(passed: Pass, index: int, hidden: Tensor) -> None:
+    """Keep, of states (B, W, D) that enter decoder layer `index`, those at which logits are asked for.
+
+    Where a position was dropped, as pictures' are, it gets arbitrary ones: no answer's logits stand there.
+    """
+    lane, request = passed.main, passed.request
+    if index not in passed.plan.early or passed.answers is None or request is None:
+        return
+    positions = kept(request, lane.length).to(hidden.device)
+    view = lane.view
+    if view is None:
+        lane.early[index] = hidden[:, positions]
+        return
+    columns = lane.once(("columns", view), lambda: columns_at(view.index, view.real, lane.length))
+    lane.early[index] = gather(hidden, columns.to(hidden.device)[:, positions].clamp(min=0), 1)
+
+
+def logits_of(adapter: Adapter, lane: Lane, head: Any, index: int, normed: bool) -> Tensor:
+    """float32 (B, R, V): logits of the states that entered decoder layer `index`.
+
+    Raises:
+        ValueError: nobody asked for them beforehand.
+    """
+    if index not in lane.early:
+        raise ValueError(f"logits of layer {index} are asked for, and Needs(early=...) names {sorted(lane.early)}")
+    states = lane.early[index]
+    states = norm_of(adapter, "a strategy")(states) if normed else states
+    return finished(adapter, head(states)).float()
