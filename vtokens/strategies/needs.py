@@ -33,7 +33,8 @@ class Needs:
         blends: selections make kept tokens sums of several (`Selection.weights`); refused where there is no place for
             sums.
         compact: what is dropped leaves no gap in the numbering: later tokens get the numbers that follow.
-        norm: `Visuals.normed` or normed `Logits.early` is read, for which the decoder needs a norm behind its last layer.
+        norm: `Visuals.normed` or normed `Logits.early` is read, for which the decoder needs a norm behind its last
+            layer.
         text_lane: `Heads.text_lane` or `States.text_lane` is read, for which the prompt's text runs once more,
             by itself.
         once: naming the strategy twice makes no sense, and is refused.
