@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vtokens.cli import flow
 from vtokens.cli.options import add_placement, keeps, listed, numbers, path, whole
 from vtokens.cli.output import console, say
 from vtokens.core.errors import shorten
@@ -30,6 +31,7 @@ def add_to(commands: Any) -> None:
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy todre --keep 0.1 --new-tokens 16
   vtokens profile --preset llava-next-7b,qwen2.5-vl-7b --strategy cls --keep 0.1 --batch 1,8 --device cuda --out r.json
   vtokens profile path/to/config.json --random-weights --strategy "fastv(layer=3)" --keep 0.25 --json
+  vtokens profile scenes-llava --flow flow.png
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,6 +68,7 @@ def add_to(commands: Any) -> None:
     command.add_argument("--attention", default="sdpa", metavar="NAME", help="attention implementation (%(default)s)")
     command.add_argument("--out", type=path, metavar="JSON", help="write rows here as they come; goes on where it was")
     command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    flow.add_to(command)
     command.set_defaults(run=_run)
 
 
@@ -80,6 +83,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.flow is not None:
+        return flow.run(options)
     import torch
     from rich.progress import Progress
 
