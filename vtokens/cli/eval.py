@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   vtokens eval --tasks scenes_vqa,scenes_pope --strategies none,random,fastv,cls --keep 0.5,0.25,0.1 --out runs/first
   vtokens eval --model llava-hf/llava-1.5-7b-hf --tasks pope --strategies "none,fastv(layer=3)" --keep 64 --limit 500 \\
       --dtype bfloat16 --batch-size 16 --out runs/pope
+  vtokens eval --tasks scenes_vqa --strategies none,cls --keep 0.25 --recipe none,crop --out runs/looked
   torchrun --nproc-per-node 2 -m vtokens eval --tasks scenes_vqa --strategies none,cls --keep 0.25 --out runs/two
 
 Interrupted, even killed, it goes on where it was when the same command is run again. A strategy with its keep written
@@ -43,6 +44,12 @@ def add_to(commands: Any) -> None:
         help="shares such as 0.25, or counts such as 64 (each strategy's own)",
     )
     command.add_argument("--seeds", type=whole(), default=1, metavar="N", help="seeds 0 to N-1 (%(default)s)")
+    command.add_argument(
+        "--recipe",
+        default="none",
+        metavar="A,B",
+        help="ways to ask under every strategy: none, crop, ... (docs/recipes.md; %(default)s)",
+    )
     command.add_argument("--out", required=True, metavar="DIR", help="a new folder, or one of the same sweep")
     command.add_argument("--limit", type=whole(), metavar="N", help="the most documents of each task")
     command.add_argument("--batch-size", type=whole(), default=8, metavar="B", help="(%(default)s)")
@@ -73,6 +80,7 @@ def _eval(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         attn_implementation=options.attn_implementation,
         include=options.include_path,
+        recipes=split(options.recipe),
         command=shlex.join(["vtokens", *_arguments()]),
     )
     if outcome is None:  # a process other than the first

@@ -36,7 +36,7 @@ def ask(
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
-    model = _plugin(live, settings, strategy=cell.strategy, seed=cell.seed, journal=journal)
+    model = _plugin(live, settings, strategy=cell.strategy, seed=cell.seed, journal=journal, recipe=cell.recipe)
     with quiet(), _named(cell, task):
         found: dict[str, Any] | None = simple_evaluate(
             model=model,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vtokens.core.budget import Keep, check_keep
 from vtokens.core.errors import shorten
 from vtokens.eval.lmms.loading import seeded
+from vtokens.recipes import parse_recipe
 from vtokens.strategies import format_spec, parse
 from vtokens.strategies.spec import grammar, open_keeps
 
@@ -28,6 +29,7 @@ class Cell:
         name: the strategy as it was asked for; cells that differ in `keep` or `seed` only share it.
         keep: the share or count that the sweep set, None where it set none.
         seed: the seed of what the cell draws at random, and of the data where the task can draw it.
+        recipe: how questions are asked, as `vtokens.recipes.parse_recipe` reads it; "none" asks once.
     """
 
     cell: str
@@ -35,6 +37,7 @@ class Cell:
     name: str
     keep: Keep | None
     seed: int
+    recipe: str = "none"
 
 
 def split(text: str) -> list[str]:
@@ -53,7 +56,9 @@ def split(text: str) -> list[str]:
     return [ast.get_source_segment(f"[{text}]", part) or "" for part in found.elts]
 
 
-def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Sequence[int] = 1) -> list[Cell]:
+def cells(
+    strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Sequence[int] = 1, recipes: Sequence[str] = ()
+) -> list[Cell]:  # fmt: skip
     """Every combination, seed by seed, in the order given.
 
     A strategy that leaves its `keep` open makes a cell for each of `keeps`, or one with its own default where there are
@@ -64,6 +69,7 @@ def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Se
         strategies: such as "none", "fastv", "random(seed=3)" or "todre(keep=0.1)+fastv(keep=0.5)".
         keeps: shares in (0, 1] or counts per picture.
         seeds: how many, from 0, or which.
+        recipes: ways to ask, such as "crop", under which every cell is asked; "none" asks once, and is the default.
 
     Raises:
         TypeError, ValueError: what names no strategy, `keep` or seed; a `keep` that two strategies of one cell would
@@ -78,7 +84,14 @@ def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Se
     checked = [check_keep(keep) for keep in keeps]
     if checked and strategies and not any(open_keeps(text) for text in strategies):
         raise ValueError(f"keep={checked[0]!r} has no strategy to take it: {', '.join(strategies)} leave none open")
-    found = [cell for seed in numbers for text in strategies for cell in _of(text, checked, seed)]
+    ways = [_way(text) for text in recipes] or ["none"]
+    found = [
+        _asked(cell, way)
+        for seed in numbers
+        for text in strategies
+        for cell in _of(text, checked, seed)
+        for way in ways
+    ]
     if not found:
         raise ValueError(
             f"no cells: {len(strategies)} strategies and {len(numbers)} seeds; at least one of each is needed"
@@ -87,6 +100,19 @@ def cells(strategies: Sequence[str], keeps: Sequence[Keep] = (), seeds: int | Se
     if twice:
         raise ValueError(f"{twice[0]!r} is asked for twice: each strategy, keep and seed is allowed once")
     return found
+
+
+def _way(text: str) -> str:
+    """A recipe with its settings in full, "none" for none."""
+    return "none" if text.strip() == "none" else str(parse_recipe(text, ["none"]))
+
+
+def _asked(cell: Cell, way: str) -> Cell:
+    """The cell asked by a recipe, which stands behind the strategy in its name."""
+    if way == "none":
+        return cell
+    name = way if cell.name == "none" else f"{cell.name}+{way}"
+    return replace(cell, cell=name + cell.cell.removeprefix(cell.name), name=name, recipe=way)
 
 
 def _of(text: str, keeps: Sequence[Keep], seed: int) -> list[Cell]:

@@ -54,10 +54,18 @@ def build(
         "budget": BUDGET,
         "settings": dict(settings),
         "tasks": {task: dict(facts) for task, facts in tasks.items()},
-        "cells": [asdict(cell) for cell in cells],
+        "cells": [_entry(cell) for cell in cells],
     }
     content["id"] = hashlib.sha256(json.dumps(settled(content), sort_keys=True).encode()).hexdigest()[:12]
     return content
+
+
+def _entry(cell: Cell) -> dict[str, Any]:
+    """A cell as the manifest has it: a recipe only where there is one, as folders without any were written before."""
+    found = asdict(cell)
+    if cell.recipe == "none":
+        del found["recipe"]
+    return found
 
 
 def weights_hash(model: PreTrainedModel) -> str:

@@ -22,6 +22,7 @@ from vtokens.eval.lmms.loading import default_device, load
 from vtokens.eval.score import Graded, grade
 from vtokens.loading.context import check_room, context_of
 from vtokens.loading.hardware import check_device, check_dtype
+from vtokens.recipes import parse_recipe
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def run(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     include: Sequence[str | Path] = (),
+    recipes: Sequence[str] = (),
     command: str = "",
     show: bool = True,
 ) -> SweepOutcome | None:
@@ -74,6 +76,7 @@ def run(
         device: by default the process's GPU, or the CPU where there is none.
         dtype, attn_implementation: as in `from_pretrained`.
         include: folders with further task files.
+        recipes: see `vtokens.eval.cells.cells`.
         command: what to run to get the same, for the record.
         show: whether to show progress.
 
@@ -91,7 +94,7 @@ def run(
     check("eval-light", "a sweep")
     with needs("eval-light", "a sweep"):
         import lmms_eval.evaluator  # noqa: F401
-    wanted, folder = cells(strategies, keeps, seeds), Path(out)
+    wanted, folder = cells(strategies, keeps, seeds, recipes), Path(out)
     for name, value in (("limit", limit), ("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is not allowed: an int of at least 1")
@@ -110,6 +113,8 @@ def run(
         check_room(1, max_new_tokens, context_of(network))
         for cell in wanted:
             attach(network, cell.strategy).detach()  # what cannot work says so before anything is asked
+            if cell.recipe != "none":
+                parse_recipe(cell.recipe).check(network)
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
             manifest.settle(folder, new_manifest.build(network, model, facts, wanted, settings, command))

@@ -19,6 +19,7 @@ class CellEntry(Schema):
     name: Name
     keep: Keep
     seed: _Seed
+    recipe: Name = "none"
 
 
 class _Task(Schema):

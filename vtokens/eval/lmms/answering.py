@@ -43,7 +43,7 @@ def answers(
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     found = []
     for row, one in enumerate(asked):
-        visual, average, kept, grid = _pruned(report, row, size)
+        visual, average, kept, grid = pruned(report, row, size)
         found.append(
             Answer(
                 task=one.task,
@@ -77,7 +77,7 @@ def _costs(model: Any, inputs: Any, report: Report | None) -> tuple[int, int, in
     return flops, flops, cached, cached
 
 
-def _pruned(report: Report | None, row: int, size: int) -> tuple[int, float, list[int] | None, list[int] | None]:
+def pruned(report: Report | None, row: int, size: int) -> tuple[int, float, list[int] | None, list[int] | None]:
     """(visual tokens, kept on average, cells the middle layer saw of the first picture, their grid)."""
     if report is None:
         return 0, 0.0, None, None

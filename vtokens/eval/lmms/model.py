@@ -23,8 +23,10 @@ from vtokens.eval.lmms import asked as requested
 from vtokens.eval.lmms import scoring
 from vtokens.eval.lmms.answering import answers
 from vtokens.eval.lmms.loading import load, seeded, whole
+from vtokens.eval.lmms.looking import recipe_answers
 from vtokens.eval.lmms.prompts import media_prompt
 from vtokens.eval.lmms.throughput import throughput
+from vtokens.recipes import Recipe, parse_recipe
 from vtokens.strategies import Spec, Strategy, parse
 
 M = TypeVar("M", bound="VTokens")
@@ -45,6 +47,7 @@ class VTokens(lmms):
         seed: of sampling, and of strategies that draw.
         batch_size: requests answered together.
         max_batch_size: not used; lmms-eval gives it to every model.
+        recipe: asks about each picture in several passes, as crop does (docs/recipes.md); one request at a time.
         options: fields of the strategy.
 
     Raises:
@@ -70,6 +73,7 @@ class VTokens(lmms):
         seed: int = 0,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
+        recipe: str | None = None,
         **options: Any,
     ) -> None:
         check("eval-light", "lmms-eval with the model vtokens")
@@ -85,7 +89,7 @@ class VTokens(lmms):
             revision=revision,
             device_map=device_map,
         )
-        self._settle(model, processor, strategies, size, max_new_tokens, max_frames_num, seed)
+        self._settle(model, processor, strategies, size, max_new_tokens, max_frames_num, seed, recipe)
         self._own = True
 
     @classmethod
@@ -102,16 +106,18 @@ class VTokens(lmms):
         max_new_tokens: int = 1024,
         max_frames_num: int = 32,
         progress: bool = True,
+        recipe: str | None = None,
     ) -> M:
         """A plugin model around a loaded one, which stays the caller's and has nothing attached between calls.
 
         Args:
             journal: answers found there are not asked for again; new ones are put there after each batch.
             progress: whether to show a bar.
-            model, processor, strategy, keep, batch_size, seed, max_new_tokens, max_frames_num: as in the class.
+            model, processor, strategy, keep, batch_size, seed, max_new_tokens, max_frames_num, recipe: as in the class.
         """
         self = cls.__new__(cls)
-        self._settle(model, processor, parse(strategy, keep), batch_size, max_new_tokens, max_frames_num, seed)
+        limits = (max_new_tokens, max_frames_num, seed, recipe)
+        self._settle(model, processor, parse(strategy, keep), batch_size, *limits)
         self._journal, self._progress = journal, progress
         return self
 
@@ -124,6 +130,7 @@ class VTokens(lmms):
         max_new_tokens: int,
         max_frames_num: int,
         seed: int,
+        recipe: str | None,
     ) -> None:
         super().__init__()
         self.batch_size = whole("batch_size", batch_size)
@@ -135,6 +142,9 @@ class VTokens(lmms):
         self._journal: Journal | None = None
         self._progress, self._own = True, False
         attach(model, self.strategies).detach()  # what cannot work says so now, not after the first batch
+        self.recipe: Recipe | None = None if recipe in (None, "none") else parse_recipe(str(recipe))
+        if self.recipe is not None:
+            self.recipe.check(model)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator
 
@@ -193,15 +203,20 @@ class VTokens(lmms):
         if all(answer is not None for answer in known):
             return [answer for answer in known if answer is not None]
         first = asked[0]
-        prompts = [media_prompt(self.processor, one.messages(), self.max_frames_num) for one in asked]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(zlib.crc32(f"{self.seed}/{first.task}/{first.doc}/{first.repeat}".encode()))
-            found = answers(self._model, self.processor, handle, asked, prompts)
+            found = self._found(handle, asked)
         if journal is not None:
             fresh = {(a.task, a.doc): a for a in found if journal.get(a.task, a.doc) is None}
             journal.put(*fresh.values())
         return found
+
+    def _found(self, handle: Handle, asked: list[requested.Asked]) -> list[Answer]:
+        if self.recipe is not None:
+            return recipe_answers(self._model, self.processor, handle, asked, self.recipe)
+        prompts = [media_prompt(self.processor, one.messages(), self.max_frames_num) for one in asked]
+        return answers(self._model, self.processor, handle, asked, prompts)
 
     @contextmanager
     def _attached(self) -> Iterator[Handle]:
