@@ -2,8 +2,8 @@
 
 python benchmarks/recipes.py --n 240 --recipes none,crop,"crop(method=gradient)" --strategies none
 
-Questions whose answer lies in one cell of a scene, or that count objects (split test), asked one by one; accuracy with its
-95% interval, the p-value of McNemar's test against the first way to ask, processor seconds a question, passes, FLOPs.
+Questions whose answer lies in one cell of a scene, or that count objects (split test), asked one by one; accuracy with
+its 95% interval, the p-value of McNemar's test against the first way to ask, passes, CPU seconds a question, FLOPs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = ("digit", "at", "colour_at", "count_all", "count_colour", "count_shape")
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     options.add_argument("--n", type=int, default=240)
-    options.add_argument("--recipes", default='none,crop,"crop(method=gradient)"')
+    options.add_argument("--recipes", default="none,crop,crop(method=gradient)")
     options.add_argument("--strategies", default="none")
     options.add_argument("--keep", type=float, default=0.25)
     options.add_argument("--model", default="scenes-llava")

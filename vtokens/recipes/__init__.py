@@ -15,8 +15,10 @@ from vtokens.core.lazy import importer
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
     from vtokens.recipes.looking.base import Looked, Recipe
+    from vtokens.recipes.looking.carve import carve
     from vtokens.recipes.looking.crop import crop
     from vtokens.recipes.looking.registry import parse_recipe, recipe, recipes
+    from vtokens.recipes.looking.sdrpn import sdrpn
     from vtokens.recipes.quotas import Quota, quota
     from vtokens.recipes.region import Region
     from vtokens.recipes.scorers import AnswerScorer, ClipScorer
@@ -34,11 +36,13 @@ __all__ = [
     "Searched",
     "Zoom",
     "Zoomed",
+    "carve",
     "crop",
     "parse_recipe",
     "quota",
     "recipe",
     "recipes",
+    "sdrpn",
     "search_frames",
     "timed_parts",
     "zoom",
@@ -46,7 +50,7 @@ __all__ = [
 
 _ZOOM, _SCORERS, _SEARCH = "vtokens.recipes.zooming", "vtokens.recipes.scorers", "vtokens.recipes.search"
 _NAMES = "vtokens.recipes.looking.registry"
-_LOOKING = ("crop",)
+_LOOKING = ("carve", "crop", "sdrpn")
 _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,
