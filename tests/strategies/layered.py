@@ -7,7 +7,7 @@ enters every decoder layer at the last position, and computes in float64 what be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,7 @@ class ByLayers(LogitsProcessor):
     prompts: Sequence[dict[str, Any] | None]
     formula: Formula
     length: int
+    around: Callable[[int], AbstractContextManager[None]] = lambda row: nullcontext()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         repeats, out, ending = len(input_ids) // len(self.prompts), scores.clone(), Ending(self.model)
@@ -90,7 +91,7 @@ class ByLayers(LogitsProcessor):
             if prompt is None:
                 continue
             states: list[Numbers] = []
-            with entering(self.model, states):
+            with self.around(row // repeats), entering(self.model, states):
                 real = self.model(**extended(prompt, answer[None]), use_cache=False).logits[0, -1]
             changed = self.formula(real.double().numpy(), states, ending)
             out[row] = torch.from_numpy(log_softmax(changed) if repeats > 1 else changed).to(scores)
@@ -99,9 +100,14 @@ class ByLayers(LogitsProcessor):
 
 @torch.no_grad()
 def expect(
-    model: Any, batch: dict[str, Any], prompts: Sequence[dict[str, Any] | None], formula: Formula, **options: Any
+    model: Any,
+    batch: dict[str, Any],
+    prompts: Sequence[dict[str, Any] | None],
+    formula: Formula,
+    around: Callable[[int], AbstractContextManager[None]] = lambda row: nullcontext(),
+    **options: Any,
 ) -> Any:
-    """What `generate` should give under a strategy that reads early layers."""
+    """What `generate` should give under a strategy that reads early layers, the model of a row run inside `around`."""
     details: dict[str, Any] = {**options, **DETAILS}
-    whole = ByLayers(model, prompts, formula, batch["input_ids"].shape[1])
+    whole = ByLayers(model, prompts, formula, batch["input_ids"].shape[1], around)
     return GenerationMixin.generate(model, **batch, **details, logits_processor=LogitsProcessorList([whole]))

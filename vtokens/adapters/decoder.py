@@ -48,6 +48,11 @@ def beside(kind: type, name: str) -> Any:
     return next((home[name] for home in homes if name in home), None)
 
 
+def mlp_of(layer: Any) -> Any:
+    """The MLP of a decoder layer, whatever it is called there; None if it has none."""
+    return getattr(layer, "mlp", None) or getattr(layer, "feed_forward", None)
+
+
 @functools.cache
 def _computes_with_positions(kind: type) -> bool:
     """Whether attention of this class scales queries by `position_ids`, as Llama 4 does."""

@@ -97,9 +97,10 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
         left = kwargs = left_to_engine(adapter, kwargs)
     changes_logits = request.outer is not None and (plan.at_logits or plan.contrast is not None)
     answers = answers_in(request, lane) if changes_logits else None
-    joint, start, changed = _negative(request, lane, kwargs)
+    joint, changed = _negative(request, lane, kwargs)
     if joint is not None or pictures is None:
         return Pass(plan, lane, request, joint=joint, answers=answers), changed or left
+    start = _start(request, lane, pictures, kwargs)
     passed, changed = _entered(lane, pictures, kwargs)
     return replace(passed, request=request, start=start, answers=answers), changed or left
 
@@ -110,6 +111,7 @@ def negative_prefill(adapter: Adapter, sequence: NegativePrefill, kwargs: Kwargs
     kwargs, cache, past, padding = _cached(plan, kwargs)
     check_no_window(adapter, past + hidden.shape[1])
     lane = Lane(adapter, plan, hidden, past, padding, cache, sequence.asked, pictures, sequence.both_ways)
+    lane.notes = sequence.notes
     return (Pass(plan, lane, None), None) if pictures is None else _entered(lane, pictures, kwargs)
 
 
@@ -186,16 +188,22 @@ def _pictures(
     return Pictures(layout, runs, rotary_positions(positions), ends, answered, record, injection)
 
 
-def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Start | None, Kwargs | None]:
-    """The negative prompt of a pass: both lanes and their inputs where it runs along, or what it will start from."""
-    contrast, hidden = request.plan.contrast, lane.hidden
+def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Kwargs | None]:
+    """Both lanes and their inputs, where the negative prompt of a pass runs along; nothing where it starts from it."""
+    contrast = request.plan.contrast
     if contrast is None or request.outer is None:
-        return None, None, None
+        return None, None
     logits.check(request, lane, contrast)
-    if lane.pictures is None or not lane.shows:
-        both = with_negative(lane, contrast.plan, kwargs)
-        return (None, None, None) if both is None else (both[0], None, both[1])
-    positions = fed_positions(lane.past, kwargs, hidden)
-    per_layer = per_layer_of(lane.adapter, kwargs)
-    side = side_inputs(lane.adapter, kwargs)
-    return None, Start(request, lane, lane.pictures, hidden, positions, side, per_layer), None
+    shows = lane.pictures is not None and lane.shows
+    both = None if shows else with_negative(lane, contrast.plan, kwargs)
+    return (None, None) if both is None else both
+
+
+def _start(request: Request, lane: Lane, pictures: Pictures, kwargs: Kwargs) -> Start | None:
+    """What a negative prompt, or a rehearsal, starts from in a pass with pictures; None if there is none."""
+    contrasts = request.plan.contrast is not None and request.outer is not None
+    if not lane.shows or not (contrasts or request.plan.rehearsal is not None):
+        return None
+    positions = fed_positions(lane.past, kwargs, lane.hidden)
+    adapter, side = lane.adapter, side_inputs(lane.adapter, kwargs)
+    return Start(request, lane, pictures, lane.hidden, positions, side, per_layer_of(adapter, kwargs))

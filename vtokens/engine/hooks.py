@@ -17,6 +17,7 @@ A call of the model, in the order of its hooks; a hook that meets another phase 
     model            after      on_logits            Ended            -> none
 
 A negative prompt is prefilled inside `on_logits`: NegativePrefill, then Pass, for one call of language_model.
+So is a rehearsal, inside `on_language_model`, before the Pass of its prompt.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from vtokens.adapters.decoder import mlp_of
 from vtokens.engine import cross
 from vtokens.engine.attention.tap import Tap
 from vtokens.engine.context import Follower
@@ -51,13 +52,13 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     found["output"] = partial(decoder.register_forward_hook, end, with_kwargs=True)
     for index, layer in enumerate(layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
-        plans = [plan] if plan.contrast is None else [plan, plan.contrast.plan]
+        plans = [plan, *plan.apart]
         if any(one.text_lane or ("layer", index) in one.at_states or index in one.at_rows for one in plans):
             # Before the hooks by which transformers records hidden states.
             after = partial(layer.register_forward_hook, prepend=True)
             found["after layer", index] = partial(after, partial(hooks.after_layer, index))
         if any(("mlp", index) in one.at_states for one in plans):
-            found["after mlp", index] = partial(layer.mlp.register_forward_hook, partial(hooks.after_mlp, index))
+            found["after mlp", index] = partial(mlp_of(layer).register_forward_hook, partial(hooks.after_mlp, index))
         if any(index in one.observed_neurons for one in plans):
             neurons = layer.mlp.down_proj.register_forward_pre_hook
             found["neurons", index] = partial(neurons, partial(hooks.before_neurons, index))
@@ -66,7 +67,7 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
                 if row_wise(layer, name) is not None:
                     found["rows", index, name] = partial(RowWise, hooks, index, layer, name)
         for signal in (signal for one in plans for signal in one.changes.get(index, ())):
-            part = layer.self_attn if signal.part == "attention" else layer.mlp
+            part: Any = layer.self_attn if signal.part == "attention" else mlp_of(layer)
             look = partial(hooks.after_part, signal)
             found["change", signal] = partial(part.register_forward_hook, look, with_kwargs=True)
     found["tower"] = partial(cross.CrossTower, hooks) if outside else partial(TowerWatch, adapter, hooks)

@@ -52,6 +52,7 @@ class Plan:
         contrast: how logits are contrasted; None if they are not.
         at_logits: the strategies that change logits without a negative prompt, in the written order, behind a contrast.
         early: the decoder layers of whose entering states strategies make logits.
+        rehearsal: what runs on a prompt with pictures before it does; None if nothing has to.
         unmerges: attention has to see merged tokens at all of their positions.
         compact: gaps in the numbering are closed.
         sizes: attention has to see tokens that count for several.
@@ -115,6 +116,7 @@ class Plan:
         self.at_logits = [one for one in every if "logits" in one.strategy.stages() and one.negative is None]
         self.early = {index for one in every for index in one.needs.early}
         self.contrast = _contrast(adapter, found, len(self.programs or ()))
+        self.rehearsal = _rehearsal(adapter, found, self.programs)
         self._observe(adapter, every)
 
     def _observe(self, adapter: Adapter, every: Sequence[Acting]) -> None:
@@ -145,6 +147,11 @@ class Plan:
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
         pushed = {one for one in signals if isinstance(one, Sensitivity)}
         self.sensitivities: set[Sensitivity] = pushed.union(() if negative is None else negative.sensitivities)
+
+    @property
+    def apart(self) -> list[Plan]:
+        """The plans of the sequences that run beside the prompt, or before it."""
+        return [*([] if self.contrast is None else [self.contrast.plan]), *filter(None, [self.rehearsal])]
 
     def __bool__(self) -> bool:
         before = self.at_pixels or self.at_encode or self.at_prompt or self.at_layer or self.at_rows
@@ -191,6 +198,27 @@ class Contrast:
     plan: Plan
     rows: Rows | None
     prepared: Any = None
+
+
+def _rehearsal(
+    adapter: Adapter, found: Sequence[Sequence[Acting]], programs: Sequence[Sequence[Strategy]] | None
+) -> Plan | None:
+    """What runs before the prompt does: what strategies let run in their place, with the others; None if none does."""
+    looks = {id(one): one.strategy.rehearsal(adapter.facts) for program in found for one in program}
+    if not any(looks.values()):
+        return None
+
+    def rehearsed(program: Sequence[Acting]) -> tuple[Strategy, ...]:
+        others = [one for one in program if looks[id(one)] is None and not one.needs.watches]
+        kept = [
+            part.strategy for one in others for part in (one, *one.modifiers) if part.strategy.stages() != ("logits",)
+        ]
+        return (*kept, *filter(None, (looks[id(one)] for one in program)))
+
+    if programs is None:
+        return Plan(adapter, rehearsed(found[0]))
+    rows = {row: rehearsed(program) for program in found for one in program for row in one.rows or range(len(programs))}
+    return Plan(adapter, programs=[rows.get(row, ()) for row in range(len(programs))])
 
 
 def _contrast(adapter: Adapter, programs: Sequence[Sequence[Acting]], batch: int) -> Contrast | None:

@@ -149,6 +149,14 @@ class Strategy(Older):
         """
         raise NotImplementedError
 
+    def rehearsal(self, facts: Facts) -> Strategy | None:
+        """A strategy that runs in this one's place in a pass over the same prompt before it; None if there is none.
+
+        What it notes about samples in a decoder layer (`States.remember`, `Heads.remember`), this one finds there by
+        `recall`. It costs a prefill; the other strategies that run on the sample take part in it.
+        """
+        return None
+
     def negative(self, facts: Facts) -> Negative | None:
         """What the negative prompt holds, for `at_logits`; None if it compares with no other prompt."""
         return None

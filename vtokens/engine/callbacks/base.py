@@ -10,6 +10,7 @@ from torch import nn
 from vtokens.adapters import Adapter
 from vtokens.engine.block import Block, GivenPrompt, blocks
 from vtokens.engine.context import here
+from vtokens.engine.state.request import NegativePrefill
 
 REPLACED = "replaced since strategies were attached, which stand on the old ones: detach() and attach() again"
 Args = tuple[Any, ...]
@@ -47,3 +48,11 @@ class Base:
     def forget_call(self) -> None:
         """Forget the phase of the caller's call: that is over, or was cut off and left its phase behind."""
         here().leave(self)
+
+    def run_apart(self, sequence: NegativePrefill, inputs: Kwargs) -> Any:
+        """The decoder's output for a sequence of the engine's own."""
+        here().enter(self, sequence)
+        try:
+            return self.adapter.language_model(**inputs)
+        finally:
+            self.forget_call()

@@ -20,6 +20,7 @@ from vtokens.engine.checks.arguments import named
 from vtokens.engine.compiled import attend_alone, attending, cut_mask, entering, entering_layer, traced, untraced
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
+from vtokens.engine.lanes.rehearsal import rehearse
 from vtokens.engine.stages import cache, early, layer, output, rows
 from vtokens.engine.stages.attend import attend
 from vtokens.engine.stages.states import steer
@@ -45,6 +46,8 @@ class DecoderHooks(Base):
             if phase.plan and not _holds(tuple(self.adapter.layers), self.layers):
                 raise RuntimeError(f"decoder layers were {REPLACED}")
             passed, changed = begin.requested(self.adapter, phase, kwargs)
+            if passed.start is not None and phase.plan.rehearsal is not None:
+                rehearse(passed.start, phase.plan.rehearsal, self.run_apart)
         elif block is not None:  # the decoder by itself: it may still meet a cache that strategies shortened
             passed, changed = begin.alone(self.adapter, block.plan, named(module, args, kwargs)), None
         else:

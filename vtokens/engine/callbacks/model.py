@@ -18,7 +18,7 @@ from vtokens.engine.compiled import entering, leaving, traced, untraced, without
 from vtokens.engine.context import here
 from vtokens.engine.forward import Pass
 from vtokens.engine.stages import logits
-from vtokens.engine.state.request import NegativePrefill, Outer, Request
+from vtokens.engine.state.request import Outer, Request
 from vtokens.engine.state.tower_run import MODALITIES, TowerRun, run_in
 
 
@@ -105,15 +105,7 @@ class ModelHooks(Base):
         self.forget_call()
         if result is None:
             return None
-        return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self._run)
-
-    def _run(self, sequence: NegativePrefill, inputs: Kwargs) -> Any:
-        """The decoder's output for a negative prompt."""
-        here().enter(self, sequence)
-        try:
-            return self.adapter.language_model(**inputs)
-        finally:
-            self.forget_call()
+        return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self.run_apart)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import mlp_of
 from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.linear import check_linear
 from vtokens.engine.checks.outside import check_outside
@@ -104,7 +105,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             "it to the ...ForConditionalGeneration"
         )
     for strategy, index in ((strategy, index) for strategy, needs in active for index in needs.mlp):
-        if not isinstance(getattr(adapter.layers[index], "mlp", None), nn.Module):
+        if not isinstance(mlp_of(adapter.layers[index]), nn.Module):
             raise ValueError(
                 f"{strategy.name!r} adds to what the MLP of decoder layer {index} puts out, and a "
                 f"{type(adapter.layers[index]).__name__} has no `mlp`: what leaves the layer can be added to instead, "

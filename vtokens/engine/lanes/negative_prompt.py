@@ -23,17 +23,22 @@ def negative_of(start: Start, contrast: Contrast) -> Fed:
     kind = contrast.negative
     if isinstance(kind, Prompt):
         return with_prompt(start, start.request.negative_prompt or {})
-    layout, both_ways = start.pictures.layout.to(start.embeds.device), start.lane.both_ways
-    same = Fed(
-        start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
-        injection=start.pictures.injection, both_ways=None if both_ways is None else replace(both_ways, made=False),
-        per_layer=start.per_layer,
-    )  # fmt: skip
+    layout, same = start.pictures.layout.to(start.embeds.device), unchanged(start)
     if isinstance(kind, NoPicture):
         return _text(same, layout)
     if isinstance(kind, Pixels):
         return _with_pixels(start.lane.adapter, same, layout, kind)
     return with_tokens(start, same, layout, kind, contrast.strategy) if isinstance(kind, Tokens) else same
+
+
+def unchanged(start: Start) -> Fed:
+    """What a pass with pictures was fed, as it was."""
+    layout, both_ways = start.pictures.layout.to(start.embeds.device), start.lane.both_ways
+    return Fed(
+        start.embeds, start.lane.fed_now(), start.positions, None, layout, start.pictures.runs,
+        injection=start.pictures.injection, both_ways=None if both_ways is None else replace(both_ways, made=False),
+        per_layer=start.per_layer,
+    )  # fmt: skip
 
 
 def _text(same: Fed, layout: Layout) -> Fed:

@@ -12,6 +12,7 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.state.both_ways import BothWays
 from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.tower_run import TowerRun
+from vtokens.strategies.views.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ class Request:
 
 @dataclass(frozen=True)
 class NegativePrefill:
-    """The prefill of a negative prompt, which the engine itself hands to the decoder.
+    """The prefill of a negative prompt, or of a rehearsal, which the engine itself hands to the decoder.
 
     Attributes:
         plan: which strategy acts where in it.
         pictures: what it has because it brings pictures; None if it brings none.
         asked: as in `Lane`.
         both_ways: as in `Lane`.
+        notes: as in `Lane`.
     """
 
     plan: Plan
     pictures: Pictures | None
     asked: int
     both_ways: BothWays | None = None
+    notes: dict[int, Memory] = field(default_factory=dict)
