@@ -34,12 +34,15 @@ def test_every_published_strategy_names_a_test_that_shows_it():
         told = describe(name)
         assert bool(told.evidence) == bool(told.paper), f"{name} has a paper, or evidence that it is its method, alone"
         assert told.shown or not told.evidence, f"{name} does not name the test that shows it"
-        file, _, test = told.shown.partition("::")
-        if file:
-            function = test.partition("[")[0].rpartition("::")[2]
-            assert re.search(rf"^\s*def {function}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), (
-                told.shown
-            )
+        for shown in (told.shown, *told.given[2:]):
+            file, _, test = shown.partition("::")
+            if file:
+                function = test.partition("[")[0].rpartition("::")[2]
+                assert re.search(rf"^\s*def {function}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), (
+                    shown
+                )
+        if told.given:
+            assert told.given[0].partition("=")[0] in told.fields, f"{name} has no setting {told.given[0]!r}"
 
 
 def test_links_between_documents_hold():

@@ -6,7 +6,6 @@ import re
 from itertools import groupby
 
 from vtokens.strategies import Description, describe, list_strategies
-from vtokens.strategies.card import EVIDENCE
 from vtokens.strategies.needed import WORDS
 from vtokens.strategies.stages import STAGES
 
@@ -43,7 +42,7 @@ def card(name: str) -> str:
     if told.paper:
         lines.append(f"| source | {told.paper}{f' ({told.venue})' if told.venue else ''} |")
     if told.evidence:
-        lines.append(f"| evidence | {EVIDENCE[told.evidence]}{_shown(told.shown)} |")
+        lines.append(f"| evidence | {told.told(show=_shown)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -61,10 +60,14 @@ def index(_: str = "") -> str:
         ]
         for one in group:
             source = f"{one.paper}{f' ({one.venue})' if one.venue else ''}"
-            cells = [f"[{one.name}]({one.name}.md)", one.summary, ", ".join(one.needs), source, one.evidence]
+            cells = [f"[{one.name}]({one.name}.md)", one.summary, ", ".join(one.needs), source, _evidence(one)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _evidence(told: Description) -> str:
+    return f"{told.evidence}; {told.given[1]} with `{told.given[0]}`" if told.given else told.evidence
 
 
 def _where(stage: str, before: str = "") -> str:

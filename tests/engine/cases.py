@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import vtokens
 from tests.families import BLIND, EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Facts, Saliency, Strategy, TowerKeys, VideoPruner, parse
+from vtokens.strategies import Facts, Strategy, VideoPruner, parse
+from vtokens.strategies.signals import OfTower
 
 SIZES = ((100, 60), (60, 130), (84, 84), (30, 200), (57, 112), (170, 50))
 TEXTS = (
@@ -120,7 +121,7 @@ def unseen(family: str, spec: str) -> bool:
     signals = (
         [signal for strategy in parse(spec) for signal in strategy.needs(facts).signals] if family in BLIND else []
     )
-    return any(isinstance(signal, Saliency | TowerKeys) for signal in signals)
+    return any(isinstance(signal, OfTower) for signal in signals)
 
 
 FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)

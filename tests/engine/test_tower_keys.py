@@ -1,4 +1,4 @@
-"""Tower keys against the projections of the genuine towers, brought to tokens by hand."""
+"""Tower keys and states against the projections of the genuine towers, brought to tokens by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.families import EVERY, FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import arrange, crops_of
 from vtokens.engine.state.mark import Mark
-from vtokens.strategies import Facts, Needs, Saliency, ScorePruner, Strategy, TowerKeys, Visuals
+from vtokens.strategies import Facts, Needs, Saliency, ScorePruner, Strategy, TowerKeys, TowerStates, Visuals
 
 BLOCKS = (None, 0, -1)
 
@@ -47,6 +47,19 @@ class Look(Strategy):
         for block in self.blocks:
             keys = visuals.tower_keys(block)
             self.log[block] = [part[real] for part, real in zip(keys, visuals.valid, strict=True)]
+
+
+@dataclass(frozen=True)
+class LookBehind(Look):
+    """The same of what leaves them."""
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(signals=tuple(map(TowerStates, self.blocks)) if self.asks else ())
+
+    def at_prompt(self, visuals: Visuals) -> None:
+        for block in self.blocks:
+            states = visuals.tower_states(block)
+            self.log[block] = [part[real] for part, real in zip(states, visuals.valid, strict=True)]
 
 
 def looked(target: Any, batch: Any, with_: str = "", **options: Any) -> dict[Any, list[Tensor]]:
@@ -139,6 +152,55 @@ def test_they_are_what_the_key_projection_gives(family: str) -> None:
             assert mine.dtype == torch.float32
             assert mine.shape[1:] == keys.shape[1:]
             close_pass(mine.flatten(1), theirs)
+
+
+@pytest.mark.parametrize("family", [one for one in EVERY if one != "gemma4"])
+def test_states_are_what_leaves_a_block(family: str) -> None:
+    """Of every block that is named, its patches joined and ordered as features are; in a batch as alone."""
+    target, batch = model(family, "pruned"), ragged(family)
+    look = LookBehind()
+    with vtokens.attach(target, look):
+        target(**batch)
+    vision = tower(target)
+    blocks = vision.blocks if hasattr(vision, "blocks") else vision.encoder.layers
+    for block, parts in look.log.items():
+        seen: list[Tensor] = []
+        number = feature_block(target) if block is None else block
+        hook = blocks[number].register_forward_hook(lambda *call, to=seen: to.append(call[-1]))
+        target(**batch)
+        hook.remove()
+        rows = torch.cat([one[0] if isinstance(one, tuple) else one for one in seen])
+        cls = int(hasattr(getattr(vision, "embeddings", None), "class_embedding"))
+        expected = arranged(family, target, batch, rows[:, cls:].flatten(0, 1) if rows.dim() == 3 else rows)
+        if family in ("idefics3", "smolvlm"):  # whose tiles of one image are one picture
+            tiles = iter(expected)
+            expected = [torch.cat([*islice(tiles, len(part) // 9)]) for part in parts]
+        assert len(parts) == len(expected)
+        for mine, theirs in zip(parts, expected, strict=True):
+            close_pass(mine, theirs)
+
+
+def test_merged_patches_have_the_state_of_their_token() -> None:
+    target, batch = model("llava", "pruned"), inputs("llava", ["a <image>"], [[image(56, 56, seed=0)]])
+    look = LookBehind(blocks=(None,))
+    given: list[Tensor] = []
+    hook = target.model.multi_modal_projector.register_forward_pre_hook(lambda m, args: given.append(args[0]))
+    with vtokens.attach(target, [look, *vtokens.strategies.parse("dymu(thresholds=(0.3, 0.3), unmerge=False)")]):
+        target(**batch)
+    hook.remove()
+    (states,), rows = look.log[None], given[0].flatten(0, 1)
+    assert len(states.unique(dim=0)) == len(rows) < 16
+    assert (states[:, None] - rows).abs().amax(-1).amin(1).max() == 0
+
+
+def test_states_not_asked_for_are_named() -> None:
+    target, batch = model("llava", "pruned"), ragged("llava")
+    with (
+        pytest.raises(ValueError, match="did not ask for the tower's states") as refused,
+        vtokens.attach(target, LookBehind(blocks=(1,), asks=False)),
+    ):
+        target(**batch)
+    assert "Needs(signals=(TowerStates(block=1),))" in "".join(refused.value.__notes__)
 
 
 @pytest.mark.parametrize("family", EVERY)

@@ -1,16 +1,23 @@
-"""`cdpruner` against stored outputs of the release, determinants tried one by one, and the worked example."""
+"""`cdpruner` against stored outputs of the release, determinants tried one by one, the worked example, and a CLIP."""
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPConfig, CLIPModel, LlavaForConditionalGeneration
 
 import vtokens
+from tests.families import build, image, inputs
+from tests.families.configs import CLIP
+from tests.families.processors import tokenizer
+from tests.limits import close_pass
 from tests.strategies import invariants
 from tests.strategies.helpers import pair
 from tests.strategies.invariants import Shown, drawn, numbers, phi, picks
+from vtokens.strategies.text_tower import _loaded as text_towers
 
 STORED = Path(__file__).parent / "parity" / "cdpruner.npz"
 """Three drawn pictures and the tokens that the repository Theia-4869/CDPruner (commit ed9c12d, `encode_images` of
@@ -86,3 +93,144 @@ def test_settings_that_make_no_sense_are_refused(theta: str) -> None:
 def test_invariants() -> None:
     invariants.hold("cdpruner(keep=5)")
     invariants.keeps_all("cdpruner")
+
+
+class Clip:
+    """A genuine CLIP beside a LLaVA that has its vision tower, both saved as users have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clip, self.vlm = folder / "clip", folder / "llava"
+        reads, words = tokenizer("gemma3"), tokenizer("llava")
+        config = CLIPConfig(
+            text_config={
+                "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "vocab_size": len(reads), "max_position_embeddings": 12, "projection_dim": 20,
+                "initializer_factor": 9.0,
+                # As in the checkpoints of old, whose texts are pooled at the largest id.
+                "eos_token_id": 2, "bos_token_id": reads.bos_token_id,
+            },
+            vision_config={**CLIP, "projection_dim": 20},
+            projection_dim=20,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.model = CLIPModel(config).eval()
+            for part in (self.model.visual_projection, self.model.vision_model.post_layernorm):
+                part.weight.data.add_(0.5 * torch.randn_like(part.weight))
+        self.reads, self.words = reads, words
+        self.model.save_pretrained(self.clip)
+        reads.save_pretrained(self.clip)
+        made, processor = build("llava")
+        made.model.vision_tower.load_state_dict(self.model.vision_model.state_dict(), strict=False)
+        made.save_pretrained(self.vlm)
+        processor.save_pretrained(self.vlm)
+        self.llava, self.processor = LlavaForConditionalGeneration.from_pretrained(self.vlm).eval(), processor
+
+    def relevance(self, pixels: torch.Tensor, text: str) -> np.ndarray:
+        """float64 (patches,), by the release's formula in numpy: of one picture and one prompt."""
+        ids = [int(one) for one in self.reads(text)["input_ids"]]
+        cuts, texts = [ids[start : start + 12] for start in range(0, len(ids), 12)], list[np.ndarray]()
+        for cut in cuts:  # each by itself, without padding: what stands behind a token does not change it
+            pooled = self.model.text_model(input_ids=torch.tensor([cut])).last_hidden_state[0, int(np.argmax(cut))]
+            texts.append(self.model.text_projection.weight.double().numpy() @ pooled.double().numpy())
+        hidden = self.llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][0, 1:]
+        rows, norm = hidden.double().numpy(), self.model.vision_model.post_layernorm
+        rows = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + norm.eps)
+        rows = rows * norm.weight.double().numpy() + norm.bias.double().numpy()
+        rows = rows @ self.model.visual_projection.weight.double().numpy().T
+        found = [[row @ one / np.linalg.norm(row) / np.linalg.norm(one) for one in texts] for row in rows]
+        return np.array(found).mean(1)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    with torch.no_grad():
+        return Clip(tmp_path_factory.mktemp("clip"))
+
+
+PROMPTS = ("<image> red square?", "first <image> then <image> describe the picture in detail: how many are there?")
+
+
+@torch.no_grad()
+def test_relevance_to_clips_words(clip: Clip) -> None:
+    """The largest determinant by the release's formula, in a ragged batch: several pictures, texts of several cuts."""
+    pictures = [[image(56, 56, seed=0)], [image(56, 56, seed=1), image(56, 56, seed=2)]]
+    batch = inputs(clip.processor, list(PROMPTS), pictures)
+    with vtokens.attach(clip.llava, "cdpruner(keep=4)", text_model=str(clip.clip)) as handle:
+        clip.llava(**batch)
+        kept = [picture.kept[0].tolist() for row in handle.report().samples for picture in row.pictures]
+        half = next(iter(text_towers.values()))
+        assert clip.llava.generate(**batch, num_beams=2, max_new_tokens=2, do_sample=False).shape[0] == 2
+    features = clip.llava.model.get_image_features(batch["pixel_values"], return_dict=True).pooler_output
+    texts, expected = ["red square?", *["then  describe the picture in detail: how many are there?"] * 2], []
+    assert len(clip.reads(texts[1])["input_ids"]) > 24
+    for pixels, tokens, text in zip(batch["pixel_values"], features, texts, strict=True):
+        relevance = clip.relevance(pixels[None], text)
+        states = clip.llava.model.vision_tower(pixels[None], output_hidden_states=True).hidden_states[-2][0, 1:]
+        close_pass(
+            half.seen(states) @ half.read([text, "", text], states.device)[2], torch.from_numpy(relevance).float()
+        )
+        whole, chosen = matrix(Shown(tokens, relevance=torch.from_numpy(relevance))), list[int]()
+        while len(chosen) < 4:
+            rest = [one for one in range(16) if one not in chosen]
+            chosen.append(max(rest, key=lambda one: np.linalg.det(whole[np.ix_([*chosen, one], [*chosen, one])])))
+        expected.append(sorted(chosen))
+    assert kept == expected
+    with vtokens.attach(clip.llava, "cdpruner(keep=4)") as handle:
+        clip.llava(**batch)
+        assert kept != [picture.kept[0].tolist() for row in handle.report().samples for picture in row.pictures]
+
+
+@torch.no_grad()
+def test_a_clip_is_loaded_once_and_named_in_specs(clip: Clip) -> None:
+    batch = inputs(clip.processor, ["<image> red square?"], [[image(56, 56, seed=0)]])
+    spec = f"cdpruner(keep=4, text_model={str(clip.clip)!r}, tokenizer={str(clip.vlm)!r})"
+    with vtokens.attach(clip.llava, spec) as handle:
+        assert vtokens.strategies.parse(handle.strategy) == vtokens.strategies.parse(spec)
+        clip.llava(**batch)
+        one = handle.report().samples[0].pictures[0].kept[0].tolist()
+        loaded = next(iter(text_towers.values()))
+        with handle.using([spec]):  # another plan, the same CLIP
+            clip.llava(**batch)
+            assert len(text_towers) == 1
+            assert next(iter(text_towers.values())) is loaded
+        embeds = clip.llava.get_input_embeddings()(batch["input_ids"])
+        rest = {name: part for name, part in batch.items() if name != "input_ids"}
+        with pytest.raises(ValueError, match="given as inputs_embeds"):
+            clip.llava(**rest, inputs_embeds=embeds)
+    made = build("llava")[0]  # of a config: nobody knows its tokenizer
+    made.load_state_dict(clip.llava.state_dict())
+    with pytest.raises(ValueError, match=r"not known where this model was loaded from.*tokenizer="):
+        vtokens.attach(made, "cdpruner", text_model=str(clip.clip))
+    with vtokens.attach(made, spec) as handle:
+        made(**batch)
+        assert handle.report().samples[0].pictures[0].kept[0].tolist() == one
+
+
+def test_what_is_no_clip_of_this_model_is_refused(clip: Clip, tmp_path: Path) -> None:
+    def refused(target: Any, says: str, folder: Path, **more: Any) -> None:
+        with pytest.raises(ValueError, match=says):
+            vtokens.attach(target, "cdpruner", text_model=str(folder), **more)
+
+    refused(clip.llava, "there is no model", tmp_path / "nowhere")
+    refused(clip.llava, "is a 'llava', no whole CLIP", clip.vlm)
+    clip.model.text_model.save_pretrained(tmp_path / "half")
+    refused(clip.llava, "is a 'clip_text_model', no whole CLIP", tmp_path / "half")
+    refused(pair("qwen2_5_vl")[0], "tower of this 'qwen2_5_vl' model is a 'qwen2_5_vl.*leave text_model out", clip.clip)
+    refused(clip.llava, "'.*nowhere' has no tokenizer", clip.clip, tokenizer=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="tokenizer='x' tells what text_model"):
+        vtokens.attach(clip.llava, "cdpruner(tokenizer=x)")
+
+
+def test_a_clip_of_another_shape_or_weights(clip: Clip, tmp_path: Path) -> None:
+    """Another shape is refused, with both named; a tower that was trained further is told of."""
+    config: Any = CLIPConfig.from_pretrained(clip.clip)
+    config.vision_config.hidden_size, config.vision_config.intermediate_size = 48, 96
+    CLIPModel(config).save_pretrained(tmp_path / "wide")
+    clip.reads.save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match=r"'clip_vision_model-4x48-14-56'.*'clip_vision_model-4x32-14-56'"):
+        vtokens.attach(clip.llava, "cdpruner", text_model=str(tmp_path / "wide"))
+    other = LlavaForConditionalGeneration.from_pretrained(clip.vlm)
+    other.model.vision_tower.embeddings.patch_embedding.weight.data.mul_(1.5)
+    with pytest.warns(UserWarning, match="trained further"):
+        vtokens.attach(other, "cdpruner", text_model=str(clip.clip))

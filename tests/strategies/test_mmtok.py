@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vtokens
+from tests.families import image, inputs
 from tests.strategies import invariants
 from tests.strategies.helpers import pair
 from tests.strategies.invariants import Shown, drawn, numbers, phi, picks
@@ -15,11 +16,12 @@ def spread(rows: np.ndarray, temperature: float) -> np.ndarray:
     return out / out.sum(1, keepdims=True)
 
 
-def naive(picture: Shown, count: int, alpha: float = 0.5) -> list[int]:
-    """Greedy maximum coverage by loops over rows and candidates."""
+def naive(picture: Shown, count: int, alpha: float = 0.5, states: np.ndarray | None = None) -> list[int]:
+    """Greedy maximum coverage by loops over rows and candidates; tokens are compared by `states`, or as they are."""
     unit, text = numbers(picture)[0], picture.text.double().numpy()
     text = text / np.linalg.norm(text, axis=1, keepdims=True)
-    share = [*(spread(text @ unit.T, 0.02) / len(text)), *(alpha * spread(unit @ unit.T, 0.2) / len(unit))]
+    own = unit if states is None else states / np.linalg.norm(states, axis=1, keepdims=True)
+    share = [*(spread(text @ unit.T, 0.02) / len(text)), *(alpha * spread(own @ own.T, 0.2) / len(unit))]
     chosen: list[int] = []
     while len(chosen) < count:
         rest = [one for one in range(len(unit)) if one not in chosen]
@@ -40,6 +42,27 @@ def test_it_is_the_greedy_loop(alpha: float) -> None:
     for seed in range(3):
         picture = drawn(seed, 21)
         assert picks(f"mmtok(keep=4, alpha={alpha})", picture) == [sorted(naive(picture, 4, alpha))]
+
+
+@torch.no_grad()
+def test_tokens_are_compared_as_the_tower_has_them() -> None:
+    """`features=tower`: by the rows that LLaVA's projector is given, which are not what it makes of them."""
+    model, processor = pair("llava")
+    batch = inputs(processor, ["<image> what is this?", "a <image> b"], [[image(56, 56, seed=s)] for s in (3, 4)])
+    given: list[torch.Tensor] = []
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda m, args: given.append(args[0]))
+    with vtokens.attach(model, "mmtok(keep=5, features=tower)") as handle:
+        model(**batch)
+        kept = [row.pictures[0].kept[0].tolist() for row in handle.report().samples]
+    hook.remove()
+    features = model.model.get_image_features(batch["pixel_values"], return_dict=True).pooler_output
+    embeds, token, differs = model.get_input_embeddings()(batch["input_ids"]), model.config.image_token_id, 0
+    for row, (states, tokens) in enumerate(zip(given[0], features, strict=True)):
+        place = int((batch["input_ids"][row] == token).nonzero()[-1])
+        picture = Shown(tokens, text=embeds[row, place + 1 :])
+        assert kept[row] == sorted(naive(picture, 5, states=states.double().numpy()))
+        differs += kept[row] != sorted(naive(picture, 5))
+    assert differs
 
 
 def test_the_words_alone_pick_what_they_mean() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import PIXELS, Anatomy
@@ -18,7 +18,7 @@ from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.moved import elsewhere
 from vtokens.core.picture import Picture
-from vtokens.core.weights import named, whole, whole_shape
+from vtokens.core.weights import sample
 
 
 class Adapter(ABC):
@@ -154,10 +154,11 @@ class Adapter(ABC):
             f"{config.model_type}-{len(self.layers)}x{config.hidden_size}x{_inner(config)}",
             tower.name,
             tower.feature_block + 1 if tower.merges else None,
-            partial(_sample, tower.module),
+            partial(sample, tower.module),
             config.hidden_size,
             tuple(index for index, spec in enumerate(self.specs) if spec.kind == "linear"),
             _tied(self.model, self.language_model),
+            str(getattr(self.model.config, "_name_or_path", "") or ""),
         )
 
     def change_pixels(
@@ -228,15 +229,6 @@ def _tied(model: Any, decoder: Any) -> bool:
     """Whether the output layer shares its weights with the embeddings of the decoder."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is decoder.get_input_embeddings().weight
-
-
-def _sample(tower: nn.Module) -> tuple[float, ...]:
-    """Sixteen numbers from the tower's first matrix, which tell towers of one shape apart; none if it is unreadable."""
-    first = next(((name, p) for name, p in named(tower) if len(whole_shape(p)) > 1), None)
-    weight = None if first is None else whole(tower, *first)
-    if weight is None:
-        return ()
-    return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
 
 
 def __getattr__(name: str) -> Any:

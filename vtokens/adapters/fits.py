@@ -6,8 +6,9 @@ from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.registry import adapter_class, models
 from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
-from vtokens.strategies import Relevance, Saliency, Sensitivity, TowerKeys, VideoPruner, get
+from vtokens.strategies import Relevance, Saliency, Sensitivity, VideoPruner, get
 from vtokens.strategies.base import Strategy, needs_of
+from vtokens.strategies.signals import OfTower
 
 DEPTH, TOWER = 32, 24
 """Layers and blocks of a typical model, of which defaults are asked what they need."""
@@ -75,7 +76,7 @@ def fit(name: str, family: str) -> str:
         return "no (tokens outside the sequence)"
     if anatomy.latent and any(not getattr(signal, "rotary", True) for signal in needs.signals):
         return "no (latent attention)"
-    looks_inside = any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals)
+    looks_inside = any(isinstance(signal, OfTower) for signal in needs.signals)
     if looks_inside and anatomy.towers["image"].blocks is None:
         return "no (nothing of the tower is seen)"
     if needs.blends and anatomy.cross is not None:

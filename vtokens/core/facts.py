@@ -23,6 +23,7 @@ class Facts:
         width: channels of a decoder state; 0 if not known.
         tied: the output layer shares its weights with the embeddings.
         linear: decoder layers that have no attention, but keep a state of fixed size in place of keys.
+        source: where the model was loaded from, a folder or a hub id; "" if it was made of a config.
     """
 
     family: str
@@ -36,6 +37,7 @@ class Facts:
     width: int = 0
     linear: tuple[int, ...] = ()
     tied: bool = False
+    source: str = field(default="", compare=False)
 
     @property
     def attending(self) -> tuple[int, ...]:

@@ -52,6 +52,15 @@ def whole(module: nn.Module, name: str, parameter: Tensor) -> Tensor | None:
     return parameter.detach().to(torch.bfloat16) if parameter.dtype.itemsize < 2 else parameter.detach()
 
 
+def sample(module: nn.Module) -> tuple[float, ...]:
+    """Sixteen numbers from a module's first matrix, which tell modules of one shape apart; none if it is unreadable."""
+    first = next(((name, p) for name, p in named(module) if len(whole_shape(p)) > 1), None)
+    weight = None if first is None else whole(module, *first)
+    if weight is None:
+        return ()
+    return tuple(weight.flatten()[:: max(1, weight.numel() // 16)][:16].float().tolist())
+
+
 def doubts(module: nn.Module) -> str | None:
     """Why a model's weights do not tell which model it is, in words that follow "its weights"; None if they do."""
     for name, parameter in named(module):

@@ -185,7 +185,9 @@ def _pictures(
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
     answered = answered_counts(layout, ends, asked, request.labels)
     injection = injected(adapter, kwargs) if request.plan else None
-    return Pictures(layout, runs, rotary_positions(positions), ends, answered, record, injection)
+    ids = request.inputs.get("input_ids")
+    ids = ids if isinstance(ids, Tensor) and ids.shape == hidden.shape[:2] else None
+    return Pictures(layout, runs, rotary_positions(positions), ends, answered, record, injection, ids)
 
 
 def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Kwargs | None]:

@@ -18,7 +18,7 @@ from vtokens.engine.stages.encode import Encode, after_projector
 from vtokens.engine.stages.pixels import AtTower
 from vtokens.engine.stages.rows import ROW_WISE, row_wise
 from vtokens.engine.stages.sensitivity import on_projector
-from vtokens.engine.stages.tower import TowerTap, TowerWatch
+from vtokens.engine.stages.tower import TowerTap, TowerWatch, on_block
 
 
 class Part(Protocol):
@@ -74,6 +74,9 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     for number, tower in enumerate(dict.fromkeys(adapter.towers.values())):
         for block in plan.tapped_blocks(adapter):
             found["tower tap", number, block] = partial(TowerTap, adapter, tower, block)
+        for block in plan.state_blocks:
+            look = partial(on_block, adapter, tower, block)
+            found["tower states", number, block] = partial(tower.blocks[block].register_forward_hook, look)
         for block in plan.at_encode if tower.merges else ():
             found["encode", number, block] = partial(Encode, adapter, tower, block)
         if plan.at_pixels is not None and tower.embeddings is not None:

@@ -27,6 +27,7 @@ from vtokens.strategies.signals import (
     Scored,
     Sensitivity,
     TowerKeys,
+    TowerStates,
 )
 from vtokens.strategies.views.logits import Negative
 from vtokens.strategies.views.states import Place
@@ -59,6 +60,7 @@ class Plan:
         text_lane: a strategy reads what the prompt's text gives without its pictures (`Heads.text_lane`).
         scored: the tower blocks whose attention is read, and how.
         key_blocks: the tower blocks whose keys are read.
+        state_blocks: the tower blocks of which what leaves them is read.
         sensitivities: the signals that push the projector's input.
         observed: decoder layer -> the attention signals read from it.
         observed_keys: decoder layer -> the signals that are its keys.
@@ -140,11 +142,14 @@ class Plan:
         depth, negative = len(adapter.tower.blocks), None if self.contrast is None else self.contrast.plan
         scored = [one for one in signals if isinstance(one, Saliency)]
         keyed = [one for one in signals if isinstance(one, TowerKeys)]
-        feature = adapter.tower.feature_block if scored or keyed else 0
+        stated = [one for one in signals if isinstance(one, TowerStates)]
+        feature = adapter.tower.feature_block if scored or keyed or stated else 0
         found = {part for one in scored for part in one.scored(depth, feature)}
         self.scored: set[Scored] = found.union(() if negative is None else negative.scored)
         keys = {feature if one.block is None else one.block % depth for one in keyed}
         self.key_blocks: set[int] = keys.union(() if negative is None else negative.key_blocks)
+        states = {feature if one.block is None else one.block % depth for one in stated}
+        self.state_blocks: set[int] = states.union(() if negative is None else negative.state_blocks)
         pushed = {one for one in signals if isinstance(one, Sensitivity)}
         self.sensitivities: set[Sensitivity] = pushed.union(() if negative is None else negative.sensitivities)
 

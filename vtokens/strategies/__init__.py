@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Saliency,
         Sensitivity,
         TowerKeys,
+        TowerStates,
     )
     from vtokens.strategies.spec import Spec, format_spec, parse, to_dict
     from vtokens.strategies.staged import StagedPruner
@@ -72,6 +73,7 @@ _MODULES = {
     "Strategy": "vtokens.strategies.base",
     "SubsetPruner": "vtokens.strategies.subset_pruner",
     "TowerKeys": "vtokens.strategies.signals",
+    "TowerStates": "vtokens.strategies.signals",
     "VideoPruner": "vtokens.strategies.video_pruner",
     "Visuals": "vtokens.strategies.views.visuals",
     "check_layer": "vtokens.strategies.base",
@@ -113,6 +115,7 @@ __all__ = [
     "Strategy",
     "SubsetPruner",
     "TowerKeys",
+    "TowerStates",
     "VideoPruner",
     "Visuals",
     "check_layer",

@@ -42,7 +42,7 @@ class Strategy(Older):
     declares and which gets the same tokens. `needs` says in which layers, and what they read.
 
     Attributes:
-        name, paper, aliases, venue, evidence, shown: what `register` was given.
+        name, paper, aliases, venue, evidence, shown, given: what `register` was given.
         grouping: what `Visuals` makes one group of: a picture ("image"), or all pictures of a prompt ("sample").
         alone: of a strategy that `modifies` others, the `keep` with which it acts by itself where none is written
             before it; None if it cannot.
@@ -54,6 +54,7 @@ class Strategy(Older):
     venue: ClassVar[str] = ""
     evidence: ClassVar[str] = ""
     shown: ClassVar[str] = ""
+    given: ClassVar[tuple[str, ...]] = ()
     grouping: ClassVar[Grouping] = "image"
     alone: ClassVar[Keep | None] = None
 

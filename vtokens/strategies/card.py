@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vtokens.core.source import written
@@ -36,6 +37,7 @@ class Description:
         paper, venue: where it comes from.
         fields: its settings, (annotation, default) each.
         evidence, shown: a key of `EVIDENCE`, and the test that shows it.
+        given: where a setting makes it another kind of evidence: the setting, the kind, and the test that shows that.
         needs: what it reads beside the tokens themselves, with some of its settings (`vtokens.strategies.needed`).
         kind: "prune", "merge", "attend" or "contrast", where it stands in the package; "" for a plugin's.
         composes: the spec that a composition stands for, with names of its fields in braces; "" for any other.
@@ -53,6 +55,22 @@ class Description:
     needs: tuple[str, ...] = ()
     kind: str = ""
     composes: str = ""
+    given: tuple[str, ...] = ()
+
+    def told(self, with_: str = "`", show: Callable[[str], str] = lambda test: f" ({test})") -> str:
+        """The evidence in words, with what a setting makes of it; "" if there is none.
+
+        Args:
+            with_: what stands around the name of a setting.
+            show: how a test is named.
+        """
+        if not self.evidence:
+            return ""
+        text = EVIDENCE[self.evidence] + (show(self.shown) if self.shown else "")
+        if self.given:
+            setting, kind, test = self.given
+            text += f"; with {with_}{setting}{with_}: {EVIDENCE[kind]}{show(test)}"
+        return text
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.fields), default=0)
@@ -70,7 +88,7 @@ class Description:
         if self.paper:
             lines.append(f"  paper: {self.paper}{f' ({self.venue})' if self.venue else ''}")
         if self.evidence:
-            lines.append(f"  evidence: {EVIDENCE[self.evidence]}{f' ({self.shown})' if self.shown else ''}")
+            lines.append(f"  evidence: {self.told('')}")
         lines += [
             f"  {name:<{width}} = {default!r}  ({annotation})" for name, (annotation, default) in self.fields.items()
         ]
@@ -81,10 +99,9 @@ def card(cls: type[Strategy]) -> Description:
     """The card of a strategy's class."""
     summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
     fields = {f.name: (_annotation(f.type), f.default) for f in dataclasses.fields(cls) if f.init}
-    more = (cls.venue, cls.evidence, cls.shown, needed.of_class(cls), _kind(cls.__module__))
-    return Description(
-        cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more, getattr(cls, "composes", "")
-    )
+    more: list[Any] = [cls.venue, cls.evidence, cls.shown, needed.of_class(cls), _kind(cls.__module__)]
+    more += [getattr(cls, "composes", ""), cls.given]
+    return Description(cls.name, summary, cls.stages(), cls.paper, fields, cls.aliases, *more)
 
 
 @functools.cache
@@ -105,7 +122,7 @@ def _read(found: RegisteredClass) -> tuple[Description, str]:
     stages = tuple(found.returned("stages")) if "stages" in names else tuple(s for s in STAGES if f"at_{s}" in names)
     paper, *more = (found.keywords.get(one, "") for one in ("paper", "venue", "evidence", "shown"))
     more += [needed.of_source(found.lineage), _kind(found.module)]
-    more.append(found.constant("composes") if "composes" in names else "")
+    more += [found.constant("composes") if "composes" in names else "", tuple(found.keywords.get("given", ()))]
     text = Description(found.arguments[0], found.summary(), stages, paper, found.fields(), aliases, *more)
     return text, f"{found.module}.{found.lineage[0].name}"
 

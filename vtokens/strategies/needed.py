@@ -30,6 +30,7 @@ WORDS = {
     "table": "numbers found for the model",
     "text": "the words of the prompt",
     "tower keys": "keys of a block of the vision tower",
+    "tower states": "what leaves a block of the vision tower, before the projector",
     "video": "acts on videos alone",
 }
 """What is needed, as a reader is told it; what is not here speaks for itself."""

@@ -49,6 +49,7 @@ def register(
     venue: str = "",
     evidence: Evidence = "",
     shown: str = "",
+    given: tuple[str, Evidence, str] | tuple[()] = (),
 ) -> Callable[[S], S]:
     """Class decorator that makes a strategy available by name.
 
@@ -61,12 +62,14 @@ def register(
             the paper, or "stand-in" where the method asks for what is not there, such as trained weights; "" for one
             of one's own.
         shown: the test that shows it, as pytest names it from the root of the project.
+        given: a setting that brings what is missing, the evidence with it, and the test that shows that.
 
     Raises:
         ValueError: a name is taken by another class, or not a valid one; evidence of another kind.
     """
-    if evidence not in EVIDENCE:
-        raise unknown("evidence", evidence, [one for one in EVIDENCE if one])
+    for kind in (evidence, *given[1:2]):
+        if kind not in EVIDENCE:
+            raise unknown("evidence", kind, [one for one in EVIDENCE if one])
     for one in (name, *aliases):
         # Specs are read with Python's grammar, where keywords are no names; "none" names no strategy at all.
         if not one.isidentifier() or one != one.lower() or keyword.iskeyword(one) or one == "none":
@@ -78,7 +81,7 @@ def register(
             if taken not in ("", f"{cls.__module__}.{cls.__qualname__}"):
                 raise ValueError(f"strategy {one!r} is already registered by {taken}")
         cls.name, cls.paper, cls.aliases = name, paper, tuple(aliases)
-        cls.venue, cls.evidence, cls.shown = venue, evidence, shown
+        cls.venue, cls.evidence, cls.shown, cls.given = venue, evidence, shown, given
         _strategies[name] = cls
         _aliases.update(dict.fromkeys(aliases, name))
         return cls

@@ -52,6 +52,17 @@ class TowerKeys:
 
 
 @dataclass(frozen=True)
+class TowerStates:
+    """Asks for what leaves one block of the vision tower, before the projector, brought to tokens as features are.
+
+    Attributes:
+        block: tower block (0-based, negative from the end); None is the one that made the features.
+    """
+
+    block: int | None = None
+
+
+@dataclass(frozen=True)
 class Sensitivity:
     """Asks how far the projector's output moves where a row of the tower is pushed, for each visual token.
 
@@ -160,7 +171,11 @@ class Neurons:
     reference: int = -1
 
 
-Signal = Saliency | TowerKeys | Sensitivity | Attention | LayerKeys | Entering | Change | Neurons | Relevance
+Signal = (
+    Saliency | TowerKeys | TowerStates | Sensitivity | Attention | LayerKeys | Entering | Change | Neurons | Relevance
+)
+OfTower = Saliency | TowerKeys | TowerStates
+"""Signals of blocks of the vision tower."""
 InLayer = Attention | LayerKeys | Entering | Change | Neurons
 """Signals of one decoder layer."""
 
@@ -172,6 +187,8 @@ class Observed(Protocol):
 
     def tower_keys(self, block: int | None) -> Tensor: ...
 
+    def tower_states(self, block: int | None) -> Tensor: ...
+
     def encoded(self, name: str) -> Tensor: ...
 
     def sensitivity(self, signal: Sensitivity) -> Tensor: ...
@@ -181,6 +198,8 @@ class Observed(Protocol):
     def relevance(self, text: Text) -> Tensor: ...
 
     def text(self, text: Text) -> Tensor: ...
+
+    def ids(self) -> Tensor: ...
 
     def copies(self) -> Tensor | None: ...
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.strategies import Needs, Strategy
-from vtokens.strategies.signals import Attention, LayerKeys, Neurons, Relevance, Saliency, Sensitivity, TowerKeys
+from vtokens.strategies.signals import Attention, LayerKeys, Neurons, OfTower, Relevance, Sensitivity
 from vtokens.strategies.video_pruner import VideoPruner
 
 
@@ -42,9 +42,9 @@ def check_outside(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) ->
         _refuse(adapter, strategy, {stage for stage in strategy.stages() if needs.acts_at(stage)})
         if "pixels" in strategy.stages():
             _check_fewer(adapter, strategy, needs)
-        if adapter.tower.opaque and any(isinstance(signal, Saliency | TowerKeys) for signal in needs.signals):
+        if adapter.tower.opaque and any(isinstance(signal, OfTower) for signal in needs.signals):
             raise ValueError(
-                f"{strategy.name!r} reads attention or keys of the vision tower, and nothing inside the "
+                f"{strategy.name!r} reads attention, keys or states of the vision tower, and nothing inside the "
                 f"{type(adapter.tower.module).__name__} of a {type(adapter.model).__name__} can be looked at: "
                 "strategies that read features or the decoder are supported on it, such as 'fastv' and 'uniform'"
             )

@@ -18,6 +18,7 @@ from vtokens.strategies.signals import (
     Entering,
     Heads,
     Neurons,
+    OfTower,
     Part,
     Pool,
     QueryRows,
@@ -26,7 +27,6 @@ from vtokens.strategies.signals import (
     Sensitivity,
     Signal,
     Text,
-    TowerKeys,
     Voters,
 )
 
@@ -41,7 +41,7 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
     depth, tower = len(adapter.layers), len(adapter.tower.blocks) if signals else 0
     for signal in signals:
         name = type(signal).__name__
-        if isinstance(signal, Saliency | TowerKeys):
+        if isinstance(signal, OfTower):
             blocks = signal.blocks or () if isinstance(signal, Saliency) else (signal.block,)
             for block in blocks:
                 if block is not None:

@@ -58,6 +58,7 @@ class Fed:
         injection: what is added to its states behind the first layers; None if nothing.
         both_ways: which of its positions see what comes after them; None if none do.
         per_layer: (B, T, layers, P), as in `Start`.
+        ids: int64 (B, T), token ids of a prompt of its own; None if they are those of the prompt.
     """
 
     embeds: Tensor
@@ -70,6 +71,7 @@ class Fed:
     injection: Injection | None = None
     both_ways: BothWays | None = None
     per_layer: Tensor | None = None
+    ids: Tensor | None = None
 
     def of(self, columns: Tensor, real: Tensor | None) -> Fed:
         """Some columns (B, T'), in order; `real` (B, T') is False where a sample has fewer."""

@@ -96,7 +96,7 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     if fed.layout is not None:
         pictures = Pictures(
             fed.layout, fed.runs, rotary_positions(fed.positions), ends, start.pictures.answered,
-            Record(fed.layout, fed.embeds.shape[1], record.depth, record.itemsize), fed.injection,
+            Record(fed.layout, fed.embeds.shape[1], record.depth, record.itemsize), fed.injection, _ids(start, fed),
         )  # fmt: skip
     output = run(NegativePrefill(contrast.plan, pictures, lane.asked, fed.both_ways), inputs)
     record.negative_length, record.negative = fed.embeds.shape[1], None if pictures is None else pictures.record
@@ -112,6 +112,15 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         first = track(lane.cache, first_keys(lane.cache))
         first.negative = NegativeKeys(keyed[first_keys(cache)], divergence, states)
     return Answer(output[0], fed.column)
+
+
+def _ids(start: Start, fed: Fed) -> Tensor | None:
+    """int64 (B, T): token ids of what a negative prompt is fed, its own or those of the prompt; None if not known."""
+    ids = start.pictures.ids
+    if fed.ids is not None or fed.column is None or ids is None:
+        return ids if fed.ids is None else fed.ids
+    column = torch.where(fed.column >= 0, fed.column, fed.embeds.shape[1])
+    return ids.new_zeros(len(ids), fed.embeds.shape[1] + 1).scatter(1, column.to(ids.device), ids)[:, :-1]
 
 
 def _ends(start: Start, fed: Fed) -> tuple[Tensor, Tensor | None]:

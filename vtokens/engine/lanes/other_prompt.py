@@ -88,6 +88,7 @@ def with_prompt(start: Start, given: Mapping[str, Any]) -> Fed:
         injection,
         _both_ways(start, given, repeats, hidden.shape[1]),
         per_layer,
+        torch.nn.functional.pad(ids, (0, hidden.shape[1] - width)),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.tower import Tower
@@ -135,10 +135,7 @@ class TowerTap:
     def _keys(self, attention: AttentionCall, merging: Merging | None) -> Tensor:
         """(patches, H, d), in the order the tower works; of merged patches, the keys of their token."""
         key = attention.key.detach().transpose(1, 2).flatten(2)
-        if merging is not None and merging.begun:
-            key = merging.expand(key)
-        patches = key[:, int(self._tower.has_cls and self._tower.tiles is None) :].flatten(0, 1)
-        return patches.unflatten(1, (attention.key.shape[1], -1))
+        return _of_patches(self._tower, key, merging).unflatten(1, (attention.key.shape[1], -1))
 
     def _scores(self, read: _Read, merging: Merging | None, every: bool) -> Iterator[Tensor]:
         """float32 (patches,), for each stretch of patches that attend to each other, of which `every` one votes."""
@@ -155,6 +152,23 @@ class TowerTap:
     def _packed(self) -> list[int] | None:
         call = call_of(self._adapter)
         return None if call is None else self._adapter.packed(call.modality, call.inputs)
+
+
+def on_block(adapter: Adapter, tower: Tower, index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """A hook: what leaves a block of a tower is noted in a feature call that asks for it."""
+    call = call_of(adapter)
+    if call is not None and index in call.plan.state_blocks:
+        states = (output[0] if isinstance(output, tuple) else output).detach()
+        # Towers that pack their pictures have rows and channels alone.
+        states = states[None] if states.dim() == 2 else states
+        call.states.setdefault(index, []).append(_of_patches(tower, states, call.merging))
+
+
+def _of_patches(tower: Tower, rows: Tensor, merging: Merging | None) -> Tensor:
+    """(patches, C) of the rows (B, N, C) of a tower, in the order it works; of merged patches, those of their token."""
+    if merging is not None and merging.begun:
+        rows = merging.expand(rows)
+    return rows[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class TowerCall:
         tower: the one that works for it.
         scores: tower block, and how its attention is read -> float32 score chunks, in the order the tower worked.
         keys: tower block -> chunks (patches, H, d) of its keys, in that order.
+        states: tower block -> chunks (patches, C) of what leaves it, in that order.
         sensitivities: signal -> float32 score chunks of the projector's rows, in the order it worked.
         later: what it is not shown, while it cannot be told yet; None elsewhere.
         columns: int64 (B, N), the rows that go on behind its embeddings; None if all do.
@@ -44,6 +45,7 @@ class TowerCall:
         self.tower = adapter.towers[modality]
         self.scores: dict[Scored, list[Tensor]] = {}
         self.keys: dict[int, list[Tensor]] = {}
+        self.states: dict[int, list[Tensor]] = {}
         self.masked = False
         self.later: Merging | None = None
         self.columns: Tensor | None = None
@@ -62,7 +64,7 @@ class TowerCall:
         noted = {name: part[:, first:].flatten() for name, part in self.noted.items()}
         return TowerRun(
             self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen, noted=noted,
-            sensitivities=self.sensitivities,
+            sensitivities=self.sensitivities, states=self.states,
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ class Pictures:
         lost: bool (B, N), fed visual tokens of samples that have none any more, as they were before the last went;
             None if every sample has some.
         unmerging: which merged tokens attention is to see at all of their positions; None if none.
+        ids: int64 (B, N), token ids of what was fed; None if it was given as embeddings.
         injection: what the engine adds to states behind the first layers; None if nothing.
     """
 
@@ -44,9 +45,10 @@ class Pictures:
         answered: Callable[[], tuple[int, ...]],
         record: Record,
         injection: Injection | None = None,
+        ids: Tensor | None = None,
     ) -> None:
         self.layout, self.runs, self.positions, self.ends = layout, runs, positions, ends
-        self.answered, self.record, self.injection = answered, record, injection
+        self.answered, self.record, self.injection, self.ids = answered, record, injection, ids
         self.observed: dict[Signal, Tensor] = {}
         self.pending: dict[Signal, Callable[[], Tensor]] = {}
         self.notes: dict[object, dict[int, Any]] = {}

@@ -51,6 +51,11 @@ class Signals:
         """(B, W, H, D): keys of a tower block, 0 where there is no visual token."""
         return self._of_features(("tower keys", block), lambda: [run.tower_keys(block) for run in self.pictures.runs])
 
+    def tower_states(self, block: int | None) -> Tensor:
+        """(B, W, C): what leaves a tower block, 0 where there is no visual token."""
+        key = ("tower states", block)
+        return self._of_features(key, lambda: [run.tower_states(block) for run in self.pictures.runs])
+
     def encoded(self, name: str) -> Tensor:
         """float32 (B, W): what a strategy noted in the tower, 0 where there is no visual token."""
         return self._of_features(("encoded", name), lambda: [run.encoded(name) for run in self.pictures.runs])
@@ -77,6 +82,19 @@ class Signals:
         if real is None:
             return seen
         return seen & (real if self.rows is None else real[self.rows]).to(seen.device)
+
+    def ids(self) -> Tensor:
+        """int64 (B, W): token ids of the prompt; what they are at visual tokens is the family's business.
+
+        Raises:
+            ValueError: it was given as embeddings alone.
+        """
+        if self.pictures.ids is None:
+            raise ValueError(
+                "a strategy reads the words of the prompt, which was given as inputs_embeds: pass input_ids, as the "
+                "processor makes them"
+            )
+        return self._seen(self.pictures.ids)
 
     @property
     def depth(self) -> int:

@@ -41,6 +41,7 @@ class TowerRun:
         noted: what strategies that merge noted of each patch, by name, in that order.
         joins: how many tiles each picture has; nothing if each is a picture by itself.
         seen: the arguments that the tower worked on, where it was shown less; None if those of the call.
+        states: tower block -> chunks (patches, C) of what leaves it, in that order.
         sensitivities: signal -> float32 score chunks of the projector's rows, in the order it worked.
     """
 
@@ -54,6 +55,7 @@ class TowerRun:
     seen: Mapping[str, Any] | None = None
     noted: Mapping[str, Tensor] = field(default_factory=dict)
     sensitivities: Mapping[Sensitivity, Sequence[Tensor]] = field(default_factory=dict)
+    states: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     @functools.cached_property
     def tiles(self) -> list[Picture]:
@@ -79,6 +81,7 @@ class TowerRun:
             "seen": None if self.seen is None else _light(self.seen),
             "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
             "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
+            "states": {block: [part.cpu() for part in parts] for block, parts in self.states.items()},
             "sensitivities": {
                 (one.directions, one.step, one.seed): [part.cpu() for part in parts]
                 for one, parts in self.sensitivities.items()
@@ -99,13 +102,20 @@ class TowerRun:
 
     def tower_keys(self, block: int | None) -> Tensor:
         """float32 (sum of picture lengths, H, d): keys of a tower block, None for the feature block."""
+        return self._of_block(self.keys, block, "keys")
+
+    def tower_states(self, block: int | None) -> Tensor:
+        """float32 (sum of picture lengths, C): what leaves a tower block, None for the feature block."""
+        return self._of_block(self.states, block, "states")
+
+    def _of_block(self, found: Mapping[int, Sequence[Tensor]], block: int | None, what: str) -> Tensor:
         number = self.adapter.tower.feature_block if block is None else block % len(self.adapter.tower.blocks)
-        if number not in self.keys:
-            raise self._unwatched("keys")
-        keys = torch.cat(list(self.keys[number]))
+        if number not in found:
+            raise self._unwatched(what)
+        rows = torch.cat(list(found[number]))
         # Each channel goes the way of a score.
-        moved = torch.vmap(self._to_tokens, in_dims=1, out_dims=1)(keys.flatten(1).float())
-        return moved.unflatten(1, keys.shape[1:])
+        moved = torch.vmap(self._to_tokens, in_dims=1, out_dims=1)(rows.flatten(1).float())
+        return moved.unflatten(1, rows.shape[1:])
 
     def _to_tokens(self, scores: Tensor, projected: bool = False) -> Tensor:
         """Scores of patches, or of what the projector put out, in the order of the features."""
@@ -205,6 +215,7 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
     )
     return TowerRun(
         adapter, content["modality"], content["inputs"], scores, merging, content.get("keys", {}),
+        states=content.get("states", {}),
         seen=content.get("seen"), noted=content.get("noted", {}),
         sensitivities={Sensitivity(*key): parts for key, parts in content.get("sensitivities", {}).items()},
     )  # fmt: skip

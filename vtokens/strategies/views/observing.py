@@ -26,6 +26,7 @@ from vtokens.strategies.signals import (
     Signal,
     Text,
     TowerKeys,
+    TowerStates,
     Voters,
 )
 
@@ -65,6 +66,14 @@ class Observing:
             ValueError: the tower ran without being watched for this.
         """
         return self._of_tower(lambda: self.observed.tower_keys(block), TowerKeys(block))
+
+    def tower_states(self, block: int | None = None) -> Tensor:
+        """float32 (G, M, C): what leaves a block of the vision tower, before the projector; of joined patches the mean.
+
+        Raises:
+            ValueError: the tower ran without being watched for this.
+        """
+        return self._of_tower(lambda: self.observed.tower_states(block), TowerStates(block))
 
     def encoded(self, name: str) -> Tensor:
         """float32 (G, M): what the strategy's own `at_encode` noted about each token (`Patches.note`).
@@ -146,6 +155,14 @@ class Observing:
     def normed(self, states: Tensor) -> Tensor:
         """States (..., D) as the norm behind the last decoder layer would leave them."""
         return self.observed.normed(states)
+
+    def ids(self) -> Tensor:
+        """int64 (B, W): token ids of the prompt, as the processor made them.
+
+        Raises:
+            ValueError: the prompt was given as embeddings alone.
+        """
+        return self.observed.ids()
 
     def relevance(self, text: Text = "after") -> Tensor:
         """float32 (G, M), -1 to 1: the mean cosine of each token with the prompt's text, where they enter the decoder.
