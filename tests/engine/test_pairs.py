@@ -27,7 +27,7 @@ NEW = 3
 REFUSED = (
     "lets tokens count for several in attention|acts on what the strategy written|would compute attention twice|"
     "lets visual tokens pass through layers|without any: name other layers|show attention what is merged twice|"
-    "show it fewer, twice"
+    "show it fewer, twice|would weigh attention twice"
 )
 CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
 TEMPORAL = [name for name in vtokens.strategies() if issubclass(vtokens.strategies.get(name), VideoPruner)]

@@ -49,6 +49,15 @@ class Facts:
         """The decoder layers in front of which the attention of the layer before can be read."""
         return tuple(layer + 1 for layer in self.attending if layer + 1 < self.depth)
 
+    def scaled(self, first: int, last: int, of: int = 32) -> tuple[int, ...]:
+        """The decoder layers with attention that lie where layers `first` to `last` lie in a decoder of `of` layers.
+
+        At least one: where a range shrinks to nothing, or holds no attention, the nearest layer that has some.
+        """
+        begin, end = (round(layer * self.depth / of) for layer in (first, last + 1))
+        inside = tuple(layer for layer in self.attending if begin <= layer < end)
+        return inside or (self.nearest_attending(min(begin, self.depth - 1)),)
+
     def nearest_attending(self, layer: int) -> int:
         """The decoder layer with attention that is nearest to `layer`, the earlier one of two."""
         return min(self.attending, key=lambda other: abs(other - layer), default=layer)

@@ -47,6 +47,11 @@ class Groups:
         hits.index_add_(0, self.index.flatten(), (keep & self.valid).flatten().to(torch.int32))
         return (hits > 0).view_as(like)
 
+    def spread(self, values: Tensor, like: Tensor) -> Tensor:
+        """(G, M) -> (B, N): the value of a valid slot at its position, 0 elsewhere; `like` gives the shape."""
+        found = torch.zeros(like.numel(), dtype=values.dtype, device=values.device)
+        return found.index_add(0, self.index.flatten(), values.masked_fill(~self.valid, 0).flatten()).view(like.shape)
+
     def stand(self, member: Tensor, like: Tensor) -> Tensor:
         """int64 (G, M) of slots -> int64 (B, N): where the slot is that stands for each position, or its own place."""
         batch, width = like.shape

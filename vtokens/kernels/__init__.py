@@ -26,6 +26,7 @@ from vtokens.kernels.greedy_walk import greedy_walk
 from vtokens.kernels.group_mean import group_mean
 from vtokens.kernels.grouped_attention import group_weights, grouped_attention, reweigh, reweighed_attention
 from vtokens.kernels.recycling import Recycling
+from vtokens.kernels.rescaled_attention import rescaled_attention
 from vtokens.kernels.scaled import scaled
 from vtokens.kernels.single_linkage import Tree, linked, spanning_tree
 from vtokens.kernels.tiles import Tiles, in_order
@@ -65,6 +66,7 @@ __all__ = [
     "merge",
     "nearest_centre",
     "pooled_threshold",
+    "rescaled_attention",
     "reweigh",
     "reweighed_attention",
     "rotate",

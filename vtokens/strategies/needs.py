@@ -40,6 +40,8 @@ class Needs:
         once: naming the strategy twice makes no sense, and is refused.
         watches: `at_attend` changes nothing. It is called in passes without pictures too, and `at_step` in its place
             in the attention over one new token.
+        weighs: `at_attend` changes how rows divide their attention. Two that do are refused together: each would
+            start from the model's own attention, and undo what the other did.
         computes: `at_attend` computes head outputs in place of the attention implementation, and so runs before those
             that change them, wherever it is written.
 
@@ -66,6 +68,7 @@ class Needs:
     text_lane: bool = False
     once: bool = False
     watches: bool = False
+    weighs: bool = False
     computes: bool = False
 
     def __post_init__(self) -> None:

@@ -95,6 +95,11 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
         )
     if len(computing) > 1:
         raise ValueError(f"{format_spec(computing)!r} would compute attention twice: keep one of them")
+    weighing = [strategy for strategy, needs in active if needs.attend and needs.weighs]
+    if len(weighing) > 1:
+        raise ValueError(
+            f"{format_spec(weighing)!r} would weigh attention twice, each of them from what the model gave: keep one"
+        )
     changing = [strategy for strategy, _ in active if "logits" in strategy.stages()]
     contrasting = [strategy for strategy in changing if strategy.negative(adapter.facts) is not None]
     if len(contrasting) > 1:

@@ -82,7 +82,7 @@ class TextLane:
         rows = Rows(place, whole=True)
         heads = Heads(
             index, attention.query, attention.key, attention.value, attention.scaling, self._hidden, self._real,
-            False, rows, rows, self._memory, lambda: output, until=self._until, softcap=attention.softcap,
+            False, rows, rows, rows, self._memory, lambda: output, until=self._until, softcap=attention.softcap,
         )  # fmt: skip
         for _, part, some in by_program(heads, self._strategies, self._batch_rows):
             for acting in some:

@@ -19,6 +19,7 @@ from vtokens.engine.program import Acting
 from vtokens.engine.state.cache_layers import memory_of
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.pictures import Pictures
+from vtokens.engine.state.signals import Signals
 from vtokens.engine.state.view import View
 from vtokens.strategies.views.heads import VISUAL, Heads, Memory, Rows, Span
 
@@ -47,6 +48,7 @@ def attend(
     for rows, part, some in by_program(heads, strategies, lane.batch_rows):
         for acting in some:
             part.prepared, part.metrics = acting.prepared, {}
+            part.observed = None if pictures is None else Signals(lane, pictures, lane.view, rows)
             part.text_lane = text.output_of(rows) if text is not None and acting.needs.text_lane else None
             acting.strategy.at_attend(part)
             lane.log(acting.strategy, part.metrics)
@@ -66,17 +68,18 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
     answers = last = Rows(place, whole=True)
     if lane.aside is not None:
         answers = Rows(*columns_of(~lane.aside.to(device), length))
-    noted, spans = Memory(), tuple[Span, ...]()
+    noted, spans, writing = Memory(), tuple[Span, ...](), answers
     if pictures is not None:
         layout = lane.layout_on(device)
         noted.keys[VISUAL] = (layout.visual, 0)
         before = past if memory else 0
         answers = lane.once(("answers", before, view, device), lambda: _answers(layout, memory, past))
         last = lane.once(("last", view, device), lambda: Rows(lane.last_prompt(pictures, device)))
+        writing = lane.once(("writing", before, view, device), lambda: _writing(pictures, layout, memory, past, last))
         spans = lane.once(("spans", view), lambda: _spans(pictures, layout))
     return Heads(
         index, query, key, attention.value, attention.scaling, lane.hidden,
-        valid, pictures is not None, answers, last, memory,
+        valid, pictures is not None, answers, last, writing, memory,
         lambda: attention.run()[0], noted, spans,
         until=_until(lane, index, view, device), softcap=attention.softcap,
         layout=None if pictures is None else lane.layout_on(device), bias=attention.bias,
@@ -106,6 +109,18 @@ def _answers(layout: Layout, memory: Memory, past: int) -> Rows:
         return Rows(*columns_of(layout.words_after, max(layout.text_after())))
     before = memory.marks(VISUAL, past).any(1, keepdim=True)
     return Rows(*columns_of(torch.where(before, layout.words, layout.words_after), layout.visual.shape[1]))
+
+
+def _writing(pictures: Pictures, layout: Layout, memory: Memory, past: int, last: Rows) -> Rows:
+    """The end of each prompt and the text behind it, of samples that see pictures of this pass or of an earlier one."""
+    answered = max(pictures.answered())
+    if not answered and all(layout.per_sample()):
+        return last
+    sees = layout.visual.any(1, keepdim=True)
+    if VISUAL in memory.keys:
+        sees = sees | memory.marks(VISUAL, past).any(1, keepdim=True)
+    behind = torch.arange(layout.visual.shape[1], device=sees.device) > last.index
+    return Rows(*columns_of((layout.words & behind).scatter(1, last.index, True) & sees, answered + 1))
 
 
 def _spans(pictures: Pictures, layout: Layout) -> tuple[Span, ...]:

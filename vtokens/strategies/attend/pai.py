@@ -1,4 +1,4 @@
-"""PAI's logit refinement: classifier-free guidance away from what the text alone suggests."""
+"""PAI: away from what the text alone suggests, and, if wanted, more attention to the picture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_share, check_weight
+from vtokens.strategies.base import check_layer, check_share, check_weight
 from vtokens.strategies.bases import Contraster
+from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
+from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.logits import Logits, NoPicture
 
 
@@ -22,27 +24,45 @@ from vtokens.strategies.views.logits import Logits, NoPicture
 )
 @dataclass(frozen=True)
 class Pai(Contraster):
-    """Contrasts the answer with that to the text alone, on log-probabilities.
+    """Contrasts the answer with that to the text alone, on log-probabilities, and can amplify attention to the picture.
 
-    They become gamma (l - l') + l', where l' comes from the prompt without its pictures. This is the half of PAI that
-    acts on logits; the half that amplifies attention to the picture is not part of it.
+    Log-probabilities become gamma (l - l') + l', where l' comes from the prompt without its pictures. With `alpha`,
+    0.2 in the paper, the other half acts as well: from `first_layer` on a score z of a visual token becomes
+    z + alpha |z| before the softmax, in the rows that write the answer, the last of the prompt and all behind it.
 
     Attributes:
-        gamma: 1 changes nothing but what `beta` rules out; 1.1 is the paper's.
+        gamma: weight of the contrast; the paper's is 1.1. 1 contrasts nothing, and runs no second prompt.
         beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
+        alpha: weight on attention to the picture; 0 leaves attention alone.
+        first_layer: the first decoder layer whose attention is amplified.
     """
 
     gamma: float = 1.1
     beta: float = 0.1
+    alpha: float = 0.0
+    first_layer: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_weight("gamma", self.gamma, least=1.0)
         check_share("beta", self.beta)
+        check_weight("alpha", self.alpha)
 
-    def negative(self, facts: Facts) -> NoPicture:
-        return NoPicture()
+    def needs(self, facts: Facts) -> Needs:
+        if not self.alpha:
+            return Needs()
+        first = check_layer("first_layer", self.first_layer, facts.depth)
+        return Needs(attend=[layer for layer in facts.attending if layer >= first], weighs=True)
+
+    def at_attend(self, heads: Heads) -> None:
+        heads.rescale(heads.writing, tilt=self.alpha * heads.visual)
+
+    def negative(self, facts: Facts) -> NoPicture | None:
+        return None if self.gamma == 1 else NoPicture()
 
     def contrast(self, logits: Logits) -> Tensor:
-        real, text = logits.positive.log_softmax(-1), logits.negative.log_softmax(-1)
+        real = logits.positive.log_softmax(-1)
+        if self.gamma == 1:  # the text's log-probabilities would cancel
+            return logits.cut(real, self.beta)
+        text = logits.negative.log_softmax(-1)
         return logits.cut(self.gamma * (real - text) + text, self.beta)

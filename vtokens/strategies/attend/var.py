@@ -81,7 +81,7 @@ class Var(Strategy):
     def needs(self, facts: Facts) -> Needs:
         moves = bool(self.prepare(facts).dims and self.recycle_fraction)
         where = [layer for layer in facts.attending if self.first_layer <= layer < facts.depth - 1]
-        return Needs(attend=where if moves else (), once=True)
+        return Needs(attend=where if moves else (), weighs=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.is_image_prefill:

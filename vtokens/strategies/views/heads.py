@@ -12,9 +12,11 @@ from torch import Tensor
 
 from vtokens.core.layout import Layout
 from vtokens.core.moved import Member
-from vtokens.kernels import grouped_attention, reweighed_attention
+from vtokens.kernels import grouped_attention, rescaled_attention, reweighed_attention
+from vtokens.strategies.signals import Observed
 from vtokens.strategies.views.memory import VISUAL, Memory, Noting
 from vtokens.strategies.views.rows import Rows, Span
+from vtokens.strategies.views.visuals import Visuals
 
 __all__ = ["VISUAL", "Heads", "Memory", "Rows", "Span"]
 
@@ -33,6 +35,7 @@ class Heads(Noting):
         is_image_prefill: True in the prefill that brings images: compute per-image decisions here.
         answers: the rows that may use the pictures as text does: text after the first visual token, generated tokens.
         last: the last prompt position of each sample.
+        writing: the rows that predict what the answer says: that and all behind it, of samples that see pictures.
         noted: what this pass notes; `marks` and `recall` read it together with what earlier passes noted.
         spans: of each sample, in a pass that brings pictures.
         selecting: a context manager that times a selection.
@@ -46,6 +49,7 @@ class Heads(Noting):
         turns: float32 (B, W, R), cosines and sines by which each row of this pass was turned: the product of two rows
             is the mean cosine of their distance. None where no tokens count for several.
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
+        observed: the signals that the strategy asked for, of this pass's pictures; None in a pass without pictures.
     """
 
     layer: int
@@ -58,6 +62,7 @@ class Heads(Noting):
     is_image_prefill: bool
     answers: Rows
     last: Rows
+    writing: Rows
     _memory: Memory
     _compute: Callable[[], Tensor]
     noted: Memory = field(default_factory=Memory)
@@ -71,6 +76,7 @@ class Heads(Noting):
     layout: Layout | None = None
     bias: Tensor | None = None
     turns: Tensor | None = None
+    observed: Observed | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None
@@ -84,6 +90,25 @@ class Heads(Noting):
         if VISUAL in self.noted.keys or VISUAL in self._memory.keys:
             return self.marks(VISUAL).bool()
         return torch.zeros(len(self.key), self.key.shape[2], dtype=torch.bool, device=self.key.device)
+
+    @property
+    def visuals(self) -> Visuals | None:
+        """The visual tokens of this pass, a group a picture, with the signals of the tower; None if it brings none.
+
+        `visuals.spread` brings what is known of each to the rows of the pass, as `mark` takes it.
+        """
+        if self.observed is None or self.layout is None:
+            return None
+        return Visuals(self.hidden, self.layout, "image", self.observed, self.prepared)
+
+    @property
+    def leading(self) -> Tensor:
+        """bool (B, K): keys before the first visual token, such as a system prompt; none where a sample has no picture.
+
+        Padding in front counts as well: nobody attends to it.
+        """
+        shown = self.visual.cumsum(1)
+        return (shown == 0) & (shown[:, -1:] > 0)
 
     @property
     def past(self) -> int:
@@ -165,6 +190,23 @@ class Heads(Noting):
         return reweighed_attention(
             query, self.key, self.value, self._real(group), groups, self.scaling, change, place, self.softcap
         )
+
+    def rescale(
+        self, rows: Rows, factor: Tensor | None = None, tilt: Tensor | None = None, shift: Tensor | None = None
+    ) -> None:
+        """Let some rows attend by changed scores: s becomes factor * s + tilt * |s| + shift before the softmax.
+
+        Args:
+            rows: the query rows; nothing else is computed.
+            factor, tilt, shift: float32 (B, K), for each key, or (B, H, K); None leaves scores as they are.
+        """
+        if not rows.index.shape[1]:
+            return
+        query, place = rows.gather(self.query), self._place(rows)
+        changed = rescaled_attention(
+            query, self.key, self.value, self.scaling, factor, tilt, shift, place, self.valid, self.softcap
+        )
+        self.replace(rows, changed)
 
     def _place(self, rows: Rows) -> Tensor | None:
         # A single new token stands behind every key.

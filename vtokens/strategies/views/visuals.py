@@ -72,6 +72,10 @@ class Visuals(Observing):
         found = torch.from_numpy(padded[list(self.owners)]).to(cells.device)
         return found.gather(1, cells.view(*cells.shape, *[1] * (found.dim() - 2)).expand(-1, -1, *found.shape[2:]))
 
+    def spread(self, values: Tensor) -> Tensor:
+        """(B, W): values (G, M) of the visual tokens at their positions, 0 elsewhere."""
+        return self._groups.spread(values, self.layout.visual)
+
     def drawn(self, seed: int) -> Tensor:
         """float32 (G, M): a random number for each token, the same for a seed and a number of tokens; -1 on padding.
 
