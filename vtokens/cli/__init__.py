@@ -20,6 +20,7 @@ from vtokens.cli import (
     doctor,
     eval,
     filter,
+    heads,
     listing,
     profile,
     report,
@@ -77,7 +78,22 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"vtokens {__version__}")
     commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    for module in (run, compare, check, filter, listing, demo, calibrate, search, eval, report, profile, bench, doctor):
+    for module in (
+        run,
+        compare,
+        check,
+        filter,
+        listing,
+        demo,
+        calibrate,
+        heads,
+        search,
+        eval,
+        report,
+        profile,
+        bench,
+        doctor,
+    ):
         module.add_to(commands)
     top.commands = commands.choices
     return top
