@@ -14,9 +14,11 @@ from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
+    from vtokens.recipes.looking.ara import ara
     from vtokens.recipes.looking.base import Looked, Recipe
     from vtokens.recipes.looking.carve import carve
     from vtokens.recipes.looking.crop import crop
+    from vtokens.recipes.looking.dyfo import dyfo
     from vtokens.recipes.looking.registry import parse_recipe, recipe, recipes
     from vtokens.recipes.looking.sdrpn import sdrpn
     from vtokens.recipes.quotas import Quota, quota
@@ -36,8 +38,10 @@ __all__ = [
     "Searched",
     "Zoom",
     "Zoomed",
+    "ara",
     "carve",
     "crop",
+    "dyfo",
     "parse_recipe",
     "quota",
     "recipe",
@@ -50,7 +54,7 @@ __all__ = [
 
 _ZOOM, _SCORERS, _SEARCH = "vtokens.recipes.zooming", "vtokens.recipes.scorers", "vtokens.recipes.search"
 _NAMES = "vtokens.recipes.looking.registry"
-_LOOKING = ("carve", "crop", "sdrpn")
+_LOOKING = ("ara", "carve", "crop", "dyfo", "sdrpn")
 _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,

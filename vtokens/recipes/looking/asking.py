@@ -38,7 +38,8 @@ class Said:
         images: what it shows.
         sequences: int64 (1, N), prompt and answer.
         start: where the answer begins in it.
-        likely: the probability of the first token, or of the whole answer's tokens on average; 0 if not asked for.
+        likely: the geometric mean of the probabilities of the answer's tokens; 0 if it was not asked for.
+        unsure: the entropy of its first token, in nats; 0 if it was not asked for.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Said:
     sequences: Tensor
     start: int
     likely: float = 0.0
+    unsure: float = 0.0
 
 
 @dataclass
@@ -121,8 +123,11 @@ class Asking:
         Args:
             question: by default the own one.
             images: what is shown, by default the own picture.
-            likely: work out how likely the answer is, by its tokens' mean log-probability.
+            likely: work out `Said.likely` and `Said.unsure`.
             more: options of `generate` that hold for this answer alone.
+
+        Raises:
+            ValueError: `likely`, and beams, whose tokens do not belong to one sequence.
         """
         shown = (self.image,) if images is None else tuple(images)
         text, inputs = self.inputs(self.question if question is None else question, shown)
@@ -130,6 +135,11 @@ class Asking:
         options = {"do_sample": False, "max_new_tokens": MOST, **self.options, **more}
         if self.criteria is not None:
             options["stopping_criteria"] = [*options.get("stopping_criteria", ()), *self.criteria(start)]
+        if likely and (options.get("num_beams") or 1) > 1:
+            raise ValueError(
+                f"num_beams={options['num_beams']}: how sure an answer is is read off the tokens of one sequence, so "
+                "that this recipe takes num_beams=1 alone"
+            )
         if likely:
             options |= {"return_dict_in_generate": True, "output_logits": True}
         model: Any = self.model
@@ -140,8 +150,8 @@ class Asking:
         sequences = output if isinstance(output, Tensor) else output.sequences
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         [said] = tokenizer.batch_decode(sequences[:1, start:], skip_special_tokens=True)
-        chance = _likely(output, start) if likely else 0.0
-        return Said(said.strip(), text, shown, sequences, start, chance)
+        chances = _chances(output, start) if likely else (0.0, 0.0)
+        return Said(said.strip(), text, shown, sequences, start, *chances)
 
     def count(self, handle: Handle, before: Any, inputs: Any) -> None:
         """Note that a prompt was read, and what it cost; `before` is the handle's record until then."""
@@ -184,8 +194,10 @@ def only(seen: Sequence[Any]) -> Any:
     return seen[0]
 
 
-def _likely(output: Any, start: int) -> float:
-    """The geometric mean of the probabilities of an answer's tokens, under the logits before warpers."""
+def _chances(output: Any, start: int) -> tuple[float, float]:
+    """`Said.likely` and `Said.unsure`, under the logits before warpers."""
     tokens = output.sequences[0, start:]
     logs = torch.stack(list(output.logits))[: len(tokens), 0].float().log_softmax(-1)
-    return float(logs.gather(1, tokens[:, None].to(logs.device)).mean().exp())
+    likely = logs.gather(1, tokens[:, None].to(logs.device)).mean().exp()
+    unsure = -(logs[0].exp() * logs[0].clamp_min(torch.finfo(torch.float32).min)).sum()  # 0 where a token is barred
+    return float(likely), float(unsure)
