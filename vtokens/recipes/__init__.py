@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vtokens.recipes.looking.carve import carve
     from vtokens.recipes.looking.crop import crop
     from vtokens.recipes.looking.dyfo import dyfo
+    from vtokens.recipes.looking.patches import patches
     from vtokens.recipes.looking.registry import parse_recipe, recipe, recipes
     from vtokens.recipes.looking.sdrpn import sdrpn
     from vtokens.recipes.quotas import Quota, quota
@@ -43,6 +44,7 @@ __all__ = [
     "crop",
     "dyfo",
     "parse_recipe",
+    "patches",
     "quota",
     "recipe",
     "recipes",
@@ -54,7 +56,7 @@ __all__ = [
 
 _ZOOM, _SCORERS, _SEARCH = "vtokens.recipes.zooming", "vtokens.recipes.scorers", "vtokens.recipes.search"
 _NAMES = "vtokens.recipes.looking.registry"
-_LOOKING = ("ara", "carve", "crop", "dyfo", "sdrpn")
+_LOOKING = ("ara", "carve", "crop", "dyfo", "patches", "sdrpn")
 _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,
