@@ -37,6 +37,7 @@ POOLS: dict[Any, tuple[Any, ...]] = {
     tuple[int | float, int | float]: ((0.5, 0.75), (1, 3)),
     tuple[int, ...]: ((1,), (0, 2), (0, 1, 2, 3), (-2, -1)),
     tuple[float, ...]: ((0.5, 0.5, 0.5), (0.0,), (0.9, 2.0, 0.3)),
+    tuple[tuple[tuple[float, ...], ...], ...]: (),  # maps of pictures, which belong to a call
 }
 
 
