@@ -175,7 +175,7 @@ def test_the_pages_name_what_exists() -> None:
             made = path in ("vtokens/strategies/prune/norm.py", "docs/strategies/NAME.md")  # by whoever reads it
             assert made or (root / path).exists(), f"{page} names {path}"
     towers = {"tower_depth", "has_cls", "tower", "read_sample", "merge_blocks"}
-    decoder = {"family", "depth", "width", "decoder", "linear", "tied"}
+    decoder = {"family", "depth", "width", "decoder", "linear", "tied", "source"}
     assert {f.name for f in Facts.__dataclass_fields__.values()} == decoder | towers
     assert set(Selection.__dataclass_fields__) == {"keep", "counts", "member", "weights", "sizes", "into", "share"}
 
