@@ -90,10 +90,10 @@ class Edited:
 def generated(target: Any, batch: dict[str, Any], new: int, **options: Any) -> Any:
     """Tokens and logits of `generate`."""
     torch.manual_seed(0)
+    options = {"min_new_tokens": new, **options}
     return target.generate(
-        **batch, max_new_tokens=new, min_new_tokens=new, return_dict_in_generate=True, output_logits=True,
-        output_scores=True, **options,
-    )  # fmt: skip
+        **batch, max_new_tokens=new, return_dict_in_generate=True, output_logits=True, output_scores=True, **options
+    )
 
 
 def both(

@@ -37,7 +37,8 @@ PRUNERS = [name for name in WHOLE if "keep" in FIELDS[name] and name not in TEMP
 STEADY = [name for name in PRUNERS if issubclass(get(name), ScorePruner | SubsetPruner)]
 """Those that leave as many tokens as was asked for in every layer behind them; others share them out over layers."""
 MERGERS = ["dymu"]
-SILENT = ["vhr(alpha=1)", *(f"{n}(alpha=0, beta=0)" for n in list_strategies(stage="logits") if "alpha" in FIELDS[n])]
+BY_ALPHA = [name for name in list_strategies(stage="logits") if "alpha" in FIELDS[name] and name != "pai"]
+SILENT = ["vhr(alpha=1)", "pai(gamma=1, beta=0)", *(f"{name}(alpha=0, beta=0)" for name in BY_ALPHA)]
 
 
 @pytest.fixture(scope="module")

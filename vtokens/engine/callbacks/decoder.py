@@ -173,6 +173,8 @@ class DecoderHooks(Base):
             cache.compact(lane, keys)
             return None
         output.report(lane, pictures)
+        if any(acting.needs.grounds for acting in lane.plan.at_logits):
+            lane.final = result[0]
         if passed.request is not None and block is not None:
             block.records.note(pictures.record)
         if keys is not None:

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.output import finished
+from vtokens.core.columns import columns_of
 from vtokens.engine.checks.outside import norm_of
 from vtokens.engine.forward import Pass
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.view import columns_at, gather
+from vtokens.kernels.attention_rows import chunk_of
 
 
 def kept(request: Request, length: int) -> Tensor:
@@ -50,3 +52,24 @@ def logits_of(adapter: Adapter, lane: Lane, head: Any, index: int, normed: bool)
     states = lane.early[index]
     states = norm_of(adapter, "a strategy")(states) if normed else states
     return finished(adapter, head(states)).float()
+
+
+def grounding(lane: Lane, head: Any) -> Tensor | None:
+    """float32 (B, V): the most that the last state of any visual token predicts of each word; None without pictures.
+
+    Made of a few tokens at a time, so that no logits of the whole picture are held.
+    """
+    if lane.final is None or lane.layout is None:
+        return None
+    most, words = max(lane.layout.per_sample()), head.weight.shape[0]
+    if not most:
+        return torch.zeros(len(lane.final), words, device=lane.final.device)
+    index, real = columns_of(lane.layout_on(lane.final.device).visual, most)
+    step = max(1, chunk_of(lane.final.device) // (len(index) * words))
+    found: list[Tensor] = []
+    for first in range(0, most, step):
+        part = slice(first, first + step)
+        share = finished(lane.adapter, head(gather(lane.final, index[:, part], 1))).float().softmax(-1)
+        share = share.masked_fill(~real[:, part, None].to(share.device), 0).amax(1)
+        found = [torch.maximum(found[0], share) if found else share]
+    return found[0]

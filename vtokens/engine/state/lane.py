@@ -51,6 +51,7 @@ class Lane:
         entry: the view at the decoder's input.
         columns: int64 (B, W), those left of the decoder's input, to cut what the decoder made there; None if all are.
         hidden: (B, W, D), the states that entered the layer under way; at first those that were fed.
+        final: (B, W, D), the states that leave the decoder, where a strategy asks what visual tokens predict.
         injection: what the engine adds to states behind the first layers; None if nothing.
         sizes: float32 (B, W), logarithms of how many tokens each column counts for; None if all count once.
         bias: float32 (B, W), what attention adds to scores for it, the logarithms or a share of them; None as `sizes`.
@@ -92,6 +93,7 @@ class Lane:
         self.entry: View | None = None
         self.columns: Tensor | None = None
         self.hidden, self.mask, self.both_ways = hidden, None, both_ways
+        self.final: Tensor | None = None
         self.injection = None if pictures is None else pictures.injection
         self.sizes: Tensor | None = None
         self.bias: Tensor | None = None

@@ -77,6 +77,8 @@ class Logits(Logging):
         step: int64 (1 or B, R), which token of the answer each row predicts, the first is 1; None in a pass without a
             cache, which cannot know.
         prepared: what the strategy's `prepare` made.
+        grounding: float32 (B, V), the most that the last state of any visual token which is left predicts of each
+            word; None unless the strategy asked for it (`Needs(grounds=True)`) and the pass brings pictures.
         metrics: the figures that were logged for the report.
     """
 
@@ -88,9 +90,10 @@ class Logits(Logging):
         memory: Callable[[int], Memory] = lambda layer: Memory(),
         early: Callable[[int, bool], Tensor] | None = None,
         prepared: Any = None,
+        grounding: Tensor | None = None,
     ) -> None:
         self.positive, self.step, self._negative, self._memory = positive, step, negative, memory
-        self._early, self.prepared = early, prepared
+        self._early, self.prepared, self.grounding = early, prepared, grounding
         self.metrics: dict[str, Tensor] = {}
 
     @property
@@ -125,6 +128,15 @@ class Logits(Logging):
         """What `at_attend` or `at_states` noted about each sample in a decoder layer, in this pass or before, (B, ...);
         None if nothing was, or nothing is cached."""
         return self._memory(layer).samples.get(name)
+
+    def remember(self, name: str, layer: int, values: Tensor) -> None:
+        """Note `values` (B, ...) about each sample in a decoder layer, for the next pass.
+
+        Nothing is noted where `at_attend` or `at_states` noted nothing by this name, or where nothing is cached.
+        """
+        noted = self._memory(layer).samples
+        if name in noted:
+            noted[name] = values
 
     def plausible(self, beta: float) -> Tensor:
         """bool (B, R, V): tokens that the real prompt finds at least `beta` times as probable as its favourite."""
