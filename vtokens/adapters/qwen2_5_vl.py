@@ -12,6 +12,7 @@ from transformers.vision_utils import get_vision_window_index
 from vtokens.adapters.anatomy import Anatomy
 from vtokens.adapters.qwen2_vl import PLACEHOLDERS, VISUAL, Qwen2VL
 from vtokens.adapters.registry import register_adapter
+from vtokens.core.on_device import on_device
 
 WINDOWS = replace(VISUAL, full="fullatt_block_indexes")
 """In a window block a patch competes only with its window, so its score says little about the picture."""
@@ -38,11 +39,11 @@ class Qwen25VL(Qwen2VL):
         order = inputs.get("window_index")  # given where the tower works on some of its tokens
         if order is None:
             return super().to_tokens(modality, scores, inputs)
-        return scores.view(-1, self._merge**2).mean(1)[order.to(scores.device).argsort()]
+        return scores.view(-1, self._merge**2).mean(1)[on_device(order, scores.device).argsort()]
 
     def restore(self, merged: Tensor, grids: Tensor) -> Tensor:
         order, _ = self._windows(grids)
-        return merged[order.to(merged.device).long().argsort()]
+        return merged[on_device(order, merged.device).long().argsort()]
 
     def _windows(self, grids: Tensor) -> tuple[Tensor, Tensor]:
         """The order in which the tower works, and the bounds of its windows in that order."""

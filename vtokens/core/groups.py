@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -32,8 +34,8 @@ class Groups:
         order = torch.argsort(torch.where(flat < 0, size, flat), stable=True)
         start = torch.tensor([0, *np.cumsum(counts)[:-1]] if counts else [], dtype=torch.long)
         step = torch.arange(most, device=flat.device)
-        number = torch.tensor(counts, dtype=torch.long).to(flat.device)
-        slot = (start.to(flat.device)[:, None] + step).clamp(max=flat.numel() - 1)
+        number = on_device(counts, flat.device, dtype=torch.long)
+        slot = (on_device(start, flat.device)[:, None] + step).clamp(max=flat.numel() - 1)
         return Groups(order[slot], step < number[:, None], tuple(counts))
 
     def gather(self, values: Tensor) -> Tensor:

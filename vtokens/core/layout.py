@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vtokens.core.columns import columns_of
 from vtokens.core.groups import Groups
+from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
 
 Grouping = Literal["image", "view", "frame", "sample"]
@@ -116,7 +117,7 @@ class Layout:
                     np.concatenate([np.arange(size) for size in sizes]),
                     np.concatenate([p.view >= 0 for p in part]),
                 ]
-                number, inside, real = (torch.from_numpy(f).to(mask.device) for f in flat)
+                number, inside, real = (on_device(f, mask.device) for f in flat)
                 image = torch.where(mask, number[rank], image)
                 cell = torch.where(mask, inside[rank], cell)
                 visual = torch.where(mask, real[rank], visual)
@@ -164,9 +165,9 @@ class Layout:
         """The layout of some rows of the batch alone, in ascending order; pictures are numbered anew."""
         chosen = [number for number, owner in enumerate(self.owner) if owner in set(rows)]
         numbers = {number: new for new, number in enumerate(chosen)}
-        table = torch.tensor([*(numbers.get(number, -1) for number in range(len(self.pictures))), -1])
-        at = torch.tensor(rows, device=self.visual.device)
-        image = table.to(at.device)[self.image[at]]  # -1 is the last entry
+        table = [*(numbers.get(number, -1) for number in range(len(self.pictures))), -1]
+        at = on_device(rows, self.visual.device)
+        image = on_device(table, at.device)[self.image[at]]  # -1 is the last entry
         place = {row: new for new, row in enumerate(rows)}
 
         def of(values: Sequence[T], which: Sequence[int]) -> tuple[T, ...]:
@@ -192,7 +193,7 @@ class Layout:
     def with_rows(self, rows: Sequence[int], stay: Tensor, counts: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
         """What stays of all rows, bool (B, W), and of all pictures, if `stay` and `counts` are those of `self.rows`."""
         whole, left = self.visual.clone(), list(self.counts)
-        whole[torch.tensor(rows, device=whole.device)] = stay
+        whole[on_device(rows, whole.device)] = stay
         chosen = (number for number, owner in enumerate(self.owner) if owner in set(rows))
         for number, count in zip(chosen, counts, strict=True):
             left[number] = count
@@ -259,7 +260,7 @@ class Layout:
         table = np.full((len(self.pictures) + 1, most, 4), -1)  # the last one is no picture
         for number, picture in enumerate(self.pictures):
             table[number, : len(picture)] = np.stack([picture.view, picture.t, picture.y, picture.x], 1)
-        grid = torch.from_numpy(table).to(self.visual.device)[self.image, self.cell.clamp(min=0)]
+        grid = on_device(table, self.visual.device)[self.image, self.cell.clamp(min=0)]
         return torch.cat([self.image[..., None], grid], 2).masked_fill(~self.visual[..., None], -1)
 
     @cached_property
@@ -293,7 +294,7 @@ class Layout:
             table[number, : len(picture)][inside] = len(owners) + which
             owners += [number] * len(found)
         device = self.visual.device
-        group = torch.from_numpy(table).to(device)[self.image, self.cell.clamp(min=0)].masked_fill(~self.visual, -1)
+        group = on_device(table, device)[self.image, self.cell.clamp(min=0)].masked_fill(~self.visual, -1)
         if self.counts == tuple(picture.tokens for picture in self.pictures):
             counts = np.bincount(table[table >= 0], minlength=len(owners)).tolist()
         else:  # which of them are left, only the device knows

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
 from vtokens.kernels._precision import TIE, as_given
 
 _ROOM = 1 << 26
@@ -83,7 +84,7 @@ def _score(tokens: Tensor, valid: Tensor, neighbours: Sequence[int]) -> Tensor:
     near = distance.masked_fill(~both, torch.inf).topk(most, largest=False).values
     there = near.isfinite()
     if min(neighbours, default=most) < most:
-        limit = torch.tensor(neighbours).to(near.device)[:, None, None]
+        limit = on_device(neighbours, near.device)[:, None, None]
         there = there & (torch.arange(most, device=near.device) < limit)
     mean = near.masked_fill(~there, 0).square().sum(2) / there.sum(2).clamp(min=1)
     density = (-mean).exp()

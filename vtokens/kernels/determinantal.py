@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtokens.core.on_device import on_device
 from vtokens.kernels._precision import as_given
 
 _EXHAUSTED = 1e-5
@@ -45,7 +46,7 @@ def determinantal(tokens: Tensor, weight: Tensor, valid: Tensor, counts: Sequenc
         raise ValueError(f"counts are {list(counts)}: 0 to {most} are allowed")
     unit, squared = normalize(tokens.detach().float(), dim=-1), weight.detach().float().square()
     left = unit.square().sum(2).round()  # 1, or 0 of a zero vector
-    limit = torch.tensor(counts, dtype=torch.long).to(unit.device)
+    limit = on_device(counts, unit.device, dtype=torch.long)
     group, chosen = torch.arange(groups, device=unit.device), torch.zeros_like(valid)
     factor = unit.new_zeros(groups, max(counts, default=0), most)
     for step in range(factor.shape[1]):

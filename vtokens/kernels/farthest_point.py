@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.errors import unknown
+from vtokens.core.on_device import on_device
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._greedy import greedy
 from vtokens.kernels._precision import as_given
@@ -97,7 +98,7 @@ def _together(
     groups, most, _ = unit.shape
     group = torch.arange(groups, device=unit.device)
     gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM else None
-    limit = torch.tensor(counts, dtype=torch.long).to(unit.device)
+    limit = on_device(counts, unit.device, dtype=torch.long)
     chosen = torch.zeros_like(valid)
     # Chosen and padding tokens carry +inf from the start, so argmin alone finds the next one.
     cost = torch.zeros_like(unit[..., 0]).masked_fill_(~valid, torch.inf)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
+
 Update = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(worth (G, M), cosines with the choice (G, M), worth of the choice (G, 1), its place (G, 1)) -> worth (G, M)."""
 _GRAM = 1 << 26
@@ -42,7 +44,7 @@ def greedy_walk(tokens: Tensor, valid: Tensor, counts: Sequence[int], worth: Ten
     groups, most, _ = unit.shape
     group = torch.arange(groups, device=unit.device)
     gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM else None
-    limit = torch.tensor(tuple(counts), dtype=torch.long).to(unit.device)
+    limit = on_device(tuple(counts), unit.device, dtype=torch.long)
     worth, taken, chosen = worth.to(unit.device, torch.float32), ~valid, torch.zeros_like(valid)
     for step in range(max(counts, default=0)):
         pick = worth.masked_fill(taken, -torch.inf).argmax(1)

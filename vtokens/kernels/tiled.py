@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
 from vtokens.kernels._softmax import Part, attend, fusible, merge
 from vtokens.kernels.tiles import Tiles
 
@@ -65,7 +66,7 @@ class Plans:
         held = max(1, self._budget // (self._block[0] * self._block[1])) if self._fused else 0
         # Fresh memory would cost more than copying tiles into it.
         self._room = [x.new_empty(held, slot.shape[3] * x.shape[3]) for x in (key, value)]
-        head = torch.tensor(tiles.heads[part], device=device)
+        head = on_device(tiles.heads[part], device)
         sample = torch.arange(batch, device=device)[:, None]
         source = sample * key.shape[1] + head // (heads // key.shape[1])
         if _in_order(slot, key.shape[2]):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
+
 _NEVER = 1 << 30
 """A key position after every query: keys are counted in 32 bits."""
 
@@ -187,7 +189,7 @@ def _check_slots(name: str, slot: Tensor, owners: Sequence[int], length: int) ->
         least, most = int(slot.min()), int(slot.max())
         raise ValueError(f"{name} holds {least} to {most}: 0 to {length - 1}, or -1 for an empty slot, is allowed")
     batch = torch.arange(slot.shape[0], device=slot.device)[:, None, None]
-    owner = torch.tensor(list(owners), device=slot.device)[None, :, None]
+    owner = on_device(list(owners), slot.device)[None, :, None]
     which = (batch * (max(owners, default=0) + 1) + owner) * length + slot.flatten(2)
     ordered = which[slot.flatten(2) >= 0].sort().values
     if (ordered[1:] == ordered[:-1]).any():

@@ -45,6 +45,8 @@ class Needs:
         grounds: `at_logits` reads `Logits.grounding`, for which the output layer is shown the picture's last states.
         computes: `at_attend` computes head outputs in place of the attention implementation, and so runs before those
             that change them, wherever it is written.
+        waits: what a stage has to know of a device's values before it can go on, so that the host waits for them; ""
+            where no stage does.
 
     Raises:
         TypeError: signals that are none, or layers that are no whole numbers; says how to write them.
@@ -72,6 +74,7 @@ class Needs:
     weighs: bool = False
     grounds: bool = False
     computes: bool = False
+    waits: str = ""
 
     def __post_init__(self) -> None:
         self._check("signals", get_args(Signal), "(Saliency(),)")

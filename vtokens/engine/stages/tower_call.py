@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
@@ -15,6 +16,9 @@ from vtokens.engine.plan import Plan
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun
 from vtokens.strategies.signals import Scored, Sensitivity
+
+_WHOLE, _FEW = (torch.int32, torch.int64), 1 << 14
+"""Of such dtypes and so few numbers are the grids and sizes of pictures."""
 
 
 class TowerCall:
@@ -58,14 +62,23 @@ class TowerCall:
     def over(self) -> TowerRun:
         """What is known of the call when it is over."""
         seen, first = (
-            None if self.inputs is self.given else self.inputs,
+            None if self.inputs is self.given else _read(self.inputs),
             0 if self.merging is None else self.merging.protect,
         )
         noted = {name: part[:, first:].flatten() for name, part in self.noted.items()}
         return TowerRun(
-            self.adapter, self.modality, self.given, self.scores, self.merging, self.keys, seen=seen, noted=noted,
-            sensitivities=self.sensitivities, states=self.states,
+            self.adapter, self.modality, _read(self.given), self.scores, self.merging, self.keys, seen=seen,
+            noted=noted, sensitivities=self.sensitivities, states=self.states,
         )  # fmt: skip
+
+
+def _read(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a feature call, sizes and counts on the host: who reads them later waits for no device."""
+
+    def sizes(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dtype in _WHOLE and value.numel() <= _FEW
+
+    return {name: value.cpu() if sizes(value) else value for name, value in inputs.items()}
 
 
 @contextmanager

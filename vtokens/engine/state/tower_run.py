@@ -16,6 +16,7 @@ from vtokens.adapters import Adapter
 from vtokens.adapters.anatomy import PIXELS
 from vtokens.adapters.open_tower import OpenTower
 from vtokens.core.layout import Layout
+from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
 from vtokens.engine.state.mark import Mark, unpack
 from vtokens.engine.state.merging import Merging
@@ -172,7 +173,8 @@ class TowerRun:
 def feature_index(layout: Layout, runs: Sequence[TowerRun]) -> Tensor:
     """int64 (B, N): which feature stands at each position, among those of all runs of the tower; arbitrary for text."""
     lengths = [len(picture) for run in runs for picture in run.pictures]
-    starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)].to(layout.image.device)
+    starts = torch.tensor([0, *lengths]).cumsum(0)[list(layout.source)]
+    starts = on_device(starts, layout.image.device)
     return starts[layout.image.clamp(min=0)] + layout.cell.clamp(min=0)
 
 

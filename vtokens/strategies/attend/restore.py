@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -80,7 +81,7 @@ class Restore(Strategy):
         stay = keep | torch.zeros_like(keep).scatter(1, middle, True) & others
         # Groups that add nothing have no clusters, and every slot here is of one that has.
         own = middle.gather(1, cluster.clamp(min=0))
-        goes = others & (torch.tensor(added).to(keep.device) > 0)[:, None]
+        goes = others & (on_device(added, keep.device) > 0)[:, None]
         count = size.gather(1, cluster.clamp(min=0)).clamp(min=1)
         total = [count + more for count, more in zip(counts, added, strict=True)]
         stay = torch.where(real.any(1, keepdim=True), stay, keep)

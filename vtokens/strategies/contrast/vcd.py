@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.logits import Pixels
@@ -59,4 +60,4 @@ class Vcd(Weighted):
         left = (1 - betas).cumprod(0)[self.steps].item()
         shape = pixels.shape[-3:] if pixels.dim() > 2 else pixels.shape
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed))
-        return (left**0.5 * pixels.float() + (1 - left) ** 0.5 * noise.to(pixels.device)).to(pixels.dtype)
+        return (left**0.5 * pixels.float() + (1 - left) ** 0.5 * on_device(noise, pixels.device)).to(pixels.dtype)

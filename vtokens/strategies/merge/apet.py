@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
 from vtokens.strategies.average import early, late
 from vtokens.strategies.base import Strategy, check_layer
@@ -81,10 +82,10 @@ class Apet(Strategy):
         # Of very few tokens no more than half are basis.
         slots = tuple(min(self.basis, count // 2) for count in counts)
         picks, there = farthest_first(tokens, valid, self.basis)
-        width = torch.tensor(slots).to(picks.device)[:, None]
+        width = on_device(slots, picks.device)[:, None]
         first = there & (torch.arange(picks.shape[1], device=picks.device) < width)
         # A basis of nearly all tokens would explain all, and rounding choose: half of them explain the others.
-        half = torch.tensor([count // 2 for count in visuals.counts]).to(picks.device)[:, None]
+        half = on_device([count // 2 for count in visuals.counts], picks.device)[:, None]
         explains = there & (torch.arange(picks.shape[1], device=picks.device) < half)
         errors = unexplained(tokens, picks, explains).masked_fill(~valid, -torch.inf)
         if self.places == "released":

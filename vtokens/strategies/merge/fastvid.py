@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -112,7 +113,7 @@ class FastVid(VideoPruner):
 
 
 def _column(values: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(values).to(like.device)[:, None]
+    return on_device(values, like.device)[:, None]
 
 
 def _nearest(units: Tensor, centre: Tensor, part: Tensor, most: int) -> Tensor:

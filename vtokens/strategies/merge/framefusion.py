@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity, pad
 
 from vtokens.core.budget import Keep, share_of
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -156,7 +157,7 @@ class FrameFusion(VideoPruner):
         other = tokens.gather(1, before.clamp(min=0)[..., None].expand_as(tokens))
         like = cosine_similarity(tokens, other, dim=-1)
         like = like.masked_fill(like > 1 - TIE, 1).masked_fill(~real | (before < 0), -torch.inf)
-        most = torch.tensor(limits).to(real.device)[:, None]
+        most = on_device(limits, real.device)[:, None]
         joins = ((rank(-like.flatten(1)) < most) & (like.flatten(1) >= self.alike)).view_as(real)
         first = torch.where(real & ~joins, number, -1).cummax(1).values.clamp(min=0)
         own = torch.arange(length * places, device=real.device).view(1, length, places)

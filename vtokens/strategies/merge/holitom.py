@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -71,7 +72,7 @@ class HoliTom(VideoPruner):
         mean = torch.zeros_like(flat).scatter_add(1, home[..., None].expand_as(flat), flat) / count[..., None]
         mean = mean.view_as(tokens)
 
-        stay = torch.tensor([counts[row] for row in frames.rows]).to(real.device)
+        stay = on_device([counts[row] for row in frames.rows], real.device)
         said = (real & ~static) | head
         share = (stay / said.sum((1, 2)).clamp(min=1)).clamp(max=1)[:, None, None]
         moving = real & ~static

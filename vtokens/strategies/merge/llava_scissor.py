@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE, linked, spanning_tree
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -50,7 +51,7 @@ class LlavaScissor(VideoPruner):
         tokens, real = frames.gather(visuals.tokens).float(), frames.real
         videos, length, places = real.shape
         units, flat, valid = normalize(tokens, dim=-1), tokens.flatten(1, 2), real.flatten(1)
-        stay = torch.tensor([counts[row] for row in frames.rows]).to(real.device)[:, None]
+        stay = on_device([counts[row] for row in frames.rows], real.device)[:, None]
 
         tree = spanning_tree(units.flatten(0, 1), real.flatten(0, 1))
         weight = tree.weight.view(videos, -1)

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.average import early, late
 from vtokens.strategies.base import Strategy, check_layer, check_share
 from vtokens.strategies.needs import Needs
@@ -84,7 +85,7 @@ class Nuwa(Strategy):
         rank = rank_in(place[..., 3], saliency, valid)
         # As many of each square as it takes to fill the budget.
         squares = ((rank == 0) & valid).sum(1, keepdim=True)
-        limit = torch.tensor(counts).to(valid.device)[:, None]
+        limit = on_device(counts, valid.device)[:, None]
         deep = (limit + squares - 1) // squares.clamp(min=1)
         behind = torch.finfo(torch.float32).max / 4
         keep = visuals.best(torch.where(rank < deep, saliency, saliency - behind), counts).keep
@@ -117,8 +118,8 @@ class Nuwa(Strategy):
         beside = (anchors[:, :, None, 0] == place[:, None, :, 0]) & valid[:, None]
         weight = like.clamp(min=0) * (1 - apart / self.reach**0.5).clamp(min=0) * beside
         score = saliency.gather(1, at)
-        bound = _quantile(score.masked_fill(~there, torch.inf), torch.tensor(counts).to(at.device), self.guarded)
-        still = (score >= bound) | torch.tensor(whole).to(at.device)[:, None]
+        bound = _quantile(score.masked_fill(~there, torch.inf), on_device(counts, at.device), self.guarded)
+        still = (score >= bound) | on_device(whole, at.device)[:, None]
         weight = weight.masked_fill(still[..., None], 0)
         weight = weight / (weight.sum(2, keepdim=True) + 1e-8)
         return weight.scatter(2, at[..., None], 1.0)

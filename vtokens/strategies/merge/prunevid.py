@@ -10,6 +10,7 @@ from torch.nn.functional import normalize, pad
 
 from vtokens.core.budget import Keep, budget, share_of
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.base import check_layer
 from vtokens.strategies.needs import Needs
@@ -118,7 +119,7 @@ class PruneVid(VideoPruner):
         first_seen = torch.where(static, at_first.gather(1, by_part), own)
         head, moving = static & (first_seen == own), real & ~static
 
-        stay = torch.tensor([counts[row] for row in frames.rows]).to(real.device)
+        stay = on_device([counts[row] for row in frames.rows], real.device)
         distinct = still.sum((1, 2)) + moving.sum((1, 2))
         share = (stay / distinct.clamp(min=1)).clamp(max=1)[:, None, None]
         of_still, of_moving = _order(mean, still, share), _order(tokens, moving, share)
@@ -140,7 +141,7 @@ class PruneVid(VideoPruner):
         """int64 (V, T): the segment of each frame, ascending from 0."""
         there, many = frames.real.any(2), frames.real.sum(2).clamp(min=1)
         mean = tokens.sum(2) / many[..., None]
-        count = torch.tensor([max(1, int(t * self.segments)) for t, _ in frames.shapes]).to(mean.device)
+        count = on_device([max(1, int(t * self.segments)) for t, _ in frames.shapes], mean.device)
         centre = there & (rank(-density_peaks(mean, there, _NEIGHBOURS)) < count[:, None])
         cluster = _contiguous(nearest_centre(mean, there, centre), there)
         return pad(cluster[:, 1:] != cluster[:, :-1], (1, 0)).cumsum(1)

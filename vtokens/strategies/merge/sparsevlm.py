@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.budget import Keep
+from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -77,7 +78,7 @@ class SparseVlm(StagedPruner):
         slots = pool.long().argsort(dim=1, descending=True, stable=True)[:, : max(pooled)]
         real, tokens = pool.gather(1, slots), visuals.tokens
         tokens = tokens.gather(1, slots[..., None].expand(-1, -1, tokens.shape[2]))
-        many = torch.tensor(clusters).to(slots.device)[:, None]
+        many = on_device(clusters, slots.device)[:, None]
         centre = (rank(-density_peaks(tokens, real, clusters)) < many) & real
         into = nearest_centre(tokens, real, centre).clamp(min=0)
         members = torch.zeros_like(into).scatter_add(1, into, real.long()).gather(1, into).clamp(min=1)

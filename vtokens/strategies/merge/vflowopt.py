@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy, check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -87,13 +88,13 @@ class VFlowOpt(Strategy):
         square = places(visuals, self.side)[..., 3]
         # Squares are counted on the device: how many of the best stay whole follows there from counts of the host.
         many = ((rank_in(square, saliency, valid) == 0) & valid).sum(1, keepdim=True)
-        limit = torch.tensor(counts).to(valid.device)[:, None]
-        whole = torch.tensor([own == there for own, there in zip(counts, visuals.counts, strict=True)]).to(valid.device)
+        limit = on_device(counts, valid.device)[:, None]
+        whole = on_device([own == there for own, there in zip(counts, visuals.counts, strict=True)], valid.device)
         rank = rank_in(torch.zeros_like(square), saliency, valid)
         best = valid & ((rank < limit - many) | whole[:, None])
         rest = valid & ~best
         heads = rest & (rank_in(torch.where(rest, square, -1), saliency, valid) == 0)
-        step = saliency.new_tensor(4.0 * valid.shape[1])
+        step = 4.0 * valid.shape[1]
         order = -rank.float() + step * (2 * best.float() + heads.float())
         keep = visuals.best(order, counts).keep
         into, weights = _shares(saliency, square, rest, heads, keep)

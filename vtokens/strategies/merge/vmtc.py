@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -73,7 +74,7 @@ class Vmtc(Strategy):
         # Where a cluster lost all of its members, the tokens farthest from their means fill the budget by themselves.
         score = torch.where(chosen, 4.0, torch.where(first, 3.0, far / (1 + far)))
         keep = visuals.best(score, counts).keep
-        joins = rest & (first | ~keep) & (torch.tensor(clusters).to(rest.device) > 0)[:, None]
+        joins = rest & (first | ~keep) & (on_device(clusters, rest.device) > 0)[:, None]
         size = torch.zeros_like(score).scatter_add(1, cluster, joins.float()).gather(1, cluster)
         weights = torch.where(joins, 1 / size.clamp(min=1), keep.float())
         return Selection(keep, counts, weights=weights, into=torch.where(joins, middle.gather(1, cluster), slot))
@@ -88,7 +89,7 @@ def k_means(tokens: Tensor, valid: Tensor, clusters: list[int], rounds: int) -> 
         clusters: how many of each group, at most; 0 in a group leaves every token in cluster 0.
         rounds: how often tokens are assigned and means taken.
     """
-    count, many = valid.sum(1, keepdim=True), torch.tensor(clusters).to(valid.device)[:, None]
+    count, many = valid.sum(1, keepdim=True), on_device(clusters, valid.device)[:, None]
     number = torch.arange(max(clusters), device=valid.device)
     # The first tokens of the means, by their ranks among those that are clustered.
     start = ((2 * number + 1) * count) // (2 * many.clamp(min=1))

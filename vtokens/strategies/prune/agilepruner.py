@@ -59,7 +59,7 @@ class AgilePruner(Strategy):
             raise ValueError(f"most={self.most!r} is out of range: a cosine distance from 0 to 2 is allowed")
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Saliency(),), compact=self.positions == "compact")
+        return Needs(signals=(Saliency(),), compact=self.positions == "compact", waits="the spectrum of the features")
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         tokens, valid, counts = visuals.tokens, visuals.valid, visuals.budgets(self.keep, self.of)

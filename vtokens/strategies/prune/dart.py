@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy, check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -78,13 +79,13 @@ class Dart(Strategy):
             order = rank(alike.masked_fill(chosen | ~visuals.valid, torch.inf))
             rest = [max(0, count - self.visual_pivots) for count in counts]
             part = [left // number + (place < left % number) for left in rest]
-            chosen = chosen | ((order < torch.tensor(part).to(order.device)[:, None]) & visuals.valid)
+            chosen = chosen | ((order < on_device(part, order.device)[:, None]) & visuals.valid)
         return Selection(chosen, counts)
 
     def _pivots(self, visuals: Visuals, lengths: Tensor, own: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
         """(G, P, D), the states of a picture's pivots in rising places; bool (G, P), which of them there are."""
         place = torch.arange(lengths.shape[1], device=lengths.device).expand_as(lengths)
-        owner = torch.tensor(visuals.layout.owner, dtype=torch.long).to(lengths.device)
+        owner = on_device(visuals.layout.owner, lengths.device, dtype=torch.long)
         words = visuals.text("all")
         order = rank(-lengths.masked_fill(~words, -torch.inf))
         chosen = (words & (order < self.text_pivots))[owner]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.budget import Keep
+from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
 from vtokens.strategies.registry import register
 from vtokens.strategies.video_pruner import VideoPruner
@@ -47,7 +48,7 @@ class DyCoke(VideoPruner):
     def score(self, visuals: Visuals, frames: Frames) -> Tensor:
         tokens, real = frames.gather(visuals.tokens).float(), frames.real
         number = torch.arange(real.shape[1], device=real.device)
-        other = number - torch.tensor(_BACK).to(real.device)[number % 4]
+        other = number - on_device(_BACK, real.device)[number % 4]
         alike = torch.cosine_similarity(tokens, tokens[:, other], dim=-1)
         # Within rounding nothing is new, so that a batch keeps what each video does alone.
         alike = alike.masked_fill(alike > 1 - TIE, 1).masked_fill(~real[:, other], -torch.inf)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -60,5 +61,5 @@ class DyVTE(Strategy):
         asked = [layer for layer in range(index) if visuals.observed.knows(Attention(layer))][-self.patience :]
         mass = torch.stack([torch.where(visuals.layout.visual, visuals.received(layer), 0.0).sum(1) for layer in asked])
         leave = (mass < self.epsilon).all(0)
-        owner = torch.tensor(visuals.layout.owner, dtype=torch.long).to(leave.device)
+        owner = on_device(visuals.layout.owner, leave.device, dtype=torch.long)
         return Selection(visuals.valid & ~leave[owner][:, None])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
 from vtokens.strategies.base import check_layer, check_share
 from vtokens.strategies.bases import ScorePruner
@@ -82,7 +83,7 @@ class HiPrune(ScorePruner):
         chosen = visuals.best(score, base).keep
         words = visuals.text().float()
         mean = words[:, None] @ visuals.hidden.float() / words.sum(1).clamp(min=1)[:, None, None]
-        owner = torch.tensor([visuals.layout.owner[one] for one in visuals.owners]).to(mean.device)
+        owner = on_device([visuals.layout.owner[one] for one in visuals.owners], mean.device)
         like = cosine_similarity(visuals.tokens.float(), mean[owner], dim=-1)
         return torch.where(chosen, 2 + score.clamp(min=0), like)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency
@@ -55,12 +56,12 @@ class HoloV(SubsetPruner):
         salient = visuals.saliency().masked_fill(~visuals.valid, 0)
         device, parts = salient.device, self.parts
         place = np.stack([_stretch(size, visuals.valid.shape[1], parts) for size in visuals.counts])
-        sizes = torch.from_numpy(np.stack([np.bincount(row, minlength=parts + 1) for row in place])).to(device)
-        part = torch.from_numpy(place).to(device)
+        sizes = on_device(np.stack([np.bincount(row, minlength=parts + 1) for row in place]), device)
+        part = on_device(place, device)
 
         sums = salient.new_zeros(len(salient), parts + 1).scatter_add(1, part, salient)[:, :parts]
         mean = sums / sizes[:, :parts].clamp(min=1)
-        budget = torch.tensor(counts, dtype=torch.long).to(device)[:, None]
+        budget = on_device(counts, device, dtype=torch.long)[:, None]
         share = mean / mean.sum(1, keepdim=True).clamp(min=1e-20)
         quota = (share * budget + _ROUNDING).floor().long()
         spare = budget - quota.sum(1, keepdim=True)

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
+from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -56,7 +57,8 @@ class PruMerge(Strategy):
 
     def needs(self, facts: Facts) -> Needs:
         signals = (Saliency((-1,), heads="joint"), TowerKeys(-1))
-        return Needs(signals=signals, blends=True, compact=self.positions == "compact")
+        waits = "" if self.keep is not None else "how many tokens stand out"
+        return Needs(signals=signals, blends=True, compact=self.positions == "compact", waits=waits)
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         scores = visuals.saliency((-1,), heads="joint").masked_fill(~visuals.valid, 0)
@@ -70,7 +72,7 @@ class PruMerge(Strategy):
         dropped = visuals.valid & ~centre
         rest = dropped & (own == torch.where(dropped, own, -1).amax(1, keepdim=True))
         if counts is not None:  # a single token has no other beside it
-            alone = torch.tensor([count < 2 for count in counts]).to(centre.device)
+            alone = on_device([count < 2 for count in counts], centre.device)
             rest = rest & ~alone[:, None]
         keep = centre | rest
         # How many stand out only the device knows, and sums have to be as many: one read, which the engine is spared.
@@ -88,7 +90,7 @@ class PruMerge(Strategy):
         left = [whole - own for (_, whole), own in zip(pairs, first, strict=True)]
         # Of R others, the i-th of m is the floor(i R / m)-th: rank r is one where (r + 1) m / R passes a whole number.
         rank = (~best & visuals.valid).cumsum(1) - 1
-        m, r = (torch.tensor(part).to(rank.device)[:, None] for part in (others, left))
+        m, r = (on_device(part, rank.device)[:, None] for part in (others, left))
         r = r.clamp(min=1)
         spread = ((rank * m + r - 1) // r * r < (rank + 1) * m) & ~best & visuals.valid
         return best | spread

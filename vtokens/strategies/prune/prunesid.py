@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency
@@ -44,7 +45,7 @@ class PruneSID(SubsetPruner):
     seed: int = 0
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Saliency(),))
+        return Needs(signals=(Saliency(),), waits="which tokens suppress which, and how many are left")
 
     def choose(self, visuals: Visuals, counts: Sequence[int]) -> Tensor:
         tokens, salient, device = visuals.tokens, visuals.saliency(), visuals.valid.device
@@ -57,7 +58,7 @@ class PruneSID(SubsetPruner):
                 like = (unit @ unit.T).cpu().numpy()
                 mean = (like.sum(dtype=np.float64) - np.trace(like)) / max(1, size * (size - 1))
                 chosen[number, _picked(group, score, like, count / 32 * mean, count)] = True
-        return torch.from_numpy(chosen).to(device)
+        return on_device(chosen, device)
 
 
 def components(tokens: Tensor, most: int, seed: int) -> Tensor:
@@ -69,7 +70,8 @@ def components(tokens: Tensor, most: int, seed: int) -> Tensor:
     values = tokens.sigmoid()
     values = (values - values.mean(1, keepdim=True)).T  # (D, N), each token's mean taken off
     rank = min(most, *values.shape)
-    start = torch.randn(values.shape[1], rank, generator=torch.Generator().manual_seed(seed)).to(values.device)
+    start = torch.randn(values.shape[1], rank, generator=torch.Generator().manual_seed(seed))
+    start = on_device(start, values.device)
     basis = torch.linalg.qr(values @ start).Q
     for _ in range(2):
         basis = torch.linalg.qr(values @ torch.linalg.qr(values.T @ basis).Q).Q

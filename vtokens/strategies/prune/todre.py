@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import farthest_point
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
@@ -87,7 +88,7 @@ class Todre(Strategy):
         to_visual = _mass(visuals.received(index - 1, "text"), layout.visual)
         to_text = _mass(visuals.received(index - 1, "visual"), layout.words_after)
         leave = (to_visual < threshold) & (to_text < threshold)
-        owner = torch.tensor(layout.owner, dtype=torch.long).to(leave.device)
+        owner = on_device(layout.owner, leave.device, dtype=torch.long)
         return Selection(visuals.valid & ~leave[owner][:, None])
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from vtokens.core.budget import Keep
+from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.registry import register
@@ -38,7 +38,7 @@ class Uniform(Strategy):
         chosen = np.zeros(visuals.valid.shape, dtype=bool)
         for row, (picture, left, keep) in enumerate(zip(visuals.layout.pictures, visuals.counts, counts, strict=True)):
             chosen[row, :left] = even_grid(picture, keep) if left == picture.tokens else _even(left, keep)
-        return Selection(torch.from_numpy(chosen).to(visuals.hidden.device), counts)
+        return Selection(on_device(chosen, visuals.hidden.device), counts)
 
 
 def even_grid(picture: Picture, keep: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
 from vtokens.strategies.base import Strategy, check_share
 from vtokens.strategies.needs import Needs
@@ -73,7 +74,7 @@ def zipped(visuals: Visuals, scores: Tensor, keys: Tensor, dominant: list[int], 
     rest = visuals.valid & ~best
     pairs = zip(visuals.counts, dominant, contextual, strict=True)
     steps = [max(1, (count - own) // max(1, more)) for count, own, more in pairs]
-    step, most = (torch.tensor(part).to(rest.device)[:, None] for part in (steps, contextual))
+    step, most = (on_device(part, rest.device)[:, None] for part in (steps, contextual))
     rank = rest.cumsum(1) - 1
     target = rest & (rank % step == 0) & (rank < step * most)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
 from vtokens.strategies.selection import Selection
 
@@ -52,9 +53,9 @@ class Frames:
             width = np.array([w for _, _, w in one.grids])
             table[row, : len(one)] = one.t * wide + first[one.view] + one.y * width[one.view] + one.x
         if len(rows) < len(pictures):
-            index = torch.tensor(rows).to(cells.device)
+            index = on_device(rows, cells.device)
             cells, valid = cells[index], valid[index]
-        at = torch.from_numpy(table).to(cells.device).gather(1, cells.clamp(0, table.shape[1] - 1))
+        at = on_device(table, cells.device).gather(1, cells.clamp(0, table.shape[1] - 1))
         # Padding is written behind the last place, and cut off.
         to = at.masked_fill(~valid, most * wide)
         own = torch.arange(cells.shape[1], device=cells.device).expand_as(cells)
@@ -76,10 +77,10 @@ class Frames:
         own = values[torch.arange(len(values), device=values.device)[:, None], self.at]
         if len(self.rows) == len(others):
             return own
-        return others.index_copy(0, torch.tensor(self.rows).to(others.device), own)
+        return others.index_copy(0, on_device(self.rows, others.device), own)
 
     def _own(self, values: Tensor) -> Tensor:
-        return values if len(self.rows) == len(values) else values[torch.tensor(self.rows).to(values.device)]
+        return values if len(self.rows) == len(values) else values[on_device(self.rows, values.device)]
 
     def merged(self, keep: Selection, into: Tensor, weights: Tensor) -> Selection:
         """A selection in which tokens of videos go into kept ones.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep, budget
 from vtokens.core.layout import Layout
+from vtokens.core.on_device import on_device
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.memory import Logging
 
@@ -80,7 +81,7 @@ class Keys(Logging):
         order = ranked.argsort(dim=-1, descending=True, stable=True)
         order = order.gather(-1, (~candidates).gather(-1, order).long().argsort(dim=-1, stable=True))
         rank = torch.empty_like(order).scatter_(-1, order, place.expand_as(order))
-        limit = torch.tensor(counts, device=rank.device).view(-1, *[1] * (rank.dim() - 1))
+        limit = on_device(counts, rank.device).view(-1, *[1] * (rank.dim() - 1))
         there = padding = [0] * batch
         if self.layout is not None:
             there = self.layout.per_sample()

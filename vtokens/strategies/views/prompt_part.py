@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
 from vtokens.strategies.views.heads import Heads, Rows, Span
 from vtokens.tables.patterns.index import Scene
 
@@ -73,7 +74,7 @@ def answers(heads: Heads) -> None:
     if not most:
         return
     device = heads.query.device
-    ends = torch.tensor([[span.end, span.stop] for span in spans], device=device)
+    ends = on_device([[span.end, span.stop] for span in spans], device)
     index = ends[:, :1] + torch.arange(most, device=device)
     # Empty slots must not point at a row that another one writes: not at the first, as a prompt has at least one.
     real = index < ends[:, 1:]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
+from vtokens.core.on_device import on_device
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Observed
 from vtokens.strategies.views.frames import Frames
@@ -69,7 +70,7 @@ class Visuals(Observing):
         most = max(map(len, tables))
         padded = np.stack([np.pad(one, ((0, most - len(one)), *[(0, 0)] * (one.ndim - 1))) for one in tables])
         cells = self.cells.clamp(0, most - 1)
-        found = torch.from_numpy(padded[list(self.owners)]).to(cells.device)
+        found = on_device(padded[list(self.owners)], cells.device)
         return found.gather(1, cells.view(*cells.shape, *[1] * (found.dim() - 2)).expand(-1, -1, *found.shape[2:]))
 
     def spread(self, values: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class Visuals(Observing):
             raise ValueError(
                 f"scores have the shape {tuple(scores.shape)}: one for each token is needed, {tuple(self.valid.shape)}"
             )
-        scores = scores.to(self.hidden.device)
+        scores = on_device(scores, self.hidden.device)
         return scores.masked_fill(scores.isnan() | ~self.valid, -torch.inf)
 
 
@@ -176,5 +177,5 @@ def _highest(scores: Tensor, valid: Tensor, counts: Sequence[int]) -> Tensor:
     order = order.gather(1, (~valid).gather(1, order).long().argsort(dim=1, stable=True))
     rank = torch.empty_like(order)
     rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    limit = torch.tensor(counts, dtype=torch.long).to(order.device)
+    limit = on_device(counts, order.device, dtype=torch.long)
     return (rank < limit[:, None]) & valid

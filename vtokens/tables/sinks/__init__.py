@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.on_device import on_device
 from vtokens.core.writing import write_json
 from vtokens.tables import base
 
@@ -34,7 +35,7 @@ class Sinks:
 
     def phi(self, hidden: Tensor) -> Tensor:
         """float32 (B, W): the largest of the dimensions, over the root mean square of the state (B, W, D)."""
-        dims = torch.tensor(self.dims, dtype=torch.long).to(hidden.device)
+        dims = on_device(self.dims, hidden.device, dtype=torch.long)
         # Squares of half precision overflow long before the activations do.
         rms = hidden.float().square().mean(-1).add(1e-6).sqrt()
         return hidden.index_select(-1, dims).float().abs().amax(-1) / rms
