@@ -153,6 +153,9 @@ def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any] | Par
     text = prompt["input_ids"][0] != model.config.image_token_id
     ids = prompt["input_ids"][:, text]
     alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kinds = prompt.get("mm_token_type_ids")
+    if kinds is not None and bool(kinds[:, text].any()):  # what frames Molmo 2's pictures is of their kind
+        alone["mm_token_type_ids"] = kinds[:, text]
     if "token_type_ids" in prompt:
         alone["token_type_ids"] = prompt["token_type_ids"][:, text]
     if not hasattr(model.config, "visual_indicator_token_ids"):

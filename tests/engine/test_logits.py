@@ -66,6 +66,13 @@ def noised(family: str, prompt: dict[str, Any], steps: int = 500, seed: int = 0)
         for plane, (high, wide) in zip(noisy, prompt["image_sizes"].tolist(), strict=True):
             plane[:, :high, :wide] = change(plane[:, :high, :wide])
         return {**prompt, "pixel_values": noisy}
+    if "image_grids" in prompt:  # squares of rows of patches: the whole of a picture, and one or two crops of it
+        parts = pixels.split([2 + (columns > 3) for *_, columns in prompt["image_grids"].tolist()])
+        return {**prompt, "pixel_values": torch.cat([change(part.flatten(0, 1)).view_as(part) for part in parts])}
+    if "target_sizes" in prompt:  # patches side by side
+        rows = pixels[0].unflatten(-1, (-1, pixels.shape[2])).permute(2, 0, 1, 3)
+        parts = [change(part) for part in rows.split(prompt["target_sizes"].prod(-1).tolist())]
+        return {**prompt, "pixel_values": torch.cat(parts).permute(1, 2, 0, 3).flatten(-2)[None]}
     if "spatial_shapes" in prompt:  # rows of patches, padded too
         noisy = pixels.clone()
         for plane, (high, wide) in zip(noisy, prompt["spatial_shapes"].tolist(), strict=True):

@@ -91,7 +91,11 @@ def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **co
                 weight.data.normal_(std=2 * weight[0].numel() ** -0.5)
             elif ".vit_merger." in name:  # which starts with numbers so large that attention in it is all or nothing
                 weight.data.normal_(std=0.2)
-            elif "mm_input_projection" in name or "position_embedding_table" in name:
+            elif (
+                "mm_input_projection" in name
+                or "position_embedding_table" in name
+                or name.endswith("positional_embedding")
+            ):
                 weight.data.normal_(std=0.3)  # which start at one number
             # No setting of CLIP's or SigLIP's own initialisation gives towers attention that prefers anything.
             elif any(part in name for part in ("_tower.", "vision_model")) and ("q_proj" in name or "k_proj" in name):

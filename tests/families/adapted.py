@@ -32,11 +32,12 @@ from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProce
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from vtokens.loading.processors import pictures_only
 
 from . import of_timm
-from .by_hand import Pages, Patches, Rows, Tiled, Unbroken
+from .by_hand import Pages, Patches, Pooled, Rows, Tiled, Unbroken
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -150,6 +151,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {**TOWER, "spatial_merge_size": 2, "initializer_range": 0.2},
         "tie_word_embeddings": False,
     },
+    # Squares of 5 x 5 patches, of which up to 2 x 2 are pooled, of two tower blocks each; two layers turn otherwise.
+    "molmo2": {
+        "text_config": {
+            **TEXT, "head_dim": 16, "additional_vocab_size": 0, "rope_scaling_layers": [0, 2],
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        },
+        "vision_config": {
+            **TOWER, "num_key_value_heads": 4, "head_dim": 8, "image_size": [70, 70], "initializer_range": 0.2,
+        },
+        "adapter_config": {
+            "vision_feature_layer": [3, 1], "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "head_dim": 8, "intermediate_size": 64, "text_hidden_size": 64, "initializer_range": 0.2,
+        },
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+    },
     # Four positions a second, and chunks of a second: video and sound take turns within it.
     "qwen2_5_omni_thinker": {
         **BASE["qwen2_5_vl"], "audio_config": _EARS, "position_id_per_seconds": 4, "seconds_per_chunk": 1,
@@ -192,6 +209,11 @@ TOKENS: dict[str, dict[str, str]] = {
         "eos": "<|im_end|>", "pad": "[PAD]", "image": "<|media_pad|>", "video": "<|video_pad|>",
         "vision_start": "<|media_begin|>", "vision_end": "<|media_end|>",
     },
+    "molmo2": {
+        "eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<im_patch>", "column": "<im_col>",
+        "begin": "<im_start>", "low_begin": "<low_res_im_start>", "frame_begin": "<frame_start>", "end": "<im_end>",
+        "frame_end": "<frame_end>",
+    },
     "paddleocr_vl": {
         "eos": "</s>", "pad": "<unk>", "image": "<|IMAGE_PLACEHOLDER|>", "video": "<|video_pad|>",
         "vision_start": "<|IMAGE_START|>", "vision_end": "<|IMAGE_END|>",
@@ -207,7 +229,14 @@ TOKENS: dict[str, dict[str, str]] = {
 
 def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     """The top-level fields of a configuration with token ids."""
-    fields = {"image_token_id": tokenizer.image_token_id}
+    fields = {"image_patch_id" if family == "molmo2" else "image_token_id": tokenizer.image_token_id}
+    if family == "molmo2":
+        fields |= {
+            "image_start_token_id": tokenizer.begin_token_id, "image_end_token_id": tokenizer.end_token_id,
+            "low_res_image_start_token_id": tokenizer.low_begin_token_id,
+            "frame_start_token_id": tokenizer.frame_begin_token_id,
+            "frame_end_token_id": tokenizer.frame_end_token_id,
+        }  # fmt: skip
     if family.startswith("glm"):
         names = ("video", "image_start", "image_end", "video_start", "video_end")
         fields |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
@@ -318,6 +347,7 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
         ),
         tok,
     ),
+    "molmo2": lambda config, tok: Pooled(SiglipImageProcessorPil(size={"height": 70, "width": 70}), tok),
     "paddleocr_vl": lambda config, tok: Pages(
         PaddleOCRVLImageProcessorPil(size={"shortest_edge": 4 * 28**2, "longest_edge": 48 * 28**2}), tok
     ),

@@ -16,7 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-SHOWN = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask", "target_sizes")
+SHOWN = ("pixel_values", "image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask", "target_sizes",
+    "image_token_pooling", "image_grids",)  # fmt: skip
 
 
 class ByHand:
@@ -164,6 +165,57 @@ class Sliced(ByHand):
         whole, *slices = (self.image_token * (int(size.prod()) // 16) for size in sizes)
         parts = "\n".join(tok.slice_begin_token + part + tok.slice_end_token for part in slices)
         return tok.begin_token + whole + tok.end_token + parts
+
+
+class Pooled(ByHand):
+    """Molmo 2's pictures: the whole of each as 3 x 3 tokens, and one or two crops of it side by side.
+
+    Up to 2 x 2 patches are pooled to a token, those of a crop's last row and column by themselves. Its own processor
+    asks for torchvision, and lets crops overlap.
+    """
+
+    pixels = SiglipImageProcessorPil
+    cell, count = 14, 5
+
+    def __call__(self, images: Any, text: list[str], **options: Any) -> BatchFeature:
+        """A batch of tensors with the kind of each position; options go to the tokenizer."""
+        made, tok = super().__call__(images, text, **options), self.tokenizer
+        framing = [tok.image_token_id, tok.column_token_id, tok.begin_token_id, tok.low_begin_token_id]
+        framing += [tok.end_token_id, tok.frame_begin_token_id, tok.frame_end_token_id]
+        made["mm_token_type_ids"] = torch.isin(made["input_ids"], torch.tensor(framing)).long()
+        return made
+
+    def written(self, made: Any, number: int) -> str:
+        tok = self.tokenizer
+        low_rows, low_columns, rows, columns = made["image_grids"][number].tolist()
+        low = (self.image_token * low_columns + tok.column_token) * low_rows
+        high = (self.image_token * columns + tok.column_token) * rows
+        return f"{tok.low_begin_token}{low}{tok.end_token}{tok.begin_token}{high}{tok.end_token}"
+
+    def made(self, images: Any) -> Any:
+        squares, pooling, grids, size = [], [], [], self.cell * self.count
+        for one in images:
+            first = len(squares) * self.count**2
+            squares.append(one.resize((size, size)))
+            wide = 2 if one.width > one.height else 1
+            canvas = one.resize((size * wide, size))
+            squares += [canvas.crop((left, 0, left + size, size)) for left in range(0, size * wide, size)]
+            numbers = torch.arange(self.count**2 * (wide + 1)).view(-1, self.count, self.count) + first
+            parts = [self.named(numbers[0]), self.named(torch.cat([*numbers[1:]], 1))]
+            pooling += [part.flatten(0, 1) for part in parts]
+            grids.append([side for part in parts for side in part.shape[:2]])
+        made = self.image_processor(squares, return_tensors="pt")
+        patches = made["pixel_values"].unfold(2, self.cell, self.cell).unfold(3, self.cell, self.cell)
+        return {
+            "pixel_values": patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2),
+            "image_token_pooling": torch.cat(pooling),
+            "image_grids": torch.tensor(grids),
+        }
+
+    def named(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Numbers (h, w) of patches -> (rows, columns, 4) of those that are pooled, -1 where there is none."""
+        padded = torch.nn.functional.pad(numbers, (0, numbers.shape[1] % 2, 0, numbers.shape[0] % 2), value=-1)
+        return padded.unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
 
 
 class Padded(ByHand):

@@ -96,6 +96,8 @@ class Visibility:
             that begins a sequence, or in one that is itself given pixels, and no window cuts it. Other passes, and
             prompts without kinds, have masks that follow from padding and implementation; the latter are refused.
         text: the kind of text that is written behind a prompt.
+        joined: all stretches of those kinds in a sequence are one block, whatever stands between them. Nobody but the
+            model computes attention then, nor reads it for other rows than behind the last picture.
     """
 
     kinds: str
@@ -104,6 +106,7 @@ class Visibility:
     windows: bool = False
     prefix: bool = False
     text: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Anatomy:
         aside: modalities ("audio") that strategies leave alone.
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
+        added: whether features are added to the embeddings of the placeholders, rather than put in their place.
         decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
         norm: the decoder's attribute with the norm behind its last layer.
         kinds: the kinds of layers that the family was shown to be right with.
@@ -194,6 +198,7 @@ class Anatomy:
     apart: bool = False
     aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
+    added: bool = False
     decoder: str = "language_model"
     norm: str = "norm"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))

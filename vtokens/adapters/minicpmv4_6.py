@@ -83,7 +83,8 @@ class MiniCPMV46(Adapter):
         pixels, cell = inputs[name], side(self.config.vision_config.patch_size)
         rows = pixels[0].unflatten(-1, (-1, cell)).permute(2, 0, 1, 3)  # (patches, C, cell, cell)
         sizes = [high * wide for high, wide in self._grids(modality, inputs)]
-        return torch.cat([change(part) for part in rows.split(sizes)]).permute(1, 2, 0, 3).flatten(-2)[None]
+        changed = torch.cat([change(part.flatten(1)) for part in rows.split(sizes)])
+        return changed.view(rows.shape).permute(1, 2, 0, 3).flatten(-2)[None]
 
     def _grids(self, modality: str, inputs: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Rows and columns of patches of each picture, slice or frame."""

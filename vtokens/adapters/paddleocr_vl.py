@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,11 @@ class PaddleOcrVL(Qwen2VL):
             for part, (t, h, w) in zip(scores.split([t * h * w for t, h, w in grids]), grids, strict=True)
         )
         return torch.cat([torch.nn.functional.avg_pool2d(plane, self._merge).flatten() for plane in planes])
+
+    def _changed(
+        self, modality: str, inputs: Mapping[str, Any], name: str, change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return super()._changed(modality, {**inputs, name: inputs[name].flatten(1)}, name, change).view_as(inputs[name])
 
     def shown(self, modality: str, inputs: Mapping[str, Any]) -> list[Tensor]:
         rows, vision = inputs["pixel_values"].flatten(1), self.config.vision_config

@@ -112,7 +112,9 @@ class Ideal:
         with torch.no_grad():
             features = torch.cat(list(inner.get_image_features(**self.pixels, return_dict=True).pooler_output))
             embeds = inner.get_input_embeddings()(self.ids)
-            embeds = embeds.masked_scatter(self.placeholder, features[self.features].to(embeds.dtype))
+            given = features[self.features].to(embeds.dtype)
+            given = given + embeds[self.placeholder[..., 0]] if self.adapter.anatomy.added else given
+            embeds = embeds.masked_scatter(self.placeholder, given)
         try:
             if self.written is not None:
                 inner.language_model = self.written

@@ -88,6 +88,8 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                 rule = and_masks(causal_mask_function, rule)
         if both_ways is not None and both_ways.whole and rule is not None:
             rule = or_masks(rule, in_stretch(both_ways.seen(view, hidden.device), past))
+        elif both_ways is not None and both_ways.apart:
+            rule = or_masks(causal_mask_function, in_stretch(both_ways.seen(view, hidden.device), past))
         elif both_ways is not None:
             rule = to_stretch_end(both_ways.until(view, hidden.device), past, rule)
         allowed = seen_padding(lane, index, past, length, view, hidden.device)

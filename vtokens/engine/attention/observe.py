@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vtokens.core.columns import columns_of, last_column
 from vtokens.core.layout import Layout
+from vtokens.engine.attention.apart import pooled_apart
 from vtokens.engine.attention.key_padding import present_padding
 from vtokens.engine.attention.masks import query_key_positions
 from vtokens.engine.attention.tap import AttentionCall
@@ -54,7 +56,12 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     pool, view = attention_colmean if signal.pool == "mean" else attention_colmax, lane.view
 
     def received() -> Tensor:
-        found = _pooled(pool, query, key, attention.scaling, weight, until + past, allowed, bias, attention.softcap)
+        others: dict[str, Any] = {"scaling": attention.scaling, "softcap": attention.softcap}
+        if both_ways is not None and both_ways.apart:
+            ids = both_ways.seen(view, query.device)
+            found = pooled_apart(pool, _pooled, ids, where, past, query, key, weight, allowed, bias, others)
+        else:
+            found = _pooled(pool, query, key, weight, until + past, allowed, bias, **others)
         return spread(found[:, past:], view, lane.length)
 
     if signal.lazy:
@@ -64,8 +71,8 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
 
 
 def _pooled(
-    pool: Callable[..., Tensor], query: Tensor, key: Tensor, scaling: float, weight: Tensor | None, until: Tensor,
-    allowed: Tensor | None, bias: Tensor | None, softcap: float | None,
+    pool: Callable[..., Tensor], query: Tensor, key: Tensor, weight: Tensor | None, until: Tensor,
+    allowed: Tensor | None, bias: Tensor | None, scaling: float, softcap: float | None,
 ) -> Tensor:  # fmt: skip
     """What `pool` gives where the heads of keys may have biases of their own: each is then a sample by itself."""
     if bias is None or bias.dim() == 2:

@@ -9,6 +9,7 @@ from torch import nn
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import mlp_of
 from vtokens.engine.checks.capped import check_capped
+from vtokens.engine.checks.joined import check_joined
 from vtokens.engine.checks.linear import check_linear
 from vtokens.engine.checks.outside import check_outside
 from vtokens.engine.checks.shared_keys import check_shared_keys
@@ -26,6 +27,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     check_capped(adapter, active)
     check_linear(adapter, active)
     check_shared_keys(adapter, active)
+    check_joined(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode or needs.pixels]
     if len(merging) > 1:
         raise ValueError(

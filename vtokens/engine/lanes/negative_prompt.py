@@ -68,5 +68,9 @@ def _with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> F
     if same.injection is not None:
         entries = [torch.cat(parts) for parts in zip(*deeper, strict=True)]
         injection = Injection(entries, torch.where(layout.image >= 0, index, -1))
-    embeds = torch.where(inside, flat[index], same.embeds)
+    shown = flat[index]
+    if adapter.anatomy.added:
+        token = torch.tensor(next(iter(adapter.placeholder_ids.values())), device=shown.device)
+        shown = shown + adapter.multimodal.get_input_embeddings()(token)
+    embeds = torch.where(inside, shown, same.embeds)
     return replace(same, embeds=embeds, runs=runs, injection=injection)

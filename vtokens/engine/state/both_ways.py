@@ -12,7 +12,7 @@ A picture: v0 to v2 are one image, and v1 was dropped. A column sees all columns
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,23 +29,23 @@ class BothWays:
 
     Attributes:
         ids: int64 (B, N), the number of the stretch that each fed position is in, below 0 where it is in none. The
-            positions of a stretch follow each other.
+            positions of a stretch follow each other, unless they are `apart`.
         made: the masks that the decoder was given have the stretches already.
         whole: no window cuts a stretch.
         windows: only layers with a window have them.
+        apart: what stands between the positions of a stretch is in none, and is seen as all else is.
     """
 
     ids: Tensor
     made: bool
     whole: bool = False
     windows: bool = False
+    apart: bool = False
 
     def at(self, columns: Tensor, real: Tensor | None) -> BothWays:
         """The stretches of a sequence made of positions (B, W) of this one, where they are `real`; no mask has them."""
         ids = gather(self.ids, columns, 1)
-        return BothWays(
-            ids if real is None else ids.masked_fill(~real.to(ids.device), -1), False, self.whole, self.windows
-        )
+        return replace(self, ids=ids if real is None else ids.masked_fill(~real.to(ids.device), -1), made=False)
 
     def seen(self, view: View | None, device: torch.device) -> Tensor:
         """int64 (B, W): the stretches of the columns that a view sees."""
@@ -53,7 +53,7 @@ class BothWays:
         return ids.to(device)
 
     def until(self, view: View | None, device: torch.device) -> Tensor:
-        """int64 (B, W): the last column that each column sees."""
+        """int64 (B, W): the last column that each column sees, if not all before where stretches are apart."""
         ids = self.seen(view, device)
         place = torch.arange(ids.shape[1], device=device).expand_as(ids)
         # There are no more stretches than positions; those of no stretch share the first entry, which nobody reads.
@@ -88,9 +88,10 @@ def stretches(
         inside = inside & torch.nn.functional.pad(mask, (0, inside.shape[1] - mask.shape[1]))
     begins = inside & ~torch.nn.functional.pad(inside, (1, 0))[:, :-1]
     ids = torch.where(inside, begins.long().cumsum(1) - 1, -1)
+    ids = ids.clamp(max=0) if visibility.joined else ids
     # The module reads them by position, from the start of the sequence on; what they do not reach is in no stretch.
     ids = torch.nn.functional.pad(ids, (0, max(0, past + length - ids.shape[1])), value=-1)
-    return BothWays(ids[:, past : past + length], made, visibility.prefix, visibility.windows)
+    return BothWays(ids[:, past : past + length], made, visibility.prefix, visibility.windows, visibility.joined)
 
 
 def _begins(inputs: Mapping[str, Any]) -> bool:
