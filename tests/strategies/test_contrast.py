@@ -23,7 +23,7 @@ from vtokens.strategies.contrast.avisc import blind_tokens
 from vtokens.strategies.views.logits import Logits, NoPicture, Pixels, Prompt, Same, Tokens
 
 REAL, OTHER = [2.0, 1.0, 0.0, -3.0], [1.0, 2.0, 0.0, -3.0]
-NAMES = ["avisc", "contrast", "damro", "lqcd", "m3id", "pai", "vcd"]
+NAMES = ["avisc", "contrast", "damro", "iava", "lqcd", "m3id", "pai", "vcd"]
 FACTS = Facts("llava", depth=4, tower_depth=4, has_cls=True)
 
 
@@ -41,7 +41,7 @@ def test_they_are_the_strategies_of_the_stage() -> None:
         assert all(f"{field.name}:" in (cls.__doc__ or "") for field in dataclasses.fields(cls))
 
 
-@pytest.mark.parametrize("name", ["avisc", "contrast", "damro", "lqcd", "vcd"])
+@pytest.mark.parametrize("name", ["avisc", "contrast", "damro", "iava", "lqcd", "vcd"])
 def test_the_formula_by_hand(name: str) -> None:
     """alpha=1, beta=.1: the cut is at 2 + log(.1) = -.3026, and [3, 0, 0, -inf] stays."""
     logits = view()
@@ -90,6 +90,7 @@ def test_the_cut() -> None:
         ("vcd", Pixels),
         ("avisc", Tokens),
         ("damro", Tokens),
+        ("iava", Tokens),
         ("pai", NoPicture),
         ("m3id", NoPicture),
         ("lqcd", Prompt),
