@@ -21,6 +21,7 @@ _TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_
 _NOTES = {
     **{("dymu", family): "with `unmerge=False` (calibrated)" for family in _TURNED},
     **{("feather", family): "with `rotary=True`" for family in _TURNED},
+    ("auto", "qwen2_5_vl"): "with `task=video`",
     ("dymu", "vipllava"): "no (features of several tower blocks)",
 }
 """Where defaults are refused: with what a strategy runs, or why not; tests/engine/test_combinations.py shows it."""

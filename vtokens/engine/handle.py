@@ -17,6 +17,7 @@ from vtokens.core.versions import warn_if_untested
 from vtokens.engine.block import Block, GivenPrompt, blocks, prompted
 from vtokens.engine.checks.arguments import check_signature
 from vtokens.engine.checks.modifiers import with_modifiers
+from vtokens.engine.chosen import chosen
 from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
 from vtokens.engine.make_report import make_report
@@ -39,14 +40,15 @@ class Handle:
 
     Attributes:
         strategies: what runs, in order.
+        choices: a line for each strategy that was chosen for the model (`auto`): what it stands for, and why.
     """
 
     def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...] = ()) -> None:
         warn_if_untested(transformers_version)
-        self.strategies = strategies
         self._adapter, self._records = adapter_for(model), Records()
         check_decoder(self._adapter)
         check_signature(self._adapter)
+        self.strategies, self.choices = chosen(self._adapter, strategies)
         self._own: Block | None = None
 
     def _attach(self) -> Handle:
@@ -101,7 +103,7 @@ class Handle:
         record = self.record
         if record is None:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
-        return make_report(self.strategies, record, self._adapter.language_model.config)
+        return make_report(self.strategies, record, self._adapter.language_model.config, self.choices)
 
     @contextmanager
     def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:

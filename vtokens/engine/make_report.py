@@ -17,8 +17,8 @@ from vtokens.engine.state.view import View
 from vtokens.strategies import Strategy, format_spec
 
 
-def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> Report:
-    """Read a record off the device; `config` is the decoder's."""
+def make_report(strategies: Sequence[Strategy], record: Record, config: Any, choices: tuple[str, ...] = ()) -> Report:
+    """Read a record off the device; `config` is the decoder's, `choices` why some strategies were chosen."""
     layout, batch = record.layout, record.layout.visual.shape[0]
     valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
     copies = None if record.copies is None else record.copies.cpu().numpy()
@@ -67,6 +67,7 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any) -> 
         record.seconds(),
         tuple(_contribution(strategy, record, batch) for strategy in strategies),
         _negative(record, config, batch),
+        choices,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.adapters import Adapter
+from vtokens.engine.chosen import chosen
 from vtokens.engine.program import Acting, Rows, active, alike, by_layer, check_beside, in_attention, under, watched
 from vtokens.strategies import Strategy
 from vtokens.strategies.signals import (
@@ -89,9 +90,9 @@ class Plan:
             raise ValueError(
                 "no programs: one for each row of the batch is needed, 'none' for a row that is left alone"
             )
-        self.programs = None if programs is None else tuple(map(tuple, programs))
+        self.programs = None if programs is None else tuple(chosen(adapter, program)[0] for program in programs)
         self.rooms: dict[int, int] = {}
-        shares = [(tuple(strategies), None)] if self.programs is None else alike(self.programs)
+        shares = [(chosen(adapter, strategies)[0], None)] if self.programs is None else alike(self.programs)
         self.strategies = tuple(strategy for some, _ in shares for strategy in some)
         found = [active(adapter, some, rows) for some, rows in shares]
         if len(found) > 1:

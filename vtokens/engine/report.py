@@ -66,6 +66,7 @@ class Report:
         select_seconds: time spent scoring and selecting.
         contributions: what each strategy did, in the written order.
         negative: what the negative prompt of a contrast cost beside all this; None without one.
+        choices: a line for each strategy that was chosen for the model (`auto`): what it stands for, and why.
     """
 
     strategy: str
@@ -77,6 +78,7 @@ class Report:
     select_seconds: float
     contributions: tuple[Contribution, ...]
     negative: NegativeReport | None = None
+    choices: tuple[str, ...] = ()
     branch = Member("negative")
 
     @property
@@ -95,7 +97,7 @@ class Report:
             ("selecting, ms", f"{1e3 * self.select_seconds:.2f}", ""),
         ]
         negative = [] if self.negative is None else [self.negative]
-        return report_html(self.strategy, self.samples, costs, [*self.contributions, *negative])
+        return report_html(self.strategy, self.samples, costs, [*self.choices, *self.contributions, *negative])
 
     def __str__(self) -> str:
         tokens = [sample.average_tokens for sample in self.samples]
@@ -108,7 +110,7 @@ class Report:
         )
         listed = len(self.contributions) > 1 or any(part.figures for part in self.contributions)
         parts = [*(self.contributions if listed else ()), *([] if self.negative is None else [self.negative])]
-        return "\n  ".join([head, *map(str, parts)])
+        return "\n  ".join([head, *self.choices, *map(str, parts)])
 
 
 if not TYPE_CHECKING:  # a checker is to miss names that are not there

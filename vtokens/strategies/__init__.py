@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy, check_layer
     from vtokens.strategies.bases import Contraster, Evictor, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
-    from vtokens.strategies.composition import Composition
+    from vtokens.strategies.composition import Choice, Composition
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
     from vtokens.strategies.selection import Selection
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Attention": "vtokens.strategies.signals",
+    "Choice": "vtokens.strategies.composition",
     "Composition": "vtokens.strategies.composition",
     "Contraster": "vtokens.strategies.bases",
     "Description": "vtokens.strategies.card",
@@ -88,6 +89,7 @@ _MODULES = {
 __all__ = [
     "Attention",
     "Change",
+    "Choice",
     "Composition",
     "Contraster",
     "Description",

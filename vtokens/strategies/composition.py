@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from vtokens.core.facts import Facts
 from vtokens.strategies.base import Strategy
 
 
@@ -30,3 +31,15 @@ class Composition(Strategy):
     def spec(self) -> str:
         """The spec of the strategies that this one stands for."""
         return self.composes.format(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Choice(Composition):
+    """A name for strategies that are chosen for a model: where it is attached, they take its place.
+
+    Subclasses write `chosen`. A field `keep` goes to the strategy that is chosen.
+    """
+
+    def chosen(self, facts: Facts) -> tuple[str, str]:
+        """The spec that takes its place on the model described by `facts`, and why; ValueError if none does."""
+        raise NotImplementedError

@@ -14,7 +14,7 @@ from typing import Any
 from vtokens.core.budget import Keep, check_keep
 from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.composition import Composition
+from vtokens.strategies.composition import Choice, Composition
 from vtokens.strategies.fields import checked
 from vtokens.strategies.registry import get
 from vtokens.strategies.video_pruner import VideoPruner
@@ -57,8 +57,10 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strateg
 
 
 def _parts(strategy: Strategy) -> tuple[Strategy, ...]:
-    """The strategies that a composition stands for; any other stands for itself."""
-    return parse(strategy.spec()) if isinstance(strategy, Composition) else (strategy,)
+    """The strategies that a composition stands for; any other stands for itself, and so does what a model decides."""
+    if isinstance(strategy, Choice) or not isinstance(strategy, Composition):
+        return (strategy,)
+    return parse(strategy.spec())
 
 
 def open_keeps(spec: Spec) -> list[str]:
