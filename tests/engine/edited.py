@@ -30,6 +30,7 @@ class Matrix:
         scores: float64 (B, H, W, K), -inf where masked; an edit may return others.
         visual, leading: bool (B, 1, 1, K), visual keys, and keys before the first of them.
         fresh: it is the prompt's pass.
+        rows: bool (B, W), those that are edited.
     """
 
     layer: int
@@ -37,6 +38,7 @@ class Matrix:
     visual: Tensor
     leading: Tensor
     fresh: bool
+    rows: Tensor
 
 
 @dataclass
@@ -72,8 +74,9 @@ class Edited:
         if layer in self.layers:
             visual = torch.nn.functional.pad(self.visual, (0, total - self.visual.shape[1]))
             leading = (visual.cumsum(1) == 0) & visual.any(1, keepdim=True)
-            new = self.edit(Matrix(layer, scores, visual[:, None, None], leading[:, None, None], fresh))
-            weights = torch.where(self._rows(width, fresh)[:, None, :, None], new.nan_to_num(0.0), weights)
+            rows = self._rows(width, fresh)
+            new = self.edit(Matrix(layer, scores, visual[:, None, None], leading[:, None, None], fresh, rows))
+            weights = torch.where(rows[:, None, :, None], new.nan_to_num(0.0), weights)
         return (weights @ value).to(query.dtype).transpose(1, 2)
 
     def _rows(self, width: int, fresh: bool) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ def rescaled_attention(
     position: Tensor | None = None,
     valid: Tensor | None = None,
     softcap: float | None = None,
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """softmax(factor * s + tilt * |s| + shift) v with s = q k^T * scaling, computed in float32.
 
@@ -37,6 +40,7 @@ def rescaled_attention(
         position: int64 (B, R) key index of each row; keys after it are masked (causal). None: all keys are seen.
         valid: bool (B, N), False on keys nobody may attend to.
         softcap: c, where scores s become c * tanh(s / c) before they are changed (Gemma 2).
+        change: from attention probabilities, float32 (B, H, some of R, N), to what takes their place.
 
     Returns:
         float32 (B, H, R, D_v), zero where a row sees no key.
@@ -55,6 +59,7 @@ def rescaled_attention(
         shares = changed.softmax(-1)
         if seen is not None:
             shares = shares * seen.any(-1)[:, None, :, None]
+        shares = shares if change is None else change(shares)
         batch, heads, count, keys = shares.shape
         shares = shares.view(batch, key.shape[1], heads // key.shape[1] * count, keys).to(value.dtype)
         parts.append((shares @ value).float().view(batch, heads, count, value.shape[-1]))

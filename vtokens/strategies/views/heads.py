@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtokens.core.layout import Layout
 from vtokens.core.moved import Member
-from vtokens.kernels import grouped_attention, rescaled_attention, reweighed_attention
+from vtokens.kernels import attention_colsum, grouped_attention, rescaled_attention, reweighed_attention
 from vtokens.strategies.signals import Observed
 from vtokens.strategies.views.memory import VISUAL, Memory, Noting
 from vtokens.strategies.views.rows import Rows, Span
@@ -192,21 +192,38 @@ class Heads(Noting):
         )
 
     def rescale(
-        self, rows: Rows, factor: Tensor | None = None, tilt: Tensor | None = None, shift: Tensor | None = None
+        self,
+        rows: Rows,
+        factor: Tensor | None = None,
+        tilt: Tensor | None = None,
+        shift: Tensor | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Let some rows attend by changed scores: s becomes factor * s + tilt * |s| + shift before the softmax.
 
         Args:
             rows: the query rows; nothing else is computed.
             factor, tilt, shift: float32 (B, K), for each key, or (B, H, K); None leaves scores as they are.
+            change: from probabilities, float32 (B, H, R, K), some rows at a time, to what takes their place.
         """
         if not rows.index.shape[1]:
             return
         query, place = rows.gather(self.query), self._place(rows)
         changed = rescaled_attention(
-            query, self.key, self.value, self.scaling, factor, tilt, shift, place, self.valid, self.softcap
+            query, self.key, self.value, self.scaling, factor, tilt, shift, place, self.valid, self.softcap, change
         )
         self.replace(rows, changed)
+
+    def received(self, rows: Rows) -> Tensor:
+        """float32 (B, H, K): the attention that each key gets from some rows, the mean over those that see it."""
+        query, place = rows.gather(self.query), self._place(rows)
+        total = attention_colsum(query, self.key, self.scaling, rows.real, place, self.valid, softcap=self.softcap)
+        if place is None:
+            return total
+        counts = torch.zeros(len(place), self.key.shape[2], device=place.device)
+        real = torch.ones_like(place, dtype=torch.bool) if rows.real is None else rows.real
+        counts = counts.scatter_add(1, place, real.float()).flip(1).cumsum(1).flip(1)
+        return total / counts.clamp(min=1)[:, None]
 
     def _place(self, rows: Rows) -> Tensor | None:
         # A single new token stands behind every key.
