@@ -66,6 +66,28 @@ def test_counts_that_do_not_fit_are_refused(sizes: list[int], counts: list[int])
         coverage(lambda _, size: torch.ones(size, size), sizes, counts, torch.ones(1, 5))
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 3, 32])
+def test_each_choice_raises_the_determinant_most(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By determinants in float64 of every set that one more token makes; cosines made ahead change nothing."""
+    if ahead:
+        monkeypatch.setattr("vtokens.kernels._ahead._IN_CACHE", 0)
+        monkeypatch.setattr("vtokens.kernels._ahead._AHEAD", ahead)
+    tokens, weight = drawn(5, 2, 9, 12), drawn(6, 2, 9).abs() + 0.1
+    valid, counts = torch.arange(9) < torch.tensor([[9], [7]]), [5, 4]
+    found = determinantal(tokens, weight, valid, counts)
+    for row, count in enumerate(counts):
+        unit = tokens[row, valid[row]].double().numpy()
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        kernel = unit @ unit.T * np.outer(weight[row, valid[row]].double(), weight[row, valid[row]].double())
+        chosen: list[int] = []
+        for _ in range(count):
+            rest = [one for one in range(len(unit)) if one not in chosen]
+            chosen.append(
+                max(rest, key=lambda one: float(np.linalg.det(kernel[np.ix_([*chosen, one], [*chosen, one])])))
+            )
+        assert found[row].nonzero()[:, 0].tolist() == sorted(chosen)
+
+
 def test_determinants_of_zero_and_equal_tokens() -> None:
     """A zero vector and a copy raise no determinant: they come after all others, by their weights."""
     tokens = drawn(4, 1, 6, 8)

@@ -28,10 +28,14 @@ def slow(tokens: np.ndarray, worth: np.ndarray, count: int) -> list[int]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("room", [1 << 26, 1])
-def test_the_walk_is_the_loop(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On sets of several sizes, whatever stands on padding; the same where cosines are made a choice at a time."""
+@pytest.mark.parametrize(("room", "ahead"), [(1 << 26, 0), (1, 0), (1, 1), (1, 3)])
+def test_the_walk_is_the_loop(room: int, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On sets of several sizes, whatever stands on padding; the same where cosines are made a choice at a time, or
+    those of a few that may be next along with them."""
     monkeypatch.setitem(greedy_walk.__globals__, "_GRAM", room)
+    if ahead:
+        monkeypatch.setattr("vtokens.kernels._ahead._IN_CACHE", 0)
+        monkeypatch.setattr("vtokens.kernels._ahead._AHEAD", ahead)
     tokens, valid, worth = drawn()
     tokens[~valid], worth[~valid] = 7.0, 99.0
     chosen = greedy_walk(tokens, valid, COUNTS, worth, lambda worth, like, best, pick: worth - 0.5 * like)

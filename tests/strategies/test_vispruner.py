@@ -44,10 +44,12 @@ def by_loops(picture: Shown, count: int, important: float) -> list[int]:
     return sorted(stay + left)
 
 
+@pytest.mark.parametrize("nearest", [1, 32])
 @pytest.mark.parametrize("important", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("count", [1, 5, 6, 10])
-def test_rounds_are_those_of_loops(important: float, count: int) -> None:
-    """In a ragged batch, of odd numbers too, which the release cannot halve."""
+def test_rounds_are_those_of_loops(important: float, count: int, nearest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a ragged batch, of odd numbers too, which the release cannot halve; however few neighbours are looked at."""
+    monkeypatch.setattr("vtokens.strategies.prune.vispruner._NEAREST", nearest)
     pictures = [drawn(1, 23), drawn(2, 40), drawn(3, 11)]
     found = picks(f"vispruner(keep={count}, important={important})", *pictures)
     assert found == [by_loops(one, count, important) for one in pictures]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtokens.core.on_device import on_device
+from vtokens.kernels._ahead import Ahead
 from vtokens.kernels._precision import as_given
 
 _EXHAUSTED = 1e-5
@@ -48,16 +49,21 @@ def determinantal(tokens: Tensor, weight: Tensor, valid: Tensor, counts: Sequenc
     left = unit.square().sum(2).round()  # 1, or 0 of a zero vector
     limit = on_device(counts, unit.device, dtype=torch.long)
     group, chosen = torch.arange(groups, device=unit.device), torch.zeros_like(valid)
+    ahead = Ahead(unit) if Ahead.pays(unit) else None
     factor = unit.new_zeros(groups, max(counts, default=0), most)
     for step in range(factor.shape[1]):
         # Once all determinants are 0, rounding must not choose.
         there, more = valid & ~chosen, left > _EXHAUSTED
         some = (more & there).any(1, keepdim=True)
         gain = torch.where(some, torch.where(more, left * squared, -1.0), squared)
-        pick = gain.masked_fill(~there, -torch.inf).argmax(1)
+        worth = gain.masked_fill(~there, -torch.inf)
+        pick = worth.argmax(1)
         now = left[group, pick]
         chosen[group, pick] |= step < limit
-        row = torch.bmm(unit, unit[group, pick][..., None])[..., 0]
+        if ahead is None:
+            row = torch.bmm(unit, unit[group, pick][..., None])[..., 0]
+        else:
+            row = ahead.like(pick, worth)
         if step:
             row -= torch.bmm(factor[group, :step, pick][:, None], factor[:, :step])[:, 0]
         row = torch.where((now > _EXHAUSTED)[:, None], row * now.clamp(min=_EXHAUSTED).rsqrt()[:, None], 0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.on_device import on_device
+from vtokens.kernels._ahead import Ahead
 
 Update = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(worth (G, M), cosines with the choice (G, M), worth of the choice (G, 1), its place (G, 1)) -> worth (G, M)."""
@@ -20,7 +21,7 @@ def greedy_walk(tokens: Tensor, valid: Tensor, counts: Sequence[int], worth: Ten
 
     A walk of k choices begins as one of k - 1 does. Ties go to the earlier token. The loop is over choices, for all
     sets together, and waits for no device. Cosines are held where there is room for them, and else made a choice at a
-    time.
+    time; on a CPU those of many choices together (`Ahead`), and no more.
 
     Args:
         tokens: (G, M, D), any float dtype; zero vectors are like nothing.
@@ -43,13 +44,18 @@ def greedy_walk(tokens: Tensor, valid: Tensor, counts: Sequence[int], worth: Ten
     unit = torch.nn.functional.normalize(tokens.detach().float(), dim=-1)
     groups, most, _ = unit.shape
     group = torch.arange(groups, device=unit.device)
-    gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM else None
+    ahead = Ahead(unit) if Ahead.pays(unit) else None
+    gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM and ahead is None else None
     limit = on_device(tuple(counts), unit.device, dtype=torch.long)
     worth, taken, chosen = worth.to(unit.device, torch.float32), ~valid, torch.zeros_like(valid)
     for step in range(max(counts, default=0)):
-        pick = worth.masked_fill(taken, -torch.inf).argmax(1)
+        now = worth.masked_fill(taken, -torch.inf)
+        pick = now.argmax(1)
         chosen[group, pick] |= step < limit
         taken = taken.scatter(1, pick[:, None], True)
-        like = gram[group, pick] if gram is not None else torch.einsum("gmd,gd->gm", unit, unit[group, pick])
+        if ahead is not None:
+            like = ahead.like(pick, now)
+        else:
+            like = gram[group, pick] if gram is not None else torch.einsum("gmd,gd->gm", unit, unit[group, pick])
         worth = update(worth, like, worth.gather(1, pick[:, None]), pick[:, None])
     return chosen & valid

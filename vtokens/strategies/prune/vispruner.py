@@ -20,6 +20,8 @@ from vtokens.strategies.views.visuals import Visuals
 
 _ROUND = 8
 """Most tokens taken away in a round."""
+_NEAREST = 32
+"""Neighbours looked through before all tokens are."""
 
 
 @register(
@@ -79,10 +81,32 @@ def distinct(tokens: Tensor, count: int) -> Tensor:
     units = normalize(tokens.float(), dim=-1)
     # Each round compares one half with the other, in an order of its own: cosines are worked out once for all rounds.
     like = units @ units.T
+    nearest = _Nearest(like) if like.device.type == "cpu" else None
     while len(left) > count:
         one, other = left[::2], left[1::2]
         drop = min(_ROUND, len(left) - count, len(one))
-        most = like[one][:, other].amax(1) if len(other) else like.new_zeros(1)
+        most = like.new_zeros(1)
+        if len(other):
+            most = like[one][:, other].amax(1) if nearest is None else nearest.most(one, other)
         stay = one[most.argsort(descending=True, stable=True)[drop:]]
         left = torch.cat([stay, other])
     return left
+
+
+class _Nearest:
+    """Of each token the others that are most like it, so that few cosines are read in a round."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        found = like.topk(min(_NEAREST, len(like)), dim=1)
+        self._values, self._places = found.values, found.indices
+
+    def most(self, one: Tensor, other: Tensor) -> Tensor:
+        """float32: the largest cosine of each of `one` with any of `other`."""
+        there = torch.zeros(len(self._like), dtype=torch.bool)
+        there[other] = True
+        most = self._values[one].masked_fill_(~there[self._places[one]], -torch.inf).amax(1)
+        far = (most == -torch.inf).nonzero()[:, 0]  # all of their nearest are gone, or on their own side
+        if len(far):
+            most[far] = self._like[one[far]][:, other].amax(1)
+        return most
