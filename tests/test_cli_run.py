@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ from vtokens.cli import main, run
 from vtokens.cli.inputs import FRAMES, opened
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.recipes import AnswerScorer, crop, search_frames
+from vtokens.recipes.shrunk import grid, quotas
 
+EXACT: dict[str, Any] = {"pix_fmt": "yuv444p", "options": {"crf": "1"}}
 QUESTION = "how many objects are there?"
 PICTURES = ("--model", "scenes-llava")  # which is shown frames as pictures
 
@@ -167,6 +171,42 @@ def test_a_recipe_takes_its_frames_by_itself(clip: str) -> None:
 
 
 @files.needs_av
+@pytest.mark.parametrize("more", [(), ("--strategy", "uniform", "--keep", "0.5")])
+def test_a_quota_for_each_frame(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, drawn: list[str], more: tuple[str, ...]
+) -> None:
+    """The tokens of the recipe in Python, each video by its own frames; other strategies prune what it leaves."""
+    model, processor = vtokens.load("scenes-qwen", strategy="none")
+    ask, keep, chances, names = "Is there a red triangle in the image?", 0.25, [], []
+    for example in scenes.clips.examples("test", 2, kinds=["way"], frames=8):
+        names.append(files.write(tmp_path / f"{len(names)}.mp4", [*example.video.frames], **EXACT))
+        frames = video.read(names[-1], 8).images()
+        scores = [round(one, 4) for one in AnswerScorer(model, processor, "{query}")(frames, ask)]
+        chances.append([max(scores[at : at + 2]) for at in range(0, 8, 2)])
+    line = ("--frames", "8", "--quota", str(keep), "--seek", ask, "--json", "--max-new-tokens", "1", *more)
+    told = json.loads(said(capsys, *names, "Is there a red triangle in the video?", *line)[0])
+    assert told["quota"] == keep
+    assert told["strategy"].startswith("quota(")
+    # A video of 256 tokens may keep 64, shared out by squares of the chances, as whole grids of at most 64.
+    sizes = [quotas(one, 64, 64) for one in chances]
+    left = [sum(math.prod(grid(size, 8, 8)) for size in one) for one in sizes]
+    assert told["visual_tokens"] == 512
+    if not more:
+        assert told["visual_tokens_per_layer"] == sum(left)
+        says = failure(capsys, drawn[0], names[0], "what?", "--quota", "0.5", "--model", "scenes-llava")
+        assert "'quota' drops tokens of videos alone" in says
+    else:
+        assert told["visual_tokens_per_layer"] < sum(left)
+
+
+@files.needs_av
+def test_fewer_frames_than_asked_for(capsys: pytest.CaptureFixture[str], clip: str) -> None:
+    err = said(capsys, clip, QUESTION, "--frames", "500", "--max-new-tokens", "1")[1]
+    assert "--frames 500 is more than there are, so all are taken: 20" in err
+    assert "more than there are" not in said(capsys, clip, QUESTION, "--frames", "20", "--max-new-tokens", "1")[1]
+
+
+@files.needs_av
 def test_timestamps_stand_before_frames(capsys: pytest.CaptureFixture[str], clip: str) -> None:
     plain, timed = (
         json.loads(said(capsys, clip, QUESTION, "--frames", "2", "--json", *more, *PICTURES)[0])
@@ -199,6 +239,9 @@ def test_what_a_recipe_cannot_do(capsys: pytest.CaptureFixture[str], drawn: list
         (["-", "what?", "--recipe", "aks"], "--recipe reads a video again and again, and - can be read once"),
         (["a.mp4", "what?", "--recipe", "aks", "--fps", "1"], "--fps and --recipe both say which frames are taken"),
         (["a.mp4", "what?", "--scorer", "x"], "--scorer is for --recipe"),
+        (["a.mp4", "what?", "--seek", "x"], "--seek is for --recipe"),
+        (["a.mp4", "what?", "--recipe", "quota(keep=0.5)"], "--recipe quota: as an option of its own, such as --quota"),
+        ([drawn[0], "what?", "--quota", "0.5"], "--quota: there is no video"),
         ([drawn[0], "what?", "--recipe", "aks", "--timestamps"], "--recipe and --timestamps: there is no video"),
         ([drawn[0], "what?", "--recipe", "best"], "'best'"),
         ([drawn[0], "what?", "--recipe", "crpo"], "unknown recipe 'crpo'. Did you mean 'crop'? Allowed: aks, "),
@@ -240,6 +283,7 @@ def test_an_animation_is_either(capsys: pytest.CaptureFixture[str], drawn: list[
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
     _, err = said(capsys, str(tmp_path / "a.gif"), QUESTION)
     assert "has several frames: only the first is looked at" in err
+    assert f"moves: --frames {FRAMES} asks about it as about a video" in err
     told = json.loads(said(capsys, str(tmp_path / "a.gif"), QUESTION, "--frames", "2", "--json")[0])
     assert told["inputs"][0]["frames"] == [0, 1]
 
@@ -300,6 +344,8 @@ def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], t
     assert "cannot read the image " in failure(capsys, str(tmp_path / "text.png"), "what?")
     (tmp_path / "text.mp4").write_text("nothing")
     assert "text.mp4" in failure(capsys, str(tmp_path / "text.mp4"), "what?") or files.av is None
+    says = "No such file or directory: '{}'. Did you mean 'text.mp4'?"
+    assert says.format(tmp_path / "texts.mp4") in failure(capsys, str(tmp_path / "texts.mp4"), "what?")
 
 
 def test_what_cannot_be_drawn_is_refused_before_the_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

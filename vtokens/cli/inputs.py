@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens.cli.fetch import MOST, fetch, is_url
 from vtokens.cli.options import above_zero, seconds, whole
-from vtokens.core.errors import shorten
+from vtokens.cli.output import note
+from vtokens.core.errors import nearest, shorten
 from vtokens.core.reading import regular
 from vtokens.core.writing import append, fresh
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FRAMES = 8
 """Taken from a video unless the command line says how many."""
 STANDARD_INPUT = "-"
+_LISTED = 10_000  # names of a folder that are compared with one that is not there
 METHODS = ("aks", "bolt", "date", "tstar")
 """Recipes that search videos for frames; all others ask about a picture again."""
 
@@ -83,6 +87,8 @@ def check_inputs(options: argparse.Namespace) -> None:
     readers = [*options.image, options.question].count(STANDARD_INPUT)
     if readers > 1 or (readers and options.chat):
         raise ValueError("the standard input can be read once: as one input, as the question, or by --chat")
+    if (options.recipe or "").partition("(")[0] == "quota":
+        raise ValueError("--recipe quota: as an option of its own, such as --quota 0.25, it goes with frame search too")
     if options.recipe and options.recipe not in METHODS:
         _check_asking_again(options)
     elif options.recipe:
@@ -93,8 +99,9 @@ def check_inputs(options: argparse.Namespace) -> None:
             raise ValueError(
                 "--fps and --recipe both say which frames are taken: with a recipe, say how many (--frames)"
             )
-    if options.scorer and options.recipe not in METHODS:
-        raise ValueError("--scorer is for --recipe, where it searches for frames")
+    for name, given in (("--scorer", options.scorer), ("--seek", options.seek)):
+        if given and options.recipe not in METHODS and options.quota is None:
+            raise ValueError(f"{name} is for --recipe, where it searches for frames, and for --quota")
     if options.overlay and len(options.image) > 1:
         raise ValueError(f"--overlay shows one picture, and {len(options.image)} are given")
 
@@ -131,6 +138,7 @@ def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
         raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
     recipe = getattr(options, "recipe", None)
     moving = ["--recipe"] * (recipe in METHODS) + ["--timestamps"] * bool(getattr(options, "timestamps", False))
+    moving += ["--quota"] * (getattr(options, "quota", None) is not None)
     if moving and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(moving)}: there is no video, only pictures are given")
     return found
@@ -139,7 +147,10 @@ def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
 @contextmanager
 def _as_file(name: str, private: bool) -> Iterator[Path]:
     if name != STANDARD_INPUT and not is_url(name):
-        regular(name)
+        try:
+            regular(name)
+        except FileNotFoundError as error:
+            raise _no_such_file(name) from error
         yield Path(name)
         return
     with tempfile.TemporaryDirectory(prefix="vtokens-") as folder:
@@ -155,6 +166,15 @@ def _as_file(name: str, private: bool) -> Iterator[Path]:
         yield path
 
 
+def _no_such_file(name: str) -> FileNotFoundError:
+    """The error that names what the folder holds instead."""
+    folder = Path(name).parent
+    names = [entry.name for entry in islice(os.scandir(folder), _LISTED)] if folder.is_dir() else []
+    return FileNotFoundError(
+        f"No such file or directory: {shorten(name)}.{nearest(Path(name).name, names)}".rstrip(".")
+    )
+
+
 def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
     from vtokens.core.images import open_image
     from vtokens.video import read
@@ -164,11 +184,16 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
         raise ValueError(f"{shown} is empty: a picture or a video is needed")
     moving = options.frames is not None or options.fps is not None
     if _is_picture(path, Path(name).suffix, moving):
+        if not moving and not _is_picture(path, Path(name).suffix, True):
+            note(f"{shown} moves: --frames {FRAMES} asks about it as about a video")
         return Visual(name, open_image(path, shown))
     # A recipe takes its frames by itself; until then one stands for the video.
     frames = 1 if getattr(options, "recipe", None) in METHODS else options.frames if moving else FRAMES
     try:
-        return Visual(name, clip=read(path, frames, options.fps, options.start, options.end))
+        clip = read(path, frames, options.fps, options.start, options.end)
+        if options.frames is not None and frames is not None and len(clip.indices) < frames:
+            note(f"{shown}: --frames {frames} is more than there are, so all are taken: {len(clip.indices)}")
+        return Visual(name, clip=clip)
     except (OSError, ValueError) as error:
         raise type(error)(str(error).replace(shorten(str(path)), shown)) from error
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from vtokens.cli.frames import check_timestamps, searched
+from vtokens.cli.frames import check_timestamps, searched, with_quotas
 from vtokens.cli.inputs import METHODS, STANDARD_INPUT, Visual, add_frames, check_inputs, opened
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   vtokens run clip.mp4 "which way does the red circle move?" --frames 16 --strategy evs+todre --keep 0.5
   vtokens run clip.mp4 "What happens?" --frames 64 --strategy evs --keep 0.1 --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run film.mp4 "When does it rain?" --recipe aks --frames 16 --timestamps --model Qwen/Qwen2.5-VL-7B-Instruct
+  vtokens run film.mp4 "Does a dog bark?" --frames 64 --quota 0.25 --model Qwen/Qwen2.5-VL-7B-Instruct
   vtokens run photo.jpg "What does the sign say?" --recipe crop --model llava-hf/llava-1.5-7b-hf
   vtokens run https://example.org/photo.jpg "What is this?" --json
   vtokens run - "What is this?" < photo.jpg
@@ -61,6 +62,19 @@ def add_to(commands: Any) -> None:
     )
     command.add_argument(
         "--scorer", metavar="MODEL", help="CLIP-like model that says how well a frame fits (the model's own answers)"
+    )
+    command.add_argument(
+        "--quota",
+        type=keep_value,
+        metavar="KEEP",
+        help="leave each video this share of its tokens, or a count, more to frames that likely help to answer the "
+        "first question (one short pass a frame); comes before --strategy, which has a --keep of its own",
+    )
+    command.add_argument(
+        "--seek",
+        metavar="TEXT",
+        help="what --recipe and --quota ask of each frame, to be answered yes or no, or what --scorer compares it with "
+        "(whether it helps to answer the question)",
     )
     command.add_argument(
         "--timestamps", action="store_true", help="show frames as pictures, each behind the time at which it is shown"
@@ -127,6 +141,10 @@ def _run(options: argparse.Namespace) -> None:
             note(
                 "--recipe searched for the frames that the first question needs: those that follow are shown no others"
             )
+    if options.quota is not None:
+        handle = with_quotas(visuals, options, model, processor, question, handle)
+        if options.chat:
+            note("--quota is by the first question: those that follow are asked with the same tokens of each frame")
     looked = partial(_check_drawn, handle) if options.overlay else None
     conversation = Conversation(model, processor, visuals, options.max_new_tokens, options.timestamps, looked)
     for asked in _questions(question, options.chat):
@@ -201,6 +219,7 @@ def _facts(
         "model": options.model,
         "strategy": report.strategy,
         **({"recipe": options.recipe} if options.recipe else {}),
+        **({"quota": options.quota} if options.quota is not None else {}),
         "prompt_tokens": size,
         "visual_tokens": sum(kept.picture.tokens for kept in sample.pictures),
         "visual_tokens_per_layer": sample.average_tokens,

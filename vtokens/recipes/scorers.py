@@ -123,8 +123,8 @@ class AnswerScorer:
         if either and max(either) < self.least:
             raise ValueError(
                 f"asked {shorten(asked)}, the model answers neither yes nor no: P(yes) + P(no) is {max(either):.2g} at "
-                f"most on {len(either)} frame(s), and least={self.least:g} is needed. Ask otherwise (ask=...), or use "
-                "another scorer, such as ClipScorer (--scorer)"
+                f"most on {len(either)} frame(s), and least={self.least:g} is needed. Ask otherwise (ask=..., or "
+                "--seek), or use another scorer, such as ClipScorer (--scorer)"
             )
         return found
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import clips
     from .compare import COMPARE
     from .embedded import embedded_models, embedded_path
     from .evaluation import Accuracy, accuracy, answer, evaluate
@@ -59,6 +60,7 @@ __all__ = [
     "Thing",
     "accuracy",
     "answer",
+    "clips",
     "draw_scene",
     "embedded_models",
     "embedded_path",
@@ -70,6 +72,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "clips":  # a package beside these modules
+        return import_module(".clips", __name__)
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_WHERE[name]}", __name__), name)

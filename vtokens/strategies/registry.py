@@ -144,7 +144,7 @@ def _unknown(name: str) -> Exception:
     if name in _RECIPES:
         return ValueError(
             f"{name!r} is a recipe, no strategy: it asks the model more than once, or chooses what it is shown. Use "
-            f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)"
+            f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)" + (", or vtokens run --quota" * (name == "quota"))
         )
     return unknown("strategy", name, [one for text in _cards().values() for one in (text.name, *text.aliases)])
 

@@ -172,7 +172,20 @@ def _nobody(path: str, said: Mapping[str, Exception], backend: str) -> Exception
     remedy = f". What is missing comes with {install('video')}" if missing else ""
     if isinstance(said.get("pyav"), MissingExtra):  # without it hardly anything is read, and it is enough
         remedy = f". PyAV is needed: pip install 'av>=14', or {install('video')}"
+    elif type(said.get("pyav")).__name__ == "InvalidDataError":  # who reads less would read it no better
+        told = "; ".join(
+            f"{one}: {_line(why)}" for one, why in said.items() if not isinstance(why, MissingExtra | Skipped)
+        )
+        remedy = f". It {_instead(path)}"
     return ValueError(f"cannot read the video {shorten(path)}: {told}{remedy}")
+
+
+def _instead(path: str) -> str:
+    """What a file holds that is no video to PyAV."""
+    with open(path, "rb") as file:
+        begin = file.read(512)
+    text = all(byte >= 32 or byte in b"\t\n\r\f" for byte in begin)
+    return "holds text" if text else "is no video, or was cut off before the part that says how to read it"
 
 
 def _line(error: Exception) -> str:
