@@ -59,8 +59,10 @@ def test_strategies_by_stage_needs_and_family(capsys):
     main(["strategies", "fastv*", "--needs", "attention", "--family", "mllama"])
     out, err = capsys.readouterr()
     assert out == ""
-    assert "mllama refuses all of them" in err
-    assert "fastv" in err
+    assert err.count("refuses") == 1
+    assert "mllama refuses all of them: fastv (--why says why)" in err
+    main(["strategies", "fast*", "--stage", "pixels", "--family", "mllama"])
+    assert "no strategy has all that is asked for" in capsys.readouterr().err
     main(["strategies", "fast*", "--family", "mllama", "--why"])
     assert "fastv    refused by mllama: tokens outside the sequence" in capsys.readouterr().out
     main(["strategies", "cls", "--family", "fast_vlm"])

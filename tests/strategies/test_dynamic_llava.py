@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -57,3 +58,16 @@ def test_keep_all_changes_no_bit_and_a_fifth_stays_by_default() -> None:
     with vtokens.attach(model, "dynamic_llava(keep=1.0)"):
         assert torch.equal(model(**batch).logits, plain)
     assert [len(picture) for picture in kept(model, batch, "dynamic_llava")] == [3, 3, 3]
+
+
+@torch.no_grad()
+def test_turned_attention_is_that_of_fastv() -> None:
+    """Where the rotary embedding cannot be undone, `rotary=true` ranks by attention as it is."""
+    model, batch = pair("llava")[0], three_rows("llava")
+    assert kept(model, batch, "dynamic_llava(keep=3, layer=3, rotary=true)") == kept(
+        model, batch, "fastv(keep=3, layer=3)"
+    )
+    turned = pair("aya_vision")[0]
+    with pytest.raises(ValueError, match="ask for it with rotary=True"):
+        vtokens.attach(turned, "dynamic_llava")
+    vtokens.attach(turned, "dynamic_llava(rotary=true)").detach()

@@ -8,7 +8,7 @@ from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
 from vtokens.strategies import Relevance, Saliency, Sensitivity, VideoPruner, get
 from vtokens.strategies.base import Strategy, needs_of
-from vtokens.strategies.signals import OfTower
+from vtokens.strategies.signals import Change, Neurons, OfTower
 
 DEPTH, TOWER = 32, 24
 """Layers and blocks of a typical model, of which defaults are asked what they need."""
@@ -16,13 +16,15 @@ _COMPUTING = ("mminference",)
 """Strategies that compute attention in the model's place, causal as it is in most."""
 _IN_THE_TOWER = ("flowcut",)
 """Strategies that drop patches inside the tower, by what its class token says of them."""
-_TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "qwen3_5", "qwen3_5_moe")
+_TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "minicpmv4_6", "qwen3_5", "qwen3_5_moe")
 """Families whose rotary embeddings cannot be undone."""
+_MIXED = ("lfm2_vl", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
+"""Families whose MLPs have no neurons that can be told, being mixtures of experts, or of other names."""
 _NOTES = {
     **{("dymu", family): "with `unmerge=False` (calibrated)" for family in _TURNED},
-    **{("feather", family): "with `rotary=True`" for family in _TURNED},
+    **{(name, family): "with `rotary=True`" for name in ("dynamic_llava", "feather") for family in _TURNED},
     ("auto", "qwen2_5_vl"): "with `task=video`",
-    ("dymu", "vipllava"): "no (features of several tower blocks)",
+    **{(name, "vipllava"): "no (features of several tower blocks)" for name in ("dymu", "flowcut")},
 }
 """Where defaults are refused: with what a strategy runs, or why not; tests/engine/test_combinations.py shows it."""
 
@@ -80,6 +82,10 @@ def fit(name: str, family: str) -> str:
     looks_inside = any(isinstance(signal, OfTower) for signal in needs.signals)
     if looks_inside and anatomy.towers["image"].blocks is None:
         return "no (nothing of the tower is seen)"
+    if family in _MIXED and any(isinstance(signal, Neurons) for signal in needs.signals):
+        return "no (no neurons of its MLPs are seen)"
+    if family == "lfm2_vl" and any(isinstance(signal, Change) and signal.part == "mlp" for signal in needs.signals):
+        return "no (its MLPs are not seen)"
     if needs.blends and anatomy.cross is not None:
         return "no (tokens outside the sequence)"
     pushes = any(isinstance(signal, Sensitivity) for signal in needs.signals)

@@ -72,12 +72,14 @@ def _strategies(options: argparse.Namespace) -> None:
         card = describe(name)
         where = "composition" if card.composes else "+".join(card.stages)
         say(f"{name:<{width}}  {where:<12}  {card.summary}")
-    if not found:
-        note("no strategy has all that is asked for" if not refused else f"{options.family} refuses all of them")
+    if not names:
+        note("no strategy has all that is asked for")
     for name, why in refused.items() if options.why else ():
         say(f"{name:<{width}}  refused by {options.family}: {why}")
-    if refused and not options.why:
-        note(f"{options.family} refuses {len(refused)} more: {', '.join(refused)} (--why says why)")
+    if refused:
+        many = f"{len(refused)} more" if found else "all of them"
+        told = "" if options.why else f": {', '.join(refused)} (--why says why)"
+        note(f"{options.family} refuses {many}{told}")
 
 
 def _models(options: argparse.Namespace) -> None:

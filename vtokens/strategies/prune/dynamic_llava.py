@@ -31,14 +31,16 @@ class DynamicLlava(ScorePruner):
     Attributes:
         keep: share or count per picture; .2 is what the trained predictor keeps.
         layer: decoder layer before which the others are dropped, 1 to depth - 1.
+        rotary: True leaves the rotary embedding in the score, where a decoder does not let it be undone.
     """
 
     stage = "layer"
     keep: Keep = 0.2
     layer: int = 2
+    rotary: bool = False
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Attention(self.layer - 1, rotary=False),))
+        return Needs(signals=(Attention(self.layer - 1, rotary=self.rotary),))
 
     def score(self, visuals: Visuals) -> Tensor:
-        return visuals.attention(self.layer - 1, rotary=False)
+        return visuals.attention(self.layer - 1, rotary=self.rotary)
