@@ -19,7 +19,7 @@ def package(folder: Path, source: str, metadata: str) -> Path:
     """A folder in which pip has installed a family with that code."""
     source_folder = folder / "source"
     source_folder.mkdir(parents=True)
-    (source_folder / "vtokens_deepseek.py").write_text(source, encoding="utf-8")
+    (source_folder / "vtokens_qianfan.py").write_text(source, encoding="utf-8")
     (source_folder / "pyproject.toml").write_text(metadata, encoding="utf-8")
     return installed(source_folder, folder / "site")
 
@@ -38,11 +38,11 @@ def test_it_is_listed_where_it_is_installed_without_being_imported(site: Path) -
     code = """
         import json, sys, vtokens
         from vtokens.adapters import brought_by, examples
-        listed = "deepseek_vl" in vtokens.models()
-        print(json.dumps([listed, listed and brought_by("deepseek_vl"), listed and examples("deepseek_vl"),
-            brought_by("llava"), "torch" in sys.modules, "vtokens_deepseek" in sys.modules]))
+        listed = "qianfan_ocr" in vtokens.models()
+        print(json.dumps([listed, listed and brought_by("qianfan_ocr"), listed and examples("qianfan_ocr"),
+            brought_by("llava"), "torch" in sys.modules, "vtokens_qianfan" in sys.modules]))
     """
-    assert run(code, site) == [True, "vtokens-deepseek", [], None, False, False]
+    assert run(code, site) == [True, "vtokens-qianfan", [], None, False, False]
     assert run(code)[0] is False
 
 
@@ -53,10 +53,10 @@ def test_the_command_line_says_who_brings_it(site: Path) -> None:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             main(["models"])
-        print(json.dumps([line for line in said.getvalue().splitlines() if line.startswith("deepseek")]))
+        print(json.dumps([line for line in said.getvalue().splitlines() if line.startswith("qianfan")]))
     """
     (line,) = run(code, site)
-    assert re.fullmatch(r"deepseek_vl +brought by vtokens-deepseek", line)
+    assert re.fullmatch(r"qianfan_ocr +brought by vtokens-qianfan", line)
 
 
 def test_its_own_test_passes(site: Path) -> None:
@@ -79,11 +79,12 @@ def test_its_scores_are_the_attention_of_the_tower(site: Path) -> None:
             with vtokens.attach(model, "cls(keep=4)") as handle:
                 model(**inputs)
                 kept = handle.report().samples[0].positions[0].tolist()
-            tower = test_family.tiny("eager").model.vision_model
-            maps = tower(inputs["pixel_values"], output_attentions=True).attentions[-1].mean((1, 2))
-            best = [sorted(1 + 16 * row + place for place in part.topk(4).indices.tolist())
-                    for row, part in enumerate(maps)]
-        print(json.dumps([kept, [0, *best[0], *best[1], 33, 34]]))
+            tower = test_family.tiny("eager").model.vision_tower
+            maps = tower(inputs["pixel_values"], output_attentions=True).attentions[-1].mean(1)[:, 0, 1:]
+            joined = maps.view(2, 4, 2, 4, 2).mean((2, 4)).flatten(1)
+            best = [sorted(2 + 17 * row + place for place in part.topk(4).indices.tolist())
+                    for row, part in enumerate(joined)]
+        print(json.dumps([kept, [0, 1, *best[0], 18, *best[1], 35, 36]]))
     """
     kept, expected = run(code, site)
     assert kept == expected
@@ -93,7 +94,7 @@ def test_its_scores_are_the_attention_of_the_tower(site: Path) -> None:
     ("source", "says"),
     [
         ("import nothing_of_that_name", "could not be loaded: ModuleNotFoundError"),
-        ("print", "announces an adapter of the model family 'deepseek_vl', and registers none"),
+        ("print", "announces an adapter of the model family 'qianfan_ocr', and registers none"),
     ],
 )
 def test_a_package_that_does_not_work_is_named(tmp_path: Path, source: str, says: str) -> None:
@@ -104,9 +105,9 @@ def test_a_package_that_does_not_work_is_named(tmp_path: Path, source: str, says
         from vtokens.adapters import adapter_class
         adapter_class("llava")
         try:
-            adapter_class("deepseek_vl")
+            adapter_class("qianfan_ocr")
         except ImportError as error:
-            print(json.dumps([{says!r} in str(error), "vtokens_deepseek" in str(error)]))
+            print(json.dumps([{says!r} in str(error), "vtokens_qianfan" in str(error)]))
     """
     assert run(textwrap.dedent(code), target) == [True, True]
 

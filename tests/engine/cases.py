@@ -93,7 +93,7 @@ def _masks(cls: type[Strategy]) -> bool:
     What is merged is not masked. DART measures turned keys, whose length by absolute values depends on where they
     stand; a plain call numbers padding on the left, and `generate` does not.
     """
-    if {"pixels", "rows", "attend", "encode", "logits"} & {*cls.stages()} or issubclass(cls, VideoPruner):
+    if {"pixels", "rows", "attend", "states", "encode", "logits"} & {*cls.stages()} or issubclass(cls, VideoPruner):
         return False
     parts = parse(cls())
     merging = any(".merge." in type(part).__module__ or part.needs(FACTS).blends for part in parts)
