@@ -14,6 +14,7 @@ from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
+    from vtokens.recipes.beams import Opera, opera
     from vtokens.recipes.looking.ara import ara
     from vtokens.recipes.looking.base import Looked, Recipe
     from vtokens.recipes.looking.carve import carve
@@ -33,6 +34,7 @@ __all__ = [
     "AnswerScorer",
     "ClipScorer",
     "Looked",
+    "Opera",
     "Quota",
     "Recipe",
     "Region",
@@ -43,6 +45,7 @@ __all__ = [
     "carve",
     "crop",
     "dyfo",
+    "opera",
     "parse_recipe",
     "patches",
     "quota",
@@ -62,6 +65,8 @@ _MODULES = {
     "AnswerScorer": _SCORERS,
     "ClipScorer": _SCORERS,
     "Looked": "vtokens.recipes.looking.base",
+    "Opera": "vtokens.recipes.beams",
+    "opera": "vtokens.recipes.beams",
     "Quota": "vtokens.recipes.quotas",
     "Recipe": "vtokens.recipes.looking.base",
     "Region": "vtokens.recipes.region",

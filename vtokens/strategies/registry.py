@@ -26,6 +26,7 @@ _PACKAGE = "vtokens.strategies"
 _RECIPES = {
     "quota": "quota",
     "zoom": "zoom",
+    "opera": "opera",
     **dict.fromkeys(("aks", "bolt", "date", "tstar"), "search_frames"),
     **{name: name for name in ("ara", "carve", "crop", "dyfo", "patches", "sdrpn")},
 }
