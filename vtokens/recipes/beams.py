@@ -276,6 +276,6 @@ class _Loop:
         if not self.config.return_dict_in_generate:
             return sequences
         scores = torch.tensor([score for score, _ in best], device=sequences.device)
-        output = GenerateBeamDecoderOnlyOutput(sequences=sequences, sequences_scores=scores)
+        output = GenerateBeamDecoderOnlyOutput(sequences=cast(Any, sequences), sequences_scores=scores)
         output.found = tuple(self.went_back)
         return output
