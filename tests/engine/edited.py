@@ -28,6 +28,7 @@ class Matrix:
     Attributes:
         layer: decoder layer.
         scores: float64 (B, H, W, K), -inf where masked; an edit may return others.
+        bias: float64 (B, 1, 1, K), what is added to scores behind the edit.
         visual, leading: bool (B, 1, 1, K), visual keys, and keys before the first of them.
         fresh: it is the prompt's pass.
         rows: bool (B, W), those that are edited.
@@ -39,6 +40,7 @@ class Matrix:
     leading: Tensor
     fresh: bool
     rows: Tensor
+    bias: Tensor
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Edited:
         layers: those whose attention is edited.
         rows: "last", the end of each prompt and all that is generated, or "text", all text behind the picture.
         edit: from a matrix to its new weights, float64 (B, H, W, K); they are taken at the chosen rows.
+        bias: float64 (B, N), logarithms of how many tokens each position counts for; None if each is one.
     """
 
     visual: Tensor
@@ -58,6 +61,7 @@ class Edited:
     layers: Collection[int]
     rows: str
     edit: Callable[[Matrix], Tensor]
+    bias: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any) -> Tensor:
@@ -70,12 +74,14 @@ class Edited:
             mask = torch.ones(width, total, dtype=torch.bool).tril(total - width)
         seen = mask if mask.dtype == torch.bool else mask[..., :total] > -1e30
         scores = scores.masked_fill(~seen, -torch.inf)
-        weights, fresh = scores.softmax(-1).nan_to_num(0.0), width == total
+        bias = torch.zeros(1, 1, dtype=torch.float64) if self.bias is None else self.bias
+        bias = torch.nn.functional.pad(bias, (0, total - bias.shape[1]))[:, None, None]
+        weights, fresh = (scores + bias).softmax(-1).nan_to_num(0.0), width == total
         if layer in self.layers:
             visual = torch.nn.functional.pad(self.visual, (0, total - self.visual.shape[1]))
             leading = (visual.cumsum(1) == 0) & visual.any(1, keepdim=True)
             rows = self._rows(width, fresh)
-            new = self.edit(Matrix(layer, scores, visual[:, None, None], leading[:, None, None], fresh, rows))
+            new = self.edit(Matrix(layer, scores, visual[:, None, None], leading[:, None, None], fresh, rows, bias))
             weights = torch.where(rows[:, None, :, None], new.nan_to_num(0.0), weights)
         return (weights @ value).to(query.dtype).transpose(1, 2)
 
@@ -101,7 +107,7 @@ def generated(target: Any, batch: dict[str, Any], new: int, **options: Any) -> A
 
 def both(
     family: str, spec: str, batch: dict[str, Any], layers: Collection[int], rows: str, edit: Callable[[Matrix], Tensor],
-    new: int = 3, **options: Any,
+    new: int = 3, bias: Callable[[Tensor], Tensor] | None = None, **options: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     """What a model generates under `spec`, and what an untouched one generates whose attention is edited."""
     pruned, reference = model(family, "pruned"), model(family, "plain")
@@ -112,5 +118,6 @@ def both(
     ids, valid = (batch[name].repeat_interleave(copies, dim=0) for name in ("input_ids", "attention_mask"))
     placeholder = torch.stack([ids == token for token in adapter_for(reference).placeholder_ids.values()]).any(0)
     dense: Any = Edited(*layout(report, placeholder, valid), valid.bool(), layers, rows, edit)
+    dense.bias = None if bias is None else bias(dense.visual)
     with attending(reference, dense), masking(reference, dropped_keys(report, valid)):
         return got, generated(reference, batch, new, **options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,12 @@ from torch import Tensor
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import check_tokens, one, ragged
-from tests.engine.edited import Matrix, both
+from tests.engine.edited import Matrix, both, generated
 from tests.families import image, inputs
 from tests.limits import close, close_pass
+from tests.strategies.helpers import registry_restored
 from vtokens.kernels import rescaled_attention
-from vtokens.strategies import Facts, parse
+from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse, register
 from vtokens.strategies.attend.paint import outliers
 from vtokens.strategies.base import needs_of
 
@@ -97,6 +100,49 @@ def test_generation_is_that_of_edited_scores(family: str, spec: str, layers: Any
         for out in (got, expected):  # PAI hands on log-probabilities
             out.logits = tuple(step.log_softmax(-1) for step in out.logits)
         check_tokens(got, expected, 2)
+
+
+@dataclass(frozen=True)
+class Threefold(Strategy):
+    """Keeps the later half of each picture, whose tokens count for three."""
+
+    name = "threefold"
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(sizes=True)
+
+    def at_prompt(self, visuals: Visuals) -> Selection:
+        counts = tuple(count // 2 for count in visuals.counts)
+        first = torch.tensor([count - half for count, half in zip(visuals.counts, counts, strict=True)])[:, None]
+        keep = (torch.arange(visuals.valid.shape[1]) >= first) & visuals.valid
+        return Selection(keep, counts, sizes=torch.full((len(counts), max(counts)), 3.0))
+
+
+@torch.no_grad()
+def test_tokens_that_count_for_several_are_minded() -> None:
+    """log 3 is added behind what is made of a score: three equal tokens would each get it."""
+
+    def edit(m: Matrix) -> Tensor:
+        factor = torch.where(m.visual, 1.5, torch.where(m.leading, 0.6, 1.0))
+        return (m.scores * factor + m.bias).masked_fill(m.scores.isinf(), -torch.inf).softmax(-1)
+
+    with registry_restored():
+        register("threefold")(Threefold)
+        got, expected = both(
+            "llava", "threefold+vaf(visual=1.5, system=0.6, layers=(0, 2))", ragged("llava"), (0, 2), "text", edit,
+            bias=lambda visual: visual * math.log(3), do_sample=False,
+        )  # fmt: skip
+    check_tokens(got, expected, 3)
+    for spec in (
+        "cls(keep=0.5)+census+pai(alpha=0.2)",
+        "census+paint",
+        "census+act(threshold=0.01)",
+        "census+adavboost",
+    ):
+        with vtokens.attach(model("llava", "pruned"), spec):
+            generated(model("llava", "pruned"), ragged("llava"), 2, do_sample=False)
+    with pytest.raises(ValueError, match="lets tokens count for several in attention, which 'vhr' does not know of"):
+        vtokens.attach(model("llava", "pruned"), "census+vhr")
 
 
 @torch.no_grad()
@@ -191,6 +237,19 @@ def test_paint_lifts_what_the_tower_dwells_on() -> None:
             continue
         got, expected = both(family, before + spec, batch, (1, 2, 3), "last", edit, new=3, do_sample=False)
         check_tokens(got, expected, 3)
+
+
+@torch.no_grad()
+def test_a_cache_that_was_not_made_under_it_is_refused() -> None:
+    target, batch = model("llava", "pruned"), one("llava")
+    with vtokens.attach(target, "vhr"):
+        cache = target(**batch, use_cache=True).past_key_values
+    following = {"input_ids": batch["input_ids"][:, -2:], "past_key_values": cache}
+    with (
+        vtokens.attach(target, "paint"),
+        pytest.raises(ValueError, match=r"of which 'paint\.tilt' was not noted: begin"),
+    ):
+        target(**following)
 
 
 def test_outliers_are_those_of_numpy() -> None:

@@ -42,6 +42,8 @@ class Needs:
             in the attention over one new token.
         weighs: `at_attend` changes how rows divide their attention. Two that do are refused together: each would
             start from the model's own attention, and undo what the other did.
+        minds_sizes: `at_attend` reckons with tokens that count for several, as `Heads.rescale` and `Heads.received` do;
+            else it is refused beside strategies that make some.
         grounds: `at_logits` reads `Logits.grounding`, for which the output layer is shown the picture's last states.
         computes: `at_attend` computes head outputs in place of the attention implementation, and so runs before those
             that change them, wherever it is written.
@@ -72,6 +74,7 @@ class Needs:
     once: bool = False
     watches: bool = False
     weighs: bool = False
+    minds_sizes: bool = False
     grounds: bool = False
     computes: bool = False
     waits: str = ""

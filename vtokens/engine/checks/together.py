@@ -75,7 +75,11 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     sizing = [strategy for strategy, needs in active if needs.sizes]
     # Who does both itself knows of sizes, and is alone in it.
     both = [strategy for strategy, needs in active if needs.sizes and needs.attend]
-    inside = [strategy for strategy, needs in active if (needs.attend or needs.unmerges) and [strategy] != both]
+    inside = [
+        strategy
+        for strategy, needs in active
+        if (needs.unmerges or (needs.attend and not needs.minds_sizes)) and [strategy] != both
+    ]
     if inside and sizing:
         raise ValueError(
             f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "

@@ -49,7 +49,7 @@ class Act(Strategy):
             return Needs(once=True)
         named = self.layers
         where = facts.scaled(2, 30) if named is None else [check_layer("layers", one, facts.depth) for one in named]
-        return Needs(attend=sorted(set(where)), weighs=True, once=True)
+        return Needs(attend=sorted(set(where)), weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if not heads.is_image_prefill or not heads.answers.index.shape[1]:

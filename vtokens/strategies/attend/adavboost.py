@@ -65,7 +65,7 @@ class AdaVBoost(Strategy):
         return self._where(facts)
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(attend=self._where(facts), weighs=True, grounds=True, once=True)
+        return Needs(attend=self._where(facts), weighs=True, minds_sizes=True, grounds=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.layout is not None:

@@ -52,7 +52,7 @@ class Pai(Contraster):
         if not self.alpha:
             return Needs()
         first = check_layer("first_layer", self.first_layer, facts.depth)
-        return Needs(attend=[layer for layer in facts.attending if layer >= first], weighs=True)
+        return Needs(attend=[layer for layer in facts.attending if layer >= first], weighs=True, minds_sizes=True)
 
     def at_attend(self, heads: Heads) -> None:
         heads.rescale(heads.writing, tilt=self.alpha * heads.visual)

@@ -57,7 +57,7 @@ class Paint(Strategy):
 
     def needs(self, facts: Facts) -> Needs:
         where = [layer for layer in facts.attending if layer >= self.first_layer]
-        return Needs(signals=(Saliency(), Saliency((0,))), attend=where, weighs=True, once=True)
+        return Needs(signals=(Saliency(), Saliency((0,))), attend=where, weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.visuals is not None:

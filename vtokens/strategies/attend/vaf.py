@@ -48,7 +48,7 @@ class Vaf(Strategy):
             return Needs(once=True)
         named = self.layers
         where = facts.scaled(9, 14) if named is None else [check_layer("layers", one, facts.depth) for one in named]
-        return Needs(attend=sorted(set(where)), weighs=True, once=True)
+        return Needs(attend=sorted(set(where)), weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         before = torch.where(heads.leading, self.system, 1.0)

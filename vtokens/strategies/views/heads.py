@@ -209,6 +209,8 @@ class Heads(Noting):
         if not rows.index.shape[1]:
             return
         query, place = rows.gather(self.query), self._place(rows)
+        if self.bias is not None:  # tokens that count for several, behind what is made of their scores
+            shift = self.bias if shift is None else shift + (self.bias if shift.dim() == 2 else self.bias[:, None])
         changed = rescaled_attention(
             query, self.key, self.value, self.scaling, factor, tilt, shift, place, self.valid, self.softcap, change
         )
@@ -217,7 +219,9 @@ class Heads(Noting):
     def received(self, rows: Rows) -> Tensor:
         """float32 (B, H, K): the attention that each key gets from some rows, the mean over those that see it."""
         query, place = rows.gather(self.query), self._place(rows)
-        total = attention_colsum(query, self.key, self.scaling, rows.real, place, self.valid, softcap=self.softcap)
+        total = attention_colsum(
+            query, self.key, self.scaling, rows.real, place, self.valid, self.bias, softcap=self.softcap
+        )
         if place is None:
             return total
         counts = torch.zeros(len(place), self.key.shape[2], device=place.device)
@@ -239,7 +243,16 @@ class Heads(Noting):
         self.noted.keys[name] = (values, fill)
 
     def marks(self, name: str) -> Tensor:
-        """(B, K): what was noted about each key, in this pass and before."""
+        """(B, K): what was noted about each key, in this pass and before.
+
+        Raises:
+            ValueError: nothing was noted by this name when the keys of the pictures were cached.
+        """
+        if name not in self.noted.keys and name not in self._memory.keys:
+            raise ValueError(
+                f"this cache holds pictures of which {name!r} was not noted: begin with an empty cache, or keep the "
+                "strategy attached from the turn on that brings them"
+            )
         total, width = self.key.shape[2], self.query.shape[2]
         if name in self.noted.keys:
             older = Memory({name: self._memory.keys[name]} if name in self._memory.keys else {})
