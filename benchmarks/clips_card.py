@@ -44,23 +44,45 @@ def pruning(rows: list[dict[str, Any]]) -> str:
 
 
 def needle(rows: list[dict[str, Any]]) -> str:
-    """Accuracy by strategy, keep and frames, and the peak of memory."""
+    """Accuracy by strategy and keep, a column for each number of frames."""
     frames = sorted({int(row["frames"]) for row in rows})
     about: dict[tuple[str, float], dict[int, str]] = {}
     for row in rows:
-        peak = f", {row['peak_bytes'] / 2**20:.0f} MiB" if row.get("peak_bytes") else ""
-        part = row["needle"]
-        cell = f"{part['share']:.2f} [{part['low']:.2f}, {part['high']:.2f}]{peak}"
-        about.setdefault((row["strategy"], float(row["keep"])), {})[int(row["frames"])] = cell
+        about.setdefault((row["strategy"], float(row["keep"])), {})[int(row["frames"])] = show(row["needle"])
     lines = [[f"`{spec}`", f"{keep:g}", *(at.get(one, "") for one in frames)] for (spec, keep), at in about.items()]
     return tables.markdown(["strategy", "keep", *(f"{one} frames" for one in frames)], lines)
 
 
+def memory(rows: list[dict[str, Any]]) -> str:
+    """The peak of one question over strategies and keeps, and keys and values that are cached at each keep."""
+    keeps = sorted({float(row["keep"]) for row in rows if row.get("kv_bytes")}, reverse=True)
+    lines = []
+    for frames in sorted({int(row["frames"]) for row in rows}):
+        own = [row for row in rows if int(row["frames"]) == frames]
+        peaks = [row["peak_bytes"] / 2**20 for row in own if row.get("peak_bytes")]
+        cached = {
+            float(row["keep"]): row["kv_bytes"] for row in own if row.get("kv_bytes") and row["strategy"] == "random"
+        }
+        full = next(row["kv_bytes_full"] for row in own if row.get("kv_bytes_full"))
+        sizes = [full, *(cached.get(keep) for keep in keeps)]
+        told = [f"{size / 2**20:.2f}" if size else "" for size in sizes]
+        lines.append([str(frames), f"{32 * frames:,}", f"{min(peaks):.1f} to {max(peaks):.1f}", *told])
+    head = [
+        "frames",
+        "visual tokens",
+        "peak of a question, MiB",
+        "KV cache, MiB",
+        *(f"at keep {keep:g}" for keep in keeps),
+    ]
+    return tables.markdown(head, lines)
+
+
 def main() -> None:
     """Fill what has been measured."""
-    parts = {"accuracy": accuracy, "pruning": pruning, "needle": needle}
-    there = [name for name in parts if (tables.RESULTS / f"clips-{name}").exists()]
-    made = {name: partial(parts[name], tables.read(f"clips-{name}")["accuracy"]) for name in there}
+    parts = {"accuracy": accuracy, "pruning": pruning, "needle": needle, "memory": memory}
+    homes = {name: f"clips-{'needle' if name == 'memory' else name}" for name in parts}
+    there = [name for name, home in homes.items() if (tables.RESULTS / home).exists()]
+    made = {name: partial(parts[name], tables.read(homes[name])["accuracy"]) for name in there}
     CARD.write_text(sections.fill(CARD.read_text(encoding="utf-8"), made, COMMAND), encoding="utf-8")
 
 
