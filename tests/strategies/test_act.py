@@ -26,7 +26,7 @@ def test_worked_example() -> None:
     close(Act(beta=1.0).calibrated(row, sink), row, terms=4)
 
 
-SINKS = []
+SINKS: list[int] = []
 
 
 def calibrate(m: Matrix) -> Tensor:

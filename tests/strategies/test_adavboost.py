@@ -49,7 +49,8 @@ def test_generation_is_that_of_edited_scores(family: str) -> None:
         ids, valid = batch["input_ids"], batch["attention_mask"]
         placeholder = torch.stack([ids == token for token in adapter_for(reference).placeholder_ids.values()]).any(0)
         visual, text = layout(report, placeholder, valid)
-        dropped, risks, found = dropped_keys(report, valid), torch.zeros(len(ids), dtype=torch.float64), []
+        dropped, risks = dropped_keys(report, valid), torch.zeros(len(ids), dtype=torch.float64)
+        found: list[Any] = []
 
         def edit(m: Matrix, words: Tensor = text, risks: Tensor = risks) -> Tensor:
             if m.fresh:
@@ -64,7 +65,7 @@ def test_generation_is_that_of_edited_scores(family: str) -> None:
             return scores
 
         dense: Any = Edited(visual, text, valid.bool(), SETTINGS["layers"], "last", edit)  # type: ignore[arg-type]
-        processors: Any = LogitsProcessorList([tell])  # type: ignore[list-item]
+        processors: Any = LogitsProcessorList([tell])
         with attending(reference, dense), masking(reference, dropped):
             said = reference(**batch).logits.double().softmax(-1)
             found.append((said * (visual & ~dropped[-1])[..., None]).amax(1).numpy())
