@@ -10,6 +10,7 @@ from torch import Tensor
 from vtokens.adapters import Adapter
 from vtokens.adapters.output import finished
 from vtokens.core.columns import columns_of
+from vtokens.core.on_device import on_device
 from vtokens.engine.checks.outside import norm_of
 from vtokens.engine.forward import Pass
 from vtokens.engine.state.lane import Lane
@@ -32,7 +33,8 @@ def note(passed: Pass, index: int, hidden: Tensor) -> None:
     lane, request = passed.main, passed.request
     if index not in passed.plan.early or passed.answers is None or request is None:
         return
-    positions = kept(request, lane.length).to(hidden.device)
+    device = hidden.device
+    positions = lane.once(("kept", device), lambda: on_device(kept(request, lane.length), device))
     view = lane.view
     if view is None:
         lane.early[index] = hidden[:, positions]
