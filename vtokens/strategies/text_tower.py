@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
+from vtokens.core.terminal import one_line
 from vtokens.core.weights import sample
 from vtokens.strategies.views.visuals import Visuals
 
@@ -145,7 +146,8 @@ def _load(what: str, source: str, words: str) -> TextTower:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{what}: there is no model (a folder with config.json, or a hub id that can be reached): {error}"
+            f"{what}: there is no model (a folder with config.json, or a hub id that can be reached): "
+            f"{one_line(str(error), 300)}"
         ) from error
     if config.model_type != "clip":
         raise ValueError(
@@ -157,7 +159,7 @@ def _load(what: str, source: str, words: str) -> TextTower:
         clip, about = loaded
         reads = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{what} cannot be loaded, weights and tokenizer: {error}") from error
+        raise ValueError(f"{what} cannot be loaded, weights and tokenizer: {one_line(str(error), 300)}") from error
     if missing := sorted(about["missing_keys"]):
         raise ValueError(f"{what} lacks {len(missing)} of a CLIP's weights, such as {missing[0]!r}: get all its files")
     try:
@@ -165,6 +167,6 @@ def _load(what: str, source: str, words: str) -> TextTower:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{what} reads the words of prompts, and {words!r} has no tokenizer that tells them: name the model's, as "
-            f"tokenizer='llava-hf/llava-1.5-7b-hf' or a folder ({error})"
+            f"tokenizer='llava-hf/llava-1.5-7b-hf' or a folder ({one_line(str(error), 300)})"
         ) from error
     return TextTower(clip.eval().requires_grad_(False), reads, told)
