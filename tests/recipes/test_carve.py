@@ -10,6 +10,7 @@ from PIL import Image
 import vtokens
 from tests.engine.state import snapshot
 from tests.recipes.looking import GREEDY, QUESTION, counted, made, picture, prompted, received
+from vtokens.adapters import adapter_for
 from vtokens.recipes import carve
 from vtokens.recipes.looking.carve import Carve, carve_out
 from vtokens.recipes.looking.frame import framed
@@ -75,6 +76,13 @@ def test_all_of_a_picture_stays_and_one_pixel_of_it() -> None:
     assert carved.size == (1, 1)
     assert box[0] >= 84  # the greatest contrast is at the lower right
     assert box[1] >= 56
+
+
+def test_hybrid_decoders_are_read_where_they_attend() -> None:
+    """Of four layers of Qwen3.5 the second and the last attend, and the last cannot be read."""
+    facts = adapter_for(made("qwen3_5")[0]).facts
+    assert Carve().layers(facts) == tuple(layer for layer in facts.attending if layer < facts.depth - 1)[-1:]
+    assert adapter_for(made("llava")[0]).facts.depth // 2 in Carve().layers(adapter_for(made("llava")[0]).facts)
 
 
 def test_what_is_out_of_range_is_said() -> None:

@@ -6,8 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+import vtokens
 import vtokens.recipes
+from tests.engine.state import snapshot
+from tests.families import build
+from tests.recipes.looking import QUESTION, counted, picture, prompted
 from vtokens.recipes import Recipe, parse_recipe, recipe, recipes
 from vtokens.recipes.looking.asking import Asking
 from vtokens.recipes.looking.base import Looked
@@ -28,6 +33,30 @@ def test_every_recipe_is_a_function_with_a_section_and_evidence(name: str) -> No
     assert f"| `{name}` |" in PAGE.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match=f"{name!r} is a recipe, no strategy: .* vtokens.recipes.{name} "):
         vtokens.strategies.parse(name)
+
+
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_every_recipe_says_its_passes_in_half_precision_behind_a_pruner(family: str, name: str, tmp_path: Path) -> None:
+    """And leaves the model, and what is attached to it, as they were."""
+    model, processor = build(family)
+    model.to(torch.bfloat16)
+    picture().save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a caption")
+    settings = {"ara": {"folder": str(tmp_path), "when": 0.1}, "patches": {"least": 0.0}, "dyfo": {"rollouts": 2}}
+    with vtokens.attach(model, "fastv(keep=0.5, layer=1)") as handle:
+        model.generate(**prompted(processor, QUESTION, picture()).to(model.dtype), max_new_tokens=1)
+        clean = snapshot(model)
+        with counted(model) as lengths:
+            got = getattr(vtokens.recipes, name)(
+                model, processor, picture(), QUESTION, **settings.get(name, {}), max_new_tokens=2
+            )
+        assert snapshot(model) == clean
+        assert vtokens.attachment(model) is handle
+    assert got.passes == len(lengths)
+    assert 0 < got.flops < got.flops_full
+    assert got.facts()["passes"] == got.passes
+    assert f"{got.passes} pass" in got.told()
 
 
 def test_specs_are_read_and_written() -> None:

@@ -49,7 +49,8 @@ class Looked:
     def told(self) -> str:
         """What is said of it on the command line."""
         where = ", ".join(f"({', '.join(map(str, box))})" for box in self.boxes)
-        return f"{self.recipe}: {self.passes} passes{f', shown again: {where}' if where else ''}"
+        passes = f"{self.passes} {'pass' if self.passes == 1 else 'passes'}"
+        return f"{self.recipe}: {passes}{f', shown again: {where}' if where else ''}"
 
     def facts(self) -> dict[str, Any]:
         """What `vtokens run --json` tells of it."""

@@ -56,6 +56,8 @@ class Carve(Recipe):
         high = self.last if self.last is not None else max(low, min(3 * facts.depth // 4, last))
         check_layer("last", high, facts.depth - 1)
         found = tuple(layer for layer in facts.attending if low <= layer <= high)
+        if not found and self.first is self.last is None:  # few layers of a hybrid decoder have attention
+            found = tuple(layer for layer in facts.attending if layer <= last)[-1:]
         if not found:
             raise ValueError(f"first={low}, last={high}: no layer from the first to the last has attention")
         return found

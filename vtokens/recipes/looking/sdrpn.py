@@ -72,7 +72,7 @@ def blurred(values: np.ndarray) -> np.ndarray:
     rows, columns = values.shape
     padded = np.pad(values.astype(float), 1, mode="edge")
     across = sum(side[i] * padded[:, i : i + columns] for i in range(3))
-    return np.asarray(sum(side[i] * across[i : i + rows] for i in range(3)))  # type: ignore[index]
+    return np.asarray(sum(side[i] * across[i : i + rows] for i in range(3)))
 
 
 def regions(values: np.ndarray, threshold: float) -> list[Cells]:
