@@ -7,7 +7,7 @@ factorisations whose errors are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,9 @@ class Away(Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _run(function, args, kwargs or {})
 
 
@@ -168,19 +170,6 @@ def move(module: torch.nn.Module) -> None:
         for name, value in list(part._parameters.items()):
             if value is not None:
                 part._parameters[name] = torch.nn.Parameter(Away(value.detach()), requires_grad=False)
-        for name, value in list(part._buffers.items()):
-            if value is not None:
-                part._buffers[name] = Away(value)
-
-
-def watched_stages(kind: type, watch: Callable[[], Any]) -> dict[str, Callable[..., Any]]:
-    """The stages of a strategy's class, each run under `watch()`."""
-    return {f"at_{stage}": _under(getattr(kind, f"at_{stage}"), watch) for stage in kind.stages()}
-
-
-def _under(stage: Callable[..., Any], watch: Callable[[], Any]) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with watch():
-            return stage(*args, **kwargs)
-
-    return run
+        for name, buffer in list(part._buffers.items()):
+            if buffer is not None:
+                part._buffers[name] = Away(buffer)

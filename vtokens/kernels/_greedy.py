@@ -8,8 +8,8 @@ from torch import Tensor
 
 _WINDOW = 128
 """Tokens among which the next choices are sought."""
-_IN_CACHE = 1 << 18
-"""Most numbers that stay near the processor, 1 MiB: to read them for each choice costs less than foresight."""
+_IN_CACHE = 1 << 19
+"""Most numbers that stay near the processor, 2 MiB: to read them for each choice costs less than foresight."""
 _FEWEST, _MOST = 16, 64
 """Choices foreseen at a time; a product with fewer takes no less time."""
 

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
+from vtokens.core.on_device import on_device
 from vtokens.core.terminal import one_line
 from vtokens.core.weights import sample
 from vtokens.strategies.views.visuals import Visuals
@@ -69,16 +70,17 @@ class TextTower(nn.Module):
             cuts = [ids[start : start + self.longest] for start in range(0, max(1, len(ids)), self.longest)]
             rows += cuts
             owners += [number] * len(cuts)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        ids = torch.tensor([row + [0] * (self.longest - len(row)) for row in rows], device=device)
+        lengths = on_device([len(row) for row in rows], device)
+        ids = on_device([row + [0] * (self.longest - len(row)) for row in rows], device)
         real = torch.arange(self.longest, device=device) < lengths[:, None]
         with torch.autocast(device.type, enabled=False):
             pooled = self.text(input_ids=ids, attention_mask=real.long()).pooler_output
             unit = normalize(self.text_projection(pooled), dim=-1)
-        owner = torch.tensor(owners, device=device)
+        owner = on_device(owners, device)
         total = unit.new_zeros(len(once), unit.shape[1]).index_add(0, owner, unit)
-        mean = total / owner.bincount(minlength=len(once))[:, None]
-        return mean[torch.tensor([once.index(text) for text in texts], device=device)]
+        cuts_of = [owners.count(number) for number in range(len(once))]
+        mean = total / on_device(cuts_of, device)[:, None]
+        return mean[on_device([once.index(text) for text in texts], device)]
 
     @torch.no_grad()
     def seen(self, states: Tensor) -> Tensor:

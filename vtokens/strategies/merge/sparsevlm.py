@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vtokens.core.budget import Keep
+from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.needs import Needs
@@ -60,6 +61,9 @@ class SparseVlm(StagedPruner):
 
     def reads(self, layer: int) -> Needs:
         return Needs(signals=(Attention(layer - 1, "raters"),))
+
+    def needs(self, facts: Facts) -> Needs:
+        return replace(super().needs(facts), blends=self.recycle)
 
     def score(self, visuals: Visuals, index: int) -> Tensor:
         return visuals.attention(index - 1, "raters")
