@@ -101,7 +101,8 @@ def as_image(value: Any) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
     axes = [axis for axis in ((0, -1) if first else (-1, 0)) if array.ndim == 3 and array.shape[axis] in (3, 4)]
     if not axes or not array.size:
-        raise ValueError(f"{given} is not allowed: {ALLOWED}")
+        frames = ". Frames of a video: vtokens.video.read(frames) makes a clip of them" if array.ndim == 4 else ""
+        raise ValueError(f"{given} is not allowed: {ALLOWED}{frames}")
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(array, axes[0], -1))).convert("RGB")
 
 
