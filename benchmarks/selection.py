@@ -88,7 +88,7 @@ def main() -> None:
 
 def made(name: str) -> Strategy | None:
     """The strategy at keep 0.1; None if it does not select among a picture's tokens before the decoder."""
-    kind = get(name)
+    kind: Any = get(name)
     if (
         "prompt" not in kind.stages()
         or {"encode", "pixels"} & {*kind.stages()}

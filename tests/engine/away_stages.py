@@ -49,7 +49,7 @@ def main() -> None:
 
 def specs(name: str, folder: Path) -> Iterator[list[Strategy]]:
     """Attachments of one strategy: as it is, and keeping a share; with the tables it wants, behind what it modifies."""
-    kind = get(name)
+    kind: Any = get(name)
     adapter = adapter_for(base(VIDEOS if issubclass(kind, VideoPruner) else IMAGES))
     fields = {field.name for field in dataclasses.fields(kind) if field.init}
     trials = [{}, *({field: file} for field in fields & {"sinks", "patterns", "thresholds"} for file in files(folder))]
@@ -101,7 +101,7 @@ def prompt(family: str) -> dict[str, Any]:
     if family == VIDEOS:
         return videos(family, [(4, 3, 4), (3, 4, 4)])
     pictures = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)]]
-    return dict(inputs(family, ["Is there a cat?", "Compare <image> with <image> please"], pictures))  # type: ignore[arg-type]
+    return dict(inputs(family, ["Is there a cat?", "Compare <image> with <image> please"], pictures))
 
 
 def on_away(model: Any, batch: dict[str, Any], stack: ExitStack) -> Moved:
