@@ -20,13 +20,27 @@ from vtokens.filter.mentions import get_extractor
 from vtokens.filter.signals import features, get_signals, parts_for
 from vtokens.filter.trace import passes
 from vtokens.filter.trace.offsets import encode_with_spans, token_spans
+from vtokens.scenes.world import COLUMNS, NUMBERS, ROWS
 
 CHUNK = 250  # responses a file
 SEED = 1000
 GIVEN = "given_"
+ASKED = tuple(kind for kind in scenes.KINDS if kind not in ("caption", "exist"))  #: questions of a word or two
 #: Captions, POPE's settings, both as somebody else might have written them, with errors put in by lot, and captions of
 #: several sentences.
-KINDS = ("caption", *scenes.POPE, "given_caption", "given_pope_random", *scenes.STORIES)
+KINDS = (
+    "caption", *scenes.POPE, "given_caption", "given_pope_random", *scenes.STORIES, *ASKED,
+    *(f"{GIVEN}{kind}" for kind in ASKED),
+)  # fmt: skip
+_TURNED = {"yes": "no", "no": "yes"}
+_ANSWERS = {
+    "where": tuple(f"{row} {column}" for row in ROWS for column in COLUMNS),
+    "at": (*scenes.CLASSES, "nothing"),
+    "colour": scenes.COLOURS,
+    "shape": scenes.SHAPES,
+    "count": NUMBERS[:7],
+    "digit": NUMBERS,
+}
 _WRONG = 0.3  # share of the objects and answers of given responses that are made wrong
 
 
@@ -73,9 +87,11 @@ def collect(
 def edited(example: scenes.Example) -> str:
     """The right answer with errors: objects replaced by absent ones, half of them alike, and answers turned round."""
     rng = np.random.default_rng((SEED, example.seed, example.index))
+    if example.answer in _TURNED:
+        return _TURNED[example.answer] if rng.random() < _WRONG else example.answer
     if example.kind != "caption":
-        wrong = {"yes": "no", "no": "yes"}[example.answer]
-        return wrong if rng.random() < _WRONG else example.answer
+        others = [one for one in _ANSWERS[example.kind.partition("_")[0]] if one != example.answer]
+        return others[int(rng.integers(len(others)))] if rng.random() < _WRONG else example.answer
     there = [thing.name for thing in example.scene.visible]
     named = []
     for name in there:
@@ -109,6 +125,7 @@ def ask(
         values = features(trace, mentions, chosen) if mentions else {}
         kind = f"{GIVEN if given else ''}{example.kind}"
         meta = {**setting.meta, "kind": kind, "truth": sorted(t.name for t in example.scene.visible)}
+        meta["entropy"] = round(float(trace.entropy[0]), 6) if len(trace) else 0.0  # of the first token, at prefill
         image = f"{example.split}/{example.seed}/{example.index}/{example.scene.attempt}"
         labels = label_scenes(example, mentions)
         records.append(LabelledResponse(image, example.question, text, mentions, values, labels, meta))

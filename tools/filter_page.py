@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import results
 import sections
@@ -46,7 +47,42 @@ def costs() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"signals": signals, "costs": costs}
+def _told(row: dict[str, Any], name: str) -> str:
+    if row.get(name) is None:
+        return "-"
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def kinds() -> str:
+    """How right the probabilities of the filters that ship are, by kind of mention."""
+    found = results.read("filter-kinds")
+    lines = ["| behind | mention | mentions | unsupported | mean p | ECE | AUROC |", "|---|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        numbers = f"{row['mentions']:,} | {row['unsupported']} | {row['mean_p']:.3f}"
+        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
+        lines.append(f"| {name} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
+    return (
+        "\n".join(lines)
+        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`.\n"
+    )
+
+
+def risks() -> str:
+    """What risks cost."""
+    found = results.read("filter-kinds")
+    lines = [
+        "| behind | risk (any, delta 0.1) | answers | with something wrong | left after `redact` | true ones kept |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["risks"]:
+        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
+        about = f"{row['responses']:,} | {row['wrong_before']}"
+        left = "infeasible | " if row["infeasible"] else f"{row['wrong_after']} | {row['kept']:.1%}"
+        lines.append(f"| {name} | {row['alpha']:g} | {about} | {left} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"signals": signals, "costs": costs, "kinds": kinds, "risks": risks}
 
 
 def updated(text: str) -> str:

@@ -116,16 +116,41 @@ def test_a_response_of_which_nothing_can_be_judged_has_a_code_of_its_own(capsys,
     assert json.loads(out)["unjudged"] == [text]
 
 
-def test_what_could_not_be_judged_is_said_and_changes_no_code(capsys, scene, absent):
+def test_what_could_not_be_judged_is_said_and_counts(capsys, scene, absent):
     path, example = scene
     dogs = f"{example.answer} and a dog, a cat sleeps"
-    for text, expected in ((dogs, 0), (f"{dogs}, {absent}", 1)):
+    for text, expected in ((dogs, 3), (f"{dogs}, {absent}", 1), (example.answer, 0)):
+        if expected == 0:
+            assert run(capsys, path, text, *PLAIN, "--threshold", "0.95")[0] == 0
+            continue
         code, out, _ = run(capsys, path, text, *PLAIN, "--threshold", "0.95")
         assert code == expected
-        assert "not judged: 'dog', 'a cat sleeps'" in out
+        assert "not judged: 'dog', 'cat'" in out
         found = json.loads(run(capsys, path, text, *PLAIN, "--threshold", "0.95", "--json")[1])
-        assert found["unjudged"] == ["dog", "a cat sleeps"]
+        assert found["unjudged"] == ["dog", "cat"]
     assert "not judged" not in run(capsys, path, example.answer, *PLAIN)[1]
+
+
+def test_two_objects_in_one_relation_are_judged_together_or_not_at_all(capsys, scene):
+    """No object is flagged because the model was never taught to relate it, and what was not judged is said."""
+    text = "The green triangle is left of the green ring. There is a dog."
+    for more in ((), PLAIN):
+        code, out, _ = run(capsys, scene[0], text, *more, "--json")
+        found = json.loads(out)
+        assert (code, found["flagged"], found["mentions"]) == (3, 0, [])
+        assert found["unjudged"] == ["green triangle is left of the green ring", "dog"]
+
+
+def test_what_spoke_is_said_in_words(capsys, scene, absent):
+    code, out, _ = run(capsys, scene[0], absent, "--explain", "--strategy", "todre")
+    assert code == 1
+    assert f"'{absent}', " in out
+    assert "Speaks against it: " in out
+    found = json.loads(run(capsys, scene[0], absent, "--explain", "--strategy", "todre", "--json")[1])
+    assert found["explained"][0].startswith(f"'{absent}', ")
+    code, _, err = run(capsys, scene[0], absent, "--explain", *PLAIN)
+    assert code == 2
+    assert "without a calibrator nothing weighs the signals" in err
 
 
 def test_a_word_that_the_model_cannot_read_is_not_judged(capsys, scene):

@@ -50,8 +50,8 @@ def test_a_caption():
         ("Where is the red ring?", "row4 column2", ("row4 column2", "relation", "red ring at row4 column2", False), True),  # noqa: E501
         ("What is at row1 column1?", "red circle", ("red circle", "object", "red circle at row1 column1", False), False),  # noqa: E501
         ("What is at row1 column1?", "red ring", ("red ring", "object", "red ring at row1 column1", False), True),
-        ("What is at row2 column3?", "nothing", ("nothing", "object", "nothing at row2 column3", False), False),
-        ("What is at row1 column1?", "nothing", ("nothing", "object", "nothing at row1 column1", False), True),
+        ("What is at row2 column3?", "nothing", ("nothing", "count", "nothing at row2 column3", False), False),
+        ("What is at row1 column1?", "nothing", ("nothing", "count", "nothing at row1 column1", False), True),
         ("What colour is at row4 column3?", "red", ("red", "attribute", "red at row4 column3", False), False),
         ("What colour is at row4 column2?", "red", ("red", "attribute", "red at row4 column2", False), True),
         ("What color is the circle?", "blue", ("blue", "attribute", "blue circle", False), True),
@@ -83,6 +83,11 @@ def test_of_several_questions_the_last_is_answered():
         ("there are three objects .", ["three objects"], [True]),
         ("Red Circle 👍 犬 a dog", ["red circle"], [False]),
         ("👍 犬 🇫🇷", [], []),
+        ("The red circle is above the red ring. A dog.", ["red circle above red ring"], [False]),
+        ("a ring to the left of a red circle", ["ring left of red circle"], [True]),
+        ("the ring is not next to the circle", ["ring beside circle"], [False]),
+        ("red ring under a blue square", ["red ring below blue square"], [True]),  # the square is not to be seen
+        ("a red fox and a red", ["red"], [False]),  # a fox's colour is nothing that can be looked up
         ("", [], []),
     ],
 )
@@ -127,6 +132,15 @@ def test_tokens_of_mentions_in_what_the_model_wrote():
 
 
 def test_a_name_that_is_not_of_scenes():
-    for name in ("dog", "red dog", "red circle at row9 column1", "three", ""):
+    for name in (
+        "dog left of circle",
+        "red circle behind red ring",
+        "left of red ring",
+        "dog",
+        "red dog",
+        "red circle at row9 column1",
+        "three",
+        "",
+    ):
         with pytest.raises(ValueError, match="claims nothing about scenes"):
             label_scenes(SCENE, [Mention(0, 1, "x", "object", name)])

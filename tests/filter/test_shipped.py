@@ -11,7 +11,7 @@ from vtokens.filter.calibrators.calibrator import CalibrationWarning
 from vtokens.filter.guarantees.setting import fingerprint
 from vtokens.filter.saved import SHIPPED, find, read_filter
 
-STRATEGIES = ("none", "cls")  # as a handle has them: fields at their defaults are left out
+STRATEGIES = ("none", "cls", "todre")  # as a handle has them: fields at their defaults are left out
 
 
 @pytest.fixture(scope="module")

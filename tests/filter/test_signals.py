@@ -13,11 +13,14 @@ import torch
 
 from tests.filter.traced import mention
 from vtokens.core.facts import Facts
+from vtokens.core.picture import Picture
 from vtokens.filter.signals import Signal, features, get_signals, list_signals, parts_for, register
 from vtokens.filter.signals.base import Spans, scaled
+from vtokens.filter.signals.compactness import Compactness
 from vtokens.filter.trace.trace import Parts, Trace
 
 DEPTH, HEADS, T, N, D = 8, 4, 7, 10, 6
+GRID = Picture.of([(1, 2, 5)], [False])
 GONE = 3  # a visual token dropped before the first state recorded
 
 
@@ -38,7 +41,7 @@ def random_trace(seed: int = 0) -> Trace:
         ids=torch.arange(T), logprob=some(T).log(), entropy=some(T), margin=some(T), depth=DEPTH,
         layers=tuple(range(DEPTH)), visual=some(DEPTH, HEADS, T), spread=some(DEPTH, HEADS, T),
         generated=some(DEPTH, HEADS, T), gaze=some(T, N), kept=kept, picture=torch.zeros(N, dtype=torch.long),
-        cell=torch.arange(N), pictures=(), states=tuple(range(DEPTH + 1)), hidden=some(DEPTH + 1, T, D) - 0.5,
+        cell=torch.arange(N), pictures=(GRID,), states=tuple(range(DEPTH + 1)), hidden=some(DEPTH + 1, T, D) - 0.5,
         image_states=tuple(range(DEPTH + 1)), image_hidden=image_hidden, lens_states=tuple(range(DEPTH + 1)), lens=lens,
         contrasts={"no_image": some(T).log(), "dropped": some(T).log(), "blank": some(T).log()},
         divergence=some(DEPTH, HEADS, T),
@@ -112,7 +115,38 @@ BY_HAND: dict[str, Callable[[tuple[int, ...]], float]] = {
     "similarity": lambda tokens: -(0.6 * similarity(tokens)[0] + 0.4 * similarity(tokens)[1]),
     "context_similarity": lambda tokens: -context(tokens),
     "position": lambda tokens: tokens[0],
+    "compactness": lambda tokens: 1 - np.max(gaze(tokens)) / np.sum(gaze(tokens)),  # a tenth of 10 tokens is one
+    "kind.object": lambda tokens: 1,
+    **{f"kind.{kind}": lambda tokens: 0 for kind in ("attribute", "count", "relation", "text")},
 }
+
+
+def gaze(tokens: tuple[int, ...]) -> np.ndarray:
+    return np.mean([A["gaze"][k] for k in tokens], axis=0)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 1.0])
+def test_compactness_is_what_lies_outside_the_heaviest_region(share: float) -> None:
+    """Regions by flood fill over a grid of 2 by 5, corners counting as neighbours."""
+    [found] = features(TRACE, MENTIONS[:1], [Compactness(share=share)]).values()
+    weight = gaze(MENTIONS[0].tokens)
+    best = sorted(range(N), key=lambda j: -weight[j])[: round(share * N)]
+    left, heaviest = set(best), 0.0
+    while left:
+        region, edge = set(), {left.pop()}
+        while edge:
+            at = edge.pop()
+            region.add(at)
+            near = {j for j in left if abs(j // 5 - at // 5) <= 1 and abs(j % 5 - at % 5) <= 1}
+            left -= near
+            edge |= near
+        heaviest = max(heaviest, sum(weight[j] for j in region))
+    assert found == pytest.approx([1 - heaviest / sum(weight)], abs=1e-6)
+    blind = random_trace()
+    blind.gaze[:] = 0
+    assert features(blind, MENTIONS[:1], ["compactness"])["compactness"] == [1.0]
+    with pytest.raises(ValueError, match=r"share '1.5'.*a share in \(0, 1\]"):
+        Compactness(share=1.5)
 
 
 def test_every_signal_against_its_formula() -> None:
@@ -172,7 +206,7 @@ def test_sets_and_what_they_cost() -> None:
     fast, full = get_signals("fast"), get_signals("full")
     assert {signal.name for signal in full} == set(list_signals())
     assert {s.name for s in full} - {s.name for s in fast} == {
-        "head_divergence", "image_contrast", "kept_vs_dropped", "lens"
+        "head_divergence", "image_contrast", "kept_vs_dropped", "lens", "compactness"
     }  # fmt: skip
     assert parts_for("fast", 32).passes == 0
     assert parts_for("fast", 32).on(Facts("any", 32, 0, False)).layers == frozenset(range(5, 19))
@@ -183,6 +217,7 @@ def test_sets_and_what_they_cost() -> None:
     )
     for signal in full:
         assert signal.paper
+        assert len(set(signal.says)) == 2
         assert (type(signal).__doc__ or "").strip()
 
 

@@ -10,7 +10,7 @@ from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, opened
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
 from vtokens.cli.run import note_drawn
-from vtokens.core.terminal import json_text
+from vtokens.core.terminal import json_text, printable
 from vtokens.loading.context import TooLongError
 from vtokens.loading.hardware import check_device
 
@@ -21,8 +21,8 @@ _EXAMPLES = """examples:
   vtokens check scene.png - --heatmaps maps < answer.txt
   vtokens check clip.mp4 "A man opens a door." --frames 16 --model Qwen/Qwen2.5-VL-7B-Instruct
 
-exit code: 0 if nothing is flagged, 1 if something is, 2 after an error, 3 if nothing in the response could be judged;
-what could not be judged beside other things is printed, and changes neither 0 nor 1
+exit code: 0 if all that is said was judged and nothing is flagged, 1 if something is flagged, 2 after an error, 3 if
+nothing is flagged and something, or all of it, could not be judged, which is printed ("not judged: 'dog'")
 """
 
 _IMAGE, _VIDEO = "Describe the image.", "Describe the video."
@@ -46,6 +46,7 @@ def add_to(commands: Any) -> None:
     add_filter_options(command)
     add_frames(command)
     command.add_argument("--heatmaps", metavar="FOLDER", help="write where the model looked, a picture a mention")
+    command.add_argument("--explain", action="store_true", help="say in words which signals spoke")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.set_defaults(run=_run)
 
@@ -113,18 +114,22 @@ def _run(options: argparse.Namespace) -> None:
         if shown.clip is None or len(shown.clip.frames) == 1:
             raise
         raise TooLongError(f"{error}. {len(shown.clip.frames)} frames are shown: take fewer (--frames)") from error
+    reasons = [str(one) for one in hf.explain(report)] if options.explain else []
     pictures = [str(path) for path in report.save_heatmaps(options.heatmaps)] if options.heatmaps else []
     if options.json:
         more = {"image": options.image, "model": options.model, "flagged": len(report.flagged), "heatmaps": pictures}
+        more |= {"explained": reasons} if options.explain else {}
         more |= {} if shown.clip is None else {"video": shown.facts()}
         say(json_text(report.to_dict() | more, allow_nan=False))
     else:
         show(report, console())
+        for reason in reasons:
+            say(printable(reason))
         if shown.clip is not None:
             say(shown.told(), error=True)
         if pictures:
             say(f"{len(pictures)} heat {'map' if len(pictures) == 1 else 'maps'} in {options.heatmaps}")
-    if report.flagged or not report.mentions:
+    if report.flagged or report.unjudged or not report.mentions:
         sys.exit(1 if report.flagged else 3)
 
 

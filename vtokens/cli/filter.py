@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtokens import __version__
+from vtokens.cli import fit
 from vtokens.cli.check import add_filter_options, make_filter
 from vtokens.cli.options import whole
 from vtokens.cli.output import console, note, say
@@ -43,12 +44,15 @@ def add_to(commands: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--input", required=True, metavar="JSONL", help="the rows to filter")
-    command.add_argument("--images", required=True, metavar="DIR", help="paths of images are relative to this folder")
+    fit.add_to(
+        command.add_subparsers(metavar="fit", help="makes a filter from labelled answers: vtokens filter fit --help")
+    )
+    command.add_argument("--input", metavar="JSONL", help="the rows to filter")
+    command.add_argument("--images", metavar="DIR", help="paths of images are relative to this folder")
     command.add_argument(
         "--allow-outside", action="store_true", help="open images that lie elsewhere: by .., an absolute path or a link"
     )
-    command.add_argument("--output", required=True, metavar="JSONL", help="a new file, or one of the same command")
+    command.add_argument("--output", metavar="JSONL", help="a new file, or one of the same command")
     command.add_argument(
         "--action", default="flag", metavar="A",
         help="flag marks, redact drops sentences, abstain puts null in place of the text (%(default)s)",
@@ -73,6 +77,9 @@ def _run(options: argparse.Namespace) -> None:
 
     from vtokens.filter.datasets.dataset import alone, check_files, filter_dataset
 
+    missing = [f"--{name}" for name in ("input", "images", "output") if getattr(options, name) is None]
+    if missing:
+        raise ValueError(f"the following arguments are required: {', '.join(missing)} (see vtokens filter --help)")
     named = [] if options.filter in (None, "none") else [options.filter]
     total = check_files(options.input, options.images, options.output, options.action, *named)
     if options.workers is not None and not options.ray:
@@ -132,7 +139,10 @@ def _summary(tally: Tally, output: Path, action: str) -> None:
     rate = f" ({tally.flagged / tally.mentions:.1%})" if tally.mentions else ""
     summary = f"{tally.rows} rows in {output}: {tally.flagged} of {tally.mentions} mentions flagged{rate}"
     summary += f", in {tally.flagged_rows} rows"
-    say(summary + ("" if action == "flag" else f"; {tally.changed_rows} texts changed"))
+    emptied = f", {tally.emptied} of them to nothing" if tally.emptied else ""
+    say(summary + ("" if action == "flag" else f"; {tally.changed_rows} texts changed{emptied}"))
+    if tally.unjudged:
+        say(f"in {tally.unjudged} rows something could not be judged: 'unjudged' in the output says what", error=True)
     if tally.refused:
         say(aside, error=True)
     if tally.silent:

@@ -19,6 +19,7 @@ _EXPORTS = {
     "Calibrator": "calibrators.calibrator",
     "Certificate": "guarantees.risk",
     "Event": "actions.stream",
+    "Gate": "gate",
     "HallucinationFilter": "filter",
     "Mention": "mentions",
     "Outcome": "actions.action",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from vtokens.filter.calibrators.calibrator import Calibrator as Calibrator
     from vtokens.filter.calibrators.records import LabelledResponse as LabelledResponse
     from vtokens.filter.filter import HallucinationFilter as HallucinationFilter
+    from vtokens.filter.gate import Gate as Gate
     from vtokens.filter.guarantees.policy import calibrate_policy as calibrate_policy
     from vtokens.filter.guarantees.risk import Certificate as Certificate
     from vtokens.filter.guarantees.risk import Risk as Risk

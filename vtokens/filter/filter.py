@@ -23,6 +23,9 @@ from vtokens.filter.actions.regenerate import RETRIES, JudgedResponse, check_ret
 from vtokens.filter.actions.stream import Event, live
 from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
 from vtokens.filter.calibrators.records import LabelledResponse
+from vtokens.filter.chats import Chat, is_chat, opened
+from vtokens.filter.explain import Explanation, explain
+from vtokens.filter.gate import Gate
 from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.limits import certificate, resolve
 from vtokens.filter.guarantees.risk import Certificate, Risk
@@ -102,8 +105,8 @@ class HallucinationFilter:
                 names; None for those of the calibrator, or "fast".
             extractor: what finds mentions, by name (`vtokens.filter.mentions.extractors()`); None for the calibrator's,
                 else "scenes" for a model that ships with us, and "chunks" for others.
-            calibrator: the file of a saved filter; "auto" for the one that ships with the model, if one does; None for
-                none, and then scores only rank.
+            calibrator: a saved filter: a file, a folder, or "owner/name" on the hub; "auto" for the one that ships with
+                the model, if one does; None for none, and then scores only rank.
             batch_size: samples in one pass.
             load_kwargs: as of `vtokens.load`: `strategy`, `keep`, `dtype`, ...
 
@@ -160,14 +163,20 @@ class HallucinationFilter:
 
     @overload
     def check(
-        self, images: Any, prompt: str, response: Any, *, risk: Risk | float | None = ..., threshold: float | None = ...
+        self,
+        images: Any,
+        prompt: str | Chat,
+        response: Any,
+        *,
+        risk: Risk | float | None = ...,
+        threshold: float | None = ...,
     ) -> ResponseReport: ...
 
     @overload
     def check(
         self,
         images: Any,
-        prompt: Sequence[str],
+        prompt: Sequence[str] | Sequence[Chat],
         response: Any,
         *,
         risk: Risk | float | None = ...,
@@ -177,7 +186,7 @@ class HallucinationFilter:
     def check(
         self,
         images: Any,
-        prompt: str | Sequence[str],
+        prompt: str | Chat | Sequence[str] | Sequence[Chat],
         response: Any,
         *,
         risk: Risk | float | None = None,
@@ -189,7 +198,8 @@ class HallucinationFilter:
             images: a picture, or a list of those the prompt is about; for a batch, a list of these. A picture is a PIL
                 image, a path, or a uint8 array or tensor; it is turned as its EXIF orientation says
                 (`vtokens.core.images.as_image`). A video is a `vtokens.video.Clip`, as `vtokens.video.read` gives it.
-            prompt: what was asked; for a batch, a list.
+            prompt: what was asked, as text or as a chat (turns {"role": ..., "content": ...}, as `apply_chat_template`
+                takes them, with their pictures, or with places for `images`); for a batch, a list.
             response: text, or the token ids that the model generated; for a batch, a list of these.
             risk: flag so much that this is kept (`certificate`).
             threshold: flag mentions with a probability above it; 0.5 if neither is given.
@@ -213,7 +223,7 @@ class HallucinationFilter:
     def act(
         self,
         images: Any,
-        prompt: str | Sequence[str],
+        prompt: str | Chat | Sequence[str] | Sequence[Chat],
         response: Any,
         action: str = "flag",
         *,
@@ -240,12 +250,13 @@ class HallucinationFilter:
     def generate(
         self,
         images: Any,
-        prompt: str,
+        prompt: str | Chat,
         action: str = ...,
         *,
         risk: Risk | float | None = ...,
         threshold: float | None = ...,
         retries: Sequence[str] = ...,
+        gate: Gate | None = ...,
         **generate_kwargs: Any,
     ) -> Outcome: ...
 
@@ -253,24 +264,26 @@ class HallucinationFilter:
     def generate(
         self,
         images: Any,
-        prompt: Sequence[str],
+        prompt: Sequence[str] | Sequence[Chat],
         action: str = ...,
         *,
         risk: Risk | float | None = ...,
         threshold: float | None = ...,
         retries: Sequence[str] = ...,
+        gate: Gate | None = ...,
         **generate_kwargs: Any,
     ) -> list[Outcome]: ...
 
     def generate(
         self,
         images: Any,
-        prompt: str | Sequence[str],
+        prompt: str | Chat | Sequence[str] | Sequence[Chat],
         action: str = "flag",
         *,
         risk: Risk | float | None = None,
         threshold: float | None = None,
         retries: Sequence[str] = RETRIES,
+        gate: Gate | None = None,
         **generate_kwargs: Any,
     ) -> Outcome | list[Outcome]:
         """Let the model answer, and act on what it should not have said.
@@ -284,6 +297,8 @@ class HallucinationFilter:
             threshold: a probability to use in place of a calibrated threshold; nothing is guaranteed then. "flag" takes
                 0.5 if neither is given.
             retries: ways to write again: "ban", "resample" or strategies (`filter.regenerate`).
+            gate: lets answers through unchecked of whose first token the model was sure (`ResponseReport.checked`); a
+                batch is recorded unless all of it is let through.
             generate_kwargs: as of `model.generate`.
 
         Returns:
@@ -303,7 +318,11 @@ class HallucinationFilter:
                 "at a time, so 1 is"
             )
         generation = self._generation(shown, action, risk, threshold, generate_kwargs)
-        drafts = generation.draft(shown, asked, **generate_kwargs)
+        if gate is not None and generation.guaranteed:
+            raise ValueError(
+                "a gate lets answers through unchecked, of which no risk is known: give threshold=, or no gate"
+            )
+        drafts = generation.draft(shown, asked, gate, **generate_kwargs)
         if action == "regenerate":
             outcomes = regenerate(self.model, generation, drafts, shown, asked, retries, **generate_kwargs)
         else:
@@ -313,7 +332,7 @@ class HallucinationFilter:
     def stream(
         self,
         images: Any,
-        prompt: str,
+        prompt: str | Chat,
         action: str = "flag",
         *,
         risk: Risk | float | None = None,
@@ -332,9 +351,9 @@ class HallucinationFilter:
         """
         check_action(action)
         ways = check_retries(retries)
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str) and not is_chat(prompt):
             raise ValueError("stream() answers one prompt at a time: generate() takes a batch")
-        _, [shown], _ = self._samples(images, prompt)
+        _, [shown], [prompt] = self._samples(images, prompt)
         generation = self._generation([shown], action, risk, threshold, generate_kwargs)
 
         def write(heard: Callable[[JudgedResponse, int], bool]) -> JudgedResponse:
@@ -348,6 +367,14 @@ class HallucinationFilter:
             return regenerate(self.model, generation, [written], [shown], [prompt], ways, **generate_kwargs)[0]
 
         return live(write, finish, action)
+
+    def explain(self, report: ResponseReport) -> list[Explanation]:
+        """Which signals spoke for or against each mention of a report of this filter, weighed and in words.
+
+        Raises:
+            ValueError: the report was judged without a calibrator, or with one that does not know what is usual.
+        """
+        return explain(report, self.judge.calibrator)
 
     def fit(self, records: Sequence[LabelledResponse], estimator: str = "auto", **more: Any) -> HallucinationFilter:
         """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.
@@ -379,7 +406,10 @@ class HallucinationFilter:
         return self
 
     def save(self, path: str | Path) -> Path:
-        """Write signals, extractor, calibrator and calibration to one JSON file; `from_pretrained` reads it.
+        """Write signals, extractor, calibrator and calibration; `from_pretrained` reads them.
+
+        One JSON file if `path` ends in .json, and else a folder of JSON and safetensors, which a hub repository can
+        hold as it is.
 
         Raises:
             ValueError: signals with settings of their own, which have no name.
@@ -403,7 +433,7 @@ class HallucinationFilter:
         return single, [one.report for one in generation.read(shown, asked, given)]
 
     def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[str]]:
-        single, shown, asked = samples(images, prompt)
+        single, shown, asked = samples(*opened(self.processor, images, prompt))
         for one in asked:
             check_characters(one, context_of(self.model), "the prompt")
         return single, shown, asked

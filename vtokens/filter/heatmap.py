@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from vtokens.core.overlay import cells, enlarged
 from vtokens.filter.signals.base import Spanned
@@ -15,6 +16,7 @@ from vtokens.video import Clip
 
 _COLD, _WARM, _HOT = (np.array(colour, dtype=float) for colour in ((28, 28, 40), (226, 74, 38), (255, 226, 120)))
 _GAP = 8
+_FONT = 14  # pixels
 
 
 def heat(trace: Trace, mention: Spanned, picture: int = 0, relative: bool = True) -> list[np.ndarray]:
@@ -55,8 +57,10 @@ def heat(trace: Trace, mention: Spanned, picture: int = 0, relative: bool = True
     return maps
 
 
-def density(views: Sequence[np.ndarray], pixels: np.ndarray, frame: int = 0) -> np.ndarray:
+def density(views: Sequence[np.ndarray], pixels: np.ndarray, frame: int = 0, top: float | None = None) -> np.ndarray:
     """float (h, w): views (t, rows, columns) of one picture laid over its pixels and added, in shares of the largest.
+
+    top: in shares of this, as of `strongest`, in place of the largest here.
 
     A cell counts by what falls on each of its pixels, so that a thumbnail of few large cells and a tiled view of many
     small ones weigh the same.
@@ -65,7 +69,8 @@ def density(views: Sequence[np.ndarray], pixels: np.ndarray, frame: int = 0) -> 
     for view in views:
         row, column = cells(view.shape[1:], pixels)
         total += view[min(frame, len(view) - 1)][row][:, column] * view[0].size
-    return total / total.max() if total.max() > 0 else total
+    top = float(total.max()) if top is None else top
+    return (total / top).clip(0, 1) if top > 0 else total
 
 
 def heatmap(
@@ -76,6 +81,8 @@ def heatmap(
     frame: int | None = None,
     scale: int | None = None,
     seen: Callable[[Image.Image], Image.Image] | None = None,
+    top: float | None = None,
+    caption: str = "",
 ) -> Image.Image:
     """Draw attention over the pictures of a prompt: side by side, in grey, warm where attention is high.
 
@@ -85,6 +92,9 @@ def heatmap(
         frame: of a video as the model saw it, where several frames may be one; None for the one that got the most.
         scale: enlarge by this factor; default so that the longer side has about 480 pixels.
         seen: what the model is given of a picture or frame (`vtokens.core.overlay.seen_image`); None: all of it.
+        top: the attention that is drawn hottest, such as the `strongest` of several mentions, so that their maps can be
+            held beside each other; None for the most of each picture.
+        caption: is written below.
 
     Raises:
         ValueError: another number of images than the prompt had; what `heat` raises.
@@ -103,7 +113,7 @@ def heatmap(
         at = int(sum(view.sum((1, 2)) for view in maps).argmax()) if frame is None else frame
         image = _frame(one, at, len(maps[0])) if isinstance(one, Clip) else one
         pixels = enlarged(image if seen is None else seen(image), scale)
-        warmth = density(maps, pixels, at)[..., None]
+        warmth = density(maps, pixels, at, top)[..., None]
         grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.4
         colour = np.where(warmth < 0.5, _COLD + (_WARM - _COLD) * 2 * warmth, _WARM + (_HOT - _WARM) * (2 * warmth - 1))
         strength = 0.15 + 0.6 * warmth
@@ -115,7 +125,39 @@ def heatmap(
     for part, width in zip(drawn, widths, strict=True):
         sheet[: len(part), left : left + width] = part
         left += width + _GAP
-    return Image.fromarray(sheet.round().astype(np.uint8))
+    drawn_sheet = Image.fromarray(sheet.round().astype(np.uint8))
+    return captioned(drawn_sheet, caption) if caption else drawn_sheet
+
+
+def strongest(trace: Trace, mentions: Sequence[Spanned], relative: bool = True) -> float:
+    """The most attention that any place gets from any of these mentions, as `density` counts it: a scale for all."""
+    most = 0.0
+    for mention in mentions:
+        for picture in range(len(trace.pictures)):
+            maps = heat(trace, mention, picture, relative)
+            # Where views overlap their sum is at most this.
+            most = max(most, sum(float(view.max()) * view[0].size for view in maps))
+    return most
+
+
+def captioned(image: Image.Image, caption: str) -> Image.Image:
+    """A picture with text below it, on lines as wide as the picture."""
+    font: Any = ImageFont.load_default(_FONT)
+    lines, line = [], ""
+    for word in caption.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > image.width - 2 * _GAP:
+            lines.append(line)
+            longer = word
+        line = longer
+    lines.append(line)
+    below = (_FONT + 4) * len(lines) + 2 * _GAP
+    sheet = Image.new("RGB", (image.width, image.height + below), "white")
+    sheet.paste(image)
+    draw = ImageDraw.Draw(sheet)
+    for number, text in enumerate(lines):
+        draw.text((_GAP, image.height + _GAP + number * (_FONT + 4)), text, fill="black", font=font)
+    return sheet
 
 
 def _in_order(trace: Trace, images: Sequence[Medium]) -> list[Medium]:

@@ -16,11 +16,14 @@ from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judged import Judged
 from vtokens.filter.mentions.base import Extractor, Mention, Span
-from vtokens.filter.report import ResponseReport
+from vtokens.filter.mentions.registry import get_extractor
+from vtokens.filter.report import ResponseReport, article
 from vtokens.filter.trace.trace import Trace
 from vtokens.loading.media import Medium
 
 _WORD = re.compile(r"\w+")
+Found = tuple[list[Mention], list[Mention]]
+DOUBT = "its probabilities may be off, since the calibrator was fitted under other conditions"
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,24 @@ class Judge:
     single: bool = False
 
     def mentions(self, prompt: str, text: str, spans: Sequence[Span]) -> list[Mention]:
-        """The mentions of a response, with their tokens; those of which no token wrote anything are left out."""
+        """The mentions of a response that can be judged, with their tokens.
+
+        Left out are those with a word that no token wrote, and those of a kind that the calibrator was not fitted on.
+        """
+        return self.sort(prompt, text, spans)[0]
+
+    def sort(self, prompt: str, text: str, spans: Sequence[Span]) -> Found:
+        """The mentions that can be judged, and those that cannot."""
         found = [mention.with_tokens(spans) for mention in self.extractor(text, prompt)]
-        return [mention for mention in found if mention.tokens]
+        kinds = None if self.calibrator is None else self.calibrator.kinds
+        known = _written(text, spans)
+        fits = [
+            bool(m.tokens) and all(any(known[w.start() : w.end()]) for w in _WORD.finditer(text, m.start, m.end))
+            and (kinds is None or m.kind in kinds)
+            for m in found
+        ]  # fmt: skip
+        judged, others = ([m for m, fit in zip(found, fits, strict=True) if fit is want] for want in (True, False))
+        return judged, others
 
     def features(self, trace: Trace, mentions: Sequence[Mention]) -> dict[str, list[float]]:
         """The signals of each mention, by name."""
@@ -80,6 +98,7 @@ class Judge:
         trace: Trace | None,
         threshold: Threshold,
         setting: CalibrationSetting | None = None,
+        found: Found | None = None,
     ) -> ResponseReport:
         """Judge one response.
 
@@ -89,11 +108,13 @@ class Judge:
             trace: of the same tokens; None if the response has no mentions, so that no pass was needed.
             threshold: what is to be flagged.
             setting: goes into the report.
+            found: what `sort` gave of the same response, if it was asked already.
         """
         if self.single and not one_picture(images):
             plain = replace(self, calibrator=None, single=False)
             return plain.report(images, prompt, text, spans, trace, threshold, setting)
-        mentions = self.mentions(prompt, text, spans) if trace is not None else []
+        mentions, others = found or self.sort(prompt, text, spans)
+        mentions = mentions if trace is not None else []
         judged: tuple[Judged, ...] = ()
         if trace is not None and mentions:
             values = self.features(trace, mentions)
@@ -108,8 +129,24 @@ class Judge:
         sentences = tuple(self.extractor.sentences(text))
         return ResponseReport(
             prompt, text, judged, sentences, self.calibrator is not None, value, certificate, setting, tuple(images),
-            self.seen, trace, unjudged(text, spans, sentences, judged),
+            self.seen, trace, unjudged(text, spans, sentences, judged, others), self._notes(setting, judged, others),
         )  # fmt: skip
+
+    def _notes(
+        self, setting: CalibrationSetting | None, judged: Sequence[Judged], others: Sequence[Mention]
+    ) -> tuple[str, ...]:
+        """What has to be known of the numbers beside what they are."""
+        if self.calibrator is None:
+            return ()
+        found = [] if setting is None or not judged else setting.differences(self.calibrator.setting)
+        notes = [f"{DOUBT}: {'; '.join(found)} when it was fitted"] if found else []
+        kinds = self.calibrator.kinds
+        missing = [] if kinds is None else sorted({m.kind for m in others} - {*kinds})
+        if missing:
+            notes.append(
+                f"of what it was fitted on none was {' or '.join(map(article, missing))}: these are not judged"
+            )
+        return tuple(notes)
 
     def judge(
         self, trace: Trace, mentions: Sequence[Mention], values: dict[str, list[float]]
@@ -117,7 +154,7 @@ class Judge:
         """(n,), (n,): the probability of each mention, and the score that thresholds are set on."""
         if self.calibrator is not None:
             scores = self.calibrator.score(values)
-            return self.calibrator.link(scores), scores
+            return self.calibrator.probabilities(scores, [mention.kind for mention in mentions]), scores
         spans = signals.Spans(mentions, trace)
         # Rounding may leave a certain token a logarithm above 0.
         p = np.clip(-np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy()), 0, 1)
@@ -130,24 +167,55 @@ def one_picture(images: Sequence[Medium]) -> bool:
 
 
 def unjudged(
-    text: str, spans: Sequence[Span], sentences: Sequence[Span], mentions: Sequence[Mention | Judged]
+    text: str,
+    spans: Sequence[Span],
+    sentences: Sequence[Span],
+    mentions: Sequence[Mention | Judged],
+    others: Sequence[Mention] = (),
 ) -> tuple[str, ...]:
     """The parts of a response that were not judged, in order.
 
     Args:
         text, spans: the response, and the characters of each of its tokens; an unknown token has none.
         sentences: where they stand.
-        mentions: what was judged; of a sentence without any, the whole is given back.
+        mentions: what was judged.
+        others: what the extractor found, and could not be judged.
+
+    Returns:
+        The others; what function words delimit as a thing, and the extractor did not find; words that the tokenizer
+        does not know; and whole sentences of which nothing else is said here, and nothing was judged.
     """
+    known, taken, names = _written(text, spans), bytearray(len(text)), {one.name for one in mentions}
+    for one in mentions:
+        taken[one.start : one.end] = b"\1" * (one.end - one.start)
+    found: list[tuple[int, int]] = []
+
+    def add(start: int, end: int) -> None:
+        if not any(taken[start:end]):
+            found.append((start, end))
+            taken[start:end] = b"\1" * (end - start)
+
+    for one in others:
+        add(one.start, one.end)
+    # Looked for only where words are left: most answers of a model with a vocabulary of its own are all mentions.
+    rest = any(not any(taken[word.start() : word.end()]) for word in _WORD.finditer(text))
+    for thing in get_extractor("chunks")(text) if rest else ():
+        if thing.kind != "relation" and thing.name not in names:
+            add(thing.start, thing.end)
+    about = {one.sentence for one in mentions}
+    for number, (start, end) in enumerate(sentences):
+        said = number in about or any(start <= first < end for first, _ in found)
+        if not said and any(char.isalnum() for char in text[start:end]):
+            add(start, end)
+        for word in _WORD.finditer(text, start, end) if number in about else ():
+            if not any(known[word.start() : word.end()]):
+                add(word.start(), word.end())
+    return tuple(text[start:end] for start, end in sorted(found))
+
+
+def _written(text: str, spans: Sequence[Span]) -> bytearray:
+    """1 for each character that a token wrote."""
     known = bytearray(len(text))
     for start, end in spans:
         known[start:end] = b"\1" * (end - start)
-    found = []
-    about = {one.sentence for one in mentions}
-    for number, (start, end) in enumerate(sentences):
-        if number not in about:
-            found += [text[start:end]] * any(char.isalnum() for char in text[start:end])
-            continue
-        words = _WORD.finditer(text, start, end)
-        found += [word[0] for word in words if not any(known[word.start() : word.end()])]
-    return tuple(found)
+    return known

@@ -11,7 +11,10 @@ _MARK = "font-weight:bold;text-decoration:underline;background:rgba(239,68,68,.3
 _MOST = 200  # mentions that the table lists
 
 
-def report_html(response: str, mentions: Sequence[Judged], unjudged: Sequence[str], calibrated: bool) -> str:
+def report_html(
+    response: str, mentions: Sequence[Judged], unjudged: Sequence[str], calibrated: bool,
+    more: Sequence[str] = (),
+) -> str:  # fmt: skip
     """A report in HTML; the response is escaped, whatever a model wrote. Arguments are those of the report."""
     parts, end = [], 0
     flagged = [judged for judged in mentions if judged.flagged]
@@ -26,8 +29,9 @@ def report_html(response: str, mentions: Sequence[Judged], unjudged: Sequence[st
     notes = [] if len(rows) <= _MOST else [f"and {len(rows) - _MOST} more mentions"]
     if not rows:
         notes.append("names nothing that could be checked")
-    elif unjudged:
+    if unjudged:
         notes.append(f"not judged: {', '.join(map(repr, unjudged))}")
+    notes += more
     return notebook.block(
         f'<p style="white-space:pre-wrap;margin:4px 0">{"".join(parts)}</p>',
         notebook.table(("mention", "kind", word, ""), rows[:_MOST]) if rows else "",

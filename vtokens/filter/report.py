@@ -57,8 +57,12 @@ class ResponseReport:
         seen: what the model is given of a picture (LLaVA-1.5 cuts out the centre); None: all of it.
         setting: under which conditions it came about; goes into records.
         trace: what the model's pass left behind; None if there was none, because nothing is mentioned.
-        unjudged: what was not judged, in order: sentences in which nothing was found that could be checked, and words
-            that the model's tokenizer does not know.
+        unjudged: what was not judged, in order: things that the extractor does not find, or of a kind that the
+            calibrator was not fitted on, words that the model's tokenizer does not know, and sentences in which nothing
+            was found that could be checked.
+        notes: what else has to be known of the numbers, in sentences: under which other conditions the calibrator was
+            fitted, and kinds of mentions that it was not fitted on.
+        checked: False for an answer that a gate let through.
     """
 
     prompt: str
@@ -73,6 +77,8 @@ class ResponseReport:
     seen: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False, compare=False)
     trace: Any = field(default=None, repr=False, compare=False)
     unjudged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    checked: bool = True
 
     @cached_property
     def sentences(self) -> tuple[Sentence, ...]:
@@ -108,6 +114,8 @@ class ResponseReport:
         signals = {name: [judged.signals[name] for judged in self.mentions] for name in names}
         mentions = [judged.mention for judged in self.mentions]
         meta: dict[str, Any] = {} if self.setting is None else dict(self.setting.meta)
+        if self.trace is not None and len(self.trace):
+            meta["entropy"] = float(self.trace.entropy[0])  # at prefill, for a gate
         return LabelledResponse(
             image, self.prompt, self.response, mentions, signals, [bool(one) for one in labels], meta
         )
@@ -127,6 +135,8 @@ class ResponseReport:
                 for s in self.sentences
             ],
             "unjudged": list(self.unjudged),
+            "notes": list(self.notes),
+            "checked": self.checked,
         }
 
     def to_json(self, **options: Any) -> str:
@@ -135,6 +145,8 @@ class ResponseReport:
 
     def heatmap(self, number: int) -> Image.Image:
         """Draw the attention that wrote mention `number` over the image; of a video over the frame that got the most.
+
+        All maps of a report share a scale, and each says below what it shows.
 
         Raises:
             IndexError: no such mention.
@@ -146,7 +158,18 @@ class ResponseReport:
             raise ValueError("there is nothing to draw: this report was read from a file, or its prompt has no picture")
         from vtokens.filter.heatmap import heatmap
 
-        return heatmap(self.trace, self.mentions[number].mention, self.images, seen=self.seen)
+        judged, top = self.mentions[number], self._strongest
+        word = "p" if self.calibrated else "score"
+        caption = f"{judged.mention.text!r}: {word} {judged.p:.2f}{', flagged' if judged.flagged else ''}. "
+        caption += "Attention of what wrote it, beyond that of the rest of the answer; "
+        caption += "the hottest colour is the same in all maps of this answer."
+        return heatmap(self.trace, judged.mention, self.images, seen=self.seen, top=top, caption=caption)
+
+    @cached_property
+    def _strongest(self) -> float:
+        from vtokens.filter.heatmap import strongest
+
+        return strongest(self.trace, [judged.mention for judged in self.mentions])
 
     def save_heatmaps(self, folder: str | Path) -> list[Path]:
         """Write one PNG a mention, '00-red-circle.png' and so on; returns the paths."""
@@ -165,7 +188,7 @@ class ResponseReport:
         return f"<ResponseReport of {one_line(self.response, 60)!r}: {judged}{calibrated}>"
 
     def _repr_html_(self) -> str:
-        return report_html(self.response, self.mentions, self.unjudged, self.calibrated)
+        return report_html(self.response, self.mentions, self.unjudged, self.calibrated, self.notes)
 
     def __str__(self) -> str:
         word = "p" if self.calibrated else "score (uncalibrated)"
@@ -173,11 +196,17 @@ class ResponseReport:
         for judged in self.mentions:
             mark = "!" if judged.flagged else " "
             lines.append(f"{mark} {word} {judged.p:.3f}  {judged.mention.text!r} ({judged.mention.kind})")
-        if not self.mentions:
+        if not self.mentions and self.checked:
             lines.append("  names nothing that could be checked")
-        elif self.unjudged:
+        if self.unjudged:
             lines.append(f"  not judged: {', '.join(map(repr, self.unjudged))}")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def article(word: str) -> str:
+    """A noun behind "a" or "an"."""
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
 
 
 def worst(reports: Sequence[ResponseReport]) -> float:

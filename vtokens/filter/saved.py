@@ -11,6 +11,7 @@ from vtokens.core.errors import shorten
 from vtokens.core.reading import read_json
 from vtokens.core.writing import line, replacing
 from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.folder import NAMES, read_folder, write_folder
 from vtokens.filter.guarantees.calibration import Calibration
 from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.schemas import check
@@ -39,25 +40,32 @@ class Saved:
 
 
 def write(path: str | Path, saved: Saved) -> Path:
-    """Write a filter, in one step; OSError if the file cannot be written."""
+    """Write a filter: one JSON file, in one step, if `path` ends in .json, and else a folder of JSON and safetensors.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     content: dict[str, Any] = {"format": _FORMAT, "schema": SCHEMA, "signals": list(saved.signals)}
     content["extractor"] = saved.extractor
     for name, part in (("calibrator", saved.calibrator), ("calibration", saved.calibration)):
         content[name] = None if part is None else part.to_dict()
+    if Path(path).suffix.lower() != ".json":
+        return write_folder(path, content)
     with replacing(Path(path)) as put:
         put(line(content))
     return Path(path)
 
 
 def read_filter(path: str | Path) -> Saved:
-    """Read a filter.
+    """Read a filter: a file, a folder, or a repository of the hub that holds such a folder.
 
     Raises:
-        OSError: no such file.
+        OSError: no such file, folder or repository.
         ValueError: a file that is none, or of another schema.
     """
     try:
-        content = read_json(path)
+        place = _on_hub(path) if _named_on_hub(path) else Path(path)
+        content = read_folder(place) if place.is_dir() else read_json(place)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise TypeError("it does not say that it is one")
         if content.get("schema") != SCHEMA:
@@ -74,6 +82,23 @@ def read_filter(path: str | Path) -> Saved:
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{shorten(str(path))} is no filter that can be read: {error}") from error
+
+
+def _named_on_hub(path: str | Path) -> bool:
+    """Whether a name is that of a repository, "owner/name", and no file or folder."""
+    written = isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    return written and not Path(path).exists() and not str(path).endswith(".json") and all(str(path).split("/"))
+
+
+def _on_hub(name: str | Path) -> Path:
+    """The folder of a repository, from the cache or downloaded; OSError if there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(NAMES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise OSError(f"there is no file or folder {shorten(str(name))}, and no such repository: {error}") from error
 
 
 def find(model: str, strategy: str) -> Saved | None:

@@ -50,19 +50,27 @@ def summary(report: ResponseReport) -> str:
     """How many mentions are flagged, and what their numbers and the threshold are worth."""
     word = "probability" if report.calibrated else "score"
     count, flagged = len(report.mentions), len(report.flagged)
-    if not count:
-        return "nothing is mentioned that could be checked, so nothing was judged"
     lines = [f"{flagged} of {count} {'mention' if count == 1 else 'mentions'} flagged"]
+    if not report.checked:
+        return "\n".join(_left(report))
+    if not count:
+        return "\n".join(["nothing is mentioned that could be checked, so nothing was judged", *_left(report)])
     if report.certificate is not None:
         lines.append(str(report.certificate))
     elif report.threshold is not None:
         lines[0] += f": {word} above {report.threshold:g}"
     if not report.calibrated:
         lines.append("uncalibrated: scores rank mentions, they are no probabilities")
+    return "\n".join([*lines, *_left(report)])
+
+
+def _left(report: ResponseReport) -> list[str]:
+    """What was not judged, and what else has to be known."""
+    lines = [f"note: {note}" for note in report.notes]
     if report.unjudged:
         more = "" if len(report.unjudged) <= _SHOWN else f" and {len(report.unjudged) - _SHOWN} more"
         lines.append(f"not judged: {', '.join(map(repr, report.unjudged[:_SHOWN]))}{more}")
-    return "\n".join(lines)
+    return lines
 
 
 def _table(report: ResponseReport) -> Table:

@@ -11,6 +11,7 @@ from .base import Count, Inside, Many, Name, Number, Schema, Share, Text
 
 _Scale = Annotated[float, Field(ge=1e-30, le=1e30)]
 _Rows = Many[Many[Number]]
+_Kind = Literal["object", "attribute", "count", "relation", "text"]
 _Indices = Many[Many[Annotated[int, Field(ge=-1, le=2**24)]]]
 
 
@@ -88,6 +89,9 @@ class _Isotonic(Schema):
         return self
 
 
+_Link = Annotated[_Sigmoid | _Isotonic, Field(discriminator="kind")]
+
+
 class _Counts(Schema):
     responses: Count
     images: Count
@@ -108,14 +112,19 @@ class CalibratorFile(Schema):
     setting: _Setting
     names: Annotated[list[Name], Field(min_length=1, max_length=10_000)]
     estimator: Annotated[_Logistic | _Trees, Field(discriminator="kind")]
-    link: Annotated[_Sigmoid | _Isotonic, Field(discriminator="kind")]
+    link: _Link
     fitted: _Fitted
+    links: Annotated[dict[_Kind, _Link], Field(max_length=5)] = Field(default_factory=dict)
+    kinds: Annotated[dict[_Kind, Count], Field(min_length=1)] | None = None
+    middle: Many[Number] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _match(self) -> CalibratorFile:
         if len({*self.names}) < len(self.names):
             raise ValueError("names: one is there twice")
         self.estimator.reads(len(self.names))
+        if self.middle and len(self.middle) != len(self.names):
+            raise ValueError(f"middle has {len(self.middle)} numbers for {len(self.names)} names")
         return self
 
 

@@ -79,6 +79,8 @@ class _Found(Schema):
     mentions: Many[_Judged]
     sentences: Many[_Sentence]
     edits: Many[_Edit]
+    unjudged: Many[Text] = Field(default_factory=list)
+    notes: Many[Text] = Field(default_factory=list)
 
 
 class FilteredLine(Open):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtokens.core.errors import unknown
+from vtokens.filter.actions.mend import pieces
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import ResponseReport
@@ -24,7 +24,7 @@ class Edit:
     Attributes:
         what: "redacted", "regenerated" or "abstained".
         before, after: the text; `after` is empty for what was dropped.
-        p: the probability that was too high.
+        p: the probability that was too high; of a clause that cannot stand without one that was dropped, its own.
         by: how it was written again, such as "vhr"; empty otherwise.
         sentence: which of the sentences in the outcome's report was dropped or written again, from 0; None for a whole
             response, and where nothing was written in the sentence's place.
@@ -67,22 +67,14 @@ def check_action(action: str) -> str:
 
 
 def without(text: str, spans: Sequence[Span], drop: Sequence[bool]) -> str:
-    """`text` without some of its sentences, and without what joins these to the next.
+    """`text` without some of its sentences or clauses, mended (`mend.pieces`).
 
     What stands before the first and behind the last sentence stays if any sentence does.
     """
     if not any(drop):
         return text
-    kept = [span for span, gone in zip(spans, drop, strict=True) if not gone]
-    if not kept:
-        return ""
-    joins = {span: text[span[1] : after[0]] for span, after in itertools.pairwise(spans)}
-    pieces = [text[: spans[0][0]]]
-    for number, span in enumerate(kept):
-        pieces.append(text[span[0] : span[1]])
-        if number + 1 < len(kept):
-            pieces.append(joins[span])
-    return "".join([*pieces, text[spans[-1][1] :]])
+    shown, end = pieces(text, spans, drop)
+    return "".join([*(one for one in shown if one is not None), end])
 
 
 def apply(report: ResponseReport, action: str) -> Outcome:
@@ -107,10 +99,11 @@ def apply(report: ResponseReport, action: str) -> Outcome:
     if action == "abstain":
         edit = Edit("abstained", report.response, ABSTENTION, max(judged.p for judged in report.flagged))
         return Outcome(ABSTENTION, report.response, report, (edit,), certificate=guarantee)
+    shown, end = pieces(report.response, report.spans, bad)
     edits = tuple(
         Edit("redacted", sentence.text, "", sentence.p, sentence=number)
-        for number, (sentence, wrong) in enumerate(zip(sentences, bad, strict=True))
-        if wrong
+        for number, (sentence, one) in enumerate(zip(sentences, shown, strict=True))
+        if one is None
     )
-    text = without(report.response, report.spans, bad).strip()
+    text = "".join([*(one for one in shown if one is not None), end]).strip()
     return Outcome(text, report.response, report, edits, certificate=guarantee)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from vtokens.filter.actions.decoding import limit
 from vtokens.filter.actions.live import listen
 from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.datasets.bounds import check_length
+from vtokens.filter.gate import Gate, kind_of
 from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.judge import Judge, Threshold
 from vtokens.filter.mentions.base import Span
@@ -57,14 +59,29 @@ class FilterGeneration:
         self._parts, self._threshold, self._setting, self._size = parts, threshold, setting, size
         self._tokenizer = getattr(processor, "tokenizer", processor)
 
-    def draft(self, images: Samples, prompts: Sequence[str], **generate_kwargs: Any) -> list[JudgedResponse]:
-        """Generate answers, each judged from the trace of the pass that generated it."""
+    def draft(
+        self, images: Samples, prompts: Sequence[str], gate: Gate | None = None, **generate_kwargs: Any
+    ) -> list[JudgedResponse]:
+        """Generate answers, each judged from the trace of the pass that generated it; or let through by the gate."""
         found: list[JudgedResponse] = []
         for part in self._parted(len(prompts)):
             shown, asked = images[part], prompts[part]
-            traces = passes.generate(self._model, self._processor, shown, asked, self._parts, **generate_kwargs)
-            found += [self._written(*one) for one in zip(shown, asked, traces, strict=True)]
+            open_to = None if gate is None else partial(_all_pass, gate, asked)
+            traces = passes.gated(
+                self._model, self._processor, shown, asked, self._parts, open_to, **generate_kwargs
+            )
+            for media, prompt, trace in zip(shown, asked, traces, strict=True):
+                first = trace.entropy if isinstance(trace, passes.Unchecked) else float(trace.entropy[:1].sum())
+                if isinstance(trace, passes.Unchecked) or (gate is not None and gate.passes(prompt, first)):
+                    found.append(self._unchecked(media, prompt, trace.ids.tolist(), first))
+                else:
+                    found.append(self._written(media, prompt, trace))
         return found
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether what is flagged follows from a certificate."""
+        return self._threshold.certificate is not None
 
     def listen(
         self,
@@ -136,9 +153,10 @@ class FilterGeneration:
                     f"responses[{number}] has {len(ids)} tokens, but the model's context holds {context}: check it in "
                     "parts"
                 )
-        asked = [
-            i for i, (text, ids, spans) in enumerate(known) if ids and self._judge.mentions(prompts[i], text, spans)
+        said = [
+            self._judge.sort(prompts[i], text, spans) if ids else None for i, (text, ids, spans) in enumerate(known)
         ]
+        asked = [i for i, one in enumerate(said) if one and one[0]]
         traces: dict[int, Trace] = {}
         for part in self._parted(len(asked)):
             some = asked[part]
@@ -148,7 +166,7 @@ class FilterGeneration:
         found = []
         for i, (text, ids, spans) in enumerate(known):
             report = self._judge.report(
-                images[i], prompts[i], text, spans, traces.get(i), self._threshold, self._setting
+                images[i], prompts[i], text, spans, traces.get(i), self._threshold, self._setting, said[i]
             )
             found.append(JudgedResponse(report, ids, spans))
         return found
@@ -160,6 +178,12 @@ class FilterGeneration:
             self._judge.report(images, prompt, text, spans, known, self._threshold, self._setting), ids, spans
         )
 
+    def _unchecked(self, images: Sequence[Medium], prompt: str, ids: list[int], entropy: float) -> JudgedResponse:
+        text, ids, spans = self._spans(ids)
+        note = f"not checked: the gate let it through ({kind_of(prompt)}, {entropy:.3g} nats at prefill)"
+        report = self._judge.report(images, prompt, text, spans, None, self._threshold, self._setting)
+        return JudgedResponse(replace(report, unjudged=(), notes=(note,), checked=False), ids, spans)
+
     def _spans(self, response: str | Sequence[int]) -> tuple[str, list[int], list[Span]]:
         if isinstance(response, str):
             ids, spans = encode_with_spans(self._tokenizer, response)
@@ -170,6 +194,12 @@ class FilterGeneration:
 
     def _parted(self, count: int) -> list[slice]:
         return [slice(start, start + self._size) for start in range(0, count, self._size)]
+
+
+def _all_pass(gate: Gate, prompts: Sequence[str], entropies: Tensor) -> bool:
+    """Whether all rows of a batch are let through; rows of one prompt, its beams, begin alike."""
+    rows = entropies.view(len(prompts), -1)[:, 0].tolist()
+    return all(gate.passes(prompt, entropy) for prompt, entropy in zip(prompts, rows, strict=True))
 
 
 def behind(model: Any, inputs: dict[str, Any], begun: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:

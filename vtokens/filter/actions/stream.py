@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.filter.actions.action import ABSTENTION, Outcome
+from vtokens.filter.actions.mend import last_of_sentence, pieces, waits
 from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.judged import Judged
 from vtokens.filter.report import ResponseReport
@@ -37,28 +38,49 @@ class Event:
 
 
 class SentenceEvents:
-    """Turns judged sentences into events, joining what is kept as `actions.without` does."""
+    """Turns judged sentences into events, joining and mending what is kept as `actions.without` does.
+
+    A clause of which something has to go, and that others in its sentence may depend on, waits for the sentence's end.
+    """
 
     def __init__(self) -> None:
-        self._join: str | None = None
+        self._what: list[tuple[str, str]] = []
+        self._out = 0
 
-    def event(self, report: ResponseReport, number: int, what: str, before: str = "") -> Event:
-        """The event of sentence `number`; `before` if it was written again."""
+    @property
+    def known(self) -> int:
+        """How many sentences were decided about."""
+        return len(self._what)
+
+    def events(self, report: ResponseReport, what: str, before: str = "", done: bool = False) -> Iterator[Event]:
+        """What the fate of the next sentence lets out; `before` if it was written again, `done` if none follows."""
+        self._what.append((what, before))
+        known, spans = len(self._what), report.spans
+        drop = [one == "redacted" for one, _ in self._what] + [False] * (len(spans) - known)
+        while self._out < known:
+            if waits(report.response, spans, self._out):
+                last = last_of_sentence(report.response, spans, self._out)
+                # Where the text ends for now, its sentence may go on.
+                if last >= known or (last == len(spans) - 1 and not done):
+                    return
+            shown, _ = pieces(report.response, spans, drop)
+            yield self._event(report, self._out, shown[self._out])
+            self._out += 1
+
+    def _event(self, report: ResponseReport, number: int, text: str | None) -> Event:
+        what, before = self._what[number]
         sentence = report.sentences[number]
         mentions = tuple(report.mentions[i] for i in sentence.mentions)
-        if what == "redacted":
-            return Event(what, "", sentence.text, sentence.p, mentions)
-        # Sentences may have been left out before the first that is shown.
-        text = (report.response[: report.spans[0][0]] if self._join is None else self._join) + sentence.text
-        after = report.spans[number + 1][0] if number + 1 < len(report.spans) else sentence.end
-        self._join = report.response[sentence.end : after]
+        if text is None:
+            return Event("redacted", "", sentence.text, sentence.p, mentions)
         return Event(what, text, before or sentence.text, sentence.p, mentions)
 
     def end(self, report: ResponseReport) -> Iterator[Event]:
         """What stands behind the last sentence, if anything does and a sentence was handed out."""
-        tail = report.response[report.spans[-1][1] :].rstrip() if report.spans else ""
-        if tail and self._join is not None:
-            yield Event("kept", tail)
+        if report.spans:
+            _, end = pieces(report.response, report.spans, [what == "redacted" for what, _ in self._what])
+            if end.rstrip():
+                yield Event("kept", end.rstrip())
 
 
 def live(
@@ -122,18 +144,21 @@ def _events(decided: Iterator[Any], finish: Callable[[JudgedResponse], Outcome],
                     if isinstance(item, BaseException):
                         raise item
                     written, _ = item
-                yield from _rewritten(sentences, number, finish(written))
+                yield from _rewritten(sentences, finish(written))
                 return
             what = {"flag": "flagged", "redact": "redacted"}[action] if bad[number] else "kept"
-            yield sentences.event(report, number, what)
+            last = complete == len(report.spans) and number + 1 == complete
+            yield from sentences.events(report, what, done=last)
             done = number + 1
     if report is not None:
         yield from sentences.end(report)
 
 
-def _rewritten(sentences: SentenceEvents, first: int, outcome: Outcome) -> Iterator[Event]:
+def _rewritten(sentences: SentenceEvents, outcome: Outcome) -> Iterator[Event]:
     edits = {edit.sentence: edit for edit in outcome.edits}
-    for number in range(first, len(outcome.report.spans)):
+    count = len(outcome.report.spans)
+    for number in range(sentences.known, count):
         edit = edits.get(number)
-        yield sentences.event(outcome.report, number, edit.what if edit else "kept", edit.before if edit else "")
+        what, before = (edit.what, edit.before) if edit else ("kept", "")
+        yield from sentences.events(outcome.report, what, before, number + 1 == count)
     yield from sentences.end(outcome.report)

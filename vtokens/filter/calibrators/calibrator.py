@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from vtokens.core.reading import read_json
 from vtokens.core.writing import line, replacing
 from vtokens.filter.calibrators import estimators
 from vtokens.filter.calibrators.estimators import Array, Estimator, Isotonic, Sigmoid
-from vtokens.filter.calibrators.fitting import matrix, regress, split
+from vtokens.filter.calibrators.fitting import by_kind, kinds_of, matrix, regress, split
 from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.schemas import check
@@ -39,6 +40,11 @@ class Calibrator:
         estimator: gives log-odds from signals, fitted on a part of the images.
         link: gives probabilities from log-odds, fitted on the other images.
         fitted: by part ("fit", "calibration") its `responses`, `images`, `mentions` and `unsupported` mentions.
+        links: by kind of mention a link of its own, where the records had enough of it for one.
+        kinds: the kinds of mentions among the records it was fitted on, with their number; others are not judged. None
+            for one that was saved before this was noted: all are.
+        middle: the median of each signal over the records fitted on, beside which `explain` holds a mention; empty for
+            one that was saved before.
         images: of the records it was fitted on, for thresholds must come from others; empty for one that was loaded.
     """
 
@@ -47,6 +53,9 @@ class Calibrator:
     estimator: Estimator
     link: Sigmoid | Isotonic
     fitted: dict[str, dict[str, int]]
+    links: dict[str, Sigmoid | Isotonic] = field(default_factory=dict)
+    kinds: dict[str, int] | None = None
+    middle: tuple[float, ...] = ()
     images: frozenset[str | int] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
@@ -85,6 +94,9 @@ class Calibrator:
         chosen = tuple(next((r.signals for r in first if r.mentions), ()) if names is None else names)
         parts = {"fit": matrix(first, chosen, "fit"), "calibration": matrix(second, chosen, "calibration")}
         found, link = regress(*parts["fit"], *parts["calibration"], estimator, seed)
+        links = by_kind(found.score(parts["calibration"][0]), parts["calibration"][1], kinds_of(second), link)
+        said = Counter([*kinds_of(first), *kinds_of(second)])
+        middle = tuple(map(float, np.median(parts["fit"][0], axis=0)))
         counts = {
             part: {
                 "responses": len(rows),
@@ -95,7 +107,7 @@ class Calibrator:
             for part, rows in (("fit", first), ("calibration", second))
         }
         images = frozenset(record.image for record in (*first, *second))
-        return cls(setting, chosen, found, link, counts, images)
+        return cls(setting, chosen, found, link, counts, links, dict(sorted(said.items())), middle, images)
 
     def score(self, signals: Mapping[str, ArrayLike]) -> Array:
         """Uncalibrated log-odds (n,), float64.
@@ -118,9 +130,20 @@ class Calibrator:
                 raise ValueError(f"signal {name!r} has {int((~np.isfinite(column)).sum())} values that are not finite")
         return self.estimator.score(np.column_stack(columns))
 
-    def predict(self, signals: Mapping[str, ArrayLike]) -> Array:
-        """Probabilities (n,), in the order of the scores, that mentions are unsupported; raises as `score`."""
-        return self.link(self.score(signals))
+    def predict(self, signals: Mapping[str, ArrayLike], kinds: Sequence[str] = ()) -> Array:
+        """Probabilities (n,), in the order of the scores of each kind, that mentions are unsupported; as `score`.
+
+        kinds: of each mention, for the links of their own; without them, all go through the one link.
+        """
+        return self.probabilities(self.score(signals), kinds)
+
+    def probabilities(self, scores: Array, kinds: Sequence[str] = ()) -> Array:
+        """(n,): what `predict` makes of (n,) scores."""
+        found = np.asarray(self.link(scores))
+        for kind, link in self.links.items() if kinds else ():
+            here = np.array([one == kind for one in kinds], dtype=bool)
+            found[here] = link(scores[here])
+        return found
 
     def check(self, setting: CalibrationSetting, mismatch: str = "warn") -> list[str]:
         """What differs between a setting and the one fitted on, as text; empty if it is the same.
@@ -144,7 +167,9 @@ class Calibrator:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         about = {"format": _FORMAT, "schema": SCHEMA, "setting": asdict(self.setting), "names": list(self.names)}
-        return about | {"estimator": self.estimator.to_dict(), "link": self.link.to_dict(), "fitted": self.fitted}
+        found = about | {"estimator": self.estimator.to_dict(), "link": self.link.to_dict(), "fitted": self.fitted}
+        links = {kind: link.to_dict() for kind, link in self.links.items()}
+        return found | {"links": links, "kinds": self.kinds, "middle": list(self.middle)}
 
     @classmethod
     def from_dict(cls, content: Any) -> Calibrator:
@@ -157,9 +182,11 @@ class Calibrator:
                 raise TypeError(f"it has schema {found} and this vtokens reads {SCHEMA}: fit it again")
             check(content, "calibrator")
             found, link = (estimators.from_dict(content[part]) for part in ("estimator", "link"))
+            links = {kind: estimators.from_dict(one) for kind, one in content.get("links", {}).items()}
             return cls(
-                CalibrationSetting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"]
-            )
+                CalibrationSetting(**content["setting"]), tuple(content["names"]), found, link, content["fitted"],
+                links, content.get("kinds"), tuple(map(float, content.get("middle", ()))),
+            )  # fmt: skip
         except (ValueError, TypeError) as error:
             raise ValueError(f"this is no calibrator that can be read: {error}") from error
 

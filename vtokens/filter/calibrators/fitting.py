@@ -14,6 +14,7 @@ from vtokens.filter.calibrators.records import LabelledResponse
 
 _IMAGES = 10  # in each part
 _CLASS = 5  # mentions of each class in each part: scikit-learn cross-validates the link in five folds
+_KIND = 20  # mentions of each class for a link of a kind
 _BOOSTING = 5000  # mentions to fit on from which trees do better than a line
 _ISOTONIC = 1000  # mentions to calibrate on from which a free form does not overfit
 _SHARE = 1 / 3  # of the images, for the link
@@ -79,6 +80,42 @@ def regress(
     if hasattr(link, "a_"):
         return found, Sigmoid(float(link.a_), float(link.b_))
     return found, Isotonic(link.X_thresholds_, link.y_thresholds_)
+
+
+def by_kind(scores: Array, labels: Array, kinds: Sequence[str], link: Sigmoid | Isotonic) -> dict[str, Any]:
+    """A sigmoid of its own for each kind with enough mentions of both classes, where the common link is not right.
+
+    A kind of which all that the held images hold is supported, or nearly, goes through the common link.
+    """
+    found: dict[str, Any] = {}
+    every = np.array(kinds, dtype=object)
+    for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
+        here = every == kind
+        wrong = int(labels[here].sum())
+        if min(wrong, int(here.sum()) - wrong) >= _KIND:
+            a, b = platt(scores[here], labels[here])
+            found[kind] = Sigmoid(a, b)
+    return found
+
+
+def platt(scores: Array, labels: Array) -> tuple[float, float]:
+    """Platt's sigmoid 1 / (1 + exp(a score + b)), of the largest likelihood with his smoothed targets."""
+    with needs("filter", "fitting a calibrator"):
+        from sklearn.calibration import CalibratedClassifierCV
+        from sklearn.frozen import FrozenEstimator
+        from sklearn.linear_model import LogisticRegression
+
+    scale = max(float(np.abs(scores).max()), 1e-12)
+    plain = LogisticRegression().fit(scores[:, None] / scale, labels)
+    plain.coef_, plain.intercept_ = np.array([[scale]]), np.zeros(1)  # so that what it decides by is the score
+    fitted = CalibratedClassifierCV(FrozenEstimator(plain), method="sigmoid").fit(scores[:, None] / scale, labels)
+    one = fitted.calibrated_classifiers_[0].calibrators[0]
+    return float(one.a_), float(one.b_)
+
+
+def kinds_of(records: Sequence[LabelledResponse]) -> list[str]:
+    """The kind of each mention, in the order of `matrix`."""
+    return [mention.kind for record in records for mention in record.mentions]
 
 
 def sklearn_model(estimator: str, mentions: int, seed: int = 0) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vtokens.filter.calibrators.coco_labels import CocoLabels
 from vtokens.filter.mentions.base import Mention
 from vtokens.filter.mentions.scenes import singular
-from vtokens.scenes import COLOURS, SHAPES, Example, Scene
+from vtokens.scenes import COLOURS, SHAPES, Example, Scene, Thing
 from vtokens.scenes.world import COLUMNS, NUMBERS, ROWS
 
 __all__ = ["CocoLabels", "label_scenes"]
@@ -28,6 +28,13 @@ def label_scenes(scene: Example | Scene, mentions: Sequence[Mention]) -> list[bo
 
 def _holds(scene: Scene, name: str) -> bool:
     """Whether what a name claims is true of a scene."""
+    way = next((way for way in _WAYS if f" {way} " in name), None)
+    if way is not None:
+        first, second = (name.split(f" {way} ")[side].split() for side in (0, 1))
+        if not first or not second or not {*first, *second} <= {*COLOURS, *SHAPES}:
+            raise _unreadable(name)
+        pairs = [(a, b) for a in _like(scene, first) for b in _like(scene, second) if a is not b]
+        return any(_WAYS[way](a, b) for a, b in pairs)
     words, _, place = (part.split() for part in name.partition(" at "))
     here = [*scene.visible, *scene.digits]
     printed = len(scene.signs)
@@ -47,6 +54,20 @@ def _holds(scene: Scene, name: str) -> bool:
         raise _unreadable(name)
     fit = sum(wanted <= {thing.colour, thing.shape} for thing in here if thing.digit is None)
     return fit > 0 if count is None else fit == count
+
+
+#: How the first of two objects is to the second; others ("near", "behind") are not exact in a grid.
+_WAYS: dict[str, Callable[[Thing, Thing], bool]] = {
+    "left of": lambda a, b: a.column < b.column,
+    "right of": lambda a, b: a.column > b.column,
+    "above": lambda a, b: a.row < b.row,
+    "below": lambda a, b: a.row > b.row,
+    "beside": lambda a, b: a.row == b.row and abs(a.column - b.column) == 1,
+}
+
+
+def _like(scene: Scene, words: Sequence[str]) -> list[Thing]:
+    return [thing for thing in scene.visible if {*words} <= {thing.colour, thing.shape}]
 
 
 def _unreadable(name: str) -> ValueError:

@@ -27,7 +27,8 @@ _NAMED = 5  # settings that an error names
 class Tally:
     """What is in the files: rows filtered, flagged and changed, mentions and flagged ones, and why rows are aside.
 
-    `silent` rows mention nothing that could be judged; `uncalibrated` ones were judged by scores that only rank.
+    `silent` rows mention nothing that could be judged; `uncalibrated` ones were judged by scores that only rank;
+    `emptied` ones have no text left; of `unjudged` ones something that is said could not be judged.
     """
 
     rows: int = 0
@@ -38,9 +39,14 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     silent: int = 0
     uncalibrated: int = 0
+    emptied: int = 0
+    unjudged: int = 0
 
-    def add(self, found: dict[str, Any]) -> None:
-        """Count the result of a row."""
+    def add(self, content: dict[str, Any]) -> None:
+        """Count a row as it is written."""
+        found = content[OWN]
+        self.emptied += bool(found["draft"].strip()) and content.get(found["field"]) == ""
+        self.unjudged += bool(found.get("unjudged"))
         bad = sum(bool(mention["flagged"]) for mention in found["mentions"])
         self.rows += 1
         self.flagged_rows += bad > 0
@@ -114,7 +120,7 @@ class OutputLog:
                 file.put(contents, _KEPT)
         for row, content in rows:
             self._done[row.line] = row.digests[0]
-            self.tally.add(content[OWN])
+            self.tally.add(content)
         for refusal in aside:
             self._refused(asdict(refusal))
 
@@ -161,10 +167,10 @@ class OutputLog:
         self._done[number] = content
 
     def _written(self, content: dict[str, Any]) -> None:
+        self.tally.add(content)
         found = content.pop(OWN)
         content[found["field"]] = found["draft"]
         self._take(found["line"], digest(content))
-        self.tally.add(found)
 
     def _refused(self, content: dict[str, Any]) -> None:
         refusal = Refusal(**content)

@@ -116,6 +116,8 @@ class Worker:
             "mentions": [{name: mention[name] for name in shown} for mention in report["mentions"]],
             "sentences": report["sentences"],
             "edits": [asdict(edit) for edit in outcome.edits],
+            "unjudged": report["unjudged"],
+            "notes": report["notes"],
         }
         gone = any(edit.what == "abstained" for edit in outcome.edits)
         return {**row.content, row.field: None if gone else outcome.text, OWN: found}

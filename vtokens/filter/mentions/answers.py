@@ -45,6 +45,11 @@ def asked_for(prompt: str) -> str | None:
     return last["what"] or last.groupdict().get("seen")
 
 
+def closed(question: str) -> bool:
+    """Whether yes or no answers a question."""
+    return asked_for(question) is not None or _CLOSED.match(question.strip()) is not None
+
+
 def said(text: str) -> tuple[int, int, bool] | None:
     """Where an answer that begins with "yes" or "no" says so, and whether it is "no"."""
     found = _YES_NO.match(text)

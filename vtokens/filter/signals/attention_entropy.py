@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("attention_entropy", paper="spatial attention entropy; VRP finds it all but unrelated to being right")
+@register(
+    "attention_entropy",
+    paper="spatial attention entropy; VRP finds it all but unrelated to being right",
+    says=("attention was spread over the picture", "attention was gathered in the picture"),
+)
 @dataclass(frozen=True)
 class AttentionEntropy(Pooled):
     """mean_{l,h} -sum_{j in V} a_j log a_j, a = A[q_k, V] / sum A[q_k, V], over the middle layers. No further pass.

@@ -83,11 +83,13 @@ class Signal:
     Attributes:
         name: what it is called; several numbers are called name.something.
         paper: where it comes from.
+        says: in words, what it says of a mention when it speaks for a hallucination, and when against; may be empty.
         heavy: costs much without costing a pass.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    says: ClassVar[tuple[str, str] | tuple[()]] = ()
     heavy: ClassVar[bool] = False
 
     def parts(self, depth: int) -> Parts:

@@ -12,7 +12,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("context_similarity", paper="ContextualLens: contextual embeddings beyond the logit lens")
+@register(
+    "context_similarity",
+    paper="ContextualLens: contextual embeddings beyond the logit lens",
+    says=("no patch of the picture resembles it", "a patch of the picture resembles it"),
+)
 @dataclass(frozen=True)
 class ContextSimilarity(Signal):
     """-max_{j in V} cos(h_l(o), h_l(v_j)), o the mean over the mention's own tokens, l = depth / 2. No further pass.

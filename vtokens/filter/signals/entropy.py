@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Trace
 
 
-@register("entropy", paper="the usual baseline")
+@register(
+    "entropy",
+    paper="the usual baseline",
+    says=("the model was unsure what to write here", "the model was sure what to write here"),
+)
 @dataclass(frozen=True)
 class Entropy(Pooled):
     """-sum_w p(w) log p(w), in nats, of the distribution that predicted each token; the largest one. No further pass.

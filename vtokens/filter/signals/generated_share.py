@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("generated_share", paper="PAS, prelim attention score")
+@register(
+    "generated_share",
+    paper="PAS, prelim attention score",
+    says=("attention went to what was written before", "attention did not go to what was written before"),
+)
 @dataclass(frozen=True)
 class GeneratedShare(Pooled):
     """mean_{l,h} sum_{j generated, j < k} A^{l,h}[q_k, j] over the layers of `visual_share`. No further pass.

@@ -13,7 +13,11 @@ from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.strategies.base import check_share
 
 
-@register("head_divergence", paper="T-VHD of VHR, arXiv:2412.13949")
+@register(
+    "head_divergence",
+    paper="T-VHD of VHR, arXiv:2412.13949",
+    says=("the picture changed little of what heads gave", "the picture changed what heads gave"),
+)
 @dataclass(frozen=True)
 class HeadDivergence(Signal):
     """-sum_l sum_{top k of h} ||A^{l,h}(y_k | picture, text) - A^{l,h}(y_k | text)||_2. One pass, of the text alone.

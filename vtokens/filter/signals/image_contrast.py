@@ -13,7 +13,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("image_contrast", paper="pointwise mutual information with the picture, as in M3ID, arXiv:2403.14003")
+@register(
+    "image_contrast",
+    paper="pointwise mutual information with the picture, as in M3ID, arXiv:2403.14003",
+    says=("it is as likely without the picture", "the picture makes it likelier"),
+)
 @dataclass(frozen=True)
 class ImageContrast(Signal):
     """-[log p(y_k | picture, .) - log p(y_k | without, .)], in nats, mean over the mention. One pass.

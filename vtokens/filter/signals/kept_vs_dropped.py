@@ -11,7 +11,14 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("kept_vs_dropped", paper="ours; after AGSER and VAUQ, which split the question or mask what was attended to")
+@register(
+    "kept_vs_dropped",
+    paper="ours; after AGSER and VAUQ, which split the question or mask what was attended to",
+    says=(
+        "the tokens that were kept make it no likelier than the dropped ones",
+        "the tokens that were kept make it likelier than the dropped ones",
+    ),
+)
 @dataclass(frozen=True)
 class KeptVsDropped(Pooled):
     """-[log p(y_k | kept tokens, .) - log p(y_k | the others, .)], in nats, mean over the mention. One pass.

@@ -12,7 +12,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("lens", paper="internal confidence, arXiv:2410.02762")
+@register(
+    "lens",
+    paper="internal confidence, arXiv:2410.02762",
+    says=("no patch of the picture says it", "a patch of the picture says it"),
+)
 @dataclass(frozen=True)
 class Lens(Signal):
     """-max_{l, j in V, w in mention} softmax(W_U h_l(v_j))_w, in [-1, 0]. No further pass.

@@ -16,7 +16,11 @@ PARTS: Final = ("nll", "entropy", "margin")
 ENDS: Final[tuple[Over, ...]] = ("first", "last")
 
 
-@register("likelihood_profile", paper="after MetaToken, arXiv:2405.19186")
+@register(
+    "likelihood_profile",
+    paper="after MetaToken, arXiv:2405.19186",
+    says=("its first or last token was not expected", "its first and last token were expected"),
+)
 @dataclass(frozen=True)
 class LikelihoodProfile(Signal):
     """`nll`, `entropy` and `margin` of the first and of the last token: "red" and "circle" err apart. No further pass.

@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Trace
 
 
-@register("margin", paper="MetaToken, arXiv:2405.19186")
+@register(
+    "margin",
+    paper="MetaToken, arXiv:2405.19186",
+    says=("another word was nearly as likely", "no other word came near"),
+)
 @dataclass(frozen=True)
 class Margin(Pooled):
     """-(p_1 - p_2) of the two most likely tokens at each step, in [-1, 0]; the largest one. No further pass.

@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Trace
 
 
-@register("nll", paper="the usual baseline")
+@register(
+    "nll",
+    paper="the usual baseline",
+    says=("the model itself found these words unlikely", "the model found these words likely"),
+)
 @dataclass(frozen=True)
 class Nll(Pooled):
     """-log p(y_k | picture, prompt, y_<k), in nats, of the mention's least likely token. No further pass.

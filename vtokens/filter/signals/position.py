@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Trace
 
 
-@register("position", paper="a confounder, as HaloProbe says")
+@register(
+    "position",
+    paper="a confounder, as HaloProbe says",
+    says=("of what stands there in an answer more is wrong", "of what stands there in an answer less is wrong"),
+)
 @dataclass(frozen=True)
 class Position(Signal):
     """The number of response tokens before the mention. Reads neither picture nor model."""

@@ -19,8 +19,10 @@ SETS = ("fast", "full")
 """Signals that come almost free with the pass that reads or writes the response, and all signals."""
 
 
-def register(name: str, *, paper: str = "") -> Callable[[S], S]:
+def register(name: str, *, paper: str = "", says: tuple[str, str] | tuple[()] = ()) -> Callable[[S], S]:
     """Class decorator that makes a signal available by name.
+
+    says: what it says in words of a mention when it speaks for a hallucination, and when against.
 
     Raises:
         ValueError: another class has that name.
@@ -30,7 +32,7 @@ def register(name: str, *, paper: str = "") -> Callable[[S], S]:
         taken = _signals.get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"signal {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
-        cls.name, cls.paper = name, paper
+        cls.name, cls.paper, cls.says = name, paper, says
         _signals[name] = cls
         return cls
 

@@ -12,7 +12,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Trace
 
 
-@register("repetition", paper="a confounder, as HaloProbe says")
+@register(
+    "repetition",
+    paper="a confounder, as HaloProbe says",
+    says=("it is named for the first time", "it was named before"),
+)
 @dataclass(frozen=True)
 class Repetition(Signal):
     """1 for the first mention of its kind and name, 0 for a repeat. Reads neither picture nor model."""

@@ -14,7 +14,11 @@ from vtokens.filter.trace.trace import Parts, Trace
 from vtokens.strategies.base import check_share
 
 
-@register("similarity", paper="GLSim: global-local similarity")
+@register(
+    "similarity",
+    paper="GLSim: global-local similarity",
+    says=("neither the scene nor its likeliest patches resemble it", "the scene or its likeliest patches resemble it"),
+)
 @dataclass(frozen=True)
 class Similarity(Signal):
     """-{w cos(h_l'(o), h_l(prompt)) + (1 - w) mean_{j in top K} cos(h_l'(o), h_l(v_j))}. No further pass.

@@ -11,7 +11,14 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("visual_profile", paper="the VAR probe of arXiv:2411.16724, averaged over heads")
+@register(
+    "visual_profile",
+    paper="the VAR probe of arXiv:2411.16724, averaged over heads",
+    says=(
+        "layers looked at the picture as they do for what is not there",
+        "layers looked at the picture as they do for what is there",
+    ),
+)
 @dataclass(frozen=True)
 class VisualProfile(Signal):
     """-mean_h sum_{j in V} A^{l,h}[q_k, j], mean over the mention, for each layer of `visual_share`. No further pass.

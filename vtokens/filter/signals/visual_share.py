@@ -11,7 +11,11 @@ from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
 
-@register("visual_share", paper="SVAR, arXiv:2411.16724")
+@register(
+    "visual_share",
+    paper="SVAR, arXiv:2411.16724",
+    says=("it was written with little attention to the picture", "it was written with much attention to the picture"),
+)
 @dataclass(frozen=True)
 class VisualShare(Pooled):
     """-sum_l mean_h sum_{j in V} A^{l,h}[q_k, j] over the middle layers (5 to 18 of 32, scaled). No further pass.

@@ -31,6 +31,12 @@ class Likelihood(NamedTuple):
     margin: Tensor
 
 
+def entropies(logits: Tensor) -> Tensor:
+    """float32 (B,), in nats, of the distributions over (B, V) logits."""
+    logs = logits.float().log_softmax(-1)
+    return -(logs.exp() * logs.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+
+
 def look(
     query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, visual: Tensor, first: int,
     softcap: float | None = None,

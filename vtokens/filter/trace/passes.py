@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,13 @@ from vtokens.loading.responses import response_lengths
 from vtokens.strategies.base import needs_of
 
 NOTHING = Parts()
+
+
+class Unchecked(NamedTuple):
+    """A response that nothing was recorded of: its ids, int64 (T,), and the entropy of its first token, in nats."""
+
+    ids: Tensor
+    entropy: float
 
 
 @torch.no_grad()
@@ -77,11 +84,29 @@ def generate(
         One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if
         the model said nothing.
     """
+    return cast(list[Trace], gated(model, processor, images, prompts, parts, None, **generate_kwargs))
+
+
+@torch.no_grad()
+def gated(
+    model: PreTrainedModel,
+    processor: Any,
+    images: Sequence[Sequence[Medium]],
+    prompts: Sequence[str],
+    parts: Parts,
+    gate: Callable[[Tensor], bool] | None,
+    **generate_kwargs: Any,
+) -> list[Trace | Unchecked]:
+    """As `generate`; but `gate` is told the entropies (rows,) of the first tokens, in nats, once the prompts were read.
+
+    If it says yes nothing more is noted, and `Unchecked` comes back in place of traces. That reads the device once.
+    """
     inputs = prompt_inputs(processor, images, prompts, input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
     taken, facts = attachment(model), adapter_for(model).facts
     unmerges = taken is not None and any(needs_of(strategy, facts).unmerges for strategy in taken.strategies)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
+        tape.gate = gate
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
         record = handle.record
     copies = len(sequences) // len(prompts)
@@ -89,13 +114,17 @@ def generate(
         each = [number for number in range(len(prompts)) for _ in range(copies)]
         inputs = prompt_inputs(processor, [images[i] for i in each], [prompts[i] for i in each], input_device(model))
     given = _responses(model, inputs, sequences, generate_kwargs)
+    if tape.first is not None and gate is not None and not tape.fed:
+        first = tape.first.view(len(prompts), -1)[:, 0].tolist()
+        rows = zip(given.responses, given.lengths, strict=True)
+        return [Unchecked(row[:length], first[number // copies]) for number, (row, length) in enumerate(rows)]
     if unmerges or not tape.follows(sequences):
-        return _read(model, given, parts)
+        return [*_read(model, given, parts)]
     assert record is not None
     likely, places = tape.likelihood(sequences), Places(record, sequences.device)
     head = model.get_output_embeddings()
     traces = assemble(tape, places, sequences[:, -likely.logprob.shape[1] :], given.lengths, likely, head)
-    return contrast(model, given, tape, places, traces)
+    return [*contrast(model, given, tape, places, traces)]
 
 
 def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from torch.nn.functional import pad
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
 from vtokens.engine.state.cache_layers import all_keys
-from vtokens.filter.trace.measure import Likelihood, Looked, likelihood, look
+from vtokens.filter.trace.measure import Likelihood, Looked, entropies, likelihood, look
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.views.heads import Heads
 
@@ -99,7 +100,10 @@ class Tape:
         final: (B, R, D) a pass: states that left the decoder.
         final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
         cache: what the model writes keys into.
-        lost: several tokens were fed at once behind the prompt, so that nothing more is noted.
+        lost: several tokens were fed at once behind the prompt, or the gate let the answer through, so that nothing
+            more is noted.
+        gate: is told the entropies (B,) of the first tokens, in nats, and says whether to note nothing.
+        first: these entropies, where there is a gate.
     """
 
     parts: Parts
@@ -112,6 +116,8 @@ class Tape:
     final_image: Tensor | None = None
     cache: Any = None
     lost: bool = False
+    gate: Callable[[Tensor], bool] | None = None
+    first: Tensor | None = None
     _logits: list[Tensor] = field(default_factory=list)
     _likelihood: list[Likelihood] = field(default_factory=list)
 
@@ -191,6 +197,11 @@ class Tape:
             return
         if len(self._logits) == _BLOCK:
             self._reduce(torch.cat([*self.fed[1 - _BLOCK :], ids], 1))
+        if not self.fed and self.gate is not None:
+            self.first = entropies(output.logits[:, -1])
+            if self.gate(self.first):
+                self.lost = True
+                return
         self.fed.append(ids)
         self._logits.append(output.logits[:, -1])
 

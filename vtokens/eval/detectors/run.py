@@ -1,0 +1,91 @@
+"""A filter on a benchmark: the model answers, or answers are given, and what the filter says is held against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vtokens.eval.detectors.benchmarks import Case
+from vtokens.eval.detectors.figures import Figures, baselines, figures
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Claims of many answers that a benchmark has labels for, side by side.
+
+    Attributes:
+        p: what the filter says. wrong: the label. group: the picture. part: of the benchmark. position, length: of the
+            claim in its answer, and of the answer, in characters.
+        calibrated: whether `p` are probabilities.
+        unlabelled: claims that the benchmark says nothing of.
+        silent: answers in which nothing was judged.
+    """
+
+    p: tuple[float, ...]
+    wrong: tuple[bool, ...]
+    group: tuple[str, ...]
+    part: tuple[str, ...]
+    position: tuple[int, ...]
+    length: tuple[int, ...]
+    calibrated: bool
+    unlabelled: int = 0
+    silent: int = 0
+
+    def figures(self, resamples: int = 500) -> list[Figures]:
+        """AUROC, F1 and ECE with intervals by picture: of all, of each part, and of what needs no model.
+
+        Raises:
+            ValueError: nothing was judged that has a label.
+        """
+        if not self.p:
+            raise ValueError("nothing was judged that this benchmark has a label for: another extractor may find more")
+        more: dict[str, Any] = {"probabilities": self.calibrated, "resamples": resamples}
+        found = [figures("filter", self.p, self.wrong, self.group, **more)]
+        parts = sorted(set(self.part))
+        for part in parts if len(parts) > 1 else ():
+            here = [i for i, one in enumerate(self.part) if one == part]
+            columns = ([column[i] for i in here] for column in (self.p, self.wrong, self.group))
+            found.append(figures(f"filter, {part}", *columns, **more))
+        return [*found, *baselines(self.position, self.length, self.wrong, self.group, resamples)]
+
+
+def judged(
+    hf: Any, cases: Sequence[Case], responses: Sequence[str] | None = None, batch: int = 16, **generate_kwargs: Any
+) -> Judgements:
+    """Have a model answer the questions, and its filter judge the answers.
+
+    Args:
+        hf: a `HallucinationFilter`.
+        cases: the benchmark.
+        responses: answers that are there already, one a case; None has the model write them.
+        batch: questions in one pass.
+        generate_kwargs: as of `model.generate`.
+
+    Raises:
+        ValueError: another number of responses than of cases. OSError: a picture that cannot be read.
+    """
+    if responses is not None and len(responses) != len(cases):
+        raise ValueError(f"got {len(responses)} responses for {len(cases)} questions: one each is needed")
+    rows: list[tuple[float, bool, str, str, int, int]] = []
+    unlabelled = silent = 0
+    calibrated = True
+    for start in range(0, len(cases), batch):
+        part = list(cases[start : start + batch])
+        shown, asked = [str(case.image) for case in part], [case.question for case in part]
+        if responses is None:
+            reports = [one.report for one in hf.generate(shown, asked, "flag", **generate_kwargs)]
+        else:
+            reports = hf.check(shown, asked, list(responses[start : start + batch]))
+        for case, report in zip(part, reports, strict=True):
+            calibrated = calibrated and report.calibrated
+            silent += not report.mentions
+            for one in report.mentions:
+                label = case.wrong(one.mention)
+                if label is None:
+                    unlabelled += 1
+                    continue
+                rows.append((one.p, label, str(case.image), case.part, one.mention.start, len(report.response)))
+    columns = list(zip(*rows, strict=True)) or [()] * 6
+    p, wrong, group, parts, position, length = columns
+    return Judgements(p, wrong, group, parts, position, length, calibrated, unlabelled, silent)
