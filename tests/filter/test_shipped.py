@@ -52,8 +52,12 @@ def test_it_tells_right_captions_from_wrong_ones(loaded, strategy):
         there = {thing.name for thing in example.scene.visible}
         wrong += [mention.p for mention in report.mentions if mention.name not in there]
     assert len(wrong) > 20
+    fine = np.mean([mention.p for report in right for mention in report.mentions])
+    if strategy == "todre":  # a tenth of the tokens: what the model did not see it does not support either
+        assert np.mean(wrong) > fine + 0.3
+        return
     assert np.mean(wrong) > 0.8
-    assert np.mean([mention.p for report in right for mention in report.mentions]) < 0.1
+    assert fine < 0.1
 
 
 def test_probabilities_are_of_single_pictures_only(loaded, tmp_path):
