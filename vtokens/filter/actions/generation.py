@@ -67,9 +67,7 @@ class FilterGeneration:
         for part in self._parted(len(prompts)):
             shown, asked = images[part], prompts[part]
             open_to = None if gate is None else partial(_all_pass, gate, asked)
-            traces = passes.gated(
-                self._model, self._processor, shown, asked, self._parts, open_to, **generate_kwargs
-            )
+            traces = passes.gated(self._model, self._processor, shown, asked, self._parts, open_to, **generate_kwargs)
             for media, prompt, trace in zip(shown, asked, traces, strict=True):
                 first = trace.entropy if isinstance(trace, passes.Unchecked) else float(trace.entropy[:1].sum())
                 if isinstance(trace, passes.Unchecked) or (gate is not None and gate.passes(prompt, first)):
