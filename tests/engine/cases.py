@@ -147,6 +147,8 @@ def terms(draw: st.DrawFn, counts: bool = True) -> str:
         fields["pool"] = draw(st.sampled_from(["image", "sample"]))
     elif name == "feather":  # a share, not a count; some decoders do not let their rotary embedding be undone
         fields["keep"], fields["rotary"] = draw(SHARES), True
+    elif name == "auto":  # measured by shares
+        fields["keep"] = draw(SHARES)
     elif name == "sparsevlm":
         fields["recycle"] = False
     elif name == "todre":
