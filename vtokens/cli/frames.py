@@ -61,7 +61,8 @@ def with_quotas(
         for one in visuals:
             if one.clip is not None:
                 found = quota(one.clip.images(), question, scorer, options.quota, together)
-                chances.append(tuple(round(float(chance), 4) for chance in found.chances))  # as reports can be read
+                each: Any = found.chances  # of one video
+                chances.append(tuple(round(float(chance), 4) for chance in each))  # as reports can be read
     return attach(model, [Quota(options.quota, chances=tuple(chances)), *strategies])
 
 
