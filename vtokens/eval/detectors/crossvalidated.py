@@ -36,8 +36,8 @@ def crossvalidated(
             continue
         fitted = Calibrator.fit(inside, estimator=estimator, seed=seed)
         for i in held:
-            kinds = [mention.kind for mention in records[i].mentions]
-            p[i] = fitted.predict(records[i].signals, kinds).tolist() if kinds else []
+            said = [mention.kind for mention in records[i].mentions]
+            p[i] = fitted.predict(records[i].signals, said).tolist() if said else []
     pairs = [(record, mention) for record in records for mention in record.mentions]
     scores = np.array([one for row in p for one in row])
     labels = np.array([one for record in records for one in record.labels], dtype=bool)

@@ -114,11 +114,10 @@ def _answer(text: str, prompt: str) -> list[Found]:
     if not asked:
         return []
     last = max(one[0].start() for one in asked)
-    said = [(*one, one[1].search(text)) for one in asked if one[0].start() == last]
-    found = min((one for one in said if one[-1]), key=lambda one: one[-1].start() if one[-1] else 0, default=None)
-    if found is None or found[-1] is None:
+    said = [(answer, *one) for one in asked if one[0].start() == last for answer in one[1].finditer(text)]
+    if not said:
         return []
-    question, _, kind, claim, answer = found
+    answer, question, _, kind, claim = min(said, key=lambda one: one[0].start())
     about = (_several if claim == "{0} {1}" and kind == "count" else _plain)(question[1])
     return [Found(answer.start(), answer.end(), kind, claim.format(_plain(answer[0]), about))]
 
