@@ -166,7 +166,8 @@ def chooses(strategy: Strategy) -> bool:
 def nothing_dropped(case: Drawn, family: str) -> None:
     """Strategies at `keep=1.0` change no bit of what the others do."""
     target, rows = model(family, "pruned"), list(range(len(case.prompts)))
-    takers = ["keep" in vtokens.describe(strategy.name).fields for strategy in case.spec]
+    # What contrasts keep is what their other prompt sees.
+    takers = ["keep" in vtokens.describe(s.name).fields and "logits" not in s.stages() for s in case.spec]
     kept = [dataclasses.replace(s, keep=1.0) if takes else s for s, takes in zip(case.spec, takers, strict=True)]
     rest = [strategy for strategy, takes in zip(case.spec, takers, strict=True) if not takes]
     if len(rest) == len(kept):

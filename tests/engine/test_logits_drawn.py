@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -132,6 +133,6 @@ def test_contrast(
         expected = expect(plain, batch, prompts, combine, **options)
     except ValueError as error:
         # An answer, or a beam, that holds a placeholder is no prompt that can be fed whole.
-        assume("image tokens do not match" not in str(error))
+        assume(not re.search(r"(image|features and) tokens do not match", str(error)))
         raise
     check_answers(got, expected, case.mode == "beam")

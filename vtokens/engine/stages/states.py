@@ -38,12 +38,11 @@ def steer(lane: Lane, index: int, place: Place, hidden: Tensor, text: TextLane |
     memory = memory_of(lane.cache, index)
     valid = lane.fed_now(view)
     valid = None if valid is None else valid.to(hidden.device)
-    visual = last = shown = None
+    visual = last = None
     if pictures is not None:
         visual, last = lane.layout_on(hidden.device).visual, lane.last_prompt(pictures, hidden.device)
-        shown = lane.once(("shown", hidden.device), lambda: pictures.layout.visual.any(1).to(hidden.device))
     noted = lane.notes.setdefault(index, Memory())
-    whole = States(index, place, hidden, valid, visual, last, memory, shown, noted=noted)
+    whole = States(index, place, hidden, valid, visual, last, memory, noted=noted)
     for one in acting:
         rows = lane.batch_rows(one.rows)
         part = whole if rows is None else of_rows(whole, rows)

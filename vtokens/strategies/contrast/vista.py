@@ -32,9 +32,12 @@ class Look(Steerer):
         return Needs(text_lane=True)
 
     def steer(self, states: States) -> None:
-        shown, text = states.shown, states.text_lane
-        if shown is None or text is None:
+        text = states.text_lane
+        if states.visual is None or text is None:
             return
+        shown = states.visual.any(
+            1
+        )  # not where all of a sample's tokens were dropped, whatever others of the batch keep
         full = states.at_last().float()
         way, least = full - text, ROUNDING * torch.finfo(states.hidden.dtype).eps
         seen = shown[:, None] & (way.norm(dim=-1, keepdim=True) > least * full.norm(dim=-1, keepdim=True))

@@ -23,7 +23,6 @@ class States(Noting):
         valid: bool (B, W), False on padding; None if there is none.
         visual: bool (B, W), rows that hold visual tokens; None in a pass without pictures.
         last: int64 (B, 1), the row at which each prompt ends; None in a pass without pictures.
-        shown: bool (B,), samples that this pass brought pictures of; None in a pass without pictures.
         prepared: what the strategy's `prepare` made.
         text_lane: (B, D) float32, the same states at the last prompt position in a forward pass without the pictures;
             None unless the strategy asked for it (`Needs(text_lane=True)`) and the pass brings pictures.
@@ -37,7 +36,6 @@ class States(Noting):
     visual: Tensor | None
     last: Tensor | None
     _memory: Memory
-    shown: Tensor | None = None
     prepared: Any = None
     text_lane: Tensor | None = None
     noted: Memory = field(default_factory=Memory)
