@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -95,9 +95,13 @@ def test_steered_is_hooked(data: Any) -> None:
     if "m3id" not in spec and case.mode != "beam":  # which counts the steps of a cache
         options["use_cache"] = data.draw(st.booleans())
     own = parse(spec)
-    with hooked(model, place, weight, layers), vtokens.attach(model, own):
-        torch.manual_seed(0)
-        expected = model.generate(**batch, **options)
+    try:
+        with hooked(model, place, weight, layers), vtokens.attach(model, own):
+            torch.manual_seed(0)
+            expected = model.generate(**batch, **options)
+    except ValueError as error:  # an answer that holds a placeholder is no prompt, which it is without a cache
+        assume("tokens do not match" not in str(error))
+        raise
     with vtokens.attach(model, (*own, steerer(place, weight, layers))):
         torch.manual_seed(0)
         got = model.generate(**batch, **options)
