@@ -96,7 +96,7 @@ REFUSED = "|".join(
         r"nothing inside the .* can be looked at",
         "what projects its tokens",
         "as a mixture of experts has none",
-        "no pruner was measured on a model of",
+        "was (not )?measured on a model of",
         r"rotates dimension d of a head with d \+ D/2",
     )
 )
