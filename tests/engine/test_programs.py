@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import vtokens
-from tests.engine.cases import Case, cases, model, share, specs
+from tests.engine.cases import Case, cases, model, refused, share, specs
 from tests.engine.state import snapshot
 from tests.engine.test_combinations import alike
 from tests.engine.test_logits_drawn import alone
@@ -74,6 +74,7 @@ def test_programs_drawn(family: str, case: Case, programs: list[tuple[str, bool]
     target, rows = model(family, "pruned", case.attention[0]), alone(family, case)
     used = [f"{spec}+{contrast}".removeprefix("none+") if more else spec for spec, more in programs[: len(rows)]]
     options = {**GREEDY, **({"num_beams": 2, "output_scores": True} if case.mode == "beam" else {})}
+    assume(not any(refused(family, spec) for spec in used))
     with vtokens.attach(target, "none") as handle, handle.using(used):
         together = target.generate(**case.batch(family), **options)
     for number, (given_, program) in enumerate(zip(rows, used, strict=True)):

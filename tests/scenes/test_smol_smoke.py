@@ -33,11 +33,14 @@ TEMPORAL = [name for name in STRATEGIES if issubclass(get(name), VideoPruner)]  
 OPEN = {"corematching", "dyvte", "restore", "shortv", "vtw", "yopo"}
 """How many tokens these leave is up to the picture, or to a pruner before them."""
 WHOLE = [name for name in STRATEGIES if not issubclass(get(name), Composition)]
-PRUNERS = [name for name in WHOLE if "keep" in FIELDS[name] and name not in TEMPORAL]
+CONTRASTS = list_strategies(stage="logits")  # what they keep is what their other prompt sees
+PRUNERS = [name for name in WHOLE if "keep" in FIELDS[name] and name not in {*TEMPORAL, *CONTRASTS}]
 STEADY = [name for name in PRUNERS if issubclass(get(name), ScorePruner | SubsetPruner)]
 """Those that leave as many tokens as was asked for in every layer behind them; others share them out over layers."""
 MERGERS = ["dymu"]
-BY_ALPHA = [name for name in list_strategies(stage="logits") if "alpha" in FIELDS[name] and name != "pai"]
+GENTLE = {"vista": "vista(weight=0.05, gamma=0.1)"}
+"""What leaves short answers alone; with the defaults they go on behind their end (docs/strategies/vista.md)."""
+BY_ALPHA = [name for name in CONTRASTS if "alpha" in FIELDS[name] and name != "pai"]
 SILENT = ["vhr(alpha=1)", "pai(gamma=1, beta=0)", *(f"{name}(alpha=0, beta=0)" for name in BY_ALPHA)]
 
 
@@ -111,6 +114,8 @@ def say(smol: tuple[Any, Any], spec: str, keep: float | None, asked: list[Exampl
 def spec_of(model: Any, name: str, files: dict[str, str]) -> str:
     """The strategy as it stands, or with a table where none ships for the model."""
     needed = [files[field] for field in FIELDS[name] if field in files]
+    if name in GENTLE:
+        return GENTLE[name]
     if "min_length" in FIELDS[name]:  # it leaves short prompts alone
         return f"{name}({', '.join(needed)}, min_length=16)"
     try:

@@ -30,11 +30,10 @@ def test_each_entry_is_the_best_of_its_result() -> None:
         with (choose.RESULTS / one.source / f"{source.rows}.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["keep"] == str(one.keep)]
         rows = [row for row in rows if source.split in (None, row.get("split"))]
-        names = [
-            f"accuracy/{part}" if part and "accuracy/overall/n" in rows[0] else part for part in source.tasks[one.task]
-        ]
+        whole = {"accuracy/overall/n", "accuracy/all/n"} & {*rows[0]}
+        names = [f"accuracy/{part}" if part and whole else part for part in source.tasks[one.task]]
         names = [name or "accuracy" for name in names]
-        right = {row["strategy"]: sum(float(row[f"{part}/correct"]) for part in names) for row in rows}
+        right = {row["strategy"]: sum(correct(row, part) for part in names) for row in rows}
         asked = {row["strategy"]: sum(int(row[f"{part}/n"]) for part in names) for row in rows}
         shares = {name: right[name] / asked[name] for name in right}
         tokens = {row["strategy"]: float(row.get("tokens_per_layer") or 1) for row in rows}
@@ -44,6 +43,12 @@ def test_each_entry_is_the_best_of_its_result() -> None:
         fair = [share for name, share in shares.items() if tokens[name] <= 1.1 * tokens["random"]]
         assert max(fair) <= one.high + 1e-4
         assert one.ahead == (one.low > one.random)
+
+
+def correct(row: dict[str, str], part: str) -> float:
+    """How many questions of a part were answered rightly, told as a count or as a share of them."""
+    told = row.get(f"{part}/correct")
+    return float(row[f"{part}/value"]) * int(row[f"{part}/n"]) if told is None else float(told)
 
 
 def row(strategy: str, tokens: float, share: float, overall: float, n: int = 100) -> dict[str, Any]:
@@ -124,8 +129,8 @@ def test_beside_others_and_at_everything() -> None:
         assert handle.strategy == "none"
         assert torch.equal(model(**batch).logits, plain)
     chosen = choices.choose("llava", "ocr", 0.5).spec
-    with vtokens.attach(model, "auto(task=ocr, keep=0.5)+vhr(layers=(1,))") as handle:
-        assert handle.strategy == f"{format_spec(parse(chosen, 0.5))}+vhr(layers=(1,))"
+    with vtokens.attach(model, "auto(task=ocr, keep=0.5)+pai") as handle:
+        assert handle.strategy == f"{format_spec(parse(chosen, 0.5))}+pai"
     assert format_spec(parse("auto(task=ocr)+vhr")) == "auto(task='ocr')+vhr"  # without a model it is itself
 
 

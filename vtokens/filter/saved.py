@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_filter(path: str | Path) -> Saved:
     """
     try:
         place = _on_hub(path) if _named_on_hub(path) else Path(path)
-        content = read_folder(place) if place.is_dir() else read_json(place)
+        content = read_folder(place) if os.path.isdir(place) else read_json(place)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise TypeError("it does not say that it is one")
         if content.get("schema") != SCHEMA:
@@ -87,7 +88,7 @@ def read_filter(path: str | Path) -> Saved:
 def _named_on_hub(path: str | Path) -> bool:
     """Whether a name is that of a repository, "owner/name", and no file or folder."""
     written = isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~"))
-    return written and not Path(path).exists() and not str(path).endswith(".json") and all(str(path).split("/"))
+    return written and not os.path.exists(path) and not str(path).endswith(".json") and all(str(path).split("/"))
 
 
 def _on_hub(name: str | Path) -> Path:

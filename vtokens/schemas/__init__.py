@@ -18,6 +18,7 @@ KINDS = {
     "sinks": "tables.SinksFile",
     "thresholds": "tables.ThresholdsFile",
     "patterns": "tables.PatternsFile",
+    "choices": "tables.ChoicesFile",
     "filter": "filters.FilterFile",
     "calibrator": "filters.CalibratorFile",
     "record": "rows.RecordLine",

@@ -1,4 +1,4 @@
-"""What `vtokens calibrate` and `vtokens search-patterns` write: sinks, thresholds and patterns."""
+"""What `vtokens calibrate` and `vtokens search-patterns` write, sinks, thresholds and patterns; and measured choices."""
 
 from __future__ import annotations
 
@@ -69,3 +69,25 @@ class PatternsFile(Schema):
     ratio: Annotated[float, Field(gt=0, le=1e6)]
     source: Text
     patterns: Many[Annotated[Many[_Head], Field(min_length=1)]]
+
+
+class _Choice(Schema):
+    family: Name
+    task: Name
+    keep: Annotated[float, Field(gt=0, le=1)]
+    spec: Name
+    share: Share
+    low: Share
+    high: Share
+    n: Annotated[int, Field(ge=1, le=2**31)]
+    random: Share
+    ahead: bool
+    model: Name
+    source: Name
+
+
+class ChoicesFile(Schema):
+    """`vtokens.tables.choices.Chosen`, one an entry."""
+
+    version: Literal[1] = Field(alias="schema")
+    choices: Annotated[list[_Choice], Field(min_length=1, max_length=1024)]

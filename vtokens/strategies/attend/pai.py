@@ -61,8 +61,7 @@ class Pai(Contraster):
         return None if self.gamma == 1 else NoPicture()
 
     def contrast(self, logits: Logits) -> Tensor:
-        real = logits.positive.log_softmax(-1)
         if self.gamma == 1:  # the text's log-probabilities would cancel
-            return logits.cut(real, self.beta)
-        text = logits.negative.log_softmax(-1)
+            return logits.cut(logits.positive, self.beta)
+        real, text = logits.positive.log_softmax(-1), logits.negative.log_softmax(-1)
         return logits.cut(self.gamma * (real - text) + text, self.beta)
