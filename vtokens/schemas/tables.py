@@ -1,4 +1,4 @@
-"""What `vtokens calibrate` and `vtokens search-patterns` write, sinks, thresholds and patterns; and measured choices."""
+"""What `vtokens calibrate` and `vtokens search-patterns` write: sinks, thresholds and patterns; measured choices."""
 
 from __future__ import annotations
 
