@@ -19,6 +19,7 @@ from tests.engine.edited import Matrix, both, generated
 from tests.families import image, inputs
 from tests.limits import close, close_pass
 from tests.strategies.helpers import registry_restored
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.kernels import rescaled_attention
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse, register
 from vtokens.strategies.attend.paint import outliers
@@ -184,7 +185,7 @@ def test_pai_amplifies_before_it_contrasts() -> None:
         with vtokens.attach(target, spec):
             return target(**batch).logits[:2, -1].log_softmax(-1) if spec == "none" else target(**batch).logits[:2, -1]
 
-    plain, lifted = said("none"), said("pai(alpha=0.8, gamma=1, beta=0)")
+    plain, lifted = said("none"), said("pai(alpha=0.8, gamma=1, beta=0)").log_softmax(-1)
     text = (said("pai(gamma=1.5, beta=0)") - 1.5 * plain) / -0.5
     close_pass(said("pai(alpha=0.8, gamma=1.5, beta=0)"), 1.5 * lifted - 0.5 * text, passes=6)
     assert (lifted - plain).abs().max() > 1e-2
@@ -243,8 +244,8 @@ def test_paint_lifts_what_the_tower_dwells_on() -> None:
 def test_a_cache_that_was_not_made_under_it_is_refused() -> None:
     target, batch = model("llava", "pruned"), one("llava")
     with vtokens.attach(target, "vhr"):
-        cache = target(**batch, use_cache=True).past_key_values
-    following = {"input_ids": batch["input_ids"][:, -2:], "past_key_values": cache}
+        cache = returned_cache(target(**batch, use_cache=True))
+    following = {"input_ids": batch["input_ids"][:, -2:], **as_cache(target, cache)}
     with (
         vtokens.attach(target, "paint"),
         pytest.raises(ValueError, match=r"of which 'paint\.tilt' was not noted: begin"),

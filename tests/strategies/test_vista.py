@@ -22,6 +22,7 @@ from tests.limits import close_pass
 from tests.strategies.layered import Ending, Formula, Numbers, expect
 from vtokens.adapters import adapter_class
 from vtokens.adapters.decoder import mlp_of
+from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import States
 from vtokens.strategies.contrast.vista import Vista, steered
 
@@ -197,4 +198,4 @@ def test_what_it_cannot_do_is_refused() -> None:
         with pytest.raises(
             ValueError, match=r"'vista' reads a prompt with pictures twice, and this one goes on behind 3"
         ):
-            target(**batch | {"attention_mask": None}, past_key_values=begun.past_key_values)
+            target(**batch | {"attention_mask": None}, **as_cache(target, returned_cache(begun)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ class TextLane:
         self._until = None if both_ways is None else both_ways.until(None, columns.device)
         rule = None if self._until is None else to_stretch_end(self._until, 0, None)
         self._side, self._specs = dict(side), lane.specs
+        # Where layers leave keys for later ones (Gemma 4), and none reads them: those that do are refused.
+        leaves = "shared_kv_states" in inspect.signature(adapter.layers[0].forward).parameters
+        self._unread: dict[str, Any] = {"shared_kv_states": {}} if leaves else {}
         self._mask = layer_mask(adapter.language_model.config, self._hidden, 0, self._real, rule=rule)
         self._positions = positions if lane.reads_positions else None
         beside = None if beside is None else gather(beside, columns.to(beside.device), 1)
@@ -116,6 +120,7 @@ class TextLane:
                 position_ids=self._positions,
                 use_cache=False,
                 **as_cache(layer, None),
+                **self._unread,
                 **self._side,
             )
         finally:
