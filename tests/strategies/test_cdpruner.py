@@ -176,6 +176,9 @@ def test_relevance_to_clips_words(clip: Clip) -> None:
             chosen.append(max(rest, key=lambda one: np.linalg.det(whole[np.ix_([*chosen, one], [*chosen, one])])))
         expected.append(sorted(chosen))
     assert kept == expected
+    with vtokens.attach(clip.llava, f"cdpruner(keep=4, text_model={str(clip.clip)!r})+vista") as handle:
+        clip.llava(**batch)  # whose rehearsal is a sequence of the same words
+        assert kept == [picture.kept[0].tolist() for row in handle.report().samples for picture in row.pictures]
     with vtokens.attach(clip.llava, "cdpruner(keep=4)") as handle:
         clip.llava(**batch)
         assert kept != [picture.kept[0].tolist() for row in handle.report().samples for picture in row.pictures]

@@ -80,25 +80,11 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
     mask = join_padding(padding, fed.valid, past, fed.embeds.shape[1])
     ends, column = _ends(start, fed)
     fed = replace(fed, column=column)
-    # Where nothing is padded, pass an explicit all-ones mask: position gaps would be read as packing.
-    total = fed.embeds.shape[1] + past
-    said = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
-    inputs = {
-        "inputs_embeds": fed.embeds,
-        "position_ids": fed.positions,
-        **as_cache(lane.adapter.language_model, cache),
-        **start.side,
-        **as_argument(lane.adapter, fed.per_layer),
-        "attention_mask": said,
-        "use_cache": cache is not None,
-    }
-    pictures, record = None, start.pictures.record
-    if fed.layout is not None:
-        pictures = Pictures(
-            fed.layout, fed.runs, rotary_positions(fed.positions), ends, start.pictures.answered,
-            Record(fed.layout, fed.embeds.shape[1], record.depth, record.itemsize), fed.injection, _ids(start, fed),
-        )  # fmt: skip
-    output = run(NegativePrefill(contrast.plan, pictures, lane.asked, fed.both_ways), inputs)
+    total, record = fed.embeds.shape[1] + past, start.pictures.record
+    pictures = pictures_of(start, fed, ends)
+    output = run(
+        NegativePrefill(contrast.plan, pictures, lane.asked, fed.both_ways), inputs_of(start, fed, cache, mask)
+    )
     record.negative_length, record.negative = fed.embeds.shape[1], None if pictures is None else pictures.record
     if cache is not None:
         tail = start.pictures.layout.tail
@@ -112,6 +98,39 @@ def prefill(start: Start, contrast: Contrast, run: Run) -> Answer:
         first = track(lane.cache, first_keys(lane.cache))
         first.negative = NegativeKeys(keyed[first_keys(cache)], divergence, states)
     return Answer(output[0], fed.column)
+
+
+def inputs_of(start: Start, fed: Fed, cache: Any, mask: Tensor | None) -> dict[str, Any]:
+    """What the language model is called with to read a sequence beside the prompt.
+
+    Args:
+        start: the pass of the prompt.
+        fed: the sequence.
+        cache: what it goes on behind, and what it is kept in; None if it is not kept.
+        mask: bool (B, cached and fed), False on padding; None if there is none.
+    """
+    adapter, total = start.lane.adapter, fed.embeds.shape[1] + (0 if cache is None else cache.get_seq_length())
+    # Where nothing is padded, pass an explicit all-ones mask: position gaps would be read as packing.
+    whole = torch.ones(len(fed.embeds), total, dtype=torch.bool, device=fed.embeds.device) if mask is None else mask
+    return {
+        "inputs_embeds": fed.embeds,
+        "position_ids": fed.positions,
+        **as_cache(adapter.language_model, cache),
+        **start.side,
+        **as_argument(adapter, fed.per_layer),
+        "attention_mask": whole,
+        "use_cache": cache is not None,
+    }
+
+
+def pictures_of(start: Start, fed: Fed, ends: Tensor) -> Pictures | None:
+    """What a sequence beside the prompt has because it shows pictures, and where it ends; None if it shows none."""
+    if fed.layout is None:
+        return None
+    record, positions = start.pictures.record, rotary_positions(fed.positions)
+    own = Record(fed.layout, fed.embeds.shape[1], record.depth, record.itemsize)
+    answered, ids = start.pictures.answered, _ids(start, fed)
+    return Pictures(fed.layout, fed.runs, positions, ends, answered, own, fed.injection, ids)
 
 
 def _ids(start: Start, fed: Fed) -> Tensor | None:

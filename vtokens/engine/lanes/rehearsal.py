@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
-from vtokens.core.compat import as_cache
 from vtokens.engine.lanes.fed import Start
-from vtokens.engine.lanes.negative_prefill import Run
+from vtokens.engine.lanes.negative_prefill import Run, inputs_of, pictures_of
 from vtokens.engine.lanes.negative_prompt import unchanged
 from vtokens.engine.plan import Plan
-from vtokens.engine.record import Record
-from vtokens.engine.state.per_layer import as_argument
-from vtokens.engine.state.pictures import Pictures
-from vtokens.engine.state.positions import rotary_positions
 from vtokens.engine.state.request import NegativePrefill
 from vtokens.strategies.views.memory import Memory
 
@@ -35,25 +28,8 @@ def rehearse(start: Start, plan: Plan, run: Run) -> None:
             f"{' and '.join(map(repr, names))} reads a prompt with pictures twice, and this one goes on behind "
             f"{lane.past} positions: give the whole conversation again, with an empty cache and in one piece"
         )
-    record, embeds = start.pictures.record, fed.embeds
-    pictures = Pictures(
-        start.pictures.layout, fed.runs, rotary_positions(fed.positions), start.pictures.ends, start.pictures.answered,
-        Record(start.pictures.layout, embeds.shape[1], record.depth, record.itemsize), fed.injection,
-    )  # fmt: skip
-    # Where nothing is padded, pass an explicit all-ones mask: position gaps would be read as packing.
-    whole = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    pictures = pictures_of(start, fed, start.pictures.ends)
     sequence = NegativePrefill(plan, pictures, lane.asked, fed.both_ways)
-    run(
-        sequence,
-        {
-            "inputs_embeds": embeds,
-            "position_ids": fed.positions,
-            **as_cache(lane.adapter.language_model, None),
-            **start.side,
-            **as_argument(lane.adapter, fed.per_layer),
-            "attention_mask": whole if fed.valid is None else fed.valid,
-            "use_cache": False,
-        },
-    )
+    run(sequence, inputs_of(start, fed, None, fed.valid))
     for index, noted in sequence.notes.items():
         lane.notes.setdefault(index, Memory()).samples.update(noted.samples)
