@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.calibrate.knockout import Knockout
+from vtokens.core.kept_logits import last_alone
 from vtokens.core.terminal import json_text
 from vtokens.core.writing import write_text
 from vtokens.engine import attach
@@ -120,16 +120,14 @@ def flow(model: PreTrainedModel, batches: Iterable[dict[str, Any]], *, window: i
 
 def _last(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     """float32 (B, V): probabilities behind the last position."""
-    few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    probabilities: Tensor = model(**batch, **few).logits[:, -1].float().softmax(-1)
+    probabilities: Tensor = model(**batch, **last_alone(model)).logits[:, -1].float().softmax(-1)
     return probabilities
 
 
 def _check(model: PreTrainedModel, batch: dict[str, Any]) -> None:
     if "attention_mask" in batch and not bool(batch["attention_mask"][:, -1].all()):
         raise ValueError("a batch is padded on the right: pad it on the left, so that every row ends with its prompt")
-    ids, known = batch["input_ids"], adapter_for(model).placeholder_ids.values()
-    visual = torch.stack([ids == number for number in known]).any(0).any(1)
+    visual = torch.stack([*adapter_for(model).placeholders(batch).values()]).any(0).any(1)
     if not bool(visual.all()):
         row = int((~visual).nonzero()[0])
         raise ValueError(f"row {row} of a batch has no picture, so that nothing flows from one: leave it out")

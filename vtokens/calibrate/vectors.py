@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from vtokens.adapters import adapter_for
 from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
+from vtokens.core.kept_logits import last_alone
 from vtokens.core.reading import regular
 from vtokens.engine.attach import joined
 from vtokens.strategies.base import Strategy
@@ -58,10 +58,9 @@ def head_outputs(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
         ValueError: heads of one model that are not of one width in all layers.
     """
     listener = _Listener()
-    few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     left = "attention_mask" not in batch or bool(batch["attention_mask"][:, -1].all())
     with joined(model, listener):
-        model(**batch, **(few if left else {}))
+        model(**batch, **(last_alone(model) if left else {}))
     found = [listener.heard[layer] for layer in sorted(listener.heard)]
     if len({one.shape for one in found}) > 1:
         raise ValueError(

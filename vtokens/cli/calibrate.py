@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import above_zero, add_placement, check_file, keep_value, whole
 from vtokens.cli.output import console, note, say
 from vtokens.core.prompts import encode_prompts, question_prompt
@@ -106,16 +107,13 @@ def _add_dymu(strategies: Any) -> None:
 def _dymu(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
-    import vtokens
     from vtokens.calibrate.thresholds import measure
     from vtokens.tables.thresholds import NAMED
 
     device = check_device(options.device)
     check_file(options.out, "--out")
     targets = options.target or list(NAMED.values())
-    loaded: Any = vtokens.load(options.model, strategy="none", dtype=options.dtype)
-    model, processor = loaded
-    model.to(device).eval()
+    model, processor = plain_model(options.model, options.dtype, device)
     pictures = list(images(options.images, options.samples))
     text = question_prompt(processor, _QUESTION)
 
@@ -164,7 +162,6 @@ def _add_vflowopt(strategies: Any) -> None:
 def _vflowopt(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
-    import vtokens
     from vtokens.calibrate.faithful import Faithfulness, search
     from vtokens.core.writing import write_json
     from vtokens.strategies import format_spec, parse
@@ -172,9 +169,7 @@ def _vflowopt(options: argparse.Namespace) -> None:
     device = check_device(options.device)
     check_file(options.out, "--out")
     usual = parse({"name": "vflowopt", "keep": options.keep})
-    loaded: Any = vtokens.load(options.model, strategy="none", dtype=options.dtype)
-    model, processor = loaded
-    model.to(device).eval()
+    model, processor = plain_model(options.model, options.dtype, device)
     text = question_prompt(processor, _QUESTION)
     pictures = images(options.images, options.samples)
     batches = [encode_prompts(processor, [text], [[picture]]).to(model.device) for picture in pictures]

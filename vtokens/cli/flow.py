@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vtokens.cli.calibrate import images
+from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import check_file, whole
 from vtokens.cli.output import console, say
 from vtokens.core.errors import unknown
@@ -55,10 +56,8 @@ def run(options: argparse.Namespace) -> None:
             from vtokens.report.plot_flow import draw_flow
     device = check_device(options.device)
     dtype = "auto" if options.dtype is None else options.dtype
-    loaded: Any = vtokens.load(options.model, strategy="none", dtype=dtype)
-    model, processor = loaded
+    model, processor = plain_model(options.model, dtype, device)
     vtokens.detach(model)
-    model.to(device).eval()
     asked = list(_asked(options))
     parts = [asked[start : start + _BATCH] for start in range(0, len(asked), _BATCH)]
     batches = (_batch(processor, part, device) for part in parts)

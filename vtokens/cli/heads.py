@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, whole
 from vtokens.cli.output import say
 from vtokens.core.errors import shorten
 from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.loading.hardware import check_device
 
 _QUESTION = "What is in this picture?"
 _BATCH = 16
@@ -56,7 +58,7 @@ def _fit(options: argparse.Namespace) -> None:
 
     check_file(options.out, "--out")
     rows = list(_labelled(Path(options.labels)))
-    model, processor = _model(options)
+    model, processor = plain_model(options.model, options.dtype, check_device(options.device))
     outputs = outputs_of(model, _batches(processor, [path for path, _ in rows], options.question, model.device))
     labels = [label for _, label in rows]
     found = fit(outputs, labels, adapter_for(model).facts.decoder, options.heads, options.question)
@@ -75,22 +77,11 @@ def _classify(options: argparse.Namespace) -> None:
     from vtokens.calibrate.vectors import HeadVectors
 
     vectors = HeadVectors.load(options.vectors)
-    model, processor = _model(options)
+    model, processor = plain_model(options.model, options.dtype, check_device(options.device))
     batches = _batches(processor, [Path(one) for one in options.pictures], vectors.question, model.device)
     found = [one for batch in batches for one in vectors.classify(model, batch)]
     for name, (label, share) in zip(options.pictures, found, strict=True):
         say(f"{name}: {label} ({share:.0%} of the heads)")
-
-
-def _model(options: argparse.Namespace) -> Any:
-    import vtokens
-    from vtokens.loading.hardware import check_device
-
-    device = check_device(options.device)
-    loaded: Any = vtokens.load(options.model, strategy="none", dtype=options.dtype)
-    model, processor = loaded
-    model.to(device).eval()
-    return model, processor
 
 
 def _batches(processor: Any, paths: list[Path], question: str, device: Any) -> Iterator[dict[str, Any]]:

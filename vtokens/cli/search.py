@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from vtokens.cli.calibrate import images
+from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
 from vtokens.cli.output import console, say
 from vtokens.core.prompts import encode_prompts, question_prompt
@@ -53,7 +54,6 @@ def add_to(commands: Any) -> None:
 def _search(options: argparse.Namespace) -> None:
     from rich.progress import Progress
 
-    import vtokens
     from vtokens.calibrate.patterns import search
     from vtokens.tables.patterns import BLOCKS
 
@@ -61,9 +61,7 @@ def _search(options: argparse.Namespace) -> None:
     check_file(options.out, "--out")
     if any(size not in BLOCKS for size in options.block):
         raise ValueError(f"--block {' '.join(map(str, options.block))} is not allowed: two of {BLOCKS}")
-    model: Any
-    model, processor = vtokens.load(options.model, strategy="none", dtype=options.dtype)
-    model.to(device).eval()
+    model, processor = plain_model(options.model, options.dtype, device)
     cost = 0.5 if options.cost is None and options.density is None else options.cost
     screen = console(stderr=True)
     with Progress(transient=True, console=screen, disable=not screen.is_terminal) as bar:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters.anatomy import PIXELS
 from vtokens.adapters.decoder import inside
+from vtokens.core.kept_logits import cuts_logits
 from vtokens.engine.block import Block, negative_prompt
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
@@ -35,7 +34,7 @@ class ModelHooks(Base):
         kwargs = named(module, args, kwargs)
         kind: Any = type(inside(module))
         keep = kwargs.get("logits_to_keep", 0)
-        here().enter(self, Outer(kwargs.get("labels"), keep, keep if _cuts_logits(kind) else 0))
+        here().enter(self, Outer(kwargs.get("labels"), keep, keep if cuts_logits(kind) else 0))
         if block.plan.contrast is not None:
             self.standing["head"].follow(self.adapter.model.get_output_embeddings())
 
@@ -106,12 +105,6 @@ class ModelHooks(Base):
         if result is None:
             return None
         return logits.changed(ended, self.adapter.model.get_output_embeddings(), result, self.run_apart)
-
-
-@functools.cache
-def _cuts_logits(kind: Any) -> bool:
-    """Whether models of this class give the logits alone that `logits_to_keep` asks for."""
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 def _check_replica(module: nn.Module, block: Block) -> None:
