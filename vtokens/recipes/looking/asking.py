@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,10 +59,9 @@ class Asking:
         model, processor, image, question: as `Recipe.__call__` was given them.
         options: of `generate`.
         criteria: makes further stopping criteria for a prompt of so many tokens.
-        asked: is called with the model for each answer that is generated; says how.
         passes: how often a prompt was read.
         flops, flops_full: decoder FLOPs of these, as run and without pruning.
-        read: batches of the prompts that were answered, the last one last: (inputs, report or None).
+        read: of the prompt that was read last, (inputs or None, report or None); inputs of answers alone.
     """
 
     model: PreTrainedModel
@@ -110,9 +109,13 @@ class Asking:
             model(**self.inputs(question, [image or self.image])[1], logits_to_keep=1)
         return [plane(*only(look.seen)) for look in looks]
 
-    def watched(self, *watching: Strategy) -> Any:
+    def watched(self, *watching: Strategy) -> AbstractContextManager[Any]:
         """A context in which the plain model runs with some strategies, as one pass of this recipe; gives the model."""
-        return _Watched(self, watching)
+        return self._counted(without(self.model, STAGES, *watching))
+
+    def attached(self, inputs: Any = None) -> AbstractContextManager[Any]:
+        """A context in which the attached model runs, as one pass of this recipe over `inputs`; gives the model."""
+        return self._counted(joined(self.model), inputs)
 
     def ask(
         self, question: str | None = None, images: Sequence[Image.Image] | None = None, likely: bool = False,
@@ -142,42 +145,26 @@ class Asking:
             )
         if likely:
             options |= {"return_dict_in_generate": True, "output_logits": True}
-        model: Any = self.model
-        with joined(self.model) as handle:
-            before = handle.record
+        with self.attached(inputs) as model:
             output = model.generate(**inputs, **options)
-            self.count(handle, before, inputs)
         sequences = output if isinstance(output, Tensor) else output.sequences
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         [said] = tokenizer.batch_decode(sequences[:1, start:], skip_special_tokens=True)
         chances = _chances(output, start) if likely else (0.0, 0.0)
         return Said(said.strip(), text, shown, sequences, start, *chances)
 
-    def count(self, handle: Handle, before: Any, inputs: Any) -> None:
-        """Note that a prompt was read, and what it cost; `before` is the handle's record until then."""
-        self.passes += 1
-        report = None if handle.record is before else handle.report()
-        self.read = (inputs, report)
-        if report is not None:
-            self.flops += report.flops
-            self.flops_full += report.flops_full
-
-
-class _Watched:
-    """The context of `Asking.watched`."""
-
-    def __init__(self, asking: Asking, watching: Sequence[Strategy]) -> None:
-        self._asking, self._watching, self._stack = asking, watching, ExitStack()
-
-    def __enter__(self) -> Any:
-        self._handle = self._stack.enter_context(without(self._asking.model, STAGES, *self._watching))
-        self._before = self._handle.record
-        return self._asking.model
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self._asking.count(self._handle, self._before, None)
-        self._stack.close()
+    @contextmanager
+    def _counted(self, running: AbstractContextManager[Handle], inputs: Any = None) -> Iterator[Any]:
+        """Note that a prompt was read within, and what it cost; nothing where that failed."""
+        with running as handle:
+            before = handle.record
+            yield self.model
+            self.passes += 1
+            report = None if handle.record is before else handle.report()
+            self.read = (inputs, report)
+            if report is not None:
+                self.flops += report.flops
+                self.flops_full += report.flops_full
 
 
 def only(seen: Sequence[Any]) -> Any:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vtokens.core.errors import shorten
-from vtokens.engine.attach import joined
 from vtokens.recipes.looking.asking import Asking, Box
 from vtokens.recipes.looking.base import Looked, Recipe, function
 from vtokens.recipes.looking.registry import recipe
@@ -83,10 +82,8 @@ class Patches(Recipe):
         if not self.threshold:
             return True
         scorer = AnswerScorer(asking.model, asking.processor, self.check_by, least=self.least)
-        with joined(asking.model) as handle:
-            before = handle.record
+        with asking.attached():
             [chance] = scorer([part], sentence)
-            asking.count(handle, before, None)
         return chance >= self.threshold
 
 
