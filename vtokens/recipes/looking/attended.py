@@ -14,7 +14,6 @@ from torch import Tensor
 from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
-from vtokens.kernels import attention_rows
 from vtokens.recipes.looking.asking import Asking, only
 from vtokens.recipes.region import Look, plane
 from vtokens.strategies import Strategy, check_layer
@@ -92,11 +91,8 @@ class Pull(Strategy):
         outputs = heads.at(heads.last)
         probe = torch.zeros_like(outputs, requires_grad=True)
         heads.replace(heads.last, outputs + probe)
-        rows = heads.last.gather(heads.query).detach()
-        place = heads.last.index + heads.past
-        paid = attention_rows(
-            rows, heads.key.detach(), heads.scaling, place, heads.valid, heads.bias, heads.softcap
-        )[:, :, 0]  # fmt: skip
+        with torch.no_grad():
+            paid = heads.received(heads.last)
         self.seen.append((heads.layout, probe, paid, heads.value.detach()))
 
 
