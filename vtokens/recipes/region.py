@@ -84,12 +84,17 @@ def plane(picture: Picture, scores: np.ndarray) -> np.ndarray:
     return plane
 
 
+def window_sums(values: np.ndarray, high: int, wide: int) -> np.ndarray:
+    """The sums over all windows of `high` rows and `wide` columns, by the row and column that each begins in."""
+    sums = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    return np.asarray(sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide])
+
+
 def _box(attention: np.ndarray, share: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """The pixels of the window with the greatest sum of attention; of equal ones the first in raster order."""
     rows, columns = attention.shape
     high, wide = (min(n, max(1, round(n * share))) for n in (rows, columns))
-    sums = np.pad(attention.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    windows = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    windows = window_sums(attention, high, wide)
     top, left = np.unravel_index(windows.argmax(), windows.shape)
     width, height = size
     return (

@@ -11,6 +11,7 @@ from vtokens.core.facts import Facts
 from vtokens.recipes.looking.asking import Asking, Box
 from vtokens.recipes.looking.attended import GENERAL, looks, relative
 from vtokens.recipes.looking.base import Looked, Recipe, function
+from vtokens.recipes.looking.frame import rounded
 from vtokens.recipes.looking.registry import recipe
 from vtokens.strategies import Strategy, check_layer
 from vtokens.strategies.base import check_share
@@ -84,8 +85,8 @@ def carve_out(
         frame: (left, top, right, bottom), what the patches cover.
         keep: the share of the pixels there that stay; of equal ones the first in raster order.
     """
-    left, top, right, bottom = map(round, frame)
-    seen = image.convert("RGB").crop((left, top, right, bottom))
+    place = rounded(frame)
+    seen = image.convert("RGB").crop(place)
     pixels = np.asarray(seen).copy()
     smooth = Image.fromarray(contrast.astype(np.float32)).resize(seen.size, Image.Resampling.BILINEAR)
     count = max(1, round(keep * pixels.shape[0] * pixels.shape[1]))
@@ -95,6 +96,7 @@ def carve_out(
     rows, columns = np.flatnonzero(stays.any(1)), np.flatnonzero(stays.any(0))
     inside = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
     carved = Image.fromarray(pixels).crop(inside)
+    left, top = place[:2]
     return carved, (left + inside[0], top + inside[1], left + inside[2], top + inside[3])
 
 

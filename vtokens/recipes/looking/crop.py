@@ -11,7 +11,9 @@ from vtokens.core.facts import Facts
 from vtokens.recipes.looking.asking import Asking, Box
 from vtokens.recipes.looking.attended import GENERAL, Pull, gradient, layer_of, looks, relative
 from vtokens.recipes.looking.base import Looked, Recipe, function
+from vtokens.recipes.looking.frame import rounded
 from vtokens.recipes.looking.registry import recipe
+from vtokens.recipes.region import window_sums
 from vtokens.strategies import Strategy
 
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -80,14 +82,14 @@ def window(attention: np.ndarray, frame: tuple[float, float, float, float], size
     rows, columns = attention.shape
     left, top, right, bottom = frame
     wide, high = (right - left) / columns, (bottom - top) / rows
-    sums = np.pad(attention.astype(float).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    values = attention.astype(float)
     best: tuple[float, float, int, int, int, int] | None = None
     for ratio in RATIOS:
         across = min(columns, max(1, int(size * ratio / wide)))
         down = min(rows, max(1, int(size * ratio / high)))
         if (down, across) == (rows, columns):
             break
-        inside = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
+        inside = window_sums(values, down, across)
         # Of equal windows the first column by column, as the released loop meets them.
         x, y = np.unravel_index(inside.T.argmax(), inside.T.shape)
         around = [
@@ -99,7 +101,7 @@ def window(attention: np.ndarray, frame: tuple[float, float, float, float], size
         if best is None or sharp > best[0]:
             best = (sharp, ratio, int(x), int(y), across, down)
     if best is None:
-        return _whole(frame)
+        return rounded(frame)
     _, ratio, x0, y0, across, down = best
     half = size * ratio / 2
     middle_x, middle_y = left + (x0 + across / 2) * wide, top + (y0 + down / 2) * high
@@ -114,11 +116,6 @@ def window(attention: np.ndarray, frame: tuple[float, float, float, float], size
 def _within(value: float, low: float, high: float) -> float:
     """`value` in these bounds, their middle where they cross: a window that is larger than the picture."""
     return (low + high) / 2 if low > high else min(max(value, low), high)
-
-
-def _whole(frame: tuple[float, float, float, float]) -> Box:
-    left, top, right, bottom = map(round, frame)
-    return left, top, right, bottom
 
 
 def _side(asking: Asking, frame: tuple[float, float, float, float]) -> float:

@@ -12,9 +12,10 @@ from vtokens.core.facts import Facts
 from vtokens.recipes.looking.asking import Asking, Box, Said
 from vtokens.recipes.looking.attended import GENERAL, layer_of, looks, relative
 from vtokens.recipes.looking.base import Looked, Recipe, function
-from vtokens.recipes.looking.frame import framed
+from vtokens.recipes.looking.frame import framed, rounded
 from vtokens.recipes.looking.registry import recipe
 from vtokens.recipes.looking.sdrpn import in_pixels
+from vtokens.recipes.region import window_sums
 from vtokens.strategies import Strategy
 from vtokens.strategies.base import check_share
 
@@ -65,7 +66,7 @@ class DyFo(Recipe):
         return looks(facts, (layer_of(facts, self.layer),))
 
     def answer(self, asking: Asking) -> Looked:
-        layer, whole = layer_of(asking.facts, self.layer), _rounded(asking.frame())
+        layer, whole = layer_of(asking.facts, self.layer), rounded(asking.frame())
         answers: dict[Box, Said] = {}
 
         def judge(box: Box) -> tuple[str, float]:
@@ -159,8 +160,7 @@ def marks(attention: np.ndarray, zoom: float, count: int) -> list[tuple[int, int
     down, across = max(1, round(rows * zoom)), max(1, round(columns * zoom))
     left_over, found = attention.astype(float).copy(), []
     for _ in range(count):
-        sums = np.pad(left_over.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-        inside = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
+        inside = window_sums(left_over, down, across)
         y, x = (int(one) for one in np.unravel_index(inside.argmax(), inside.shape))
         found.append((x, y, x + across, y + down))
         left_over[y : y + down, x : x + across] = 0.0
@@ -174,11 +174,6 @@ def grown(box: Box, whole: Box, by: float = 1.5) -> Box:
         max(whole[0], round(box[0] - wide)), max(whole[1], round(box[1] - high)),
         min(whole[2], round(box[2] + wide)), min(whole[3], round(box[3] + high)),
     )  # fmt: skip
-
-
-def _rounded(frame: tuple[float, float, float, float]) -> Box:
-    left, top, right, bottom = map(round, frame)
-    return left, top, right, bottom
 
 
 dyfo = function(DyFo)

@@ -7,6 +7,12 @@ from typing import Any
 from PIL import Image
 
 
+def rounded(frame: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """A frame in whole pixels."""
+    left, top, right, bottom = map(round, frame)
+    return left, top, right, bottom
+
+
 def framed(processor: Any, image: Image.Image) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) in pixels of `image`: all of it, or what a processor that crops leaves.
 
