@@ -20,10 +20,11 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import given_cache
+from vtokens.core.prompts import POSITION_KINDS
 from vtokens.engine.attach import joined
 from vtokens.recipes.overtrust import Dwelling, State, chosen, followed, mode, overtrust, penalised
 
-PER_TOKEN = ("attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+PER_TOKEN = ("attention_mask", *POSITION_KINDS, "position_ids")
 """What `generate` hands on that has a column for each token."""
 
 
