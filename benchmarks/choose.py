@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import RESULTS, read  # noqa: E402
 from vtokens.core.writing import write_text  # noqa: E402
-from vtokens.eval.metrics.intervals import ratio  # noqa: E402
+from vtokens.eval.metrics.intervals import wilson  # noqa: E402
 from vtokens.tables.choices import SCHEMA, TASKS, Chosen  # noqa: E402
 
 TABLE = ROOT / "vtokens" / "tables" / "choices" / "choices.json"
@@ -98,9 +98,7 @@ def _interval(parts: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
     if len(parts) == 1:
         return _share(parts[0]), parts[0]["low"], parts[0]["high"]
     right, n = sum(round(_share(part) * part["n"]) for part in parts), sum(part["n"] for part in parts)
-    found = ratio([1] * right + [0] * (n - right), [1] * n)
-    if found is None:
-        raise ValueError("no questions of these kinds were asked")
+    found = wilson(right, n)
     return found.value, found.low, found.high
 
 
@@ -151,8 +149,9 @@ def main() -> None:
     """Write the table, and print what it says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=TABLE, help="(%(default)s)")
+    options = parser.parse_args()
     choices = table()
-    write_text(parser.parse_args().output, text(choices))
+    write_text(options.output, text(choices))
     for one in choices:
         print(f"{one.family:<12} {one.task:<10} {one.keep:<5g} {one.spec:<16} {one}")
 
