@@ -35,11 +35,9 @@ from benchmarks.common import Clock, conditions, peak_bytes, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
 from vtokens.core.jsonlines import JsonLines, read_lines  # noqa: E402
-from vtokens.core.prompts import chat_text, encode_prompts  # noqa: E402
 from vtokens.engine.context import here  # noqa: E402
 from vtokens.scenes import clips  # noqa: E402
-from vtokens.scenes.evaluation import accuracy  # noqa: E402
-from vtokens.video.clip import arguments  # noqa: E402
+from vtokens.scenes.evaluation import accuracy, encoded  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "clips-needle"
 _LINE = 1 << 16
@@ -74,13 +72,6 @@ class Features:
             yield
 
 
-def encoded(processor: Any, example: Any) -> Any:
-    """The processor's output for one question about a clip."""
-    content = [{"type": "video"}, {"type": "text", "text": example.question}]
-    text = chat_text(processor, [{"role": "user", "content": content}])
-    return encode_prompts(processor, [text], **arguments([example.video]))
-
-
 def attached(model: Any, spec: str, keep: float) -> Any:
     """A context in which the cell's strategy is attached."""
     return nullcontext() if spec == "none" else vtokens.attach(model, spec, keep=keep)
@@ -96,7 +87,7 @@ def measure(model: Any, processor: Any, cells: list[Cell], options: argparse.Nam
         for index, example in [*enumerate(drawn)][options.first :]:
             features.forget()
             wanted = [cell for cell in asked if (*cell, index) not in there]
-            batch = encoded(processor, example) if wanted else {}
+            batch = encoded(processor, [example]) if wanted else {}
             for cell in wanted:
                 row: dict[str, Any] = {"cell": cell, "index": index, "answer": example.answer}
                 with attached(model, *cell[1:]) as handle:

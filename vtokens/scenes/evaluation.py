@@ -61,7 +61,7 @@ def answer(
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     found = [""] * len(examples)
     for part in _batches(examples, batch_size):
-        inputs = _encoded(processor, [examples[i] for i in part]).to(model.device)
+        inputs = encoded(processor, [examples[i] for i in part]).to(model.device)
         tokens = model.generate(**inputs, do_sample=False, **limit)
         texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(part, texts, strict=True):
@@ -81,7 +81,11 @@ def _batches(examples: Sequence[Example | ClipExample], size: int) -> Iterator[l
             yield order[start : start + size]
 
 
-def _encoded(processor: Any, part: Sequence[Example | ClipExample]) -> Any:
+def encoded(processor: Any, part: Sequence[Example | ClipExample]) -> Any:
+    """The processor's output for questions about pictures alone, or about clips alone.
+
+    Raises ValueError for clips where the processor takes no videos.
+    """
     pictures = [one for one in part if isinstance(one, Example)]
     if pictures:
         texts = [question_prompt(processor, one.question, len(one.images)) for one in pictures]
