@@ -63,8 +63,9 @@ def _answer(model: Any, processor: Any, handle: Handle, one: Asked, recipe: Reci
         looked = recipe.answer(asking)
     phases, said = clock.phases(), looked.said
     plain = asking.inputs(question, [image])[1]["input_ids"].shape[1]
-    config, depth = adapter_for(model).language_model.config, len(adapter_for(model).layers)
-    cached_full = kv_bytes(config, [plain] * depth, model.dtype.itemsize)
+    adapter = adapter_for(model)
+    config, lengths = adapter.language_model.config, [plain] * len(adapter.layers)
+    cached_full = kv_bytes(config, lengths, model.dtype.itemsize)
     inputs, report = asking.read
     visual, average, kept, grid = pruned(report, 0, 1)
     return Answer(
@@ -76,7 +77,7 @@ def _answer(model: Any, processor: Any, handle: Handle, one: Asked, recipe: Reci
         visual_tokens=visual,
         kept_tokens=average,
         flops=asking.flops,
-        flops_full=prefill_flops(config, [plain] * depth),
+        flops_full=prefill_flops(config, lengths),
         kv_bytes=cached_full if report is None else report.kv_bytes,
         kv_bytes_full=cached_full,
         batch=1,

@@ -75,12 +75,10 @@ class Ara(Recipe):
             if said.unsure <= self.when:
                 return self.looked(asking, said, neighbours=[])
         near = library.nearest(embedding(asking, asking.image), self.count)
-        names = [library.paths[number].name for number in near]
+        paths = [library.paths[number] for number in near]
+        names = [path.name for path in paths]
         if self.show == "pictures":
-            shown = (
-                asking.image,
-                *(open_image(library.paths[number], names[place]) for place, number in enumerate(near)),
-            )
+            shown = (asking.image, *(open_image(path, path.name) for path in paths))
             return self.looked(asking, asking.ask(images=shown), neighbours=names)
         told = within([library.captions[number] for number in near], self.words)
         notes = "\n".join(f"- {one}" for one in told)

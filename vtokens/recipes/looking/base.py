@@ -47,13 +47,13 @@ class Looked:
     flops_full: int = 0
 
     def told(self) -> str:
-        """What is said of it on the command line."""
+        """What the command line says of the answer."""
         where = ", ".join(f"({', '.join(map(str, box))})" for box in self.boxes)
         passes = f"{self.passes} {'pass' if self.passes == 1 else 'passes'}"
         return f"{self.recipe}: {passes}{f', shown again: {where}' if where else ''}"
 
     def facts(self) -> dict[str, Any]:
-        """What `vtokens run --json` tells of it."""
+        """What `vtokens run --json` tells of the answer."""
         return {"recipe": self.recipe, "passes": self.passes, "boxes": [list(box) for box in self.boxes]}
 
 
