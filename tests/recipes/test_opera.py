@@ -131,6 +131,12 @@ def test_it_goes_back_and_says_something_else(family: str) -> None:
     assert check(family, Opera(candidates=3, weight=2.0, warm=1, threshold=0, scale=40.0), beams=2, new=8)
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_it_goes_back_to_where_nothing_was_said(family: str) -> None:
+    """The prompt alone is cached then, and no token is fed again."""
+    assert 0 in check(family, Opera(candidates=3, weight=2.0, warm=0, threshold=0, scale=40.0), beams=2, new=10)
+
+
 def test_penalties_by_hand() -> None:
     """Three tokens, scale 2: the products are .8 * .6 * 1 = .48 for the first, .4 * .4 = .16, and .6."""
     dwelt = torch.zeros(1, 1, 0, dtype=torch.float64)

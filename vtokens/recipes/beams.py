@@ -204,7 +204,8 @@ class _Loop:
         self.went_back.append(left)
         self._reorder(torch.arange(self.beams, device=self.state.sequences.device))
         self._crop(self.start, left)
-        self._pass(self.state.sequences, left)
+        if left:
+            self._pass(self.state.sequences, left)
 
     def _others(self, left: int) -> Tensor:
         """Logits (beams, V) in which what was said there before is least likely."""
