@@ -33,6 +33,21 @@ def logits(model: Any, batch: Any) -> torch.Tensor:
         return model(**batch).logits
 
 
+def assert_rounds(loaded: Any, model: Any, rounded: dict[str, torch.Tensor], batch: Any, spec: str) -> None:
+    """`loaded` gives what `model` gives with `rounded` values in the place of its weights of these names."""
+    exact = type(model)(model.config).eval()
+    exact.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for name, value in rounded.items():
+            exact.get_parameter(name).copy_(value)
+    with vtokens.attach(exact, spec):
+        expected = logits(exact, batch)
+    found = logits(loaded, batch)
+    close = torch.isfinite(expected)
+    assert torch.equal(close, torch.isfinite(found))
+    torch.testing.assert_close(found[close], expected[close], atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:pictures only")
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("where", ["auto", "in parts", "on disk"])
@@ -84,17 +99,7 @@ def test_weights_of_eight_bits(spec: str, saved: tuple[Path, Any, Any]) -> None:
     rounded = {name: part for name, part in loaded.named_parameters() if hasattr(part, "dequantize")}
     changed = [name for name, part in rounded.items() if type(part) is not torch.nn.Parameter]
     assert changed
-    exact = type(model)(model.config).eval()
-    exact.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for name in changed:
-            exact.get_parameter(name).copy_(rounded[name].dequantize())
-    with vtokens.attach(exact, spec):
-        expected = logits(exact, batch)
-    found = logits(loaded, batch)
-    close = torch.isfinite(expected)
-    assert torch.equal(close, torch.isfinite(found))
-    torch.testing.assert_close(found[close], expected[close], atol=1e-3, rtol=1e-3)
+    assert_rounds(loaded, model, {name: rounded[name].dequantize() for name in changed}, batch, spec)
 
 
 @pytest.mark.filterwarnings("ignore:pictures only")
@@ -113,17 +118,8 @@ def test_bitsandbytes_of_four_bits(spec: str, saved: tuple[Path, Any, Any]) -> N
             module.support_avx512bf16_for_cpu = False
     rounded = {name: part for name, part in loaded.named_parameters() if getattr(part, "quant_state", None)}
     assert any("language_model" in name for name in rounded)
-    exact = type(model)(model.config).eval()
-    exact.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for name, part in rounded.items():
-            exact.get_parameter(name).copy_(rounding.dequantize_4bit(part.data, part.quant_state))
-    with vtokens.attach(exact, spec):
-        expected = logits(exact, batch)
-    found = logits(loaded, batch)
-    close = torch.isfinite(expected)
-    assert torch.equal(close, torch.isfinite(found))
-    torch.testing.assert_close(found[close], expected[close], atol=1e-3, rtol=1e-3)
+    values = {name: rounding.dequantize_4bit(part.data, part.quant_state) for name, part in rounded.items()}
+    assert_rounds(loaded, model, values, batch, spec)
 
 
 @pytest.mark.filterwarnings("ignore:pictures only")
