@@ -60,7 +60,7 @@ def test_every_recipe_says_its_passes_in_half_precision_behind_a_pruner(family: 
 
 
 def test_specs_are_read_and_written() -> None:
-    for text in ("crop", "crop(method='gradient')", "crop(layer=3, size=80)"):
+    for text in ("crop", "crop(method='gradient')", "crop(layer=3, size=80)", "ara(folder='photos', when=inf)"):
         assert str(parse_recipe(text)) == text
         assert parse_recipe(parse_recipe(text)) is not None
     assert parse_recipe(" crop( method = gradient ) ") == parse_recipe("crop(method='gradient')")

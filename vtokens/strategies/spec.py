@@ -210,10 +210,8 @@ def _parse_term(node: ast.expr, text: str) -> tuple[type[Strategy], dict[str, An
 
 
 def _literal(node: ast.expr, text: str) -> Any:
-    if isinstance(node, ast.Name):  # objective=maxsum reads as well as objective='maxsum'
-        if node.id in ("nan", "inf"):
-            return float(node.id)
-        return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    if isinstance(node, ast.Name):
+        return bare(node.id)
     if any(isinstance(part, ast.Call) for part in ast.walk(node)):
         return _nested(node, text)
     try:
@@ -221,6 +219,13 @@ def _literal(node: ast.expr, text: str) -> Any:
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         value = shorten(ast.get_source_segment(text, node))  # what is nested too deep cannot be unparsed either
         raise ValueError(f"cannot read the value {value} in the strategy {shorten(text)}: {_EXAMPLE}") from error
+
+
+def bare(word: str) -> Any:
+    """What a word without quotes stands for: objective=maxsum reads as well as objective='maxsum'."""
+    if word in ("nan", "inf"):
+        return float(word)
+    return {"true": True, "false": False, "none": None}.get(word, word)
 
 
 def _nested(node: ast.expr, text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from vtokens.core.errors import shorten, unknown
 from vtokens.recipes.looking.base import Recipe
 from vtokens.strategies.card import EVIDENCE, Evidence
-from vtokens.strategies.spec import grammar
+from vtokens.strategies.spec import bare, grammar
 
 PACKAGE = "vtokens.recipes.looking"
 _recipes: dict[str, type[Recipe]] = {}
@@ -82,8 +82,8 @@ def parse_recipe(spec: str | Recipe, others: Iterable[str] = ()) -> Recipe:
 
 
 def _value(node: ast.expr, spec: str) -> Any:
-    if isinstance(node, ast.Name):  # method=gradient reads as well as method='gradient'
-        return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    if isinstance(node, ast.Name):
+        return bare(node.id)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
