@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.engine.state import snapshot
 from tests.families import build, image
 from vtokens.adapters import adapter_for
 from vtokens.core.prompts import encode_prompts, question_prompt
+from vtokens.recipes import Looked
 
 QUESTION = "what is in the corner?"
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4}
@@ -62,3 +64,15 @@ def counted(model: Any) -> Iterator[list[int]]:
         yield lengths
     finally:
         hook.remove()
+
+
+def answered(recipe: Callable[..., Looked], model: Any, processor: Any, shown: Image.Image, **settings: Any) -> Looked:
+    """The answer of a recipe, which leaves the model as it was and says how many prompts were read."""
+    # transformers leaves hooks of its own in the first call
+    model.generate(**prompted(processor, QUESTION, shown).to(model.dtype), max_new_tokens=1)
+    clean = snapshot(model)
+    with counted(model) as lengths:
+        got = recipe(model, processor, shown, QUESTION, **settings)
+    assert snapshot(model) == clean
+    assert got.passes == len(lengths)
+    return got
