@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtokens.core.errors import unknown
-from vtokens.filter.actions.mend import pieces
+from vtokens.filter.actions.mend import pieces, text_of
 from vtokens.filter.guarantees.risk import Certificate
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import ResponseReport
@@ -73,8 +73,7 @@ def without(text: str, spans: Sequence[Span], drop: Sequence[bool]) -> str:
     """
     if not any(drop):
         return text
-    shown, end = pieces(text, spans, drop)
-    return "".join([*(one for one in shown if one is not None), end])
+    return text_of(*pieces(text, spans, drop))
 
 
 def apply(report: ResponseReport, action: str) -> Outcome:
@@ -105,5 +104,4 @@ def apply(report: ResponseReport, action: str) -> Outcome:
         for number, (sentence, one) in enumerate(zip(sentences, shown, strict=True))
         if one is None
     )
-    text = "".join([*(one for one in shown if one is not None), end]).strip()
-    return Outcome(text, report.response, report, edits, certificate=guarantee)
+    return Outcome(text_of(shown, end).strip(), report.response, report, edits, certificate=guarantee)

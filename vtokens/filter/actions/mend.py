@@ -50,6 +50,11 @@ def pieces(text: str, spans: Sequence[Span], drop: Sequence[bool]) -> tuple[list
     return shown, stop + text[end:] if any(one is not None for one in shown) else ""
 
 
+def text_of(shown: Sequence[str | None], end: str) -> str:
+    """The text that `pieces` leaves."""
+    return "".join([*(one for one in shown if one is not None), end])
+
+
 def waits(text: str, spans: Sequence[Span], number: int) -> bool:
     """Whether what is shown of span `number` depends on what follows it in its sentence, as in a list with a lead."""
     members = next(members for members, _ in _sentences(text, spans) if number in members)

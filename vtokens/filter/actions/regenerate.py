@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from vtokens.engine.attach import joined
 from vtokens.filter.actions.action import Edit, Outcome
-from vtokens.filter.actions.mend import pieces
+from vtokens.filter.actions.mend import pieces, text_of
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.report import ResponseReport
 from vtokens.loading.media import Medium
@@ -113,11 +113,11 @@ class _Draft:
         report = self.now.report
         drop = [i in self.dropped for i in range(len(report.spans))]
         shown, end = pieces(report.response, report.spans, drop) if any(drop) else ([], report.response)
-        text = "".join([*(one for one in shown if one is not None), end]).strip()
         for number, one in enumerate(shown):
             if one is None and not drop[number]:  # what cannot stand without a clause that was dropped
                 sentence = report.sentences[number]
                 self.edits.append(Edit("redacted", sentence.text, "", sentence.p, sentence=number))
+        text = text_of(shown, end).strip()
         return Outcome(text, self.first.report.response, report, tuple(self.edits), self.passes)
 
 
