@@ -55,16 +55,15 @@ def text_of(shown: Sequence[str | None], end: str) -> str:
     return "".join([*(one for one in shown if one is not None), end])
 
 
-def waits(text: str, spans: Sequence[Span], number: int) -> bool:
-    """Whether what is shown of span `number` depends on what follows it in its sentence, as in a list with a lead."""
+def waits_for(text: str, spans: Sequence[Span], number: int) -> int | None:
+    """The last span of the sentence of span `number`, where what is shown of this depends on what follows it there.
+
+    So it does in a list with a lead; elsewhere None.
+    """
     members = next(members for members, _ in _sentences(text, spans) if number in members)
     first = text[slice(*spans[members[0]])]
-    return _LEAD.match(first) is not None or _begins(first) in listed("determiners")
-
-
-def last_of_sentence(text: str, spans: Sequence[Span], number: int) -> int:
-    """The last span of the sentence in which span `number` stands."""
-    return next(members for members, _ in _sentences(text, spans) if number in members)[-1]
+    listing = _LEAD.match(first) is not None or _begins(first) in listed("determiners")
+    return members[-1] if listing else None
 
 
 def _sentences(text: str, spans: Sequence[Span]) -> list[tuple[list[int], int]]:

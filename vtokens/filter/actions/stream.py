@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.filter.actions.action import ABSTENTION, Outcome
-from vtokens.filter.actions.mend import last_of_sentence, pieces, waits
+from vtokens.filter.actions.mend import pieces, waits_for
 from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.judged import Judged
 from vtokens.filter.report import ResponseReport
@@ -58,11 +58,10 @@ class SentenceEvents:
         known, spans = len(self._what), report.spans
         drop = [one == "redacted" for one, _ in self._what] + [False] * (len(spans) - known)
         while self._out < known:
-            if waits(report.response, spans, self._out):
-                last = last_of_sentence(report.response, spans, self._out)
-                # Where the text ends for now, its sentence may go on.
-                if last >= known or (last == len(spans) - 1 and not done):
-                    return
+            last = waits_for(report.response, spans, self._out)
+            # Where the text ends for now, its sentence may go on.
+            if last is not None and (last >= known or (last == len(spans) - 1 and not done)):
+                return
             shown, _ = pieces(report.response, spans, drop)
             yield self._event(report, self._out, shown[self._out])
             self._out += 1
