@@ -94,7 +94,7 @@ class Calibrator:
         chosen = tuple(next((r.signals for r in first if r.mentions), ()) if names is None else names)
         parts = {"fit": matrix(first, chosen, "fit"), "calibration": matrix(second, chosen, "calibration")}
         found, link = regress(*parts["fit"], *parts["calibration"], estimator, seed)
-        links = by_kind(found.score(parts["calibration"][0]), parts["calibration"][1], kinds_of(second), link)
+        links = by_kind(found.score(parts["calibration"][0]), parts["calibration"][1], kinds_of(second))
         said = Counter([*kinds_of(first), *kinds_of(second)])
         middle = tuple(map(float, np.median(parts["fit"][0], axis=0)))
         counts = {

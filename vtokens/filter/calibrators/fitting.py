@@ -82,23 +82,22 @@ def regress(
     return found, Isotonic(link.X_thresholds_, link.y_thresholds_)
 
 
-def by_kind(scores: Array, labels: Array, kinds: Sequence[str], link: Sigmoid | Isotonic) -> dict[str, Any]:
-    """A sigmoid of its own for each kind with enough mentions of both classes, where the common link is not right.
+def by_kind(scores: Array, labels: Array, kinds: Sequence[str]) -> dict[str, Sigmoid | Isotonic]:
+    """A sigmoid of its own for each kind with enough mentions of both classes, if there are several kinds.
 
     A kind of which all that the held images hold is supported, or nearly, goes through the common link.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Sigmoid | Isotonic] = {}
     every = np.array(kinds, dtype=object)
     for kind in sorted(set(kinds)) if len(set(kinds)) > 1 else ():
         here = every == kind
         wrong = int(labels[here].sum())
         if min(wrong, int(here.sum()) - wrong) >= _KIND:
-            a, b = platt(scores[here], labels[here])
-            found[kind] = Sigmoid(a, b)
+            found[kind] = platt(scores[here], labels[here])
     return found
 
 
-def platt(scores: Array, labels: Array) -> tuple[float, float]:
+def platt(scores: Array, labels: Array) -> Sigmoid:
     """Platt's sigmoid 1 / (1 + exp(a score + b)), of the largest likelihood with his smoothed targets."""
     with needs("filter", "fitting a calibrator"):
         from sklearn.calibration import CalibratedClassifierCV
@@ -110,7 +109,7 @@ def platt(scores: Array, labels: Array) -> tuple[float, float]:
     plain.coef_, plain.intercept_ = np.array([[scale]]), np.zeros(1)  # so that what it decides by is the score
     fitted = CalibratedClassifierCV(FrozenEstimator(plain), method="sigmoid").fit(scores[:, None] / scale, labels)
     one = fitted.calibrated_classifiers_[0].calibrators[0]
-    return float(one.a_), float(one.b_)
+    return Sigmoid(float(one.a_), float(one.b_))
 
 
 def kinds_of(records: Sequence[LabelledResponse]) -> list[str]:
