@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,9 +97,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def parted(records: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Records to fit on and records to set thresholds on, of different images, the same in every run."""
-    held = {one.image for one in records if _lot(one.image) < _HELD}
+    from vtokens.filter.calibrators.fitting import lot
+
+    held = {one.image for one in records if lot(one.image, "thresholds") / 2**64 < _HELD}
     return [one for one in records if one.image not in held], [one for one in records if one.image in held]
-
-
-def _lot(image: str | int) -> float:
-    return int.from_bytes(hashlib.sha256(f"thresholds:{image!r}".encode()).digest()[:8], "big") / 2**64

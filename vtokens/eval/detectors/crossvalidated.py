@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from vtokens.eval.detectors.figures import Figures, baselines, figures
 from vtokens.filter.calibrators.calibrator import Calibrator
+from vtokens.filter.calibrators.fitting import kinds_of, lot
 from vtokens.filter.calibrators.records import LabelledResponse
 
 FOLDS = 5
@@ -27,7 +27,7 @@ def crossvalidated(
     Raises:
         ValueError: too few images or mentions of a class to fit on (`Calibrator.fit`), which the message counts.
     """
-    fold = [_fold(record.image, folds, seed) for record in records]
+    fold = [lot(record.image, f"fold {seed}") % folds for record in records]
     p: list[list[float]] = [[] for _ in records]
     for number in range(folds):
         inside = [record for record, at in zip(records, fold, strict=True) if at != number]
@@ -36,7 +36,7 @@ def crossvalidated(
             continue
         fitted = Calibrator.fit(inside, estimator=estimator, seed=seed)
         for i in held:
-            said = [mention.kind for mention in records[i].mentions]
+            said = kinds_of([records[i]])
             p[i] = fitted.predict(records[i].signals, said).tolist() if said else []
     pairs = [(record, mention) for record in records for mention in record.mentions]
     scores = np.array([one for row in p for one in row])
@@ -52,8 +52,3 @@ def crossvalidated(
     position = [mention.start for _, mention in pairs]
     length = [len(record.response) for record, _ in pairs]
     return [*found, *baselines(position, length, labels, groups, resamples)]
-
-
-def _fold(image: str | int, folds: int, seed: int) -> int:
-    """The fold of an image, the same in every run."""
-    return int.from_bytes(hashlib.sha256(f"fold {seed}:{image!r}".encode()).digest()[:8], "big") % folds

@@ -25,7 +25,7 @@ def split(
 ) -> tuple[list[LabelledResponse], list[LabelledResponse]]:
     """Records for the estimator and for the link, of different images; ValueError if given ones share images."""
     if calibration is None:
-        held = {record.image for record in records if _lot(record.image, seed) < _SHARE}
+        held = {record.image for record in records if lot(record.image, seed) / 2**64 < _SHARE}
         parts = [r for r in records if r.image not in held], [r for r in records if r.image in held]
     else:
         both = {record.image for record in records} & {record.image for record in calibration}
@@ -153,7 +153,7 @@ def sklearn_link(model: Any, signals: Array, labels: Array) -> Any:
     return CalibratedClassifierCV(FrozenEstimator(model), method=method).fit(signals, labels)
 
 
-def _lot(image: str | int, seed: int) -> float:
-    """A hash of the image in [0, 1), so that each image falls into the same part in every fit."""
+def lot(image: str | int, seed: int | str) -> int:
+    """A hash of the image below 2**64, so that each image falls into the same part in every fit."""
     digest = hashlib.sha256(f"{seed}:{image!r}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(digest[:8], "big")
