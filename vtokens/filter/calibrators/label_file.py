@@ -42,7 +42,7 @@ class Labelled:
         """
         labels, lost = [False] * len(mentions), []
         for entry in self.wrong:
-            places = [entry] if not isinstance(entry, str) else self._places(entry)
+            places = [entry] if not isinstance(entry, str) else _places(entry, self.response)
             hit = False
             for start, end in places:
                 inside = [i for i, m in enumerate(mentions) if start <= m.start and m.end <= end]
@@ -53,10 +53,6 @@ class Labelled:
             if not hit:
                 lost.append(entry if isinstance(entry, str) else self.response[entry[0] : entry[1]])
         return labels, lost
-
-    def _places(self, words: str) -> list[tuple[int, int]]:
-        pattern = rf"(?<!\w){re.escape(words.strip())}(?!\w)"
-        return [match.span() for match in re.finditer(pattern, self.response, re.IGNORECASE)]
 
 
 def read_labels(path: str | Path, prompt: str = PROMPT) -> Iterator[Labelled]:
@@ -94,13 +90,18 @@ def _row(content: Any, prompt: str) -> Labelled:
 
 def _entry(one: Any, text: str) -> str | tuple[int, int]:
     if isinstance(one, str) and one.strip():
-        if not re.search(rf"(?<!\w){re.escape(one.strip())}(?!\w)", text, re.IGNORECASE):
+        if not _places(one, text):
             raise ValueError(f"{shorten(one)} is said to be wrong, and does not stand in the answer")
         return one
     pair = isinstance(one, list) and len(one) == 2 and all(type(number) is int for number in one)
     if pair and 0 <= one[0] < one[1] <= len(text):
         return one[0], one[1]
     raise ValueError(f"{shorten(one)} is neither words of the answer nor [start, end], characters of it")
+
+
+def _places(words: str, text: str) -> list[tuple[int, int]]:
+    """Where words stand in a text as whole words."""
+    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(words.strip())}(?!\w)", text, re.IGNORECASE)]
 
 
 def labelled(
