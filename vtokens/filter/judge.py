@@ -65,15 +65,11 @@ class Judge:
     seen: Callable[[Image.Image], Image.Image] | None = None
     single: bool = False
 
-    def mentions(self, prompt: str, text: str, spans: Sequence[Span]) -> list[Mention]:
-        """The mentions of a response that can be judged, with their tokens.
-
-        Left out are those with a word that no token wrote, and those of a kind that the calibrator was not fitted on.
-        """
-        return self.sort(prompt, text, spans)[0]
-
     def sort(self, prompt: str, text: str, spans: Sequence[Span]) -> Found:
-        """The mentions that can be judged, and those that cannot."""
+        """The mentions of a response that can be judged, with their tokens, and those that cannot.
+
+        Those are the ones with a word that no token wrote, and those of a kind that the calibrator was not fitted on.
+        """
         found = [mention.with_tokens(spans) for mention in self.extractor(text, prompt)]
         kinds = None if self.calibrator is None else self.calibrator.kinds
         known = _written(text, spans)
