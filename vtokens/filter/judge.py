@@ -106,9 +106,9 @@ class Judge:
             setting: goes into the report.
             found: what `sort` gave of the same response, if it was asked already.
         """
-        if self.single and not one_picture(images):
-            plain = replace(self, calibrator=None, single=False)
-            return plain.report(images, prompt, text, spans, trace, threshold, setting)
+        judge = self._about(images)
+        if judge is not self:
+            return judge.report(images, prompt, text, spans, trace, threshold, setting)
         mentions, others = found or self.sort(prompt, text, spans)
         mentions = mentions if trace is not None else []
         judged: tuple[Judged, ...] = ()
@@ -120,12 +120,43 @@ class Judge:
                 for i, (mention, a, b) in enumerate(zip(mentions, p, scores, strict=True))
             )
             judged = tuple(replace(one, flagged=threshold.flags(one.p, one.score)) for one in judged)
+        plain = self._plain(images, prompt, text, threshold, setting)
+        return replace(
+            plain, mentions=judged, trace=trace, unjudged=unjudged(text, spans, plain.spans, judged, others),
+            notes=self._notes(setting, judged, others),
+        )  # fmt: skip
+
+    def unchecked(
+        self,
+        images: Sequence[Medium],
+        prompt: str,
+        text: str,
+        threshold: Threshold,
+        setting: CalibrationSetting | None,
+        note: str,
+    ) -> ResponseReport:
+        """The report of a response in which no mention is looked for; `note` says why. Others are as of `report`."""
+        plain = self._about(images)._plain(images, prompt, text, threshold, setting)
+        return replace(plain, notes=(note,), checked=False)
+
+    def _about(self, images: Sequence[Medium]) -> Judge:
+        """The judge of responses about these pictures: without a calibrator that is not right for them."""
+        return replace(self, calibrator=None, single=False) if self.single and not one_picture(images) else self
+
+    def _plain(
+        self,
+        images: Sequence[Medium],
+        prompt: str,
+        text: str,
+        threshold: Threshold,
+        setting: CalibrationSetting | None,
+    ) -> ResponseReport:
+        """A report that says nothing of any mention."""
         certificate = threshold.certificate
-        value = threshold.value if certificate is None else certificate.threshold
-        sentences = tuple(self.extractor.sentences(text))
         return ResponseReport(
-            prompt, text, judged, sentences, self.calibrator is not None, value, certificate, setting, tuple(images),
-            self.seen, trace, unjudged(text, spans, sentences, judged, others), self._notes(setting, judged, others),
+            prompt, text, (), tuple(self.extractor.sentences(text)), self.calibrator is not None,
+            threshold.value if certificate is None else certificate.threshold, certificate, setting, tuple(images),
+            self.seen,
         )  # fmt: skip
 
     def _notes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -69,9 +68,11 @@ class FilterGeneration:
             open_to = None if gate is None else partial(_all_pass, gate, asked)
             traces = passes.gated(self._model, self._processor, shown, asked, self._parts, open_to, **generate_kwargs)
             for media, prompt, trace in zip(shown, asked, traces, strict=True):
-                first = trace.entropy if isinstance(trace, passes.Unchecked) else float(trace.entropy[:1].sum())
-                if isinstance(trace, passes.Unchecked) or (gate is not None and gate.passes(prompt, first)):
-                    found.append(self._unchecked(media, prompt, trace.ids.tolist(), first))
+                if gate is not None and not isinstance(trace, passes.Unchecked):
+                    first = float(trace.entropy[:1].sum())
+                    trace = passes.Unchecked(trace.ids, first) if gate.passes(prompt, first) else trace
+                if isinstance(trace, passes.Unchecked):
+                    found.append(self._unchecked(media, prompt, trace))
                 else:
                     found.append(self._written(media, prompt, trace))
         return found
@@ -176,11 +177,11 @@ class FilterGeneration:
             self._judge.report(images, prompt, text, spans, known, self._threshold, self._setting), ids, spans
         )
 
-    def _unchecked(self, images: Sequence[Medium], prompt: str, ids: list[int], entropy: float) -> JudgedResponse:
-        text, ids, spans = self._spans(ids)
-        note = f"not checked: the gate let it through ({kind_of(prompt)}, {entropy:.3g} nats at prefill)"
-        report = self._judge.report(images, prompt, text, spans, None, self._threshold, self._setting)
-        return JudgedResponse(replace(report, unjudged=(), notes=(note,), checked=False), ids, spans)
+    def _unchecked(self, images: Sequence[Medium], prompt: str, said: passes.Unchecked) -> JudgedResponse:
+        text, ids, spans = self._spans(said.ids.tolist())
+        note = f"not checked: the gate let it through ({kind_of(prompt)}, {said.entropy:.3g} nats at prefill)"
+        report = self._judge.unchecked(images, prompt, text, self._threshold, self._setting, note)
+        return JudgedResponse(report, ids, spans)
 
     def _spans(self, response: str | Sequence[int]) -> tuple[str, list[int], list[Span]]:
         if isinstance(response, str):
