@@ -33,8 +33,7 @@ class Likelihood(NamedTuple):
 
 def entropies(logits: Tensor) -> Tensor:
     """float32 (B,), in nats, of the distributions over (B, V) logits."""
-    logs = logits.float().log_softmax(-1)
-    return -(logs.exp() * logs.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+    return _entropy(_logarithms(logits))
 
 
 def look(
@@ -85,14 +84,22 @@ def likelihood(logits: Tensor, ids: Tensor) -> Likelihood:
     chunk = max(1, _CHUNK // logits.shape[1])
     parts = []
     for start in range(0, len(ids), chunk):
-        part = logits[start : start + chunk].float()
-        logs = part - part.logsumexp(-1, keepdim=True)
+        logs = _logarithms(logits[start : start + chunk])
         top = logs.topk(2).values.exp()
-        # A token forbidden with -inf has no share in the entropy.
-        entropy = torch.special.entr(logs.exp()).sum(-1)
         chosen = logs.gather(1, ids[start : start + chunk, None])[:, 0]
-        parts.append(Likelihood(chosen, entropy, top[:, 0] - top[:, 1]))
+        parts.append(Likelihood(chosen, _entropy(logs), top[:, 0] - top[:, 1]))
     return Likelihood(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _logarithms(logits: Tensor) -> Tensor:
+    """float32 (n, V): of the probabilities that logits stand for."""
+    found = logits.float()
+    return found - found.logsumexp(-1, keepdim=True)
+
+
+def _entropy(logs: Tensor) -> Tensor:
+    """float32 (n,), in nats; a token forbidden with -inf has no share in it."""
+    return torch.special.entr(logs.exp()).sum(-1)
 
 
 def lens(hidden: Tensor, head: torch.nn.Module, ids: Tensor) -> Tensor:
