@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vtokens.cli.fetch import MOST, fetch, is_url
 from vtokens.cli.options import above_zero, seconds, whole
@@ -183,8 +183,9 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
     if not path.stat().st_size:
         raise ValueError(f"{shown} is empty: a picture or a video is needed")
     moving = options.frames is not None or options.fps is not None
-    if _is_picture(path, Path(name).suffix, moving):
-        if not moving and not _is_picture(path, Path(name).suffix, True):
+    kind = _kind(path, Path(name).suffix)
+    if kind == "picture" or (kind == "animation" and not moving):
+        if kind == "animation":
             note(f"{shown} moves: --frames {FRAMES} asks about it as about a video")
         return Visual(name, open_image(path, shown))
     # A recipe takes its frames by itself; until then one stands for the video.
@@ -198,17 +199,18 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
         raise type(error)(str(error).replace(shorten(str(path)), shown)) from error
 
 
-def _is_picture(path: Path, suffix: str, moving: bool) -> bool:
-    """Whether a file is to be opened as a picture; an animation is a video where frames of it are asked for."""
+def _kind(path: Path, suffix: str) -> Literal["picture", "animation", "video"]:
+    """What a file is to be opened as; an animation is a video where frames of it are asked for, else a picture."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come once more when it is opened
             with Image.open(path) as image:
-                animated = bool(getattr(image, "is_animated", False))
-                return image.format != "MPEG" and not (moving and animated and image.format == "GIF")
+                if image.format == "MPEG":
+                    return "video"
+                return "animation" if image.format == "GIF" and getattr(image, "is_animated", False) else "picture"
     except Image.UnidentifiedImageError:
-        return Image.registered_extensions().get(suffix.lower(), "MPEG") != "MPEG"
+        return "picture" if Image.registered_extensions().get(suffix.lower(), "MPEG") != "MPEG" else "video"
     except Exception:  # opening it says what is wrong
-        return True
+        return "picture"
