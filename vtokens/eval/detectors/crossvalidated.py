@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from vtokens.eval.detectors.figures import Figures, baselines, figures
+from vtokens.eval.detectors.figures import Figures, by_part
 from vtokens.filter.calibrators.calibrator import Calibrator
 from vtokens.filter.calibrators.fitting import kinds_of, lot
 from vtokens.filter.calibrators.records import LabelledResponse
@@ -39,16 +36,13 @@ def crossvalidated(
             said = kinds_of([records[i]])
             p[i] = fitted.predict(records[i].signals, said).tolist() if said else []
     pairs = [(record, mention) for record in records for mention in record.mentions]
-    scores = np.array([one for row in p for one in row])
-    labels = np.array([one for record in records for one in record.labels], dtype=bool)
-    groups = [record.image for record, _ in pairs]
-    kinds = np.array([mention.kind for _, mention in pairs], dtype=object)
-    more: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    found = [figures("filter", scores, labels, groups, **more)]
-    several = sorted(set(kinds.tolist()))
-    for kind in several if len(several) > 1 else ():
-        here = np.flatnonzero(kinds == kind)
-        found.append(figures(f"filter, {kind}", scores[here], labels[here], [groups[i] for i in here], **more))
-    position = [mention.start for _, mention in pairs]
-    length = [len(record.response) for record, _ in pairs]
-    return [*found, *baselines(position, length, labels, groups, resamples)]
+    return by_part(
+        [one for row in p for one in row],
+        [one for record in records for one in record.labels],
+        [record.image for record, _ in pairs],
+        kinds_of(records),
+        [mention.start for _, mention in pairs],
+        [len(record.response) for record, _ in pairs],
+        resamples,
+        seed=seed,
+    )

@@ -88,12 +88,34 @@ def f1(called: Array, labels: Array) -> float:
     return 2 * hit / (2 * hit + wrong) if hit or wrong else float("nan")
 
 
-def baselines(
-    position: Any, length: Any, labels: Any, groups: Sequence[Hashable], resamples: int = 500
+def by_part(
+    p: Sequence[float],
+    labels: Sequence[bool],
+    groups: Sequence[Hashable],
+    parts: Sequence[str],
+    position: Sequence[int],
+    length: Sequence[int],
+    resamples: int = 500,
+    **more: Any,
 ) -> list[Figures]:
-    """What can be had without looking: by how late a claim stands in its answer, and by how long the answer is."""
-    more: dict[str, Any] = {"threshold": None, "probabilities": False, "resamples": resamples}
+    """Figures of a filter, of each part of the claims if there are several, and of what can be had without looking.
+
+    That is by how late a claim stands in its answer, and by how long the answer is.
+
+    Args:
+        p, labels, groups: as of `figures`.
+        parts: of each claim its part. position, length: where it stands, and how long its answer is, in characters.
+        more: of the filter, as of `figures`.
+    """
+    found = [figures("filter", p, labels, groups, resamples=resamples, **more)]
+    names = sorted(set(parts))
+    for name in names if len(names) > 1 else ():
+        here = [i for i, one in enumerate(parts) if one == name]
+        columns = ([column[i] for i in here] for column in (p, labels, groups))
+        found.append(figures(f"filter, {name}", *columns, resamples=resamples, **more))
+    plain: dict[str, Any] = {"threshold": None, "probabilities": False, "resamples": resamples}
     return [
-        figures("position in the answer", position, labels, groups, **more),
-        figures("length of the answer", length, labels, groups, **more),
+        *found,
+        figures("position in the answer", position, labels, groups, **plain),
+        figures("length of the answer", length, labels, groups, **plain),
     ]

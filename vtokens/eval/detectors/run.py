@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtokens.eval.detectors.benchmarks import Case
-from vtokens.eval.detectors.figures import Figures, baselines, figures
+from vtokens.eval.detectors.figures import Figures, by_part
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,8 @@ class Judgements:
         """
         if not self.p:
             raise ValueError("nothing was judged that this benchmark has a label for: another extractor may find more")
-        more: dict[str, Any] = {"probabilities": self.calibrated, "resamples": resamples}
-        found = [figures("filter", self.p, self.wrong, self.group, **more)]
-        parts = sorted(set(self.part))
-        for part in parts if len(parts) > 1 else ():
-            here = [i for i, one in enumerate(self.part) if one == part]
-            columns = ([column[i] for i in here] for column in (self.p, self.wrong, self.group))
-            found.append(figures(f"filter, {part}", *columns, **more))
-        return [*found, *baselines(self.position, self.length, self.wrong, self.group, resamples)]
+        columns = (self.p, self.wrong, self.group, self.part, self.position, self.length)
+        return by_part(*columns, resamples, probabilities=self.calibrated)
 
 
 def judged(
