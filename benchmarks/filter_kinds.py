@@ -29,13 +29,12 @@ from benchmarks.filter_figures import Table, by_image  # noqa: E402
 from benchmarks.filter_records import ASKED, collect  # noqa: E402
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.eval.metrics import bootstrap  # noqa: E402
-from vtokens.eval.metrics.detection import auroc, ece  # noqa: E402
+from vtokens.eval.detectors import figures as detector  # noqa: E402
 from vtokens.filter import saved  # noqa: E402
 from vtokens.filter.calibrators.calibrator import Calibrator  # noqa: E402
 from vtokens.filter.calibrators.fitting import kinds_of  # noqa: E402
 from vtokens.filter.gate import KINDS, Gate, kind_of  # noqa: E402
-from vtokens.filter.guarantees.calibration import Calibration  # noqa: E402
+from vtokens.filter.guarantees.calibration import Calibration, pooled  # noqa: E402
 from vtokens.filter.guarantees.risk import Risk  # noqa: E402
 from vtokens.filter.signals import get_signals  # noqa: E402
 
@@ -59,19 +58,17 @@ def figures(fitted: Calibrator, records: list[Any], resamples: int) -> list[dict
     rows = []
     for kind in ("all", *sorted(set(kinds.tolist()))):
         here = np.ones(len(p), dtype=bool) if kind == "all" else kinds == kind
-        both, wrong = np.column_stack([p[here], table.labels[here]]), int(table.labels[here].sum())
-        row: dict[str, Any] = {"kind": kind, "mentions": int(here.sum()), "unsupported": wrong}
+        images = table.images[here].tolist()
+        found = detector.figures(kind, p[here], table.labels[here], images, threshold=None, resamples=resamples)
+        row: dict[str, Any] = {"kind": kind, "mentions": found.n, "unsupported": found.positives}
         row["mean_p"] = round(float(p[here].mean()), 4)
-        more: dict[str, Any] = {"groups": table.images[here].tolist(), "resamples": resamples}
-        told = {"ece": bootstrap(both, lambda r: ece(r[:, 0], r[:, 1]), **more)}
-        if 0 < wrong < int(here.sum()):
-            told["auroc"] = bootstrap(both, lambda r: auroc(r[:, 0], r[:, 1]), **more)
-        for name, value in told.items():
-            row |= {
-                name: round(value.value, 4),
-                f"{name}_low": round(value.low, 4),
-                f"{name}_high": round(value.high, 4),
-            }
+        for name, value in (("ece", found.ece), ("auroc", found.auroc)):
+            if value is not None:
+                row |= {
+                    name: round(value.value, 4),
+                    f"{name}_low": round(value.low, 4),
+                    f"{name}_high": round(value.high, 4),
+                }
         rows.append(row)
     return rows
 
@@ -85,9 +82,8 @@ def risks(calibration: Calibration, fitted: Calibrator, records: list[Any]) -> l
         left, kept, right, had = 0, 0, 0, 0
         for record in records:
             scores = fitted.score(record.signals) if record.mentions else np.zeros(0)
-            labels, place = np.array(record.labels, dtype=bool), [m.sentence for m in record.mentions]
-            bad = {at for at, keeps in zip(place, found.keeps(scores), strict=True) if not keeps}
-            stays = np.array([at not in bad for at in place], dtype=bool)
+            labels = np.array(record.labels, dtype=bool)
+            stays = found.keeps(pooled(scores.tolist(), [mention.sentence for mention in record.mentions], "sentence"))
             left += bool((labels & stays).any())
             had += bool(labels.any())
             kept += int((~labels & stays).sum())
