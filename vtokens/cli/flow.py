@@ -85,18 +85,12 @@ def _asked(options: argparse.Namespace) -> Iterator[tuple[Any, str]]:
     if options.images is None:
         from vtokens import scenes
 
-        for one in scenes.examples("calibration", n=options.samples, kinds=_kinds()):
+        kinds = [kind for kind in scenes.KINDS if kind != "caption"]  # which one word answers
+        for one in scenes.examples("calibration", n=options.samples, kinds=kinds):
             yield one.image, options.question or one.question
         return
     for picture in images(options.images, options.samples):
         yield picture, options.question or _QUESTION
-
-
-def _kinds() -> list[str]:
-    """Kinds of questions that one word answers."""
-    from vtokens import scenes
-
-    return [kind for kind in scenes.KINDS if kind != "caption"]
 
 
 def _print(found: Any, options: argparse.Namespace) -> None:

@@ -57,10 +57,11 @@ _WAYS = {
     "inside": ("inside", "in"),
 }
 _WAY = {said: name for name, every in _WAYS.items() for said in every}
+_HOW = "|".join(way.replace(" ", r"\s+") for way in sorted(_WAY, key=len, reverse=True))
 #: One object and another, and how the first is to the second: neither is claimed by itself.
 _RELATED = re.compile(
     rf"\b(?P<first>{_CLASS}|{_SHAPE})\s+(?:(?:is|are|stands?|sits?|lies?)\s+)?(?:not\s+)?"
-    rf"(?P<how>{'|'.join(way.replace(' ', chr(92) + 's+') for way in sorted(_WAY, key=len, reverse=True))})\s+"
+    rf"(?P<how>{_HOW})\s+"
     rf"(?:(?:the|an?|one)\s+)?(?P<second>{_CLASS}|{_SHAPE})\b",
     re.IGNORECASE,
 )
