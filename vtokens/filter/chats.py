@@ -8,6 +8,7 @@ from typing import Any
 from vtokens.core.errors import shorten
 from vtokens.core.images import as_image
 from vtokens.core.prompts import chat_text
+from vtokens.filter.samples import grouped, several
 from vtokens.loading.media import place_clip
 from vtokens.video import Clip
 
@@ -33,24 +34,21 @@ def opened(processor: Any, images: Any, prompt: Any) -> tuple[Any, Any]:
         TypeError: turns that are none, or pictures that are none.
         ValueError: another number of pictures than of places, or a chat that does not end with a question.
     """
-    if isinstance(prompt, Sequence) and prompt and not is_chat(prompt) and not isinstance(prompt, str):
-        if not any(is_chat(one) for one in prompt):
-            return images, prompt
-        groups = [None] * len(prompt) if images is None else list(images)
-        if len(groups) != len(prompt):
-            raise ValueError(
-                f"got pictures for {len(groups)} samples and {len(prompt)} prompts: equal numbers are needed"
-            )
-        pairs = [_opened(processor, group, one) for group, one in zip(groups, prompt, strict=True)]
-        return [media for media, _ in pairs], [text for _, text in pairs]
-    return _opened(processor, images, prompt) if is_chat(prompt) and prompt else (images, prompt)
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence) or not prompt:
+        return images, prompt
+    if is_chat(prompt):
+        return _opened(processor, images, prompt)
+    if not any(is_chat(one) for one in prompt):
+        return images, prompt
+    groups = [None] * len(prompt) if images is None else grouped(images, len(prompt))
+    pairs = [_opened(processor, group, one) for group, one in zip(groups, prompt, strict=True)]
+    return [media for media, _ in pairs], [text for _, text in pairs]
 
 
 def _opened(processor: Any, images: Any, chat: Any) -> tuple[Any, Any]:
     if not is_chat(chat):
         return images, chat
-    several = isinstance(images, Sequence) and not isinstance(images, str)
-    given = [] if images is None else list(images) if several else [images]
+    given = [] if images is None else list(images) if several(images) else [images]
     turns = [_turn(number, turn) for number, turn in enumerate(chat)]
     if not turns or turns[-1]["role"] != "user":
         raise ValueError("a chat ends with what the user asks: its last turn has another role")

@@ -37,10 +37,21 @@ def samples(images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[st
         if not isinstance(one, str):
             raise TypeError(f"a prompt is text, got {shorten(one)}")
         _check_text("the prompt", one)
-    groups = [images] if single else list(images) if _several(images) else [images]
-    if len(groups) != len(prompts):
-        raise ValueError(f"got pictures for {len(groups)} samples and {len(prompts)} prompts: equal numbers are needed")
+    groups = [images] if single else grouped(images, len(prompts))
     return single, [_opened(number, group) for number, group in enumerate(groups)], prompts
+
+
+def grouped(images: Any, count: int) -> list[Any]:
+    """What is shown with each of `count` prompts of a batch, as given; ValueError if it is for another number."""
+    groups = list(images) if several(images) else [images]
+    if len(groups) != count:
+        raise ValueError(f"got pictures for {len(groups)} samples and {count} prompts: equal numbers are needed")
+    return groups
+
+
+def several(images: Any) -> bool:
+    """Whether these are several pictures, or those of several samples, and not one."""
+    return isinstance(images, Sequence) and not isinstance(images, str)
 
 
 def responses(given: Any, single: bool, count: int, vocabulary: int) -> list[str | list[int]]:
@@ -89,11 +100,7 @@ def _check_text(what: str, text: str) -> None:
         raise ValueError(f"{what} holds {half}, half of a surrogate pair, which is no character") from error
 
 
-def _several(images: Any) -> bool:
-    return isinstance(images, Sequence) and not isinstance(images, str)
-
-
 def _opened(number: int, group: Any) -> list[Medium]:
-    if group is None or (_several(group) and not group):
+    if group is None or (several(group) and not group):
         raise ValueError(f"images[{number}]={group!r} shows nothing: a picture is needed, or a list of them")
-    return [one if isinstance(one, Clip) else as_image(one) for one in (group if _several(group) else [group])]
+    return [one if isinstance(one, Clip) else as_image(one) for one in (group if several(group) else [group])]
