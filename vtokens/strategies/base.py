@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -190,6 +191,15 @@ def check_layer(what: str, value: object, depth: int, first: int = 0) -> int:
             f"{first} to {depth - 1} is allowed, the nearest is {nearest}"
         )
     return value
+
+
+def check_layers(what: str, values: Iterable[object], depth: int, first: int = 0) -> tuple[int, ...]:
+    """Return `values` as layer indices, ascending and each once; with a `first` below 0, negative ones from the end.
+
+    Raises:
+        TypeError, ValueError: as `check_layer`.
+    """
+    return tuple(sorted({check_layer(what, one, depth, first) % depth for one in values}))
 
 
 def check_share(what: str, value: object) -> None:

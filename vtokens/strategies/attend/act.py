@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer, check_share
+from vtokens.strategies.base import Strategy, check_layers, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads
@@ -47,9 +47,8 @@ class Act(Strategy):
     def needs(self, facts: Facts) -> Needs:
         if self.beta == 1:
             return Needs(once=True)
-        named = self.layers
-        where = facts.scaled(2, 30) if named is None else [check_layer("layers", one, facts.depth) for one in named]
-        return Needs(attend=sorted(set(where)), weighs=True, minds_sizes=True, once=True)
+        where = facts.scaled(2, 30) if self.layers is None else check_layers("layers", self.layers, facts.depth)
+        return Needs(attend=where, weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if not heads.is_image_prefill or not heads.answers.index.shape[1]:

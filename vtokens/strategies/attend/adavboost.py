@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer, check_share, check_weight
+from vtokens.strategies.base import Strategy, check_layers, check_share, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads
@@ -56,16 +56,12 @@ class AdaVBoost(Strategy):
         if not self.scale > 0:
             raise ValueError(f"scale={self.scale!r} is out of range: a number above 0 is allowed")
 
-    def _where(self, facts: Facts) -> tuple[int, ...]:
-        if self.layers is None:
-            return facts.scaled(0, 14)
-        return tuple(sorted({check_layer("layers", one, facts.depth) for one in self.layers}))
-
     def prepare(self, facts: Facts) -> tuple[int, ...]:
-        return self._where(facts)
+        """The decoder layers that take part, ascending."""
+        return facts.scaled(0, 14) if self.layers is None else check_layers("layers", self.layers, facts.depth)
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(attend=self._where(facts), weighs=True, minds_sizes=True, grounds=True, once=True)
+        return Needs(attend=self.prepare(facts), weighs=True, minds_sizes=True, grounds=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         if heads.layout is not None:
@@ -81,10 +77,10 @@ class AdaVBoost(Strategy):
         risk = heads.recall(_RISK)
         if heads.layout is not None or risk is None or heads.query.shape[2] > 1:
             return  # a prompt
-        factor = (1 + (self.visual - 1) * risk)[:, None]
-        prompt = (heads.marks(_TEXT) > 0) & heads.visual.any(1, keepdim=True)
+        visual, factor = heads.visual, (1 + (self.visual - 1) * risk)[:, None]
+        prompt = (heads.marks(_TEXT) > 0) & visual.any(1, keepdim=True)
         text = torch.where(prompt & (risk > 0)[:, None], 1 / self.text, 1.0)
-        heads.rescale(heads.writing, factor=torch.where(heads.visual, factor, text))
+        heads.rescale(heads.writing, factor=torch.where(visual, factor, text))
 
     def at_logits(self, logits: Logits) -> Tensor:
         last = self._row(logits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_layer, check_share
+from vtokens.strategies.base import check_layers, check_share
 from vtokens.strategies.bases import Steerer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -42,8 +42,8 @@ class Fade(Steerer):
 
     def needs(self, facts: Facts) -> Needs:
         named = range(facts.depth // 2, facts.depth) if self.layers is None else self.layers
-        where = {check_layer("layers", layer, facts.depth, first=-facts.depth) % facts.depth for layer in named}
-        return Needs(mlp=tuple(sorted(where)) if self.weight else (), once=True)
+        where = check_layers("layers", named, facts.depth, first=-facts.depth)
+        return Needs(mlp=where if self.weight else (), once=True)
 
     def steer(self, states: States) -> Tensor:
         return -self.weight * states.hidden

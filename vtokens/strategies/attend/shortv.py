@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer, check_share
+from vtokens.strategies.base import Strategy, check_layers, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -57,7 +57,7 @@ class ShortV(Strategy):
         """The layers that do not compute visual tokens, ascending."""
         depth = facts.depth
         if self.layers is not None:
-            return tuple(sorted({check_layer("layers", one, depth, first=-depth) % depth for one in self.layers}))
+            return check_layers("layers", self.layers, depth, first=-depth)
         count, ranked = int(self.share * depth + 0.5), RANKED.get((facts.family, facts.decoder), ())
         ranked = (*ranked, *(layer for layer in reversed(range(depth)) if layer not in ranked))
         return tuple(sorted(ranked[:count]))

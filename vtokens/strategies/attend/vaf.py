@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer, check_weight
+from vtokens.strategies.base import Strategy, check_layers, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads
@@ -46,9 +46,8 @@ class Vaf(Strategy):
     def needs(self, facts: Facts) -> Needs:
         if self.visual == self.system == 1:
             return Needs(once=True)
-        named = self.layers
-        where = facts.scaled(9, 14) if named is None else [check_layer("layers", one, facts.depth) for one in named]
-        return Needs(attend=sorted(set(where)), weighs=True, minds_sizes=True, once=True)
+        where = facts.scaled(9, 14) if self.layers is None else check_layers("layers", self.layers, facts.depth)
+        return Needs(attend=where, weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
         before = torch.where(heads.leading, self.system, 1.0)

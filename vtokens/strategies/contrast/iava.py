@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
-from vtokens.strategies.base import check_layer, check_weight
+from vtokens.strategies.base import check_layers, check_weight
 from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -56,9 +56,7 @@ class Iava(Weighted):
         check_weight("falling", self.falling)
 
     def _where(self, facts: Facts) -> tuple[int, ...]:
-        if self.layers is None:
-            return facts.attending
-        return tuple(sorted({check_layer("layers", one, facts.depth) for one in self.layers}))
+        return facts.attending if self.layers is None else check_layers("layers", self.layers, facts.depth)
 
     def needs(self, facts: Facts) -> Needs:
         return Needs(signals=[Attention(layer, rows) for layer in self._where(facts) for rows in ("after", "last")])
