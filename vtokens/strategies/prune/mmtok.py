@@ -66,8 +66,7 @@ class MMTok(SubsetPruner):
         where, real = columns_of(visuals.text(), max(1, *layout.outside()))
         rows = torch.arange(len(where), device=where.device)[:, None]
         words = normalize(visuals.hidden[rows, where].float(), dim=-1)
-        pictures = range(len(layout.pictures)) if self.grouping == "image" else layout.parts(self.grouping).owners
-        owners = [layout.owner[picture] for picture in pictures]
+        owners = [layout.owner[picture] for picture in visuals.owners]
         alike = normalize(visuals.tower_states(), dim=-1) if self.features == "tower" else units
 
         def covers(group: int, size: int) -> Tensor:
