@@ -24,7 +24,7 @@ class Ahead:
 
     @staticmethod
     def pays(unit: Tensor) -> bool:
-        """Whether it does for tokens (G, M, D): where they are on a CPU, and more than stay near it."""
+        """Whether foresight costs less than it saves for tokens (G, M, D): on a CPU, where more than stay near it."""
         return unit.device.type == "cpu" and unit[:1].numel() > _IN_CACHE
 
     def like(self, pick: Tensor, worth: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,5 +102,5 @@ def candidates(layers: str | Sequence[int], depth: int, tied: bool) -> tuple[int
 def divergence(final: Tensor, early: Tensor) -> Tensor:
     """(...): how far two distributions are apart, by log-probabilities (..., V): half of the Kullback-Leibler
     divergences of their mean from each."""
-    mean = torch.logaddexp(final, early) - torch.log(torch.tensor(2.0))
+    mean = torch.logaddexp(final, early) - math.log(2)
     return 0.5 * (mean.exp() * (2 * mean - final - early)).sum(-1)

@@ -35,9 +35,8 @@ class Look(Steerer):
         text = states.text_lane
         if states.visual is None or text is None:
             return
-        shown = states.visual.any(
-            1
-        )  # not where all of a sample's tokens were dropped, whatever others of the batch keep
+        # Not where all of a sample's tokens were dropped, whatever others of the batch keep.
+        shown = states.visual.any(1)
         full = states.at_last().float()
         way, least = full - text, ROUNDING * torch.finfo(states.hidden.dtype).eps
         seen = shown[:, None] & (way.norm(dim=-1, keepdim=True) > least * full.norm(dim=-1, keepdim=True))
