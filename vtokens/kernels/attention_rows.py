@@ -64,15 +64,19 @@ def row_scores(
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * rows, dim).to(wide) * scaling
     scores = (grouped @ key.to(wide).transpose(-1, -2)).float().view(batch, heads, rows, keys)
     scores = capped(scores, softcap)
-    seen = None
-    if position is not None:
-        seen = torch.arange(keys, device=key.device) <= position[:, :, None]
-    if valid is not None:
-        seen = valid[:, None] if seen is None else seen & valid[:, None]
+    seen = seen_keys(key, position, valid)
     if bias is not None:
         open_ = (bias != -torch.inf)[:, None]
         seen, scores = open_ if seen is None else seen & open_, scores + bias[:, None, None]
     return scores if seen is None else scores.masked_fill_(~seen[:, None], HIDDEN), seen
+
+
+def seen_keys(key: Tensor, position: Tensor | None, valid: Tensor | None) -> Tensor | None:
+    """bool (B, R or 1, N): the keys (B, H_kv, N, D) that each row sees, as `attention_rows` has them; None for all."""
+    if position is None:
+        return None if valid is None else valid[:, None]
+    seen = torch.arange(key.shape[2], device=key.device) <= position[..., None]
+    return seen if valid is None else seen & valid[:, None]
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:

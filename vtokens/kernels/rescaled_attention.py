@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtokens.kernels._grouped import chunks
 from vtokens.kernels._precision import as_given
-from vtokens.kernels.attention_rows import HIDDEN, row_scores
+from vtokens.kernels.attention_rows import HIDDEN, row_scores, seen_keys
 
 
 @as_given
@@ -53,7 +53,7 @@ def rescaled_attention(
             changed = changed + scores.abs() * _by_head(tilt)
         if shift is not None:
             changed = changed + _by_head(shift)
-        seen = _seen(places, valid, key)
+        seen = seen_keys(key, places, valid)
         if seen is not None:
             changed = changed.masked_fill(~seen[:, None], HIDDEN)
         shares = changed.softmax(-1)
@@ -69,11 +69,3 @@ def rescaled_attention(
 def _by_head(values: Tensor) -> Tensor:
     """(B, N) or (B, H, N) -> what spreads to scores (B, H, R, N)."""
     return values[:, None, None] if values.dim() == 2 else values[:, :, None]
-
-
-def _seen(position: Tensor | None, valid: Tensor | None, key: Tensor) -> Tensor | None:
-    """bool (B, R or 1, N): the keys a row sees; None for all."""
-    if position is None:
-        return None if valid is None else valid[:, None]
-    seen = torch.arange(key.shape[2], device=key.device) <= position[..., None]
-    return seen if valid is None else seen & valid[:, None]
