@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -144,31 +145,32 @@ def text_tower(name: str, source: str, tokenizer: str | None, facts: Facts) -> T
 def _load(what: str, source: str, words: str) -> TextTower:
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
-    try:
+    with _loading(f"{what}: there is no model (a folder with config.json, or a hub id that can be reached): "):
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{what}: there is no model (a folder with config.json, or a hub id that can be reached): "
-            f"{one_line(str(error), 300)}"
-        ) from error
     if config.model_type != "clip":
         raise ValueError(
             f"{what} is a {config.model_type!r}, no whole CLIP with both towers and their projections: such as "
             "'openai/clip-vit-large-patch14-336' is needed"
         )
-    try:
+    with _loading(f"{what} cannot be loaded, weights and tokenizer: "):
         loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         clip, about = loaded
         reads = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{what} cannot be loaded, weights and tokenizer: {one_line(str(error), 300)}") from error
     if missing := sorted(about["missing_keys"]):
         raise ValueError(f"{what} lacks {len(missing)} of a CLIP's weights, such as {missing[0]!r}: get all its files")
-    try:
+    missing_words = (
+        f"{what} reads the words of prompts, and {words!r} has no tokenizer that tells them: name the model's, as "
+        "tokenizer='llava-hf/llava-1.5-7b-hf' or a folder ("
+    )
+    with _loading(missing_words, ")"):
         told = AutoTokenizer.from_pretrained(words)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{what} reads the words of prompts, and {words!r} has no tokenizer that tells them: name the model's, as "
-            f"tokenizer='llava-hf/llava-1.5-7b-hf' or a folder ({one_line(str(error), 300)})"
-        ) from error
     return TextTower(clip.eval().requires_grad_(False), reads, told)
+
+
+@contextmanager
+def _loading(says: str, end: str = "") -> Iterator[None]:
+    """What transformers cannot load inside is a `ValueError` that says so, and then why, in one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ValueError(says + one_line(str(error), 300) + end) from error
