@@ -22,8 +22,8 @@ from tests.strategies.helpers import registry_restored
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.kernels import rescaled_attention
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse, register
-from vtokens.strategies.attend.paint import outliers
 from vtokens.strategies.base import needs_of
+from vtokens.strategies.outliers import outliers
 
 FACTS = Facts("llava", depth=32, tower_depth=24, has_cls=True)
 EVERY = ["llava", "llava_next", "llava_onevision", "qwen2_5_vl", "gemma3"]

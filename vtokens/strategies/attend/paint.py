@@ -11,6 +11,7 @@ from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy, check_layer, check_share, check_weight
 from vtokens.strategies.needs import Needs
+from vtokens.strategies.outliers import outliers
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.views.heads import Heads
@@ -71,10 +72,3 @@ class Paint(Strategy):
         rank = first.argsort(dim=1, descending=True, stable=True).argsort(1)
         summary = outliers(visuals.saliency(), visuals.valid)
         return torch.where(summary, self.summary, torch.where(rank < most[:, None], self.local, 0.0))
-
-
-def outliers(scores: Tensor, valid: Tensor) -> Tensor:
-    """bool (G, M): scores above Q3 + 1.5 (Q3 - Q1) of their group; quartiles are interpolated, as NumPy's are."""
-    spread = scores.double().masked_fill(~valid, torch.nan)
-    low, high = spread.nanquantile(0.25, dim=1), spread.nanquantile(0.75, dim=1)
-    return (spread > (high + 1.5 * (high - low))[:, None]) & valid

@@ -15,6 +15,7 @@ from vtokens.core.layout import Grouping
 from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
+from vtokens.strategies.outliers import outliers
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency, TowerKeys
@@ -98,17 +99,7 @@ class PruMerge(Strategy):
 
 def outstanding(scores: Tensor, valid: Tensor, plus: bool) -> Tensor:
     """bool (G, M): tokens that stand out by interquartile range, at least one; with `plus` evenly spread ones too."""
-    scores, count = scores.double(), valid.sum(1, keepdim=True)
-    order = scores.masked_fill(~valid, torch.inf).sort(1).values
-
-    def quantile(share: float) -> Tensor:
-        at = (count - 1).clamp(min=0) * share
-        low = at.floor().long()
-        one, other = order.gather(1, low), order.gather(1, (low + 1).clamp(max=order.shape[1] - 1))
-        return torch.where(at > low, one + (other - one) * (at - low), one)
-
-    high = quantile(0.75)
-    out = (scores > high + 1.5 * (high - quantile(0.25))) & valid
+    count, out = valid.sum(1, keepdim=True), outliers(scores, valid)
     best = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :1]
     out = out | (~out.any(1, keepdim=True) & (torch.arange(out.shape[1], device=out.device) == best) & valid)
     if not plus:
