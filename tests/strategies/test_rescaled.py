@@ -22,6 +22,7 @@ from tests.strategies.helpers import registry_restored
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.kernels import rescaled_attention
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse, register
+from vtokens.strategies.attend.paint import Paint
 from vtokens.strategies.base import needs_of
 from vtokens.strategies.outliers import outliers
 
@@ -238,6 +239,26 @@ def test_paint_lifts_what_the_tower_dwells_on() -> None:
             continue
         got, expected = both(family, before + spec, batch, (1, 2, 3), "last", edit, new=3, do_sample=False)
         check_tokens(got, expected, 3)
+
+
+@torch.no_grad()
+def test_tilts_are_worked_out_once_for_all_layers_that_see_the_same() -> None:
+    """Once in the prefill of a ragged batch, twice where a pruner acts between layers that take part."""
+    asked: list[int] = []
+
+    class Counting(Paint):
+        def tilts(self, visuals: Visuals) -> Tensor:
+            asked.append(len(visuals.counts))
+            return super().tilts(visuals)
+
+    target, batch = model("llava", "pruned"), ragged("llava")
+    for before, times in (("none", 1), ("fastv(keep=0.5, layer=2)", 2)):
+        asked.clear()
+        with vtokens.attach(target, (*parse(before), Counting(first_layer=0))):
+            got = target.generate(**batch, max_new_tokens=3, do_sample=False)
+        assert asked == [3] * times
+        with vtokens.attach(target, (*parse(before), Paint(first_layer=0))):
+            assert torch.equal(got, target.generate(**batch, max_new_tokens=3, do_sample=False))
 
 
 @torch.no_grad()

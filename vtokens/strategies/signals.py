@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -200,6 +201,8 @@ class Observed(Protocol):
     def text(self, text: Text) -> Tensor: ...
 
     def ids(self) -> Tensor: ...
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor: ...
 
     def copies(self) -> Tensor | None: ...
 

@@ -36,6 +36,10 @@ class Signals:
         signal = Saliency(blocks, rows, heads)
         return self._of_features(("saliency", signal), lambda: [run.saliency(signal) for run in self.pictures.runs])
 
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, made once in this pass for all decoder layers that see the same of these rows."""
+        return self.lane.once((key, self.view, None if self.rows is None else tuple(self.rows)), make)
+
     def copies(self) -> Tensor | None:
         """int64 (B, W): equal, above 0, at positions that hold one merged feature, 0 where there is no visual token."""
         if not any(run.merged for run in self.pictures.runs):

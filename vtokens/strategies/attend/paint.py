@@ -61,8 +61,10 @@ class Paint(Strategy):
         return Needs(signals=(Saliency(), Saliency((0,))), attend=where, weighs=True, minds_sizes=True, once=True)
 
     def at_attend(self, heads: Heads) -> None:
-        if heads.visuals is not None:
-            heads.mark(_TILT, heads.visuals.spread(self.tilts(heads.visuals)), fill=0)
+        visuals = heads.visuals
+        if visuals is not None:
+            tilts = visuals.observed.once((self, heads.query.device), lambda: visuals.spread(self.tilts(visuals)))
+            heads.mark(_TILT, tilts, fill=0)
         heads.rescale(heads.writing, tilt=heads.marks(_TILT))
 
     def tilts(self, visuals: Visuals) -> Tensor:
