@@ -22,6 +22,8 @@ from tests.limits import close_pass
 
 Combine = Callable[[Tensor, Tensor, int], Tensor]
 """From positive and negative logits (V,), and which token is asked for, counted from 1, to contrasted ones."""
+Change = Callable[[Tensor, Tensor], Tensor]
+"""From the tokens so far of an answer (1, T), and scores (V,) of the next one, to other scores."""
 
 
 def plausible(positive: Tensor, values: Tensor, beta: float) -> Tensor:
@@ -110,32 +112,35 @@ def _said(words: Tensor, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 @dataclass
-class Whole(LogitsProcessor):
-    """Combines scores with those of other prompts, one a row of the batch; None leaves a row alone.
+class ByRow(LogitsProcessor):
+    """Changes scores row by row.
 
     Attributes:
-        model: an untouched model.
-        prompts: inputs of a single row each.
-        combine: the formula.
-        length: positions of the real prompt, padding included.
+        changes: of each row of the batch, before beams repeat it; None leaves a row alone.
+        length: positions of the prompts, padding included.
     """
 
-    model: Any
-    prompts: Sequence[dict[str, Any] | Partly | None]
-    combine: Combine
+    changes: Sequence[Change | None]
     length: int
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        repeats, out = len(input_ids) // len(self.prompts), scores.clone()
+        repeats, out = len(input_ids) // len(self.changes), scores.clone()
         for row, answer in enumerate(input_ids[:, self.length :]):
-            prompt = self.prompts[row // repeats]
-            if prompt is None:
-                continue
-            logits = (prompt if isinstance(prompt, Partly) else Partly(prompt)).logits(self.model, answer[None])
-            # Beam search hands in log-probabilities and wants such back.
-            changed = self.combine(scores[row], logits, len(answer) + 1)
-            out[row] = changed.log_softmax(-1) if repeats > 1 else changed
+            change = self.changes[row // repeats]
+            if change is not None:
+                changed = change(answer[None], scores[row])
+                # Beam search hands in log-probabilities and wants such back.
+                out[row] = changed.log_softmax(-1) if repeats > 1 else changed
         return out
+
+
+@torch.no_grad()
+def by_row(model: Any, batch: dict[str, Any], changes: Sequence[Change | None], **options: Any) -> Any:
+    """What `generate` gives where the scores of each row are changed; all numbers of the steps are in `scores`."""
+    details: dict[str, Any] = {**options, **DETAILS}
+    processors = LogitsProcessorList([ByRow(changes, batch["input_ids"].shape[1])])
+    # Janus' own `generate` hands no logits processors on to the usual one.
+    return GenerationMixin.generate(model, **batch, **details, logits_processor=processors)
 
 
 def extended(prompt: dict[str, Any], answer: Tensor) -> dict[str, Any]:
@@ -168,7 +173,6 @@ def without_pictures(prompt: dict[str, Any], model: Any) -> dict[str, Any] | Par
     return Partly(alone, given=fed[0][:, text])
 
 
-@torch.no_grad()
 def expect(
     model: Any,
     batch: dict[str, Any],
@@ -176,10 +180,14 @@ def expect(
     combine: Combine,
     **options: Any,
 ) -> Any:
-    """What `generate` should give under a contrastive strategy; all numbers of the steps are in `scores`."""
-    whole = Whole(model, prompts, combine, batch["input_ids"].shape[1])
-    # Janus' own `generate` hands no logits processors on to the usual one.
-    return GenerationMixin.generate(model, **batch, **options, **DETAILS, logits_processor=LogitsProcessorList([whole]))
+    """What `generate` should give under a contrastive strategy, by an untouched model; other prompts are of one row."""
+
+    def against(prompt: dict[str, Any] | Partly, answer: Tensor, scores: Tensor) -> Tensor:
+        other = prompt if isinstance(prompt, Partly) else Partly(prompt)
+        return combine(scores, other.logits(model, answer), answer.shape[1] + 1)
+
+    changes = [None if prompt is None else partial(against, prompt) for prompt in prompts]
+    return by_row(model, batch, changes, **options)
 
 
 def check_answers(got: Any, expected: Any, beams: bool = False) -> None:

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+import vtokens
+from tests.engine.cases import MODES, model
 from tests.engine.compare import DETAILS
-from tests.engine.contrasted import extended
+from tests.engine.contrasted import by_row, check_answers, extended
 from tests.engine.masked import decoder_layers, decoder_of
+from tests.families import ALL, STATEFUL, image, inputs
+from vtokens.adapters import adapter_class
 
 Numbers = NDArray[np.float64]
 Formula = Callable[[Numbers, list[Numbers], "Ending"], Numbers]
 """From scores (V,), the states (D,) that entered each layer and what ends the model, to other scores."""
+Around = Callable[[int], AbstractContextManager[None]]
+ABLE = [family for family in (*ALL, *STATEFUL) if "logits" in adapter_class(family).anatomy.stages]
+"""Families whose models make logits that strategies may change."""
 
 
 class Ending:
@@ -74,40 +80,53 @@ def entering(model: Any, found: list[Numbers]) -> Iterator[None]:
             handle.remove()
 
 
-@dataclass
-class ByLayers(LogitsProcessor):
-    """Changes the scores of rows that show pictures; None among `prompts` leaves a row alone."""
-
-    model: Any
-    prompts: Sequence[dict[str, Any] | None]
-    formula: Formula
-    length: int
-    around: Callable[[int], AbstractContextManager[None]] = lambda row: nullcontext()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        repeats, out, ending = len(input_ids) // len(self.prompts), scores.clone(), Ending(self.model)
-        for row, answer in enumerate(input_ids[:, self.length :]):
-            prompt = self.prompts[row // repeats]
-            if prompt is None:
-                continue
-            states: list[Numbers] = []
-            with self.around(row // repeats), entering(self.model, states):
-                real = self.model(**extended(prompt, answer[None]), use_cache=False).logits[0, -1]
-            changed = self.formula(real.double().numpy(), states, ending)
-            out[row] = torch.from_numpy(log_softmax(changed) if repeats > 1 else changed).to(scores)
-        return out
-
-
-@torch.no_grad()
 def expect(
     model: Any,
     batch: dict[str, Any],
     prompts: Sequence[dict[str, Any] | None],
     formula: Formula,
-    around: Callable[[int], AbstractContextManager[None]] = lambda row: nullcontext(),
+    around: Around = lambda row: nullcontext(),
     **options: Any,
 ) -> Any:
-    """What `generate` should give under a strategy that reads early layers, the model of a row run inside `around`."""
-    details: dict[str, Any] = {**options, **DETAILS}
-    whole = ByLayers(model, prompts, formula, batch["input_ids"].shape[1], around)
-    return GenerationMixin.generate(model, **batch, **details, logits_processor=LogitsProcessorList([whole]))
+    """What `generate` should give under a strategy that reads early layers, the model of a row run inside `around`.
+
+    None among `prompts` leaves a row alone.
+    """
+    ending = Ending(model)
+
+    def changed(row: int, prompt: dict[str, Any], answer: Tensor, scores: Tensor) -> Tensor:
+        states: list[Numbers] = []
+        with around(row), entering(model, states):
+            real = model(**extended(prompt, answer), use_cache=False).logits[0, -1]
+        return torch.from_numpy(formula(real.double().numpy(), states, ending))
+
+    changes = [None if prompt is None else partial(changed, row, prompt) for row, prompt in enumerate(prompts)]
+    return by_row(model, batch, changes, **options)
+
+
+def check(
+    family: str,
+    strategy: Any,
+    batch: dict[str, Any],
+    prompts: Sequence[dict[str, Any] | None],
+    formula: Formula,
+    around: Around = lambda row: nullcontext(),
+    mode: str = "greedy",
+) -> None:
+    """`generate` in a mode of `MODES` gives under a strategy what `expect` does of the untouched model."""
+    options = {**MODES[mode], "max_new_tokens": 2, "eos_token_id": 10**6}
+    torch.manual_seed(0)
+    expected = expect(model(family, "plain"), batch, prompts, formula, around, **options)
+    target = model(family, "pruned")
+    with vtokens.attach(target, strategy):
+        torch.manual_seed(0)
+        got = target.generate(**batch, **options, **DETAILS)
+    check_answers(got, expected, mode == "beam")
+
+
+def samples(family: str) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """A padded batch of samples with one, two and no pictures, and each by itself; None for that without."""
+    texts = ["Is there a cat?", "Compare <image> with <image>", "hello there"]
+    groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
+    rows = [dict(inputs(family, [text], [group])) if group else None for text, group in zip(texts, groups, strict=True)]
+    return dict(inputs(family, texts, groups)), rows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +9,11 @@ import torch
 import vtokens
 from tests.engine.cases import MODES, model
 from tests.engine.compare import GREEDY, check_programs, one, ragged
-from tests.engine.contrasted import check_answers
 from tests.engine.masked import decoder_layers
-from tests.families import ALL, STATEFUL, build, image, inputs
-from tests.strategies.layered import Ending, Formula, Numbers, expect, log_softmax
-from vtokens.adapters import adapter_class, adapter_for
+from tests.families import build
+from tests.strategies.layered import ABLE, Ending, Formula, Numbers, check, entering, log_softmax, samples
+from vtokens.adapters import adapter_for
 from vtokens.strategies.contrast.dola import Dola, candidates
-
-ABLE = [family for family in (*ALL, *STATEFUL) if "logits" in adapter_class(family).anatomy.stages]
-END: dict[str, Any] = {"max_new_tokens": 2, "eos_token_id": 10**6}
 
 
 def formula(layers: tuple[int, ...], beta: float, normed: bool) -> Formula:
@@ -43,16 +37,9 @@ def formula(layers: tuple[int, ...], beta: float, normed: bool) -> Formula:
 @pytest.mark.parametrize("family", ABLE)
 @torch.no_grad()
 def test_answers_are_those_of_the_formula(family: str) -> None:
-    plain, batch = model(family, "plain"), one(family)
-    layers = (0, 2, len(decoder_layers(plain)) - 1)
+    batch, layers = one(family), (0, 2, len(decoder_layers(model(family, "plain"))) - 1)
     for normed in (False, True)[family != "llava" :]:
-        expected = expect(plain, batch, [batch], formula(layers, 0.1, normed), do_sample=False, **END)
-        with vtokens.attach(model(family, "pruned"), Dola(layers=layers, normed=normed)):
-            check_answers(model(family, "pruned").generate(**batch, do_sample=False, **END, **details()), expected)
-
-
-def details() -> dict[str, Any]:
-    return {"return_dict_in_generate": True, "output_scores": True}
+        check(family, Dola(layers=layers, normed=normed), batch, [batch], formula(layers, 0.1, normed))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -60,17 +47,8 @@ def details() -> dict[str, Any]:
 @torch.no_grad()
 def test_batches_beams_and_sampling(family: str, mode: str) -> None:
     """Padded rows, each with layers of its own, and a row without pictures, which is left alone."""
-    plain, texts = model(family, "plain"), ["Is there a cat?", "Compare <image> with <image>", "hello there"]
-    groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
-    batch = dict(inputs(family, texts, groups))
-    rows = [dict(inputs(family, [text], [group])) if group else None for text, group in zip(texts, groups, strict=True)]
-    options = {**MODES[mode], **END}
-    torch.manual_seed(0)
-    expected = expect(plain, batch, rows, formula((0, 1, 2, 3), 0.3, True), **options)
-    target = model(family, "pruned")
-    with vtokens.attach(target, "dola(layers=(3, 2, 1, 0), beta=0.3, normed=true)"):
-        torch.manual_seed(0)
-        check_answers(target.generate(**batch, **options, **details()), expected, mode == "beam")
+    spec = "dola(layers=(3, 2, 1, 0), beta=0.3, normed=true)"
+    check(family, spec, *samples(family), formula((0, 1, 2, 3), 0.3, True), mode=mode)
 
 
 @pytest.mark.parametrize("spec", ["cls(keep=0.25)+fastv(keep=0.5, layer=2)", "census", "divprune(keep=4)+m3id"])
@@ -79,24 +57,10 @@ def test_behind_pruners_mergers_and_contrasts(spec: str) -> None:
     """The same as of what a pass under them alone says, and of what enters its layers, by hooks."""
     family, layers = "llava", (0, 3)
     target, batch = model(family, "pruned"), one(family)
-    seen: dict[int, Any] = {}
-    with vtokens.attach(target, spec):
-        hooks = [
-            decoder_layers(target)[layer].register_forward_pre_hook(
-                lambda module, args, kwargs, layer=layer: seen.update(
-                    {layer: (args[0] if args else kwargs["hidden_states"])[0, -1].double().numpy()}
-                ),
-                with_kwargs=True,
-            )
-            for layer in layers
-        ]
-        caught = {}
+    states: list[Numbers] = []
+    with vtokens.attach(target, spec), entering(target, states):
         first = target(**batch, logits_to_keep=1, use_cache=True)
-        for hook in hooks:
-            hook.remove()
-        caught.update(seen)
     if "m3id" not in spec:
-        states = [caught.get(layer, np.zeros(1)) for layer in range(4)]
         expected = formula(layers, 0.1, False)(first.logits[0, -1].double().numpy(), states, Ending(target))
         with vtokens.attach(target, f"{spec}+dola(layers={layers})"):
             got = target(**batch, logits_to_keep=1).logits[0, -1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,21 +14,17 @@ from torch import Tensor
 import vtokens
 from tests.engine.cases import MODES, model
 from tests.engine.compare import GREEDY, check_programs, one, ragged
-from tests.engine.contrasted import check_answers, without_pictures
+from tests.engine.contrasted import without_pictures
 from tests.engine.masked import decoder_layers
 from tests.engine.state import snapshot
-from tests.families import ALL, STATEFUL, build, image, inputs
+from tests.families import build
 from tests.limits import close_pass
-from tests.strategies.layered import Ending, Formula, Numbers, expect
+from tests.strategies.layered import ABLE, Around, Ending, Formula, Numbers, check, samples
 from vtokens.adapters import adapter_class
 from vtokens.adapters.decoder import mlp_of
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import States
 from vtokens.strategies.contrast.vista import Vista, steered
-
-ABLE = [family for family in (*ALL, *STATEFUL) if "logits" in adapter_class(family).anatomy.stages]
-END: dict[str, Any] = {"max_new_tokens": 2, "eos_token_id": 10**6}
-DETAILS: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": True}
 
 
 def mixed(gamma: float, late: int, normed: bool) -> Formula:
@@ -70,7 +66,7 @@ def turned(hidden: Tensor, way: Numbers, weight: float) -> Tensor:
     return torch.from_numpy(np.array(out)).reshape(hidden.shape).to(hidden)
 
 
-def steering(target: Any, rows: list[dict[str, Any] | None], weight: float) -> Callable[[int], Any]:
+def steering(target: Any, rows: list[dict[str, Any] | None], weight: float) -> Around:
     """For each row, hooks on the MLPs that steer by what its picture changes."""
     ways: list[list[Numbers]] = []
     for row in rows:
@@ -107,31 +103,21 @@ def reads_text_alone(family: str) -> bool:
     return family != "ovis2" and not (visibility is not None and visibility.joined)
 
 
-@pytest.mark.parametrize("family", filter(reads_text_alone, ABLE))
+@pytest.mark.parametrize("family", [family for family in ABLE if reads_text_alone(family)])
 @torch.no_grad()
 def test_answers_are_those_of_the_formula(family: str) -> None:
-    plain, batch = model(family, "plain"), one(family)
-    around = steering(plain, [batch], 0.5)
-    expected = expect(plain, batch, [batch], mixed(0.3, 2, True), around, do_sample=False, **END)
-    with vtokens.attach(model(family, "pruned"), "vista(weight=0.5, late=2)"):
-        check_answers(model(family, "pruned").generate(**batch, do_sample=False, **END, **DETAILS), expected)
+    batch = one(family)
+    around = steering(model(family, "plain"), [batch], 0.5)
+    check(family, "vista(weight=0.5, late=2)", batch, [batch], mixed(0.3, 2, True), around)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 @torch.no_grad()
 def test_batches_beams_and_sampling(family: str, mode: str) -> None:
-    plain, texts = model(family, "plain"), ["Is there a cat?", "Compare <image> with <image>", "hello there"]
-    groups = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
-    batch = dict(inputs(family, texts, groups))
-    rows = [dict(inputs(family, [text], [group])) if group else None for text, group in zip(texts, groups, strict=True)]
-    options = {**MODES[mode], **END}
-    torch.manual_seed(0)
-    expected = expect(plain, batch, rows, mixed(0.2, 1, False), steering(plain, rows, 0.4), **options)
-    target = model(family, "pruned")
-    with vtokens.attach(target, "vista(weight=0.4, gamma=0.2, normed=false)"):
-        torch.manual_seed(0)
-        check_answers(target.generate(**batch, **options, **DETAILS), expected, mode == "beam")
+    batch, rows = samples(family)
+    around = steering(model(family, "plain"), rows, 0.4)
+    check(family, "vista(weight=0.4, gamma=0.2, normed=false)", batch, rows, mixed(0.2, 1, False), around, mode)
 
 
 @pytest.mark.parametrize("spec", ["cls(keep=0.25)+fastv(keep=0.5, layer=2)", "census", "vtw(layer=2)"])
