@@ -17,6 +17,8 @@ from tests.limits import close_pass
 from tests.strategies import invariants
 from tests.strategies.helpers import pair
 from tests.strategies.invariants import Shown, drawn, numbers, phi, picks
+from vtokens.strategies import Facts, parse
+from vtokens.strategies.base import needs_of
 from vtokens.strategies.text_tower import _loaded as text_towers
 
 STORED = Path(__file__).parent / "parity" / "cdpruner.npz"
@@ -208,6 +210,12 @@ def test_a_clip_is_loaded_once_and_named_in_specs(clip: Clip) -> None:
     with vtokens.attach(made, spec) as handle:
         made(**batch)
         assert handle.report().samples[0].pictures[0].kept[0].tolist() == one
+
+
+def test_words_are_waited_for_where_they_are_read() -> None:
+    facts = Facts("llava", depth=4, tower_depth=4, has_cls=True)
+    waits = [needs_of(parse(f"cdpruner{given}")[0], facts).waits for given in ("", "(text_model='some/clip')")]
+    assert waits == ["", "the words of the prompt"]
 
 
 def test_what_is_no_clip_of_this_model_is_refused(clip: Clip, tmp_path: Path) -> None:

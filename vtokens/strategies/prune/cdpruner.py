@@ -67,7 +67,9 @@ class CDPruner(SubsetPruner):
             )
 
     def needs(self, facts: Facts) -> Needs:
-        return Needs(signals=(Relevance() if self.text_model is None else TowerStates(),))
+        if self.text_model is None:
+            return Needs(signals=(Relevance(),))
+        return Needs(signals=(TowerStates(),), waits="the words of the prompt")
 
     def prepare(self, facts: Facts) -> TextTower | None:
         if self.text_model is None:
