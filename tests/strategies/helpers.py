@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
@@ -36,6 +37,14 @@ def registry_restored() -> Iterator[None]:
         registry._strategies.update(before)
         registry._aliases.clear()
         registry._aliases.update(aliases)
+
+
+def refuses(spec: str, reason: str) -> None:
+    """A LLaVA of four layers refuses a spec where it is written or attached, says why, and holds nothing of it."""
+    model = pair("llava")[0]
+    with pytest.raises(ValueError, match=reason):
+        vtokens.attach(model, spec)
+    assert vtokens.attachment(model) is None
 
 
 @dataclass(frozen=True)

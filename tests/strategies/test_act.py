@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import vtokens
-from tests.engine.cases import model
 from tests.engine.compare import check_tokens, one, ragged
 from tests.engine.edited import Matrix, both
 from tests.limits import close
+from tests.strategies.helpers import refuses
 from vtokens.strategies import Facts, parse
 from vtokens.strategies.attend.act import Act
 from vtokens.strategies.base import needs_of
@@ -73,5 +72,4 @@ def test_layers_by_depth_and_refusals() -> None:
         ("act(beta=1.5)", r"beta=1.5 is out of range"), ("act(layers=(4,))", r"layers=4 is out of range"),
         ("act+vaf", r"would weigh attention twice"),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=reason):
-            vtokens.attach(model("llava", "pruned"), spec)
+        refuses(spec, reason)

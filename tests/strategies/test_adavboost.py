@@ -18,6 +18,7 @@ from tests.engine.dense import attending, layout
 from tests.engine.edited import Edited, Matrix, generated
 from tests.engine.masked import dropped_keys, masking
 from tests.limits import close_pass
+from tests.strategies.helpers import refuses
 from vtokens.adapters import adapter_for
 from vtokens.strategies import Facts, parse
 from vtokens.strategies.base import needs_of
@@ -43,7 +44,8 @@ def test_generation_is_that_of_edited_scores(family: str) -> None:
     target, reference = model(family, "pruned"), model(family, "plain")
     # What rules the end out would do so before the risk is told of the logits.
     endless = {"do_sample": False, "min_new_tokens": 0, "eos_token_id": 9999}
-    for before, batch in (("", ragged(family)), ("fastv(keep=0.5, layer=1)+", ragged(family))):
+    batch = ragged(family)
+    for before in ("", "fastv(keep=0.5, layer=1)+"):
         with vtokens.attach(target, f"{before}adavboost({fields})") as handle:
             got, report = generated(target, batch, 3, **endless), handle.report()
         ids, valid = batch["input_ids"], batch["attention_mask"]
@@ -133,8 +135,7 @@ def test_an_answer_fed_along_is_refused() -> None:
     ],
 )
 def test_bad_settings(spec: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        vtokens.attach(model("llava", "pruned"), spec)
+    refuses(spec, reason)
 
 
 def test_layers_by_depth() -> None:
