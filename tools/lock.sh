@@ -9,7 +9,7 @@ compile() { "${UV:-uv}" pip compile --quiet pyproject.toml "$@"; }
 
 echo "requirements/all.txt: every extra together, so that they fit each other"
 compile --universal --python-version 3.11 --all-extras --output-file requirements/all.txt "$@"
-for extra in core filter cli eval-light eval video nlp ray smol triton worlds dev; do
+for extra in core filter cli eval-light eval video nlp ray serve smol triton worlds dev; do
     echo "requirements/$extra.txt"
     wanted=(--extra "$extra")
     [ "$extra" != core ] || wanted=()

