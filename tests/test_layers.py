@@ -32,6 +32,7 @@ LAYERS = (
     "eval",
     "report",
     "doctor",
+    "serve",
     "cli",
 )
 """Each may import those before it."""

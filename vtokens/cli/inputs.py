@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vtokens.cli.fetch import MOST, fetch, is_url
 from vtokens.cli.options import above_zero, seconds, whole
 from vtokens.cli.output import note
 from vtokens.core.errors import nearest, shorten
+from vtokens.core.fetch import MOST, fetch, is_url
 from vtokens.core.reading import regular
 from vtokens.core.writing import append, fresh
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vtokens.cli.fetch import _public, fetch, is_url
+from vtokens.core.fetch import _public, fetch, is_url
 
 PICTURE = BytesIO()
 Image.new("RGB", (96, 96), (200, 10, 10)).save(PICTURE, "PNG")
