@@ -8,7 +8,7 @@ from vtokens.core.notebook import text
 from vtokens.report.compared import Compared
 from vtokens.report.pictures import data_uri
 
-_STYLE = """
+STYLE = """
 .vt-compare{--ink:#1a1c20;--soft:#5b606b;--line:#d5d8de;--ground:#fff;--same:#137333;--other:#b3261e;
 font:15px/1.45 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--ground);padding:4px}
 @media (prefers-color-scheme:dark){.vt-compare{--ink:#e8eaed;--soft:#a3a9b4;--line:#3c4048;--ground:#17181b;
@@ -55,7 +55,7 @@ def body(question: str, where: str, rows: Sequence[Compared]) -> str:
         "for this machine; an answer is marked as the same where it is the plain model's, word for word."
     )
     return (
-        f'<style>{_STYLE}</style><main class="vt-compare"><h1>{text(question)}</h1>'
+        f'<style>{STYLE}</style><main class="vt-compare"><h1>{text(question)}</h1>'
         f'<p class="about">{text(about)}</p><div class="cards">{cards}</div></main>'
     )
 

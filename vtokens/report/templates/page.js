@@ -3,18 +3,6 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const root = document.documentElement;
 
-  const theme = document.querySelector(".theme");
-  const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const name = () => { theme.textContent = dark() ? "Light" : "Dark"; };
-  try { const saved = localStorage.getItem("vtokens-theme"); if (saved) root.dataset.theme = saved; } catch { /* no storage */ }
-  theme.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    try { localStorage.setItem("vtokens-theme", root.dataset.theme); } catch { /* no storage */ }
-    name();
-  });
-  theme.hidden = false;
-  name();
-
   // Chips choose what is shown; with none chosen, everything is.
   const chosen = { s: new Set(), k: new Set() };
   const said = document.querySelector("#filtered");

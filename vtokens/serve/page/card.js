@@ -1,0 +1,96 @@
+// A card for each strategy, as the page of `vtokens compare` has them: pictures, answer, costs.
+
+import { drawn } from "./draw.js";
+
+const element = (tag, content = "", name = "") => {
+  const made = document.createElement(tag);
+  if (name) made.className = name;
+  made.append(content);
+  return made;
+};
+const hidden = (content) => element("span", content, "skip");
+const figures = (number) => Number(number.toPrecision(3)).toString();
+const time = (ms) => (ms >= 9999.5 ? `${figures(ms / 1000)} s` : `${figures(ms)} ms`);
+
+/** The answer with what the filter marked in it, and the probability that each is wrong. */
+export const marked = (text, marks = []) => {
+  const letters = [...text], parts = []; // places count characters, of which some are two units in JavaScript
+  let end = 0;
+  for (const mark of [...marks].sort((a, b) => a.start - b.start)) {
+    const start = Math.max(mark.start, end);
+    if (mark.flagged === false || mark.end <= start) continue;
+    const p = mark.probability.toFixed(2), shown = element("mark", letters.slice(start, mark.end).join(""));
+    const beside = element("small", p);
+    beside.setAttribute("aria-hidden", "true");
+    shown.append(hidden(` (wrong with probability ${p})`), beside);
+    parts.push(letters.slice(end, start).join(""), shown);
+    end = mark.end;
+  }
+  return [...parts, letters.slice(end).join("")];
+};
+
+const left = (marks) => marks.filter((one) => one.text && one.end <= one.start).map((one) => {
+  const line = element("p", "Left out: ", "note");
+  line.append(element("del", one.text), ` (wrong with probability ${one.probability.toFixed(2)})`);
+  return line;
+});
+
+/** A card that fills up: `heard` while the answer comes, then `done` or `failed`. */
+export const card = (title) => {
+  const whole = element("article", "", "asked"), heading = element("h2", title), answer = element("p", "", "answer");
+  whole.setAttribute("aria-busy", "true");
+  whole.append(heading, answer);
+
+  const end = () => { whole.classList.remove("asked"); whole.removeAttribute("aria-busy"); };
+  const heard = (text) => { answer.textContent = text; };
+
+  /** `plain` is what the unpruned model did, null where it was not asked; the model's own row has itself. */
+  const done = async (found, urls, plain) => {
+    end();
+    const { vtokens, usage } = found, marks = vtokens?.filter?.marks ?? [];
+    answer.replaceChildren(...(found.text ? marked(found.text, marks) : ["(no answer)"]));
+    if (plain && plain !== found) {
+      const same = plain.text === found.text;
+      answer.append(" ", element("span", same ? "same" : "different", same ? "same" : "other"));
+    }
+    answer.after(...left(marks));
+    const tokens = vtokens?.image_tokens ? `${figures(vtokens.kept)} of ${vtokens.image_tokens}` : "";
+    const facts = element("dl");
+    const fact = (what, value) => value && facts.append(element("dt", what), element("dd", value));
+    const beside = (value, other) => (plain && plain !== found && other ? ` (x${(value / other).toFixed(2)})` : "");
+    fact("tokens a layer", tokens);
+    if (found.first !== null) fact("first token", time(found.first) + beside(found.first, plain?.first));
+    fact("whole answer", time(found.whole) + beside(found.whole, plain?.whole));
+    if (usage) fact("tokens written", String(usage.completion_tokens));
+    if (vtokens?.flops_saved > 0) fact("prefill", `${Math.round(100 * (1 - vtokens.flops_saved))}% of FLOPs`);
+    if (vtokens?.filter) fact("marked", String(marks.filter((one) => one.flagged !== false).length));
+    if (found.reason === "length") fact("ended", "at the most tokens");
+    whole.append(facts);
+    const kept = vtokens?.pictures ?? [];
+    const place = (number) => (urls.length > 1 ? `picture ${number + 1} of ${urls.length}` : "the picture");
+    const pictures = await Promise.all(urls.map((url, number) =>
+      drawn(url, kept.length === urls.length ? kept[number] : null, `${place(number)}, ${title}: ${tokens} visual tokens a layer`)));
+    heading.after(...pictures);
+    if (vtokens?.untold) pictures.at(-1)?.after(element("p", `Not drawn: ${vtokens.untold}`, "note"));
+  };
+
+  /** What went wrong, in the server's words, and what else could be done about it. */
+  const failed = (message, remedies = []) => {
+    end();
+    const [first, ...allowed] = message.split(" Allowed: ");
+    answer.className = "bad";
+    answer.textContent = first;
+    if (allowed.length) {
+      const more = element("details", element("summary", "What is allowed"));
+      more.append(element("p", allowed.join(" ")));
+      answer.after(more);
+    }
+    for (const [label, action] of remedies) {
+      const button = element("button", label, "button");
+      button.type = "button";
+      button.addEventListener("click", action);
+      whole.append(button);
+    }
+  };
+  return { whole, heard, done, failed, time };
+};
