@@ -24,6 +24,7 @@ from vtokens.engine.make_report import make_report
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Record, Records
 from vtokens.engine.report import Report
+from vtokens.engine.row_report import RowReport, row_reports
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.views.logits import Prompt
 
@@ -104,6 +105,37 @@ class Handle:
         if record is None:
             raise RuntimeError("no pictures went through this model since the strategy was attached: call it first")
         return make_report(self.strategies, record, self._adapter.language_model.config, self.choices)
+
+    def row_reports(self, lengths: Sequence[int], since: Record | None = None) -> tuple[RowReport, ...]:
+        """What the last call of the calling thread did to each row, counted as if the row had run by itself.
+
+        Args:
+            lengths: positions of each row's prompt, padding left out.
+            since: `record` as it was before the call: a call without pictures leaves it as it is.
+        """
+        record = self.record
+        return row_reports(None if record is since else record, self._adapter.language_model.config, lengths)
+
+    def check(self, strategy: Spec) -> tuple[str, ...]:
+        """Whether strategies could run in place of what runs now (`using`), without running anything.
+
+        Returns:
+            A line for each strategy that would be chosen for the model (`auto`): what it stands for, and why.
+
+        Raises:
+            TypeError, ValueError: what is wrong with them.
+        """
+        strategies = parse(strategy)
+        Plan(self._adapter, strategies)
+        return chosen(self._adapter, strategies)[1]
+
+    def beside(self, first: Spec, second: Spec) -> bool:
+        """Whether rows of one batch can run these two (`using`), each of which the model takes by itself (`check`)."""
+        try:
+            Plan(self._adapter, programs=[parse(first), parse(second)])
+        except ValueError:
+            return False
+        return True
 
     @contextmanager
     def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:

@@ -17,14 +17,14 @@ from vtokens.engine.state.view import View
 from vtokens.strategies import Strategy, format_spec
 
 
-def make_report(strategies: Sequence[Strategy], record: Record, config: Any, choices: tuple[str, ...] = ()) -> Report:
-    """Read a record off the device; `config` is the decoder's, `choices` why some strategies were chosen."""
+def samples_of(record: Record) -> tuple[SampleReport, ...]:
+    """What decoder layers saw of each row, read off the device."""
     layout, batch = record.layout, record.layout.visual.shape[0]
     valid, image, cell, visual = (t.cpu().numpy() for t in (layout.valid, layout.image, layout.cell, layout.visual))
     copies = None if record.copies is None else record.copies.cpu().numpy()
     everything = [np.flatnonzero(valid[row]) for row in range(batch)]
     states: dict[View | None, list[np.ndarray]] = {None: everything}
-    views, widths = [record.views.get(index) for index in range(record.depth)], record.widths
+    views = [record.views.get(index) for index in range(record.depth)]
     for view in views:
         if view is not None and view not in states:
             at = view.index.cpu().numpy()
@@ -42,12 +42,19 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any, cho
         samples.append(
             SampleReport(tuple(tokens[view] for view in views), tuple(seen[view] for view in views), tuple(pictures))
         )  # fmt: skip
-    full = [record.length] * record.depth
+    return tuple(samples)
+
+
+def make_report(strategies: Sequence[Strategy], record: Record, config: Any, choices: tuple[str, ...] = ()) -> Report:
+    """Read a record off the device; `config` is the decoder's, `choices` why some strategies were chosen."""
+    batch, widths, full = record.layout.visual.shape[0], record.widths, [record.length] * record.depth
+    samples = samples_of(record)
     if record.text is None:
         cached, cached_full = widths, full
         flops = prefill_flops(config, widths, record.worked)
         flops -= sum(
-            passed_flops(config, widths[index] - rows, widths[index], index) for index, rows in record.computed.items()
+            passed_flops(config, widths[index] - max(rows), widths[index], index)
+            for index, rows in record.computed.items()
         )
         flops_full = prefill_flops(config, full)
     else:  # the other layers attend to the sequence alone
@@ -59,7 +66,7 @@ def make_report(strategies: Sequence[Strategy], record: Record, config: Any, cho
         )
     return Report(
         format_spec(strategies),
-        tuple(samples),
+        samples,
         batch * flops,
         batch * flops_full,
         batch * kv_bytes(config, cached, record.itemsize),

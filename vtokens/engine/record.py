@@ -26,7 +26,8 @@ class Record:
         layout, length, depth, itemsize: what was fed, to how many decoder layers, and the bytes of its numbers.
         views: decoder layer -> what it saw, where that is not all that was fed.
         attended: decoder layer -> positions its attention worked on, where merged tokens stood at several.
-        computed: decoder layer -> rows that it computed, where visual tokens passed through it as they were.
+        computed: decoder layer -> positions that it computed of each row, where visual tokens passed through it as they
+            were.
         copies: int64 (B, N), equal numbers at fed positions that hold one merged feature; None if nothing was merged.
         times: spent selecting.
         metrics: figures (B,) that strategies reported, one entry a layer.
@@ -43,7 +44,7 @@ class Record:
     itemsize: int
     views: dict[int, View] = field(default_factory=dict)
     attended: dict[int, int] = field(default_factory=dict)
-    computed: dict[int, int] = field(default_factory=dict)
+    computed: dict[int, tuple[int, ...]] = field(default_factory=dict)
     copies: Tensor | None = None
     times: list[Any] = field(default_factory=list)
     metrics: list[tuple[Strategy, Mapping[str, Tensor]]] = field(default_factory=list)

@@ -65,7 +65,7 @@ def choose(lane: Lane, index: int) -> None:
     counted = [width - pad - all_ + some for pad, all_, some in zip(padding, seen, left, strict=True)]
     if left != seen:
         lane.computed[index] = Computed.of(~passes & layout.valid.bool(), max(counted))
-        pictures.record.computed[index] = max(counted)
+        pictures.record.computed[index] = tuple(counted)
 
 
 def take(lane: Lane, index: int, name: str, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -1,0 +1,50 @@
+"""A function that runs on the model's thread in its turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from vtokens.serve.jobs import Reason
+
+
+class Call:
+    """A function that waits for its turn.
+
+    Attributes:
+        future: what becomes of it.
+        submitted: when it was, by `time.monotonic`.
+        drained: it is not to begin any more, as the batcher closes.
+    """
+
+    def __init__(self, function: Callable[[], Any], owner: str, deadline: float | None) -> None:
+        self._function, self.owner, self._deadline = function, owner, deadline
+        self.submitted, self.drained = time.monotonic(), False
+        self.future: Future[Any] = Future()
+
+    def over(self, now: float) -> Reason | None:
+        """Why it is not to begin any more, if it is not."""
+        if self.future.cancelled():
+            return "cancelled"
+        if self._deadline is not None and now >= self.submitted + self._deadline:
+            return "deadline"
+        return "drained" if self.drained else None
+
+    def give_up(self, now: float) -> None:
+        """It does not begin."""
+        reason = self.over(now)
+        if reason == "deadline" and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(TimeoutError(f"its turn did not come within {self._deadline} s"))
+        else:
+            self.future.cancel()
+
+    def run(self) -> None:
+        """Run it."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self._function())
+        except Exception as error:
+            self.future.set_exception(error)
