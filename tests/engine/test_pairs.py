@@ -27,7 +27,7 @@ NEW = 3
 REFUSED = (
     "lets tokens count for several in attention|acts on what the strategy written|would compute attention twice|"
     "lets visual tokens pass through layers|without any: name other layers|show attention what is merged twice|"
-    "show it fewer, twice|would weigh attention twice"
+    "show it fewer, twice|would weigh attention twice|reads what single positions attend to"
 )
 CONTRASTS = vtokens.strategies.list_strategies(stage="logits")
 HELD = [name for name in CONTRASTS if vtokens.strategies.get(name)().negative(FACTS) is not None]

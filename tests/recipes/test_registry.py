@@ -65,6 +65,7 @@ def test_specs_are_read_and_written() -> None:
     [
         ("crpo", "unknown recipe 'crpo'. Did you mean 'crop'"),
         ("crop(siez=3)", "Did you mean 'size'"),
+        ("crop(size=3, size=4)", "'size' is given twice"),
         ("crop(3)", "settings are given by name"),
         ("crop(**x)", "settings are given by name"),
         ("crop(size=f(1))", "cannot read a value in the recipe"),

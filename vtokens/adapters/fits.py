@@ -20,6 +20,11 @@ _TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "minicpmv4_6", "qw
 """Families whose rotary embeddings cannot be undone."""
 _MIXED = ("lfm2_vl", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """Families whose MLPs have no neurons that can be told, being mixtures of experts, or of other names."""
+_BUILT_OTHERWISE = (
+    "aya_vision", "cohere2_vision", "gemma3", "gemma4", "glm46v", "glm4v", "lfm2_vl", "minicpmv4_6", "qwen3_5",
+    "qwen3_5_moe",
+)  # fmt: skip
+"""Families whose layers have other parts than attention, an MLP and a norm before each, or gate what heads put out."""
 _NOTES = {
     **{("dymu", family): "with `unmerge=False` (calibrated)" for family in _TURNED},
     **{(name, family): "with `rotary=True`" for name in ("dynamic_llava", "feather") for family in _TURNED},
@@ -86,6 +91,8 @@ def fit(name: str, family: str) -> str:
         return "no (no neurons of its MLPs are seen)"
     if family == "lfm2_vl" and any(isinstance(signal, Change) and signal.part == "mlp" for signal in needs.signals):
         return "no (its MLPs are not seen)"
+    if family in _BUILT_OTHERWISE and needs.shortcut:
+        return "no (its layers are built otherwise)"
     if needs.blends and anatomy.cross is not None:
         return "no (tokens outside the sequence)"
     pushes = any(isinstance(signal, Sensitivity) for signal in needs.signals)

@@ -10,7 +10,7 @@ from vtokens.core.errors import unknown
 from vtokens.strategies.signals import Signal
 
 _PIXELS = ("", "resize", "repeats")
-_LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache", "early")
+_LAYERS = ("encode", "layer", "rows", "attend", "states", "mlp", "cache", "early", "shortcut")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Needs:
         mlp: the decoder layers on what leaves whose MLP `at_states` is called.
         cache: the decoder layers of whose keys `at_cache` says which stay.
         early: the decoder layers of whose entering states `Logits.early` makes logits.
+        shortcut: the decoder layers from inside whose attention `at_attend` sends head outputs past all layers but the
+            last one (`Heads.shortcut`), where `Logits.shortcut` makes logits of them. `attend` names them too, and
+            `early` both them and the last layer.
         unmerges: selections name the token that goes on for each dropped one (`Selection.member`).
         sizes: selections say how many tokens each kept one counts for (`Selection.sizes`).
         blends: selections make kept tokens sums of several (`Selection.weights`); refused where there is no place for
@@ -65,6 +68,7 @@ class Needs:
     mlp: Sequence[int] = ()
     cache: Sequence[int] = ()
     early: Sequence[int] = ()
+    shortcut: Sequence[int] = ()
     unmerges: bool = False
     sizes: bool = False
     blends: bool = False

@@ -74,6 +74,9 @@ def _take_over(heads: Heads, part: Heads, rows: Sequence[int]) -> None:
     """Put what `part` made of some rows, and noted of them, in its place among all rows."""
     index = torch.tensor(rows, device=heads.query.device)
     heads.output = heads.output.index_copy(0, index, part.result.to(heads.output.dtype))
+    if part.sent is not None:
+        sent = part.sent.new_zeros(len(heads.query), *part.sent.shape[1:]) if heads.sent is None else heads.sent
+        heads.sent = sent.index_copy(0, index, part.sent)
     take_over_notes(heads.noted, part.noted, rows, len(heads.query))
 
 

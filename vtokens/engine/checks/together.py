@@ -13,6 +13,7 @@ from vtokens.engine.checks.joined import check_joined
 from vtokens.engine.checks.linear import check_linear
 from vtokens.engine.checks.outside import check_outside
 from vtokens.engine.checks.shared_keys import check_shared_keys
+from vtokens.engine.checks.shortcut import check_shortcut
 from vtokens.strategies import Needs, Strategy, format_spec
 from vtokens.strategies.signals import Change, Neurons
 
@@ -28,6 +29,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     check_linear(adapter, active)
     check_shared_keys(adapter, active)
     check_joined(adapter, active)
+    check_shortcut(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode or needs.pixels]
     if len(merging) > 1:
         raise ValueError(

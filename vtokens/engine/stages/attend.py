@@ -42,6 +42,8 @@ def attend(
     if not strategies:
         return attention.run()
     heads = _heads(lane, index, attention, memory, pictures)
+    if index in lane.early_columns:
+        heads.asked = Rows(lane.early_columns[index].to(attention.query.device))
     heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
     if lane.pictures is not None:
         heads.selecting = partial(lane.pictures.record.selecting, attention.query.device)
@@ -52,6 +54,8 @@ def attend(
             part.text_lane = text.output_of(rows) if text is not None and acting.needs.text_lane else None
             acting.strategy.at_attend(part)
             lane.log(acting.strategy, part.metrics)
+    if heads.sent is not None:
+        lane.sent[index] = heads.sent
     # Who only looks needs no memory, and leaves the cache as it is.
     if heads.noted and not all(acting.needs.watches for acting in strategies):
         notes = lane.notes.setdefault(index, Memory())

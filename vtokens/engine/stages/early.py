@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import mlp_of
 from vtokens.adapters.output import finished
 from vtokens.core.columns import columns_of
 from vtokens.core.on_device import on_device
 from vtokens.engine.checks.outside import norm_of
 from vtokens.engine.forward import Pass
+from vtokens.engine.stages.rows import row_wise
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.request import Request
 from vtokens.engine.state.view import columns_at, gather
@@ -37,10 +39,11 @@ def note(passed: Pass, index: int, hidden: Tensor) -> None:
     positions = lane.once(("kept", device), lambda: on_device(kept(request, lane.length), device))
     view = lane.view
     if view is None:
-        lane.early[index] = hidden[:, positions]
+        lane.early[index], lane.early_columns[index] = hidden[:, positions], positions.expand(len(hidden), -1)
         return
     columns = lane.once(("columns", view), lambda: columns_at(view.index, view.real, lane.length))
-    lane.early[index] = gather(hidden, columns.to(hidden.device)[:, positions].clamp(min=0), 1)
+    lane.early_columns[index] = columns.to(hidden.device)[:, positions].clamp(min=0)
+    lane.early[index] = gather(hidden, lane.early_columns[index], 1)
 
 
 def logits_of(adapter: Adapter, lane: Lane, head: Any, index: int, normed: bool) -> Tensor:
@@ -53,6 +56,24 @@ def logits_of(adapter: Adapter, lane: Lane, head: Any, index: int, normed: bool)
         raise ValueError(f"logits of layer {index} are asked for, and Needs(early=...) names {sorted(lane.early)}")
     states = lane.early[index]
     states = norm_of(adapter, "a strategy")(states) if normed else states
+    return finished(adapter, head(states)).float()
+
+
+def logits_of_sent(adapter: Adapter, lane: Lane, head: Any, index: int, entering: float) -> Tensor | None:
+    """float32 (B, R, V): logits of head outputs that went from the attention of layer `index` past all others.
+
+    Their output projection gives o; with x, what entered the last layer, u = norm(o) + entering x by the norm before
+    its attention, and what leaves it is u + mlp(norm(u)). None where nothing was sent.
+    """
+    if index not in lane.sent:
+        return None
+    layers = adapter.layers
+    last, depth, project = layers[-1], len(layers), row_wise(layers[index], "o_proj")
+    if project is None:
+        raise RuntimeError(f"decoder layer {index} has no o_proj any more")
+    states = last.input_layernorm(project(lane.sent[index].flatten(2))) + entering * lane.early[depth - 1]
+    added = mlp_of(last)(last.post_attention_layernorm(states))
+    states = norm_of(adapter, "a strategy")(states + (added[0] if isinstance(added, tuple) else added))
     return finished(adapter, head(states)).float()
 
 

@@ -24,7 +24,7 @@ from vtokens.engine.lanes.negative_prefill import Run, prefill
 from vtokens.engine.plan import Contrast
 from vtokens.engine.program import Acting
 from vtokens.engine.stages.answers import Answers
-from vtokens.engine.stages.early import grounding, kept, logits_of
+from vtokens.engine.stages.early import grounding, kept, logits_of, logits_of_sent
 from vtokens.engine.state.cache_layers import first_keys, memory_of, tracked
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.negative_keys import divergence_of
@@ -175,6 +175,7 @@ def _changed(
         partial(logits_of, lane.adapter, lane, head),
         acting.prepared,
         grounding(lane, head) if isinstance(acting, Acting) and acting.needs.grounds else None,
+        partial(logits_of_sent, lane.adapter, lane, head),
     )
     made = acting.strategy.at_logits(view).to(logits.dtype)
     lane.log(acting.strategy, view.metrics)

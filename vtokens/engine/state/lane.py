@@ -64,6 +64,8 @@ class Lane:
         folds: decoder layer -> how merged tokens are unmerged in its attention.
         notes: decoder layer -> what `attend` strategies note at it.
         early: decoder layer -> (B, R, D), states that entered it where logits are asked for, if a strategy reads them.
+        early_columns: decoder layer -> int64 (B, R), the columns that those states are of.
+        sent: decoder layer -> (B, R, H, D), head outputs of its attention that go past the layers to the last one.
         specs: what each decoder layer is.
         both_ways: which positions of this pass see what comes after them; None if none do.
         computed: decoder layer -> the columns that it computes, where others pass as they are.
@@ -104,6 +106,8 @@ class Lane:
         self.folds: dict[int, Fold] = {}
         self.notes: dict[int, Memory] = {}
         self.early: dict[int, Tensor] = {}
+        self.early_columns: dict[int, Tensor] = {}
+        self.sent: dict[int, Tensor] = {}
         self.computed: dict[int, Computed] = {}
         self.evicted: dict[int, Selection] = {}
         self.specs = adapter.specs

@@ -77,6 +77,8 @@ def parse_recipe(spec: str | Recipe, others: Iterable[str] = ()) -> Recipe:
         assert word.arg is not None
         if word.arg not in fields:
             raise unknown(f"setting of the recipe {name.id!r}:", word.arg, fields)
+        if word.arg in settings:
+            raise ValueError(f"cannot read the recipe {shorten(spec)}: {shorten(word.arg)} is given twice")
         settings[word.arg] = _value(word.value, spec)
     return cls(**settings)
 

@@ -40,6 +40,7 @@ class Heads(Noting):
         spans: of each sample, in a pass that brings pictures.
         selecting: a context manager that times a selection.
         prepared: what the strategy's `prepare` made.
+        sent: (B, R, H, D), what takes the shortcut to the last layer (`shortcut`); None if nothing does.
         text_lane: (B, H, D) float32, the head outputs of the last prompt position in a forward pass without the
             pictures; None unless the strategy asked for it.
         fed: int64 (B, W), which of the positions fed to this pass each row is; None if they are the same.
@@ -49,6 +50,8 @@ class Heads(Noting):
         turns: float32 (B, W, R), cosines and sines by which each row of this pass was turned: the product of two rows
             is the mean cosine of their distance. None where no tokens count for several.
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
+        asked: the rows at which logits are asked for, in layers that `Needs(early=...)` names; those of positions that
+            were dropped are arbitrary. None elsewhere.
         observed: the signals that the strategy asked for, of this pass's pictures; None in a pass without pictures.
     """
 
@@ -77,6 +80,8 @@ class Heads(Noting):
     bias: Tensor | None = None
     turns: Tensor | None = None
     observed: Observed | None = None
+    asked: Rows | None = None
+    sent: Tensor | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     _gain: Tensor | None = None
     _output: Tensor | None = None
@@ -208,13 +213,35 @@ class Heads(Noting):
         """
         if not rows.index.shape[1]:
             return
+        self.replace(rows, self.rescaled(rows, factor, tilt, shift, change))
+
+    def rescaled(
+        self,
+        rows: Rows,
+        factor: Tensor | None = None,
+        tilt: Tensor | None = None,
+        shift: Tensor | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """float32 (B, H, R, D): the outputs that `rescale` would put at some rows, which stay as they are."""
         query, place = rows.gather(self.query), self._place(rows)
         if self.bias is not None:  # tokens that count for several, behind what is made of their scores
             shift = self.bias if shift is None else shift + (self.bias if shift.dim() == 2 else self.bias[:, None])
-        changed = rescaled_attention(
+        return rescaled_attention(
             query, self.key, self.value, self.scaling, factor, tilt, shift, place, self.valid, self.softcap, change
         )
-        self.replace(rows, changed)
+
+    def until_key(self, rows: Rows) -> Tensor:
+        """int64 (B, R): the last key that each of some rows sees."""
+        place = self._place(rows)
+        return rows.index.new_full(rows.index.shape, self.key.shape[2] - 1) if place is None else place
+
+    def shortcut(self, values: Tensor) -> None:
+        """Send head outputs (B, H, R, D), of the rows `asked`, past all layers but the last one.
+
+        What the layers compute does not change; `Logits.shortcut` makes logits of them.
+        """
+        self.sent = values.transpose(1, 2).to(self.value.dtype)
 
     def received(self, rows: Rows) -> Tensor:
         """float32 (B, H, K): the attention that each key gets from some rows, the mean over those that see it."""

@@ -91,9 +91,10 @@ class Logits(Logging):
         early: Callable[[int, bool], Tensor] | None = None,
         prepared: Any = None,
         grounding: Tensor | None = None,
+        sent: Callable[[int, float], Tensor | None] = lambda layer, entering: None,
     ) -> None:
         self.positive, self.step, self._negative, self._memory = positive, step, negative, memory
-        self._early, self.prepared, self.grounding = early, prepared, grounding
+        self._early, self.prepared, self.grounding, self._sent = early, prepared, grounding, sent
         self.metrics: dict[str, Tensor] = {}
 
     @property
@@ -123,6 +124,14 @@ class Logits(Logging):
         if self._early is None:
             raise ValueError("there are no early logits here: name the layers by Needs(early=...)")
         return self._early(layer, normed)
+
+    def shortcut(self, layer: int, entering: float = 0.0) -> Tensor | None:
+        """float32 (B, R, V): logits of what `Heads.shortcut` sent from the attention of a layer to the last one.
+
+        The last layer's own attention is left out. Its MLP sees what was sent, projected as in its layer and normed as
+        before the last one's attention, and `entering` times the states that entered the last one. None if nothing was.
+        """
+        return self._sent(layer, entering)
 
     def recall(self, name: str, layer: int) -> Tensor | None:
         """What `at_attend` or `at_states` noted about each sample in a decoder layer, in this pass or before, (B, ...);
