@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
+.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-cpus: $(STAMP)  ## Run the numeric tests as other processors would compute
 eval-smoke: $(STAMP)  ## Run the evaluation end to end: lmms-eval's own command line, and the page in a real browser
 	@tools/browser.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --slow -m eval_smoke tests/eval $(ARGS)
+
+ray-smoke: $(STAMP)  ## Run what works on a Ray cluster, on one of this machine: two minutes, mostly of processes that start
+	$(BIN)/python -m pytest --slow -m ray_smoke tests/filter/test_ray.py tests/integrations $(ARGS)
 
 test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
 	@test -d $(VENV)/triton36 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -33,6 +33,7 @@ LAYERS = (
     "report",
     "doctor",
     "serve",
+    "integrations",
     "cli",
 )
 """Each may import those before it."""

@@ -22,6 +22,7 @@ def test_no_workers_cannot_be():
 
 
 @pytest.mark.slow
+@pytest.mark.ray_smoke
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_a_local_cluster_writes_what_one_process_does(tmp_path):
     """Two workers, rows in any order; again over the finished file, which does nothing; and a worker that fails."""
