@@ -39,7 +39,14 @@ def is_url(text: str) -> bool:
     return bool(mark) and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum() and scheme[0].isalpha()
 
 
-def fetch(url: str, target: Path, private: bool = False, most: int = MOST, seconds: float = _SECONDS) -> None:
+def fetch(
+    url: str,
+    target: Path,
+    private: bool = False,
+    most: int = MOST,
+    seconds: float = _SECONDS,
+    redirects: int = _REDIRECTS,
+) -> None:
     """Write the picture or video behind a URL to a file.
 
     The address that was checked is the one that is connected to, whatever the name server says next; redirects are
@@ -50,7 +57,8 @@ def fetch(url: str, target: Path, private: bool = False, most: int = MOST, secon
         target: written anew.
         private: whether addresses of the own machine and network are allowed.
         most: bytes.
-        seconds: all it may take.
+        seconds: all it may take, without asking for its host's address, which has bounds of its own.
+        redirects: how many are followed.
 
     Raises:
         ValueError: a URL that is not allowed, or a file of another kind or more bytes.
@@ -58,7 +66,7 @@ def fetch(url: str, target: Path, private: bool = False, most: int = MOST, secon
     """
     end = time.monotonic() + seconds
     here = url
-    for _ in range(_REDIRECTS + 1):
+    for _ in range(redirects + 1):
         parts = _checked(here)
         if here != url and urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise ValueError(f"{shorten(url)} leads from https to http, which is not allowed")
@@ -73,7 +81,9 @@ def fetch(url: str, target: Path, private: bool = False, most: int = MOST, secon
         if found is None:
             return
         here = urljoin(here, found)
-    raise ValueError(f"{shorten(url)} leads on more than {_REDIRECTS} times")
+    if not redirects:
+        raise ValueError(f"{shorten(url)} leads on to another URL: give that one")
+    raise ValueError(f"{shorten(url)} leads on more than {redirects} times")
 
 
 def _checked(url: str) -> SplitResult:

@@ -19,7 +19,9 @@ _WHOLE = {"PNG": 65535, "PPM": 65535}
 _lock = threading.Lock()
 
 
-def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | IO[bytes], name: str | None = None, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """The image in a file, fully decoded and `upright`.
 
     An animation gives its first frame, and warns that it is one.
@@ -27,6 +29,7 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
     Args:
         source: a path, or an open binary file.
         name: what errors call it; by default its path.
+        formats: PIL's names of those that are read; by default all that it knows.
 
     Raises:
         OSError: missing, truncated, not an image, or no regular file; names the file.
@@ -35,7 +38,7 @@ def open_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
         regular(source)
     name = repr(str(source)) if name is None else name
     try:
-        with Image.open(source) as image, _lock:
+        with Image.open(source, formats=formats) as image, _lock:
             # Other libraries (lmms-eval, for one) let half files pass as grey, for the whole process.
             lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
             try:

@@ -7,8 +7,9 @@ processor(videos=[clip.frames], video_metadata=[clip.metadata], do_sample_frames
 
 from __future__ import annotations
 
+from .backend import Bounds
 from .clip import Clip, Timeline
 from .reading import BACKENDS, read, timeline
 from .sampling import evenly
 
-__all__ = ["BACKENDS", "Clip", "Timeline", "evenly", "read", "timeline"]
+__all__ = ["BACKENDS", "Bounds", "Clip", "Timeline", "evenly", "read", "timeline"]

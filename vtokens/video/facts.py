@@ -12,9 +12,9 @@ import numpy as np
 
 from vtokens.core.errors import shorten
 from vtokens.core.extras import needs
-from vtokens.video.backend import Unreadable
+from vtokens.video.backend import Bounds, Unreadable
 from vtokens.video.clip import Timeline
-from vtokens.video.packets import UNKNOWN, passed_by, stream_of
+from vtokens.video.packets import UNKNOWN, opened_file, passed_by, stream_of
 from vtokens.video.turning import UPRIGHT, Matrix
 from vtokens.video.whole import missing
 
@@ -38,6 +38,7 @@ class Facts:
         leading: whether frames that follow a key in the file are shown before it.
         cut: what is missing of it, "" if it is whole; what lies before the last of `keys` can be read.
         file, stream: as PyAV has opened them, read to the end.
+        bounds: what reading it may cost.
     """
 
     container: str
@@ -54,10 +55,11 @@ class Facts:
     cut: str
     file: Any
     stream: Any
+    bounds: Bounds | None
 
 
 @contextmanager
-def look(path: str) -> Iterator[Facts]:
+def look(path: str, bounds: Bounds | None = None) -> Iterator[Facts]:
     """What a file tells of itself: each packet is passed by, once, and the first frame decoded on the way.
 
     The file is open inside the block, so that what has been looked at can be decoded without opening it again.
@@ -68,10 +70,10 @@ def look(path: str) -> Iterator[Facts]:
         av.error.FFmpegError: PyAV cannot open or decode it.
     """
     with needs("video", "telling what is in a video"):
-        import av
-    with av.open(path) as file:
-        stream = stream_of(file, path)
-        packets = passed_by(file, stream, path)
+        import av  # noqa: F401
+    with opened_file(path, bounds) as file:
+        stream = stream_of(file, path, bounds)
+        packets = passed_by(file, stream, path, bounds)
         first, stamps, keys = packets.first, packets.stamps, packets.keys
         matrix, bits = _matrix(first, path), max(part.bits for part in first.format.components)
         halved = any(part.width < first.width or part.height < first.height for part in first.format.components)
@@ -80,7 +82,7 @@ def look(path: str) -> Iterator[Facts]:
         line, stamps, keys = _timeline(stamps, keys, stream.time_base, stream.average_rate)
         height, width = (first.height, first.width) if matrix[0] else (first.width, first.height)
         names, cut = (file.format.name, stream.codec_context.name), missing(path) or packets.cut
-        yield Facts(*names, line, stamps, keys, height, width, matrix, bits, halved, leading, cut, file, stream)
+        yield Facts(*names, line, stamps, keys, height, width, matrix, bits, halved, leading, cut, file, stream, bounds)
 
 
 def _timeline(

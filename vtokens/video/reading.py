@@ -13,7 +13,7 @@ from vtokens.core.errors import MissingExtra, shorten, unknown
 from vtokens.core.extras import install
 from vtokens.core.reading import regular
 from vtokens.video import given, with_decord, with_pyav, with_torchcodec
-from vtokens.video.backend import Opened, Skipped, Unreadable
+from vtokens.video.backend import Bounds, Opened, Skipped, Unreadable
 from vtokens.video.clip import Clip, Timeline, of_file
 from vtokens.video.facts import Facts, look
 from vtokens.video.sampling import check_asked, check_indices, choose, inside
@@ -39,6 +39,7 @@ def read(
     end: float | None = None,
     backend: str = "auto",
     indices: Sequence[int] | None = None,
+    bounds: Bounds | None = None,
 ) -> Clip:
     """Frames of a video, the same whichever backend decodes it.
 
@@ -53,6 +54,7 @@ def read(
         backend: "pyav", "decord", "torchcodec"; by default the first of them that can be imported, opens this file and
             is right about it. PyAV refuses damage inside a frame that its decoder notices; the others hide it.
         indices: or the numbers of the frames of a file, rising, in place of `frames`, `fps`, `start` and `end`.
+        bounds: what a file of a stranger may cost; only PyAV keeps to it.
 
     Raises:
         OSError: no such file, or no regular one.
@@ -65,6 +67,8 @@ def read(
     if indices is not None:
         check_indices(indices, is_file, frames=frames, fps=fps, start=start, end=end)
     _check_backend(backend)
+    if bounds is not None and backend != "pyav":
+        raise ValueError(f"backend={backend!r} keeps to no bounds: backend='pyav' does")
     if not is_file:
         return given.passed(source, frames, fps, start, end)
 
@@ -74,7 +78,7 @@ def read(
     def until(line: Timeline) -> float | None:
         return end if indices is None else float(line.times[min(int(indices[-1]), len(line.times) - 1)])
 
-    name, line, chosen, taken = _first(os.fspath(source), backend, until, ask)
+    name, line, chosen, taken = _first(os.fspath(source), backend, until, ask, bounds)
     return of_file(np.ascontiguousarray(taken), chosen, line, name)
 
 
@@ -94,13 +98,18 @@ def _check_backend(backend: str) -> None:
 
 
 def _first(
-    path: str, backend: str, until: Callable[[Timeline], float | None], ask: Callable[[Timeline], list[int]]
+    path: str,
+    backend: str,
+    until: Callable[[Timeline], float | None],
+    ask: Callable[[Timeline], list[int]],
+    bounds: Bounds | None = None,
 ) -> tuple[str, Timeline, list[int], np.ndarray]:
     """What the first backend that is right about a file gives: its name, the timeline, numbers and frames.
 
     Args:
         until: the second up to which it is read; None to its end.
         ask: which frames are wanted; if none, nothing is decoded.
+        bounds: what the file may cost.
     """
     if not regular(path).st_size:
         raise Unreadable(f"{shorten(path)} is empty: it holds 0 bytes, and a video is needed")
@@ -110,7 +119,7 @@ def _first(
     facts = None
     with ExitStack() as held:
         try:
-            facts = held.enter_context(look(path))
+            facts = held.enter_context(look(path, bounds))
         except Unreadable:
             raise
         except (
@@ -133,7 +142,7 @@ def _first(
                 continue
             _check_size(path, opened)
             indices = ask(opened.line)
-            _check_memory(indices, opened)
+            _check_memory(indices, opened, bounds)
             try:
                 taken = opened.take(indices) if indices else np.empty((0, opened.height, opened.width, 3), np.uint8)
             except Unreadable:
@@ -153,8 +162,13 @@ def _check_size(path: str, opened: Opened) -> None:
         )
 
 
-def _check_memory(indices: list[int], opened: Opened) -> None:
+def _check_memory(indices: list[int], opened: Opened, bounds: Bounds | None) -> None:
     needed = len(indices) * opened.height * opened.width * 3
+    if bounds is not None and needed > 3 * bounds.all_pixels:
+        raise Unreadable(
+            f"{len(indices):,} frames of {opened.width} x {opened.height} pixels have more than the "
+            f"{bounds.all_pixels:,} pixels that are allowed"
+        )
     if needed > _MOST:
         raise ValueError(
             f"{len(indices):,} frames of {opened.width} x {opened.height} pixels take {needed / 2**30:,.1f} GiB, and "

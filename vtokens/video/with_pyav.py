@@ -10,7 +10,7 @@ from vtokens.core.errors import shorten
 from vtokens.core.extras import needs
 from vtokens.video.backend import Opened, Unreadable
 from vtokens.video.facts import Facts
-from vtokens.video.packets import stream_of
+from vtokens.video.packets import opened_file, stream_of
 from vtokens.video.turning import turned
 
 _BT601 = (2, 5, 6)  # FFmpeg's numbers of unknown colours, which are taken for these, and of PAL's and NTSC's
@@ -24,7 +24,7 @@ class _Lost(Exception):
 def opened(path: str, facts: Facts | None) -> Opened:
     """A file, opened by PyAV; arguments and errors as for decord."""
     with needs("video", "decoding a video"):
-        import av
+        import av  # noqa: F401
     if facts is None:
         raise ValueError("PyAV does not open the file")
 
@@ -34,8 +34,8 @@ def opened(path: str, facts: Facts | None) -> Opened:
                 return _decoded(facts.file, facts.stream, path, facts, indices, seek=True)
             except _Lost:  # a container that cannot be entered at a key frame exactly, or damage
                 pass
-        with av.open(path) as file:
-            found = _decoded(file, stream_of(file, path), path, facts, indices, seek=False)
+        with opened_file(path, facts.bounds) as file:
+            found = _decoded(file, stream_of(file, path, facts.bounds), path, facts, indices, seek=False)
         return found
 
     return Opened(facts.line, facts.height, facts.width, take)
@@ -67,6 +67,8 @@ def _decoded(file: Any, stream: Any, path: str, facts: Facts, indices: list[int]
                 file.seek(int(facts.stamps[key]), stream=stream)
                 frames, damaged = file.decode(stream), False
             while at != number and (frame := next(frames, None)) is not None:
+                if facts.bounds is not None:
+                    facts.bounds.check(path)
                 at = numbers.get(frame.pts, at) if numbers else at + 1
                 damaged = frame.is_corrupt or (damaged and not frame.key_frame)
                 if at > number:
