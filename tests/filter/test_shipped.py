@@ -1,5 +1,7 @@
 """The filters that ship: they belong to the embedded model and to the signals as they are now."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ import torch
 import vtokens
 from vtokens import scenes, video
 from vtokens.filter import HallucinationFilter
+from vtokens.filter.actions.generation import FilterGeneration
 from vtokens.filter.calibrators.calibrator import CalibrationWarning
 from vtokens.filter.guarantees.setting import fingerprint
+from vtokens.filter.judge import Threshold
 from vtokens.filter.saved import SHIPPED, find, read_filter
+from vtokens.filter.signals import parts_for
 
 STRATEGIES = ("none", "cls", "todre")  # as a handle has them: fields at their defaults are left out
 
@@ -77,6 +82,16 @@ def test_probabilities_are_of_single_pictures_only(loaded, tmp_path):
     for report, right in zip(reports, expected, strict=True):
         assert len(report.mentions) == len(right.mentions) > 0
         assert [one.p for one in report.mentions] == pytest.approx([one.p for one in right.mentions], abs=1e-4)
+    # Kinds that it was not fitted on are not judged about one picture, and are about two, where it is not used.
+    objects = replace(hf.judge.calibrator, kinds={"object": 1})
+    judge, parts = (
+        replace(hf.judge, calibrator=objects, single=True),
+        parts_for(hf.judge.signals, model.config.text_config.num_hidden_layers),
+    )
+    reads = FilterGeneration(model, processor, judge, parts, Threshold(), hf.setting(), 2).read
+    counted = [one.report for one in reads([shown[0], shown[2]], ["How many circles are there?"] * 2, ["two"] * 2)]
+    assert [[one.kind for one in report.mentions] for report in counted] == [[], ["count"]]
+    assert [report.unjudged for report in counted] == [("two",), ()]
     # A copy of its file is the same calibrator, and what it cannot judge it cannot guarantee.
     copy = HallucinationFilter.from_pretrained(model, processor, calibrator=hf.save(tmp_path / "copy.json"))
     for act in (copy.check, copy.act):

@@ -181,9 +181,14 @@ class Handle:
 
     @contextmanager
     def without(self, stages: Collection[str], *more: Strategy) -> Iterator[Handle]:
-        """Run what runs now without the strategies that act at any of these stages, and with others; as `joined`."""
+        """Run what runs now without the strategies that act at any of these stages, and with others; as `joined`.
+
+        Of a strategy that acts at "logits" and elsewhere, what it does elsewhere goes on (`Strategy.silent`).
+        """
 
         def left(strategies: Iterable[Strategy]) -> tuple[Strategy, ...]:
+            if "logits" in stages:
+                strategies = [half for one in strategies if (half := one.silent()) is not None]
             return (*with_modifiers(strategies, lambda one: bool({*stages} & {*one.stages()})), *more)
 
         block = self._block()
@@ -230,10 +235,15 @@ class Handle:
         with while_on(self._adapter, plan, self._records):
             yield
 
+    @property
+    def running_now(self) -> tuple[Strategy, ...]:
+        """What runs for the calling thread now, of all rows: the handle's own, or those of a `with` block."""
+        block = self._block()
+        return () if block is None else block.plan.strategies
+
     def runs(self, strategy: Strategy) -> bool:
         """Whether the calling thread runs this very strategy on the model now."""
-        block = self._block()
-        return block is not None and any(one is strategy for one in block.plan.strategies)
+        return any(one is strategy for one in self.running_now)
 
     def _block(self) -> Block | None:
         engine = engine_on(self._adapter)

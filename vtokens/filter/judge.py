@@ -106,7 +106,7 @@ class Judge:
             setting: goes into the report.
             found: what `sort` gave of the same response, if it was asked already.
         """
-        judge = self._about(images)
+        judge = self.about(images)
         if judge is not self:
             return judge.report(images, prompt, text, spans, trace, threshold, setting)
         mentions, others = found or self.sort(prompt, text, spans)
@@ -121,9 +121,10 @@ class Judge:
             )
             judged = tuple(replace(one, flagged=threshold.flags(one.p, one.score)) for one in judged)
         plain = self._plain(images, prompt, text, threshold, setting)
+        notes = (*self._notes(setting, judged, others), *left_out(trace))
         return replace(
             plain, mentions=judged, trace=trace, unjudged=unjudged(text, spans, plain.spans, judged, others),
-            notes=self._notes(setting, judged, others),
+            notes=notes,
         )  # fmt: skip
 
     def unchecked(
@@ -136,10 +137,10 @@ class Judge:
         note: str,
     ) -> ResponseReport:
         """The report of a response in which no mention is looked for; `note` says why. Others are as of `report`."""
-        plain = self._about(images)._plain(images, prompt, text, threshold, setting)
+        plain = self.about(images)._plain(images, prompt, text, threshold, setting)
         return replace(plain, notes=(note,), checked=False)
 
-    def _about(self, images: Sequence[Medium]) -> Judge:
+    def about(self, images: Sequence[Medium]) -> Judge:
         """The judge of responses about these pictures: without a calibrator that is not right for them."""
         return replace(self, calibrator=None, single=False) if self.single and not one_picture(images) else self
 
@@ -186,6 +187,14 @@ class Judge:
         # Rounding may leave a certain token a logarithm above 0.
         p = np.clip(-np.expm1(spans.over(trace.logprob, "mean").double().cpu().numpy()), 0, 1)
         return p, p
+
+
+def left_out(trace: Trace | None) -> tuple[str, ...]:
+    """A note on strategies that were attached, and did not act in the pass in which a response was judged."""
+    if trace is None or not trace.left_out:
+        return ()
+    names = " and ".join(map(repr, trace.left_out))
+    return (f"{names} can act only while an answer is written: the response was read without it",)
 
 
 def one_picture(images: Sequence[Medium]) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -166,6 +167,29 @@ class Strategy(Older):
     def at_logits(self, logits: Logits) -> Tensor:
         """float32 (B, R, V): what takes the place of `logits.positive`."""
         raise NotImplementedError
+
+    def silent(self) -> Strategy | None:
+        """What of this strategy runs where logits are to be the model's own, as when an answer is read that is there.
+
+        The same settings at every stage but `logits`; None if it acts nowhere else, or, where a class says so, if what
+        it does elsewhere follows from the logits of the step before.
+        """
+        if "logits" not in self.stages():
+            return self
+        if self.stages() == ("logits",):
+            return None
+        found = object.__new__(_silent(type(self)))
+        for name, value in vars(self).items():
+            object.__setattr__(found, name, value)
+        return found
+
+
+@cache
+def _silent(cls: type[Strategy]) -> type[Strategy]:
+    """A class of strategies without its `logits` stage."""
+    stages = tuple(stage for stage in cls.stages() if stage != "logits")
+    inside = {"stages": classmethod(lambda _: stages), "__module__": cls.__module__, "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, (cls,), inside)
 
 
 def needs_of(strategy: Strategy, facts: Facts) -> Needs:

@@ -153,7 +153,8 @@ class FilterGeneration:
                     "parts"
                 )
         said = [
-            self._judge.sort(prompts[i], text, spans) if ids else None for i, (text, ids, spans) in enumerate(known)
+            self._judge.about(images[i]).sort(prompts[i], text, spans) if ids else None
+            for i, (text, ids, spans) in enumerate(known)
         ]
         asked = [i for i, one in enumerate(said) if one and one[0]]
         traces: dict[int, Trace] = {}

@@ -72,8 +72,8 @@ def listen(
         The trace of the whole response; None if it said nothing.
 
     Raises:
-        ValueError: the recorder cannot follow: beams, assistants, merged tokens that are unmerged in every step,
-            contrasts of logits, or signals that cost passes of their own.
+        ValueError: the recorder cannot follow: beams, assistants, merged tokens that are unmerged in every step, or
+            signals that cost passes of their own.
     """
     if parts.passes:
         raise ValueError(
@@ -102,8 +102,8 @@ def listen(
 def _trace(model: Any, tape: Tape, record: Any, sequences: Tensor, prompt: int, options: dict[str, Any]) -> Trace:
     if not tape.follows(sequences, done=False):
         raise ValueError(
-            "the response cannot be judged while it is written: with beams, an assistant, unmerged tokens, a contrast "
-            "of logits, or layers that cache no keys of heads take generate() instead"
+            "the response cannot be judged while it is written: with beams, an assistant, unmerged tokens, or layers "
+            "that cache no keys of heads take generate() instead"
         )
     likely = tape.likelihood(sequences)
     ids = sequences[:, prompt:]

@@ -100,6 +100,7 @@ def assemble(
             margin=likely.margin[row, :length],
             depth=tape.depth,
             linear=tape.adapter.facts.linear,
+            left_out=tape.left_out,
             layers=layers,
             visual=visual[row, ..., :length],
             spread=spread[row, ..., :length],

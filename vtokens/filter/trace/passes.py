@@ -78,7 +78,7 @@ def generate(
     """Let the model write, and record it meanwhile; arguments as in `score` and as of `model.generate`.
 
     Where the recorder cannot follow (beams change the rows under way, assistants write several tokens at once, merged
-    tokens are unmerged in every step, a strategy contrasts logits) the finished responses are read as in `score`.
+    tokens are unmerged in every step) the finished responses are read as in `score`.
 
     Returns:
         One trace a returned sequence, in their order; `trace.ids` is the response. Its trace is empty, of no tokens, if

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.core.facts import Facts
-from vtokens.engine.attach import Handle, attachment, joined
+from vtokens.engine.attach import Handle, attachment, joined, without
 from vtokens.filter.trace.tape import Tape
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.base import Strategy
@@ -45,8 +45,8 @@ class Recorder(Strategy):
 def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> Iterator[tuple[Tape, Handle]]:
     """Watch a model inside a `with` block, beside whatever is attached to it.
 
-    What the model itself says is read, so strategies that change logits are left out while it reads; while it writes
-    they stay, and nothing is noted.
+    What the model itself says is noted: logits as they are before strategies change them. While it writes these act;
+    while it reads they do at their other stages alone (`Strategy.silent`).
 
     Args:
         model: of a supported family.
@@ -63,18 +63,14 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     parts.check(len(adapter.layers))
     tape = Tape(parts.on(adapter.facts), rows, adapter)
     recorder = Recorder(tape)
-    others = [s for s in taken.strategies if "logits" not in s.stages()] if taken is not None else []
-    contrasted = taken is not None and len(others) < len(taken.strategies)
-    tape.lost = contrasted and rows is None
-    if taken is not None and contrasted and rows is not None:
-        watched = taken.running(*others, recorder)
-    else:
-        watched = joined(model, *([] if tape.lost else [recorder]))
-    with watched as handle:
+    if rows is not None:
+        acting = [] if taken is None else taken.running_now
+        tape.left_out = tuple(one.name for one in acting if one.silent() is None and one.stages() != ("logits",))
+    with joined(model, recorder) if rows is None else without(model, {"logits"}, recorder) as handle:
         # The model's other callers, in other threads, are none of the tape's business.
         def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             if handle.runs(recorder):
-                tape.enter(number, args[0] if args else kwargs["hidden_states"])
+                tape.entering[number] = args[0] if args else kwargs["hidden_states"]
 
         def after_decoder(module: Any, args: Any, output: Any) -> None:
             if handle.runs(recorder):
@@ -82,15 +78,15 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
 
         def after_model(module: Any, args: Any, kwargs: Any, output: Any = None) -> None:
             if handle.runs(recorder):
-                tape.after_model(module, args, kwargs, output)
+                tape.after_model(kwargs["input_ids"] if "input_ids" in kwargs else args[0], output.logits)
 
         # Behind the engine's own hooks, which drop tokens before layers, and bring states back to full length.
         hooks = [adapter.language_model.register_forward_hook(after_decoder)]
         for number in tape.untapped:
             layer = adapter.layers[number]
             hooks.append(layer.register_forward_pre_hook(partial(on_layer, number), with_kwargs=True))
-        if rows is None:
-            hooks.append(model.register_forward_hook(after_model, with_kwargs=True))
+        # Before the engine's own hook, which hands strategies the logits.
+        hooks.append(model.register_forward_hook(after_model, with_kwargs=True, prepend=True))
         try:
             yield tape, handle
         finally:

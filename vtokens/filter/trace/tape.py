@@ -104,6 +104,8 @@ class Tape:
             more is noted.
         gate: is told the entropies (B,) of the first tokens, in nats, and says whether to note nothing.
         first: these entropies, where there is a gate.
+        entering: states (B, W, D) that entered a layer without attention in the call that runs, by layer.
+        left_out: names of attached strategies that did not act in this pass, though not on logits alone.
     """
 
     parts: Parts
@@ -118,6 +120,9 @@ class Tape:
     lost: bool = False
     gate: Callable[[Tensor], bool] | None = None
     first: Tensor | None = None
+    entering: dict[int, Tensor] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    _decoded: tuple[Tensor, Any] = field(init=False)
     _logits: list[Tensor] = field(default_factory=list)
     _likelihood: list[Likelihood] = field(default_factory=list)
 
@@ -180,30 +185,40 @@ class Tape:
             layer.outputs.append(output[:, -query.shape[2] :])
 
     def after_decoder(self, module: Any, args: Any, output: Any) -> None:
-        """A hook: note the states that leave the decoder."""
-        if self.lost:
-            return
-        states, self.cache = output.last_hidden_state, returned_cache(output)
+        """A hook: keep what leaves the decoder. The engine may run it for sequences of its own before the caller's, and
+        behind it once the logits are there, so that what it gave last counts."""
+        if not self.lost:
+            self._decoded = output.last_hidden_state, returned_cache(output)
+
+    def _ended(self) -> None:
+        """Note what entered layers without attention, and left the decoder."""
+        for number, hidden in self.entering.items():
+            self.enter(number, hidden)
+        self.entering.clear()
+        states, self.cache = self._decoded
         if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
             self.final_image = states
         if self.depth in self.parts.states:
             self.final.append(states[:, -(self.rows or 1) :])
 
-    def after_model(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        """A hook: note what was fed, and the logits of the last row of each pass."""
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        self.lost = self.lost or (bool(self.fed) and ids.shape != (len(self.fed[0]), 1))
+    def after_model(self, ids: Tensor, logits: Tensor) -> None:
+        """Note what left the decoder in a call of the model; while it writes also what was fed, and its last logits."""
+        writes = self.rows is None
+        self.lost = self.lost or (writes and bool(self.fed) and ids.shape != (len(self.fed[0]), 1))
         if self.lost:
+            return
+        self._ended()
+        if not writes:
             return
         if len(self._logits) == _BLOCK:
             self._reduce(torch.cat([*self.fed[1 - _BLOCK :], ids], 1))
         if not self.fed and self.gate is not None:
-            self.first = entropies(output.logits[:, -1])
+            self.first = entropies(logits[:, -1])
             if self.gate(self.first):
                 self.lost = True
                 return
         self.fed.append(ids)
-        self._logits.append(output.logits[:, -1])
+        self._logits.append(logits[:, -1])
 
     def likelihood(self, sequences: Tensor) -> Likelihood:
         """(B, T) each, of all that was written; `sequences` is what `generate` returned, and `follows` said yes."""

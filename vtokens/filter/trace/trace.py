@@ -126,6 +126,7 @@ class Trace:
         contrasts: name -> (T,), `logprob` of the same tokens in another view.
         divergence: (L, H, T), distance between head outputs of row k, before the output projection, with the pictures
             and without; None unless asked for.
+        left_out: names of attached strategies that act elsewhere than on logits, and could not act in this pass.
     """
 
     ids: Tensor
@@ -151,6 +152,7 @@ class Trace:
     contrasts: dict[str, Tensor] = field(default_factory=dict)
     divergence: Tensor | None = None
     linear: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

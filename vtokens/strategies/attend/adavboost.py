@@ -99,6 +99,10 @@ class AdaVBoost(Strategy):
             logits.remember(_GROUNDING, logits.prepared[0], logits.grounding)
         return logits.positive
 
+    def silent(self) -> None:
+        """Nothing: the risk that boosts a token is made of the logits of the one before."""
+        return None
+
     def _row(self, logits: Logits) -> Tensor | None:
         """float32 (B, V): the logits of the token that is written next; None where nothing is cached for it."""
         if logits.step is None or logits.recall(_RISK, logits.prepared[0]) is None:
