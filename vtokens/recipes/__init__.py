@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vtokens.recipes.looking.carve import carve
     from vtokens.recipes.looking.crop import crop
     from vtokens.recipes.looking.dyfo import dyfo
+    from vtokens.recipes.looking.ilvad import ilvad
     from vtokens.recipes.looking.patches import patches
     from vtokens.recipes.looking.registry import parse_recipe, recipe, recipes
     from vtokens.recipes.looking.sdrpn import sdrpn
@@ -45,6 +46,7 @@ __all__ = [
     "carve",
     "crop",
     "dyfo",
+    "ilvad",
     "opera",
     "parse_recipe",
     "patches",
@@ -59,7 +61,7 @@ __all__ = [
 
 _ZOOM, _SCORERS, _SEARCH = "vtokens.recipes.zooming", "vtokens.recipes.scorers", "vtokens.recipes.search"
 _NAMES = "vtokens.recipes.looking.registry"
-_LOOKING = ("ara", "carve", "crop", "dyfo", "patches", "sdrpn")
+_LOOKING = ("ara", "carve", "crop", "dyfo", "ilvad", "patches", "sdrpn")
 _MODULES = {
     "Again": "vtokens.recipes.again",
     "AnswerScorer": _SCORERS,

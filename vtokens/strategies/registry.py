@@ -28,7 +28,7 @@ _RECIPES = {
     "zoom": "zoom",
     "opera": "opera",
     **dict.fromkeys(("aks", "bolt", "date", "tstar"), "search_frames"),
-    **{name: name for name in ("ara", "carve", "crop", "dyfo", "patches", "sdrpn")},
+    **{name: name for name in ("ara", "carve", "crop", "dyfo", "ilvad", "patches", "sdrpn")},
 }
 """What papers call a method as they do strategies, and is a function around `generate` here: its name there."""
 _log = logging.getLogger("vtokens")

@@ -113,13 +113,13 @@ class Asking:
         """A context in which the plain model runs with some strategies, as one pass of this recipe; gives the model."""
         return self._counted(without(self.model, STAGES, *watching))
 
-    def attached(self, inputs: Any = None) -> AbstractContextManager[Any]:
-        """A context in which the attached model runs, as one pass of this recipe over `inputs`; gives the model."""
-        return self._counted(joined(self.model), inputs)
+    def attached(self, inputs: Any = None, *more: Strategy) -> AbstractContextManager[Any]:
+        """A context in which the attached model runs, `more` behind it, as one pass over `inputs`; gives the model."""
+        return self._counted(joined(self.model, *more), inputs)
 
     def ask(
         self, question: str | None = None, images: Sequence[Image.Image] | None = None, likely: bool = False,
-        **more: Any,
+        under: Sequence[Strategy] = (), **more: Any,
     ) -> Said:  # fmt: skip
         """Have the attached model answer.
 
@@ -127,6 +127,7 @@ class Asking:
             question: by default the own one.
             images: what is shown, by default the own picture.
             likely: work out `Said.likely` and `Said.unsure`.
+            under: strategies of the recipe that act in this answer, behind those that are attached.
             more: options of `generate` that hold for this answer alone.
 
         Raises:
@@ -145,7 +146,7 @@ class Asking:
             )
         if likely:
             options |= {"return_dict_in_generate": True, "output_logits": True}
-        with self.attached(inputs) as model:
+        with self.attached(inputs, *under) as model:
             output = model.generate(**inputs, **options)
         sequences = output if isinstance(output, Tensor) else output.sequences
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
