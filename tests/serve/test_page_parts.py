@@ -79,26 +79,25 @@ def test_what_was_kept_is_drawn_as_the_library_draws_it(page: Any) -> None:
 
 
 def test_marks_stand_where_python_counts_them(page: Any) -> None:
-    """Characters outside of UTF-16's first plane, marks that overlap, and one that the filter did not flag."""
+    """Characters outside of UTF-16's first plane, marks that overlap, and what a model wrote as text and no markup."""
     text = "A 👍🏽 red square, a blue ring <b>."
-    at = [(text.index(word), text.index(word) + len(word)) for word in ("red square", "square", "blue ring", "<b>")]
+    at = [(text.index(word), text.index(word) + len(word)) for word in ("red square", "square", "<b>")]
     marks = [{"start": start, "end": end, "probability": 0.5 + n / 10} for n, (start, end) in enumerate(at)]
-    marks[2]["flagged"] = False
+    marks[2] |= {"what": "regenerated", "text": "<i>"}
     script = """async ([text, marks]) => {
         const where = document.createElement("p");
         where.append(...(await import("/page/card.js")).marked(text, marks));
         return where.innerHTML;
     }"""
 
-    def wrong(p: str) -> str:
-        said, seen = (
-            f'<span class="skip"> (wrong with probability {p})</span>',
-            f'<small aria-hidden="true">{p}</small>',
-        )
-        return f"{said}{seen}</mark>"
+    def wrong(word: str, p: str, before: str = "") -> str:
+        said = f"{before}wrong with probability {p}"
+        seen = f'<small aria-hidden="true">{p}</small></mark>'
+        return f'<mark title="{said}">{word}<span class="skip"> ({said})</span>{seen}'
 
-    expected = f"A 👍🏽 <mark>red square{wrong('0.50')}, a blue ring <mark>&lt;b&gt;{wrong('0.80')}."
-    assert page.evaluate(script, [text, marks]) == expected
+    html = page.evaluate(script, [text, marks]).replace("&lt;", "<").replace("&gt;", ">")
+    again = wrong("<b>", "0.70", "written again: <i>, ")
+    assert html == f"A 👍🏽 {wrong('red square', '0.50')}, a blue ring {again}."
 
 
 def test_small_pictures_are_sent_as_they_are_and_large_ones_smaller(page: Any) -> None:

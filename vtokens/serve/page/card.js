@@ -12,26 +12,32 @@ const hidden = (content) => element("span", content, "skip");
 const figures = (number) => Number(number.toPrecision(3)).toString();
 const time = (ms) => (ms >= 9999.5 ? `${figures(ms / 1000)} s` : `${figures(ms)} ms`);
 
+/** What became of a mark, and how sure the filter is; scores that no calibration made probabilities only rank. */
+const judged = (mark, calibrated) => {
+  const p = mark.probability.toFixed(2), sure = calibrated ? `wrong with probability ${p}` : `score ${p}`;
+  return mark.what === "regenerated" ? `written again: ${mark.text}, ${sure}` : sure;
+};
+
 /** The answer with what the filter marked in it, and the probability that each is wrong. */
-export const marked = (text, marks = []) => {
+export const marked = (text, marks = [], calibrated = true) => {
   const letters = [...text], parts = []; // places count characters, of which some are two units in JavaScript
   let end = 0;
   for (const mark of [...marks].sort((a, b) => a.start - b.start)) {
     const start = Math.max(mark.start, end);
-    if (mark.flagged === false || mark.end <= start) continue;
-    const p = mark.probability.toFixed(2), shown = element("mark", letters.slice(start, mark.end).join(""));
-    const beside = element("small", p);
+    if (mark.end <= start) continue;
+    const shown = element("mark", letters.slice(start, mark.end).join("")), beside = element("small", mark.probability.toFixed(2));
     beside.setAttribute("aria-hidden", "true");
-    shown.append(hidden(` (wrong with probability ${p})`), beside);
+    shown.title = judged(mark, calibrated);
+    shown.append(hidden(` (${shown.title})`), beside);
     parts.push(letters.slice(end, start).join(""), shown);
     end = mark.end;
   }
   return [...parts, letters.slice(end).join("")];
 };
 
-const left = (marks) => marks.filter((one) => one.text && one.end <= one.start).map((one) => {
+const gone = (marks, calibrated) => marks.filter((one) => one.end <= one.start).map((one) => {
   const line = element("p", "Left out: ", "note");
-  line.append(element("del", one.text), ` (wrong with probability ${one.probability.toFixed(2)})`);
+  line.append(element("del", one.text), ` (${judged(one, calibrated)})`);
   return line;
 });
 
@@ -47,13 +53,14 @@ export const card = (title) => {
   /** `plain` is what the unpruned model did, null where it was not asked; the model's own row has itself. */
   const done = async (found, urls, plain) => {
     end();
-    const { vtokens, usage } = found, marks = vtokens?.filter?.marks ?? [];
-    answer.replaceChildren(...(found.text ? marked(found.text, marks) : ["(no answer)"]));
+    const { vtokens, usage } = found, filter = vtokens?.filter, marks = filter?.marks ?? [];
+    const calibrated = filter?.calibrated !== false;
+    answer.replaceChildren(...(found.text ? marked(found.text, marks, calibrated) : ["(no answer)"]));
     if (plain && plain !== found) {
       const same = plain.text === found.text;
       answer.append(" ", element("span", same ? "same" : "different", same ? "same" : "other"));
     }
-    answer.after(...left(marks));
+    answer.after(...gone(marks, calibrated));
     const tokens = vtokens?.image_tokens ? `${figures(vtokens.kept)} of ${vtokens.image_tokens}` : "";
     const facts = element("dl");
     const fact = (what, value) => value && facts.append(element("dt", what), element("dd", value));
@@ -63,9 +70,11 @@ export const card = (title) => {
     fact("whole answer", time(found.whole) + beside(found.whole, plain?.whole));
     if (usage) fact("tokens written", String(usage.completion_tokens));
     if (vtokens?.flops_saved > 0) fact("prefill", `${Math.round(100 * (1 - vtokens.flops_saved))}% of FLOPs`);
-    if (vtokens?.filter) fact("marked", String(marks.filter((one) => one.flagged !== false).length));
+    if (filter) fact(filter.action === "flag" ? "marked" : filter.action === "redact" ? "left out" : "changed", String(marks.length));
     if (found.reason === "length") fact("ended", "at the most tokens");
     whole.append(facts);
+    for (const why of vtokens?.choices ?? []) whole.append(element("p", why, "note"));
+    if (filter?.guarantee) whole.append(element("p", filter.guarantee, "note"));
     const kept = vtokens?.pictures ?? [];
     const place = (number) => (urls.length > 1 ? `picture ${number + 1} of ${urls.length}` : "the picture");
     const pictures = await Promise.all(urls.map((url, number) =>
