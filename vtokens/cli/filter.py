@@ -87,10 +87,12 @@ def _run(options: argparse.Namespace) -> None:
     guarantees: list[str] = []
     if options.ray:
         from vtokens.filter.datasets.ray import spread
+        from vtokens.filter.datasets.worker import Opener
 
         gpus = float(options.device.startswith("cuda"))
         make = partial(_worker, options)
-        work: Any = partial(spread, make=make, workers=options.workers, address=options.ray, gpus=gpus)
+        opener = Opener(Path(options.images).absolute(), options.allow_outside)
+        work: Any = partial(spread, make=make, opener=opener, workers=options.workers, address=options.ray, gpus=gpus)
     else:
         work = alone(partial(_worker, options, guarantees))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

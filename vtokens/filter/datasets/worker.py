@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,39 @@ from vtokens.filter.datasets.rows import OWN, DatasetRow, Refusal
 Batch = list["DatasetRow | Refusal"]
 Done = tuple[list[tuple[DatasetRow, dict[str, Any]]], list[Refusal]]
 """Rows with what is written for each, and rows that are set aside."""
+Shown = Mapping[str, "Image.Image | str"]
+"""Pictures by the paths that rows have, or why one is not shown."""
 
 
-class _Outside(ValueError):
-    """A picture that is there, perhaps, and not to be looked at."""
+@dataclass(frozen=True)
+class Opener:
+    """Opens the pictures of a batch, each once.
+
+    Attributes:
+        folder: paths of pictures are relative to it, and lie in it.
+        allow_outside: whether pictures outside of the folder, by "..", an absolute path or a link, are opened.
+    """
+
+    folder: str | Path
+    allow_outside: bool = False
+
+    def __call__(self, batch: Batch) -> dict[str, Image.Image | str]:
+        """The pictures of the rows, or why one does not open."""
+        names = {item.image: None for item in batch if isinstance(item, DatasetRow)}
+        return {name: self._opened(name) for name in names}
+
+    def _opened(self, name: str) -> Image.Image | str:
+        try:
+            if not self.allow_outside:
+                within(Path(self.folder), name)
+        except ValueError as error:
+            return f"the image is not allowed: {error} (--allow-outside opens it)"
+        except OSError as error:
+            return f"the image does not open: {error}"
+        try:
+            return open_image(Path(self.folder) / name)
+        except (OSError, ValueError) as error:
+            return f"the image does not open: {error}"
 
 
 class Worker:
@@ -28,11 +57,11 @@ class Worker:
 
     Args:
         hf: a `HallucinationFilter`.
-        folder: paths of pictures are relative to it, and lie in it.
+        folder: as of `Opener`.
         action: "flag" leaves the texts, "redact" drops sentences, "abstain" puts null in place of the text.
         risk, threshold: as in `HallucinationFilter.act`; if neither is given, a calibrated filter acts on a probability
             above 0.5: the texts are not its model's, so its certificates would guarantee nothing.
-        allow_outside: whether pictures outside of the folder, by "..", an absolute path or a link, are opened.
+        allow_outside: as of `Opener`.
 
     Raises:
         ValueError: an action that is not for data sets, no threshold, or a risk that cannot be guaranteed.
@@ -47,8 +76,7 @@ class Worker:
         threshold: float | None = None,
         allow_outside: bool = False,
     ) -> None:
-        self._hf, self._folder, self._action = hf, Path(folder), action
-        self._outside = allow_outside
+        self._hf, self._opener, self._action = hf, Opener(folder, allow_outside), action
         if risk is None and threshold is None and hf.judge.calibrator is not None:
             threshold = 0.5
         self._limit = {"risk": risk, "threshold": threshold}
@@ -60,20 +88,21 @@ class Worker:
         risk = self._limit["risk"]
         return "" if risk is None else str(self._hf.certificate(risk, self._action))
 
-    def __call__(self, batch: Batch) -> Done:
-        """Filter the rows of a batch; one that fails by itself is set aside, whatever the others do."""
-        aside, rows, pictures = list[Refusal](), list[DatasetRow](), dict[str, Image.Image]()
-        for item in batch:
-            if isinstance(item, Refusal):
-                aside.append(item)
-                continue
-            try:
-                if item.image not in pictures:
-                    pictures[item.image] = self._open(item.image)
-                rows.append(item)
-            except (OSError, ValueError) as error:
-                what = "the image is not allowed" if isinstance(error, _Outside) else "the image does not open"
-                aside.append(Refusal(item.line, f"{what}: {error}", item.raw))
+    def __call__(self, batch: Batch, shown: Shown | None = None) -> Done:
+        """Filter the rows of a batch; one that fails by itself is set aside, whatever the others do.
+
+        Args:
+            batch: the rows.
+            shown: their pictures, where an `Opener` has opened them already.
+        """
+        shown = self._opener(batch) if shown is None else shown
+        pictures = {name: one for name, one in shown.items() if isinstance(one, Image.Image)}
+        rows = [item for item in batch if isinstance(item, DatasetRow) and item.image in pictures]
+        aside = [
+            item if isinstance(item, Refusal) else Refusal(item.line, str(shown[item.image]), item.raw)
+            for item in batch
+            if isinstance(item, Refusal) or item.image not in pictures
+        ]
         try:
             found: list[Outcome | Refusal] = list(self._act(rows, pictures))
         except (ValueError, TypeError):  # one of them; which, shows alone
@@ -82,14 +111,6 @@ class Worker:
             (row, self._content(row, one)) for row, one in zip(rows, found, strict=True) if isinstance(one, Outcome)
         ]
         return done, aside + [one for one in found if isinstance(one, Refusal)]
-
-    def _open(self, name: str) -> Image.Image:
-        if not self._outside:
-            try:
-                within(self._folder, name)
-            except ValueError as error:
-                raise _Outside(f"{error} (--allow-outside opens it)") from error
-        return open_image(self._folder / name)
 
     def _act(self, rows: Sequence[DatasetRow], pictures: dict[str, Image.Image]) -> list[Outcome]:
         shown, asked = [pictures[row.image] for row in rows], [row.prompt for row in rows]
