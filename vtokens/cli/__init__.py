@@ -26,6 +26,7 @@ from vtokens.cli import (
     report,
     run,
     search,
+    serve,
 )
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
@@ -43,6 +44,7 @@ _EXAMPLES = """examples:
   vtokens strategies "fast*"
   vtokens models
   vtokens eval --tasks scenes_vqa --strategies none,random,cls --keep 0.5,0.1 --out runs/first
+  vtokens serve
   vtokens report runs/first
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
   vtokens bench kernels --kernel farthest_point
@@ -50,7 +52,7 @@ _EXAMPLES = """examples:
 """
 
 # What a command does not work without. The others draw tables and bars, which the extra `cli` brings too.
-_EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli"}
+_EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli", "serve": "serve"}
 _WITHOUT_MODELS = ("doctor", "models", "report", "strategies")
 """Commands that begin without torch and transformers, which take seconds to import."""
 
@@ -89,6 +91,7 @@ def parser() -> Parser:
         heads,
         search,
         eval,
+        serve,
         report,
         profile,
         bench,

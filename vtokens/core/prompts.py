@@ -11,7 +11,7 @@ POSITION_KINDS = ("mm_token_type_ids", "token_type_ids")
 _KINDS = {"image": "picture", "video": "video"}
 
 
-def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]]) -> str:
+def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]], **more: Any) -> str:
     """The text of a chat, ready for the answer to follow.
 
     Args:
@@ -19,10 +19,11 @@ def chat_text(processor: Any, turns: Sequence[Mapping[str, Any]]) -> str:
             follow each other on lines of their own.
         turns: as `apply_chat_template` takes them: {"role": ..., "content": [{"type": "image"}, {"type": "text",
             "text": ...}]}.
+        more: what the template is given besides, such as `tools`; without a template it is of no use.
     """
     template = getattr(processor, "chat_template", None) or getattr(_tokenizer(processor), "chat_template", None)
     if template:
-        text: str = processor.apply_chat_template(turns, chat_template=template, add_generation_prompt=True)
+        text: str = processor.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, **more)
         return text
     parts = [part for turn in turns for part in turn["content"]]
     return "\n".join(part["text"] if "text" in part else getattr(processor, f"{part['type']}_token") for part in parts)

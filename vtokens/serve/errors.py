@@ -13,6 +13,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+REASON = "x-vtokens-refused"
+"""The header with a refusal's `code`: a gateway, and the metrics, read it without the body."""
+
+
 class Refused(Exception):
     """A request that is not answered, with the reason.
 
@@ -22,7 +26,7 @@ class Refused(Exception):
         code: a name for programs, as "body_too_large".
         param: which part of the request it is about, as "messages[0].content[1].image_url.url".
         kind: OpenAI's `type`.
-        headers: of the answer, as `Retry-After`.
+        headers: of the answer, as `Retry-After`; the code is among them.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.code, self.param, self.kind = status, code, param, kind
         self.message = " ".join(message.split())
-        self.headers = dict(headers or {})
+        self.headers = {REASON: code, **(headers or {})}
 
     def body(self) -> dict[str, Any]:
         """OpenAI's form of an error."""

@@ -1,0 +1,207 @@
+"""An answer that the hallucination filter judges while it is written, on the model's thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from vtokens.engine import Handle
+from vtokens.filter.actions.action import Outcome
+from vtokens.filter.actions.mend import pieces
+from vtokens.filter.actions.stream import Event as Sentence
+from vtokens.filter.filter import HallucinationFilter
+from vtokens.filter.judge import one_picture
+from vtokens.filter.saved import ships
+from vtokens.filter.signals import parts_for
+from vtokens.loading.media import Medium
+from vtokens.serve.answers import Mark, Verdict
+from vtokens.serve.asked import FilterAsked
+from vtokens.serve.jobs import Began, Did, End, Failed, Reason, Text
+from vtokens.strategies import Strategy, format_spec
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The filter's verdict; comes before the end."""
+
+    verdict: Verdict
+
+
+class _Watch(StoppingCriteria):
+    """Counts tokens, and ends what nobody waits for."""
+
+    def __init__(self, until: float) -> None:
+        self.count, self.until, self.left = 0, until, threading.Event()
+
+    @property
+    def reason(self) -> Reason:
+        """Why it ended, were it now."""
+        return "cancelled" if self.left.is_set() else "deadline" if time.monotonic() > self.until else "stop"
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self.count += len(input_ids)
+        return torch.full((len(input_ids),), self.reason != "stop", dtype=torch.bool, device=input_ids.device)
+
+
+@dataclass
+class Filtering:
+    """One answer; called on the model's thread with nothing beside it.
+
+    Attributes:
+        hf, handle: the filter, and the model's attachment.
+        asked: what the filter is to do.
+        program: the strategies.
+        prompt: as text, with the places of its pictures.
+        media: in their order.
+        length: tokens of the prompt.
+        settings: of `generate`.
+        seed: of sampling; None draws one.
+        streamed: whether each sentence is told when it is judged.
+        seconds: until it ends.
+        on: gets its events.
+        submitted: when it was.
+    """
+
+    hf: HallucinationFilter
+    handle: Handle
+    asked: FilterAsked
+    program: tuple[Strategy, ...]
+    prompt: str
+    media: Sequence[Medium]
+    length: int
+    settings: GenerationConfig
+    seed: int | None
+    streamed: bool
+    seconds: float
+    on: Callable[[Began | Text | Judged | End | Failed], None]
+    submitted: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._watch = _Watch(self.submitted + self.seconds)
+        self._marks: list[Mark] = []
+        self._said = ""
+
+    def cancel(self) -> None:
+        """End it at the next token."""
+        self._watch.left.set()
+
+    def over(self, future: Future[None]) -> None:
+        """Say that it never began, where its time or the server's was over before."""
+        if future.cancelled():
+            self.on(End("drained", (), time.monotonic() - self.submitted))
+        elif (error := future.exception()) is not None:
+            self.on(Failed(error if isinstance(error, Exception) else RuntimeError(str(error))))
+
+    def __call__(self) -> None:
+        """Write it."""
+        self._waited, self._before = time.monotonic() - self.submitted, self.handle.record
+        self._did: Did | None = None
+        try:
+            with self.handle.running(*self.program), torch.random.fork_rng():
+                torch.seed() if self.seed is None else torch.manual_seed(self.seed)
+                self._write()
+            if self._watch.reason == "stop":
+                self.on(Judged(self._verdict()))
+            reason = self._watch.reason
+            most = self.settings.max_new_tokens
+            if (
+                reason == "stop"
+                and most is not None
+                and self._watch.count >= most
+                and self.asked.action != "regenerate"
+            ):
+                reason = "length"
+            ids = (0,) * self._watch.count  # as many as were written; which they were, the filter does not say
+            self.on(End(reason, ids, time.monotonic() - self.submitted, self._did))
+        except Exception as error:
+            self.on(Failed(error))
+
+    def _write(self) -> None:
+        how: dict[str, Any] = {
+            "risk": self.asked.risk,
+            "threshold": self.asked.threshold,
+            "generation_config": self.settings,
+            "stopping_criteria": StoppingCriteriaList([self._watch]),
+        }
+        depth = self.hf.model.config.get_text_config().num_hidden_layers
+        whole = parts_for(self.hf.judge.signals, depth).passes or (self.asked.action == "abstain" and not self.streamed)
+        if not whole:
+            for sentence in self.hf.stream(list(self.media), self.prompt, self.asked.action, **how):
+                self._begin()
+                self._note(sentence)
+                self._say(sentence.text)
+        else:
+            outcome = self.hf.generate(list(self.media), self.prompt, self.asked.action, **how)
+            self._begin()
+            self._marks = list(_marks(outcome))
+            self._say(outcome.text)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Tell what the strategies did, once the prompt was read."""
+        if self._did is None:
+            [report] = self.handle.row_reports([self.length], self._before)
+            sample = report.sample
+            tokens = sum(kept.picture.tokens for kept in sample.pictures)
+            counts = (report.length, round(report.fed), tokens, round(sample.average_tokens))
+            name = format_spec(self.program)
+            self._did = Did(name, *counts, report.flops, report.flops_full, sample.pictures)
+            self.on(Began(self._waited, 1, self._did))
+
+    def _say(self, text: str) -> None:
+        self._said += text
+        if text:
+            self.on(Text(text, ()))
+
+    def _note(self, sentence: Sentence) -> None:
+        start = len(self._said)
+        if sentence.what == "flagged":
+            self._marks += [_mark(one) for one in sentence.mentions if one.flagged]
+        elif sentence.what in ("redacted", "regenerated", "abstained"):
+            what: Any = sentence.what
+            end = start + len(sentence.text)
+            self._marks.append(Mark(start=start, end=end, probability=sentence.p, text=sentence.before, what=what))
+
+    def _verdict(self) -> Verdict:
+        asked, judge = self.asked, self.hf.judge
+        guaranteed = asked.threshold is None and (asked.risk is not None or asked.action != "flag")
+        certificate = self.hf.certificate(asked.risk, asked.action) if guaranteed else None
+        threshold = asked.threshold if asked.threshold is not None else 0.5
+        fits = judge.calibrator is not None and (one_picture(list(self.media)) or not ships(judge.calibrator))
+        return Verdict(
+            action=asked.action,
+            threshold=threshold if certificate is None else certificate.threshold,
+            calibrated=fits,
+            # What is written again is outside of it.
+            guarantee=" ".join(str(certificate).split()) if certificate and asked.action != "regenerate" else None,
+            marks=self._marks,
+        )
+
+
+def _mark(judged: Any) -> Mark:
+    return Mark(start=judged.start, end=judged.end, probability=judged.p, text=judged.text, what="flagged")
+
+
+def _marks(outcome: Outcome) -> Iterator[Mark]:
+    """What became of the sentences of an outcome, at their places in its text."""
+    report, edits = outcome.report, {edit.sentence: edit for edit in outcome.edits}
+    if None in edits:
+        edit = edits[None]
+        yield Mark(start=0, end=len(edit.after), probability=edit.p, text=edit.before, what="abstained")
+        return
+    yield from (_mark(one) for one in report.flagged if not edits)
+    drop = [number in edits and edits[number].what == "redacted" for number in range(len(report.spans))]
+    place = 0
+    for number, shown in enumerate(pieces(report.response, report.spans, drop)[0]):
+        size, found = len(shown or ""), edits.get(number)
+        if found is not None:
+            what: Any = found.what
+            yield Mark(start=place, end=place + size, probability=found.p, text=found.before, what=what)
+        place += size
