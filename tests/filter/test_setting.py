@@ -7,6 +7,7 @@ import vtokens
 from tests.families import build
 from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.setting import CalibrationSetting, fingerprint
+from vtokens.strategies import format_spec, parse
 
 
 def test_fingerprint_knows_the_weights_and_not_the_precision():
@@ -36,6 +37,16 @@ def test_setting_names_what_is_attached():
     assert plain.differences(pruned) == [f"strategy 'none' against {pruned.strategy!r}"]
     assert "fastv" in pruned.strategy
     assert CalibrationSetting.of(model) == CalibrationSetting(plain.model)
+
+
+def test_setting_names_what_runs_inside_a_block():
+    model = build("llava")[0]
+    with vtokens.attach(model, "none") as handle:
+        with handle.using("fastv(keep=0.5)"):
+            assert CalibrationSetting.of(model).strategy == format_spec(parse("fastv(keep=0.5)"))
+        with handle.using(["fastv(keep=0.5)", "none", "none"]):
+            assert CalibrationSetting.of(model).strategy == f"{format_spec(parse('fastv(keep=0.5)'))} | none"
+        assert CalibrationSetting.of(model).strategy == "none"
 
 
 def record(**meta):

@@ -241,6 +241,13 @@ class Handle:
         block = self._block()
         return () if block is None else block.plan.strategies
 
+    @property
+    def programs_now(self) -> tuple[tuple[Strategy, ...], ...]:
+        """The same row by row inside `using([...])`; else one program, that of all rows."""
+        block = self._block()
+        programs = None if block is None else block.plan.programs
+        return (self.running_now,) if programs is None else tuple(map(tuple, programs))
+
     def runs(self, strategy: Strategy) -> bool:
         """Whether the calling thread runs this very strategy on the model now."""
         return any(one is strategy for one in self.running_now)

@@ -13,6 +13,7 @@ from vtokens.core.moved import renamed
 from vtokens.core.weights import named, whole, whole_shape
 from vtokens.engine import attachment
 from vtokens.filter.calibrators.records import LabelledResponse
+from vtokens.strategies import format_spec
 
 _SAMPLED = 16  # entries read of each tensor
 
@@ -23,7 +24,7 @@ class CalibrationSetting:
 
     Attributes:
         model: the model's `fingerprint`.
-        strategy: what was attached while the response was generated and scored, as `Handle.strategy` has it.
+        strategy: what ran while the response was generated and scored, as text (`attached_strategy`).
         prompts: a name of the user's for the family of prompts, such as "captions".
         decoding: how tokens were chosen, such as "greedy" or "sample(temperature=0.7)", with the action if there was
             one: a threshold for regenerated responses comes from regenerated responses.
@@ -73,9 +74,10 @@ class CalibrationSetting:
 
 
 def attached_strategy(model: Any) -> str:
-    """What is attached to a model, as text; "none" if nothing is."""
+    """What the calling thread runs on a model, as text; "none" if nothing. Rows that differ stand side by side."""
     handle = attachment(model)
-    return handle.strategy if handle is not None and handle.strategies else "none"
+    programs = handle.programs_now if handle is not None else ((),)
+    return " | ".join(dict.fromkeys(map(format_spec, programs)))
 
 
 def fingerprint(model: Any) -> str:
