@@ -11,7 +11,8 @@ from transformers.models.mllama.modeling_mllama import _prepare_aspect_ratio_att
 
 from tests.limits import close, close_pass
 from tests.strategies.helpers import arrange, crops_of, pair, probe, three_rows
-from vtokens.engine.stages.tower import _of_tiles, _Read
+from vtokens.engine.stages.tower import _of_tiles
+from vtokens.engine.stages.votes import Read
 from vtokens.strategies import Saliency
 
 
@@ -74,7 +75,7 @@ def test_padding_of_tiles_has_no_vote() -> None:
     tiles = torch.tensor([[1, 1, 0], [1, 0, 0]])
     query, key = (torch.randn(2, 2, 24, 4, generator=generator) for _ in range(2))
     mask = _prepare_aspect_ratio_attention_mask(tiles, num_patches=5, target_length=8, dtype=torch.float32)
-    read = _Read(query, key, 0.5, mask, None)
+    read = Read(query, key, 0.5, mask, None)
     maps = (query.double() @ key.double().transpose(2, 3) * 0.5).softmax(-1).mean(1)
     for number, real in enumerate(tiles):
         rows = [8 * tile + patch for tile in range(3) for patch in range(5) if real[tile]]

@@ -1,1 +1,1 @@
-"""Strategies in engines that run the decoder themselves: what is chosen between vision tower and decoder."""
+"""Visual tokens under strategies in programs of others: engines that run the decoder, and clusters."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,10 +17,10 @@ from vtokens.engine.block import Block
 from vtokens.engine.checks.recompute import check_tower_runs_once
 from vtokens.engine.stages import encode, pixels
 from vtokens.engine.stages.tower_call import TowerCall, call_of, during
+from vtokens.engine.stages.votes import Read, votes
 from vtokens.engine.state.merging import Merging
 from vtokens.engine.state.tower_run import TowerRun, mark
 from vtokens.kernels import attention_colmean
-from vtokens.strategies.signals import Heads
 
 
 class _Features:
@@ -121,7 +120,7 @@ class TowerTap:
         for one in call.plan.scored:
             block, rows, heads = one
             if block == index:
-                read, tiles = _Read.of(attention, heads), self._tower.tiles
+                read, tiles = _read(attention).of(heads), self._tower.tiles
                 every = rows == "all" or not self._tower.has_cls
                 whole = None if tiles is None else _of_tiles(read, call.inputs[tiles], every)
                 scores = self._scores(read, call.merging, every) if whole is None else [whole]
@@ -137,17 +136,17 @@ class TowerTap:
         key = attention.key.detach().transpose(1, 2).flatten(2)
         return _of_patches(self._tower, key, merging).unflatten(1, (attention.key.shape[1], -1))
 
-    def _scores(self, read: _Read, merging: Merging | None, every: bool) -> Iterator[Tensor]:
+    def _scores(self, read: Read, merging: Merging | None, every: bool) -> Iterator[Tensor]:
         """float32 (patches,), for each stretch of patches that attend to each other, of which `every` one votes."""
         if merging is not None and merging.begun:
-            yield merging.to_patches(_votes(read, every, merging)).flatten()
+            yield merging.to_patches(votes(read, every, merging)).flatten()
             return
         bounds = read.bounds
         # Flash attention is told where the images of a packed tower begin; others get a mask of blocks.
         sizes = self._packed() if bounds is None else bounds.diff().tolist()
         real = None if sizes is not None else _unpadded(read.mask)
         for part in [read] if sizes is None else read.split(sizes):
-            yield _votes(part, every, real=real)[:, int(self._tower.has_cls) :].flatten()
+            yield votes(part, every, real=real)[:, int(self._tower.has_cls) :].flatten()
 
     def _packed(self) -> list[int] | None:
         call = call_of(self._adapter)
@@ -171,54 +170,13 @@ def _of_patches(tower: Tower, rows: Tensor, merging: Merging | None) -> Tensor:
     return rows[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What scores are computed of in one attention call.
-
-    Attributes:
-        query, key: (B, H, N, d), or (B, 1, N, H * d) of all heads together.
-        scaling: the factor on their products.
-        mask: as the implementation wants it.
-        bounds: where the images of a packed tower begin, if the call says so.
-    """
-
-    query: Tensor
-    key: Tensor
-    scaling: float
-    mask: Any
-    bounds: Tensor | None
-
-    @classmethod
-    def of(cls, attention: AttentionCall, heads: Heads) -> _Read:
-        query, key, scaling = attention.query.detach(), attention.key.detach(), attention.scaling
-        if heads == "joint":
-            query, key = (part.transpose(1, 2).flatten(2)[:, None] for part in (query, key))
-            scaling = query.shape[-1] ** -0.5
-        return cls(query, key, scaling, attention.mask, attention.kwargs.get("cu_seq_lens_q"))
-
-    def split(self, sizes: list[int]) -> list[_Read]:
-        """Stretches of so many patches each."""
-        parts = zip(self.query.split(sizes, 2), self.key.split(sizes, 2), strict=True)
-        return [replace(self, query=query, key=key) for query, key in parts]
+def _read(attention: AttentionCall) -> Read:
+    """What scores are computed of in one attention call, head by head."""
+    bounds = attention.kwargs.get("cu_seq_lens_q")
+    return Read(attention.query.detach(), attention.key.detach(), attention.scaling, attention.mask, bounds)
 
 
-def _votes(read: _Read, every: bool, merging: Merging | None = None, real: Tensor | None = None) -> Tensor:
-    """float32 (B, N): what each token gets; padding, not `real` (B, N), gets nothing and has no vote.
-
-    The class token asks for the patches' scores, or `every` token has a vote. Votes are counted, not averaged: 1 is an
-    even share in a window as in a whole picture, so windows and blocks of any size compare.
-    """
-    query, key, scaling = read.query, read.key, read.scaling
-    bias, size = (None, None) if merging is None else (merging.bias, merging.size)
-    if not every:
-        return attention_colmean(query[:, :, :1], key, scaling, bias=bias, valid=real)
-    if real is not None:
-        return attention_colmean(query, key, scaling, rows=real, valid=real) * real.sum(1, keepdim=True)
-    voters = query.shape[2] if merging is None else merging.member.shape[1]
-    return attention_colmean(query, key, scaling, rows=size, bias=bias) * voters
-
-
-def _of_tiles(read: _Read, real: Tensor, every: bool) -> Tensor:
+def _of_tiles(read: Read, real: Tensor, every: bool) -> Tensor:
     """float32 (P * N,): what the class tokens of the tiles (..., T) that are `real`, or all their tokens, give each
     token of P pictures."""
     query = read.query
