@@ -203,17 +203,20 @@ class Heads(Noting):
         tilt: Tensor | None = None,
         shift: Tensor | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
+        until: Tensor | None = None,
     ) -> None:
         """Let some rows attend by changed scores: s becomes factor * s + tilt * |s| + shift before the softmax.
 
         Args:
             rows: the query rows; nothing else is computed.
             factor, tilt, shift: float32 (B, K), for each key, or (B, H, K); None leaves scores as they are.
-            change: from probabilities, float32 (B, H, R, K), some rows at a time, to what takes their place.
+            change: from probabilities, float32 (B, H, R, K), some rows at a time and in order, to what takes their
+                place.
+            until: int64 (B, R), the last key that each row is shown, in place of its own (`until_key`).
         """
         if not rows.index.shape[1]:
             return
-        self.replace(rows, self.rescaled(rows, factor, tilt, shift, change))
+        self.replace(rows, self.rescaled(rows, factor, tilt, shift, change, until))
 
     def rescaled(
         self,
@@ -222,9 +225,10 @@ class Heads(Noting):
         tilt: Tensor | None = None,
         shift: Tensor | None = None,
         change: Callable[[Tensor], Tensor] | None = None,
+        until: Tensor | None = None,
     ) -> Tensor:
         """float32 (B, H, R, D): the outputs that `rescale` would put at some rows, which stay as they are."""
-        query, place = rows.gather(self.query), self._place(rows)
+        query, place = rows.gather(self.query), self._place(rows) if until is None else until
         if self.bias is not None:  # tokens that count for several, behind what is made of their scores
             shift = self.bias if shift is None else shift + (self.bias if shift.dim() == 2 else self.bias[:, None])
         return rescaled_attention(
