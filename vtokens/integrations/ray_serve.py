@@ -28,10 +28,13 @@ class Replica:
         """Answer as the server does; the first scope is that of the lifespan, before which a replica is not ready."""
         if self._app is None:
             from vtokens.serve.app import make_app
+            from vtokens.serve.front import Front
             from vtokens.serve.guard import guarded
+            from vtokens.serve.server import ROUTES
 
             made: Any = make_app(self._settings)
-            self._app = guarded(made, self._settings.limits, self._keys, loopback=self._loopback, hosts=self._hosts)
+            inner = guarded(made, self._settings.limits, self._keys, loopback=self._loopback, hosts=self._hosts)
+            self._app = Front(inner, made.state.metrics, ROUTES)
         await self._app(scope, receive, send)
 
 
