@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "filter-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import markdown, read  # noqa: E402
+from benchmarks.tables import filled, markdown, read  # noqa: E402
 
 COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]
@@ -155,15 +154,7 @@ def sections() -> dict[str, str]:
 
 def updated(text: str) -> str:
     """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-    made = sections()
-
-    def fresh(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: {COMMAND} -->\n{made[name]}<!-- end of {name} -->"
-
-    return re.sub(
-        rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL
-    )
+    return filled(text, sections(), COMMAND)
 
 
 def _action(row: Row) -> str:

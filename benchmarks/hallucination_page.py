@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reports" / "hallucination-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import markdown, read  # noqa: E402
+from benchmarks.tables import filled, markdown, read  # noqa: E402
 
 COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")
@@ -47,7 +46,7 @@ def pope(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_marked(row["pope"][name]["accuracy"], _test(row, name)) for name in names]
         hardest = row["pope"]["adversarial"]
-        lines.append([_name(row), f"{row['tokens']:.0f}", *cells, _show(hardest["f1"]), _show(hardest["yes_ratio"])])
+        lines.append([_name(row), f"{row['tokens']:.0f}", *cells, show(hardest["f1"]), show(hardest["yes_ratio"])])
     return markdown(head, lines)
 
 
@@ -55,7 +54,7 @@ def easier(rows: Sequence[Row]) -> str:
     """F1 and the share of 'yes' in the other two settings."""
     head = ["strategy", *(f"{name}: {figure}" for name in SETTINGS[:2] for figure in ("F1", "yes"))]
     figures = [(name, key) for name in SETTINGS[:2] for key in ("f1", "yes_ratio")]
-    return markdown(head, [[_name(row), *(_show(row["pope"][name][key]) for name, key in figures)] for row in rows])
+    return markdown(head, [[_name(row), *(show(row["pope"][name][key]) for name, key in figures)] for row in rows])
 
 
 def chair(rows: Sequence[Row]) -> str:
@@ -64,8 +63,8 @@ def chair(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         found = row["chair"]
-        cells = [_marked(found["chair_s"], _test(row, None)), *(_show(found[key]) for key in ("chair_i", "recall"))]
-        lines.append([_name(row), *cells, _show(found["length"], 2), f"{found['repeats']:.2f}"])
+        cells = [_marked(found["chair_s"], _test(row, None)), *(show(found[key]) for key in ("chair_i", "recall"))]
+        lines.append([_name(row), *cells, show(found["length"], 2), f"{found['repeats']:.2f}"])
     return markdown(head, lines)
 
 
@@ -74,7 +73,7 @@ def partners(rows: Sequence[Row]) -> str:
     names = [f"{part['partner']} ({part['dose']:g})" for part in rows[0]["partners"]]
     head = ["strategy", *(f"{name}: {how}" for name in names for how in ("asked", "in captions"))]
     lines = [
-        [_name(row), *(_show(part[key], 2) for part in row["partners"] for key in ("says_yes", "names_it"))]
+        [_name(row), *(show(part[key], 2) for part in row["partners"] for key in ("says_yes", "names_it"))]
         for row in rows
     ]
     return markdown(head, lines)
@@ -110,7 +109,7 @@ def sweeps(look: Row) -> str:
     for row in (*look["controls"], *look["alpha"], *look["forced"]):
         found, caption = row["pope"]["adversarial"], row["chair"]
         figures = [found["accuracy"], found["yes_ratio"], caption["chair_s"], caption["chair_i"], caption["recall"]]
-        lines.append([row["label"], *map(_show, figures)])
+        lines.append([row["label"], *map(show, figures)])
     return markdown(head, lines)
 
 
@@ -138,14 +137,7 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
 
 def updated(text: str) -> str:
     """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-    made = sections()
-
-    def fresh(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: {COMMAND} -->\n{made[name]}<!-- end of {name} -->"
-
-    section = rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->"
-    return re.sub(section, fresh, text, flags=re.DOTALL)
+    return filled(text, sections(), COMMAND)
 
 
 def _name(row: Row) -> str:
@@ -165,13 +157,14 @@ def _test(row: Row, setting: str | None) -> Row | None:
 
 def _marked(interval: Row, test: Row | None) -> str:
     """Bold where the paired test says better than the base, with a dagger where it says worse."""
-    text = _show(interval)
+    text = show(interval)
     if test is None or test["holm"] >= ALPHA:
         return text
     return f"**{text}**" if test["only_a"] > test["only_b"] else f"{text} †"
 
 
-def _show(interval: Row | None, digits: int = 3) -> str:
+def show(interval: Row | None, digits: int = 3) -> str:
+    """A value with its interval, a dash for none."""
     if interval is None:
         return "-"
     value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))

@@ -71,7 +71,7 @@ def against(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]
             "f1": _difference(_f1_counts(a, truth), _f1_counts(b, truth)),
         }
     captions = [i for i, e in enumerate(asked) if e.kind == "caption"]
-    a, b = ([_caption_counts(asked[i], texts[i]) for i in captions] for texts in (ours, theirs))
+    a, b = ([caption_counts(asked[i], texts[i]) for i in captions] for texts in (ours, theirs))
     clean = ([row["chair_i"][0] == 0 for row in counts] for counts in (a, b))
     found["chair"] = {"chair_s": asdict(mcnemar(*clean))}
     for name in _COUNTS:
@@ -93,7 +93,8 @@ def _f1_counts(said: Sequence[bool | None], truth: Sequence[bool]) -> list[tuple
     return [(2 * (x is True and t), (x is True) + t) for x, t in zip(said, truth, strict=True)]
 
 
-def _caption_counts(example: Example, caption: str) -> dict[str, tuple[int, int]]:
+def caption_counts(example: Example, caption: str) -> dict[str, tuple[int, int]]:
+    """(Hits, trials) of one caption: inventions of mentions, recalled of what is there, and mentions."""
     named, there = mentioned(caption), visible(example)
     wrong = sum(name not in there for name in named)
     return {"chair_i": (wrong, len(named)), "recall": (len(there & set(named)), len(there)), "length": (len(named), 1)}

@@ -105,12 +105,23 @@ def _nested(flat: Mapping[str, str]) -> Any:
     return list(tree.values()) if tree and all(map(_INDEX.fullmatch, tree)) else tree
 
 
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its head first."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"
+
+
+def filled(text: str, made: Mapping[str, str], command: str) -> str:
+    """`text` of a page with what was `made` between the markers that name it; KeyError for one that names nothing."""
+
+    def fresh(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- {name}: {command} -->\n{made[name]}<!-- end of {name} -->"
+
+    section = rf"<!-- (?P<name>[a-z -]+): {re.escape(command)} -->\n.*?<!-- end of (?P=name) -->"
+    return re.sub(section, fresh, text, flags=re.DOTALL)
+
+
 if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:])
     content = json.loads(source.read_text(encoding="utf-8"))
     write(target, {name: part for name, part in content.items() if isinstance(part, (dict, list))})
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its head first."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"

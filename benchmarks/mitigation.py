@@ -1,0 +1,179 @@
+"""Every mitigation of the registry, alone and behind pruners, on both models of scenes. See docs/reports/mitigation.md.
+
+python benchmarks/mitigation.py ask scenes-llava                                      # one thread; goes on where it was
+python benchmarks/mitigation.py ask scenes-smol --bases none "cls(keep=0.25)" --draws 100
+python benchmarks/mitigation.py write          # the tables, of what has been asked so far
+
+Replies are kept in `--replies` cell by cell and batch by batch; delete that folder when a strategy's code has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import vtokens  # noqa: E402
+from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.mitigation_rows import table  # noqa: E402
+from vtokens import scenes  # noqa: E402
+from vtokens.scenes.smol.folder import digest  # noqa: E402
+from vtokens.strategies import parse  # noqa: E402
+from vtokens.strategies.registry import describe, list_strategies  # noqa: E402
+
+BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "cls(keep=0.25)+census")
+DRAWS = (100, 101, 102)
+STAGES = {"attend", "states", "logits"}
+LEFT_OUT = {
+    "mminference": "saves attention of long prompts, and mitigates nothing",
+    "restore": "brings back what a pruner dropped",
+    "yopo": "saves attention among visual tokens",
+    "lqcd": "asks another prompt, which the user writes",
+}
+"""Strategies of those stages that are no mitigation, or not of themselves, and why."""
+SETTINGS = {
+    "contrast": ["contrast", "contrast(branch='cls(keep=0.1)')"],
+    "pai": ["pai", "pai(alpha=0.2, gamma=1)", "pai(alpha=0.2)"],
+    "vhr": ["vhr", "vhr(divergence='two_branch')"],
+}
+"""Settings of one strategy that are methods of their own; every other one runs with its defaults."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one model is asked in each draw of scenes."""
+
+    dtype: str
+    questions: tuple[tuple[str, int], ...]
+    captions: int
+    batch: int
+    longest: int | None
+
+    def exam(self, draw: int) -> list[scenes.Example]:
+        """The questions by setting, then the captions, of the test split; every one about a scene of its own."""
+        numbers = [*((f"pope_{name}", n) for name, n in self.questions), ("caption", self.captions)]
+        return [e for kind, n in numbers for e in scenes.examples("test", n=n, seed=draw, kinds=[kind])]
+
+
+PLANS = {
+    "scenes-llava": Plan("float32", (("random", 50), ("popular", 50), ("adversarial", 100)), 60, 50, None),
+    "scenes-smol": Plan("bfloat16", (("random", 20), ("popular", 20), ("adversarial", 60)), 24, 50, 64),
+}
+
+
+def mitigations() -> list[str]:
+    """The specs to measure: every registered strategy that acts inside attention, on states or on logits."""
+    names = [name for name in list_strategies() if STAGES & {*describe(name).stages} and name not in LEFT_OUT]
+    return [spec for name in names for spec in SETTINGS.get(name, [name])]
+
+
+def specs_on(base: str, extras: Sequence[str] | None = None) -> list[str]:
+    """The base itself, then every mitigation on top of it, or these."""
+    chosen = mitigations() if extras is None else extras
+    return [base, *(one if base == "none" else f"{base}+{one}" for one in chosen)]
+
+
+def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
+    """Where the replies of a cell are kept."""
+    return replies / model / str(draw) / f"{quote(spec, safe='()+=.,')}.json"
+
+
+def asked(replies: Path, model: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """Every cell that has been asked, by spec and draw."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted((replies / model).glob("*/*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(cell["spec"], {})[cell["draw"]] = cell
+    return found
+
+
+def tabulate(options: argparse.Namespace) -> None:
+    """Write benchmarks/results/mitigation, of the draws in which all of a table has been asked."""
+    about, rows = dict[str, Any](), []
+    for model, plan in PLANS.items():
+        cells = asked(options.replies, model)
+        exams = {draw: plan.exam(draw) for draw in sorted({draw for found in cells.values() for draw in found})}
+        for base in BASES:
+            for row in table(specs_on(base), base, cells, exams):
+                rows.append({"model": model, "evidence": _evidence(row["strategy"]), **row})
+        if cells:
+            about[model] = next(iter(cells["none"].values()))["about"]
+            about[model] |= {"questions": dict(plan.questions), "captions": plan.captions}
+            about[model]["load_average"] = {}
+    write(options.output, {"conditions": {**about, "load_average": {}}, "rows": rows})
+    print(f"{len(rows)} rows; written to {options.output}")
+
+
+def _evidence(spec: str) -> str:
+    """Of the last strategy of a spec."""
+    last = parse(spec)[-1:]
+    return describe(last[0].name).evidence if last else ""
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Ask what has not been asked yet, draw by draw and base by base; a refusal is an outcome as well."""
+    torch.set_num_threads(1)
+    plan = PLANS[options.model]
+    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, plan.dtype))
+    model.eval()
+    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, weights=weights)
+    for base in options.bases:
+        for draw in options.draws:
+            exam = plan.exam(draw)
+            for spec in specs_on(base, options.extras):
+                path = kept_at(options.replies, options.model, draw, spec)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    found = _cell(model, processor, spec, exam, plan, path.parent)
+                    content = {"draw": draw, "spec": spec, "base": base, "about": about, **found}
+                    partial = path.with_suffix(".partial")
+                    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+                    partial.replace(path)
+                    print(draw, spec, found.get("seconds") or found["refused"], flush=True)
+
+
+def _cell(
+    model: Any, processor: Any, spec: str, exam: list[scenes.Example], plan: Plan, folder: Path
+) -> dict[str, Any]:
+    try:
+        vtokens.attach(model, spec).detach()
+    except ValueError as error:
+        return {"refused": str(error)}
+    journal = journal_at(folder, spec=spec, plan=repr(plan))
+    found = ask(model, processor, spec, exam, plan.batch, journal=journal, longest=plan.longest)
+    journal.unlink()
+    mean = sum(found.tokens) / len(found.tokens)
+    return {"texts": found.texts, "tokens": mean, "seconds": round(found.seconds, 1)}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "mitigation", help="kept here (%(default)s)")
+    parts = parser.add_subparsers(dest="part", required=True)
+    asking = parts.add_parser("ask")
+    asking.add_argument("model", choices=list(PLANS))
+    asking.add_argument("--bases", nargs="+", default=list(BASES), metavar="SPEC")
+    asking.add_argument("--extras", nargs="*", metavar="SPEC", help="by default all mitigations of the registry")
+    asking.add_argument("--draws", nargs="+", type=int, default=list(DRAWS))
+    writing = parts.add_parser("write")
+    writing.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "mitigation")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = _options()
+    (measure if given.part == "ask" else tabulate)(given)
