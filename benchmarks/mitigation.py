@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,28 +27,11 @@ import torch  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
-from benchmarks.mitigation_rows import table  # noqa: E402
+from benchmarks.mitigation_rows import BASES, specs_on, table  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.scenes.smol.folder import digest  # noqa: E402
-from vtokens.strategies import parse  # noqa: E402
-from vtokens.strategies.registry import describe, list_strategies  # noqa: E402
 
-BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "cls(keep=0.25)+census")
 DRAWS = (100, 101, 102)
-STAGES = {"attend", "states", "logits"}
-LEFT_OUT = {
-    "mminference": "saves attention of long prompts, and mitigates nothing",
-    "restore": "brings back what a pruner dropped",
-    "yopo": "saves attention among visual tokens",
-    "lqcd": "asks another prompt, which the user writes",
-}
-"""Strategies of those stages that are no mitigation, or not of themselves, and why."""
-SETTINGS = {
-    "contrast": ["contrast", "contrast(branch='cls(keep=0.1)')"],
-    "pai": ["pai", "pai(alpha=0.2, gamma=1)", "pai(alpha=0.2)"],
-    "vhr": ["vhr", "vhr(divergence='two_branch')"],
-}
-"""Settings of one strategy that are methods of their own; every other one runs with its defaults."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +52,8 @@ class Plan:
 
 PLANS = {
     "scenes-llava": Plan("float32", (("random", 50), ("popular", 50), ("adversarial", 100)), 60, 50, None),
-    "scenes-smol": Plan("bfloat16", (("random", 20), ("popular", 20), ("adversarial", 60)), 24, 50, 64),
+    "scenes-smol": Plan("bfloat16", (("adversarial", 48),), 20, 48, 64),
 }
-
-
-def mitigations() -> list[str]:
-    """The specs to measure: every registered strategy that acts inside attention, on states or on logits."""
-    names = [name for name in list_strategies() if STAGES & {*describe(name).stages} and name not in LEFT_OUT]
-    return [spec for name in names for spec in SETTINGS.get(name, [name])]
-
-
-def specs_on(base: str, extras: Sequence[str] | None = None) -> list[str]:
-    """The base itself, then every mitigation on top of it, or these."""
-    chosen = mitigations() if extras is None else extras
-    return [base, *(one if base == "none" else f"{base}+{one}" for one in chosen)]
 
 
 def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
@@ -107,20 +77,13 @@ def tabulate(options: argparse.Namespace) -> None:
         cells = asked(options.replies, model)
         exams = {draw: plan.exam(draw) for draw in sorted({draw for found in cells.values() for draw in found})}
         for base in BASES:
-            for row in table(specs_on(base), base, cells, exams):
-                rows.append({"model": model, "evidence": _evidence(row["strategy"]), **row})
+            rows += [{"model": model, **row} for row in table(specs_on(base), base, cells, exams)]
         if cells:
             about[model] = next(iter(cells["none"].values()))["about"]
-            about[model] |= {"questions": dict(plan.questions), "captions": plan.captions}
+            about[model] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
             about[model]["load_average"] = {}
     write(options.output, {"conditions": {**about, "load_average": {}}, "rows": rows})
     print(f"{len(rows)} rows; written to {options.output}")
-
-
-def _evidence(spec: str) -> str:
-    """Of the last strategy of a spec."""
-    last = parse(spec)[-1:]
-    return describe(last[0].name).evidence if last else ""
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -26,8 +26,9 @@ import torch  # noqa: E402
 
 import vtokens  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
-from benchmarks.mitigation import PLANS, specs_on  # noqa: E402
-from benchmarks.mitigation_pictures import draw_flips, draw_margins, draw_trade  # noqa: E402
+from benchmarks.mitigation import PLANS  # noqa: E402
+from benchmarks.mitigation_page import EXAMS, gathered  # noqa: E402
+from benchmarks.mitigation_pictures import draw_answers, draw_captions, draw_margins  # noqa: E402
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics import bootstrap, wilson  # noqa: E402
@@ -37,8 +38,13 @@ from vtokens.scenes.evaluation import encoded  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
 from vtokens.strategies.registry import describe  # noqa: E402
 
-QUESTIONS = {"scenes-llava": 300, "scenes-smol": 100}
+QUESTIONS = {"scenes-llava": 100, "scenes-smol": 40}
 SEED = 110
+LOOKED_AT = {
+    "scenes-llava": ("vhr", "vcd", "avisc", "damro", "contrast", "pai(alpha=0.2)", "vista", "agla", "dola", "vaf"),
+    "scenes-smol": ("vhr", "vcd", "avisc", "damro", "pai(alpha=0.2)", "vista"),
+}
+"""Those whose margins are looked at: one or two of each kind."""
 
 
 def uncut(spec: str) -> list[Any]:
@@ -89,7 +95,7 @@ def look(names: Sequence[str]) -> dict[str, Any]:
         model, processor = vtokens.load(name, strategy="none", dtype=getattr(torch, PLANS[name].dtype))
         model.eval()
         asked = scenes.examples("test", n=QUESTIONS[name], seed=SEED, kinds=["pope_adversarial"])
-        for spec in specs_on("none"):
+        for spec in ("none", *LOOKED_AT[name]):
             found = margins(model, processor, spec, asked, PLANS[name].batch)
             rows.append(row(name, spec, found, asked))
             print(name, spec, rows[-1]["auroc"]["value"], flush=True)
@@ -100,19 +106,22 @@ def look(names: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Look, write, draw."""
+    """Look, write beside what is known of other models, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("models", nargs="*", default=list(PLANS), metavar="MODEL", help="(both of scenes)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "mitigation-look")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--draw-only", action="store_true", help="draw what the results hold")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.draw_only:
-        write(options.output, look(options.models))
-    rows = read("mitigation")["rows"]
-    draw_flips(rows, options.pictures / "mitigation-flips.png")
-    draw_trade(rows, options.pictures / "mitigation-captions.png")
+        before = read(options.output) if options.output.is_dir() else {"conditions": {}, "rows": []}
+        found = look(options.models)
+        found["rows"] = [row for row in before["rows"] if row["model"] not in options.models] + found["rows"]
+        write(options.output, {"conditions": before["conditions"] | found["conditions"], "rows": found["rows"]})
+    found = {model: gathered(model, "none") for model in EXAMS}
+    draw_answers(found, options.pictures / "mitigation-answers.png")
+    draw_captions(found, options.pictures / "mitigation-captions.png")
     draw_margins(read(options.output)["rows"], options.pictures / "mitigation-margins.png")
 
 

@@ -1,9 +1,10 @@
-"""Writes the tables and pictures of docs/reports/mitigation.md: `python benchmarks/mitigation_page.py`."""
+"""Writes the tables of docs/reports/mitigation.md: `python benchmarks/mitigation_page.py`."""
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,116 +13,178 @@ PAGE = ROOT / "docs" / "reports" / "mitigation.md"
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hallucination_page import machine, show  # noqa: E402
-from benchmarks.tables import filled, markdown, read  # noqa: E402
+from benchmarks.mitigation_rows import BASES, mitigations  # noqa: E402
+from benchmarks.tables import RESULTS, filled, markdown, read  # noqa: E402
+from vtokens.eval.metrics import holm  # noqa: E402
+from vtokens.strategies import parse  # noqa: E402
+from vtokens.strategies.registry import describe  # noqa: E402
 
 COMMAND = "python benchmarks/mitigation_page.py"
 SETTINGS = ("random", "popular", "adversarial")
+EXAMS = {
+    "scenes-llava": ("hallucination-scenes", "contrastive-scenes", "mitigation"),
+    "scenes-smol": ("hallucination-scenes-smol", "mitigation"),
+}
+"""Results that hold figures of a model: each has its own questions, and a row of the plain model on them."""
 COSTS = ("mitigation-cpu", "contrastive-cpu", "attention-cpu")
-"""Results that hold what a strategy costs, the first that has it counts."""
+"""Results that hold what a strategy costs; the first that has it counts."""
 ALPHA = 0.05
+MATTERS = 0.01
+"""A method hurts whose F1 or recall falls by more than this, all of the interval of the difference."""
 Row = dict[str, Any]
 
 
-def conditions(result: Row) -> str:
-    """What was asked of which model, a line each."""
-    lines = []
-    for model in dict.fromkeys(row["model"] for row in result["rows"]):
-        about = result["conditions"][model]
-        asked = ", ".join(f"{n} {name}" for name, n in about["questions"].items())
-        tables = (row for row in result["rows"] if row["model"] == model and row["strategy"] == row["base"])
-        done = "; ".join(f"{_alone(row['base'])} {len(row['draws'])}" for row in tables)
-        lines.append(
-            f"- `{model}`: {asked} questions and {about['captions']} captions a draw of the test split; draws: {done}. "
-            f"{about['dtype'].capitalize()}, {machine(about)}."
-        )
-    return "\n".join(lines) + "\n"
+def gathered(model: str, base: str) -> list[Row]:
+    """The base and what runs on it, exam by exam; each method once, where most was asked, tests adjusted together."""
+    exams: list[list[Row]] = []
+    for source in measured(model):
+        rows = [row for row in read(source)["rows"] if row.get("model", model) == model]
+        rows = [copy.deepcopy(row) for row in rows if row.get("split", "test") == "test"]
+        first = [row for row in rows if row["strategy"] == base]
+        exams.append(first + [row for row in rows if row["base"] == base != row["strategy"] and _single(row)])
+    best: dict[str, int] = {}
+    for row in (row for exam in exams for row in exam[1:]):
+        best[row["strategy"]] = max(best.get(row["strategy"], 0), asked(row)[0])
+    found: list[Row] = []
+    for exam in exams:
+        mine = [row for row in exam[1:] if best[row["strategy"]] == asked(row)[0] and not _among(row, found)]
+        found += exam[:1] + mine if mine else []
+    return adjusted(found)
 
 
-def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
-    """One row a method: the six figures with their marks, evidence and cost."""
-    head = ["", "adversarial: accuracy", "F1", "yes", "CHAIR_I", "recall", "length", "in sum", "evidence", "cost"]
-    lines = []
-    for row in rows:
-        name = row["strategy"].removeprefix(row["base"] + "+")
-        if "refused" in row:
-            lines.append([f"`{name}`", *["-"] * 6, "refused beside it", _evidence(row), _cost(name, costs)])
-            continue
-        hard, told = row["pope"]["adversarial"], row["chair"]
-        figures = [
-            _good(hard["accuracy"], verdict(row, "accuracy")),
-            _plain(hard["f1"]),
-            _moved(hard["yes_ratio"], change(row, "says_yes")),
-            _good(told["chair_i"], verdict(row, "invented")),
-            _good(told["recall"], verdict(row, "recall")),
-            _moved(told["length"], change(row, "length"), 2),
-        ]
-        cells = [summary(row), _evidence(row), _cost(name, costs)] if "against" in row else ["", "", ""]
-        lines.append([f"`{name}`", *figures, *cells])
-    return markdown(head, lines)
+def measured(model: str) -> list[str]:
+    """The results of a model that are there."""
+    return [name for name in EXAMS[model] if (RESULTS / name).is_dir()]
 
 
-def details(rows: Sequence[Row]) -> str:
-    """Everything with intervals."""
-    head = ["", "tokens", *(f"{name}: accuracy" for name in SETTINGS)]
-    head += ["random: F1, yes", "popular: F1, yes", "adversarial: F1", "adversarial: yes"]
-    head += ["CHAIR_S", "CHAIR_I", "recall", "length", "repeats"]
-    lines = []
-    for row in rows:
-        if "refused" in row:
-            continue
-        pope, told = row["pope"], row["chair"]
-        cells = [f"`{row['strategy'].removeprefix(row['base'] + '+')}`", f"{row['tokens']:.0f}"]
-        cells += [show(pope[name]["accuracy"]) for name in SETTINGS]
-        cells += [f"{_plain(pope[name]['f1'])}, {_plain(pope[name]['yes_ratio'])}" for name in SETTINGS[:2]]
-        cells += [show(pope["adversarial"][key]) for key in ("f1", "yes_ratio")]
-        cells += [show(told[key]) for key in ("chair_s", "chair_i", "recall")]
-        lines.append([*cells, show(told["length"], 2), f"{told['repeats']:.2f}"])
-    return markdown(head, lines)
+def adjusted(rows: list[Row]) -> list[Row]:
+    """The rows, whose p-values of accuracy, of saying yes to adversarial questions and of CHAIR_S are of one family."""
+    tests = [test for row in rows for test in _tests(row)]
+    for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
+        test["holm"] = p_value
+    return rows
 
 
-def changes(rows: Sequence[Row]) -> str:
-    """What became of adversarial answers, of captions, and draw by draw."""
-    head = ["", "made up", "no longer", "lost", "found", "neither yes nor no"]
-    head += ["captions that invent more / less", "recall more / less", "are longer / shorter"]
-    head += ["adversarial accuracy, draw by draw", "CHAIR_I"]
-    lines = []
-    for row in rows:
-        if "against" not in row:
-            continue
-        flips, signs = row["flips"], row["against"]["signs"]
-        cells = [f"{flips[name]}" for name in ("made up", "no longer made up", "lost", "found", "neither")]
-        cells += [f"{signs[k]['only_a']} / {signs[k]['only_b']}" for k in ("invented", "recall", "length")]
-        cells += [", ".join(f"{part[k]:.3f}" for part in row["by_draw"]) for k in ("adversarial", "chair_i")]
-        lines.append([f"`{row['strategy'].removeprefix(row['base'] + '+')}`", *cells])
-    return markdown(head, lines)
+def asked(row: Row) -> tuple[int, int]:
+    """Adversarial questions and captions."""
+    return (0, 0) if "refused" in row else (row["pope"]["adversarial"]["n"], row["chair"]["n"])
 
 
-def verdict(row: Row, figure: str) -> int:
-    """1 where the paired test says better, -1 worse, 0 neither."""
-    found = change(row, figure)
-    return -found if figure == "invented" else found
-
-
-def change(row: Row, figure: str) -> int:
-    """1 where the paired test, adjusted, says more, -1 less, 0 neither."""
-    if "against" not in row:
+def changed(row: Row, figure: str, setting: str = "adversarial") -> int:
+    """1 where the paired test or interval says more than the base, -1 less, 0 neither."""
+    if "against" not in row or (figure in ("accuracy", "says_yes", "f1") and setting not in row["against"]["pope"]):
         return 0
-    hard = row["against"]["pope"]["adversarial"]
-    test = hard[figure] if figure in hard else row["against"]["signs"][figure]
-    return 0 if test["holm"] >= ALPHA else 1 if test["only_a"] > test["only_b"] else -1
+    parts = row["against"]["chair"] | row["against"]["pope"].get(setting, {})
+    found = parts[figure]
+    if found is None:
+        return 0
+    if "holm" in found:
+        return 0 if found["holm"] >= ALPHA else 1 if found["only_a"] > found["only_b"] else -1
+    return 1 if found["low"] > 0 else -1 if found["high"] < 0 else 0
 
 
 def summary(row: Row) -> str:
-    """In a word: what the marks of accuracy, inventions and recall say together, easier settings included."""
-    found = {verdict(row, name) for name in ("accuracy", "invented", "recall")}
-    for name in SETTINGS[:2]:
-        test = row["against"]["pope"][name]["accuracy"]
-        found.add(0 if test["holm"] >= ALPHA else 1 if test["only_a"] > test["only_b"] else -1)
+    """In a word what the tests say: of accuracy in each setting, of captions without inventions, of F1 and recall."""
+    if "against" not in row:
+        return ""
+    found = {changed(row, "accuracy", name) for name in SETTINGS} | {changed(row, "chair_s")}
+    drops = (row["against"]["chair"]["recall"], row["against"]["pope"]["adversarial"]["f1"])
+    found |= {-1 for drop in drops if drop is not None and drop["high"] < -MATTERS}
     if {1, -1} <= found:
         return "trades"
     if 1 in found:
         return "**helps**"
-    return "hurts †" if -1 in found else "same answers" if row["against"]["same_replies"] == 1 else ""
+    return "hurts †" if -1 in found else "same answers" if row["against"]["same_replies"] == 1 else "nothing shown"
+
+
+def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
+    """One row a method: the figures with their marks, evidence and cost."""
+    head = ["", "asked", "accuracy", "F1", "yes", "CHAIR_S", "CHAIR_I", "recall", "length"]
+    head += ["in sum", "evidence", "cost"]
+    lines = []
+    for row in rows:
+        name = _name(row)
+        evidence = _evidence(row)
+        if "refused" in row:
+            lines.append([f"`{name}`", *["-"] * 8, "refused", evidence, _cost(name, costs)])
+            continue
+        hard, told = row["pope"]["adversarial"], row["chair"]
+        figures = [
+            _tested(hard["accuracy"], changed(row, "accuracy")),
+            _moved(hard["f1"], changed(row, "f1")),
+            _moved(hard["yes_ratio"], changed(row, "says_yes")),
+            _tested(told["chair_s"], changed(row, "chair_s")),
+            _moved(told["chair_i"], changed(row, "chair_i")),
+            _moved(told["recall"], changed(row, "recall")),
+            _moved(told["length"], changed(row, "length"), 2),
+        ]
+        cells = [summary(row), evidence, _cost(name, costs)] if _is_method(row) else [summary(row), "", ""]
+        lines.append([f"`{name}`", " / ".join(map(str, asked(row))), *figures, *cells])
+    return markdown(head, lines)
+
+
+def details(rows: Sequence[Row]) -> str:
+    """All settings, with intervals."""
+    head = ["", "asked", "tokens"]
+    head += [f"{name}: {figure}" for name in SETTINGS for figure in ("accuracy", "F1", "yes")]
+    head += ["CHAIR_S", "CHAIR_I", "recall", "length", "repeats"]
+    lines = []
+    for row in (row for row in rows if "refused" not in row):
+        cells = [f"`{_name(row)}`", " / ".join(map(str, asked(row))), f"{row['tokens']:.0f}"]
+        for name in SETTINGS:
+            part = row["pope"].get(name)
+            mark = " †" if changed(row, "accuracy", name) < 0 else ""
+            cells += (
+                ["-"] * 3
+                if part is None
+                else [show(part["accuracy"]) + mark, _plain(part["f1"]), _plain(part["yes_ratio"])]
+            )
+        cells += [show(row["chair"][key]) for key in ("chair_s", "chair_i", "recall")]
+        lines.append([*cells, show(row["chair"]["length"], 2), f"{row['chair']['repeats']:.2f}"])
+    return markdown(head, lines)
+
+
+def said(rows: Sequence[Row]) -> str:
+    """What adversarial answers became: yes to what is there, and to what is not."""
+    head = ["", "yes to what is there", "yes to what is missing", "got right", "got wrong", "became yes", "became no"]
+    lines = []
+    for row in (row for row in rows if "refused" not in row):
+        there, missing = rates(row)
+        cells = [f"`{_name(row)}`", f"{there:.3f}", f"{missing:.3f}"]
+        if "against" in row:
+            tests = [row["against"]["pope"]["adversarial"][key] for key in ("accuracy", "says_yes")]
+            cells += [str(test[side]) for test in tests for side in ("only_a", "only_b")]
+        lines.append(cells + [""] * (len(head) - len(cells)))
+    return markdown(head, lines)
+
+
+def rates(row: Row) -> tuple[float, float]:
+    """How often yes is said to adversarial questions about what is there, and about what is missing."""
+    part = row["pope"]["adversarial"]
+    total, positives = part["n"], part["recall"]["n"]
+    hits, said_yes = round(part["recall"]["value"] * positives), round(part["yes_ratio"]["value"] * total)
+    return hits / positives, (said_yes - hits) / (total - positives)
+
+
+def conditions() -> str:
+    """What each exam asked, a line each."""
+    lines = []
+    for source in dict.fromkeys(name for model in EXAMS for name in measured(model)):
+        about = read(source)["conditions"]
+        for model, names in EXAMS.items():
+            mine = about.get(model, about) if source == "mitigation" else about
+            if source not in names or (source == "mitigation" and model not in about):
+                continue
+            each, names = mine["questions"], mine.get("settings", SETTINGS)
+            counts = each if isinstance(each, dict) else dict.fromkeys(names, each)
+            many = ", ".join(f"{count} {name}" for name, count in counts.items())
+            draws = mine.get("draws", [mine.get("seed")])
+            lines.append(
+                f"- [`{source}`](../../benchmarks/results/{source}), `{model}`: {many} questions and "
+                f"{mine['captions']} captions{' a draw' if len(draws) > 1 else ''}, scene seed{'s'[: len(draws) - 1]} "
+                f"{', '.join(map(str, draws))}; {mine['dtype']}, {machine(mine)}."
+            )
+    return "\n".join(lines) + "\n"
 
 
 def prices() -> dict[str, Row]:
@@ -135,16 +198,19 @@ def prices() -> dict[str, Row]:
 
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
-    result, costs = read("mitigation"), prices()
-    found = {"conditions": conditions(result)}
-    for model in dict.fromkeys(row["model"] for row in result["rows"]):
-        for base in dict.fromkeys(row["base"] for row in result["rows"]):
-            rows = [row for row in result["rows"] if (row["model"], row["base"]) == (model, base)]
-            place = f"{model.removeprefix('scenes-')} {_alone(base)}"
-            for name, text in (("details", details), ("changes", changes)):
-                found[f"{name} {place}"] = text(rows) if rows else "Not measured.\n"
-            found[f"glance {place}"] = glance(rows, costs) if rows else "Not measured.\n"
+    costs = prices()
+    found = {"conditions": conditions()}
+    for model in EXAMS:
+        for base in BASES:
+            rows, place = gathered(model, base), f"{model.removeprefix('scenes-')} {short(base)}"
+            found |= {f"glance {place}": glance(rows, costs) if rows else "Not measured.\n"}
+            found |= {f"details {place}": details(rows), f"said {place}": said(rows)}
     return found
+
+
+def short(base: str) -> str:
+    """A base as the sections of the page name it."""
+    return {"none": "alone", "cls(keep=0.25)+census": "census"}.get(base, base.split("(")[0])
 
 
 def updated(text: str) -> str:
@@ -152,25 +218,49 @@ def updated(text: str) -> str:
     return filled(text, sections(), COMMAND)
 
 
-def _alone(base: str) -> str:
-    return {"none": "alone", "cls(keep=0.25)+census": "census"}.get(base, base.split("(")[0])
+def _tests(row: Row) -> Iterator[Row]:
+    if "against" in row:
+        yield from (part["accuracy"] for part in row["against"]["pope"].values())
+        yield row["against"]["pope"]["adversarial"]["says_yes"]
+        yield row["against"]["chair"]["chair_s"]
+
+
+def _among(row: Row, found: Sequence[Row]) -> bool:
+    return any(row["strategy"] == other["strategy"] for other in found)
+
+
+def _single(row: Row) -> bool:
+    """Whether one mitigation, and no more, runs on the base."""
+    made, below = parse(row["strategy"]), parse(row["base"])
+    names = {parse(spec)[0].name for spec in mitigations()}
+    return len(made) == len(below) + 1 and made[-1].name in names
+
+
+def _is_method(row: Row) -> bool:
+    return "against" in row and row["base"] != row["strategy"] and _single(row)
+
+
+def _name(row: Row) -> str:
+    base = row["base"]
+    return str(row["strategy"] if base in (None, "none", row["strategy"]) else row["strategy"].removeprefix(base + "+"))
+
+
+def _evidence(row: Row) -> str:
+    made = parse(row["strategy"])
+    return (describe(made[-1].name).evidence or "ours") if made else ""
 
 
 def _plain(interval: Row | None, digits: int = 3) -> str:
     return "-" if interval is None else f"{interval['value']:.{digits}f}"
 
 
-def _good(interval: Row, mark: int) -> str:
+def _tested(interval: Row, mark: int) -> str:
     text = _plain(interval)
     return f"**{text}**" if mark > 0 else f"{text} †" if mark < 0 else text
 
 
-def _moved(interval: Row, mark: int, digits: int = 3) -> str:
+def _moved(interval: Row | None, mark: int, digits: int = 3) -> str:
     return _plain(interval, digits) + {1: " ↑", -1: " ↓"}.get(mark, "")
-
-
-def _evidence(row: Row) -> str:
-    return row["evidence"] or "ours"
 
 
 def _cost(name: str, costs: dict[str, Row]) -> str:

@@ -1,14 +1,29 @@
-"""The figures of mitigations from their replies: draws pooled, paired tests adjusted over each table."""
+"""Which mitigations there are, and their figures from their replies: draws pooled, compared with their base."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from benchmarks.hallucination_rows import Row, caption_counts, make_row
-from vtokens.eval.metrics import holm, mcnemar, yes_no
+from vtokens.eval.metrics import yes_no
 from vtokens.scenes import Example
+from vtokens.strategies.registry import describe, list_strategies
 
+BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "cls(keep=0.25)+census")
+STAGES = {"attend", "states", "logits"}
+LEFT_OUT = {
+    "mminference": "saves attention of long prompts, and mitigates nothing",
+    "restore": "brings back what a pruner dropped",
+    "yopo": "saves attention among visual tokens",
+    "lqcd": "asks another prompt, which the user writes",
+}
+"""Strategies of those stages that are no mitigation, or not of themselves, and why."""
+SETTINGS = {
+    "contrast": ["contrast", "contrast(branch='cls(keep=0.1)')"],
+    "pai": ["pai", "pai(alpha=0.2, gamma=1)", "pai(alpha=0.2)"],
+    "vhr": ["vhr", "vhr(divergence='two_branch')"],
+}
+"""Settings of one strategy that are methods of their own; every other one runs with its defaults."""
 FLIPS = {
     (False, True): "made up",
     (False, False): "no longer made up",
@@ -16,6 +31,18 @@ FLIPS = {
     (True, True): "found",
 }
 """What an adversarial answer that changed has become, by (the object is there, the answer is yes)."""
+
+
+def mitigations() -> list[str]:
+    """The specs to measure: every registered strategy that acts inside attention, on states or on logits."""
+    names = [name for name in list_strategies() if STAGES & {*describe(name).stages} and name not in LEFT_OUT]
+    return [spec for name in names for spec in SETTINGS.get(name, [name])]
+
+
+def specs_on(base: str, extras: Sequence[str] | None = None) -> list[str]:
+    """The base itself, then every mitigation on top of it, or these."""
+    chosen = mitigations() if extras is None else extras
+    return [base, *(one if base == "none" else f"{base}+{one}" for one in chosen)]
 
 
 def table(
@@ -46,22 +73,9 @@ def table(
         row |= make_row(asked, ours, None if against == spec else theirs)
         row["by_draw"] = [_brief(exams[draw], mine[draw]["texts"]) for draw in draws]
         if against != spec:
-            row["against"]["signs"] = signs(asked, ours, theirs)
             row["flips"] = flips(asked, ours, theirs)
         rows.append(row)
-    return adjusted(rows)
-
-
-def signs(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]) -> Row:
-    """Exact sign tests over captions: `only_a` of them invent more (recall more, are longer) than `theirs`."""
-    found: Row = {}
-    captions = [i for i, example in enumerate(asked) if example.kind == "caption"]
-    pairs = [(caption_counts(asked[i], ours[i]), caption_counts(asked[i], theirs[i])) for i in captions]
-    for name in ("chair_i", "recall", "length"):
-        a, b = ([pair[side][name][0] for pair in pairs] for side in (0, 1))
-        more = ([x > y for x, y in zip(a, b, strict=True)], [y > x for x, y in zip(a, b, strict=True)])
-        found["invented" if name == "chair_i" else name] = asdict(mcnemar(*more))
-    return found
+    return rows
 
 
 def flips(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]) -> dict[str, int]:
@@ -73,18 +87,6 @@ def flips(asked: Sequence[Example], ours: Sequence[str], theirs: Sequence[str]) 
             if (a is True) != (b is True):
                 found[FLIPS[example.answer == "yes", a is True]] += 1
     return found
-
-
-def adjusted(rows: list[Row]) -> list[Row]:
-    """The rows with `holm` beside each p-value that the table shows, adjusted over all of them."""
-    tests = []
-    for row in rows:
-        if "against" in row:
-            tests += [test["accuracy"] for test in row["against"]["pope"].values()]
-            tests += [row["against"]["pope"]["adversarial"]["says_yes"], *row["against"]["signs"].values()]
-    for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-        test["holm"] = float(f"{p_value:.6g}")
-    return rows
 
 
 def _brief(exam: Sequence[Example], texts: Sequence[str]) -> Row:

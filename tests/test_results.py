@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import contrastive, filter_page, hallucination_page, scenes, tables, testbed_page
+from benchmarks import contrastive, filter_page, hallucination_page, mitigation_page, scenes, tables, testbed_page
 from vtokens.scenes import embedded_path
 
 NAMES = st.text(min_size=1).filter(lambda name: name.isprintable() and "/" not in name and name[0] != "[")
@@ -54,7 +54,7 @@ def test_there_are_only_tables_and_all_of_them_are_written_as_we_write(tmp_path)
             assert (tmp_path / folder.name / path.name).read_bytes() == path.read_bytes(), path
 
 
-@pytest.mark.parametrize("page", [filter_page, hallucination_page, testbed_page])
+@pytest.mark.parametrize("page", [filter_page, hallucination_page, mitigation_page, testbed_page])
 def test_the_tables_of_the_reports_are_fresh(page):
     text = page.PAGE.read_text(encoding="utf-8")
     assert text == page.updated(text), f"run: {page.COMMAND}"

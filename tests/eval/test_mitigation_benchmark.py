@@ -1,13 +1,17 @@
 """What benchmarks/mitigation.py makes of replies, on replies whose figures are known beforehand."""
 
+import copy
 import json
 
 import pytest
 
-from benchmarks.mitigation import LEFT_OUT, PLANS, STAGES, Plan, asked, kept_at, mitigations, specs_on
-from benchmarks.mitigation_page import change, glance, summary, verdict
-from benchmarks.mitigation_rows import adjusted, flips, signs, table
-from vtokens.eval.metrics import holm, mcnemar
+from benchmarks import mitigation_page, tables
+from benchmarks.mitigation import PLANS, Plan, asked, kept_at
+from benchmarks.mitigation_look import row as margins_row
+from benchmarks.mitigation_look import uncut
+from benchmarks.mitigation_page import adjusted, changed, glance, rates, said, summary
+from benchmarks.mitigation_rows import LEFT_OUT, STAGES, flips, mitigations, specs_on, table
+from vtokens.eval.metrics import holm
 from vtokens.strategies import parse
 from vtokens.strategies.registry import describe, list_strategies
 
@@ -54,7 +58,7 @@ def test_an_exam_is_the_same_for_a_draw_and_another_for_another(exams):
     kinds = [e.kind for e in exams[7]]
     assert (kinds.count("pope_adversarial"), kinds.count("caption"), len(kinds)) == (24, 10, 42)
     assert [e.question for e in PLAN.exam(7)] == [e.question for e in exams[7]] != [e.question for e in exams[8]]
-    assert all(dict(plan.questions).keys() == {"random", "popular", "adversarial"} for plan in PLANS.values())
+    assert all(dict(plan.questions).keys() == {"random", "popular", "adversarial"} for plan in [PLANS["scenes-llava"]])
 
 
 def test_draws_are_pooled_and_compared_with_the_base(exams):
@@ -75,7 +79,7 @@ def test_draws_are_pooled_and_compared_with_the_base(exams):
     assert (accuracy["only_a"], accuracy["only_b"]) == (0, truths.count(False))
     assert vcd["flips"] == dict.fromkeys(vcd["flips"], 0) | {"made up": truths.count(False)}
     assert [part["recall"] for part in vcd["by_draw"]] == [0, 0]
-    assert vcd["against"]["signs"]["length"]["only_b"] == 20
+    assert vcd["against"]["chair"]["length"]["high"] < 0
     assert var["against"]["same_replies"] == 1
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
@@ -85,21 +89,16 @@ def test_a_pruner_is_compared_with_the_plain_model_and_what_is_behind_it_with_th
     pruner, behind = table(["cls", "cls+vcd"], "cls", cells, exams)
     assert pruner["flips"] == dict.fromkeys(pruner["flips"], 0) | {"lost": there(exams[7])}
     assert behind["flips"] == dict.fromkeys(behind["flips"], 0)
-    assert pruner["against"]["signs"]["length"]["only_a"] == 10
+    assert pruner["against"]["chair"]["length"]["value"] == 1
 
 
-def test_flips_and_signs_by_hand(exams):
+def test_flips_by_hand(exams):
     exam = exams[7]
     ours, theirs = [yes(e) for e in exam], [no(e) for e in exam]
     yeses, none = there(exam), dict.fromkeys(flips(exam, ours, ours), 0)
     assert flips(exam, ours, theirs) == none | {"made up": 24 - yeses, "found": yeses}
     assert flips(exam, theirs, ours) == none | {"no longer made up": 24 - yeses, "lost": yeses}
     assert flips(exam, [""] * len(exam), ours)["neither"] == 24
-    found = signs(exam, ours, theirs)
-    assert (found["length"]["only_a"], found["length"]["only_b"]) == (0, 10)
-    assert found["length"]["p_value"] == pytest.approx(2 / 2**10)
-    invented = sum("red circle" not in e.answer for e in exam if e.kind == "caption")
-    assert (found["invented"]["only_a"], found["invented"]["only_b"]) == (0, invented)
 
 
 @pytest.fixture(scope="module")
@@ -112,35 +111,87 @@ def rows(exams):
 def test_all_p_values_of_a_table_are_adjusted_together(rows):
     tests = [test["accuracy"] for row in rows[1:] for test in row["against"]["pope"].values()]
     tests += [row["against"]["pope"]["adversarial"]["says_yes"] for row in rows[1:]]
-    tests += [test for row in rows[1:] for test in row["against"]["signs"].values()]
-    assert len(tests) == 14
-    assert sorted(t["holm"] for t in tests) == pytest.approx(sorted(holm([t["p_value"] for t in tests])), rel=1e-4)
-    assert adjusted([{"strategy": "none"}]) == [{"strategy": "none"}]
+    tests += [row["against"]["chair"]["chair_s"] for row in rows[1:]]
+    assert len(tests) == 10
+    adjusted(rows)
+    assert [test["holm"] for test in tests] == pytest.approx(holm([test["p_value"] for test in tests]))
+
+
+def test_a_summary_is_of_what_is_significant():
+    def row(accuracy=0, chair_s=0, recall=0.0, f1=0.0, same=0.5):
+        def test(sign):
+            return {
+                "only_a": 20 * (sign > 0),
+                "only_b": 20 * (sign < 0),
+                "p_value": 0.01,
+                "holm": 0.02 if sign else 0.5,
+            }
+
+        def interval(high):
+            return {"value": high - 0.01, "low": high - 0.02, "high": high}
+
+        hard = {"accuracy": test(accuracy), "says_yes": test(-1), "f1": interval(f1)}
+        chair = {
+            "chair_s": test(chair_s),
+            "recall": interval(recall),
+            "chair_i": interval(-0.5),
+            "length": interval(-1),
+        }
+        return {"against": {"same_replies": same, "pope": {"adversarial": hard}, "chair": chair}}
+
+    assert summary({}) == ""
+    assert summary(row()) == summary(row(recall=-0.009)) == "nothing shown"
+    assert summary(row(same=1)) == "same answers"
+    assert summary(row(accuracy=1)) == summary(row(chair_s=1)) == "**helps**"
+    assert summary(row(accuracy=-1)) == summary(row(recall=-0.011)) == summary(row(f1=-0.02)) == "hurts †"
+    assert summary(row(accuracy=1, recall=-0.05)) == summary(row(accuracy=-1, chair_s=1)) == "trades"
+    assert [changed(row(), name) for name in ("says_yes", "chair_i", "accuracy")] == [-1, -1, 0]
+    assert changed(row(accuracy=1), "accuracy", "popular") == 0  # which was not asked
 
 
 def test_marks_of_the_page(rows):
-    def against(**signs_of):
-        same, better, worse = mcnemar([True], [True]), {"only_a": 20, "only_b": 0}, {"only_a": 0, "only_b": 20}
-        row = {"accuracy": vars(same), "says_yes": vars(same)}
-        found = {"same_replies": 0.5, "pope": {name: dict(row) for name in ("random", "popular", "adversarial")}}
-        found["signs"] = {name: vars(same) for name in ("invented", "recall", "length")}
-        for name, more in signs_of.items():
-            place = found["signs"] if name in found["signs"] else found["pope"]["adversarial"]
-            place[name] = {**(better if more else worse), "holm": 0.001}
-        for test in [*found["signs"].values(), *(t for part in found["pope"].values() for t in part.values())]:
-            test.setdefault("holm", 1.0)
-        return {"against": found}
-
-    assert (verdict(against(invented=True), "invented"), change(against(invented=True), "invented")) == (-1, 1)
-    assert summary(against(accuracy=True)) == summary(against(invented=False)) == "**helps**"
-    assert summary(against(accuracy=False)) == summary(against(recall=False, length=True)) == "hurts †"
-    assert summary(against(accuracy=True, recall=False)) == "trades"
-    assert summary(against(length=True)) == summary(against(says_yes=False)) == ""
-    plain, vcd, _ = glance([{**row, "evidence": "text"} for row in rows], {}).splitlines()[2:]
+    plain, vcd, _ = glance(adjusted(rows), {}).splitlines()[2:]
     told = rows[1]["pope"]["adversarial"]
-    assert plain.startswith("| `none` | 1.000 | 1.000 |")
-    assert f"| {told['accuracy']['value']:.3f} † | {told['f1']['value']:.3f} | 1.000 ↑ |" in vcd
-    assert vcd.endswith("| hurts † | text | - |")
+    assert plain.startswith("| `none` | 24 / 10 | 1.000 | 1.000 |")
+    figures = f"{told['accuracy']['value']:.3f} † | {told['f1']['value']:.3f} ↓ | 1.000 ↑"
+    assert vcd.startswith(f"| `vcd` | 24 / 10 | {figures} | 0.000 | - | 0.000 ↓ | 0.00 ↓ | hurts † |")
+    cost = {"prefill": {"over_plain": {"median": 2.0912}}, "token": {"over_plain": {"median": 1.4}}}
+    assert "| text | 2.09, 1.40 |" in glance(rows, {"vcd": cost})
+    refused = {"strategy": "cls+vhr", "base": "cls", "refused": "it cannot"}
+    assert glance([refused], {}).splitlines()[2].startswith("| `vhr` | - |")
+    assert said([refused]).count("\n") == 2
+
+
+def test_how_often_yes_is_said_to_what_is_there_and_to_what_is_not(rows):
+    assert [rates(row) for row in rows] == [pytest.approx(two) for two in ((1, 0), (1, 1), (0, 0))]
+
+
+def test_a_method_is_shown_once_where_most_was_asked(rows, tmp_path, monkeypatch):
+    none, vcd, var = (row | {"model": "m"} for row in copy.deepcopy(rows))
+    more = copy.deepcopy([none, vcd])
+    for row in more:
+        row["pope"]["adversarial"]["n"] = 48
+    for name, part in (("small", [none, vcd, var]), ("large", more)):
+        tables.write(tmp_path / name, {"conditions": {"x": 1}, "rows": part})
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(mitigation_page, "RESULTS", tmp_path)
+    monkeypatch.setattr(mitigation_page, "EXAMS", {"m": ("small", "large", "not there")})
+    shown = mitigation_page.gathered("m", "none")
+    assert [(row["strategy"], mitigation_page.asked(row)[0]) for row in shown] == [
+        ("none", 24),
+        ("var", 24),
+        ("none", 48),
+        ("vcd", 48),
+    ]
+
+
+def test_margins_that_part_and_margins_that_lean(exams):
+    exam = [e for e in exams[7] if e.kind == "pope_adversarial"]
+    sure = margins_row("m", "none", [3.0 if e.answer == "yes" else 2.0 for e in exam], exam)
+    assert sure["auroc"]["value"] == sure["says_yes"]["missing"]["value"] == 1  # parts both, and says yes to both
+    assert (sure["margins"]["there"]["middle"], sure["margins"]["missing"]["high"]) == (3, 2)
+    assert [getattr(one, "beta", None) for one in uncut("cls(keep=0.5)+vcd")] == [None, 0]
+    assert uncut("act") == [*parse("act")]  # whose beta is no cut
 
 
 def test_what_is_kept_is_found_by_spec_and_draw(tmp_path):
