@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,10 +36,16 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def served(app: App = echo, limits: Limits | None = None, keys: Keys | None = None, **options: Any) -> Iterator[int]:
-    """The port of an app behind all that makes it safe."""
+def served(
+    app: App = echo,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    front: Callable[[App], App] = lambda inner: inner,
+    **options: Any,
+) -> Iterator[int]:
+    """The port of an app behind all that makes it safe, and behind what stands before that."""
     limits = limits or Limits()
-    whole = guarded(app, limits, keys or Keys(), **options)
+    whole = front(guarded(app, limits, keys or Keys(), **options))
     config = uvicorn.Config(whole, port=0, log_level="critical", **server_options(limits))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -13,6 +13,7 @@ from tests.serve.attacked import head, raw, sent_back, served, told, until_close
 from vtokens.core.reading import MEBIBYTE
 from vtokens.serve.bodies import read_json
 from vtokens.serve.errors import Refused
+from vtokens.serve.keys import Keys
 from vtokens.serve.limits import Limits
 
 SMALL = Limits(body=100_000, body_seconds=0.5, header_seconds=0.5, bodies=150_000, send_seconds=0.5, connections=12)
@@ -42,6 +43,21 @@ def port() -> Iterator[int]:
 )
 def test_what_is_let_in(port: int, headers: dict[str, Any]) -> None:
     assert sent_back(raw(port, head(**headers) + b"{}"))["bytes"] == 2
+
+
+def test_pages_of_a_listed_site_may_ask(port: int) -> None:
+    """A browser asks first, without a body or a key; both answers name the site, and others get none."""
+    site = b"access-control-allow-origin: https://pages.example.org"
+    first = {"method": "OPTIONS", "origin": "https://pages.example.org", "access-control-request-method": "POST"}
+    with served(keys=Keys([("a", "0123456789abcdef")]), origins=["https://pages.example.org/"]) as locked:
+        answer = raw(locked, head(**GET | first))
+        assert answer.startswith(b"HTTP/1.1 204")
+        assert site in answer
+        assert b"access-control-allow-headers: authorization, content-type" in answer
+        assert raw(locked, head(origin="https://pages.example.org") + b"{}").startswith(b"HTTP/1.1 401")
+        assert told(raw(locked, head(**GET | first | {"origin": "https://evil.example.org"})))[0] == 403
+    assert site in raw(port, head(origin="https://pages.example.org") + b"{}")
+    assert b"access-control" not in raw(port, head() + b"{}")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from vtokens.core.errors import shorten
 from vtokens.serve.bodies import Bodies
-from vtokens.serve.errors import App, Receive, Refused, Scope, Send, answer
+from vtokens.serve.errors import App, Message, Receive, Refused, Scope, Send, answer
 from vtokens.serve.keys import Keys, RequireKey
 from vtokens.serve.limits import Limits
 
@@ -17,6 +17,11 @@ _PATH = re.compile(rb"(/[A-Za-z0-9._~:-]*)+")
 _ONCE = (b"host", b"content-length", b"content-type", b"authorization", b"transfer-encoding", b"origin")
 _REQUEST_ID = re.compile(rb"[!-~]{1,200}")
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
+_ASKED = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"authorization, content-type, x-request-id"),
+    (b"access-control-max-age", b"600"),
+]
 LOOPBACK = ("localhost",)
 """Names that mean this machine, beside its addresses."""
 
@@ -53,7 +58,19 @@ class Guard:
         except Refused as refused:
             refused.headers.setdefault("Connection", "close")  # what follows may be no request
             return await answer(send, refused)
-        await self._app(scope, receive, send)
+        origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
+        if origin.decode("latin-1").lower() not in self._origins:
+            return await self._app(scope, receive, send)
+        if scope["method"] == "OPTIONS":  # a browser asks first, and sends no key with that
+            await send({"type": "http.response.start", "status": 204, "headers": [*_allowing(origin), *_ASKED]})
+            return await send({"type": "http.response.body", "body": b""})
+
+        async def shared(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *_allowing(origin)]}
+            await send(message)
+
+        await self._app(scope, receive, shared)
 
     def _check(self, scope: Scope) -> None:
         headers: dict[bytes, bytes] = {}
@@ -99,6 +116,12 @@ class Guard:
                 code="bad_origin",
                 kind="permission_error",
             )
+
+
+def _allowing(origin: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers that let a page of this site read an answer."""
+    exposed = b"x-request-id, x-vtokens-strategy, x-vtokens-kept, x-vtokens-flags"
+    return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", exposed), (b"vary", b"Origin")]
 
 
 def _check_path(scope: Scope, most: int) -> None:
