@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz clean
+.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-gpu-profile: $(STAMP)  ## Profile published shapes on the GPU at hand
 
 fuzz: $(STAMP)  ## Run the property tests on many random cases
 	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(WORKERS) -m fuzz $(ARGS)
+
+fuzz-serve: $(STAMP)  ## Send a genuine server 5,000 drawn requests, allowed and not, and hold each answer against its schema
+	$(BIN)/python -m tests.serve.fuzz --csv benchmarks/results/serving-fuzz/requests.csv $(ARGS)
 
 clean:  ## Remove caches and build products, but not the environment
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -105,7 +105,12 @@ class ChatRequest(Schema):
     ] = None
     max_tokens: Annotated[int | None, Field(ge=1, le=2**31 - 1, description="The older name of the same.")] = None
     temperature: Annotated[
-        float | None, Field(ge=0, le=2, description="0 is greedy; by default what the model's own settings say.")
+        float | None,
+        Field(
+            ge=0,
+            le=2,
+            description="0, and less than 0.000001, is greedy; by default what the model's own settings say.",
+        ),
     ] = None
     top_p: Annotated[float | None, Field(gt=0, le=1, description="Sample among the likeliest of this sum.")] = None
     n: Annotated[
