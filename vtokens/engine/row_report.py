@@ -57,11 +57,10 @@ def _text(config: Any, length: int) -> RowReport:
 def _row(record: Record, config: Any, row: int, sample: SampleReport, length: int) -> RowReport:
     widths = [len(positions) for positions in sample.positions]
     if record.text is not None:  # visual tokens stand outside the sequence, and the other layers attend to it alone
-        whole = int(record.layout.valid[row].sum())
         others = prefill_flops(config, [length] * (config.num_hidden_layers - record.depth))
         flops, flops_full = (
             others + sum(cross_layer_flops(config, length, keys) for keys in seen)
-            for seen in (widths, [whole] * record.depth)
+            for seen in (widths, [record.length] * record.depth)
         )
         return RowReport(sample, length, float(length), flops, flops_full)
     padding = record.length - length

@@ -24,6 +24,7 @@ class Answering:
         seed: of its sampling.
         submitted, begun: moments, by `time.monotonic`; the latter None as long as it waits.
         drained: it is to end, as the batcher closes.
+        cut: it ended for that reason.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Answering:
         self.seed = secrets.randbits(63) if job.seed is None else job.seed
         self.submitted = time.monotonic()
         self.begun: float | None = None
-        self.drained = False
+        self.drained = self.cut = False
         self._on, self._cancelled, self._done = on, False, threading.Event()
         self._wake = wake
 
@@ -83,9 +84,13 @@ class Answering:
             return "deadline"
         return "drained" if self.drained else None
 
-    def give_up(self, now: float) -> None:
+    def give_up(self) -> None:
         """It ends without having begun."""
-        self.finish(End(self.over(now) or "cancelled", (), self.age()))
+        self.finish(End(self.over(time.monotonic()) or "cancelled", (), self.age()))
+
+    def fail(self, error: Exception) -> None:
+        """It ends with an error."""
+        self.finish(Failed(error))
 
     def tell(self, event: Event) -> None:
         """Send an event; what the receiver raises ends this job, and nothing else."""
@@ -98,5 +103,6 @@ class Answering:
     def finish(self, event: End | Failed) -> None:
         """Send the last event."""
         if not self.done:
+            self.cut = isinstance(event, End) and event.reason == "drained"
             self.tell(event)
             self._done.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaL
 from vtokens.engine import Handle
 from vtokens.serve.answering import Answering
 from vtokens.serve.decoding import shared_config
-from vtokens.serve.jobs import Did, Failed
+from vtokens.serve.jobs import Did
 from vtokens.serve.join import Joiner
 from vtokens.serve.rows import Row
 from vtokens.serve.steps import Choose, Watch
@@ -34,39 +34,39 @@ class Batches:
         self._handle, self._joiner = handle, joiner
         self._tokenizer = getattr(processor, "tokenizer", processor)
 
-    def run(self, batch: Sequence[Answering], each: Callable[[], None]) -> None:
+    def run(self, batch: Sequence[Answering]) -> None:
         """Answer a batch. If it fails, its rows run one by one, and only those that fail alone are told.
 
         Args:
             batch: jobs that can run beside each other.
-            each: called at each step.
         """
         now = time.monotonic()
         for answering in batch:
             answering.begun = now
         rows = [Row(answering, self._tokenizer) for answering in batch]
-        failed = self._tried(rows, each, len(rows))
+        rows = [row for row in rows if not row.check(now)]
+        failed = self._tried(rows, len(rows)) if rows else None
         if failed is None:
             return
         if len(rows) == 1:
-            return rows[0].answering.finish(Failed(failed))
+            return rows[0].answering.fail(failed)
         failed = None  # it holds the frames of the failed pass, and so its tensors
         for row in rows:
             if not row.ended and not row.check(time.monotonic()):
                 _forget()
-                error = self._tried([row], each, len(rows))
+                error = self._tried([row], len(rows))
                 if error is not None:
-                    row.answering.finish(Failed(error))
+                    row.answering.fail(error)
 
-    def _tried(self, rows: Sequence[Row], each: Callable[[], None], together: int) -> Exception | None:
+    def _tried(self, rows: Sequence[Row], together: int) -> Exception | None:
         """Run rows; returns the error if there was one."""
         try:
-            self._generate(rows, each, together)
+            self._generate(rows, together)
         except Exception as error:
             return error.with_traceback(None)
         return None
 
-    def _generate(self, rows: Sequence[Row], each: Callable[[], None], together: int) -> None:
+    def _generate(self, rows: Sequence[Row], together: int) -> None:
         jobs, device = [row.answering.job for row in rows], self._model.device
         inputs = self._joiner.join([job.inputs for job in jobs])
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -79,7 +79,7 @@ class Batches:
             for row, did in zip(rows, self._did(rows, lengths, before), strict=True):
                 row.read(together, did)
 
-        watch = Watch(rows, choose, read, each)
+        watch = Watch(rows, choose, read)
         config = shared_config(rows[0].decoding.shared, max(row.decoding.most for row in rows))
         batch = {name: self._moved(value) for name, value in inputs.items()}
 

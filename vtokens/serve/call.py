@@ -17,28 +17,41 @@ class Call:
         future: what becomes of it.
         submitted: when it was, by `time.monotonic`.
         drained: it is not to begin any more, as the batcher closes.
+        cut: it did not for that reason.
     """
 
     def __init__(self, function: Callable[[], Any], owner: str, deadline: float | None) -> None:
         self._function, self.owner, self._deadline = function, owner, deadline
         self.submitted, self.drained = time.monotonic(), False
+        self.cut = False
         self.future: Future[Any] = Future()
+
+    @property
+    def until(self) -> float | None:
+        """The moment of its deadline."""
+        return None if self._deadline is None else self.submitted + self._deadline
 
     def over(self, now: float) -> Reason | None:
         """Why it is not to begin any more, if it is not."""
         if self.future.cancelled():
             return "cancelled"
-        if self._deadline is not None and now >= self.submitted + self._deadline:
+        if self.until is not None and now >= self.until:
             return "deadline"
         return "drained" if self.drained else None
 
-    def give_up(self, now: float) -> None:
+    def give_up(self) -> None:
         """It does not begin."""
-        reason = self.over(now)
+        reason = self.over(time.monotonic())
         if reason == "deadline" and self.future.set_running_or_notify_cancel():
             self.future.set_exception(TimeoutError(f"its turn did not come within {self._deadline} s"))
         else:
+            self.cut = reason == "drained"
             self.future.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """It ends with an error."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def run(self) -> None:
         """Run it."""

@@ -64,7 +64,9 @@ def decoding(model: Any, ids: Tensor, settings: GenerationConfig) -> Decoding:
         ValueError: settings that transformers refuses, or that cannot hold for one row of a batch.
     """
     settings, stops = copy.deepcopy(settings), settings.stop_strings
-    settings.stop_strings = None  # ours are looked for in what is streamed
+    settings.stop_strings = None  # they are looked for in what is streamed
+    cache = settings.cache_implementation or model.generation_config.cache_implementation
+    settings.cache_implementation = "dynamic"  # holds nothing yet; a static one may be in use by a batch that runs
     if settings.max_new_tokens is None and settings.max_length is None:
         raise ValueError(
             "settings say neither max_new_tokens nor max_length: one is needed, such as max_new_tokens=128"
@@ -74,10 +76,8 @@ def decoding(model: Any, ids: Tensor, settings: GenerationConfig) -> Decoding:
     given = {"attention_mask": torch.ones_like(ids), "position_ids": torch.arange(ids.shape[1]).to(ids)[None]}
     processors, config = model.generate(input_ids=ids, **given, generation_config=settings, custom_generate=_prepared)
     _check(config)
-    if config._eos_token_tensor is None:
-        ends: list[int] = []
-    else:
-        ends = config._eos_token_tensor.tolist()
+    config.cache_implementation = cache
+    ends = [] if config._eos_token_tensor is None else config._eos_token_tensor.tolist()
     found = [stops] if isinstance(stops, str) else list(stops or ())
     if not all(found):
         raise ValueError(f"stop_strings={found!r}: an empty one would end every answer at once")

@@ -8,7 +8,8 @@ here is its own, number for number. Where it is not, prompts with such inputs ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 from vtokens.core.prompts import POSITION_KINDS, encode_prompts, question_prompt
+from vtokens.video.clip import Clip, arguments
 
 Inputs = Mapping[str, Tensor]
+Shown = Callable[[Sequence[Sequence[Any]]], dict[str, Any]]
 BY_POSITION = ("input_ids", "attention_mask", *POSITION_KINDS, "cross_attention_mask")
 """Inputs with an entry for each position of the prompt."""
-_SIZES = (((64, 48),), ((48, 96), (112, 80)), ())
-"""Pictures of the prompts that the processor is asked with."""
+_SIZES = (((64, 48),), ((32, 96), (112, 80)), ())
+"""Pictures of the prompts that the processor is asked with; of videos the first number tells the frames."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class Joiner:
         pad = tokenizer.pad_token_id
         self._pad = tokenizer.eos_token_id if pad is None else pad
         self._grows: dict[str, _Grows] = {}
-        try:
-            self._learn(processor)
-        except Exception:  # whatever a processor refuses of what it is asked with
-            self._grows = {}
+        for kind, draw, more in (("image", _picture, _images), ("video", _clip, _videos)):
+            # Processors refuse what they are asked with in ways of their own.
+            with contextlib.suppress(Exception):
+                self._learn(processor, draw, kind, more)
 
     def joins(self, rows: Sequence[Inputs]) -> bool:
         """Whether the batch that these make is the one that the processor would have made of them."""
@@ -96,31 +99,68 @@ class Joiner:
                 row[(slice(length - part.shape[1], None), *(slice(size) for size in part.shape[2:]))] = part[0]
         return whole
 
-    def _learn(self, processor: Any) -> None:
-        """Ask the processor for a few prompts, each by itself and all together."""
-        draw = np.random.default_rng(0)
-        groups = [
-            [Image.fromarray(draw.integers(0, 255, (h, w, 3), dtype=np.uint8)) for w, h in sizes] for sizes in _SIZES
+    def _learn(self, processor: Any, draw: Callable[[tuple[int, int]], Any], kind: str, more: Shown) -> None:
+        """Ask the processor for a few prompts, each by itself and all together.
+
+        Args:
+            processor: the processor.
+            draw: makes a picture or video of a size.
+            kind: "image" or "video".
+            more: what hands those of each prompt to the processor.
+
+        Raises:
+            ValueError: what is made here is not what it makes. Whatever it raises itself.
+        """
+        groups = [[draw(size) for size in sizes] for sizes in _SIZES]
+        texts = [question_prompt(processor, "What is this?", [kind] * len(group)) for group in groups]
+        alone = [
+            _asked(processor, text, more([group]) if group else {}) for text, group in zip(texts, groups, strict=True)
         ]
-        texts = [question_prompt(processor, "What is this?", len(group)) for group in groups]
-        alone = [_asked(processor, text, group) for text, group in zip(texts, groups, strict=True)]
-        whole = dict(encode_prompts(processor, texts, groups))
+        whole = dict(encode_prompts(processor, texts, **more(groups)))
+        found = {}
         for name in {name for row in alone for name in row} - {*BY_POSITION}:
             parts = [row[name] for row in alone if name in row]
             if (grows := _layout(parts, whole[name], len(texts))) is not None:
-                self._grows[name] = grows
-        if not self.joins(alone):
-            raise ValueError("not all inputs are known")
-        made = self.join(alone)
+                found[name] = grows
+        before, self._grows = self._grows, {**self._grows, **found}
+        made = self.join(alone) if self.joins(alone) else {}
         if {*made} != {*whole} or not all(torch.equal(made[name], whole[name]) for name in made):
-            raise ValueError("another batch than the processor's")
+            self._grows = before
+            raise ValueError("the batch is another one than the processor's")
 
 
-def _asked(processor: Any, text: str, group: Sequence[Any]) -> dict[str, Any]:
+def _images(groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {"images": groups}
+
+
+def _videos(groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return arguments([clip for group in groups for clip in group])
+
+
+def _picture(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(_pixels(size[1], size[0]))
+
+
+def _clip(size: tuple[int, int]) -> Clip:
+    """A video as long as a picture would be wide: many processors without torchvision take frames of few sizes."""
+    frames = _pixels(size[0] // 16, 96, 96)
+    numbers = [*range(len(frames))]
+    return Clip(
+        frames, {"total_num_frames": len(frames), "fps": 2.0, "width": 96, "height": 96, "frames_indices": numbers}
+    )
+
+
+def _pixels(*sizes: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (*sizes, 3), dtype=np.uint8)
+
+
+def _asked(processor: Any, text: str, shown: dict[str, Any]) -> dict[str, Any]:
     try:
-        return dict(encode_prompts(processor, [text], [group] if group else ()))
-    except TypeError:  # some take no text without a word about pictures
-        return dict(encode_prompts(processor, [text], [group]))
+        return dict(encode_prompts(processor, [text], **shown))
+    except TypeError:
+        if shown:
+            raise
+        return dict(encode_prompts(processor.tokenizer, [text]))  # some ask for pictures wherever there is text
 
 
 def _layout(parts: Sequence[Tensor], whole: Tensor, rows: int) -> _Grows | None:

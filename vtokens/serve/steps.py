@@ -64,15 +64,11 @@ class Watch(StoppingCriteria):
         rows: of the batch.
         choose: what chose the tokens.
         first: called once, when the prompts have been read.
-        each: called at each step.
     """
 
-    def __init__(
-        self, rows: Sequence[Row], choose: Choose, first: Callable[[], None], each: Callable[[], None]
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], choose: Choose, first: Callable[[], None]) -> None:
         self._rows, self._choose = rows, choose
         self._first: Callable[[], None] | None = first
-        self._each = each
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """Args and returns: int64 (B, N) the tokens so far, nothing; bool (B,) which rows have ended."""
@@ -85,7 +81,6 @@ class Watch(StoppingCriteria):
         for number, (row, token) in enumerate(zip(self._rows, ids, strict=True)):
             if not row.ended and not row.check(now):
                 row.push(token, *logprobs.get(number, (None, ())))
-        self._each()
         return torch.tensor([row.ended for row in self._rows], device=input_ids.device)
 
     def _logprobs(self, tokens: Tensor) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:

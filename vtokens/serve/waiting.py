@@ -1,0 +1,152 @@
+"""Work that waits for the model, from the moment it is accepted until it is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vtokens.serve.answering import Answering
+from vtokens.serve.call import Call
+from vtokens.serve.jobs import Draining, Full
+from vtokens.serve.turns import Turns
+
+Work = Answering | Call
+GRACE = 5.0
+"""Seconds that draining waits for work which it has told to end."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What became of the work that was there when draining began.
+
+    Attributes:
+        seconds: that it took.
+        finished: how much came to its own end.
+        cut: how much was ended.
+    """
+
+    seconds: float
+    finished: int
+    cut: int
+
+
+class Waiting:
+    """The queue of one model, and what of it runs now.
+
+    Args:
+        most: work in a batch.
+        wait: seconds that the oldest of a batch waits for others at most.
+        bound: work that may wait.
+        fits: whether more work can run beside some.
+
+    Attributes:
+        running: the batch that runs now.
+        draining: no more work is taken.
+        pace: seconds that one job takes, by the last batches; None before the first.
+    """
+
+    def __init__(self, most: int, wait: float, bound: int, fits: Callable[[list[Work], Work], bool]) -> None:
+        self._most, self._wait, self._bound, self._fits = most, wait, bound, fits
+        self._turns: Turns[Work] = Turns()
+        self._changed = threading.Condition()
+        self._closed, self._finished, self._cut = False, 0, 0
+        self.running: list[Work] = []
+        self.draining = False
+        self.pace: float | None = None
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._turns)
+
+    def room(self) -> None:
+        """Raise `Full` or `Draining` if no work would be taken now."""
+        with self._changed:
+            if self.draining:
+                raise Draining
+            if (queued := len(self._turns)) >= self._bound:
+                raise Full(queued, (1.0 if self.pace is None else self.pace) * queued)
+
+    def add(self, work: Work) -> None:
+        """Accept work, or raise as `room`."""
+        with self._changed:
+            self.room()
+            self._turns.add(work)
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something about the work has changed."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def next(self) -> list[Work] | None:
+        """Wait for work and take a batch of it; None once closed."""
+        with self._changed:
+            while True:
+                batch = self._turns.batch(self._most, self._fits)
+                if not batch:
+                    if self._closed:
+                        return None
+                    self._changed.wait()
+                    continue
+                left = min(one.submitted for one in batch) + self._wait - time.monotonic()
+                if len(batch) >= self._most or left <= 0 or self.draining or isinstance(batch[0], Call):
+                    self._turns.take(batch)
+                    self.running = batch
+                    return batch
+                self._changed.wait(left)
+
+    def over(self, batch: list[Work], seconds: float) -> None:
+        """A batch is done, and took so long."""
+        one = seconds / len(batch)
+        self.pace = one if self.pace is None else 0.8 * self.pace + 0.2 * one
+        with self._changed:
+            self.running = []
+            self._count(batch)
+
+    def watch(self) -> None:
+        """End what waits and is over: cancelled, past its deadline, or cut. Returns once closed."""
+        while True:
+            with self._changed:
+                while not (over := [work for work in self._turns if work.over(time.monotonic()) is not None]):
+                    if self._closed:
+                        return
+                    until = min((work.until for work in self._turns if work.until is not None), default=None)
+                    self._changed.wait(None if until is None else max(0.0, until - time.monotonic()))
+                for work in over:
+                    self._turns.remove(work)
+            for work in over:
+                work.give_up()
+            with self._changed:
+                self._count(over)
+
+    def drain(self, seconds: float) -> Drained:
+        """As `Batcher.drain`."""
+        begun = time.monotonic()
+        with self._changed:
+            self.draining = True
+            finished, cut = self._finished, self._cut
+            self._changed.notify_all()
+            if not self._changed.wait_for(self._idle, seconds):
+                for work in (*self._turns, *self.running):
+                    work.drained = True
+                self._changed.notify_all()
+                self._changed.wait_for(self._idle, GRACE)
+            left = len(self._turns) + len(self.running)
+            return Drained(time.monotonic() - begun, self._finished - finished, self._cut - cut + left)
+
+    def close(self) -> None:
+        """Let `next` and `watch` return."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _idle(self) -> bool:
+        return not self._turns and not self.running
+
+    def _count(self, work: list[Work]) -> None:
+        cut = sum(one.cut for one in work)
+        self._cut += cut
+        self._finished += len(work) - cut
+        self._changed.notify_all()
