@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +15,7 @@ import vtokens
 from vtokens import scenes
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.serve.batcher import Batcher
-from vtokens.serve.jobs import Began, End, Event, Failed, Job, Text
+from vtokens.serve.jobs import Began, End, Event, Failed, Job, Text, Token
 from vtokens.strategies import format_spec, parse
 
 
@@ -64,8 +66,19 @@ class Heard:
         return "".join(event.text for event in self.events if isinstance(event, Text))
 
     @property
+    def tokens(self) -> list[Token]:
+        return [token for event in self.events if isinstance(event, Text) for token in event.tokens]
+
+    @property
     def began(self) -> Began:
         return next(event for event in self.events if isinstance(event, Began))
+
+    @property
+    def failed(self) -> Exception:
+        """The error that came in place of an answer."""
+        last = self.events[-1]
+        assert isinstance(last, Failed)
+        return last.error
 
     @property
     def end(self) -> End:
@@ -75,6 +88,24 @@ class Heard:
             raise last.error
         assert isinstance(last, End)
         return last
+
+
+@contextmanager
+def held(batcher: Batcher) -> Iterator[None]:
+    """Keep the model busy, so that what is submitted inside waits; it begins at the end."""
+    busy, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        free.wait(60)
+
+    future = batcher.alone(hold)
+    assert busy.wait(60)
+    try:
+        yield
+    finally:
+        free.set()
+        future.result(60)
 
 
 def answers(batcher: Batcher, jobs: Sequence[Job], seconds: float = 60) -> list[Heard]:

@@ -50,10 +50,9 @@ class Batches:
             return
         if len(rows) == 1:
             return rows[0].answering.fail(failed)
-        failed = None  # it holds the frames of the failed pass, and so its tensors
+        _forget()
         for row in rows:
             if not row.ended and not row.check(time.monotonic()):
-                _forget()
                 error = self._tried([row], len(rows))
                 if error is not None:
                     row.answering.fail(error)

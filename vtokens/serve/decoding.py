@@ -108,7 +108,7 @@ def _check(config: GenerationConfig) -> None:
         )
     for name, instead in REFUSED.items():
         value = getattr(config, name, None)
-        if value not in (None, False, 1, 1.0):
+        if value is True or value not in (None, False, 1, 1.0):
             raise ValueError(
                 f"{name}={value!r} cannot hold for one request of a batch" + (f": {instead}" if instead else "")
             )

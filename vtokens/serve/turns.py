@@ -23,7 +23,7 @@ class Turns(Generic[T]):
 
     A batch begins with the oldest work of the owner whose turn it is, whatever else waits: no owner waits for more than
     one batch of each other one, and no kind of work waits for another kind. The rest of the batch is what fits beside
-    it, one of each owner in turn. Whoever was served goes to the end.
+    it, one of each owner in turn.
     """
 
     def __init__(self) -> None:
@@ -67,9 +67,10 @@ class Turns(Generic[T]):
         return found
 
     def take(self, work: list[T]) -> None:
-        """Take a batch out: its owners go to the end, in the order in which they had their turn."""
+        """Take a batch out: its owners go to the end, the one whose turn it was behind those who filled it up."""
         for one in work:
             self.remove(one)
-        for owner in dict.fromkeys(one.owner for one in work):
+        first, *others = dict.fromkeys(one.owner for one in work)
+        for owner in (*others, first):
             if owner in self._of:
                 self._of.move_to_end(owner)
