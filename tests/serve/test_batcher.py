@@ -49,7 +49,7 @@ def test_two_hundred_drawn_jobs_answer_as_alone(served: Any) -> None:
     model, processor, handle, batcher = served
     draw = random.Random(0)
     pool = []
-    for number in range(40):
+    for number in range(30):
         one = draw.choice(questions())
         pictures = one.images if number % 9 else []
         inputs = prompt(processor, one.question, pictures)
@@ -59,7 +59,7 @@ def test_two_hundred_drawn_jobs_answer_as_alone(served: Any) -> None:
     for number in reversed(wrong[1:]):  # one of them is enough: the rows beside it run again
         del pool[number], expected[number]
     assert wrong
-    assert len(pool) > 30
+    assert len(pool) > 22
     left, shared = 200, 0
     while left > 0:
         which = [draw.randrange(len(pool)) for _ in range(min(left, draw.randint(1, 16)))]
