@@ -1,6 +1,7 @@
 """The registry: listing, descriptions, registration and its refusals, plugins that do not load."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 
 import vtokens
 from tests.strategies.helpers import registry_restored
+from vtokens.recipes import recipes
 from vtokens.strategies import Selection, Strategy, Visuals, describe, get, list_strategies, parse, register
 from vtokens.strategies.base import STAGES
 
@@ -189,3 +191,14 @@ def test_evidence_is_told() -> None:
     assert "evidence: from the paper's text (tests/test_a.py::test_b)" in text
     with pytest.raises(ValueError, match=r"unknown evidence 'texts'\. Did you mean 'text'"):
         register("shown_too", evidence="texts")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["two_fates", "clva", "vasparse", "videoanchor", "pine"])
+def test_known_methods_that_are_not_built_say_why_and_what_is_nearest(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name!r} is known and not built: ") as caught:
+        vtokens.strategies.parse(f"{name}(keep=0.5)+fastv")
+    told = re.findall(r"'(\w+)'|\"(\w+)\(", str(caught.value))[1:]
+    nearest = [one or other for one, other in told]
+    known = [*list_strategies(), *recipes()]
+    assert nearest
+    assert {*nearest} <= {*known}

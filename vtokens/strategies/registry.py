@@ -31,6 +31,19 @@ _RECIPES = {
     **{name: name for name in ("ara", "carve", "crop", "dyfo", "ilvad", "patches", "sdrpn")},
 }
 """What papers call a method as they do strategies, and is a function around `generate` here: its name there."""
+_NOT_BUILT = {
+    "two_fates": "the negative of pruned tokens that it takes is \"contrast(branch='cls(keep=0.1)')\"; how it "
+    "calibrates states beside that is in no public text or code that could be read",
+    "clva": "which layers its anchors come from, and how they are brought into late ones, is in no public text or code "
+    "that could be read: 'ilvad' (a recipe) and 'adavboost' lift what is looked at",
+    "vasparse": "it asks a detector after each word, and the sparsity of its release is switched off: 'dola' contrasts "
+    "with an early exit, and \"contrast(branch='random(keep=0.5)')\" with half of the visual tokens",
+    "videoanchor": "it solves for a coefficient of each pair of visual tokens, and the number of its clusters and all "
+    "weights are set for each benchmark, to values that are not public: "
+    "'paint' and 'vaf' lift visual tokens",
+    "pine": "it orders segments anew for every query of every layer: 'sofa' lets pictures see each other both ways",
+}
+"""Methods that are asked for and are none of ours: why, and what is nearest."""
 _log = logging.getLogger("vtokens")
 _strategies: dict[str, type[Strategy]] = {}
 """Those that were imported; the package's own are by name, plugins by the first listing."""
@@ -147,6 +160,8 @@ def _unknown(name: str) -> Exception:
             f"{name!r} is a recipe, no strategy: it asks the model more than once, or chooses what it is shown. Use "
             f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)" + (", or vtokens run --quota" * (name == "quota"))
         )
+    if name in _NOT_BUILT:
+        return ValueError(f"{name!r} is known and not built: {_NOT_BUILT[name]}")
     return unknown("strategy", name, [one for text in _cards().values() for one in (text.name, *text.aliases)])
 
 
