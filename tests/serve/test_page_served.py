@@ -118,8 +118,9 @@ def test_marks_of_the_filter_stand_in_the_answer(browser: Any, server: tuple[str
     """The same marks, with the same probabilities, as the API gives of the same picture."""
     address, _ = server
     body = {"vtokens": {"filter": {"action": "flag", "threshold": 0.01}}}
+    messages: Any = [user("Describe the image.", example)]
     answer: Any = client(address).chat.completions.create(
-        model="scenes-llava:tiny", messages=[user("Describe the image.", example)], temperature=0, extra_body=body
+        model="scenes-llava:tiny", messages=messages, temperature=0, extra_body=body
     )
     marks, text = answer.vtokens["filter"]["marks"], answer.choices[0].message.content
     assert marks
