@@ -232,6 +232,7 @@ def test_everyone_can_use_it(browser: Any, server: tuple[str, Any], width: int, 
 
     with opened(browser, server[0], width, scheme) as page:
         page.locator(".chip").first.wait_for()
+        assert page.locator(".camera").is_visible() == (width < 500)  # where fingers point, there is one
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         page.locator("#more summary").click()
