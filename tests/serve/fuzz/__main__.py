@@ -26,6 +26,7 @@ import schemathesis
 from tests.serve.fuzz.drawn import CHAT, draw
 from tests.serve.fuzz.sent import FIELDS, Sender
 
+ROUND = 250
 KEY = "fuzz-key-0123456789"
 SHARES = {"allowed": 0.3, "forbidden": 0.3, "answered": 0.39}
 """Of the requests that are chats; the rest goes to the other routes."""
@@ -65,15 +66,19 @@ def described(base: str, key: str = KEY) -> dict[str, Any]:
 def fuzz(base: str, document: dict[str, Any], count: int, start: int, key: str | None = KEY) -> list[dict[str, Any]]:
     """A row for each of `count` requests, drawn from the number `start` on."""
     schema, sender = schemathesis.openapi.from_dict(document), Sender(base, document, key)
-    asked = 0
-    while asked < count:  # in rounds, so that what is drawn differs and a mistake shows early
-        part = min(1000, count - asked)
-        for mode, share in SHARES.items():
-            draw(schema, CHAT, "POST", mode, round(part * share), start, lambda case, m=mode: sender.send(case, m))
-        for path in ("/v1/models", "/health", "/metrics"):
-            draw(schema, path, "GET", "allowed", 5, start, lambda case: sender.send(case, "allowed"))
-        asked, start = len(sender.rows) + len(sender._waiting), start + 1
+    for mode, share in SHARES.items():
+        draw(schema, CHAT, "POST", mode, round(count * share), start, lambda case, m=mode: sender.send(case, m))
+    for path in ("/v1/models", "/health", "/metrics"):
+        draw(schema, path, "GET", "allowed", max(1, count // 200), start, lambda case: sender.send(case, "allowed"))
     return sender.end()
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> int:
@@ -84,13 +89,14 @@ def main() -> int:
     parser.add_argument("--csv", type=Path, help="where the rows are written")
     options = parser.parse_args()
     with server("--trust-request-strategy", "--preset", "fast=cls(keep=0.25)", "--max-new-tokens", "16") as base:
-        rows = fuzz(base, described(base), options.requests, options.seed)
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        with open(options.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+        document, rows = described(base), []
+        while len(rows) < options.requests:  # in rounds, so that what was found is written before the end
+            part = min(ROUND, options.requests - len(rows))
+            for row in fuzz(base, document, part, options.seed + len(rows)):
+                rows.append(row | {"number": len(rows)})
+            if options.csv:
+                _write(options.csv, rows)
+            print(f"{len(rows)} of {options.requests}, {sum(bool(row['fault']) for row in rows)} faults", flush=True)
     counts = collections.Counter((row["drawn"], row["status"], row["code"]) for row in rows)
     for (drawn, status, code), number in sorted(counts.items(), key=str):
         print(f"{number:6} {drawn:10} {status} {code}")
