@@ -12,6 +12,7 @@ from vtokens.serve.asked import ChatRequest, FilterAsked
 from vtokens.serve.checked import wrong
 from vtokens.serve.errors import Refused
 from vtokens.serve.settings import Settings
+from vtokens.serve.trusted import check_trusted
 from vtokens.strategies import Strategy, format_spec, parse
 
 
@@ -115,6 +116,9 @@ class Programs:
             raise wrong(f"{message}{near} Presets: {presets}", param, "strategy_not_allowed")
         spec = self._specs[model] if strategy is None else self._specs.get(self._presets.get(strategy, ""), strategy)
         try:
-            return parse(spec, keep)
+            found = parse(spec, keep)
+            if spec is strategy:
+                check_trusted(found)
+            return found
         except (TypeError, ValueError) as error:
             raise wrong(str(error), "vtokens.strategy" if strategy is not None else "vtokens.keep") from None
