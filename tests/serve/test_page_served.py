@@ -24,6 +24,16 @@ PRESETS = {"fast": "cls(keep=0.25)", "tiny": "random(keep=9)"}
 QUESTION = "Where is the purple diamond?"
 ALLOWED = "Failed to load resource"  # what Chromium says of an answer with status 4xx, which is shown
 
+LONG = """async () => {
+    const { card } = await import("/page/card.js"), one = card("long");
+    document.getElementById("cards").append(one.whole);
+    const text = "A word and another. ".repeat(400);
+    await one.done({ text, first: 1, whole: 12345, usage: null, vtokens: null }, [], null);
+    const answer = one.whole.querySelector(".answer");
+    return { height: answer.clientHeight, reached: answer.tabIndex };
+}"""
+"""Adds the card of an answer as large models write them."""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, Any]]:
@@ -242,6 +252,9 @@ def test_everyone_can_use_it(browser: Any, server: tuple[str, Any], width: int, 
         ask(page, "Describe the image.")
         finished(page, 4)
         assert page.locator("mark").count() > 0
+        long = page.evaluate(LONG)
+        assert long["height"] < 700
+        assert long["reached"] == 0
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -48,7 +48,7 @@ export const card = (title) => {
   whole.append(heading, answer);
 
   const end = () => { whole.classList.remove("asked"); whole.removeAttribute("aria-busy"); };
-  const heard = (text) => { answer.textContent = text; };
+  const heard = (text) => { answer.textContent = text; answer.scrollTop = answer.scrollHeight; };
 
   /** `plain` is what the unpruned model did, null where it was not asked; the model's own row has itself. */
   const done = async (found, urls, plain) => {
@@ -60,6 +60,8 @@ export const card = (title) => {
       const same = plain.text === found.text;
       answer.append(" ", element("span", same ? "same" : "different", same ? "same" : "other"));
     }
+    answer.scrollTop = 0;
+    if (answer.scrollHeight > answer.clientHeight) answer.tabIndex = 0; // a long one scrolls, by the keyboard too
     answer.after(...gone(marks, calibrated));
     const tokens = vtokens?.image_tokens ? `${figures(vtokens.kept)} of ${vtokens.image_tokens}` : "";
     const facts = element("dl");
@@ -71,7 +73,7 @@ export const card = (title) => {
     if (usage) fact("tokens written", String(usage.completion_tokens));
     if (vtokens?.flops_saved > 0) fact("prefill", `${Math.round(100 * (1 - vtokens.flops_saved))}% of FLOPs`);
     if (filter) fact(filter.action === "flag" ? "marked" : filter.action === "redact" ? "left out" : "changed", String(marks.length));
-    if (found.reason === "length") fact("ended", "at the most tokens");
+    if (found.reason === "length") fact("ended", "at its limit");
     whole.append(facts);
     for (const why of vtokens?.choices ?? []) whole.append(element("p", why, "note"));
     if (filter?.guarantee) whole.append(element("p", filter.guarantee, "note"));

@@ -81,7 +81,8 @@ const enter = async () => {
   choices.splice(0, choices.length, { title: plain ? "unpruned" : about.strategy, model: base.id, chosen: true, plain });
   for (const one of presets) {
     const name = one.id.startsWith(`${base.id}:`) ? one.id.slice(base.id.length + 1) : one.id;
-    choices.push({ title: one.vtokens?.strategy ? `${name}: ${one.vtokens.strategy}` : name, model: one.id, chosen: true });
+    const spec = one.vtokens?.strategy ?? name;
+    choices.push({ title: spec === name ? name : `${name}: ${spec}`, model: one.id, chosen: true });
   }
   if (about.free && !plain) choices.push({ title: "unpruned", model: base.id, strategy: "none", chosen: false, plain: true });
   choices.push(...kept);
