@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
+.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,11 @@ test-triton36: $(STAMP)  ## Test the Triton kernels with triton 3.6 too
 	@test -d $(VENV)/triton36 || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    --target $(VENV)/triton36 triton==3.6.0 'numpy<2.4'
 	PYTHONPATH=$(VENV)/triton36 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels -k "triton or dispatch" $(ARGS)
+
+# Engines start one after the other, each with processes of its own.
+test-vllm:  ## Test the vLLM plugin on genuine engines, in an environment of its own (3.5 GB)
+	tools/vllm.sh $(VENV)/vllm $(PYTHON)
+	VLLM_CPU_KVCACHE_SPACE=1 $(VENV)/vllm/bin/python -m pytest -W default -m vllm tests/integrations/vllm $(ARGS)
 
 lock:  ## Resolve what pyproject.toml asks for into requirements/ (ARGS=--upgrade for the newest releases)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)

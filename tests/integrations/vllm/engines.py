@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,33 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vtokens
+
+FOLDER = Path(vtokens.__file__).parent / "scenes" / "weights"
+PICTURE = {"scenes-llava": "<image>", "scenes-qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "limit_mm_per_prompt": {"image": 2},
+    "gpu_memory_utilization": 0.2, "max_num_seqs": 8,
+    # Pictures are read in pieces.
+    "max_num_batched_tokens": 64,
+    # On the device vLLM normalises by numbers of its own where a checkpoint's file has none, as here.
+    "mm_device_do_normalize": False,
+}  # fmt: skip
 
 
 class Asked(NamedTuple):
     """One prompt: its text, its pictures, and what is asked for them; None is what the server was started with."""
 
     text: str
-    pictures: Sequence[Image.Image]
+    pictures: Sequence[Image.Image] = ()
     strategy: Any = None
+
+
+def question(name: str, pictures: int = 1) -> str:
+    """A prompt with so many pictures in it."""
+    return f"<bos>USER: {PICTURE[name]} " * pictures + "what is in the picture ? ASSISTANT:"
 
 
 def picture(width: int, height: int, seed: int) -> Image.Image:
@@ -32,15 +50,11 @@ def picture(width: int, height: int, seed: int) -> Image.Image:
 
 
 @contextmanager
-def engine(folder: Path, default: Any, **options: Any) -> Iterator[Any]:
-    """vLLM with a model, in float32, started with something under "vtokens"; its core runs in a process of its own."""
+def engine(name: str, default: Any, **options: Any) -> Iterator[Any]:
+    """vLLM with an embedded model, started with something under "vtokens"; its core runs in a process of its own."""
     from vllm import LLM
 
-    kwargs = {} if default is None else {"mm_processor_kwargs": {"vtokens": default}}
-    llm = LLM(
-        str(folder), dtype="float32", enforce_eager=True, max_model_len=1024, limit_mm_per_prompt={"image": 2},
-        gpu_memory_utilization=0.2, disable_log_stats=False, **kwargs, **options,
-    )  # fmt: skip
+    llm = LLM(str(FOLDER / name), mm_processor_kwargs={"vtokens": default}, **{**SETTINGS, **options})
     try:
         yield llm
     finally:
@@ -48,11 +62,11 @@ def engine(folder: Path, default: Any, **options: Any) -> Iterator[Any]:
 
 
 class Answer(NamedTuple):
-    """The ids of a prompt as it was fed, those of the answer, and the logarithm of how likely each of these was."""
+    """The tokens of an answer, how likely each was (the logarithm), and how long the prompt was as it was fed."""
 
-    prompt: list[int]
     tokens: list[int]
     likely: list[float]
+    fed: int
     cached: int = 0
 
 
@@ -62,7 +76,9 @@ def answers(llm: Any, asked: Sequence[Asked], tokens: int = 8) -> list[Answer]:
 
     prompts = []
     for one in asked:
-        prompt: dict[str, Any] = {"prompt": one.text, "multi_modal_data": {"image": list(one.pictures)}}
+        prompt: dict[str, Any] = {"prompt": one.text}
+        if one.pictures:
+            prompt["multi_modal_data"] = {"image": list(one.pictures)}
         if one.strategy is not None:
             prompt["mm_processor_kwargs"] = {"vtokens": one.strategy}
         prompts.append(prompt)
@@ -71,20 +87,28 @@ def answers(llm: Any, asked: Sequence[Asked], tokens: int = 8) -> list[Answer]:
     for output in llm.generate(prompts, settings, use_tqdm=False):
         own = output.outputs[0]
         likely = [step[token].logprob for step, token in zip(own.logprobs, own.token_ids, strict=True)]
-        found.append(Answer(list(output.prompt_token_ids), list(own.token_ids), likely, output.num_cached_tokens or 0))
+        found.append(Answer([*own.token_ids], likely, len(output.prompt_token_ids), output.num_cached_tokens or 0))
     return found
 
 
+@functools.cache
+def model(name: str) -> tuple[Any, Any]:
+    """The same model in transformers, and its processor."""
+    loaded = AutoModelForImageTextToText.from_pretrained(FOLDER / name, dtype=torch.float32)
+    return loaded.eval(), AutoProcessor.from_pretrained(FOLDER / name)
+
+
 @torch.no_grad()
-def reference(model: Any, processor: Any, asked: Asked, spec: str, tokens: int = 8) -> Answer:
+def reference(name: str, asked: Asked, spec: str, tokens: int = 8) -> Answer:
     """What transformers answers to one prompt under a strategy that is attached."""
+    target, processor = model(name)
     batch = processor(text=[asked.text], images=list(asked.pictures) or None, return_tensors="pt")
-    with vtokens.attach(model, spec):
-        output = model.generate(
+    with vtokens.attach(target, spec) as handle:
+        output = target.generate(
             **batch, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, return_dict_in_generate=True,
             output_logits=True,
         )  # fmt: skip
-    length = batch["input_ids"].shape[1]
-    ids = output.sequences[0, length:].tolist()
+        fed = len(handle.report().samples[0].positions[0]) if asked.pictures else batch["input_ids"].shape[1]
+    ids = output.sequences[0, batch["input_ids"].shape[1] :].tolist()
     likely = [step.log_softmax(-1)[0, one].item() for step, one in zip(output.logits, ids, strict=True)]
-    return Answer(batch["input_ids"][0].tolist(), ids, likely)
+    return Answer(ids, likely, fed)
