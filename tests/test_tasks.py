@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,11 @@ import vtokens
 from tests.engine.contrasted import check_answers
 from tests.engine.masked import decoder_layers
 from tests.families import build, image, inputs
+from tests.test_cli import failure
 from vtokens.adapters import adapter_for
 from vtokens.calibrate.tasks import TaskVector, press, surprise
 from vtokens.calibrate.vectors import head_outputs
+from vtokens.cli import main
 
 DETAILS: dict[str, Any] = {
     "return_dict_in_generate": True, "output_logits": True, "output_scores": True, "do_sample": False,
@@ -81,10 +85,10 @@ def test_surprise_is_that_of_replaced_heads() -> None:
     with replaced(plain, heads, means[chosen]):
         logits = plain(**batch).logits[0, -1].double()
     expected = float(logits.exp().sum().log() - logits[7])
-    assert surprise(target, facts, batch, 7, chosen, means) == pytest.approx(expected, abs=1e-4)
+    assert surprise(target, facts, batch, 7, heads, means[chosen]) == pytest.approx(expected, abs=1e-4)
     with torch.no_grad():
         none = plain(**batch).logits[0, -1].double().log_softmax(-1)[7]
-    assert surprise(target, facts, batch, 7, torch.zeros_like(chosen), means) == pytest.approx(-float(none), abs=1e-4)
+    assert surprise(target, facts, batch, 7, heads[:0], means[chosen][:0]) == pytest.approx(-float(none), abs=1e-4)
 
 
 def test_heads_that_carry_a_task_are_found() -> None:
@@ -103,10 +107,10 @@ def test_heads_that_carry_a_task_are_found() -> None:
     pairs = list(zip(asked, tokens, strict=True))
     found = press(target, shown, pairs, rounds=16, samples=6)
     torch.testing.assert_close(found.means, means[found.heads[:, 0], found.heads[:, 1]])
-    chosen = torch.zeros_like(every)
-    chosen[found.heads[:, 0], found.heads[:, 1]] = True
-    with_it = sum(surprise(target, facts, batch, token, chosen, means) for batch, token in pairs)
-    without = sum(surprise(target, facts, batch, token, ~every, means) for batch, token in pairs)
+    with_it, without = (
+        sum(surprise(target, facts, batch, token, found.heads[:most], found.means[:most]) for batch, token in pairs)
+        for most in (len(found.heads), 0)
+    )
     assert len(found.heads) > 0
     assert with_it < without - 0.3
     assert vtokens.attachment(target) is None
@@ -128,3 +132,38 @@ def test_what_cannot_be_pressed_is_said(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no")
     with pytest.raises(ValueError, match="holds no task vector"):
         TaskVector.load(tmp_path / "x")
+
+
+def written(folder: Path) -> list[str]:
+    """The call that presses nine examples in a folder."""
+    rows = []
+    for number in range(9):
+        picture = vtokens.scenes.examples("test", n=1, kinds=["where"], seed=number)[0].image
+        picture.save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "question": "how many objects are there?", "answer": "three"})
+    (folder / "few.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    call = ["heads", "press", "scenes-llava", str(folder / "few.jsonl"), "--out", str(folder / "task.safetensors")]
+    return [*call, "--prompts", "2", "--shots", "2"]
+
+
+@pytest.mark.slow
+def test_a_task_is_pressed_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*written(tmp_path), "--rounds", "24", "--samples", "4"])
+    told = capsys.readouterr().out
+    assert re.search(r"of 3 answers left out: [\d.]+ without, [\d.]+ with it", told)
+    heads = TaskVector.load(tmp_path / "task.safetensors").heads
+    assert len(heads) == len(re.findall(r"\d\.\d", told.splitlines()[0])) > 0
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call, out = written(tmp_path), tmp_path / "task.safetensors"
+    assert "no head is likelier than not" in failure(capsys, *call, "--rounds", "1", "--samples", "2")
+    assert "9 rows are too few for prompts of 4 examples: 15 are enough" in failure(capsys, *call[:6])
+    (tmp_path / "few.jsonl").write_text('{"image": "0.png", "answer": "three"}\n', encoding="utf-8")
+    assert "line 1 of" in failure(capsys, *call)
+    target, _ = vtokens.load("scenes-llava")
+    facts = adapter_for(target).facts
+    picture, heads = str(tmp_path / "0.png"), torch.tensor([[0, 0]])
+    TaskVector(heads, torch.zeros(1, facts.width // 4), facts.decoder).save(out)
+    main(["heads", "ask", "scenes-llava", str(out), picture, "--question", "how many objects are there?"])
+    assert "0.png: " in capsys.readouterr().out

@@ -134,7 +134,8 @@ def press(
         seed: of what is drawn.
 
     Raises:
-        ValueError: nothing is shown or asked, fewer than two samples, or a prompt without pictures.
+        ValueError: nothing is shown or asked, fewer than two samples, a prompt without pictures, or no head that
+            carries it.
     """
     for name, least, value in (("shown", 1, len(shown)), ("asked", 1, len(asked)), ("rounds", 1, rounds)):
         if value < least:
@@ -152,22 +153,28 @@ def press(
         batch, token = asked[int(torch.randint(len(asked), (1,), generator=random))]
         likely = odds.sigmoid().clamp(LEAST, 1 - LEAST)
         drawn = torch.rand(samples, *odds.shape, generator=random) < likely.detach()
-        losses = torch.tensor([surprise(model, facts, batch, token, one, means) for one in drawn])
+        choices = [one.nonzero() for one in drawn]
+        losses = torch.tensor(
+            [surprise(model, facts, batch, token, one, means[one[:, 0], one[:, 1]]) for one in choices]
+        )
         worth = (losses - losses.mean()) / (losses.std() + LEAST)
         chance = torch.where(drawn, likely, 1 - likely).log().sum((1, 2))
         adam.zero_grad()
         (chance * worth).sum().backward()
         adam.step()
     heads = (odds.detach() > 0).nonzero()
+    if not len(heads):
+        raise ValueError(
+            f"no head is likelier than not to carry this task after {rounds} rounds: more rounds, or other examples"
+        )
     return TaskVector(heads, means[heads[:, 0], heads[:, 1]], facts.decoder)
 
 
 @torch.no_grad()
 def surprise(
-    model: PreTrainedModel, facts: Facts, batch: dict[str, Any], token: int, chosen: Tensor, means: Tensor
+    model: PreTrainedModel, facts: Facts, batch: dict[str, Any], token: int, heads: Tensor, means: Tensor
 ) -> float:
-    """The cross-entropy of a token behind a prompt where heads, bool (L, H), put out `means` (L, H, D)."""
-    heads = chosen.nonzero()
-    with joined(model, pressed(facts, heads, means[heads[:, 0], heads[:, 1]])):
+    """The cross-entropy of a token behind a prompt where heads, int64 (K, 2), put out `means` (K, D)."""
+    with joined(model, pressed(facts, heads, means)):
         logits = model(**batch, **last_alone(model)).logits[:1, -1].float()
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor([token], device=logits.device)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtokens.cli import press
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, whole
 from vtokens.cli.output import say
@@ -49,6 +50,7 @@ def add_to(commands: Any) -> None:
     classify.add_argument("pictures", nargs="+", help="pictures")
     add_placement(classify)
     classify.set_defaults(run=_classify)
+    press.add_to(parts)
 
 
 def _fit(options: argparse.Namespace) -> None:
