@@ -75,6 +75,9 @@ def picture(data: bytes, param: str, limits: Limits, left: int) -> Image.Image:
             size = image.size
     except Image.UnidentifiedImageError:
         raise _bad("image", param, f"{shorten(data, 24)} is no picture that is read here: {_PICTURES} are") from None
+    except Image.DecompressionBombError:
+        message = f"{param}: it has more pixels than the {min(limits.pixels, left):,} that are allowed"
+        raise Refused(400, message, code="too_many_pixels", param=param) from None
     except Exception as error:  # PIL raises whatever broken bytes lead it to
         raise _bad("image", param, _reason(error)) from None
     _check_size(size, param, limits.pixels, left)
