@@ -16,7 +16,7 @@ from vtokens.serve.errors import Refused
 from vtokens.serve.keys import Keys
 from vtokens.serve.limits import Limits
 
-SMALL = Limits(body=100_000, body_seconds=0.5, header_seconds=0.5, bodies=150_000, send_seconds=0.5, connections=12)
+SMALL = Limits(body=100_000, body_seconds=1.0, header_seconds=1.0, send_seconds=0.5)
 GET: dict[str, Any] = {"method": "GET", "content_type": None, "content_length": None}
 
 
@@ -146,7 +146,7 @@ def test_a_body_in_parts_is_counted_while_it_comes(port: int) -> None:
     begun = time.monotonic()
     status, error = told(raw(port, chunks, chunked(99_000, 1001), b"5\r\nnever"))
     assert (status, error["code"]) == (413, "body_too_large")
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 15
     # One part that says it is 16 EiB long, and a line of digits that never ends.
     assert told(raw(port, chunks, b"ffffffffffffffff\r\n", b"x" * 150_000))[0] == 413
     assert told(raw(port, chunks, b"f" * 20_000))[0] in (400, 408)
@@ -157,9 +157,9 @@ def test_an_endless_body_is_left(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(head(content_length=None, transfer_encoding="chunked"))
         part, begun = chunked(60_000), time.monotonic()
-        while not _hung_up(line, part) and time.monotonic() - begun < 10:
+        while not _hung_up(line, part) and time.monotonic() - begun < 30:
             time.sleep(0.01)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 def _hung_up(line: socket.socket, part: bytes) -> bool:
@@ -172,15 +172,15 @@ def _hung_up(line: socket.socket, part: bytes) -> bool:
 
 def test_a_slow_body_is_left(port: int) -> None:
     begun = time.monotonic()
-    status, error = told(raw(port, head(content_length=1000), *[b"x"] * 10, pause=0.1))
+    status, error = told(raw(port, head(content_length=1000), *[b"x"] * 8, pause=0.2))
     assert (status, error["code"]) == (408, "body_too_slow")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 def test_a_slow_header_is_left(port: int) -> None:
     """Byte by byte, not at all, and a second one on a connection that answered before."""
-    lines = [b"GET /health HTTP/1.1\r\nhost: localhost\r\n", *[b"a: b\r\n"] * 10]
-    assert told(raw(port, *lines, pause=0.1))[1]["code"] == "header_too_slow"
+    lines = [b"GET /health HTTP/1.1\r\nhost: localhost\r\n", *[b"a: b\r\n"] * 8]
+    assert told(raw(port, *lines, pause=0.2))[1]["code"] == "header_too_slow"
     assert told(raw(port))[1]["code"] == "header_too_slow"
     with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
         line.sendall(head("/health", **GET))
@@ -196,27 +196,30 @@ def test_a_client_that_does_not_read_is_left(port: int) -> None:
         assert len(until_closed(line)) < 1 << 26
 
 
-def test_bytes_of_all_bodies_are_bounded(port: int) -> None:
+def test_bytes_of_all_bodies_are_bounded() -> None:
     """Two that stay under the bound of one, and together pass that of all: the second may try again later."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+    limits = Limits(body=100_000, bodies=150_000)
+    with served(limits=limits) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         line.sendall(head(content_length=90_000) + b"x" * 89_999)
-        time.sleep(0.1)
+        time.sleep(0.3)
         answer = raw(port, head(content_length=90_000) + b"x" * 89_999)
         assert told(answer)[1]["code"] == "busy"
         assert b"retry-after: 1" in answer
         line.sendall(b"x")
         assert sent_back(until_closed(line))["bytes"] == 90_000
-    assert sent_back(raw(port, head(content_length=90_000) + b"x" * 90_000))["bytes"] == 90_000
+        assert sent_back(raw(port, head(content_length=90_000) + b"x" * 90_000))["bytes"] == 90_000
 
 
-def test_connections_are_bounded(port: int) -> None:
-    lines = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(SMALL.connections)]
-    time.sleep(0.1)
-    assert told(raw(port, head("/health", **GET)))[1]["code"] == "busy"
-    for line in lines:
-        line.close()
-    time.sleep(0.1)
-    assert sent_back(raw(port, head("/health", **GET)))
+def test_connections_are_bounded() -> None:
+    """One more than there may be is told so, and let in once another has left."""
+    with served(limits=Limits(connections=4)) as port:
+        lines = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(4)]
+        time.sleep(0.3)
+        assert told(raw(port, head("/health", **GET)))[1]["code"] == "busy"
+        for line in lines:
+            line.close()
+        time.sleep(0.3)
+        assert sent_back(raw(port, head("/health", **GET)))
 
 
 def test_one_request_hidden_in_another_is_not_answered(port: int) -> None:
