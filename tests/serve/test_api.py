@@ -75,7 +75,7 @@ def test_streams_begin_with_the_role_and_end_with_done(free: Any) -> None:
     )
     with urllib.request.urlopen(sent) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        assert (answer.headers["x-vtokens-strategy"], answer.headers["x-vtokens-kept"]) == ("cls", "36")
+        assert (answer.headers["x-vtokens-strategy"], answer.headers["x-vtokens-kept"]) == (PRESETS["fast"], "36")
         events = [part for part in answer.read().decode().split("\n\n") if part]
     assert all(event.startswith("data: ") for event in events)
     assert events[-1] == "data: [DONE]"
@@ -91,6 +91,7 @@ def test_presets_and_what_else_names_a_strategy(free: Any) -> None:
     one = questions()[1]
     models = client(address).models.list().data
     assert [model.id for model in models] == [NAME, *(f"{NAME}:{name}" for name in PRESETS)]
+    assert [model.vtokens["strategy"] for model in models] == ["none", *PRESETS.values()]
     assert models[0].vtokens["free"] is True
     assert {"cls", "fastv"} <= set(models[0].vtokens["strategies"])
     fast = said(app, asked(one.question), one.images, PRESETS["fast"])[1]

@@ -116,6 +116,9 @@ class Chats(ChatCompletionHandler):
     Attributes:
         calls: whether the model is told of tools, and its calls of them can be read.
         specials: tokens that are no text.
+
+    Raises:
+        ValueError: the model's tokenizer describes its answers in a way that nobody can read.
     """
 
     def __init__(self, model: Any, processor: Any, limits: Limits) -> None:
@@ -126,6 +129,7 @@ class Chats(ChatCompletionHandler):
         template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
         text = "\n".join(template.values()) if isinstance(template, dict) else template or ""
         self.calls = "tools" in text and get_response_template(processor, model) is not None
+        self.reader([], [])  # a model whose answers cannot be read is refused before anybody asks
         names = ("image_token", "video_token", "audio_token")
         places = (getattr(one, name, None) for one in (processor, tokenizer) for name in names)
         self._places = {place for place in places if isinstance(place, str) and place}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from starlette.requests import Request
 
 from vtokens.loading.context import TooLongError
@@ -33,11 +35,16 @@ from vtokens.serve.jobs import Began, Did, Draining, End, Failed, Full, Text
 from vtokens.serve.metrics import Metrics
 from vtokens.serve.programs import Wish
 from vtokens.serve.shown import Seen, told
-from vtokens.serve.writing import Writer, shutting_down
+from vtokens.serve.writing import Writer, shutting_down, too_slow
 
 Event = Began | Text | Judged | End | Failed
 Piece = tuple[Writer, list[Delta], Logprobs | None]
 """What a choice goes on with."""
+
+
+_LATE = 0.5
+"""Seconds that the end of what took too long may be late."""
+_log = logging.getLogger("vtokens.serve")
 
 
 class Gone(Exception):
@@ -55,6 +62,7 @@ class Talk:
         writers: of its choices.
         seen: what the model is given of each picture, where the request asks which tokens were kept.
         metrics: of the server.
+        seconds: that it may take.
         did: what strategies did, once that is known.
         verdict: of the filter.
         tokens: generated for all choices.
@@ -68,6 +76,7 @@ class Talk:
     writers: Sequence[Writer]
     seen: Seen | None
     metrics: Metrics
+    seconds: float
     did: Did | None = None
     verdict: Verdict | None = None
     tokens: int = 0
@@ -98,8 +107,14 @@ class Talk:
             Refused: the model refused, or the answer was cut.
         """
         left = len(self.writers)
+        # The batcher ends in time what it can; it cannot while something else holds the model.
+        last = self.loop.time() + self.seconds + _LATE
         while left:
-            number, event = await self.events.get()
+            try:
+                async with asyncio.timeout_at(last):
+                    number, event = await self.events.get()
+            except TimeoutError as error:
+                raise refused(error) from None
             writer = self.writers[number]
             if isinstance(event, Began):
                 self.did = self.did or event.did
@@ -176,14 +191,15 @@ class Talk:
     def told(self) -> VtokensAnswer:
         """What became of visual tokens."""
         assert self.did is not None
-        return told(self.did, self.seen, self.verdict)
+        return told(self.wish.strategy, self.did, self.seen, self.verdict)
 
     def _choice(self, writer: Writer) -> Choice:
         assert writer.finish is not None
         calls = [call.model_copy(update={"index": None}) for call in writer.calls]
         message = AnswerMessage(
             role="assistant",
-            content=writer.content if writer.content or not calls else None,
+            # Between calls there is often nothing but space.
+            content=writer.content if writer.content.strip() or not calls else None,
             reasoning_content=writer.reasoning or None,
             tool_calls=calls or None,
             vtokens=self.verdict,
@@ -222,12 +238,18 @@ def refused(error: BaseException) -> Refused:
     if isinstance(error, TooLongError):
         return wrong(str(error), "messages", "context_length_exceeded")
     if isinstance(error, TimeoutError):
-        return Refused(504, "the request waited longer than it may", code="deadline_exceeded", kind="server_error")
-    if isinstance(error, TypeError | ValueError):
+        return too_slow()
+    if isinstance(error, TypeError | ValueError | TemplateError):  # chat templates raise the last
         return wrong(str(error), None, "refused_by_model")
     if isinstance(error, torch.OutOfMemoryError):
         message = "the model ran out of memory: show fewer or smaller pictures, or try again when less is going on"
         return Refused(503, message, code="out_of_memory", kind="server_error", headers={"Retry-After": "5"})
+    return failed(error)
+
+
+def failed(error: BaseException) -> Refused:
+    """What a client is told of an error that nobody foresaw; the log has all of it."""
+    _log.error("a chat failed", exc_info=error)
     return Refused(
         500, f"the server failed ({type(error).__name__}); its log says more", code="failed", kind="server_error"
     )

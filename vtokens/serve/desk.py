@@ -20,7 +20,7 @@ from vtokens.serve.bodies import read_json
 from vtokens.serve.chat import Event, Gone, Talk, refused, unless_gone
 from vtokens.serve.checked import read_request, wrong
 from vtokens.serve.errors import Refused
-from vtokens.serve.filtered import Filtering
+from vtokens.serve.filtered import Filtering, options
 from vtokens.serve.jobs import Job
 from vtokens.serve.limits import check_chat, check_prompt
 from vtokens.serve.model import Served
@@ -80,7 +80,6 @@ class Desk:
         self._check(asked, wish)
         talk: Talk | None = None
         try:
-            served.check_queue(asked.n or 1)
             talk = await unless_gone(request, self._begin(request, asked, wish))
             assert talk is not None
             if not asked.stream:
@@ -94,8 +93,6 @@ class Desk:
                 talk.cancel()
             if isinstance(error, Gone):
                 return Response(status_code=499)
-            if isinstance(error, Exception):
-                raise refused(error) from error
             raise
         events = self._events(request, talk, first, pieces)
         return StreamingResponse(events, headers=talk.headers(final=False), media_type="text/event-stream")
@@ -122,7 +119,14 @@ class Desk:
             raise wrong(f"{name} is not possible beside the filter, which judges one whole answer", name)
 
     async def _begin(self, request: Request, asked: ChatRequest, wish: Wish) -> Talk:
-        """The request on its way."""
+        """The request on its way; raises `Refused`."""
+        try:
+            self._served.check_queue(asked.n or 1)
+            return await self._submitted(request, asked, wish)
+        except Exception as error:
+            raise refused(error) from error
+
+    async def _submitted(self, request: Request, asked: ChatRequest, wish: Wish) -> Talk:
         served, tongue = self._served, self._tongue
         messages = [turn.model_dump(mode="json", exclude_none=True) for turn in asked.messages]
         given = asked.tools if asked.tools and asked.tool_choice != "none" else ()
@@ -142,7 +146,7 @@ class Desk:
         talk = Talk(
             asked, wish, known, request.state.began,
             [Writer(known, number, served.batcher.spelled, one, specials) for number, one in enumerate(readers)],
-            seen if wish.kept else None, served.metrics,
+            seen if wish.kept else None, served.metrics, served.limits.seconds,
         )  # fmt: skip
         owner = getattr(request.state, "owner", "anyone")
         try:
@@ -150,7 +154,8 @@ class Desk:
                 assert served.hf is not None
                 length = ids.shape[1]
                 self._filter(talk, Filtering(
-                    served.hf, served.handle, filtered, wish.program, prompt, media, length, settings, asked.seed,
+                    served.hf, served.handle, filtered, wish.program, prompt, media, length,
+                    options(asked, settings.max_new_tokens), asked.seed,
                     bool(asked.stream), served.limits.seconds, _teller(talk, 0),
                 ), owner)  # fmt: skip
             else:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from vtokens.engine import Handle
 from vtokens.filter.actions.action import Outcome
@@ -22,9 +23,18 @@ from vtokens.filter.saved import ships
 from vtokens.filter.signals import parts_for
 from vtokens.loading.media import Medium
 from vtokens.serve.answers import Mark, Verdict
-from vtokens.serve.asked import FilterAsked
+from vtokens.serve.asked import ChatRequest, FilterAsked
 from vtokens.serve.jobs import Began, Did, End, Failed, Reason, Text
 from vtokens.strategies import Strategy, format_spec
+
+
+def options(asked: ChatRequest, most: int) -> dict[str, Any]:
+    """What `generate` is told of a request: how tokens are chosen, and how many at most."""
+    found: dict[str, Any] = {"max_new_tokens": most}
+    if asked.temperature == 0:
+        return found | {"do_sample": False}
+    given = {name: getattr(asked, name) for name in ("temperature", "top_p") if getattr(asked, name) is not None}
+    return found | given | ({"do_sample": True} if given else {})
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Filtering:
         prompt: as text, with the places of its pictures.
         media: in their order.
         length: tokens of the prompt.
-        settings: of `generate`.
+        options: of `generate`: a config of them would be in the way of what is written again.
         seed: of sampling; None draws one.
         streamed: whether each sentence is told when it is judged.
         seconds: until it ends.
@@ -76,7 +86,7 @@ class Filtering:
     prompt: str
     media: Sequence[Medium]
     length: int
-    settings: GenerationConfig
+    options: Mapping[str, Any]
     seed: int | None
     streamed: bool
     seconds: float
@@ -110,7 +120,7 @@ class Filtering:
             if self._watch.reason == "stop":
                 self.on(Judged(self._verdict()))
             reason = self._watch.reason
-            most = self.settings.max_new_tokens
+            most = self.options.get("max_new_tokens")
             if (
                 reason == "stop"
                 and most is not None
@@ -127,8 +137,8 @@ class Filtering:
         how: dict[str, Any] = {
             "risk": self.asked.risk,
             "threshold": self.asked.threshold,
-            "generation_config": self.settings,
             "stopping_criteria": StoppingCriteriaList([self._watch]),
+            **self.options,
         }
         depth = self.hf.model.config.get_text_config().num_hidden_layers
         whole = parts_for(self.hf.judge.signals, depth).passes or (self.asked.action == "abstain" and not self.streamed)
@@ -165,19 +175,21 @@ class Filtering:
         if sentence.what == "flagged":
             self._marks += [_mark(one) for one in sentence.mentions if one.flagged]
         elif sentence.what in ("redacted", "regenerated", "abstained"):
-            what: Any = sentence.what
-            end = start + len(sentence.text)
-            self._marks.append(Mark(start=start, end=end, probability=sentence.p, text=sentence.before, what=what))
+            self._marks.append(_changed(start, sentence.text, sentence.before, sentence.p, sentence.what))
 
     def _verdict(self) -> Verdict:
         asked, judge = self.asked, self.hf.judge
         guaranteed = asked.threshold is None and (asked.risk is not None or asked.action != "flag")
         certificate = self.hf.certificate(asked.risk, asked.action) if guaranteed else None
-        threshold = asked.threshold if asked.threshold is not None else 0.5
+        threshold: float | None = asked.threshold if asked.threshold is not None else 0.5
+        if certificate is not None:
+            # Infinite where nothing need be dropped, which JSON does not know; the guarantee says so.
+            known = certificate.threshold
+            threshold = known if known is not None and math.isfinite(known) else None
         fits = judge.calibrator is not None and (one_picture(list(self.media)) or not ships(judge.calibrator))
         return Verdict(
             action=asked.action,
-            threshold=threshold if certificate is None else certificate.threshold,
+            threshold=threshold,
             calibrated=fits,
             # What is written again is outside of it.
             guarantee=" ".join(str(certificate).split()) if certificate and asked.action != "regenerate" else None,
@@ -187,6 +199,12 @@ class Filtering:
 
 def _mark(judged: Any) -> Mark:
     return Mark(start=judged.start, end=judged.end, probability=judged.p, text=judged.text, what="flagged")
+
+
+def _changed(start: int, text: str, before: str, p: float, what: Any) -> Mark:
+    """A mark of what stands in a sentence's place, without what joins it to the one before."""
+    joint = next((place for place, char in enumerate(text) if char.isalnum()), 0)
+    return Mark(start=start + joint, end=start + len(text.rstrip()), probability=p, text=before, what=what)
 
 
 def _marks(outcome: Outcome) -> Iterator[Mark]:
@@ -202,6 +220,5 @@ def _marks(outcome: Outcome) -> Iterator[Mark]:
     for number, shown in enumerate(pieces(report.response, report.spans, drop)[0]):
         size, found = len(shown or ""), edits.get(number)
         if found is not None:
-            what: Any = found.what
-            yield Mark(start=place, end=place + size, probability=found.p, text=found.before, what=what)
+            yield _changed(place, shown or "", found.before, found.p, found.what)
         place += size

@@ -22,20 +22,17 @@ class Wish:
 
     Attributes:
         model: the id that it named.
-        program: the strategies, () for none.
+        strategy: as text; of the server's own as it was written.
+        program: the same, read; () for none.
         filter: what the filter does; None for nothing.
         kept: whether to tell which tokens were kept.
     """
 
     model: str
+    strategy: str
     program: tuple[Strategy, ...]
     filter: FilterAsked | None
     kept: bool
-
-    @property
-    def strategy(self) -> str:
-        """The strategies as text."""
-        return format_spec(self.program)
 
     @property
     def label(self) -> str:
@@ -61,6 +58,9 @@ class Programs:
         self.programs = {
             model: parse(spec, settings.keep if model == self.base else None) for model, spec in self._specs.items()
         }
+        self._told = {model: str(spec) for model, spec in self._specs.items()}
+        if settings.strategy is None or settings.keep is not None:
+            self._told[self.base] = format_spec(self.programs[self.base])
         self._presets = {name: f"{self.base}:{name}" for name in settings.presets}
         self._always: FilterAsked | None = None
         if settings.action is not None:
@@ -76,8 +76,8 @@ class Programs:
         return self._presets
 
     def spec(self, model: str) -> str:
-        """What a listed model runs, as text."""
-        return format_spec(self.programs[model])
+        """What a listed model runs, as it was written: a reader need not know defaults."""
+        return self._told[model]
 
     def wish(self, asked: ChatRequest) -> Wish:
         """What a request runs.
@@ -91,20 +91,21 @@ class Programs:
             message = f"the model {shorten(model)} is not here.{near} Allowed: {known}"
             raise Refused(404, message, code="model_not_found", param="model")
         if more is None:
-            return Wish(model, self.programs[model], self._always, False)
+            return Wish(model, self.spec(model), self.programs[model], self._always, False)
         filtered = more.filter or self._always
         if filtered is not None and not self._filtering:
             raise wrong("this server has no filter (it was started with --filter none)", "vtokens.filter", "no_filter")
-        return Wish(model, self._program(model, more.strategy, more.keep), filtered, bool(more.kept))
+        text, program = self._program(model, more.strategy, more.keep)
+        return Wish(model, text, program, filtered, bool(more.kept))
 
-    def _program(self, model: str, strategy: str | None, keep: Any) -> tuple[Strategy, ...]:
+    def _program(self, model: str, strategy: str | None, keep: Any) -> tuple[str, tuple[Strategy, ...]]:
         if strategy is None and keep is None:
-            return self.programs[model]
+            return self.spec(model), self.programs[model]
         if strategy is not None and model != self.base:
             message = f"the model {model!r} names a preset, and vtokens.strategy={shorten(strategy)} another: give one"
             raise wrong(message, "vtokens.strategy")
         if keep is None and strategy in self._presets:
-            return self.programs[self._presets[strategy]]
+            return self.spec(self._presets[strategy]), self.programs[self._presets[strategy]]
         if not self._trust:
             param = "vtokens.strategy" if strategy is not None else "vtokens.keep"
             presets = ", ".join(self._presets) or "none"
@@ -116,9 +117,9 @@ class Programs:
             raise wrong(f"{message}{near} Presets: {presets}", param, "strategy_not_allowed")
         spec = self._specs[model] if strategy is None else self._specs.get(self._presets.get(strategy, ""), strategy)
         try:
-            found = parse(spec, keep)
+            program = parse(spec, keep)
             if spec is strategy:
-                check_trusted(found)
-            return found
+                check_trusted(program)
         except (TypeError, ValueError) as error:
             raise wrong(str(error), "vtokens.strategy" if strategy is not None else "vtokens.keep") from None
+        return format_spec(program), program

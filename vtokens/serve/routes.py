@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from vtokens import __version__
 from vtokens.serve.answers import ChatAnswer, ErrorAnswer, Health, Model, ModelFacts, ModelList
 from vtokens.serve.asked import ChatRequest
-from vtokens.serve.chat import refused
+from vtokens.serve.chat import failed
 from vtokens.serve.desk import Desk
 from vtokens.serve.errors import Refused
 from vtokens.serve.front import CHAT
@@ -119,7 +119,7 @@ def _errors(app: FastAPI) -> None:
         )
 
     async def on_failed(request: Request, error: Exception) -> Response:
-        return answer(refused(error))
+        return answer(failed(error))
 
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(HTTPException, on_http)

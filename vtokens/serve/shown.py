@@ -15,10 +15,11 @@ Seen = list[list[float]] | str
 """Of each picture the part that the model is given (`seen_share`); or why that is not known."""
 
 
-def told(did: Did, seen: Seen | None, verdict: Verdict | None) -> VtokensAnswer:
+def told(strategy: str, did: Did, seen: Seen | None, verdict: Verdict | None) -> VtokensAnswer:
     """What an answer says.
 
     Args:
+        strategy: what ran, as text.
         did: of the batcher.
         seen: of the request's pictures, where it asks which tokens were kept.
         verdict: of the filter.
@@ -32,7 +33,7 @@ def told(did: Did, seen: Seen | None, verdict: Verdict | None) -> VtokensAnswer:
         except ValueError as error:
             untold = " ".join(str(error).split())
     return VtokensAnswer(
-        strategy=did.strategy,
+        strategy=strategy,
         image_tokens=did.image_tokens,
         kept=did.kept,
         flops_saved=round(did.flops_saved, 4),

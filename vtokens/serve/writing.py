@@ -85,8 +85,7 @@ class Writer:
             Refused: the answer was cut by time, or because the server shuts down.
         """
         if end.reason == "deadline":
-            message = "the request took longer than it may: ask for fewer tokens, or try again when less is going on"
-            raise Refused(504, message, code="deadline_exceeded", kind="server_error")
+            raise too_slow()
         if end.reason in ("drained", "cancelled"):
             raise shutting_down()
         deltas = self._deltas(self._reader.end()) if self._reader is not None else []
@@ -138,3 +137,9 @@ def shutting_down() -> Refused:
     """The refusal of a server that is about to end."""
     message = "the server is shutting down and takes no more requests"
     return Refused(503, message, code="draining", kind="server_error", headers={"Retry-After": "5"})
+
+
+def too_slow() -> Refused:
+    """The refusal of a request whose time is over."""
+    message = "the request took longer than it may: ask for fewer tokens, or try again when less is going on"
+    return Refused(504, message, code="deadline_exceeded", kind="server_error")
