@@ -63,7 +63,7 @@ def kinds() -> str:
         lines.append(f"| {name} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
     return (
         "\n".join(lines)
-        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`.\n"
+        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py --scale 0.5`.\n"
     )
 
 
@@ -82,7 +82,21 @@ def risks() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"signals": signals, "costs": costs, "kinds": kinds, "risks": risks}
+def gates() -> str:
+    """What a gate lets through, and misses."""
+    found = results.read("filter-kinds")
+    lines = [
+        "| behind | prompt | answers | let through | with something wrong | of these let through |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["gates"]:
+        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
+        share = f"{row['through']} ({row['through'] / row['answers']:.0%})"
+        lines.append(f"| {name} | {row['kind']} | {row['answers']} | {share} | {row['wrong']} | {row['missed']} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"signals": signals, "costs": costs, "kinds": kinds, "risks": risks, "gates": gates}
 
 
 def updated(text: str) -> str:

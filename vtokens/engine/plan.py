@@ -210,7 +210,11 @@ def _rehearsal(
     adapter: Adapter, found: Sequence[Sequence[Acting]], programs: Sequence[Sequence[Strategy]] | None
 ) -> Plan | None:
     """What runs before the prompt does: what strategies let run in their place, with the others; None if none does."""
-    looks = {id(one): one.strategy.rehearsal(adapter.facts) for program in found for one in program}
+    every = [one for program in found for one in program]
+    if all(type(one.strategy).rehearsal is Strategy.rehearsal for one in every):
+        return None
+    facts = adapter.facts
+    looks = {id(one): one.strategy.rehearsal(facts) for one in every}
     if not any(looks.values()):
         return None
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -178,10 +178,10 @@ class Strategy(Older):
             return self
         if self.stages() == ("logits",):
             return None
-        found = object.__new__(_silent(type(self)))
+        found: Any = object.__new__(_silent(type(self)))
         for name, value in vars(self).items():
             object.__setattr__(found, name, value)
-        return found
+        return cast(Strategy, found)
 
 
 @cache
@@ -189,7 +189,7 @@ def _silent(cls: type[Strategy]) -> type[Strategy]:
     """A class of strategies without its `logits` stage."""
     stages = tuple(stage for stage in cls.stages() if stage != "logits")
     inside = {"stages": classmethod(lambda _: stages), "__module__": cls.__module__, "__doc__": cls.__doc__}
-    return type(cls)(cls.__name__, (cls,), inside)
+    return cast("type[Strategy]", type(cls.__name__, (cls,), inside))
 
 
 def needs_of(strategy: Strategy, facts: Facts) -> Needs:

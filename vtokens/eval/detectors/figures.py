@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vtokens.eval.metrics import Interval, bootstrap
-from vtokens.eval.metrics.detection import auroc, ece
+from vtokens.eval.metrics.calibration import calibration_error
+from vtokens.eval.metrics.detection import auroc
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -19,7 +20,7 @@ class Figures:
     """Figures of one detector on claims of which `positives` among `n` are unsupported.
 
     auroc: None where there is one class only. f1: with unsupported as positive, above the threshold. ece: of
-    probabilities; None for scores that only rank.
+    probabilities, without what chance adds to it (`calibration_error`); None for scores that only rank.
     """
 
     name: str
@@ -77,7 +78,7 @@ def figures(
     return Figures(
         name, len(s), int(y.sum()), interval(auroc),
         None if threshold is None else interval(lambda a, b: f1(a > threshold, b)),
-        interval(ece) if probabilities else None,
+        calibration_error(s, y, groups=groups, resamples=resamples, seed=seed) if probabilities else None,
     )  # fmt: skip
 
 

@@ -145,10 +145,15 @@ def ece(probabilities: Array, labels: Array, bins: int = 15) -> float:
 
     Equal probabilities share a bin, so bins can be fewer. It is above 0 by chance alone, the more the fewer samples.
     """
-    edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, bins + 1)[1:-1]))
-    place = np.searchsorted(edges, probabilities, side="left")
-    gaps = np.bincount(place, weights=probabilities - labels)
+    gaps = np.bincount(bin_of(probabilities, bins), weights=probabilities - labels)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def bin_of(probabilities: Array, bins: int) -> Array:
+    """int64 (n,): the bin of each, of at most so many of equal mass; equal probabilities share one."""
+    edges = np.unique(np.quantile(probabilities, np.linspace(0, 1, bins + 1)[1:-1]))
+    found = np.searchsorted(edges, probabilities, side="left")
+    return np.unique(found, return_inverse=True)[1]
 
 
 def _both(labels: Array) -> bool:

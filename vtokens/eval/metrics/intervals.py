@@ -70,7 +70,7 @@ def bootstrap(
         raise ValueError(f"values has {int(np.isnan(rows).sum())} NaN among {rows.size}; leave such samples out")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    members, sizes = _members(groups, len(rows))
+    members, sizes = clusters(groups, len(rows))
     starts = np.cumsum(sizes) - sizes
     value = float(statistic(rows))
     if np.isnan(value):
@@ -115,9 +115,9 @@ def ratio(
     if groups is None and counts[:, 1].max() == 1:
         return wilson(right, tried, confidence)
     if right in (0, tried):
-        members, sizes = _members(groups, len(counts))
-        clusters = int((np.add.reduceat(counts[members, 1], np.cumsum(sizes) - sizes) > 0).sum())
-        found = wilson(clusters if right else 0, clusters, confidence)
+        members, sizes = clusters(groups, len(counts))
+        tries = int((np.add.reduceat(counts[members, 1], np.cumsum(sizes) - sizes) > 0).sum())
+        found = wilson(tries if right else 0, tries, confidence)
     else:
         more: dict[str, Any] = {"groups": groups, "confidence": confidence, "resamples": resamples, "seed": seed}
         found = bootstrap(counts, _pooled, **more)
@@ -129,7 +129,7 @@ def _pooled(counts: Array) -> float:
     return float(right / tried) if tried else float("nan")
 
 
-def _members(groups: Sequence[Hashable] | None, n: int) -> tuple[Array, Array]:
+def clusters(groups: Sequence[Hashable] | None, n: int) -> tuple[Array, Array]:
     """Row numbers sorted by group, and the size of each group, groups in the order of their first row."""
     if groups is None:
         return np.arange(n), np.ones(n, dtype=int)

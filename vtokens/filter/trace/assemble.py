@@ -99,7 +99,7 @@ def assemble(
             entropy=likely.entropy[row, :length],
             margin=likely.margin[row, :length],
             depth=tape.depth,
-            linear=tape.adapter.facts.linear,
+            linear=tape.linear,
             left_out=tape.left_out,
             layers=layers,
             visual=visual[row, ..., :length],

@@ -61,7 +61,8 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     """
     adapter, taken = adapter_for(model), attachment(model)
     parts.check(len(adapter.layers))
-    tape = Tape(parts.on(adapter.facts), rows, adapter)
+    facts = adapter.facts
+    tape = Tape(parts.on(facts), rows, adapter, facts.linear)
     recorder = Recorder(tape)
     if rows is not None:
         acting = [] if taken is None else taken.running_now

@@ -94,6 +94,7 @@ class Tape:
     Attributes:
         parts: what is wanted.
         rows: how many rows at the end of the pass predict response tokens; None while the model writes, one a pass.
+        linear: decoder layers without attention.
         layers: what was noted at each tapped decoder layer.
         entered: the states that entered decoder layers, whether they have attention or not.
         fed: int64 (B, n) a pass: the tokens fed to it.
@@ -111,6 +112,7 @@ class Tape:
     parts: Parts
     rows: int | None
     adapter: Adapter
+    linear: tuple[int, ...] = ()
     layers: dict[int, Layer] = field(default_factory=dict)
     entered: dict[int, Entered] = field(default_factory=dict)
     fed: list[Tensor] = field(default_factory=list)
@@ -131,15 +133,15 @@ class Tape:
         """Decoder layers of the model."""
         return len(self.adapter.layers)
 
-    @property
+    @cached_property
     def tapped(self) -> list[int]:
         """Decoder layers whose attention has to be watched."""
-        return sorted(self.parts.layers | (self._entries - {*self.adapter.facts.linear}))
+        return sorted(self.parts.layers | (self._entries - {*self.linear}))
 
-    @property
+    @cached_property
     def untapped(self) -> list[int]:
         """Decoder layers without attention what enters which has to be watched."""
-        return sorted(self._entries & {*self.adapter.facts.linear})
+        return sorted(self._entries & {*self.linear})
 
     @property
     def _entries(self) -> frozenset[int]:
