@@ -178,7 +178,8 @@ class Strategy(Older):
             return self
         if self.stages() == ("logits",):
             return None
-        found: Any = object.__new__(_silent(type(self)))
+        cls: Any = type(self)
+        found: Any = object.__new__(_silent(cls))
         for name, value in vars(self).items():
             object.__setattr__(found, name, value)
         return cast(Strategy, found)

@@ -30,9 +30,9 @@ def calibration_error(
     have an error above 0, and resampled data one above that of the data itself, so that an interval of percentiles lies
     too high and may leave out its own figure. Here gaps of bins are multiplied by t, chance is added to them (residuals
     around their bin's mean, drawn by group), and those t stay under which the error found is neither among the
-    smallest nor among the largest (1 - `confidence`) / 2 (of 95% intervals nine in ten or more hold the true error of
-    40 to 1,300 probabilities, where of percentiles none hold an error of 0). The value is where it is the median: 0 if chance alone gives
-    more.
+    smallest nor among the largest (1 - `confidence`) / 2. Of 95% intervals nine in ten or more hold the true error of
+    40 to 1,300 probabilities; of percentiles none hold an error of 0. The value is where the error found is the
+    median: 0 if chance alone gives more.
 
     Args:
         probabilities, labels: (n,), and (n,) bools.
