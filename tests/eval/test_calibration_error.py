@@ -42,10 +42,10 @@ def test_the_true_error_is_inside(n, off):
 
 def test_claims_of_one_picture_count_once():
     """Claims that are there five times say no more than once, if they are of one picture each."""
-    p, y = drawn(np.random.default_rng(1), 150, 0.1)
-    once = calibration_error(p, y, groups=range(150), resamples=2000)
+    p, y = drawn(np.random.default_rng(1), 300, 0.1)
+    once = calibration_error(p, y, groups=range(300), resamples=2000)
     again = calibration_error(
-        np.repeat(p, 5), np.repeat(y, 5), groups=np.repeat(range(150), 5).tolist(), resamples=2000
+        np.repeat(p, 5), np.repeat(y, 5), groups=np.repeat(range(300), 5).tolist(), resamples=2000
     )
     apart = calibration_error(np.repeat(p, 5), np.repeat(y, 5), resamples=2000)
     assert (again.value, again.low, again.high) == pytest.approx((once.value, once.low, once.high), abs=0.02)
