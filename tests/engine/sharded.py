@@ -65,6 +65,8 @@ def main(folder: Path) -> None:
             with torch.no_grad(), vtokens.attach(plain, spec):
                 expected = plain(**batch).logits
             close_pass(got, expected)
+        with pytest.raises(ValueError, match="its weights are in shards"):
+            vtokens.attach(model, "only")
         assert fingerprint(model) == fingerprint(plain)
         other = Table(
             facts.tower,
