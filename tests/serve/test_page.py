@@ -50,6 +50,11 @@ def test_what_is_sent_and_how(client: Any) -> None:
         assert (answer.status_code, answer.content) == (200, content)
         assert answer.headers["content-type"].partition(";")[0] == kind
         assert HEADERS.items() <= {name.title(): value for name, value in answer.headers.items()}.items()
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
         assert client.head(path).headers["content-length"] == str(len(content))
     assert client.get("/page/../page.js").status_code == 404
     assert client.get("/page/__init__.py").status_code == 404
