@@ -31,12 +31,18 @@ class Case:
         question: what is asked.
         part: which part of the benchmark it belongs to.
         wrong: says of a mention whether the picture does not support it; None where the benchmark does not say.
+        response: the answer, where it is the benchmark's own.
+        claim: where the answer is one claim, whether the picture does not support it as a whole; `wrong` is not asked.
+        position: which of the claims of its answer it is, from 0.
     """
 
     image: Path
     question: str
     part: str
     wrong: Callable[[Mention], bool | None]
+    response: str | None = None
+    claim: bool | None = None
+    position: int = 0
 
 
 def pope(questions: str | Path, images: str | Path, labels: str | Path | None = None) -> list[Case]:

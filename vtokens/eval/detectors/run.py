@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,8 @@ def judged(
     Args:
         hf: a `HallucinationFilter`.
         cases: the benchmark.
-        responses: answers that are there already, one a case; None has the model write them.
+        responses: answers that are there already, one a case; None takes the benchmark's, or has the model write them
+            where it has none.
         batch: questions in one pass.
         generate_kwargs: as of `model.generate`.
 
@@ -61,6 +63,11 @@ def judged(
     """
     if responses is not None and len(responses) != len(cases):
         raise ValueError(f"got {len(responses)} responses for {len(cases)} questions: one each is needed")
+    own = [case.response for case in cases if case.response is not None]
+    if responses is None and own:
+        if len(own) < len(cases):
+            raise ValueError(f"{len(own)} of {len(cases)} questions have an answer: judge them apart from the others")
+        responses = own
     rows: list[tuple[float, bool, str, str, int, int]] = []
     unlabelled = silent = 0
     calibrated = True
@@ -74,7 +81,11 @@ def judged(
         for case, report in zip(part, reports, strict=True):
             calibrated = calibrated and report.calibrated
             silent += not report.mentions
-            for one in report.mentions:
+            if case.claim is not None and report.mentions:
+                whole = 1 - math.prod(1 - one.p for one in report.mentions)
+                place = str(case.image), case.part, case.position, len(report.response)
+                rows.append((whole, case.claim, *place))
+            for one in report.mentions if case.claim is None else ():
                 label = case.wrong(one.mention)
                 if label is None:
                     unlabelled += 1
