@@ -17,7 +17,8 @@ from tests.engine.contrasted import check_answers
 from tests.engine.dense import attending
 from tests.recipes.looking import GREEDY, QUESTION, answered, grid, made, picture, prompted
 from vtokens.recipes import ilvad
-from vtokens.recipes.looking.ilvad import Evidence, Ilvad, lifted, within
+from vtokens.recipes.looking.evidence import Evidence, within
+from vtokens.recipes.looking.ilvad import Ilvad, lifted
 
 DETAILS = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
 
