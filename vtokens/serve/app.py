@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -106,6 +107,14 @@ def _items(events: Any) -> Iterator[Any]:
             yield Reasoned(item) if isinstance(item, ReasoningText) else Said(item)
 
 
+def _begins(template: dict[str, Any], prompt: str) -> bool:
+    """Whether a prompt begins an answer as a description of answers expects; those by type of model may not fit."""
+    if pattern := template.get("start_anchor_pattern"):
+        return re.search(pattern, prompt) is not None
+    anchors = template.get("start_anchor", "")
+    return any(one in prompt for one in ([anchors] if isinstance(anchors, str) else anchors))
+
+
 class Chats(ChatCompletionHandler):
     """transformers' handler of chats, as far as it speaks for a model; what runs the model is `Desk`'s.
 
@@ -124,12 +133,12 @@ class Chats(ChatCompletionHandler):
     def __init__(self, model: Any, processor: Any, limits: Limits) -> None:
         super().__init__(Loaded(model, processor), GenerationState())
         self._model, self._processor, self._limits = model, processor, limits
-        tokenizer = getattr(processor, "tokenizer", processor)
+        tokenizer = self._tokenizer = getattr(processor, "tokenizer", processor)
         self.specials = frozenset(tokenizer.all_special_ids)
         template = getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
         text = "\n".join(template.values()) if isinstance(template, dict) else template or ""
         self.calls = "tools" in text and get_response_template(processor, model) is not None
-        self.reader([], [])  # a model whose answers cannot be read is refused before anybody asks
+        build_response_parser(processor, model, [])  # what nobody can read is refused before anybody asks
         names = ("image_token", "video_token", "audio_token")
         places = (getattr(one, name, None) for one in (processor, tokenizer) for name in names)
         self._places = {place for place in places if isinstance(place, str) and place}
@@ -189,9 +198,20 @@ class Chats(ChatCompletionHandler):
         return config
 
     def reader(self, ids: Any, tools: list[Any]) -> Parsed | None:
+        """What reads the answer; None if all of it is text.
+
+        Raises:
+            Refused: tools are given, and how this prompt has them called is not known.
+        """
+        template = get_response_template(self._processor, self._model)
+        if template is None or not _begins(template, self._tokenizer.decode(ids[0])):
+            # transformers would read the whole prompt as part of the answer.
+            if tools:
+                message = "how this model's chat template has tools called is not known: send no tools"
+                raise wrong(message, "tools", "unsupported_by_model")
+            return None
         more = {"tools": tools or None} if _TOLD else {}
-        parser = build_response_parser(self._processor, self._model, ids, **more)
-        return None if parser is None else Parsed(parser)
+        return Parsed(build_response_parser(self._processor, self._model, ids, **more))
 
     def event(self, data: Any) -> str:
         """A server-sent event."""

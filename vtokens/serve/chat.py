@@ -241,6 +241,8 @@ def refused(error: BaseException) -> Refused:
         return too_slow()
     if isinstance(error, TypeError | ValueError | TemplateError):  # chat templates raise the last
         return wrong(str(error), None, "refused_by_model")
+    if isinstance(error, ImportError):  # what prepares videos, most likely
+        return wrong(f"this server cannot do that: {error}", "messages", "unsupported_by_server")
     if isinstance(error, torch.OutOfMemoryError):
         message = "the model ran out of memory: show fewer or smaller pictures, or try again when less is going on"
         return Refused(503, message, code="out_of_memory", kind="server_error", headers={"Retry-After": "5"})
