@@ -30,6 +30,8 @@ from vtokens.serve.jobs import Began, End, Event, Job
 from vtokens.strategies import format_spec, parse
 
 STRATEGIES = ("none", "cls(keep=0.25)", "fastv(keep=0.5, layer=2)+vhr", "todre(keep=0.2)", "vcd")
+CHEAP = ("none", "cls(keep=0.1)", "uniform(keep=0.1)", "cls(keep=0.05)", "fastv(keep=0.2, layer=1)")
+"""Where only the memory counts."""
 MOST, PROMPTS = 16, 16
 EVERY = 500
 """Requests between two readings of the memory."""
@@ -49,20 +51,20 @@ def main() -> None:
         write(options.output, {"conditions": about, "rows": rows})
 
 
-def drawn(prompts: Sequence[Any], requests: int, lengths: Sequence[int]) -> Iterator[list[Job]]:
+def drawn(prompts: Sequence[Any], requests: int, specs: Sequence[str], lengths: Sequence[int]) -> Iterator[list[Job]]:
     """Groups of requests that come at once, for answers of at most so many tokens."""
     draw = random.Random(0)
     while requests > 0:
-        jobs = [_job(draw, prompts, lengths) for _ in range(min(requests, draw.randint(1, MOST)))]
+        jobs = [_job(draw, prompts, specs, lengths) for _ in range(min(requests, draw.randint(1, MOST)))]
         requests -= len(jobs)
         yield jobs
 
 
-def _job(draw: random.Random, prompts: Sequence[Any], lengths: Sequence[int]) -> Job:
+def _job(draw: random.Random, prompts: Sequence[Any], specs: Sequence[str], lengths: Sequence[int]) -> Job:
     greedy = draw.random() < 0.5
     more = {} if greedy else {"temperature": draw.choice((0.7, 1.5)), "top_p": 0.9}
     settings = GenerationConfig(max_new_tokens=draw.choice(lengths), do_sample=not greedy, **more)
-    spec = parse(draw.choice(STRATEGIES))
+    spec = parse(draw.choice(specs))
     return Job(draw.choice(prompts), settings, spec, seed=draw.randrange(2), owner=draw.choice("abc"))
 
 
@@ -79,7 +81,7 @@ def equality(model: Any, handle: Any, batcher: Batcher, prompts: Sequence[Any], 
             out = model.generate(**prompts[number], generation_config=settings)
         return tuple(out[0, prompts[number]["input_ids"].shape[1] :].tolist())
 
-    for jobs in drawn(prompts, requests, (2, 4, 8)):
+    for jobs in drawn(prompts, requests, STRATEGIES, (2, 4, 8)):
         for job, events in zip(jobs, heard(batcher, jobs), strict=True):
             spec, config, end = format_spec(job.program), job.settings, events[-1]
             sampling = (bool(config.do_sample), config.temperature, config.top_p, job.seed if config.do_sample else 0)
@@ -101,7 +103,7 @@ def equality(model: Any, handle: Any, batcher: Batcher, prompts: Sequence[Any], 
 def memory(model: Any, handle: Any, batcher: Batcher, prompts: Sequence[Any], requests: int) -> list[dict[str, Any]]:
     """A row each `EVERY` requests: the memory that the process holds."""
     rows, done, ends = [], 0, Counter[str]()
-    for jobs in drawn(prompts, requests, (1, 2, 3)):
+    for jobs in drawn(prompts, requests, CHEAP, (1, 2, 3)):
         for events in heard(batcher, jobs, cancel=done % 7 == 0):
             ends[getattr(events[-1], "reason", "failed")] += 1
         if done // EVERY != (done + len(jobs)) // EVERY or done == 0:
