@@ -11,8 +11,12 @@ import torch
 
 import vtokens
 from tests.serve.common import Heard, alone, greedy, held, job, loaded, prompt, questions, sampled
+from vtokens.serve.answering import Answering
 from vtokens.serve.batcher import Batcher
+from vtokens.serve.decoding import decoding
 from vtokens.serve.jobs import Began, Failed
+from vtokens.serve.rows import Row
+from vtokens.serve.steps import Choose
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +135,22 @@ def test_a_failure_is_told_after_what_was_sent(served: Any) -> None:
     assert len(heard.tokens) == 2
     assert str(heard.failed) == "from then on"
     assert together(batcher, [job(inputs)])[0].end.reason == "stop"
+
+
+def test_tokens_of_a_failed_run_are_written_again_whatever_the_scores_say() -> None:
+    """In coarser numbers a row by itself may prefer another token than in its batch; what was sent stays."""
+    model, processor = loaded()
+    heard, one = Heard(), job(prompt(processor, "Is it red?"), "none", sampled(4), seed=1)
+    how = decoding(model, one.inputs["input_ids"], one.settings)
+    row = Row(Answering(one, how, (), heard, lambda: None), processor.tokenizer)
+    row.ids = [7, 9]
+    row.begin(torch.device("cpu"))
+    length = one.inputs["input_ids"].shape[1]
+    choose, ids, found = Choose([row], [length]), one.inputs["input_ids"], []
+    for _ in range(3):
+        scores = torch.zeros(1, model.config.get_text_config().vocab_size).index_fill_(1, torch.tensor([20]), 50.0)
+        found.append(int(choose(ids, scores).argmax()))
+        row.push(found[-1], None, ())
+        ids = torch.cat([ids, torch.tensor([found[-1:]])], 1)
+    assert found == [7, 9, 20]
+    assert [token.id for token in heard.tokens] == [20]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import vtokens
-from tests.serve.common import Heard, greedy, held, job, loaded, prompt
+from tests.serve.common import Heard, greedy, held, job, loaded, prompt, questions
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.jobs import Began, Draining, Full
 from vtokens.serve.turns import Turns
@@ -52,12 +52,40 @@ def test_owners_take_turns_and_kinds_do_not_wait_for_each_other() -> None:
     for one in work:
         turns.add(one)
     batches = []
-    while batch := turns.batch(3, lambda some, more: some[0].kind == more.kind):
+    while batch := turns.batch(3, lambda some, more: some[0].kind == more.kind, lambda one, other: True):
         assert len(turns) == len([*turns])
         turns.take(batch)
         batches.append(repr(batch))
     assert batches == ["[a0x, b1x, c0x]", "[b0y, a2y]", "[a1x, a3x, a4x]"]
     assert len(turns) == 0
+
+
+def test_what_is_alike_comes_first_and_others_fill_up() -> None:
+    """Pruned rows gain nothing beside rows that keep all."""
+    turns: Turns[Task] = Turns()
+    for number, kind in enumerate("xyxyyx"):
+        turns.add(Task("ab"[number % 2], number, kind))
+    batches = []
+    while batch := turns.batch(3, lambda some, more: True, lambda one, other: one.kind == other.kind):
+        turns.take(batch)
+        batches.append(repr(batch))
+    assert batches == ["[a0x, b5x, a2x]", "[b1y, a4y, b3y]"]
+
+
+def test_no_batch_is_mostly_padding(batcher: Batcher) -> None:
+    """A short prompt does not run at the length of one with a picture."""
+    processor = loaded()[1]
+    picture = prompt(processor, questions()[0].question, questions()[0].images)
+    short = prompt(processor, "Is it red?")
+    assert short["input_ids"].shape[1] * 10 < picture["input_ids"].shape[1]
+    heard = [Heard() for _ in range(4)]
+    with held(batcher):
+        waiting = [
+            batcher.submit(job(one, "none", greedy(2)), on)
+            for one, on in zip((picture, short, picture, short), heard, strict=True)
+        ]
+    assert all(one.wait(60) for one in waiting)
+    assert [one.began.rows for one in heard] == [2] * 4
 
 
 def test_one_who_asks_once_does_not_wait_for_one_who_asks_often(batcher: Batcher) -> None:

@@ -70,7 +70,7 @@ class Batcher:
         self._joiner = Joiner(processor)
         self._batches = Batches(model, processor, handle, self._joiner)
         self._check, self._beside = remembered(handle.check, 1024), remembered(handle.beside, 4096)
-        self._waiting = Waiting(most, wait, queue, self._fits)
+        self._waiting = Waiting(most, wait, queue, self._fits, _alike)
         work = ((self._work, "vtokens-batcher"), (self._waiting.watch, "vtokens-batcher-queue"))
         self._threads = [threading.Thread(target=target, name=name, daemon=True) for target, name in work]
         for thread in self._threads:
@@ -190,6 +190,9 @@ class Batcher:
         jobs = [one for one in (*batch, more) if isinstance(one, Answering)]
         if len(jobs) <= len(batch) or any(one.decoding.shared != jobs[0].decoding.shared for one in jobs):
             return False
+        lengths = [one.job.inputs["input_ids"].shape[1] for one in jobs]
+        if len(jobs) * max(lengths) > 2 * sum(lengths):  # more than half of the batch would be padding
+            return False
         program, others = jobs[-1].job.program, [one.job.program for one in jobs[:-1]]
         if not all(other == program or self._beside(other, program) for other in others):
             return False
@@ -208,6 +211,11 @@ def remembered(function: Callable[..., T], most: int) -> Callable[..., T]:
         return known(*programs)
 
     return asked
+
+
+def _alike(one: Work, other: Work) -> bool:
+    """Whether two jobs run under the same strategies: a pruned row beside one that keeps all is padded to it."""
+    return isinstance(one, Answering) and isinstance(other, Answering) and one.job.program == other.job.program
 
 
 def _prompt(job: Job) -> Any:

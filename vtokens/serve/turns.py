@@ -23,7 +23,7 @@ class Turns(Generic[T]):
 
     A batch begins with the oldest work of the owner whose turn it is, whatever else waits: no owner waits for more than
     one batch of each other one, and no kind of work waits for another kind. The rest of the batch is what fits beside
-    it, one of each owner in turn.
+    it, one of each owner in turn: first what is alike, then what is not.
     """
 
     def __init__(self) -> None:
@@ -46,24 +46,28 @@ class Turns(Generic[T]):
         if not theirs:
             del self._of[work.owner]
 
-    def batch(self, most: int, fits: Callable[[list[T], T], bool]) -> list[T]:
+    def batch(self, most: int, fits: Callable[[list[T], T], bool], alike: Callable[[T, T], bool]) -> list[T]:
         """The work that would be done next, which stays in the queue; empty if there is none.
 
         Args:
             most: of it.
             fits: whether more work can be done together with some.
+            alike: whether two take the same: each costs what the dearest of a batch does.
         """
         if not self._of:
             return []
-        left = {owner: iter(theirs) for owner, theirs in self._of.items()}
-        found = [next(next(iter(left.values())))]
-        turn = deque([*left][1:] + [*left][:1])
-        while turn and len(found) < most:
-            owner = turn.popleft()
-            more = next((work for work in left[owner] if fits(found, work)), None)
-            if more is not None:
-                found.append(more)
-                turn.append(owner)
+        owners = [*self._of]
+        first = self._of[owners[0]][0]
+        found = [first]
+        for same in (True, False):
+            left = {owner: (one for one in self._of[owner] if one is not first) for owner in owners}
+            turn = deque(owners[1:] + owners[:1])
+            while turn and len(found) < most:
+                owner = turn.popleft()
+                more = next((one for one in left[owner] if alike(first, one) is same and fits(found, one)), None)
+                if more is not None:
+                    found.append(more)
+                    turn.append(owner)
         return found
 
     def take(self, work: list[T]) -> None:

@@ -40,6 +40,7 @@ class Waiting:
         wait: seconds that the oldest of a batch waits for others at most.
         bound: work that may wait.
         fits: whether more work can run beside some.
+        alike: whether two run under the same strategies.
 
     Attributes:
         running: the batch that runs now.
@@ -47,8 +48,15 @@ class Waiting:
         pace: seconds that one job takes, by the last batches; None before the first.
     """
 
-    def __init__(self, most: int, wait: float, bound: int, fits: Callable[[list[Work], Work], bool]) -> None:
-        self._most, self._wait, self._bound, self._fits = most, wait, bound, fits
+    def __init__(
+        self,
+        most: int,
+        wait: float,
+        bound: int,
+        fits: Callable[[list[Work], Work], bool],
+        alike: Callable[[Work, Work], bool],
+    ) -> None:
+        self._most, self._wait, self._bound, self._fits, self._alike = most, wait, bound, fits, alike
         self._turns: Turns[Work] = Turns()
         self._changed = threading.Condition()
         self._closed, self._finished, self._cut = False, 0, 0
@@ -84,7 +92,7 @@ class Waiting:
         """Wait for work and take a batch of it; None once closed."""
         with self._changed:
             while True:
-                batch = self._turns.batch(self._most, self._fits)
+                batch = self._turns.batch(self._most, self._fits, self._alike)
                 if not batch:
                     if self._closed:
                         return None
