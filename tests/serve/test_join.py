@@ -13,7 +13,7 @@ from tests.serve.common import alone, answers, greedy, job, loaded, prompt, ques
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.join import Joiner
 
-LONG = "no picture here, but as many words as it takes not to be mostly padding beside the others " * 2
+LONG = "no picture here, but as many words as it takes not to be mostly padding beside the others"
 TEXTS = ("what is <image> this?", "look at <image> and at <image> well", LONG, "and <image>")
 PICTURES = ([image(84, 84, 1)], [image(56, 84, 2), image(84, 56, 3)], [], [image(150, 60, 3)])
 JOINED = ("llava_next", "idefics3", "qwen2_5_vl", "gemma4", "minicpmv4_6", "llava_onevision", "mistral3")
