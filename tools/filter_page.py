@@ -8,7 +8,7 @@ from typing import Any
 import results
 import sections
 
-from vtokens.filter.signals import get_signals
+from vtokens.filter.signals import get_signals, list_signals
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "filter.md"
@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "filter.md"
 def signals() -> str:
     """Every signal with what it costs and where it comes from."""
     lines = ["| signal | what it is | more passes | from |", "|---|---|---|---|"]
-    for signal in sorted(get_signals("full"), key=lambda one: (one.passes, one.name)):
+    for signal in sorted(get_signals(list_signals()), key=lambda one: (one.passes, one.name)):
         module = __import__(type(signal).__module__, fromlist=["__doc__"])
         about = str(module.__doc__).strip().splitlines()[0].rstrip(".")
         lines.append(f"| `{signal.name}` | {about} | {signal.passes} | {signal.paper or '-'} |")

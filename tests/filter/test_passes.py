@@ -82,6 +82,33 @@ def test_views_without_the_picture(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_vl"])
+@pytest.mark.parametrize("spec", ["none", "todre(keep=0.4)", "fastv(keep=0.4, layer=2)"])
+def test_the_views_of_what_was_attended_and_what_was_not(family: str, spec: str) -> None:
+    """Two thirds of what is left, and the other third: a model whose layers ignore all else says the same."""
+    model, processor = build(family)
+    images, prompts = ask(processor)
+    parts = Parts(layers=frozenset({1, 2}), contrasts=frozenset({"attended", "unattended"}))
+    with vtokens.attach(model, spec):
+        traces = score(model, processor, images, prompts, SAID, parts)
+    for row, trace in enumerate(traces):
+        left = trace.kept.nonzero()[:, 0].tolist()
+        order = sorted(left, key=lambda j: -float(trace.gaze[:, j].sum()))
+        split = round(2 / 3 * len(order))
+        inputs = alone(processor, images[row], prompts[row], SAID[row])
+        there = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+        there = there[torch.cat([torch.from_numpy(picture.view >= 0) for picture in trace.pictures])]
+        for name, stay in (("attended", order[:split]), ("unattended", order[split:])):
+            assert stay
+            gone = torch.ones(len(trace.kept), dtype=torch.bool)
+            gone[stay] = False
+            dropped = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+            dropped[0, there[gone]] = True
+            with masking(model, [dropped] * DEPTH):
+                expected = said(model, inputs, SAID[row])
+            close_pass(trace.contrasts[name], expected, passes=2)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_vl"])
 @pytest.mark.parametrize("spec", [None, "todre(keep=0.4)", "fastv(keep=0.4, layer=2)"])
 def test_the_view_without_what_matters(family: str, spec: str | None) -> None:
     """A full-length model whose layers ignore those tokens says the same."""
@@ -171,6 +198,7 @@ def _one(**changes: Any) -> list[Trace]:
         ({"prompts": ["<image><image> which?"]}, ValueError, "holds 2 '<image>' for 1 picture"),
         ({"parts": Parts(contrasts=frozenset({"noise"}))}, ValueError, "unknown contrast 'noise'"),
         ({"parts": Parts(contrasts=frozenset({"dropped"}))}, ValueError, "record some layers"),
+        ({"parts": Parts(contrasts=frozenset({"attended"}))}, ValueError, "goes by attention: record some layers"),
         ({"parts": Parts(layers=frozenset({4}))}, ValueError, "layers=4 is out of range"),
         ({"parts": Parts(states=frozenset({5}))}, ValueError, "states=5 is out of range"),
     ],

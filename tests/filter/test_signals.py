@@ -49,6 +49,10 @@ def random_trace(seed: int = 0) -> Trace:
 
 
 TRACE = random_trace()
+TRACE.contrasts |= {
+    name: torch.rand(T, generator=torch.Generator().manual_seed(7 + i)).log()
+    for i, name in enumerate(("attended", "unattended"))
+}
 A: dict[str, Any] = {
     name: np.asarray(value, dtype=np.float64)
     for name, value in vars(TRACE).items()
@@ -109,6 +113,7 @@ BY_HAND: dict[str, Callable[[tuple[int, ...]], float]] = {
     "head_divergence": lambda tokens: -np.mean([strongest(k) for k in tokens]),
     "image_contrast": lambda tokens: -contrast("no_image", tokens),
     "kept_vs_dropped": lambda tokens: -contrast("dropped", tokens),
+    "agser": lambda tokens: contrast("attended", tokens) - contrast("unattended", tokens),
     "lens": lambda tokens: -max(math.exp(A["lens"][i, k, j]) for i in range(1, 9) for k in tokens for j in range(N)),
     "similarity.scene": lambda tokens: -similarity(tokens)[0],
     "similarity.patches": lambda tokens: -similarity(tokens)[1],
@@ -168,6 +173,17 @@ def test_scores_are_features() -> None:
         else:
             with pytest.raises(ValueError, match="gives several numbers"):
                 signal.score(TRACE, MENTIONS[0])
+
+
+def test_agser_has_a_weight_and_is_in_no_set() -> None:
+    from vtokens.filter.signals.agser import Agser
+
+    [found] = features(TRACE, MENTIONS[1:2], [Agser(weight=2.0)]).values()
+    seen, unseen = (float(TRACE.contrasts[name][2]) for name in ("attended", "unattended"))
+    assert found == pytest.approx([unseen - 2 * seen], abs=1e-6)
+    assert Agser().passes == 2
+    for names in ("fast", "full"):
+        assert "agser" not in {signal.name for signal in get_signals(names)}
 
 
 @pytest.mark.parametrize("how", ["first", "last", "mean", "max", "sum"])

@@ -85,12 +85,14 @@ class Signal:
         paper: where it comes from.
         says: in words, what it says of a mention when it speaks for a hallucination, and when against; may be empty.
         heavy: costs much without costing a pass.
+        apart: is computed where it is named alone, and in none of the sets.
     """
 
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     says: ClassVar[tuple[str, str] | tuple[()]] = ()
     heavy: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
 
     def parts(self, depth: int) -> Parts:
         """What it needs of a trace of a model with `depth` decoder layers."""

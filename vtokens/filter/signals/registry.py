@@ -16,7 +16,7 @@ _signals: dict[str, type[Signal]] = {}
 S = TypeVar("S", bound=type[Signal])
 
 SETS = ("fast", "full")
-"""Signals that come almost free with the pass that reads or writes the response, and all signals."""
+"""Signals that come almost free with the pass that reads or writes the response, and all but those `apart`."""
 
 
 def register(name: str, *, paper: str = "", says: tuple[str, str] | tuple[()] = ()) -> Callable[[S], S]:
@@ -65,7 +65,7 @@ def get_signals(names: str | Sequence[str | Signal]) -> tuple[Signal, ...]:
     """
     _load()
     if isinstance(names, str) and names in SETS:
-        every = [_signals[name]() for name in sorted(_signals)]
+        every = [_signals[name]() for name in sorted(_signals) if not _signals[name].apart]
         return tuple(signal for signal in every if names == "full" or not (signal.passes or signal.heavy))
     chosen: list[Signal] = []
     if not isinstance(names, Sequence):

@@ -24,6 +24,10 @@ CORE = 0.25
 no pruner says so."""
 
 
+ATTENDED = 2 / 3
+"""Share of the visual tokens that are left which counts as attended."""
+
+
 @dataclass(frozen=True)
 class Only(Strategy):
     """Keeps given visual tokens: `stay` is bool (B, N) over the first positions fed, which hold all of them."""
@@ -50,7 +54,8 @@ def contrast(
         traces: one a response; changed in place and returned.
 
     Raises:
-        ValueError: "dropped" is asked for, but neither a pruner nor recorded attention says what matters.
+        ValueError: "dropped" is asked for, but neither a pruner nor recorded attention says what matters; or what is
+            attended to, and no attention was recorded.
     """
     parts = tape.parts
     for name in sorted(parts.contrasts | ({"no_image"} if parts.divergence else set())):
@@ -60,7 +65,8 @@ def contrast(
             with without(model, {"logits"}):
                 found = _likely(cast(Any, model)(**given.blank(tape.adapter)), given)
         else:
-            with without(model, {"encode", "prompt", "layer", "logits"}, Only(_rest(places, traces))):
+            stay = _rest(places, traces) if name == "dropped" else _looked_at(places, traces, name == "attended")
+            with without(model, {"encode", "prompt", "layer", "logits"}, Only(stay)):
                 found = _likely(cast(Any, model)(**given.full(tape.adapter)), given)
         for row, trace in enumerate(traces):
             if name in parts.contrasts:
@@ -109,3 +115,24 @@ def _rest(places: Places, traces: list[Trace]) -> Tensor:
     matters = torch.where(pruned, places.kept, core)
     stay = torch.zeros_like(places.layout.visual)
     return stay.scatter(1, places.index, ~matters) & places.layout.visual
+
+
+def _looked_at(places: Places, traces: list[Trace], most: bool) -> Tensor:
+    """bool (B, fed positions): of the visual tokens that are left, those that the response attends to most, or others.
+
+    One of them stays on either side, if there are two.
+    """
+    width = places.index.shape[1]
+    stay = torch.zeros_like(places.kept)
+    for row, (trace, count) in enumerate(zip(traces, places.counts, strict=True)):
+        if trace.kept.numel() and not trace.layers:
+            raise ValueError("what is attended to goes by attention: record some layers")
+        # Dropped ones come last, whatever early layers saw of them.
+        order = trace.gaze.sum(0).masked_fill(~trace.kept, -1.0).argsort(descending=True, stable=True)
+        left = trace.kept.sum()
+        rank = torch.arange(count, device=order.device)
+        split = (left * ATTENDED).round().clamp(min=1).minimum((left - 1).clamp(min=1))
+        chosen = rank < split if most else (rank >= split) & (rank < left)
+        stay[row, width - count + order] = chosen
+    found = torch.zeros_like(places.layout.visual)
+    return found.scatter(1, places.index, stay) & places.layout.visual

@@ -15,8 +15,9 @@ from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.strategies.base import check_layer
 
-CONTRASTS = ("no_image", "dropped", "blank")
-"""Other views of the same prompt: its text alone, its picture without the tokens that matter, a picture of nothing."""
+CONTRASTS = ("no_image", "dropped", "blank", "attended", "unattended")
+"""Other views of the same prompt: its text alone, its picture without the tokens that matter, a picture of nothing, and
+the picture's tokens that the response attends to most, or the others."""
 
 
 @dataclass(frozen=True)
