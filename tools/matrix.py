@@ -34,7 +34,7 @@ FAST = (
     "tests/test_compat.py", "tests/engine/test_cache.py", "tests/engine/test_generate.py",
     "tests/engine/test_generate_options.py", "tests/engine/test_lifecycle.py", "tests/engine/test_logits.py",
     "tests/engine/test_multiturn.py", "tests/engine/test_numerics.py", "tests/engine/test_oracles.py",
-    "tests/strategies",
+    "tests/serve/test_api.py", "tests/serve/test_tools.py", "tests/strategies",
 )  # fmt: skip
 CELLS = {
     "locked": (),
