@@ -45,7 +45,7 @@ def test_each_action_does_what_the_filter_does(there: Any, action: str) -> None:
     address, app = there
     touched = 0
     cases = [(questions()[4], NAME, "none"), (questions()[6], f"{NAME}:fast", "cls(keep=0.1)")]
-    for one, model, strategy in cases:
+    for one, model, strategy in cases if action in ("flag", "redact") else cases[1:]:  # the others take longer
         filtered = {"action": action, "threshold": 0.02}
         expected = outcome(app, one.images[0], filtered, strategy)
         before = metrics(address)

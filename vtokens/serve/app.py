@@ -42,7 +42,7 @@ from vtokens.video import Clip
 
 _COLDEST = 1e-6
 """Temperatures below it are greedy: one logit that is 0.0001 larger than another is e**100 times as likely there."""
-_TOLD = "tools" in inspect.signature(build_response_parser).parameters  # from transformers 5.20 on
+_TOLD = "tools" in inspect.signature(build_response_parser).parameters  # not in transformers 5.19
 
 
 class Loaded(ModelManager):
