@@ -63,7 +63,8 @@ def kinds() -> str:
         lines.append(f"| {name} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
     return (
         "\n".join(lines)
-        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`, with `--scale 0.5` behind pruners.\n"
+        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`, with "
+        "`--scale 0.5` behind pruners.\n"
     )
 
 
