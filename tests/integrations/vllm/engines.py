@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +16,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vtokens
+from tests.families import build
 
 FOLDER = Path(vtokens.__file__).parent / "scenes" / "weights"
-PICTURE = {"scenes-llava": "<image>", "scenes-qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+GRID = "<|vision_start|><|image_pad|><|vision_end|>"
+PICTURE = {"scenes-llava": "<image>", "scenes-qwen": GRID, "tiny-qwen3": GRID}
 SETTINGS: dict[str, Any] = {
     "dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "limit_mm_per_prompt": {"image": 2},
     "gpu_memory_utilization": 0.2, "max_num_seqs": 8,
@@ -27,6 +31,28 @@ SETTINGS: dict[str, Any] = {
     # On the device vLLM normalises by numbers of its own where a checkpoint's file has none, as here.
     "mm_device_do_normalize": False,
 }  # fmt: skip
+
+
+@functools.cache
+def folder(name: str) -> Path:
+    """Where a model lies: an embedded one, or a tiny Qwen3-VL as of the families' tests, with heads as vLLM has them."""
+    if name != "tiny-qwen3":
+        return FOLDER / name
+    rope = {"mrope_interleaved": True, "mrope_section": [4, 6, 6], "rope_theta": 10000.0, "rope_type": "default"}
+    tiny, processor = build("qwen3_vl", text_config={"head_dim": 32, "rope_parameters": rope})
+    home = Path(tempfile.mkdtemp())
+    tiny.save_pretrained(home)
+    processor.save_pretrained(home)
+    # What our processor has of pictures alone, vLLM asks for of videos too.
+    path = home / "processor_config.json"
+    config = json.loads(path.read_text())
+    config["image_processor"]["image_processor_type"] = "Qwen2VLImageProcessor"
+    shared = {
+        key: config["image_processor"][key] for key in ("patch_size", "merge_size", "temporal_patch_size", "size")
+    }
+    config["video_processor"] = {"video_processor_type": "Qwen3VLVideoProcessor", **shared}
+    path.write_text(json.dumps(config))
+    return home
 
 
 class Asked(NamedTuple):
@@ -56,7 +82,7 @@ def engine(name: str, default: Any, **options: Any) -> Iterator[Any]:
     """vLLM with an embedded model, started with something under "vtokens"; its core runs in a process of its own."""
     from vllm import LLM
 
-    llm = LLM(str(FOLDER / name), mm_processor_kwargs={"vtokens": default}, **{**SETTINGS, **options})
+    llm = LLM(str(folder(name)), mm_processor_kwargs={"vtokens": default}, **{**SETTINGS, **options})
     try:
         yield llm
     finally:
@@ -96,8 +122,8 @@ def answers(llm: Any, asked: Sequence[Asked], tokens: int = 8) -> list[Answer]:
 @functools.cache
 def model(name: str) -> tuple[Any, Any]:
     """The same model in transformers, and its processor."""
-    loaded = AutoModelForImageTextToText.from_pretrained(FOLDER / name, dtype=torch.float32)
-    return loaded.eval(), AutoProcessor.from_pretrained(FOLDER / name)
+    loaded = AutoModelForImageTextToText.from_pretrained(folder(name), dtype=torch.float32)
+    return loaded.eval(), AutoProcessor.from_pretrained(folder(name))
 
 
 @torch.no_grad()

@@ -21,10 +21,15 @@ SPECS = (
     "visionzip(keep=20)", "vispruner(keep=0.3)", "hiprune(keep=0.3)", "scope(keep=0.2)", "prunesid(keep=0.2)",
     "idselection(keep=0.2)", "scans(keep=0.3)", "random(keep=0.5)+cls(keep=0.5, of=original)", "cls(keep=1)",
 )  # fmt: skip
-BOTH = ("scenes-llava", "scenes-qwen")
+MODELS = ("scenes-llava", "scenes-qwen", "tiny-qwen3")
+SIZES = {
+    "scenes-llava": ((96, 96), (96, 96)),
+    "scenes-qwen": ((96, 96), (144, 72)),
+    "tiny-qwen3": ((168, 168), (196, 112)),
+}
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="module", params=MODELS)
 def served(request: Any) -> Iterator[tuple[str, Any]]:
     """A model, and vLLM that serves it."""
     with engine(request.param, DEFAULT) as llm:
@@ -46,7 +51,7 @@ def same(got: Any, expected: Any) -> None:
 def test_budgets_and_strategies_of_one_batch(served: tuple[str, Any]) -> None:
     """Each as alone, one picture or two, and prompts without any beside them."""
     name, llm = served
-    one, two = picture(96, 96, 0), picture(96, 96, 1) if name == "scenes-llava" else picture(144, 72, 1)
+    one, two = (picture(*size, seed) for seed, size in enumerate(SIZES[name]))
     asked = [Asked(question(name), [one]), Asked(question(name), [two], {"keep": 0.5}), Asked(question(name, 0))]
     specs = ["divprune(keep=0.25)", "divprune(keep=0.5)", "none"]
     asked += [Asked(question(name), [one], {"strategy": "none"}), Asked(question(name, 2), [one, two])]
@@ -62,7 +67,7 @@ def test_budgets_and_strategies_of_one_batch(served: tuple[str, Any]) -> None:
 def test_caches_know_budgets_apart(served: tuple[str, Any]) -> None:
     """The same picture under another budget is not what is cached of the first; under the same one it is."""
     name, llm = served
-    seen = picture(96, 96, 7)
+    seen = picture(*SIZES[name][0], 7)
     found = {}
     for keep in (0.75, 0.5, 0.75):
         (got,) = answers(llm, [Asked(question(name), [seen], {"strategy": "divprune", "keep": keep})])
@@ -74,7 +79,7 @@ def test_caches_know_budgets_apart(served: tuple[str, Any]) -> None:
 
 def test_what_cannot_run_is_refused_and_the_engine_goes_on(served: tuple[str, Any]) -> None:
     name, llm = served
-    shown = [picture(96, 96, 3)]
+    shown = [picture(*SIZES[name][0], 3)]
     for strategy, match in (
         ("fastv", "drops tokens inside the decoder"),
         ({"strategy": "cdpruner"}, "before the prompt is known"),
