@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 @functools.cache
 def folder(name: str) -> Path:
-    """Where a model lies: an embedded one, or a tiny Qwen3-VL as of the families' tests, with heads as vLLM has them."""
+    """Where a model lies: an embedded one, or a tiny Qwen3-VL of the families' tests with heads as vLLM has them."""
     if name != "tiny-qwen3":
         return FOLDER / name
     rope = {"mrope_interleaved": True, "mrope_section": [4, 6, 6], "rope_theta": 10000.0, "rope_type": "default"}
