@@ -61,6 +61,11 @@ def test_each_row_answers_as_alone(family: str) -> None:
     check(family, [0, 1, 2], ["cls(keep=0.25)", "none", "fastv(keep=0.5, layer=2)"])
 
 
+def test_a_count_of_one_is_not_the_share_of_all() -> None:
+    """They are equal numbers, and the strategies equal dataclasses."""
+    check("llava", [1, 1, 1, 1], ["cls(keep=1)", "cls(keep=1.0)", "cls(keep=1.0)", "cls(keep=1)"])
+
+
 @pytest.mark.fuzz
 @settings(max_examples=share(2))
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -65,6 +66,27 @@ def test_a_call_without_pictures_is_told_from_the_one_before() -> None:
         assert row.flops == row.flops_full > 0
         (stale,) = handle.row_reports([25])
         assert stale.sample.average_tokens > 0
+
+
+def test_a_call_without_pictures_is_told_from_one_of_a_thread_that_was_started() -> None:
+    model, processor = build("llava")
+    first, second = (dict(inputs(processor, [TEXTS[row]], [PICTURES[row]])) for row in (0, 1))
+    text = dict(inputs(processor, [TEXTS[2]], [[]]))
+
+    def streamed() -> None:
+        with torch.no_grad():
+            model.generate(**second, **GREEDY)
+
+    with torch.no_grad(), vtokens.attach(model, "cls(keep=0.5)") as handle:
+        model.generate(**first, **GREEDY)
+        thread = threading.Thread(target=streamed)
+        thread.start()
+        thread.join()
+        before = handle.record
+        model.generate(**text, **GREEDY)
+        (row,) = handle.row_reports([8], before)
+        assert (row.length, row.fed, row.sample.pictures) == (8, 8.0, ())
+        assert handle.record is before
 
 
 def test_visual_tokens_outside_the_sequence() -> None:

@@ -82,6 +82,14 @@ def test_jobs_that_can_share_a_pass_do_and_others_do_not(served: Any) -> None:
     assert [one.began.rows for one in heard] == [4, 4, 4, 2, 2, 2, 2, 4]
 
 
+def test_a_count_of_one_is_not_the_share_of_all(served: Any) -> None:
+    _, processor, _, batcher = served
+    inputs = prompt(processor, questions()[0].question, questions()[0].images)
+    for names in (["cls(keep=1)", "cls(keep=1.0)"], ["cls(keep=1.0)", "cls(keep=1)"]):
+        found = answers(batcher, [job(inputs, name) for name in names])
+        assert [heard.end.did.kept for heard in found] == [1 if name == "cls(keep=1)" else 144 for name in names]
+
+
 def test_a_seed_gives_the_same_answer_in_any_company(served: Any) -> None:
     _, processor, _, batcher = served
     inputs = prompt(processor, questions()[1].question, questions()[1].images)

@@ -114,6 +114,22 @@ def test_what_the_filter_cannot_do_is_refused(there: Any, more: dict[str, Any], 
         ask(there[0], questions()[4].images[0], {"action": "flag"}, **more)
 
 
+def test_nearly_no_temperature_is_greedy(there: Any) -> None:
+    image = questions()[4].images[0]
+    found = [ask(there[0], image, {"action": "flag"}, temperature=cold).choices[0].message for cold in (0, 1e-40)]
+    assert found[0] == found[1]
+
+
+def test_a_text_alone_is_told_from_the_filtered_answer_before_it(there: Any) -> None:
+    """The filter writes in a thread of its own, whose pass was taken for that of the text."""
+    image, asked = questions()[4].images[0], client(there[0]).chat.completions
+    asked.create(model=NAME, messages=[user(ASK, image)], max_tokens=1)
+    ask(there[0], image, {"action": "flag", "threshold": 0.5})
+    text = asked.create(model=NAME, messages=[{"role": "user", "content": "is it red?"}])
+    assert (text.vtokens["image_tokens"], text.vtokens["kept"], text.vtokens["flops_saved"]) == (0, 0, 0)
+    assert text.usage.prompt_tokens < 20
+
+
 def test_a_server_filters_every_answer_about_pictures() -> None:
     with serving(Settings(action="redact", threshold=0.02, page=False)) as (address, app):
         image = questions()[4].images[0]

@@ -84,12 +84,17 @@ def active(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) 
     return found
 
 
+def same(one: Sequence[Strategy], other: Sequence[Strategy]) -> bool:
+    """Whether two programs do the same. Equal settings may not: keep=1 is a count, and keep=1.0 all there is."""
+    return one is other or (tuple(one) == tuple(other) and format_spec(one) == format_spec(other))
+
+
 def alike(programs: Sequence[tuple[Strategy, ...]]) -> list[tuple[tuple[Strategy, ...], Rows | None]]:
-    """Equal programs once each, with the rows that run them; None stands for all rows."""
+    """Programs that do the same once each, with the rows that run them; None stands for all rows."""
     rows: list[tuple[tuple[Strategy, ...], list[int]]] = []
     for row, program in enumerate(programs):
-        same = next((found for other, found in rows if other == program), None)
-        rows.append((program, [row])) if same is None else same.append(row)
+        known = next((found for other, found in rows if same(other, program)), None)
+        rows.append((program, [row])) if known is None else known.append(row)
     return [(program, tuple(found) if len(rows) > 1 else None) for program, found in rows]
 
 

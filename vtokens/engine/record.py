@@ -114,4 +114,9 @@ class Records:
         own, latest = self._of.get(here()), self._latest
         if latest is None:
             return None
-        return latest[1] if own is None or latest[0] > here().last else own
+        if own is None:
+            return latest[1]
+        if latest[0] > here().last:
+            # From now on it is this thread's own: its next call, if without pictures, must not bring back an older one.
+            own = self._of[here()] = latest[1]
+        return own

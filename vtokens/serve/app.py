@@ -40,8 +40,6 @@ from vtokens.serve.settings import Settings
 from vtokens.serve.writing import Called, Reasoned, Said
 from vtokens.video import Clip
 
-_COLDEST = 1e-6
-"""Temperatures below it are greedy: one logit that is 0.0001 larger than another is e**100 times as likely there."""
 _TOLD = "tools" in inspect.signature(build_response_parser).parameters  # not in transformers 5.19
 
 
@@ -186,12 +184,14 @@ class Chats(ChatCompletionHandler):
         given = asked.max_completion_tokens or asked.max_tokens
         check_room(prompt, given or 1, context)
         most = given or min(limits.default_new_tokens, limits.new_tokens, *([context - prompt] if context else []))
-        # Logits divided by less would be infinite, and drawing from them fails.
-        cold = asked.temperature is not None and asked.temperature < _COLDEST
-        body = {"temperature": 0.0 if cold else asked.temperature, "top_p": asked.top_p, "stop": asked.stop or None}
+        body = {
+            "temperature": 0.0 if asked.cold else asked.temperature,
+            "top_p": asked.top_p,
+            "stop": asked.stop or None,
+        }
         config: GenerationConfig = self._build_generation_config(body, self._model.generation_config)
         config.max_new_tokens, config.max_length = most, None
-        if cold:
+        if asked.cold:
             config.temperature = config.top_p = config.top_k = None
         elif asked.temperature is not None or asked.top_p is not None:
             config.do_sample = True  # transformers leaves that to the model's own settings

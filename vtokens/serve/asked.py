@@ -15,6 +15,8 @@ MOST_CHOICES = 8
 MOST_LIKELY = 20
 """The largest `top_logprobs`."""
 SEEDS = 2**63 - 1
+COLDEST = 1e-6
+"""Temperatures below it are greedy: one logit that is 0.0001 larger than another is e**100 times as likely there."""
 Action = Literal["flag", "redact", "regenerate", "abstain"]
 assert Action.__args__ == ACTIONS  # type: ignore[attr-defined]
 
@@ -144,6 +146,11 @@ class ChatRequest(Schema):
     store: Annotated[Literal[False] | None, Field(description="Nothing is stored.")] = None
     service_tier: Literal["auto", "default"] | None = None
     vtokens: Annotated[VtokensAsked | None, Field(description="An extension of OpenAI's interface.")] = None
+
+    @property
+    def cold(self) -> bool:
+        """Whether it asks for the likeliest tokens. Logits divided by less than `COLDEST` would be infinite."""
+        return self.temperature is not None and self.temperature < COLDEST
 
     def plain(self) -> dict[str, Any]:
         """The fields that were given, without null, as JSON has them."""

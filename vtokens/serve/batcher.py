@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from vtokens.engine import Handle
+from vtokens.engine.program import same
 from vtokens.serve.answering import Answering
 from vtokens.serve.batch import Batches
 from vtokens.serve.call import Call
@@ -29,7 +30,7 @@ from vtokens.serve.jobs import Event, Job
 from vtokens.serve.join import Joiner
 from vtokens.serve.spelling import spelled
 from vtokens.serve.waiting import Drained, Waiting, Work
-from vtokens.strategies import Strategy
+from vtokens.strategies import Strategy, format_spec
 
 __all__ = ["Answering", "Batcher", "Drained"]
 
@@ -194,28 +195,31 @@ class Batcher:
         if len(jobs) * max(lengths) > 2 * sum(lengths):  # more than half of the batch would be padding
             return False
         program, others = jobs[-1].job.program, [one.job.program for one in jobs[:-1]]
-        if not all(other == program or self._beside(other, program) for other in others):
+        if not all(same(other, program) or self._beside(other, program) for other in others):
             return False
         return self._joiner.joins([one.job.inputs for one in jobs])
 
 
 def remembered(function: Callable[..., T], most: int) -> Callable[..., T]:
     """What a function gave for the same programs; those of which a field is a list are asked about anew."""
-    known = lru_cache(maxsize=most)(function)
+
+    @lru_cache(maxsize=most)
+    def known(programs: tuple[tuple[Strategy, ...], ...], specs: tuple[str, ...]) -> T:
+        return function(*programs)
 
     def asked(*programs: tuple[Strategy, ...]) -> T:
         try:
             hash(programs)
         except TypeError:
             return function(*programs)
-        return known(*programs)
+        return known(programs, tuple(map(format_spec, programs)))  # equal ones may differ (`same`)
 
     return asked
 
 
 def _alike(one: Work, other: Work) -> bool:
     """Whether two jobs run under the same strategies: a pruned row beside one that keeps all is padded to it."""
-    return isinstance(one, Answering) and isinstance(other, Answering) and one.job.program == other.job.program
+    return isinstance(one, Answering) and isinstance(other, Answering) and same(one.job.program, other.job.program)
 
 
 def _prompt(job: Job) -> Any:

@@ -31,7 +31,7 @@ from vtokens.strategies import Strategy, format_spec
 def options(asked: ChatRequest, most: int) -> dict[str, Any]:
     """What `generate` is told of a request: how tokens are chosen, and how many at most."""
     found: dict[str, Any] = {"max_new_tokens": most}
-    if asked.temperature == 0:
+    if asked.cold:
         return found | {"do_sample": False}
     given = {name: getattr(asked, name) for name in ("temperature", "top_p") if getattr(asked, name) is not None}
     return found | given | ({"do_sample": True} if given else {})
