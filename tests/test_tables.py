@@ -10,8 +10,10 @@ import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
 import sections  # noqa: E402
+import serving_page  # noqa: E402
 import support  # noqa: E402
 
+from benchmarks import tables  # noqa: E402
 from vtokens.strategies import list_strategies  # noqa: E402
 
 
@@ -42,3 +44,44 @@ def test_the_list_of_strategies_is_fresh():
 def test_the_tables_of_the_filters_guide_are_fresh():
     text = filter_page.PAGE.read_text(encoding="utf-8")
     assert text == filter_page.updated(text), "run: python tools/readme.py"
+
+
+def test_the_section_on_how_fast_the_server_is_is_fresh():
+    text = serving_page.PAGE.read_text(encoding="utf-8")
+    assert text == serving_page.updated(text), "run: python tools/readme.py"
+
+
+def test_what_is_measured_of_the_server_is_told(tmp_path):
+    """Ratios and shares stand where their heads say; nothing is said of what was not measured."""
+    assert serving_page.speed(tmp_path) == ""
+    part = {"median": 0.5, "q1": 0.25, "q3": 0.75, "rounds": 3}
+    row = {"model": "m", "asked": "questions", "tokens": 2.125, "seconds": part, "same_text": 24, "answers": 24}
+    ours = {"server": "vtokens", "strategy": "none", "times_transformers": {**part, "median": 4.25}}
+    names = ("transformers", "served", "served_pruned")
+    speeds = {f"{name}{end}": part for name in ("served", "batcher") for end in ("_speed_up", "_of_ideal")}
+    result = {
+        "conditions": {
+            "at_once": 8, "threads_of_each": 1, "dtype": "float32", "device": "a processor", "command": "python it.py",
+            "versions": {"transformers": "5.23.0"}, "date": "2026-11-30T07:12:00+00:00",
+        },
+        "throughput": [
+            {**row, "server": "transformers", "strategy": "none", "at_once": 8, "times_transformers": part},
+            {**row, **ours, "at_once": 8, "times_one_at_a_time": {**part, "median": 2.5}},
+            {**row, **ours, "at_once": 1, "times_one_at_a_time": part},
+        ],
+        "first_token": [
+            {"model": "m", "strategy": "cls(keep=0.1)", "seconds": dict.fromkeys(names, part), **speeds,
+             "ideal_speed_up": {**part, "median": 3.75}},
+        ],
+    }  # fmt: skip
+    tables.write(tmp_path, result)
+    lines = serving_page.speed(tmp_path).splitlines()
+    assert any("Without a strategy 48 of 48 answers" in line for line in lines)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| m ")]
+    assert [row[-3:] for row in cells[:3]] == [
+        ["2", "", ""],
+        ["2", "4.25 (0.25 to 0.75)", "2.50 (0.25 to 0.75)"],
+        ["2", "4.25 (0.25 to 0.75)", ""],
+    ]
+    assert cells[3][2:7] == ["500.0 ms", "500.0 ms", "500.0 ms", "0.50 (0.25 to 0.75)", "3.75 (0.25 to 0.75)"]
+    assert cells[3][7:] == ["50% (25% to 75%)"] * 2

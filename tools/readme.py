@@ -10,6 +10,7 @@ import filter_page
 import pages
 import results
 import sections
+import serving_page
 import support
 
 from vtokens.strategies import describe, list_strategies
@@ -92,6 +93,7 @@ def updated_results(text: str) -> str:
 if __name__ == "__main__":
     pages.write()
     filter_page.write()
+    serving_page.write()
     support.write()
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
     RESULTS_PAGE.write_text(updated_results(RESULTS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
