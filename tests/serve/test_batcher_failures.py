@@ -67,6 +67,16 @@ def test_a_prompt_that_the_model_refuses_fails_by_itself(served: Any) -> None:
         assert heard.began.rows == 4  # of the batch in which it was asked
 
 
+def test_a_prompt_that_is_no_tensor_fails_by_itself(served: Any) -> None:
+    """Nobody can say whether it could share a batch, and the thread that asks goes on."""
+    model, processor, handle, batcher = served
+    good = prompt(processor, questions()[0].question, questions()[0].images)
+    odd = dict(good, pixel_values="none")
+    heard = together(batcher, [job(odd), job(odd), job(good)])
+    assert all(isinstance(one.failed, Exception) for one in heard[:2])
+    assert list(heard[2].end.ids) == alone(model, handle, job(good))
+
+
 def test_a_strategy_that_refuses_in_the_pass_fails_by_itself(served: Any) -> None:
     """lqcd asks for another prompt, which nobody gave."""
     model, processor, handle, batcher = served

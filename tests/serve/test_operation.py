@@ -22,7 +22,9 @@ import pytest
 
 from tests.serve.common import questions
 from tests.serve.served import client, metrics, serving, user
+from vtokens.serve.keys import Keys
 from vtokens.serve.limits import Limits
+from vtokens.serve.server import listen, serve
 from vtokens.serve.settings import Settings
 
 NAME = "scenes-llava"
@@ -83,6 +85,8 @@ def test_a_full_queue_refuses_and_loses_nothing() -> None:
             assert full.value.code == "queue_full"
         for one in waiting:
             one.join(30)
+        with pytest.raises(openai.BadRequestError, match="n=4: this server lets 3"):  # to wait would not help
+            client(address).chat.completions.create(**HI, n=4)
         assert len(answers) == 3
         assert len({answer.choices[0].message.content for answer in answers}) == 1
         counted = metrics(address)
@@ -257,3 +261,19 @@ def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit):
         main(["serve", "--port", str(taken.getsockname()[1])])
     assert "cannot listen" in capsys.readouterr().err
+
+
+def test_of_two_that_begin_on_one_port_the_second_says_so() -> None:
+    """Both have bound it while they load their models, which Linux allows as long as none listens."""
+
+    def ready(address: str) -> None:
+        raise AssertionError(address)
+
+    with listen("127.0.0.1", 0) as first:
+        try:
+            second = listen("127.0.0.1", first.getsockname()[1])
+        except OSError:  # other systems refuse at once
+            return
+        first.listen()
+        with second, pytest.raises(OSError, match="cannot listen on --host"):
+            serve(Settings(page=False, filter="none"), Keys(), second, ready=ready)

@@ -6,12 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vtokens.serve.spelling import Decoder, Spelling, spelled
+from vtokens.serve.writing import Writer
 
 
 @lru_cache
@@ -81,6 +82,37 @@ def test_stop_strings_end_the_text_before_them(text: str, stops: list[str]) -> N
     assert len(got) <= first
     starts = [len(tokenizer.decode(ids[:number]).rstrip("\ufffd")) for number in range(len(ids))]
     assert [token.id for token in tokens] == [one for one, start in zip(ids, starts, strict=True) if start < len(got)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text("ab é🦊", max_size=16),
+    stops=st.lists(st.text("ab é🦊", min_size=1, max_size=4), max_size=3),
+)
+@example("abba", ["bc"])
+def test_a_reader_is_given_all_of_the_text(text: str, stops: list[str]) -> None:
+    """Also what waited because a stop string might have begun inside of a token."""
+    tokenizer, read = byte_level(), list[str]()
+
+    class Takes:
+        def begin(self) -> list[Any]:
+            return []
+
+        def feed(self, text: str) -> list[Any]:
+            read.append(text)
+            return []
+
+        end = begin
+
+    ids, end = tokenizer(text)["input_ids"], tokenizer.eos_token_id
+    spelling, writer = Spelling(tokenizer, stops), Writer("", 0, lambda id: ("|", b"|"), Takes(), [end])
+    pieces = [spelling.push(id) for id in (end, *ids, end) if not spelling.stopped]
+    pieces.append(None if spelling.stopped else spelling.flush())
+    for piece in filter(None, pieces):
+        writer.feed(piece)
+    whole = "".join(piece.text for piece in pieces if piece is not None)
+    assert "".join(read).replace("|", "") == whole
+    assert spelling.stopped or "".join(read) == f"|{text}|"
 
 
 def test_text_that_may_become_a_stop_string_waits() -> None:

@@ -117,6 +117,15 @@ def test_results_of_tools_go_back(there: Any) -> None:
     assert without.usage.completion_tokens == len(said(app, turns, one.images)[0])
 
 
+def test_a_stream_that_fails_says_so_in_its_last_event(there: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Any, text: str) -> Any:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(Parsed, "feed", fails)
+    with pytest.raises(openai.APIError, match=r"the server failed \(RuntimeError\)"):
+        list(ask(there[0], questions()[0], stream=True))
+
+
 def test_a_call_that_cannot_be_read_is_text() -> None:
     class Broken:
         def feed(self, text: str) -> list[Any]:

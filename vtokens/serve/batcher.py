@@ -188,8 +188,15 @@ class Batcher:
 
     def _fits(self, batch: list[Work], more: Work) -> bool:
         """Whether another job can run beside those of a batch."""
-        jobs = [one for one in (*batch, more) if isinstance(one, Answering)]
-        if len(jobs) <= len(batch) or any(one.decoding.shared != jobs[0].decoding.shared for one in jobs):
+        try:
+            return self._together([one for one in (*batch, more) if isinstance(one, Answering)], len(batch) + 1)
+        except Exception:  # in the thread that all wait for: by themselves they say what is wrong with them
+            log.exception("whether requests can share a batch is not known: they do not")
+            return False
+
+    def _together(self, jobs: list[Answering], count: int) -> bool:
+        """Whether all of so many can share a batch, where that is known of all but the last."""
+        if len(jobs) < count or any(one.decoding.shared != jobs[0].decoding.shared for one in jobs):
             return False
         lengths = [one.job.inputs["input_ids"].shape[1] for one in jobs]
         if len(jobs) * max(lengths) > 2 * sum(lengths):  # more than half of the batch would be padding

@@ -19,7 +19,6 @@ from vtokens.serve.asked import ChatRequest
 from vtokens.serve.bodies import read_json
 from vtokens.serve.chat import Event, Gone, Talk, refused, unless_gone
 from vtokens.serve.checked import read_request, wrong
-from vtokens.serve.errors import Refused
 from vtokens.serve.filtered import Filtering, options
 from vtokens.serve.jobs import Job
 from vtokens.serve.limits import check_chat, check_prompt
@@ -104,9 +103,10 @@ class Desk:
                     yield self._tongue.event(chunk)
             yield "data: [DONE]\n\n"
             _note(request, talk)
-        except Refused as error:
-            talk.metrics.refusals.labels(error.code).inc()
-            yield self._tongue.event(ErrorAnswer.model_validate(error.body()))
+        except Exception as error:
+            told = refused(error)
+            talk.metrics.refusals.labels(told.code).inc()
+            yield self._tongue.event(ErrorAnswer.model_validate(told.body()))
         finally:
             talk.cancel()
 

@@ -65,7 +65,7 @@ class Joiner:
         """Whether the batch that these make is the one that the processor would have made of them."""
         for name in {name for row in rows for name in row} - {*BY_POSITION}:
             grows = self._grows.get(name)
-            if grows is None:
+            if grows is None or not all(isinstance(row[name], Tensor) for row in rows if name in row):
                 return False
             shapes = {_others(row[name].shape, grows.axis) for row in rows if name in row}
             if len({len(shape) for shape in shapes}) > 1 or (grows.padding is None and len(shapes) > 1):

@@ -14,6 +14,7 @@ from vtokens.filter.calibrators.calibrator import CalibrationWarning
 from vtokens.filter.filter import HallucinationFilter
 from vtokens.loading.hardware import check_device
 from vtokens.serve.batcher import Batcher
+from vtokens.serve.checked import wrong
 from vtokens.serve.jobs import Full
 from vtokens.serve.limits import Limits
 from vtokens.serve.media import Media
@@ -57,7 +58,13 @@ class Served:
         return ACTIONS if self.hf is not None else ()
 
     def check_queue(self, count: int) -> None:
-        """Raise `Full` where so many more requests would not fit, before their pictures are decoded."""
+        """Raise `Full` where so many more requests would not fit, before their pictures are decoded.
+
+        Raises:
+            Refused: they never would.
+        """
+        if count > self.settings.queue:
+            raise wrong(f"n={count}: this server lets {self.settings.queue} requests wait, and so many at most", "n")
         queued = self.batcher.queued
         if queued + count > self.settings.queue:
             raise Full(queued, (self.batcher.pace or 1.0) * queued)

@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; raises OSError, with what is wrong, if it cannot."""
+    """A socket that may listen there; raises OSError, with what is wrong, if it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,8 +71,12 @@ def listen(host: str, port: int) -> socket.socket:
         made.bind((host, port))
     except OSError as error:
         made.close()
-        raise OSError(f"cannot listen on --host {host} --port {port}: {error.strerror or error}") from error
+        raise _taken(host, port, error) from error
     return made
+
+
+def _taken(host: str, port: int, error: OSError) -> OSError:
+    return OSError(f"cannot listen on --host {host} --port {port}: {error.strerror or error}")
 
 
 def serve(
@@ -95,6 +99,9 @@ def serve(
         origins: of pages elsewhere that may ask.
         open_metrics: whether /metrics needs no key.
         ready: is called with the address when requests are taken.
+
+    Raises:
+        TypeError, ValueError, OSError, ImportError: as `serve_model`; OSError also where another process listens there.
     """
     host, port = there.getsockname()[:2]
     app = make_app(settings)
@@ -106,5 +113,11 @@ def serve(
         front, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=_FLUSH,
         **server_options(settings.limits),
     )  # fmt: skip
+    try:
+        # Nobody is to wait for an answer while the model is loaded; another process may have been faster since, of
+        # which uvicorn's loop says nothing.
+        there.listen(config.backlog)
+    except OSError as error:
+        raise _taken(host, port, error) from error
     shown = f"[{host}]" if ":" in host else host
     Server(config, app.state.drain, lambda: ready(f"http://{shown}:{port}")).run(sockets=[there])

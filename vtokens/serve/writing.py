@@ -59,6 +59,7 @@ class Writer:
     ) -> None:
         self._request, self.index, self._spelled = request, index, spelled
         self._reader, self._specials = reader, frozenset(specials)
+        self._owed = 0
         self.content, self.reasoning = "", ""
         self.calls: list[MadeCall] = []
         self.likely: list[TokenLogprob] = []
@@ -94,7 +95,10 @@ class Writer:
 
     def _raw(self, piece: Text) -> str:
         """The text of a piece with its special tokens; what a stop string cut off stays off."""
-        left, parts = len(piece.text), []
+        # The end of an earlier token may have waited, as long as a stop string could have begun with it.
+        parts = [piece.text[: self._owed]]
+        left = len(piece.text) - len(parts[0])
+        self._owed += sum(len(token.text) for token in piece.tokens) - len(piece.text)
         for token in piece.tokens:
             if token.id in self._specials:
                 parts.append(self._spelled(token.id)[0])
