@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.serve.served import serving
-from vtokens.cli import parser
+from vtokens.cli import parser, serve
+from vtokens.serve.checked import read_request
 from vtokens.serve.metrics import Metrics
+from vtokens.serve.programs import Programs
 from vtokens.serve.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -44,7 +46,7 @@ def test_its_commands_are_understood(name: str) -> None:
     lines = re.findall(r"^(?:    |ExecStart=\S*/)(vtokens serve.*)$", text, re.MULTILINE)
     found = [shlex.split(line, comments=True) for line in lines]
     found += map(json.loads, re.findall(r'^ENTRYPOINT (\["vtokens".*\])$', text, re.MULTILINE))
-    assert len(found) == {"serve.md": 3, "deploy.md": 3}[name]
+    assert len(found) == {"serve.md": 4, "deploy.md": 3}[name]
     for words in found:
         assert parser().parse_args(words[1:]).run
     options = set(re.findall(r"`(--[a-z-]+)", text))
@@ -55,6 +57,11 @@ def test_its_commands_are_understood(name: str) -> None:
         "--ray",
     }
     assert options <= of_serve
+
+
+def test_the_request_of_the_help_is_one_that_a_server_without_options_takes() -> None:
+    (body,) = re.findall(r"-d '(\{.*\})'", serve._EXAMPLES, re.DOTALL)
+    assert Programs(Settings()).wish(read_request(json.loads(body))).program == ()
 
 
 def test_metrics_that_are_to_be_watched_exist() -> None:

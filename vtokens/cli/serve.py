@@ -22,7 +22,7 @@ _EXAMPLES = """examples:
   vtokens serve --host 0.0.0.0 --keys keys.txt --allow-host images.example.org
 
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "scenes-llava",
-    "messages": [{"role": "user", "content": "is there a red circle?"}], "vtokens": {"strategy": "fast"}}'
+    "messages": [{"role": "user", "content": "is there a red circle?"}]}'
 
 A client of OpenAI's takes base_url="http://127.0.0.1:8000/v1" and, where --keys asks for one, its key as api_key. The
 page at / asks about a picture under several strategies side by side. Ctrl-C, or SIGTERM, answers what was accepted and
