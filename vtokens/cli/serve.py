@@ -100,7 +100,9 @@ def _add_bounds(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-batch", type=whole(1, 1024), default=8, metavar="N", help="prompts in a pass (%(default)s)"
     )
-    command.add_argument("--wait", type=seconds, default=0.01, metavar="S", help="for others to join (%(default)s)")
+    command.add_argument(
+        "--wait", type=seconds, default=0.01, metavar="S", help="for others on their way to join, at most (%(default)s)"
+    )
     command.add_argument("--queue", type=whole(), default=64, metavar="N", help="chats that may wait (%(default)s)")
     command.add_argument("--drain", type=seconds, default=30.0, metavar="S", help="for the last answers (%(default)s)")
     for name, what in _BOUNDS.items():

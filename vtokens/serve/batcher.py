@@ -25,6 +25,7 @@ from vtokens.engine.program import same
 from vtokens.serve.answering import Answering
 from vtokens.serve.batch import Batches
 from vtokens.serve.call import Call
+from vtokens.serve.coming import Coming
 from vtokens.serve.decoding import decoding
 from vtokens.serve.jobs import Event, Job
 from vtokens.serve.join import Joiner
@@ -49,6 +50,8 @@ class Batcher:
         most: jobs in a batch.
         wait: seconds that the oldest job waits for others at most.
         queue: jobs that may wait.
+        coming: those that are on their way, counted by whoever prepares them: as long as there are none, nobody waits.
+            None if nobody counts.
 
     Raises:
         ValueError: a number out of range.
@@ -63,6 +66,7 @@ class Batcher:
         most: int = 8,
         wait: float = 0.01,
         queue: int = 64,
+        coming: Coming | None = None,
     ) -> None:
         for name, value, least in (("most", most, 1), ("wait", wait, 0), ("queue", queue, 1)):
             if value < least:
@@ -71,7 +75,7 @@ class Batcher:
         self._joiner = Joiner(processor)
         self._batches = Batches(model, processor, handle, self._joiner)
         self._check, self._beside = remembered(handle.check, 1024), remembered(handle.beside, 4096)
-        self._waiting = Waiting(most, wait, queue, self._fits, _alike)
+        self._waiting = Waiting(most, wait, queue, self._fits, _alike, coming)
         work = ((self._work, "vtokens-batcher"), (self._waiting.watch, "vtokens-batcher-queue"))
         self._threads = [threading.Thread(target=target, name=name, daemon=True) for target, name in work]
         for thread in self._threads:

@@ -69,6 +69,13 @@ class Desk:
         Raises:
             Refused: what is wrong with the request, or why it is not answered now.
         """
+        leave = self._served.coming.enter()
+        try:
+            return await self._answered(request, leave)
+        finally:
+            leave()
+
+    async def _answered(self, request: Request, leave: Callable[[], None]) -> Response:
         served = self._served
         if served.batcher.draining:
             raise shutting_down()
@@ -79,7 +86,7 @@ class Desk:
         self._check(asked, wish)
         talk: Talk | None = None
         try:
-            talk = await unless_gone(request, self._begin(request, asked, wish))
+            talk = await unless_gone(request, self._begin(request, asked, wish, leave))
             assert talk is not None
             if not asked.stream:
                 answer = await unless_gone(request, talk.whole())
@@ -118,15 +125,17 @@ class Desk:
         for name in (name for name, there in filtered.items() if there and wish.filter is not None):
             raise wrong(f"{name} is not possible beside the filter, which judges one whole answer", name)
 
-    async def _begin(self, request: Request, asked: ChatRequest, wish: Wish) -> Talk:
+    async def _begin(self, request: Request, asked: ChatRequest, wish: Wish, leave: Callable[[], None]) -> Talk:
         """The request on its way; raises `Refused`."""
         try:
             self._served.check_queue(asked.n or 1)
-            return await self._submitted(request, asked, wish)
+            return await self._submitted(request, asked, wish, leave)
         except Exception as error:
             raise refused(error) from error
+        finally:
+            leave()
 
-    async def _submitted(self, request: Request, asked: ChatRequest, wish: Wish) -> Talk:
+    async def _submitted(self, request: Request, asked: ChatRequest, wish: Wish, leave: Callable[[], None]) -> Talk:
         served, tongue = self._served, self._tongue
         messages = [turn.model_dump(mode="json", exclude_none=True) for turn in asked.messages]
         given = asked.tools if asked.tools and asked.tool_choice != "none" else ()
@@ -164,7 +173,7 @@ class Desk:
                 jobs = [
                     Job(inputs, settings, wish.program, seed, likely, served.limits.seconds, owner) for seed in seeds
                 ]
-                await served.media.run(_submit, served, talk, jobs)
+                await served.media.run(_submit, served, talk, jobs, leave)
         except BaseException:
             talk.cancel()
             raise
@@ -179,9 +188,12 @@ class Desk:
         talk.until(future.cancel)
 
 
-def _submit(served: Served, talk: Talk, jobs: Sequence[Job]) -> None:
-    for number, job in enumerate(jobs):
-        talk.until(served.batcher.submit(job, _teller(talk, number)).cancel)
+def _submit(served: Served, talk: Talk, jobs: Sequence[Job], leave: Callable[[], None]) -> None:
+    try:
+        for number, job in enumerate(jobs):
+            talk.until(served.batcher.submit(job, _teller(talk, number)).cancel)
+    finally:
+        leave()  # before the loop hears of it: others may wait for this
 
 
 def _teller(talk: Talk, number: int) -> Callable[[Event], None]:

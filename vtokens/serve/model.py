@@ -15,6 +15,7 @@ from vtokens.filter.filter import HallucinationFilter
 from vtokens.loading.hardware import check_device
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.checked import wrong
+from vtokens.serve.coming import Coming
 from vtokens.serve.jobs import Full
 from vtokens.serve.limits import Limits
 from vtokens.serve.media import Media
@@ -33,6 +34,7 @@ class Served:
         programs: what a request may run.
         hf: the filter; None if there is none.
         batcher: owns the model.
+        coming: requests on their way to it.
         media: opens pictures.
         metrics: counts.
     """
@@ -44,6 +46,7 @@ class Served:
     programs: Programs
     hf: HallucinationFilter | None
     batcher: Batcher
+    coming: Coming
     media: Media
     metrics: Metrics
 
@@ -102,9 +105,12 @@ def serve_model(settings: Settings) -> Served:
             if settings.filter == "auto" and settings.action is None:  # nobody asked for it yet
                 warnings.simplefilter("ignore", CalibrationWarning)
             hf = HallucinationFilter.from_pretrained(model, processor, calibrator=settings.filter)
-    batcher = Batcher(model, processor, handle, most=settings.most, wait=settings.wait, queue=settings.queue)
+    coming = Coming()
+    batcher = Batcher(
+        model, processor, handle, most=settings.most, wait=settings.wait, queue=settings.queue, coming=coming
+    )
     media = Media(settings.limits, hosts=settings.hosts, private=settings.private_urls)
     metrics = Metrics()
     metrics.watch("queued", "Requests that wait.", lambda: batcher.queued)
     metrics.watch("running", "Requests in the batch that runs.", lambda: batcher.running)
-    return Served(settings, model, processor, handle, programs, hf, batcher, media, metrics)
+    return Served(settings, model, processor, handle, programs, hf, batcher, coming, media, metrics)

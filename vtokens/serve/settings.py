@@ -30,7 +30,7 @@ class Settings:
         risk, threshold: of `action`.
         device, dtype: where the model runs, and in what.
         most: requests in one batch.
-        wait: seconds that a request waits for others.
+        wait: seconds that a request waits for others that are on their way, at most.
         queue: requests that may wait; further ones get 429.
         drain: seconds that requests may take once the server is to end.
         hosts: whose pictures are fetched (`--allow-host`).

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vtokens.serve.answering import Answering
 from vtokens.serve.call import Call
+from vtokens.serve.coming import Coming
 from vtokens.serve.jobs import Draining, Full
 from vtokens.serve.turns import Turns
 
@@ -41,6 +42,7 @@ class Waiting:
         bound: work that may wait.
         fits: whether more work can run beside some.
         alike: whether two run under the same strategies.
+        coming: work that is on its way, if anybody says so: where there is none, nobody is waited for.
 
     Attributes:
         running: the batch that runs now.
@@ -55,8 +57,12 @@ class Waiting:
         bound: int,
         fits: Callable[[list[Work], Work], bool],
         alike: Callable[[Work, Work], bool],
+        coming: Coming | None = None,
     ) -> None:
         self._most, self._wait, self._bound, self._fits, self._alike = most, wait, bound, fits, alike
+        self._coming = coming
+        if coming is not None:
+            coming.none = self.wake
         self._turns: Turns[Work] = Turns()
         self._changed = threading.Condition()
         self._closed, self._finished, self._cut = False, 0, 0
@@ -98,7 +104,8 @@ class Waiting:
                         return None
                     self._changed.wait()
                     continue
-                left = min(one.submitted for one in batch) + self._wait - time.monotonic()
+                alone = self._coming is not None and not self._coming
+                left = 0 if alone else min(one.submitted for one in batch) + self._wait - time.monotonic()
                 if len(batch) >= self._most or left <= 0 or self.draining or isinstance(batch[0], Call):
                     self._turns.take(batch)
                     self.running = batch
