@@ -40,6 +40,7 @@ from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.eval.ideal import Ideal
 from vtokens.scenes.embedded import embedded_models
 from vtokens.serve.batcher import Batcher
+from vtokens.serve.coming import Coming
 from vtokens.serve.jobs import Job
 from vtokens.strategies import parse
 
@@ -182,7 +183,7 @@ def first_token(
     one, body = asked.examples[0], asked.bodies()[0]
     inputs = dict(encode_prompts(processor, [question_prompt(processor, one.question, 1)], [[one.image]]))
     settings = GenerationConfig(max_new_tokens=1, do_sample=False)
-    with vtokens.attach(model, "none") as handle, Batcher(model, processor, handle) as batcher:
+    with vtokens.attach(model, "none") as handle, Batcher(model, processor, handle, coming=Coming()) as batcher:
 
         def report() -> Any:
             with handle.using(SPEC):

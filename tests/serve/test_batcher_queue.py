@@ -13,6 +13,7 @@ import pytest
 import vtokens
 from tests.serve.common import Heard, greedy, held, job, loaded, prompt, questions
 from vtokens.serve.batcher import Batcher
+from vtokens.serve.call import Call
 from vtokens.serve.jobs import Began, Draining, Full
 from vtokens.serve.turns import Turns
 
@@ -179,6 +180,20 @@ def test_draining_cuts_what_takes_too_long_and_says_so(batcher: Batcher) -> None
         future.result(60)
     assert (drained.finished, drained.cut) == (0, 3)
     assert drained.seconds >= 0.05
+
+
+@pytest.mark.parametrize("why", ["deadline", "drained", "cancelled"])
+def test_what_is_over_does_not_begin_though_its_turn_came(why: str) -> None:
+    begun: list[int] = []
+    call = Call(lambda: begun.append(1), "", 0.0 if why == "deadline" else None)
+    call.drained = why == "drained"
+    if why == "cancelled":
+        call.future.cancel()
+    call.run()
+    with pytest.raises(TimeoutError if why == "deadline" else CancelledError):
+        call.future.result(0)
+    assert not begun
+    assert call.cut is (why == "drained")
 
 
 def test_closing_ends_the_threads() -> None:

@@ -54,7 +54,9 @@ class Call:
             self.future.set_exception(error)
 
     def run(self) -> None:
-        """Run it."""
+        """Run it, unless it is over: its turn may come before the queue's watch has seen that."""
+        if self.over(time.monotonic()) is not None:
+            return self.give_up()
         if not self.future.set_running_or_notify_cancel():
             return
         try:
