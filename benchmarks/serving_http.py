@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models:
             where, small = saved(name, Path(folder)), name in embedded_models()
-            count = options.rounds or (15 if small else 4)
+            count = options.rounds or (15 if small else 3)
             with ours(where, PRESETS, options.threads) as our, theirs(where, options.threads) as their:
                 for asked in questions(name, options.at_once, options.tokens):
                     for row in throughput(our, their, where, asked, count):
@@ -108,8 +108,8 @@ def main() -> None:
                 result["first_token"].append({"model": name, **first})
                 result["conditions"] = result["conditions"] or {**about, "at_once": options.at_once}
                 print(result["first_token"][-1], flush=True)
-    if options.output:
-        write(options.output, result)
+            if options.output:  # what there is, should the next model fail
+                write(options.output, result)
 
 
 def questions(name: str, count: int, tokens: int) -> list[Asked]:
