@@ -136,11 +136,16 @@ def processor_settings() -> dict[str, Any]:
 
     They are written down, not saved by transformers: its video part is not to be had without torchvision.
     """
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
     cut = {
         "size": {"shortest_edge": IMAGE * IMAGE, "longest_edge": IMAGE * IMAGE},
         "patch_size": PATCH,
         "merge_size": MERGE,
         "temporal_patch_size": PAIR,
+        # Those that transformers takes where none are named; engines that read this file by themselves take others.
+        "image_mean": OPENAI_CLIP_MEAN,
+        "image_std": OPENAI_CLIP_STD,
     }
     return {
         "processor_class": "Qwen2_5_VLProcessor",
