@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.serve.common import questions
+from tests.serve.running import run as wait_for
 from tests.serve.served import asked, client, metrics, said, serving, user
 from vtokens.serve.settings import Settings
 
@@ -217,7 +218,7 @@ def test_the_async_client_and_many_at_once(free: Any) -> None:
 
             return await asyncio.gather(*map(one, range(len(some))))
 
-    assert asyncio.run(run()) == expected
+    assert wait_for(run()) == expected
 
 
 WRONG: list[tuple[dict[str, Any], int, str | None, str]] = [

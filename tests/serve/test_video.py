@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.serve.running import run as wait_for
 from tests.serve.served import client, serving
 from tests.video.files import write
 from vtokens.core.prompts import chat_text
@@ -34,7 +34,7 @@ def test_a_video_is_answered_as_generate_answers(tmp_path: Path) -> None:
     ]
     with serving(Settings(model="scenes-qwen", presets={"fast": "evs(keep=0.5)"}, page=False)) as (address, app):
         served = app.state.served
-        [turn] = asyncio.run(app.state.media.load(messages))
+        [turn] = wait_for(app.state.media.load(messages))
         clip = turn["content"][0]["clip"]
         clips: list[Any] = []
         parts = [*place_clip(served.processor, clip, [], clips), {"type": "text", "text": question}]

@@ -54,6 +54,7 @@ def test_every_replaced_member_has_its_field() -> None:
         "grounds",
         "minds_sizes",
         "norm",
+        "shortcut",
         "waits",
         "weighs",
     }  # nothing had a name for these before

@@ -16,6 +16,7 @@ from PIL import Image
 from vtokens.core.errors import shorten
 from vtokens.core.extras import install
 from vtokens.core.images import open_image
+from vtokens.core.writing import fresh
 from vtokens.serve.errors import Refused
 from vtokens.serve.limits import Limits
 from vtokens.video import Bounds, Clip, read
@@ -100,7 +101,8 @@ def clip(data: bytes, param: str, limits: Limits, left: int) -> Clip:
         raise _bad("video", param, f"{shorten(data, 24)} is no video that is read here: {_VIDEOS} are")
     with tempfile.TemporaryDirectory(prefix="vtokens-") as folder:
         path = Path(folder, "video")
-        path.write_bytes(data)
+        with fresh(path) as file:
+            file.write(data)
         end = time.monotonic() + limits.media_seconds
         bounds = Bounds(min(limits.pixels, left), left, limits.packets, end)
         try:
