@@ -178,7 +178,12 @@ def nothing_dropped(case: Drawn, family: str) -> None:
         if handle is None:
             return
         with handle:
-            found.append(ask(target, family, case, rows)[0])
+            try:
+                found.append(ask(target, family, case, rows)[0])
+            except ValueError as error:
+                if "asks for more than the" in str(error):  # a contrast's own number of tokens, of those that are left
+                    return
+                raise
     for one, other in zip(*found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
