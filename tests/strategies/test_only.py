@@ -19,6 +19,7 @@ from tests.engine.masked import decoder_layers
 from tests.families import build
 from tests.strategies.layered import ABLE, DETAILS, MODES, Ending, Numbers, samples
 from vtokens.adapters import adapter_for
+from vtokens.core.compat import returned_cache
 from vtokens.strategies.contrast.only import Only
 from vtokens.strategies.contrast.only import trimmed as trim
 
@@ -101,7 +102,7 @@ def expected(family: str, prompt: dict[str, Any], strategy: Only) -> Callable[[T
             hook.remove()
         visual = [place in shown for place in range(whole["input_ids"].shape[1])]
         maps = made.attentions[layer][0, :, -1].double().numpy()
-        values = made.past_key_values.layers[layer].values[0].double().numpy()
+        values = returned_cache(made).layers[layer].values[0].double().numpy()
         assert depth == len(made.attentions)
         aside = side(target, maps, values, states[0][0, -1].double().numpy(), visual, layer)
         return torch.from_numpy(formula(strategy, made.logits[0, -1].double().numpy(), aside))
