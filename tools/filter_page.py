@@ -53,14 +53,17 @@ def _told(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
+def _behind(row: dict[str, Any]) -> str:
+    return f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
+
+
 def kinds() -> str:
     """How right the probabilities of the filters that ship are, by kind of mention."""
     found = results.read("filter-kinds")
     lines = ["| behind | mention | mentions | unsupported | mean p | ECE | AUROC |", "|---|---|---|---|---|---|---|"]
     for row in found["rows"]:
         numbers = f"{row['mentions']:,} | {row['unsupported']} | {row['mean_p']:.3f}"
-        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
-        lines.append(f"| {name} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
+        lines.append(f"| {_behind(row)} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
     return (
         "\n".join(lines)
         + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`, with "
@@ -76,10 +79,9 @@ def risks() -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in found["risks"]:
-        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
         about = f"{row['responses']:,} | {row['wrong_before']}"
         left = "infeasible | " if row["infeasible"] else f"{row['wrong_after']} | {row['kept']:.1%}"
-        lines.append(f"| {name} | {row['alpha']:g} | {about} | {left} |")
+        lines.append(f"| {_behind(row)} | {row['alpha']:g} | {about} | {left} |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,9 +93,10 @@ def gates() -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in found["gates"]:
-        name = f"`{row['strategy']}`" if row["strategy"] != "none" else "no pruner"
         share = f"{row['through']} ({row['through'] / row['answers']:.0%})"
-        lines.append(f"| {name} | {row['kind']} | {row['answers']} | {share} | {row['wrong']} | {row['missed']} |")
+        lines.append(
+            f"| {_behind(row)} | {row['kind']} | {row['answers']} | {share} | {row['wrong']} | {row['missed']} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,17 @@ from tests.engine.masked import dropped_keys, masking
 from vtokens.adapters import adapter_for
 
 
+def scored(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores float64 (B, H, W, K), values float64 (B, H, K, D), and bool (.., W, K) which keys each row sees."""
+    shared = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(shared, 1).double() for part in (key, value))
+    scores = query.double() @ key.mT * scaling
+    width, total = scores.shape[-2:]
+    if mask is None:
+        mask = torch.ones(width, total, dtype=torch.bool).tril(total - width)
+    return scores, value, mask if mask.dtype == torch.bool else mask[..., :total] > -1e30
+
+
 @dataclass(frozen=True)
 class Matrix:
     """What an edit is told of one attention call.
@@ -66,13 +77,8 @@ class Edited:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any) -> Tensor:
         """(B, W, H, D)."""
-        shared = query.shape[1] // key.shape[1]
-        key, value = (part.repeat_interleave(shared, 1).double() for part in (key, value))
-        scores = query.double() @ key.mT * scaling
+        scores, value, seen = scored(query, key, value, scaling, mask)
         width, total = scores.shape[-2:]
-        if mask is None:
-            mask = torch.ones(width, total, dtype=torch.bool).tril(total - width)
-        seen = mask if mask.dtype == torch.bool else mask[..., :total] > -1e30
         scores = scores.masked_fill(~seen, -torch.inf)
         bias = torch.zeros(1, 1, dtype=torch.float64) if self.bias is None else self.bias
         bias = torch.nn.functional.pad(bias, (0, total - bias.shape[1]))[:, None, None]

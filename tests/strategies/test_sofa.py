@@ -15,7 +15,7 @@ from tests.engine.cases import model, refused
 from tests.engine.compare import GREEDY, check_programs
 from tests.engine.contrasted import check_answers
 from tests.engine.dense import attending
-from tests.engine.edited import generated
+from tests.engine.edited import generated, scored
 from tests.engine.masked import dropped_keys, masking
 from tests.families import EVERY, build, image, inputs
 from vtokens.adapters import adapter_for
@@ -43,13 +43,9 @@ class Mixed:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Any) -> Tensor:
         """(B, W, H, D)."""
-        shared = query.shape[1] // key.shape[1]
-        key, value = (part.repeat_interleave(shared, 1).double() for part in (key, value))
-        scores = query.double() @ key.mT * scaling
+        scores, value, seen = scored(query, key, value, scaling, mask)
         width, total = scores.shape[-2:]
-        if mask is None:
-            mask = torch.ones(width, total, dtype=torch.bool).tril(total - width)
-        seen = (mask if mask.dtype == torch.bool else mask[..., :total] > -1e30).expand(len(query), 1, width, total)
+        seen = seen.expand(len(query), 1, width, total)
         weight = seen[:, 0].double()
         if layer in self.layers and width == total:
             for row, own in enumerate(self.picture):

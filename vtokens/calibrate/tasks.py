@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
+from vtokens.calibrate.tensors import read_tensors
 from vtokens.calibrate.vectors import head_outputs
-from vtokens.core.errors import shorten
 from vtokens.core.facts import Facts
 from vtokens.core.kept_logits import last_alone
-from vtokens.core.reading import regular
 from vtokens.engine.attach import joined
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
@@ -92,13 +90,8 @@ class TaskVector:
             OSError: there is no such file.
             ValueError: it is something else.
         """
-        regular(path)
-        try:
-            with safe_open(path, "pt") as file:
-                facts = file.metadata() or {}
-                return cls(file.get_tensor("heads"), file.get_tensor("means"), facts["decoder"])
-        except Exception as error:
-            raise ValueError(f"{shorten(str(path))} holds no task vector: {error}") from None
+        (heads, means), (decoder,) = read_tensors(path, ("heads", "means"), ("decoder",), "task vector")
+        return cls(heads, means, decoder)
 
 
 def pressed(facts: Facts, heads: Tensor, means: Tensor) -> _Pressed:

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
-from vtokens.core.errors import shorten
+from vtokens.calibrate.tensors import read_tensors
 from vtokens.core.facts import Facts
 from vtokens.core.kept_logits import last_alone
-from vtokens.core.reading import regular
 from vtokens.engine.attach import joined
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
@@ -26,7 +24,6 @@ from vtokens.strategies.views.heads import Heads
 
 HEADS = 20
 """The paper's number."""
-_TOLD = ("decoder", "question")
 
 
 @dataclass(frozen=True)
@@ -123,14 +120,9 @@ class HeadVectors:
             OSError: there is no such file.
             ValueError: it is something else.
         """
-        regular(path)
-        try:
-            with safe_open(path, "pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in ("heads", "means")}
-                return cls(tuple(facts["labels"].split("\n")), **tensors, **{name: facts[name] for name in _TOLD})
-        except Exception as error:
-            raise ValueError(f"{shorten(str(path))} holds no head vectors: {error}") from None
+        words = ("labels", "decoder", "question")
+        (heads, means), (labels, decoder, question) = read_tensors(path, ("heads", "means"), words, "head vectors")
+        return cls(tuple(labels.split("\n")), heads, means, decoder, question)
 
 
 def fit(outputs: Tensor, labels: Sequence[str], decoder: str, heads: int = HEADS, question: str = "") -> HeadVectors:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from vtokens.cli import press
+from vtokens.cli.examples import read_examples
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, whole
 from vtokens.cli.output import say
-from vtokens.core.errors import shorten
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
 
@@ -96,17 +96,5 @@ def _batches(processor: Any, paths: list[Path], question: str, device: Any) -> I
 
 
 def _labelled(path: Path) -> Iterator[tuple[Path, str]]:
-    from vtokens.core.reading import parse_json, read_text
-
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {shorten(str(path))}"
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from None
-        names = ("image", "label")
-        if not (isinstance(row, dict) and all(isinstance(row.get(name), str) and row[name] for name in names)):
-            raise ValueError(f'{where} lacks an image or a label: {{"image": "1.jpg", "label": "wren"}} is allowed')
+    for row in read_examples(path, "an image or a label", {"image": "1.jpg", "label": "wren"}):
         yield path.parent / row["image"], row["label"]

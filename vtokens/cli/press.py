@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vtokens.cli.examples import read_examples
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, whole
 from vtokens.cli.output import say
-from vtokens.core.errors import shorten
 from vtokens.core.prompts import chat_text, encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
 
@@ -121,20 +121,6 @@ def _encoded(processor: Any, rows: Sequence[_Example], device: Any) -> tuple[dic
 
 
 def _read(path: Path) -> Iterator[_Example]:
-    from vtokens.core.reading import parse_json, read_text
-
-    names = ("image", "question", "answer")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {shorten(str(path))}"
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from None
-        if not (isinstance(row, dict) and all(isinstance(row.get(name), str) and row[name] for name in names)):
-            raise ValueError(
-                f"{where} lacks an image, a question or an answer: "
-                '{"image": "1.jpg", "question": "Which bird is this?", "answer": "a wren"} is allowed'
-            )
+    allowed = {"image": "1.jpg", "question": "Which bird is this?", "answer": "a wren"}
+    for row in read_examples(path, "an image, a question or an answer", allowed):
         yield _Example(path.parent / row["image"], row["question"], row["answer"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from vtokens.core.errors import shorten
 from vtokens.core.jsonlines import JsonLines, read_lines
 from vtokens.core.lock import alone
+from vtokens.core.on_ray import cluster
 from vtokens.core.reading import parse_json, read_json, same_file
 from vtokens.core.writing import write_json
 from vtokens.integrations.ray_data import answer, imported
@@ -87,7 +86,8 @@ def _ask(
     """What is left of the rows, by their lines; of each no more travels than is asked."""
     file = JsonLines(output)
     try:
-        with _cluster(address) as ray:
+        ray = imported()
+        with cluster(ray, address):
             sent = [{"line": line, "image": row["image"], "prompt": row["prompt"]} for line, row in rows.items()]
             blocks = -(-len(sent) // settings.get("batch_size", 8))
             data = ray.data.from_items(sent, override_num_blocks=blocks)
@@ -100,29 +100,6 @@ def _ask(
                 progress(len(found))
     finally:
         file.close()
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[Any]:
-    """Ray with a cluster, left as it was found; what fails in it is one line."""
-    ray = imported()
-    started, log = not ray.is_initialized(), logging.getLogger("ray.data")
-    if started:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
-    context = ray.data.DataContext.get_current()
-    bars, level = context.enable_progress_bars, log.level
-    context.enable_progress_bars = False
-    log.setLevel(logging.ERROR)
-    try:
-        yield ray
-    except ray.exceptions.RayError as error:
-        # The text is a traceback that crossed machines; its last line is the error.
-        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        context.enable_progress_bars = bars
-        log.setLevel(level)
-        if started:
-            ray.shutdown()
 
 
 def _row(text: str) -> dict[str, Any]:

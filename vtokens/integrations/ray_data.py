@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from vtokens.core import on_ray
 from vtokens.core.budget import Keep
-from vtokens.core.extras import needs
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -199,7 +199,4 @@ def _column(values: Any) -> np.ndarray:
 
 def imported() -> Any:
     """Ray with its data part; MissingExtra says how it is installed."""
-    with needs("ray", "answering on a cluster"):
-        import ray
-        import ray.data
-    return ray
+    return on_ray.imported("answering on a cluster")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vtokens.core.extras import needs
+from vtokens.core.on_ray import cluster, imported
 from vtokens.filter.datasets.rows import DatasetRow, Refusal
 
 if TYPE_CHECKING:
@@ -48,18 +47,11 @@ def spread(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} is not allowed: a whole number from 1 on")
-    ray = _ray()
+    ray = imported("`--ray`")
     items = [{"batch": _sent(batch)} for batch in batches]
     if not items:
         return
-    started, log = not ray.is_initialized(), logging.getLogger("ray.data")
-    if started:
-        ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
-    context = ray.data.DataContext.get_current()
-    bars, level = context.enable_progress_bars, log.level
-    context.enable_progress_bars = False
-    log.setLevel(logging.ERROR)
-    try:
+    with cluster(ray, address):
         most = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1))
         pool = ray.data.ActorPoolStrategy(size=min(workers or max(most, 1), len(items)))
         needs = {"num_gpus": gpus} if gpus else {"num_cpus": 1 - _OPENING}
@@ -67,14 +59,6 @@ def spread(
         opened = data.map(_Opened(opener), num_cpus=_OPENING)
         for row in opened.map(_Remote, fn_constructor_args=(make,), compute=pool, **needs).iter_rows():
             yield _received(row["done"])
-    except ray.exceptions.RayError as error:
-        # The text is a traceback that crossed machines; its last line is the error.
-        raise RuntimeError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        context.enable_progress_bars = bars
-        log.setLevel(level)
-        if started:
-            ray.shutdown()
 
 
 class _Opened:
@@ -129,10 +113,3 @@ def _batch(text: str) -> Batch:
 def _received(text: str) -> Done:
     rows, refusals = json.loads(text)
     return [(DatasetRow(**row), content) for row, content in rows], [Refusal(**one) for one in refusals]
-
-
-def _ray() -> Any:
-    with needs("ray", "`--ray`"):
-        import ray
-        import ray.data
-    return ray
