@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
+
+from torch import Tensor
 
 from vtokens.engine.context import Entry, entries, inside
 from vtokens.engine.plan import Plan
@@ -25,6 +27,20 @@ class Block(Entry):
     def __init__(self, owner: Any, plan: Plan, records: Records) -> None:
         super().__init__(owner)
         self.plan, self.records = plan, records
+
+
+class Watch:
+    """A thread that wants to be told of attention, and changes nothing; no strategy of its own runs for that.
+
+    Attributes:
+        layers: the decoder layers whose attention it is told of.
+        seen: called with the layer and its queries (B, H, W, D), rotary embedding applied.
+        thread: whose calls these are.
+    """
+
+    def __init__(self, layers: Collection[int], seen: Callable[[int, Tensor], None]) -> None:
+        self.layers, self.seen = frozenset(layers), seen
+        self.thread = threading.get_ident()
 
 
 class GivenPrompt(Entry):

@@ -248,6 +248,12 @@ class Handle:
         programs = None if block is None else block.plan.programs
         return (self.running_now,) if programs is None else tuple(map(tuple, programs))
 
+    @property
+    def light_now(self) -> bool:
+        """Whether what runs for the calling thread now is over once a prompt was read: steps see fewer keys at most."""
+        block = self._block()
+        return block is None or block.plan.light
+
     def runs(self, strategy: Strategy) -> bool:
         """Whether the calling thread runs this very strategy on the model now."""
         return any(one is strategy for one in self.running_now)

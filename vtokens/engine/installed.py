@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from vtokens.adapters import Adapter
-from vtokens.engine.block import Block
+from vtokens.engine.block import Block, Watch
 from vtokens.engine.compiled import notice_hooks
 from vtokens.engine.context import inside, lock
 from vtokens.engine.hooks import Hooks
-from vtokens.engine.parts import Parts, parts
+from vtokens.engine.parts import Parts, parts, taps
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Records
 
@@ -43,7 +43,7 @@ class Engine(Hooks):
     def _is_light(self) -> bool:
         """Whether steps of one token may be traced: layers that share keys are told what another one was."""
         alone = all(spec.slot == index for index, spec in enumerate(self.adapter.specs))
-        return alone and all(block.plan.light for block in self._blocks)
+        return alone and not self.watches and all(block.plan.light for block in self._blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled along with the model.
@@ -51,7 +51,7 @@ class Engine(Hooks):
         Raises:
             TypeError: inside a `with` block, whose end the pickled model would never see.
         """
-        if any(block is not self.own for block in self._blocks):
+        if self.watches or any(block is not self.own for block in self._blocks):
             raise TypeError(
                 "a model cannot be pickled while strategies run on it for a while, such as a filter's: leave the "
                 "`with` block first, or save model.state_dict()"
@@ -77,12 +77,21 @@ class Engine(Hooks):
             self._sync()
         self.forget_call()
 
+    def watch(self, *watches: Watch) -> None:
+        """Tell these threads of attention, in place of those that were told so far."""
+        with lock:
+            notice_hooks()
+            self.watches = watches
+            self._sync()
+
     def _sync(self) -> None:
         wanted = Parts()
         if not self.standing:
             self.layers = tuple(self.adapter.layers)
         for block in self._blocks:
             wanted |= parts(self, block.plan)
+        for watch in self.watches:
+            wanted |= taps(self, watch.layers)
         for key in [key for key in reversed(self.standing) if key not in wanted]:
             self.standing.pop(key).remove()
         for key, make in wanted.items():
@@ -91,7 +100,7 @@ class Engine(Hooks):
         self.light = self._is_light()
         # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
         attributes = self.adapter.multimodal.__dict__
-        if self._blocks:
+        if self._blocks or self.watches:
             attributes[_ENGINE] = self
         elif attributes.get(_ENGINE) is self:
             del attributes[_ENGINE]
@@ -122,3 +131,16 @@ def while_on(adapter: Adapter, plan: Plan, records: Records) -> Iterator[None]:
             yield
     finally:
         engine.close(block)
+
+
+@contextmanager
+def watching(adapter: Adapter, watch: Watch) -> Iterator[None]:
+    """Tell a thread of attention inside a `with` block, whatever runs; put on taps alone, and no other hook."""
+    with lock:
+        engine = engine_on(adapter) or Engine(adapter)
+        engine.watch(*engine.watches, watch)
+    try:
+        yield
+    finally:
+        with lock:
+            engine.watch(*(one for one in engine.watches if one is not watch))

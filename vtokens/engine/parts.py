@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -89,9 +89,15 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     for number, projector in enumerate(pushed):
         found["pushed projector", number] = partial(projector.register_forward_hook, partial(on_projector, adapter))
     attending = [index for (index, _), spec in zip(enumerate(layers), adapter.specs, strict=False) if spec.attends]
-    for index in plan.tapped_layers(attending):
-        found["tap", index] = partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index))
-    return found
+    return found | taps(hooks, plan.tapped_layers(attending))
+
+
+def taps(hooks: Hooks, indices: Iterable[int]) -> Parts:
+    """The taps on the attention of some decoder layers, by the same names."""
+    layers: Any = hooks.adapter.layers
+    return {
+        ("tap", index): partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index)) for index in indices
+    }
 
 
 def _before(module: nn.Module, hook: Any) -> Part:

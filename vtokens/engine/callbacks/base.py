@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vtokens.adapters import Adapter
-from vtokens.engine.block import Block, GivenPrompt, blocks
+from vtokens.engine.block import Block, GivenPrompt, Watch, blocks
 from vtokens.engine.context import here
 from vtokens.engine.state.request import NegativePrefill
 
@@ -27,6 +27,7 @@ class Base:
         adapter: the model's.
         own: what is attached for every caller; None if nothing is.
         prompts: the negative prompts of all callers.
+        watches: the threads that are told of attention without a strategy.
         standing: what stands on the model (`parts`), by name.
         layers: the decoder layers on which it stands.
         light: all that runs there does nothing in a step but cut masks, whoever's it is.
@@ -36,6 +37,7 @@ class Base:
         self.adapter = adapter
         self.own: Block | None = None
         self.prompts: list[GivenPrompt] = []
+        self.watches: tuple[Watch, ...] = ()
         self.standing: dict[Hashable, Any] = {}
         self.layers: tuple[nn.Module, ...] = ()
         self.light = False

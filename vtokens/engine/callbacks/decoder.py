@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -184,6 +185,9 @@ class DecoderHooks(Base):
 
     @traced(attending, attend_alone)
     def on_attention(self, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
+        for watch in self.watches:
+            if watch.thread == get_ident() and index in watch.layers:
+                watch.seen(index, attention.query)
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return attention.run()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from vtokens.adapters import adapter_for
 from vtokens.core.facts import Facts
 from vtokens.engine.attach import Handle, attachment, joined, without
+from vtokens.engine.block import Watch
+from vtokens.engine.installed import watching
 from vtokens.filter.trace.tape import Tape
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.base import Strategy
@@ -67,29 +70,78 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     if rows is not None:
         acting = [] if taken is None else taken.running_now
         tape.left_out = tuple(one.name for one in acting if one.silent() is None and one.stages() != ("logits",))
-    with joined(model, recorder) if rows is None else without(model, {"logits"}, recorder) as handle:
-        # The model's other callers, in other threads, are none of the tape's business.
-        def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            if handle.runs(recorder):
-                tape.entering[number] = args[0] if args else kwargs["hidden_states"]
+    light = rows is None and (taken is None or taken.light_now) and not parts.divergence
+    with ExitStack() as stack:
+        handle = stack.enter_context(joined(model, recorder) if rows is None else without(model, {"logits"}, recorder))
 
-        def after_decoder(module: Any, args: Any, output: Any) -> None:
-            if handle.runs(recorder):
-                tape.after_decoder(module, args, output)
+        def ended() -> None:
+            # What else runs is over with the prompt: steps need no strategy, and an answer that is let through nothing.
+            # Cache layers of the engine's kind need its hooks, which are gone where nothing is attached.
+            if light and (taken is not None or _stock(tape.cache)):
+                with ExitStack() as before:
+                    before.push(stack.pop_all())
+                    if not tape.lost:
+                        stack.enter_context(_steps(model, tape))
 
-        def after_model(module: Any, args: Any, kwargs: Any, output: Any = None) -> None:
-            if handle.runs(recorder):
-                tape.after_model(kwargs["input_ids"] if "input_ids" in kwargs else args[0], output.logits)
+        stack.enter_context(_hooked(model, tape, tape.untapped, partial(handle.runs, recorder), ended))
+        yield tape, handle
 
-        # Behind the engine's own hooks, which drop tokens before layers, and bring states back to full length.
-        hooks = [adapter.language_model.register_forward_hook(after_decoder)]
-        for number in tape.untapped:
-            layer = adapter.layers[number]
-            hooks.append(layer.register_forward_pre_hook(partial(on_layer, number), with_kwargs=True))
-        # Before the engine's own hook, which hands strategies the logits.
-        hooks.append(model.register_forward_hook(after_model, with_kwargs=True, prepend=True))
-        try:
-            yield tape, handle
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+def _stock(cache: Any) -> bool:
+    """Whether all layers of a cache are those of transformers; yes if nothing is cached."""
+    return cache is None or not any(type(layer).__module__.startswith("vtokens.") for layer in cache.layers)
+
+
+@contextmanager
+def _steps(model: PreTrainedModel, tape: Tape) -> Iterator[None]:
+    """Note the steps behind a prompt as they pass by: to tell a strategy of them costs as much as a small layer."""
+    adapter, thread = adapter_for(model), get_ident()
+    with ExitStack() as stack:
+
+        def ended() -> None:
+            if tape.lost:
+                stack.pop_all().close()
+
+        stack.enter_context(watching(adapter, Watch(tape.parts.layers, tape.attended)))
+        stack.enter_context(
+            _hooked(model, tape, sorted(tape.parts.states - {tape.depth}), lambda: get_ident() == thread, ended)
+        )
+        yield
+
+
+@contextmanager
+def _hooked(
+    model: PreTrainedModel, tape: Tape, layers: Iterable[int], runs: Callable[[], bool], ended: Callable[[], None]
+) -> Iterator[None]:
+    """Let a tape see what enters some decoder layers, and what leaves the decoder and the model.
+
+    runs: whether a call is the tape's business: the model's other callers, in other threads, are none of it.
+    ended: called behind each call that is.
+    """
+    adapter = adapter_for(model)
+
+    def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if runs():
+            tape.entering[number] = args[0] if args else kwargs["hidden_states"]
+
+    def after_decoder(module: Any, args: Any, output: Any) -> None:
+        if runs():
+            tape.after_decoder(module, args, output)
+
+    def after_model(module: Any, args: Any, kwargs: Any, output: Any = None) -> None:
+        if runs():
+            tape.after_model(kwargs["input_ids"] if "input_ids" in kwargs else args[0], output.logits)
+            ended()
+
+    # Behind the engine's own hooks, which drop tokens before layers, and bring states back to full length.
+    hooks = [adapter.language_model.register_forward_hook(after_decoder)]
+    for number in layers:
+        layer = adapter.layers[number]
+        hooks.append(layer.register_forward_pre_hook(partial(on_layer, number), with_kwargs=True))
+    # Before the engine's own hook, which hands strategies the logits.
+    hooks.append(model.register_forward_hook(after_model, with_kwargs=True, prepend=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -136,16 +136,17 @@ class Tape:
     @cached_property
     def tapped(self) -> list[int]:
         """Decoder layers whose attention has to be watched."""
-        return sorted(self.parts.layers | (self._entries - {*self.linear}))
+        return sorted(self.parts.layers | {*self.entries} - {*self.linear})
 
     @cached_property
     def untapped(self) -> list[int]:
         """Decoder layers without attention what enters which has to be watched."""
-        return sorted(self._entries & {*self.linear})
+        return sorted({*self.entries} & {*self.linear})
 
-    @property
-    def _entries(self) -> frozenset[int]:
-        return (self.parts.states | self.parts.image_states | self.parts.lens) - {self.depth}
+    @cached_property
+    def entries(self) -> list[int]:
+        """Decoder layers what enters which has to be watched."""
+        return sorted((self.parts.states | self.parts.image_states | self.parts.lens) - {self.depth})
 
     def enter(self, number: int, hidden: Tensor) -> None:
         """Note the states (B, W, D) that enter a decoder layer."""
@@ -185,6 +186,11 @@ class Tape:
         layer.query.append(query)
         if self.parts.divergence and output is not None:
             layer.outputs.append(output[:, -query.shape[2] :])
+
+    def attended(self, number: int, query: Tensor) -> None:
+        """Note the queries (B, H, 1, D) of a step, of which no more is asked for."""
+        if not self.lost:
+            self.layers[number].query.append(query)
 
     def after_decoder(self, module: Any, args: Any, output: Any) -> None:
         """A hook: keep what leaves the decoder. The engine may run it for sequences of its own before the caller's, and
@@ -238,6 +244,9 @@ class Tape:
         if self.lost or not self.fed or len(sequences) != len(self.fed[0]):
             return False
         if self.parts.layers and self.adapter.anatomy.latent:  # no keys are cached, but what heads make theirs of
+            return False
+        states = [*(self.entered[i].hidden for i in self.parts.states - {self.depth}), self.final]
+        if any(part and len(part) != len(self.fed) for part in states):  # the decoder was called by itself in between
             return False
         fed = torch.cat(self.fed, 1)
         if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
