@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
+.PHONY: help setup lock demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-matrix: $(STAMP)  ## Test engine and strategies on the oldest and newest tr
 
 test-newest: $(STAMP)  ## The part of it that takes minutes: few tests, on the newest transformers allowed
 	$(BIN)/python tools/matrix.py --workers $(WORKERS) --fast newest
+
+test-pages: $(STAMP)  ## Run every code block of README.md and docs, those too that take minutes
+	$(BIN)/python -m pytest --slow tests/pages $(ARGS)
 
 test-cpus: $(STAMP)  ## Run the numeric tests as other processors would compute
 	PYTHON=$(BIN)/python WORKERS=$(WORKERS) tools/cpus.sh $(ARGS)
