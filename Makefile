@@ -24,7 +24,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile fuzz fuzz-serve clean
+.PHONY: help setup lock demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ format: $(STAMP)  ## Reformat the code and mend what the linter can
 
 bench: $(STAMP)  ## Time the prefill of every strategy
 	$(BIN)/python benchmarks/prefill.py
+
+reproduce: $(STAMP)  ## Make a stored table again and compare: TABLE=heads-scenes (without TABLE: which there are, how long each takes)
+	@$(BIN)/python benchmarks/reproduce.py $(TABLE) $(ARGS)
 
 # Installs nothing: a torch that sees a GPU brings what this needs, or PYTHON=... names one that has it.
 bench-gpu:  ## Measure the kernels on the GPU at hand, in less than ten minutes

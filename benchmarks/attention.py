@@ -1,4 +1,4 @@
-"""What strategies that act inside attention cost, beside plain generation and the eager way. See benchmarks/README.md.
+"""What strategies that act inside attention cost, beside plain generation and the eager way. See docs/benchmarks.md.
 
 python benchmarks/attention.py                  # a 279M LLaVA on the CPU, one thread
 python benchmarks/attention.py "vhr(divergence='two_branch')" --pictures 1 2
@@ -53,8 +53,8 @@ def main() -> None:
     clock, results = Clock(device, options.threads), []
     for shape in options.preset:
         model = build(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-        about = conditions(device, clock, model, shape=shape, rounds=options.rounds, tokens=options.tokens,
-                           text_tokens=options.text, targets=TARGETS[device.type])  # fmt: skip
+        about = conditions(device, clock, model, draws=[0, 1], shape=shape, rounds=options.rounds,
+                           tokens=options.tokens, text_tokens=options.text, targets=TARGETS[device.type])  # fmt: skip
         results.append({"conditions": about, "rows": []})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sinks.json"

@@ -1,4 +1,4 @@
-"""How long this checkout takes beside another one, in one run. See benchmarks/README.md.
+"""How long this checkout takes beside another one, in one run. See docs/benchmarks.md.
 
 git worktree add /tmp/before d123198
 python benchmarks/between.py /tmp/before            # a 279M LLaVA on the CPU, one thread
@@ -141,7 +141,9 @@ def _write(folder: Path, rows: list[dict[str, Any]], options: argparse.Namespace
     model = build(options.shape, device, torch.float32)
     commit = ["git", "-C", str(options.before), "rev-parse", "--short", "HEAD"]
     before = subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip()
-    about = conditions(device, Clock(device, 1), model, shape=options.shape, rounds=options.rounds, before=before)
+    about = conditions(
+        device, Clock(device, 1), model, draws=[0, 1], shape=options.shape, rounds=options.rounds, before=before
+    )
     write(folder, {"conditions": about, "rows": rows})
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     device = torch.device("cpu")
     clock, model = Clock(device, 1), build(options.shape, device, torch.float32)
     batch = dict(prompt(model, (40,)))
-    about = conditions(device, clock, model, shape=options.shape, steps=STEPS)
+    about = conditions(device, clock, model, draws=[0, 1], shape=options.shape, steps=STEPS)
     rows = []
     for keep in options.keeps:
         runs = {name: Timed(model, batch, f"{name}(keep={keep})", clock) for name in ("kcenter", "census")}

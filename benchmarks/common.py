@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import platform
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-import vtokens
 from benchmarks import tables
+from benchmarks.record import lacking, record
 from vtokens.core.timing import Clock, peak_bytes, ratio, rounds, summary
 
 __all__ = ["Clock", "conditions", "cpu_name", "peak_bytes", "ratio", "rounds", "summary", "write"]
 
 
 def conditions(device: torch.device, clock: Clock, model: Any, **more: Any) -> dict[str, Any]:
-    """What a figure must be read with: command, versions, machine, load and the model's shape."""
+    """What a figure must be read with: its record (benchmarks/record.py), machine, load and the model's shape.
+
+    Args:
+        device: that the model is on.
+        clock: that the figures are timed with.
+        model: as loaded.
+        more: settings. Seeds are `draws` itself, or `seed`, or `seeds` many from `first_seed` on.
+
+    Raises:
+        TypeError: no seeds are given.
+    """
     return {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "vtokens": vtokens.__version__,
-        },
+        **record(_draws(more)),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
@@ -42,6 +43,17 @@ def conditions(device: torch.device, clock: Clock, model: Any, **more: Any) -> d
     }
 
 
+def _draws(settings: Mapping[str, Any]) -> list[int]:
+    if "draws" in settings:
+        return list(settings["draws"])
+    if "seed" in settings:
+        return [settings["seed"]]
+    if "seeds" in settings:
+        first = settings.get("first_seed", 0)
+        return list(range(first, first + settings["seeds"]))
+    raise TypeError("the seeds of what is drawn belong to the conditions: draws=[...], empty where nothing is drawn")
+
+
 def cpu_name() -> str:
     """The processor's own name where the system tells it, with the vector instructions torch uses."""
     info = Path("/proc/cpuinfo")
@@ -51,6 +63,13 @@ def cpu_name() -> str:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write `result` as tables (benchmarks/tables.py), with the load average at the end added."""
-    result["conditions"]["load_average"]["at_end"] = [round(load, 2) for load in os.getloadavg()]
+    """Write `result` as tables (benchmarks/tables.py), with the load average at the end added.
+
+    Raises:
+        ValueError: the conditions lack a part of the record (benchmarks/record.py).
+    """
+    about = result["conditions"]
+    about.setdefault("load_average", {})["at_end"] = [round(load, 2) for load in os.getloadavg()]
+    if missing := lacking(about):
+        raise ValueError(f"the conditions of {folder.name} lack {', '.join(missing)}: see benchmarks/record.py")
     tables.write(folder, result)

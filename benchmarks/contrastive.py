@@ -172,7 +172,7 @@ def main() -> None:
     options = _options()
     if not options.page:
         write(options.output, _measured(options))
-    if not options.quick:
+    if options.page or options.output == RESULT:
         parts = made(read(options.output))
         PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Accuracy against visual tokens where a strategy decides how many a picture needs. See benchmarks/README.md.
+"""Accuracy against visual tokens where a strategy decides how many a picture needs. See docs/benchmarks.md.
 
 python benchmarks/dymu.py --specs none dymu "dymu(thresholds=t.json)" "cls(keep=0.25)"
 python benchmarks/dymu.py --merged docs/figures/dymu-merged.png

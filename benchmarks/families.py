@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = build(options.families[0])[0]
-    told = conditions(model.device, Clock(model.device, 1), model, picture=list(options.picture))
+    told = conditions(model.device, Clock(model.device, 1), model, draws=[0, 1], picture=list(options.picture))
     told.pop("parameters")
     with torch.no_grad():
         write(options.output, {"conditions": told, "families": list(measured(options))})

@@ -49,8 +49,8 @@ def main() -> None:
     clock, results = Clock(device, options.threads), []
     for shape in options.model:
         model, processor = build(shape, device)
-        about = conditions(device, clock, model, shape=shape, rounds=options.rounds, tokens=options.tokens,
-                           targets=TARGETS)  # fmt: skip
+        about = conditions(device, clock, model, draws=[0, 1, 7], shape=shape, rounds=options.rounds,
+                           tokens=options.tokens, targets=TARGETS)  # fmt: skip
         results.append({"conditions": about, "rows": []})
         for size in options.batch:
             for strategy in options.strategy:

@@ -119,7 +119,7 @@ def main() -> None:
         options.captions, options.output = 30, options.replies / "quick"
     torch.set_num_threads(1)
     hf = HallucinationFilter.from_pretrained("scenes-llava", strategy=options.strategy, dtype=torch.float32)
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), hf.model, captions=options.captions)
+    about = conditions(hf.model.device, Clock(hf.model.device, 1), hf.model, seed=3000, captions=options.captions)
     rows = []
     for split in options.splits:
         examples = scenes.examples(split, n=options.captions, seed=3000, kinds=["caption"])

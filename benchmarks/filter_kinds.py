@@ -26,7 +26,7 @@ import torch  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.filter_figures import Table, by_image  # noqa: E402
-from benchmarks.filter_records import ASKED, collect  # noqa: E402
+from benchmarks.filter_records import ASKED, DRAWS, collect  # noqa: E402
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.detectors import figures as detector  # noqa: E402
@@ -38,6 +38,7 @@ from vtokens.filter.guarantees.calibration import Calibration, pooled  # noqa: E
 from vtokens.filter.guarantees.risk import Risk  # noqa: E402
 from vtokens.filter.signals import get_signals  # noqa: E402
 
+RESULT = ROOT / "benchmarks" / "results" / "filter-kinds"
 MODEL = "scenes-llava"
 SPECS = ("none", "todre(keep=0.1)", "cls(keep=0.25)", "fastv(keep=0.25)", "census(keep=0.25)")
 OWN = ("caption", *scenes.POPE, *ASKED)
@@ -117,13 +118,14 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "filter-kinds")
     parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of responses (%(default)s)")
+    parser.add_argument("--output", type=Path, help="for the tables, and the filters in place of those that ship")
     parser.add_argument("--quick", action="store_true", help="few of everything; write nothing tracked")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, processor = vtokens.load(MODEL, strategy="none", dtype=torch.float32)
     model.eval()
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
-    output = ROOT / "benchmarks" / "results" / "filter-kinds"
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=DRAWS)
+    output = options.output or RESULT
     kept = {} if options.quick or not output.exists() else read(output)
     tables = {
         name: [row for row in kept.get(name, []) if row["strategy"] not in options.specs]
@@ -144,7 +146,9 @@ def main() -> None:
         if not options.quick:
             name = MODEL if spec == "none" else f"{MODEL}-{spec.split('(')[0]}"
             parts = tuple(signal.name for signal in get_signals("fast"))
-            saved.write(saved.SHIPPED / f"{name}.json", saved.Saved(parts, "scenes", fitted, rows))
+            folder = output / "filters" if options.output else saved.SHIPPED
+            folder.mkdir(parents=True, exist_ok=True)
+            saved.write(folder / f"{name}.json", saved.Saved(parts, "scenes", fitted, rows))
         strategy = {"strategy": spec, "scale": scale}
         tables["rows"] += [strategy | row for row in figures(fitted, sets["test"], options.resamples)]
         tables["risks"] += [strategy | row for row in risks(rows, fitted, sets["test"])]

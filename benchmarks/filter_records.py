@@ -32,6 +32,8 @@ KINDS = (
     "caption", *scenes.POPE, "given_caption", "given_pope_random", *scenes.STORIES, *ASKED,
     *(f"{GIVEN}{kind}" for kind in ASKED),
 )  # fmt: skip
+DRAWS = range(SEED, SEED + len(KINDS))
+"""The seeds of these kinds, one each."""
 _TURNED = {"yes": "no", "no": "yes"}
 _ANSWERS = {
     "where": tuple(f"{row} {column}" for row in ROWS for column in COLUMNS),

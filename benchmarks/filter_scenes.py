@@ -42,7 +42,7 @@ from benchmarks.filter_figures import (  # noqa: E402
     truncation,
 )
 from benchmarks.filter_guarantees import RISKS, carried_over, splits  # noqa: E402
-from benchmarks.filter_records import collect  # noqa: E402
+from benchmarks.filter_records import DRAWS, collect  # noqa: E402
 from benchmarks.tables import read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.filter import saved  # noqa: E402
@@ -188,7 +188,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model)
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=DRAWS)
     kept = read(options.output) if options.output.exists() else {}
     found: dict[str, list[Any]] = {
         name: [row for row in rows if row["strategy"] not in options.specs]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.tables import write  # noqa: E402
+from benchmarks.common import cpu_name, write  # noqa: E402
+from benchmarks.record import record  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.core.compat import returned_cache  # noqa: E402
 from vtokens.engine.state.tracked_layer import TrackedLayer  # noqa: E402
@@ -73,8 +73,8 @@ def main() -> None:
         for layer in agree
     ]
     about = {
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": date.today().isoformat(),
+        **record([options.seed]),
+        "device": cpu_name(),
         "model": options.model,
         "questions": len(examples),
         "heads": int(next(iter(agree.values()))[0].shape[1]),

@@ -5,7 +5,7 @@ python benchmarks/merging.py --quick          # a small shape, two rounds: does 
 python benchmarks/merging.py --device cuda    # LLaVA-1.5-7B in bfloat16
 
 Weights are random and pictures noise: thresholds are calibrated on such pictures first, so that the token counts are
-those of the targets. See benchmarks/README.md.
+those of the targets. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = Clock(device, options.threads)
     model: Any = build(options.preset, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    about = conditions(device, clock, model, shape=options.preset, rounds=options.rounds, tokens=options.tokens)
+    about = conditions(
+        device, clock, model, draws=[0, 1], shape=options.preset, rounds=options.rounds, tokens=options.tokens
+    )
     batch = prompt(model, (options.text,))
     pixels = torch.randn(8, *batch["pixel_values"].shape[1:], device=device, dtype=model.dtype)
     pixels = torch.cat([batch["pixel_values"], pixels])  # the picture that is timed among those calibrated on

@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> None:
     model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, plan.dtype))
     model.eval()
     weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, weights=weights)
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=options.draws, weights=weights)
     for base in options.bases:
         for draw in options.draws:
             exam = plan.exam(draw)

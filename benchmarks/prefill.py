@@ -1,4 +1,4 @@
-"""Time to first token of every strategy against the unpruned model and the ideal. See benchmarks/README.md.
+"""Time to first token of every strategy against the unpruned model and the ideal. See docs/benchmarks.md.
 
 python benchmarks/prefill.py              # a 280M LLaVA on the CPU, one thread
 python benchmarks/prefill.py --quick      # seconds, to see that it runs
@@ -52,7 +52,9 @@ def measure(model: Any, shape: str, clock: Clock, options: argparse.Namespace) -
     """Every figure of one shape."""
     one, three = prompt(model, (40,)), prompt(model, RAGGED)
     count = options.rounds
-    about = conditions(model.device, clock, model, shape=shape, rounds=count, visual_tokens=576, text_tokens=40)
+    about = conditions(
+        model.device, clock, model, draws=[0, 1], shape=shape, rounds=count, visual_tokens=576, text_tokens=40
+    )
     head: dict[str, Any] = {"conditions": about, "batch_1": [], "ragged_batch_of_3": [], "keep_all": [], "decoding": []}
     for name in options.strategy:
         for keep in options.keep:

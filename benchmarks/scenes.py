@@ -123,7 +123,9 @@ def main() -> None:
     questions = {seed: drawn(seed, options.questions, options.kinds, options.signs) for seed in range(options.seeds)}
     cells = [("none", 1.0), *((spec, keep) for spec in options.specs for keep in options.keeps)]
     asked = {"questions_per_seed": options.questions, "kinds": options.kinds, "signs": options.signs}
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, **asked, longest=options.longest)
+    about = conditions(
+        model.device, Clock(model.device, 1), model, **asked, seeds=options.seeds, longest=options.longest
+    )
     weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     kept = {"dtype": options.dtype, "batch": options.batch_size, "longest": options.longest}
     options.about = {**asked, **kept, "weights": weights, "versions": about["versions"]}

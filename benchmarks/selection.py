@@ -71,7 +71,9 @@ def main() -> None:
     device = torch.device("cpu")
     with torch.device("meta"):
         model = build("llava-1.5-7b", torch.device("meta"), torch.float32)
-    about = conditions(device, Clock(device, 1), model, keep=KEEP, width=options.width, rounds=options.rounds)
+    about = conditions(
+        device, Clock(device, 1), model, draws=[0], keep=KEEP, width=options.width, rounds=options.rounds
+    )
     about["first_token"] = "counted FLOPs over the rate of a 2,048 x 2,048 float32 product in the same process"
     rows = []
     for tokens in TOKENS:

@@ -1,4 +1,4 @@
-"""How many requests the batcher answers in a time, and how soon the first token comes. See benchmarks/README.md.
+"""How many requests the batcher answers in a time, and how soon the first token comes. See docs/benchmarks.md.
 
 python benchmarks/serving.py                         # the embedded model, then a 279M LLaVA, one thread
 python benchmarks/serving.py --models scenes-llava --rounds 1    # a minute, to see that it runs
@@ -42,7 +42,7 @@ def main() -> None:
     clock, rows, about = Clock(torch.device("cpu"), options.threads), [], None
     for name in options.models:
         model, processor, prompts = served(name, AT_ONCE)
-        about = about or conditions(torch.device("cpu"), clock, model, at_once=AT_ONCE)
+        about = about or conditions(torch.device("cpu"), clock, model, draws=[0], at_once=AT_ONCE)
         with vtokens.attach(model, "none") as handle:
             for spec in options.strategies:
                 for new in options.new:

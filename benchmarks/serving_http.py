@@ -4,7 +4,7 @@ python benchmarks/serving_http.py --output benchmarks/results/serving-cpu/http  
 python benchmarks/serving_http.py --models scenes-llava --rounds 2               # a minute, to see that it runs
 
 Both servers run in processes of their own, with the same model from the same folder, and OpenAI's client asks them the
-same, greedily. See benchmarks/README.md.
+same, greedily. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def first_token(
         gained = [a / b for a, b in zip(taken[name], taken[f"{name}_pruned"], strict=True)]
         row[f"{name}_speed_up"] = summary(gained)
         row[f"{name}_of_ideal"] = ratio(gained, [a / b for a, b in zip(taken["plain"], taken["ideal"], strict=True)])
-    return row, conditions(torch.device("cpu"), Clock(torch.device("cpu"), 2), model, threads_of_each=threads)
+    clock = Clock(torch.device("cpu"), 2)
+    return row, conditions(torch.device("cpu"), clock, model, draws=[0], threads_of_each=threads)
 
 
 def streamed(client: openai.OpenAI, body: dict[str, Any], name: str) -> float:

@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     model, processor, prompts = served("scenes-llava", PROMPTS)
-    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, requests=options.requests)
+    about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=[0], requests=options.requests)
     with vtokens.attach(model, "none") as handle, Batcher(model, processor, handle) as batcher:
         run = equality if options.what == "equality" else memory
         rows = run(model, handle, batcher, prompts, options.requests)

@@ -1,6 +1,7 @@
 """Results as compact tables: a folder a result, with a CSV file for each list of rows and one for the conditions.
 
 python benchmarks/tables.py runs/profile.json benchmarks/results/profile-cpu    # of what `vtokens profile --out` wrote
+python benchmarks/tables.py runs/scenes benchmarks/results/scenes-sweep          # of what `vtokens eval --out` wrote
 
 A nested value has a column of its own, named by its path: `pope/random/accuracy/low`, `partners/[0]/dose`. A cell is
 JSON, or else the text itself; an empty one says that the row has no such value. Fractions keep six digits.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,17 +48,28 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
 
 def read(folder: Path | str) -> dict[str, Any]:
     """What `write` was given, of a folder, or of a name under benchmarks/results."""
-    found: dict[str, Any] = {}
-    for path in sorted((RESULTS / folder).glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if path.stem == _ABOUT:
-            found[path.stem] = _nested({row["name"]: row["value"] for row in rows})
-        else:
-            found[path.stem] = [_nested({name: cell for name, cell in row.items() if cell}) for row in rows]
+    found: dict[str, Any] = {path.stem: rows(path) for path in sorted((RESULTS / folder).glob("*.csv"))}
+    if _ABOUT in found:
+        found[_ABOUT] = conditions(RESULTS / folder / f"{_ABOUT}.csv")
     if not found:
         raise FileNotFoundError(f"no tables in {RESULTS / folder}")
     return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file."""
+    return [_nested({name: cell for name, cell in row.items() if cell}) for row in _cells_of(path)]
+
+
+def conditions(path: Path | str) -> dict[str, Any]:
+    """The conditions in one file."""
+    found: dict[str, Any] = _nested({row["name"]: row["value"] for row in _cells_of(Path(path))})
+    return found
+
+
+def _cells_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _cells(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -121,7 +134,35 @@ def filled(text: str, made: Mapping[str, str], command: str) -> str:
     return re.sub(section, fresh, text, flags=re.DOTALL)
 
 
+def told(source: Path) -> dict[str, Any]:
+    """The tables of what a command of `vtokens` wrote: a file of JSON, or the folder of a sweep."""
+    if not source.is_dir():
+        content = json.loads(source.read_text(encoding="utf-8"))
+        if "routes" in content:
+            return {"rows": list(_flow(content))}
+        return {name: part for name, part in content.items() if isinstance(part, (dict, list))}
+    about = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    about["draws"] = sorted({cell["seed"] for cell in about.pop("cells")})
+    lines = (source / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    results = [json.loads(line) for line in lines]
+    shared = ("versions", "hardware", "budget")
+    return {
+        "conditions": about,
+        "results": [{name: value for name, value in row.items() if name not in shared} for row in results],
+        "summary": json.loads((source / "summary.json").read_text(encoding="utf-8")),
+    }
+
+
+def _flow(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each window of layers that was closed to one way from the picture to the answer."""
+    count = len(content["probabilities"])
+    for route in content["routes"]:
+        for window, changes in zip(content["windows"], route["changes"], strict=True):
+            row = {"closed": route["source"], "to": route["target"], "first_layer": window[0], "last_layer": window[-1]}
+            error = statistics.pstdev(changes) / count**0.5
+            change = round(statistics.fmean(changes), 5)
+            yield row | {"change": change, "standard_error": round(error, 5), "n": count}
+
+
 if __name__ == "__main__":
-    source, target = map(Path, sys.argv[1:])
-    content = json.loads(source.read_text(encoding="utf-8"))
-    write(target, {name: part for name, part in content.items() if isinstance(part, (dict, list))})
+    write(Path(sys.argv[2]), told(Path(sys.argv[1])))

@@ -48,6 +48,8 @@ GROUPS: dict[str, tuple[Sequence[str], dict[str, Any]]] = {
     "negatives": (POPE, {"seed": 2}),
 }
 """What is asked together: kinds, and how their examples are drawn."""
+DRAWS = (0, 1, 2)
+"""The seeds of these examples."""
 
 
 def rows_of(group: str, asked: Sequence[scenes.Example], texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -78,7 +80,9 @@ def main() -> None:
     model.eval()  # type: ignore[no-untyped-call]
     weights = digest(scenes.embedded_path("scenes-smol") / "model.safetensors")
     clock = Clock(torch.device("cpu"), 1)
-    about = conditions(torch.device("cpu"), clock, model, weights=weights, each=options.each, longest=options.longest)
+    about = conditions(
+        torch.device("cpu"), clock, model, draws=DRAWS, weights=weights, each=options.each, longest=options.longest
+    )
     kept = {"dtype": options.dtype, "weights": weights, "versions": about["versions"], "longest": options.longest}
     rows, seconds = [], 0.0
     for group, (kinds, drawn) in track(GROUPS.items(), description="asking"):

@@ -10,10 +10,7 @@ and whether the file is whole.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +20,8 @@ import decord
 import numpy as np
 import torch
 
-import vtokens
 from benchmarks.common import Clock, cpu_name, ratio, rounds, summary, write
+from benchmarks.record import record
 from vtokens import video
 
 SHAPES = ((16, 16, 96, 96), (300, 300, 180, 320), (1500, 32, 180, 320), (150, 150, 480, 854), (600, 32, 480, 854))
@@ -98,15 +95,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     clock = Clock(torch.device("cpu"), 1)
+    told = record([])  # what the films show follows from the frame alone
     conditions = {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "av": av.__version__,
-            "decord": decord.__version__,
-            "vtokens": vtokens.__version__,
-        },
+        **told,
+        "versions": {**told["versions"], "av": av.__version__, "decord": decord.__version__},
         "device": cpu_name(),
         "threads": 1,
         "cores": os.cpu_count(),

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import benchmarks_page  # noqa: E402
 import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
@@ -44,6 +45,11 @@ def test_the_list_of_strategies_is_fresh():
 def test_the_tables_of_the_filters_guide_are_fresh():
     text = filter_page.PAGE.read_text(encoding="utf-8")
     assert text == filter_page.updated(text), "run: python tools/readme.py"
+
+
+def test_the_tables_of_the_benchmarks_are_fresh():
+    text = benchmarks_page.PAGE.read_text(encoding="utf-8")
+    assert text == benchmarks_page.updated(text), "run: python tools/readme.py"
 
 
 def test_the_section_on_how_fast_the_server_is_is_fresh():

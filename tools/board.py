@@ -27,7 +27,7 @@ def table(found: Mapping[str, Any]) -> str:
         f"{asked}; 95% intervals over scenes. *Better* is said where the paired interval of all questions lies above "
         "both `random` and `downsample` at the same keep, *worse* where it lies below either. CHAIR is the share of "
         f"mentions that are not there. First token: over the unpruned model's, one prompt, {about['threads']} threads, "
-        f"{about['device']}; selecting in ms ([benchmarks/leaderboard.py](../benchmarks/README.md)).",
+        f"{about['device']}; selecting in ms ([benchmarks/leaderboard.py](benchmarks.md)).",
         *([f"Left out: {'; '.join(left)}."] if left else []),
     ]
     return "\n\n".join([*parts, *told]) + "\n"

@@ -30,7 +30,7 @@ def scenes(name: str) -> str:
         [
             *lines,
             "",
-            "990 questions of eleven kinds, 95% intervals ([benchmarks/scenes.py](../../benchmarks/README.md)).",
+            "990 questions of eleven kinds, 95% intervals ([benchmarks/scenes.py](../benchmarks.md)).",
             "",
         ]
     )
@@ -49,7 +49,7 @@ def agreement(name: str) -> str:
             *lines,
             "",
             f"Prompts of {about['questions']} held-out questions on the embedded model, {about['heads']} heads a layer "
-            "([benchmarks/heads.py](../../benchmarks/README.md)). Two random halves would decide 50% alike, and be the "
+            "([benchmarks/heads.py](../benchmarks.md)). Two random halves would decide 50% alike, and be the "
             "same set in 17% of the cases.",
             "",
         ]
@@ -75,7 +75,7 @@ def tokens(name: str) -> str:
             *lines,
             "",
             f"{found['rows'][0]['accuracy']['overall']['n']} questions of eleven kinds, 95% intervals "
-            f"([benchmarks/dymu.py](../../benchmarks/README.md)). `{middle['strategy']}` leaves {few:.0f} tokens of a "
+            f"([benchmarks/dymu.py](../benchmarks.md)). `{middle['strategy']}` leaves {few:.0f} tokens of a "
             f"picture with one object, {many:.0f} of one with six.",
             "",
         ]
@@ -98,7 +98,7 @@ def merging(name: str) -> str:
             f"Times over those without merging, {about['parameters'] / 1e6:.0f}M parameters with random weights "
             f"(LLaVA-1.5-7B, widths divided by four, half its depth), {about['dtype']}, one thread, "
             f"{about['device']}, median of {about['rounds']} rounds, {about['clock']} "
-            "([benchmarks/merging.py](../../benchmarks/README.md)).",
+            "([benchmarks/merging.py](../benchmarks.md)).",
             "",
         ]
     )

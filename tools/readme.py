@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean, median
 
+import benchmarks_page
 import board
 import filter_page
 import pages
@@ -94,6 +95,7 @@ if __name__ == "__main__":
     pages.write()
     filter_page.write()
     serving_page.write()
+    benchmarks_page.write()
     support.write()
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
     RESULTS_PAGE.write_text(updated_results(RESULTS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-_PACKAGES = {"vtokens": "vtokens", "torch": "torch", "transformers": "transformers", "lmms_eval": "lmms-eval"}
+_PACKAGES = ("vtokens", "torch", "transformers", "triton", "lmms_eval")
 
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages a result depends on; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name, distribution in _PACKAGES.items():
+    for name in _PACKAGES:
         try:
-            found[name] = version(distribution)
+            found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
     return found

@@ -17,7 +17,7 @@ SCHEMA = 1
 FILE = "manifest.json"
 # What may differ when a sweep is taken up again: when and how it was called, where the same weights lay, and how many
 # processes shared the cores.
-_FREE = ("id", "created", "command", "model.source", "hardware.threads", "cells")
+_FREE = ("id", "created", "command", "commit", "model.source", "hardware.threads", "cells")
 # What a seed asks; a sweep that is given another seed asks something new.
 _HASH = re.compile(r"tasks\..*\.hash\.\d+")
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vtokens.bench.row import commit
 from vtokens.core.costs import BUDGET
 from vtokens.eval.cells import Cell
 from vtokens.eval.machine import hardware, versions
@@ -41,6 +42,7 @@ def build(
         "id": "",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
+        "commit": commit(),
         "versions": versions(),
         "hardware": hardware(model.device),
         "model": {

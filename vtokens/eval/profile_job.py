@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from vtokens.bench.row import commit
 from vtokens.core.reading import read_json
 from vtokens.core.timing import Clock
 from vtokens.core.writing import write_json
@@ -25,7 +26,7 @@ from vtokens.eval.shapes import random_model, read_config, resize, supported, tr
 from vtokens.schemas import check
 
 SCHEMA = 1
-_FREE = ("commands", "date", "load_average")
+_FREE = ("commands", "date", "commit", "load_average")
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def _begin(job: Job, clock: Clock, out: Path | None) -> dict[str, Any]:
     conditions: dict[str, Any] = {
         "commands": [job.command],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "versions": versions(),
         "hardware": hardware(job.device),
         "load_average": {"at_start": _load()},

@@ -35,6 +35,7 @@ class ManifestFile(Schema):
     id: Text
     created: Text
     command: Text
+    commit: Text = ""
     versions: dict[Name, Any]
     hardware: dict[Name, Any]
     model: dict[Name, Any]

@@ -1,0 +1,195 @@
+"""Every stored table says how it was made, and can be made again: commands exist, and their options are taken."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import common, reproduce, tables
+from benchmarks.beside import alike, compare, told
+from benchmarks.record import FIELDS, UNKNOWN, commit, lacking, parts, record
+from vtokens.cli import parser as vtokens_parser
+
+ROOT = Path(__file__).parent.parent
+STORED = sorted(
+    {str(path.parent.relative_to(tables.RESULTS)) for path in tables.RESULTS.rglob("conditions.csv")}
+    | {path.name.split(".")[0] for path in tables.RESULTS.glob("*.conditions.csv")}
+)
+
+
+class Taken(Exception):
+    """Options were parsed without an error."""
+
+
+@pytest.fixture
+def stops(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Scripts end where their own parser has taken their options."""
+    real = argparse.ArgumentParser.parse_args
+
+    def parse(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+        real(self, args, namespace)
+        raise Taken
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    return monkeypatch
+
+
+def taken(command: str, stops: pytest.MonkeyPatch) -> bool:
+    """Whether a command's script is there and its parser takes the options; SystemExit where it does not."""
+    program, *words = shlex.split(command)
+    if program == "git":
+        return words[0] == "worktree"
+    try:
+        if program == "vtokens":
+            vtokens_parser().parse_args(words)
+        assert program == "python", command
+        name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
+        rest = words[2:] if words[0] == "-m" else words[1:]
+        if name == "benchmarks.tables":
+            return len(rest) == 2
+        module = importlib.import_module(f"{name}.__main__" if words[0] == "-m" else name)
+        stops.setattr(sys, "argv", [words[0], *rest])
+        (module.main if hasattr(module, "main") else module._options)()  # mitigation.py has a function for each part
+    except Taken:
+        return True
+    return False
+
+
+def about(name: str) -> dict[str, Any]:
+    folder = tables.RESULTS / name
+    return tables.read(folder)["conditions"] if folder.is_dir() else tables.conditions(f"{folder}.conditions.csv")
+
+
+def test_every_table_has_its_recipe_and_its_page() -> None:
+    found = reproduce.every()
+    loose = {path.stem for path in tables.RESULTS.glob("*.csv") if "." not in path.stem} - {"trend"}
+    assert {*STORED} == {*found}
+    assert loose == {name for name in found if not (tables.RESULTS / name).is_dir()}
+    for one in found.values():
+        assert (ROOT / one.page).is_file(), one.name
+        assert reproduce.stored_rows(one.name)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_every_table_has_its_record(name: str) -> None:
+    """Versions, commit, command, seeds, date and device; what nobody wrote down says so."""
+    conditions = about(name)
+    assert lacking(conditions) == []
+    for part in parts(conditions):
+        assert all(type(seed) is int for seed in part["draws"])
+        assert part["commit"] != UNKNOWN or part["stored"]
+
+
+def test_the_commands_to_make_tables_again_are_taken(stops: pytest.MonkeyPatch) -> None:
+    for one in reproduce.every().values():
+        for command in (*one.run, *one.part):
+            assert taken(command, stops), f"{one.name}: {command}"
+            if "results" in command:
+                raise AssertionError(f"{one.name} would write over what is stored")
+    with pytest.raises(SystemExit):
+        taken("python benchmarks/heads.py --question 3.5", stops)
+
+
+def test_the_commands_of_records_are_taken(stops: pytest.MonkeyPatch) -> None:
+    for name in STORED:
+        for part in parts(about(name)):
+            for command in [part["command"]] if "command" in part else part["commands"]:
+                if not command.startswith(UNKNOWN):
+                    first, *others = command.split(";")
+                    assert taken(first, stops), name
+                    assert all(not other.strip().startswith("python") for other in others)
+
+
+def test_what_is_measured_now_is_recorded_and_what_lacks_a_part_is_not_written(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    made = record([3])
+    assert made["draws"] == [3]
+    assert {*made} | {"device"} == {*FIELDS}
+    assert made["versions"]["torch"] == torch.__version__
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert made["commit"] == commit()
+    assert head.returncode or head.stdout.startswith(commit().rstrip("+"))
+    common.write(tmp_path, {"conditions": {**made, "device": "a processor"}, "rows": [{"share": 0.5}]})
+    found = tables.read(tmp_path)
+    assert found["conditions"]["command"] == shlex.join(["python", *sys.argv])
+    for field in ("commit", "device"):
+        with pytest.raises(ValueError, match=f"lack {field}"):
+            common.write(tmp_path, {"conditions": {**made, "device": "a", field: ""}, "rows": []})
+    with pytest.raises(TypeError, match="the seeds of what is drawn belong"):
+        common.conditions(torch.device("cpu"), common.Clock(torch.device("cpu"), 1), model, rounds=1)
+
+
+def test_rows_are_compared_by_what_they_are_of() -> None:
+    def row(strategy: str, right: int, seconds: float, **more: Any) -> dict[str, Any]:
+        return {"strategy": strategy, "keep": 0.1, "accuracy": {"n": 9, "right": right}, "seconds": seconds, **more}
+
+    stored = [row("a", 5, 1.0), row("b", 6, 2.0), row("c", 7, 4.0)]
+    found = compare(stored, [row("c", 7, 2.0), row("b", 8, 3.0), row("d", 1, 1.0)])
+    assert (found.rows, found.missing) == (2, ["d, 0.1"])
+    assert found.unlike == [("b, 0.1", "accuracy/right", 6, 8)]
+    assert found.ratios == {"seconds": [0.5, 1.5]}
+    assert found.equal == 2 * 4 - 1
+    lines = "\n".join(told(found, "rows"))
+    assert "b, 0.1: accuracy/right was 6, is 8" in lines
+    assert "time seconds: 1.00 of the stored one (from 0.50 to 1.50, 2 rows)" in lines
+    assert compare(stored, [row("a", 5, 1.0, chair=0.5)]).unlike == [("a, 0.1", "chair", None, 0.5)]
+    assert compare([{"run": "x", "flops": {"first_token": 5}}], [{"run": "x", "flops": {"first_token": 6}}]).unlike
+    twice = [{"run": "x", "n": 1}, {"run": "x", "n": 2}]
+    assert not compare(twice, twice).unlike
+    assert compare(twice, twice[::-1]).unlike
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [(0.333333, 1 / 3, True), (0.333333, 0.3334, False), ([1, 2.0], [1, 2], True), ([1], [1, 2], False),
+     ("a", "a", True), (None, 0, False), (True, 1.0, True), (float("nan"), float("nan"), True)],
+)  # fmt: skip
+def test_cells_are_alike_but_for_rounding(one: Any, other: Any, same: bool) -> None:
+    assert alike(one, other) is same
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> reproduce.Remade:
+    """A table that a command of two tenths of a second makes again."""
+    source = tmp_path / "source.json"
+    source.write_text(json.dumps({"conditions": {"command": "x"}, "rows": [{"strategy": "a", "n": 3, "seconds": 0.1}]}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    tables.write(tables.RESULTS / "small", {"rows": [{"strategy": "a", "n": 3, "seconds": 0.2}]})
+    return reproduce.Remade("small", "page", (f"python benchmarks/tables.py {shlex.quote(str(source))} {{out}}",))
+
+
+def test_a_table_is_made_again_and_judged(
+    small: reproduce.Remade, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seconds = reproduce.remake(small, small.run, tmp_path / "made")
+    found = reproduce.held(small, tmp_path / "made")
+    assert reproduce.verdict(small, found, seconds) == 0
+    assert "small: reproduced (1 rows, 2 figures equal" in capfd.readouterr().out
+    tables.write(tables.RESULTS / "small", {"rows": [{"strategy": "a", "n": 4, "seconds": 0.2}]})
+    assert reproduce.verdict(small, reproduce.held(small, tmp_path / "made"), seconds) == 1
+    assert "a: n was 4, is 3" in capfd.readouterr().out
+    tables.write(tables.RESULTS / "small", {"rows": [{"strategy": "other", "n": 3}]})
+    assert reproduce.verdict(small, reproduce.held(small, tmp_path / "made"), seconds) == 1
+    assert "nothing to compare" in capfd.readouterr().out
+    broken = reproduce.Remade("small", "page", ("python benchmarks/tables.py",))
+    with pytest.raises(SystemExit, match="small: the command ended with 1"):
+        reproduce.remake(broken, broken.run, tmp_path / "made")
+
+
+def test_the_list_and_wrong_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in STORED)
+    for words, says in ((["heads"], "no table 'heads'; allowed: attention"), (["heads-scenes", "--part"], "no part")):
+        with pytest.raises(SystemExit):
+            reproduce.main(words)
+        assert says in capsys.readouterr().err
