@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 from benchmarks import common, reproduce, tables
 from benchmarks.beside import alike, compare, told
 from benchmarks.record import FIELDS, UNKNOWN, commit, lacking, parts, record
-from vtokens.cli import parser as vtokens_parser
 
 ROOT = Path(__file__).parent.parent
 STORED = sorted(
@@ -26,42 +24,11 @@ STORED = sorted(
 )
 
 
-class Taken(Exception):
-    """Options were parsed without an error."""
-
-
-@pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Scripts end where their own parser has taken their options."""
-    real = argparse.ArgumentParser.parse_args
-
-    def parse(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
-        real(self, args, namespace)
-        raise Taken
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    return monkeypatch
-
-
-def taken(command: str, stops: pytest.MonkeyPatch) -> bool:
-    """Whether a command's script is there and its parser takes the options; SystemExit where it does not."""
-    program, *words = shlex.split(command)
-    if program == "git":
-        return words[0] == "worktree"
-    try:
-        if program == "vtokens":
-            vtokens_parser().parse_args(words)
-        assert program == "python", command
-        name = words[1] if words[0] == "-m" else words[0].removesuffix(".py").replace("/", ".")
-        rest = words[2:] if words[0] == "-m" else words[1:]
-        if name == "benchmarks.tables":
-            return len(rest) == 2
-        module = importlib.import_module(f"{name}.__main__" if words[0] == "-m" else name)
-        stops.setattr(sys, "argv", [words[0], *rest])
-        (module.main if hasattr(module, "main") else module._options)()  # mitigation.py has a function for each part
-    except Taken:
-        return True
-    return False
+def not_taken(commands: Sequence[str]) -> list[str]:
+    """The commands whose script is not there, or whose parser does not take the options."""
+    words = [sys.executable, "-m", "tests.taken"]
+    done = subprocess.run(words, input="\n".join(commands), cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 def about(name: str) -> dict[str, Any]:
@@ -89,24 +56,16 @@ def test_every_table_has_its_record(name: str) -> None:
         assert part["commit"] != UNKNOWN or part["stored"]
 
 
-def test_the_commands_to_make_tables_again_are_taken(stops: pytest.MonkeyPatch) -> None:
-    for one in reproduce.every().values():
-        for command in (*one.run, *one.part):
-            assert taken(command, stops), f"{one.name}: {command}"
-            if "results" in command:
-                raise AssertionError(f"{one.name} would write over what is stored")
-    with pytest.raises(SystemExit):
-        taken("python benchmarks/heads.py --question 3.5", stops)
-
-
-def test_the_commands_of_records_are_taken(stops: pytest.MonkeyPatch) -> None:
-    for name in STORED:
-        for part in parts(about(name)):
-            for command in [part["command"]] if "command" in part else part["commands"]:
-                if not command.startswith(UNKNOWN):
-                    first, *others = command.split(";")
-                    assert taken(first, stops), name
-                    assert all(not other.strip().startswith("python") for other in others)
+def test_the_commands_to_make_tables_again_and_those_of_the_records_are_taken() -> None:
+    again = [command for one in reproduce.every().values() for command in (*one.run, *one.part)]
+    assert not [command for command in again if "results" in command]  # nothing that is stored is written over
+    recorded = []
+    for part in (part for name in STORED for part in parts(about(name))):
+        recorded += [part["command"]] if "command" in part else part["commands"]
+    # What stands behind the first of several is told in words.
+    recorded = [one.split(";")[0] for one in recorded if not one.startswith(UNKNOWN)]
+    wrong = ["python benchmarks/heads.py --question 3.5", "python benchmarks/head.py", "vtokens profil", "make bench"]
+    assert not_taken([*again, *recorded, *wrong]) == wrong
 
 
 def test_what_is_measured_now_is_recorded_and_what_lacks_a_part_is_not_written(tmp_path: Path) -> None:
