@@ -88,6 +88,7 @@ lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --slow -m typed tests/test_typed.py
 	$(BIN)/pre-commit run house-rules --files $$(find vtokens -name '*.py')
 
 format: $(STAMP)  ## Reformat the code and mend what the linter can

@@ -55,8 +55,12 @@ if TYPE_CHECKING:
     from vtokens.strategies import ScorePruner as ScorePruner
     from vtokens.strategies import Steerer as Steerer
     from vtokens.strategies import Strategy as Strategy
+    from vtokens.strategies import _Listing
     from vtokens.strategies import describe as describe
     from vtokens.strategies import register as register
+
+    # Called, it lists names; a checker that took it for the package would refuse that.
+    strategies: _Listing
 
 
 def _refusal(name: str, family: str) -> str:
@@ -70,15 +74,17 @@ refusals.known_by(_refusal)
 set_aside_if_broken()  # before anything here imports transformers
 
 
-def __getattr__(name: str) -> Any:
-    if name == "strategies":  # the subpackage, which lists names when called
-        return importlib.import_module("vtokens.strategies")
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'vtokens' has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    except ImportError as error:
-        raise with_cause(error) from error
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name == "strategies":  # the subpackage, which lists names when called
+            return importlib.import_module("vtokens.strategies")
+        if name not in _EXPORTS:
+            raise AttributeError(f"module 'vtokens' has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(_EXPORTS[name]), name)
+        except ImportError as error:
+            raise with_cause(error) from error
 
 
 def __dir__() -> list[str]:

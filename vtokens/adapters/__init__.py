@@ -26,22 +26,23 @@ __all__ = [
     "register_adapter",
 ]
 
-__getattr__ = importer(
-    __name__,
-    {
-        "Adapter": "vtokens.adapters.base",
-        "Anatomy": "vtokens.adapters.anatomy",
-        "Deepstack": "vtokens.adapters.anatomy",
-        "TowerSpec": "vtokens.adapters.anatomy",
-        "Visibility": "vtokens.adapters.anatomy",
-        "brought_by": "vtokens.adapters.registry",
-        "adapter_class": "vtokens.adapters.registry",
-        "adapter_for": "vtokens.adapters.find",
-        "examples": "vtokens.adapters.registry",
-        "models": "vtokens.adapters.registry",
-        "register_adapter": "vtokens.adapters.registry",
-    },
-)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+    __getattr__ = importer(
+        __name__,
+        {
+            "Adapter": "vtokens.adapters.base",
+            "Anatomy": "vtokens.adapters.anatomy",
+            "Deepstack": "vtokens.adapters.anatomy",
+            "TowerSpec": "vtokens.adapters.anatomy",
+            "Visibility": "vtokens.adapters.anatomy",
+            "brought_by": "vtokens.adapters.registry",
+            "adapter_class": "vtokens.adapters.registry",
+            "adapter_for": "vtokens.adapters.find",
+            "examples": "vtokens.adapters.registry",
+            "models": "vtokens.adapters.registry",
+            "register_adapter": "vtokens.adapters.registry",
+        },
+    )
 
 
 def __dir__() -> list[str]:

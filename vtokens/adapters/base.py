@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -231,6 +231,8 @@ def _tied(model: Any, decoder: Any) -> bool:
     return head is not None and head.weight is decoder.get_input_embeddings().weight
 
 
-def __getattr__(name: str) -> Any:
-    """`register_adapter`, where adapters of before import it from."""
-    return elsewhere(__name__, name)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        """`register_adapter`, where adapters of before import it from."""
+        return elsewhere(__name__, name)

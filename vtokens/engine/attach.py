@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Unpack
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.core.budget import Keep
 from vtokens.engine.handle import Handle, handle_on
 from vtokens.strategies import Spec, Strategy, parse
+from vtokens.strategies.options import StrategyOptions
 
 __all__ = ["Handle", "attach", "attachment", "detach", "joined", "without"]
 
 
-def attach(model: PreTrainedModel, strategy: Spec, keep: Keep | None = None, **options: Any) -> Handle:
+def attach(model: nn.Module, strategy: Spec, keep: Keep | None = None, **options: Unpack[StrategyOptions]) -> Handle:
     """Attach strategies to a loaded model.
 
     Args:
-        model: a transformers vision-language model of a supported family (`vtokens.models()`).
+        model: a transformers vision-language model of a supported family (`vtokens.models()`), also inside of what
+            `torch.compile`, `DataParallel` or peft make of it.
         strategy: `"fastv(keep=0.25, layer=2)"`, `"cls+fastv"`, a `Strategy`, a dict, or a list of these; None or
             "none" only measures.
         keep: the `keep` of the strategy that takes it.
@@ -51,12 +54,12 @@ def without(model: PreTrainedModel, stages: Collection[str], *more: Strategy) ->
         yield handle
 
 
-def attachment(model: PreTrainedModel) -> Handle | None:
+def attachment(model: nn.Module) -> Handle | None:
     """The handle of what is attached to `model`, or None."""
     return handle_on(adapter_for(model).multimodal)
 
 
-def detach(model: PreTrainedModel) -> None:
+def detach(model: nn.Module) -> None:
     """Detach whatever is attached to `model`; nothing happens if nothing is."""
     handle = attachment(model)
     if handle is not None:

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 from transformers import __version__ as transformers_version
 
 from vtokens.adapters import adapter_for
@@ -44,7 +43,7 @@ class Handle:
         choices: a line for each strategy that was chosen for the model (`auto`): what it stands for, and why.
     """
 
-    def __init__(self, model: PreTrainedModel, strategies: tuple[Strategy, ...] = ()) -> None:
+    def __init__(self, model: nn.Module, strategies: tuple[Strategy, ...] = ()) -> None:
         warn_if_untested(transformers_version)
         self._adapter, self._records = adapter_for(model), Records()
         check_decoder(self._adapter)

@@ -16,9 +16,11 @@ _HOME = {"Answer": "journal", "Journal": "journal", "VTokens": "lmms.model", "ta
 __all__ = ["Answer", "Journal", "VTokens", "tasks_path"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needs("eval-light", "evaluation"):
-        module = import_module(f"{__name__}.{_HOME[name]}")
-    return getattr(module, name)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        with needs("eval-light", "evaluation"):
+            module = import_module(f"{__name__}.{_HOME[name]}")
+        return getattr(module, name)

@@ -45,12 +45,14 @@ if TYPE_CHECKING:
     from vtokens.filter.report import ResponseReport as ResponseReport
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        return renamed(__name__, name)
-    with needs("filter", "the hallucination filter"):
-        module = importlib.import_module(f"vtokens.filter.{_EXPORTS[name]}")
-    return getattr(module, name)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _EXPORTS:
+            return renamed(__name__, name)
+        with needs("filter", "the hallucination filter"):
+            module = importlib.import_module(f"vtokens.filter.{_EXPORTS[name]}")
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
@@ -39,6 +40,10 @@ from vtokens.filter.signals import Signal, get_signals, parts_for
 from vtokens.loading.context import check_characters, context_of
 from vtokens.loading.media import Medium
 from vtokens.scenes.embedded import is_embedded
+
+if TYPE_CHECKING:
+    from vtokens.core.generate_options import GenerateOptions
+    from vtokens.loading.options import FilterOptions
 
 
 def _say_if_unknown(model: PreTrainedModel) -> None:
@@ -88,13 +93,13 @@ class HallucinationFilter:
     @classmethod
     def from_pretrained(
         cls,
-        model: PreTrainedModel | str | Path,
+        model: nn.Module | str | Path,
         processor: Any = None,
         signals: str | Sequence[str | Signal] | None = None,
         extractor: str | Extractor | None = None,
         calibrator: str | Path | None = "auto",
         batch_size: int = 16,
-        **load_kwargs: Any,
+        **load_kwargs: Unpack[FilterOptions],
     ) -> HallucinationFilter:
         """A filter for a model.
 
@@ -140,7 +145,7 @@ class HallucinationFilter:
             saved.calibration, batch_size,
         )  # fmt: skip
 
-    def setting(self, **generate_kwargs: Any) -> CalibrationSetting:
+    def setting(self, **generate_kwargs: Unpack[GenerateOptions]) -> CalibrationSetting:
         """Under which conditions responses come about now; `generate_kwargs` as they will be given."""
         fitted = self.judge.calibrator
         prompts = "any" if fitted is None else fitted.setting.prompts
@@ -257,7 +262,7 @@ class HallucinationFilter:
         threshold: float | None = ...,
         retries: Sequence[str] = ...,
         gate: Gate | None = ...,
-        **generate_kwargs: Any,
+        **generate_kwargs: Unpack[GenerateOptions],
     ) -> Outcome: ...
 
     @overload
@@ -271,7 +276,7 @@ class HallucinationFilter:
         threshold: float | None = ...,
         retries: Sequence[str] = ...,
         gate: Gate | None = ...,
-        **generate_kwargs: Any,
+        **generate_kwargs: Unpack[GenerateOptions],
     ) -> list[Outcome]: ...
 
     def generate(
@@ -284,7 +289,7 @@ class HallucinationFilter:
         threshold: float | None = None,
         retries: Sequence[str] = RETRIES,
         gate: Gate | None = None,
-        **generate_kwargs: Any,
+        **generate_kwargs: Unpack[GenerateOptions],
     ) -> Outcome | list[Outcome]:
         """Let the model answer, and act on what it should not have said.
 
@@ -338,7 +343,7 @@ class HallucinationFilter:
         risk: Risk | float | None = None,
         threshold: float | None = None,
         retries: Sequence[str] = RETRIES,
-        **generate_kwargs: Any,
+        **generate_kwargs: Unpack[GenerateOptions],
     ) -> Iterator[Event]:
         """As `generate`, one sentence at a time: each is held back until it is judged, while the model writes on.
 
@@ -376,17 +381,25 @@ class HallucinationFilter:
         """
         return explain(report, self.judge.calibrator)
 
-    def fit(self, records: Sequence[LabelledResponse], estimator: str = "auto", **more: Any) -> HallucinationFilter:
+    def fit(
+        self,
+        records: Sequence[LabelledResponse],
+        estimator: str = "auto",
+        *,
+        names: Sequence[str] | None = None,
+        calibration: Sequence[LabelledResponse] | None = None,
+        seed: int = 0,
+    ) -> HallucinationFilter:
         """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.
 
         Args:
             records: from `ResponseReport.record`.
-            estimator, more: as of `Calibrator.fit`.
+            estimator, names, calibration, seed: as of `Calibrator.fit`.
 
         Returns:
             The filter itself.
         """
-        found = Calibrator.fit(records, estimator=estimator, **more)
+        found = Calibrator.fit(records, names, estimator, calibration=calibration, seed=seed)
         found.check(self.setting())
         self.judge, self.calibration = replace(self.judge, calibrator=found), None
         return self
@@ -444,7 +457,7 @@ class HallucinationFilter:
         action: str,
         risk: Risk | float | None,
         threshold: float | None,
-        generate_kwargs: dict[str, Any],
+        generate_kwargs: Mapping[str, Any],
     ) -> FilterGeneration:
         now = self.setting(**generate_kwargs)
         limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)

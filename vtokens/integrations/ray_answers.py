@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from vtokens.core.errors import shorten
 from vtokens.core.jsonlines import JsonLines, read_lines
@@ -14,6 +14,20 @@ from vtokens.core.on_ray import cluster
 from vtokens.core.reading import parse_json, read_json, same_file
 from vtokens.core.writing import write_json
 from vtokens.integrations.ray_data import answer, imported
+
+if TYPE_CHECKING:
+    from vtokens.loading.options import FilterOptions
+
+    class AnswerOptions(FilterOptions, total=False):
+        """What `vtokens.integrations.ray_data.answer` takes by name."""
+
+        model: str
+        folder: str | Path | None
+        batch_size: int
+        workers: int
+        gpus: float
+        max_new_tokens: int
+
 
 _LINE = 2**24  # bytes
 OWN = ("line", "answer", "image_tokens", "kept", "refused")  #: the fields that are added to each row
@@ -39,7 +53,7 @@ def answer_file(
     *,
     address: str = "local",
     progress: Callable[[int], Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[AnswerOptions],
 ) -> Tally:
     """Answer a file of JSON lines on a cluster, each batch on disk before the next is waited for.
 
@@ -81,7 +95,7 @@ def answer_file(
 
 def _ask(
     rows: dict[int, dict[str, Any]], output: Path, address: str, tally: Tally, progress: Callable[[int], Any],
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """What is left of the rows, by their lines; of each no more travels than is asked."""
     file = JsonLines(output)
@@ -121,7 +135,7 @@ def _done(text: str) -> dict[str, Any]:
     return row
 
 
-def _same_settings(output: Path, settings: dict[str, Any]) -> None:
+def _same_settings(output: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than an output was begun with; workers and GPUs may change."""
     path = output.with_name(f"{output.stem}.settings.json")
     now = {name: str(value) for name, value in settings.items() if name not in ("workers", "gpus", "batch_size")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,9 @@ from vtokens.core.budget import Keep
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+    from vtokens.loading.options import LoadOptions
+    from vtokens.strategies import Spec
 
 PIXELS = "__pixels"
 """The column between the stages: a picture as bytes, beside its height and width."""
@@ -135,7 +138,7 @@ class Answer:
 def answer(
     dataset: Dataset,
     model: str = "scenes-llava",
-    strategy: str = "none",
+    strategy: Spec = "none",
     keep: Keep | None = None,
     *,
     folder: str | Path | None = None,
@@ -143,7 +146,7 @@ def answer(
     workers: int = 1,
     gpus: float = 0,
     max_new_tokens: int = 64,
-    **options: Any,
+    **options: Unpack[LoadOptions],
 ) -> Dataset:
     """A dataset's questions with their answers, worked out when the result is read or written.
 

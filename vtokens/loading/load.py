@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
@@ -12,16 +12,27 @@ from vtokens.core.budget import Keep
 from vtokens.engine import attach
 from vtokens.loading import processors
 from vtokens.loading.hub import check_reachable, locate
-from vtokens.loading.options import HUB, split
+from vtokens.loading.options import HUB, LoadOptions, split
 from vtokens.loading.saved import read
 from vtokens.strategies import Spec, parse
 
 _SHOWN = 4  # names in a message
 
+if TYPE_CHECKING:
+
+    class VisionLanguageModel(PreTrainedModel):
+        """What `load` returns: of transformers' own class, of which checkers need to know that it can generate."""
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            """As transformers' `generate`."""
+
+else:
+    VisionLanguageModel = PreTrainedModel
+
 
 def load(
-    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **options: Any
-) -> tuple[PreTrainedModel, Any]:
+    name_or_path: str | Path, strategy: Spec | None = None, keep: Keep | None = None, **options: Unpack[LoadOptions]
+) -> tuple[VisionLanguageModel, Any]:
     """Load a vision-language model and its processor, with a strategy attached.
 
     Args:

@@ -4,28 +4,89 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from vtokens.adapters import models
+from vtokens.core.budget import Keep
 from vtokens.core.errors import nearest
 from vtokens.strategies import Spec, list_strategies
+from vtokens.strategies.options import StrategyOptions
 from vtokens.strategies.spec import field_names
 
-HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+
+class HubOptions(TypedDict, total=False):
+    """Where files of a model come from; config, processor and saved strategy are asked for with these too."""
+
+    cache_dir: str | Path | None
+    force_download: bool
+    local_files_only: bool
+    revision: str
+    subfolder: str
+    token: str | bool | None
+    trust_remote_code: bool
+
+
+class TransformersOptions(HubOptions, total=False):
+    """What transformers' `from_pretrained` takes by name, in the releases supported."""
+
+    adapter_kwargs: Mapping[str, Any] | None
+    adapter_name: str | None
+    allow_all_kernels: bool
+    attn_implementation: str | Mapping[str, str] | None
+    code_revision: str | None
+    config: Any
+    device_map: Any
+    device_mesh: Any
+    disable_mmap: bool | None
+    distributed_config: Any
+    dtype: Any
+    experts_implementation: Any
+    fusion_config: Any
+    generation_config: Any
+    gguf_file: str | None
+    ignore_mismatched_sizes: bool
+    kernel_config: Any
+    key_mapping: Mapping[str, str] | None
+    max_memory: Mapping[Any, Any] | None
+    offload_buffers: bool
+    offload_folder: str | Path | None
+    offload_state_dict: bool
+    proxies: Mapping[str, str] | None
+    quantization_config: Any
+    state_dict: Mapping[str, Any] | None
+    torch_dtype: Any
+    tp_plan: Any
+    tp_size: int | None
+    tqdm_class: Any
+    use_kernels: bool
+    use_safetensors: bool | None
+    variant: str | None
+    weights_only: bool
+
+
+class LoadOptions(StrategyOptions, TransformersOptions, total=False):
+    """The keyword arguments of `vtokens.load`: fields of a single strategy, and what transformers takes.
+
+    Fields of the model's config are taken too, and are too many to be written here: a checker lets them pass where they
+    come as `**config`, a `dict[str, Any]`.
+    """
+
+
+class FilterOptions(LoadOptions, total=False):
+    """What a filter of a model given by name takes: all arguments of `vtokens.load`."""
+
+    strategy: Spec | None
+    keep: Keep | None
+
+
+HUB = tuple(HubOptions.__annotations__)
 """What config, processor and saved strategy are asked for with too."""
 
-_READ = (
-    "adapter_kwargs", "adapter_name", "allow_all_kernels", "attn_implementation", "code_revision", "device_map",
-    "device_mesh", "distributed_config", "dtype", "experts_implementation", "generation_config", "gguf_file",
-    "kernel_config", "key_mapping", "max_memory", "offload_buffers", "offload_folder", "offload_state_dict", "proxies",
-    "quantization_config", "state_dict", "torch_dtype", "tp_plan", "tp_size", "tqdm_class", "use_kernels", "variant",
-    # Read no more, and accepted still.
-    "_commit_hash", "_fast_init", "from_flax", "from_tf", "low_cpu_mem_usage", "mirror",
-    *HUB,
-)  # fmt: skip
-"""What transformers' `from_pretrained` takes beyond its signature, in the releases supported."""
+_READ_NO_MORE = ("_commit_hash", "_fast_init", "from_flax", "from_tf", "low_cpu_mem_usage", "mirror")
+"""What transformers accepts still."""
 
 
 def split(
@@ -65,7 +126,11 @@ def split(
 def from_pretrained_names() -> set[str]:
     """The keyword arguments of transformers' `from_pretrained`."""
     signature = inspect.signature(PreTrainedModel.from_pretrained).parameters.values()
-    return {*_READ, *(parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY)}
+    return {
+        *TransformersOptions.__annotations__,
+        *_READ_NO_MORE,
+        *(parameter.name for parameter in signature if parameter.kind is parameter.KEYWORD_ONLY),
+    }
 
 
 def _config_fields(config: PretrainedConfig | None) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from huggingface_hub.errors import HFValidationError
 from transformers.utils import cached_file
@@ -13,6 +13,9 @@ from vtokens.core.reading import MEBIBYTE, read_json
 from vtokens.core.writing import write_json
 from vtokens.loading.hub import locate
 from vtokens.strategies import Spec, Strategy, parse, to_dict
+
+if TYPE_CHECKING:
+    from vtokens.loading.options import HubOptions
 
 FILE = "vtokens.json"
 _VERSION = 1
@@ -34,7 +37,7 @@ def save_pretrained(strategy: Spec, folder: str | Path) -> Path:
     return path
 
 
-def from_pretrained(name_or_path: str | Path, **hub: Any) -> tuple[Strategy, ...]:
+def from_pretrained(name_or_path: str | Path, **hub: Unpack[HubOptions]) -> tuple[Strategy, ...]:
     """The strategies saved beside a model, in a folder or on the hub.
 
     Raises:

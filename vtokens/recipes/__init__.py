@@ -84,7 +84,8 @@ _MODULES = {
     "zoom": _ZOOM,
     **{name: f"vtokens.recipes.looking.{name}" for name in _LOOKING},
 }
-__getattr__ = importer(__name__, _MODULES)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+    __getattr__ = importer(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from vtokens.core.compat import given_cache
 from vtokens.core.prompts import POSITION_KINDS
 from vtokens.engine.attach import joined
 from vtokens.recipes.overtrust import Dwelling, State, chosen, followed, mode, overtrust, penalised
+
+if TYPE_CHECKING:
+    from vtokens.core.generate_options import OnwardOptions
 
 PER_TOKEN = ("attention_mask", *POSITION_KINDS, "position_ids")
 """What `generate` hands on that has a column for each token."""
@@ -57,7 +60,12 @@ class Opera:
 
 
 def opera(
-    model: PreTrainedModel, inputs: Mapping[str, Any], settings: Opera = Opera(), *, num_beams: int = 5, **options: Any
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    settings: Opera = Opera(),
+    *,
+    num_beams: int = 5,
+    **options: Unpack[OnwardOptions],
 ) -> Any:
     """Answer one prompt by a beam search that turns from tokens on which all that follows dwells (OPERA).
 

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -21,6 +21,18 @@ METHODS: dict[str, Callable[..., Any]] = {"aks": aks, "bolt": bolt, "date": date
 _GIVEN = {"scores", "seconds", "count", "look", "total", "weights", "seed"}
 _CHUNK = 32
 """Frames in memory at once while they are scored."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """The settings of the methods: of "aks" threshold and depth, "bolt" power, "date" gap, "tstar" the others."""
+
+    threshold: float
+    depth: int
+    power: float
+    gap: float
+    confirmed: float
+    share: float
+    grid: int
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def search_frames(
     cues: Sequence[str] = (),
     seed: int = 0,
     backend: str = "auto",
-    **settings: Any,
+    **settings: Unpack[SearchOptions],
 ) -> Searched:
     """The frames of a file that fit a query best, as one of four methods chooses them.
 
@@ -81,6 +93,7 @@ def search_frames(
     if wrong := sorted({*settings} - allowed):
         raise unknown(f"setting of {method!r}", wrong[0], allowed)
     check_settings(**settings)
+    own: dict[str, Any] = {**settings}
     if cues and method != "tstar":
         raise ValueError(f"cues={tuple(cues)!r} lead the search of 'tstar', and {method!r} scores one query")
     check_asked(count, None, start, end)
@@ -107,12 +120,12 @@ def search_frames(
         weights = [1.0] + [0.5] * len(cues)
         chosen, scores = tstar(
             lambda at: [_confidences(look(at, one)) for one in queries],
-            len(candidates), count, weights, seed=seed, **settings,
+            len(candidates), count, weights, seed=seed, **own,
         )  # fmt: skip
     else:
         scores = np.array(look(range(len(candidates)), query))
         more = {"seconds": seconds} if method == "date" else {}
-        chosen = METHODS[method](scores.tolist(), count=count, **more, **settings)
+        chosen = METHODS[method](scores.tolist(), count=count, **more, **own)
     return Searched(read(source, backend=backend, indices=[candidates[at] for at in chosen]), scores, seconds)
 
 

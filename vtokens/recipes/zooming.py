@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from vtokens.engine.attach import joined
 from vtokens.recipes.again import Again
 from vtokens.recipes.region import Look, Region
 from vtokens.strategies.base import check_layer
+
+if TYPE_CHECKING:
+    from vtokens.core.generate_options import GenerateOptions
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def zoom(
     *,
     layer: int | None = None,
     share: float = 0.5,
-    **options: Any,
+    **options: Unpack[GenerateOptions],
 ) -> Zoomed:
     """Ask about a picture once more, with the region that the question looks at most beside it.
 

@@ -71,12 +71,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "clips":  # a package beside these modules
-        return import_module(".clips", __name__)
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name == "clips":  # a package beside these modules
+            return import_module(".clips", __name__)
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

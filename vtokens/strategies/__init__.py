@@ -130,7 +130,8 @@ __all__ = [
     "to_dict",
 ]
 
-__getattr__ = importer(__name__, _MODULES)
+if not TYPE_CHECKING:  # a checker is to miss names that are not there
+    __getattr__ = importer(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

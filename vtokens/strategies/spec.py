@@ -9,13 +9,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from keyword import kwlist
-from typing import Any
+from typing import Any, Unpack
 
 from vtokens.core.budget import Keep, check_keep
 from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.composition import Choice, Composition
 from vtokens.strategies.fields import checked
+from vtokens.strategies.options import StrategyOptions
 from vtokens.strategies.registry import get
 from vtokens.strategies.video_pruner import VideoPruner
 
@@ -29,7 +30,7 @@ _WORD = re.compile(rf"=(\s*)({'|'.join(word for word in kwlist if word.islower()
 _EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fastv(keep=0.5)'"
 
 
-def parse(spec: Spec, keep: Keep | None = None, **options: Any) -> tuple[Strategy, ...]:
+def parse(spec: Spec, keep: Keep | None = None, **options: Unpack[StrategyOptions]) -> tuple[Strategy, ...]:
     """The strategies that `spec` names, in the written order; those of a `Composition` in its place.
 
     Args:

@@ -82,7 +82,9 @@ def read_strategy(strategy: str, keep: Keep | None, options: Mapping[str, Any]) 
             f"cannot read the strategy {text!r}: lmms-eval splits model arguments at commas, so write "
             "strategy=fastv,keep=0.25,layer=3, or quote it: strategy='fastv(keep=0.25, layer=3)'"
         )
-    read = {name: int(v) if isinstance(v, float) and v < 0 and v == int(v) else v for name, v in options.items()}
+    read: dict[str, Any] = {
+        name: int(v) if isinstance(v, float) and v < 0 and v == int(v) else v for name, v in options.items()
+    }
     return parse(text, keep, **read)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +15,14 @@ from vtokens.filter.guarantees.setting import CalibrationSetting
 from vtokens.filter.mentions import Mention
 
 if TYPE_CHECKING:
+    from vtokens.core.generate_options import GenerateOptions
     from vtokens.filter.filter import HallucinationFilter
+
+    class PolicyOptions(GenerateOptions, total=False):
+        """What `HallucinationFilter.generate` takes by name, beside what a policy decides."""
+
+        retries: Sequence[str]
+
 
 #: Thresholds tried, strictest first. They must not be chosen by looking at the responses they are tested on.
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -29,7 +36,7 @@ def calibrate_policy(
     risk: Risk = Risk(),  # noqa: B008 (frozen)
     action: str = "regenerate",
     thresholds: Sequence[float] = THRESHOLDS,
-    **more: Any,
+    **more: Unpack[PolicyOptions],
 ) -> Certificate:
     """The largest threshold up to which acting keeps a guarantee about the final texts.
 
@@ -58,7 +65,8 @@ def calibrate_policy(
         for row, (outcome, prompt) in enumerate(zip(outcomes, prompts, strict=True)):
             mentions = hf.judge.extractor(outcome.text, prompt)
             wrong[row, column], said[row, column] = sum(label(row, mentions)), len(mentions)
-    setting = hf.setting(**{name: value for name, value in more.items() if name != "retries"})
+    generate: dict[str, Any] = {name: value for name, value in more.items() if name != "retries"}
+    setting = hf.setting(**generate)
     how = f"{setting.decoding}, {action}" + (f" by {', '.join(more['retries'])}" if "retries" in more else "")
     return policy_threshold(wrong, said, thresholds, risk, setting=replace(setting, decoding=how))
 

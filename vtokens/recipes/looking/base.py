@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, cast
 
 from PIL import Image
 from transformers import GenerationConfig, PreTrainedModel
@@ -19,6 +19,10 @@ from vtokens.recipes.looking.asking import Asking, Box, Said
 from vtokens.strategies import Strategy
 from vtokens.strategies.fields import checked
 from vtokens.strategies.stages import STAGES
+
+if TYPE_CHECKING:
+    from vtokens.core.generate_options import GenerateOptions
+    from vtokens.recipes.options import RecipeOptions
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,12 @@ class Recipe(ABC):
         return f"{self.name}({', '.join(changed)})" if changed else self.name
 
     def __call__(
-        self, model: PreTrainedModel, processor: Any, image: Image.Image, question: str, **options: Any
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        image: Image.Image,
+        question: str,
+        **options: Unpack[GenerateOptions],
     ) -> Looked:
         """Answer one question about one picture.
 
@@ -141,7 +150,21 @@ class Recipe(ABC):
         return Looked(said.text, str(self), asking.passes, boxes, said.images, said, notes, **more)
 
 
-def function(cls: type[Recipe]) -> Callable[..., Looked]:
+class RecipeFunction(Protocol):
+    """What `function` makes of a recipe."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        processor: Any,
+        image: Image.Image,
+        question: str,
+        **options: Unpack[RecipeOptions],
+    ) -> Looked:
+        """As `Recipe.__call__`, with the recipe's settings among the options."""
+
+
+def function(cls: type[Recipe]) -> RecipeFunction:
     """The function of a recipe: `crop(model, processor, image, question, **settings and options of generate)`."""
     names = {f.name for f in dataclasses.fields(cls)}
 
@@ -153,4 +176,4 @@ def function(cls: type[Recipe]) -> Callable[..., Looked]:
     call.__name__ = call.__qualname__ = cls.name
     call.__module__ = cls.__module__
     call.__doc__ = f"{cls.__doc__}\n\nArguments and errors as in `Recipe.__call__`; settings are given by name."
-    return call
+    return cast(RecipeFunction, call)
