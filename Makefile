@@ -17,6 +17,8 @@ INSTALL := PIP_CONSTRAINT=requirements/all.txt PIP_BUILD_CONSTRAINT=requirements
 
 # What `make lock` resolves with.
 UV := 0.13.9
+# Where `make release-check` takes torch for CPUs from; nothing stands for the index that pip asks anyhow.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -24,7 +26,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce fuzz fuzz-serve clean
+.PHONY: help setup lock release-check demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +85,9 @@ lock:  ## Resolve what pyproject.toml asks for into requirements/ (ARGS=--upgrad
 	@test -x $(VENV)/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --target $(VENV)/uv uv==$(UV)
 	UV=$(VENV)/uv/bin/uv tools/lock.sh $(ARGS)
+
+release-check: $(STAMP)  ## Build sdist and wheel into dist/, check them, install each into a clean environment and try it
+	$(BIN)/python tools/release_check.py --torch-index '$(TORCH_INDEX)' $(ARGS)
 
 lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import vtokens
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -60,7 +62,7 @@ def ours(folder: Path) -> None:
             marker = f"extra == '{extra}'" if one.marker is None else f"({one.marker}) and extra == '{extra}'"
             one.marker = None
             lines += [f"Requires-Dist: {one} ; {marker}"]
-    package(folder, "vtokens", PROJECT["version"], requires=lines)
+    package(folder, "vtokens", vtokens.__version__, requires=lines)
 
 
 def package(

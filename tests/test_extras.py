@@ -6,6 +6,7 @@ import pytest
 
 from vtokens.core import extras
 from vtokens.core.errors import MissingExtra
+from vtokens.doctor.extras import EXTRAS
 
 from . import installed
 
@@ -124,3 +125,18 @@ def test_requirements_follow_extras_that_are_made_of_others(packages):
     assert {"datasets", "matplotlib", "scipy", "pydantic"} <= light
     assert not light & core
     assert {one.name for one in extras.requirements("eval")} == light | {"lmms-eval"}
+
+
+def test_an_extra_is_installed_where_its_own_packages_are(tmp_path):
+    """With the commands alone nothing else is: transformers, which the server also stands on, is in the core."""
+    brought = installed.closure([*installed.asked(), *installed.asked("cli")])
+    folder = installed.linked(tmp_path / "packages", brought)
+    code = "from vtokens.doctor.extras import EXTRAS\nprint(*(one.name for one in EXTRAS if one.installed))"
+    ran = installed.python(folder, "-c", code)
+    assert ran.stdout.split() == ["cli", "filter"], ran.stderr
+
+
+def test_a_remedy_names_each_step_once():
+    for one in EXTRAS:
+        steps = one.command.split(", then ")
+        assert len(steps) == len(set(steps)), one.command

@@ -46,7 +46,8 @@ COMMAND = f"""
     ("command", "says"),
     [
         ("--help", "vtokens strategies"),
-        ("--version", "vtokens "),
+        ("--version", "  torch "),
+        ("--version --json", '"accelerator": '),
         ("strategies", "mminference"),
         ("strategies fast*", "fastvid"),
         ("strategies fastv", "query_scope"),
@@ -54,6 +55,7 @@ COMMAND = f"""
         ("strategies --stage prompt --needs cls", "todre"),
         ("strategies fastw", "Did you mean 'fastv'?"),
         ("models", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ("cite visionzip+census crop", "@inproceedings{visionzip,"),
         ("model", "Did you mean 'models'?"),
         ("strategies --help", "examples:"),
         ("run --help", "--overlay"),

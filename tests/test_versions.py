@@ -1,5 +1,7 @@
 """Which releases fit each other, and the warning about a transformers that the tests are not run on."""
 
+import json
+import platform
 import re
 import shutil
 import tomllib
@@ -7,11 +9,15 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from packaging.requirements import Requirement
 
+import vtokens
 from tests.environments import ROOT, python
 from vtokens.core import versions
+
+from . import installed
 
 ATTACH_TWICE = """
 import vtokens
@@ -106,3 +112,41 @@ def test_a_newer_one_that_was_forced_warns_once_at_attach(tmp_path):
     done = python("-c", ATTACH_TWICE, over=[claiming("5.99.0", tmp_path)])
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("UserWarning: transformers 5.99.0 is not among the releases") == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", "CPU"),
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "CUDA 13.0"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '7.0.51831'\n", "ROCm 7.0.51831"),
+        ("cuda = '12.8'\n", "CUDA 12.8"),
+        ("", "CPU"),
+    ],
+)
+def test_what_torch_was_built_for_is_read_and_not_imported(tmp_path, lines, told):
+    """In the file that torch's own builds write."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.99.1'\n{lines}")
+    done = python("-m", "vtokens", "--version", "--json", over=[tmp_path])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["torch"], found["accelerator"]) == ("2.99.1", told)
+    assert found["vtokens"] == vtokens.__version__
+    assert found["transformers"] == transformers.__version__
+
+
+def test_what_it_runs_on_is_told_in_a_few_lines(tmp_path):
+    """The releases of this process, and, where next to nothing is installed, that it is not."""
+    done = python("-m", "vtokens", "--version")
+    first, where, *rest = done.stdout.splitlines()
+    assert first == f"vtokens {vtokens.__version__}"
+    assert where == f"  Python {platform.python_version()} on {platform.platform()}"
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+    assert rest[:2] == [
+        f"  torch {torch.__version__} (built for {built})",
+        f"  transformers {transformers.__version__}",
+    ]
+    alone = installed.python(installed.linked(tmp_path / "packages", {"packaging"}), "-m", "vtokens", "--version")
+    assert alone.stdout.splitlines()[2:] == [f"  {name} not installed" for name in ("torch", "transformers", "triton")]

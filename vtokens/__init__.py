@@ -9,7 +9,7 @@ from vtokens.core import moved, refusals
 from vtokens.core.errors import with_cause
 from vtokens.loading.torchvision import set_aside_if_broken
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # name -> the module that defines it; imported on first use, so that `import vtokens` stays light.
 _EXPORTS = {

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import NoReturn
 
-from vtokens import __version__
 from vtokens.cli import (
     bench,
     calibrate,
     check,
+    cite,
     compare,
     demo,
     doctor,
@@ -30,6 +30,7 @@ from vtokens.cli import (
 )
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
+from vtokens.cli.version import Version
 from vtokens.core.errors import unknown, with_cause
 from vtokens.core.extras import check as check_extra
 from vtokens.core.extras import explain
@@ -48,12 +49,13 @@ _EXAMPLES = """examples:
   vtokens report runs/first
   vtokens profile --preset llava-1.5-7b --scale 4 --layers 8 --strategy cls,fastv --keep 0.1
   vtokens bench kernels --kernel farthest_point
+  vtokens cite "visionzip+census"
   vtokens doctor
 """
 
 # What a command does not work without. The others draw tables and bars, which the extra `cli` brings too.
 _EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli", "serve": "serve"}
-_WITHOUT_MODELS = ("doctor", "models", "report", "strategies")
+_WITHOUT_MODELS = ("cite", "doctor", "models", "report", "strategies")
 """Commands that begin without torch and transformers, which take seconds to import."""
 
 
@@ -70,15 +72,24 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (see {self.prog} --help)")
 
 
-def parser() -> Parser:
-    """The parser of all commands."""
+def parser(given: Sequence[str] = ()) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        given: what it will read, of which `--version` looks for `--json`.
+    """
     top = Parser(
         prog="vtokens",
         description="Visual-token pruning for vision-language models.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"vtokens {__version__}")
+    top.add_argument(
+        "--version",
+        action=Version,
+        given=given,
+        help="what vtokens runs on: releases, what torch is built for, the platform; with --json as one JSON object",
+    )
     commands = top.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     for module in (
         run,
@@ -95,6 +106,7 @@ def parser() -> Parser:
         report,
         profile,
         bench,
+        cite,
         doctor,
     ):
         module.add_to(commands)
@@ -155,7 +167,7 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    top = parser()
+    top = parser(arguments)
     command = next((one for one in arguments if not one.startswith("-")), None)
     if command is not None and command not in top.commands:  # argparse names all commands, and not the nearest
         raise unknown("command", command, top.commands)

@@ -27,16 +27,34 @@ def build(package: str) -> str:
 
     Read in the package's `version.py`: a wheel of the package index leaves the device out of its name.
     """
+    text = _version_file(package)
+    if text is None:
+        return ""
+    found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
+    return found[1] if found else installed(package)
+
+
+def accelerator() -> str:
+    """What the installed torch was built for: "CUDA 13.0", "ROCm 7.0", "XPU 20250302", or "CPU"; "" without torch."""
+    text = _version_file("torch")
+    if text is None:
+        return ""
+    for name, called in {"cuda": "CUDA", "hip": "ROCm", "xpu": "XPU"}.items():
+        if found := re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)", text, re.MULTILINE):
+            return f"{called} {found[1]}"
+    return "CPU"
+
+
+def _version_file(package: str) -> str | None:
+    """The text of a package's `version.py`, "" where it has none; None where the package is not installed."""
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # a module in sys.modules that has no spec
-        return ""
+        return None
     if spec is None:
-        return ""
+        return None
     file = Path(spec.origin or "").with_name("version.py")
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
-    return found[1] if found else installed(package)
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def minor(version: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ class Extra:
         modules: what has to import, the package that it is all about first.
         light: the extra that brings all but that package, where the whole would bring another torch.
         beside: a distribution whose files are read, installed without what it asks for itself.
+        shared: whether other packages bring modules of it too: it is there where all of them are.
     """
 
     name: str
@@ -27,19 +28,18 @@ class Extra:
     modules: tuple[str, ...]
     light: str = ""
     beside: str = ""
+    shared: bool = False
 
     @property
     def installed(self) -> bool:
         """Whether the package that it is all about is there."""
-        return find_spec(self.modules[0].partition(".")[0]) is not None
+        asked = self.modules if self.shared else self.modules[:1]
+        return all(find_spec(module.partition(".")[0]) is not None for module in asked)
 
     @property
     def command(self) -> str:
         """How it is installed without another torch."""
-        if not self.light:
-            return install(self.name)
-        package = self.modules[0].partition(".")[0].replace("_", "-")
-        return f"{install(self.light)}, then pip install --no-deps {package}"
+        return install(self.light or self.name)
 
 
 EXTRAS = (
@@ -57,6 +57,7 @@ EXTRAS = (
         "serve",
         "`vtokens serve`",
         ("transformers.cli.serving.server", "fastapi", "uvicorn", "openai", "prometheus_client"),
+        shared=True,
     ),
 )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vtokens.strategies.base import Strategy, check_layer
     from vtokens.strategies.bases import Contraster, Evictor, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
+    from vtokens.strategies.citations import cite
     from vtokens.strategies.composition import Choice, Composition
     from vtokens.strategies.needs import Needs
     from vtokens.strategies.registry import describe, get, list_strategies, register
@@ -78,6 +79,7 @@ _MODULES = {
     "VideoPruner": "vtokens.strategies.video_pruner",
     "Visuals": "vtokens.strategies.views.visuals",
     "check_layer": "vtokens.strategies.base",
+    "cite": "vtokens.strategies.citations",
     "describe": "vtokens.strategies.registry",
     "format_spec": "vtokens.strategies.spec",
     "get": "vtokens.strategies.registry",
@@ -121,6 +123,7 @@ __all__ = [
     "VideoPruner",
     "Visuals",
     "check_layer",
+    "cite",
     "describe",
     "format_spec",
     "get",

@@ -74,6 +74,19 @@ def field_names(spec: Spec) -> set[str]:
     return {name for cls, _ in _drafts(spec) for name in _names(cls)}
 
 
+def named(spec: Spec) -> list[type[Strategy]]:
+    """The classes that `spec` names, in the written order, and behind each those that its negative branch runs under.
+
+    Raises:
+        TypeError, ValueError: as `parse`.
+    """
+    parse(spec)  # says what is wrong with the settings
+    found: list[type[Strategy]] = []
+    for cls, fields in _drafts(spec):
+        found += [cls, *(named(fields["branch"]) if isinstance(fields.get("branch"), str) else [])]
+    return found
+
+
 def format_spec(strategies: Sequence[Strategy]) -> str:
     """The string that `parse` turns back into `strategies`; only fields that differ from their defaults appear."""
     return "+".join(_format(strategy) for strategy in strategies) or "none"

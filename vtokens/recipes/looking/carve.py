@@ -20,6 +20,7 @@ from vtokens.strategies.base import check_share
 @recipe(
     "carve",
     paper="CARVE, arXiv:2509.06461",
+    venue="ECCV 2026",
     evidence="stand-in",
     shown="tests/recipes/test_carve.py::test_pixels_are_those_with_the_greatest_contrast",
 )

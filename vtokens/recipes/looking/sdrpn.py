@@ -21,6 +21,7 @@ Cells = tuple[int, int, int, int]
 @recipe(
     "sdrpn",
     paper="SD-RPN, arXiv:2509.16944",
+    venue="ICLR 2026",
     evidence="stand-in",
     shown="tests/recipes/test_sdrpn.py::test_regions_are_those_of_a_flood_fill",
 )

@@ -12,7 +12,7 @@ from vtokens.strategies.views.logits import Prompt
 
 @register(
     "lqcd",
-    paper="LQCD: contrast of a leading query with a neutral one",
+    paper="LQCD (leading query contrastive decoding), arXiv:2408.11261",
     evidence="stand-in",
     shown="tests/strategies/test_contrast.py::test_the_formula_by_hand",
 )

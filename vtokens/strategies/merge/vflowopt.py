@@ -26,6 +26,7 @@ _DEPTHS = (9 / 28, 18 / 28)
 @register(
     "vflowopt",
     paper="VFlowOpt, https://github.com/sihany077/VFlowOpt",
+    venue="ICCV 2025",
     evidence="text",
     shown="tests/strategies/test_vflowopt.py::test_what_stays_and_what_it_becomes_are_those_of_loops",
 )

@@ -21,7 +21,7 @@ from vtokens.strategies.views.visuals import Visuals
 
 @register(
     "weighted_kcenter",
-    paper="SCoRe",
+    paper="SCoRe, https://cvpr.thecvf.com/virtual/2026/poster/39155",
     aliases=("score_kcenter",),
     venue="CVPR 2026",
     evidence="text",
