@@ -52,6 +52,10 @@ def test_links_between_documents_hold():
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_figures_lie_in_one_folder_and_every_one_is_shown():
     documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     shown = {

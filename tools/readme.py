@@ -75,7 +75,7 @@ def sweep() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"families": support.families}
+SECTIONS = {"lines": support.lines}
 RESULTS_SECTIONS = {"costs": costs, "sweep": sweep}
 BOARD = {"leaderboard": board.board}
 

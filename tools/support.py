@@ -26,6 +26,52 @@ CALIBRATED = (
     ("patterns", "mminference", "vtokens search-patterns MODEL --out FILE"),
 )
 
+LINES = {
+    "Cohere's Aya Vision, Command A Vision": ("aya_vision", "cohere2_vision"),
+    "DeepSeek-VL, Janus": ("deepseek_vl", "janus"),
+    "FastVLM": ("fast_vlm",),
+    "Gemma 3 and 4, PaliGemma 1 and 2": ("gemma3", "gemma4", "paligemma"),
+    "GLM-4.1V to 4.6V": ("glm4v", "glm4v_moe", "glm46v"),
+    "Idefics3, SmolVLM": ("idefics3", "smolvlm"),
+    "InternVL3 and 3.5": ("internvl",),
+    "Kimi K2.5": ("kimi_k25",),
+    "LFM2-VL": ("lfm2_vl",),
+    "LightOnOCR, PaddleOCR-VL": ("lighton_ocr", "paddleocr_vl"),
+    "Llama 3.2 Vision": ("mllama",),
+    "LLaVA 1.5 to OneVision, ViP, Video-LLaVA": (
+        "llava", "llava_next", "llava_next_video", "llava_onevision", "vipllava", "video_llava"
+    ),
+    "MiniCPM-V 4.6": ("minicpmv4_6",),
+    "Mistral 3": ("mistral3",),
+    "Molmo 2": ("molmo2",),
+    "Ovis2": ("ovis2",),
+    "Perception-LM": ("perception_lm",),
+    "Qwen2-VL to Qwen3.5": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+    "Qwen2.5-Omni, Qwen3-Omni": ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
+}  # fmt: skip
+"""How families are called by whoever brings them out -> their `model_type`s, for the README."""
+
+
+def lines() -> str:
+    """A row for each line of families: an example of a checkpoint, what each is shown.
+
+    Raises:
+        ValueError: a family that is in no line, or in two.
+    """
+    named = sorted(family for line in LINES.values() for family in line)
+    if named != models():
+        raise ValueError(f"name each family in one line of LINES: {sorted({*named} ^ {*models()}) or named}")
+    rows = ["| families | `model_type` | for example | takes |", "|---|---|---|---|"]
+    for line, those in LINES.items():
+        example = next(example for family in those for example in adapter_class(family).examples)
+        takes = {family: " and ".join(_takes(family)) for family in those}
+        clips = [f"`{family}`" for family, what in takes.items() if "videos" in what]
+        told = (
+            "images; " + (f"videos: {', '.join(clips)}" if len(clips) < len(those) else "videos") if clips else "images"
+        )
+        rows.append(f"| {line} | {', '.join(f'`{family}`' for family in those)} | `{example}` | {told} |")
+    return "\n".join(rows) + "\n"
+
 
 def families() -> str:
     """A row for each family: its class, checkpoints, what it is shown, where its tower's scores come from."""
