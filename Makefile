@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock release-check demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce fuzz fuzz-serve clean
+.PHONY: help setup lock release-check demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce notebooks fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ bench-gpu:  ## Measure the kernels on the GPU at hand, in less than ten minutes
 
 bench-gpu-profile: $(STAMP)  ## Profile published shapes on the GPU at hand
 	PYTHON=$(BIN)/python benchmarks/profile_gpu.sh $(ARGS)
+
+notebooks: $(STAMP)  ## Run the notebooks and store them with what they print and draw
+	$(BIN)/python tools/notebooks.py $(ARGS)
 
 fuzz: $(STAMP)  ## Run the property tests on many random cases
 	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(WORKERS) -m fuzz $(ARGS)

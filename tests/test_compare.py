@@ -76,6 +76,7 @@ def test_the_page_is_complete_and_escapes(found: Comparison, tmp_path: Path) -> 
     found.save(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == found.html()
     assert "cls, keep 9" in str(found)
+    assert repr(found) == f"<Comparison of 4 row(s) with the plain model: {found.question!r}>"
 
 
 def test_the_page_in_a_browser(found: Comparison, browser: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vtokens.core.budget import Keep
+from vtokens.core.errors import shorten
 from vtokens.report.compared import Compared
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Comparison:
     @property
     def _where(self) -> str:
         return f"{self.model} on {self.device}"
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.rows) - 1} row(s) with the plain model: {shorten(self.question)}>"
 
     def __str__(self) -> str:
         width = max(len(row.title) for row in self.rows)
