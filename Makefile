@@ -122,6 +122,13 @@ fuzz: $(STAMP)  ## Run the property tests on many random cases
 fuzz-serve: $(STAMP)  ## Send a genuine server 5,000 drawn requests, allowed and not, and hold each answer against its schema
 	$(BIN)/python -m tests.serve.fuzz --csv benchmarks/results/serving-fuzz/requests.csv $(ARGS)
 
+.PHONY: docs docs-serve
+docs: $(STAMP)  ## Build the site of the documentation into site/; a warning is an error
+	$(BIN)/python tools/website/build.py build
+
+docs-serve: $(STAMP)  ## Show the site at http://127.0.0.1:8000 while its pages are written
+	$(BIN)/python tools/website/build.py serve
+
 clean:  ## Remove caches and build products, but not the environment
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,94 @@
+"""The site in a real browser: everyone can read it, it fits a phone, asks nobody else, and finds strategies."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:playwright")
+KINDS = {
+    "home": "",
+    "strategy": "strategies/fastv/",
+    "tables": "costs/",
+    "brought in": "project/contributing/",
+    "API": "reference/vtokens.report/",
+    "commands": "reference/cli/",
+    "nothing there": "404.html",
+}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site.parent))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/vtokens/"
+        server.shutdown()
+
+
+@contextmanager
+def opened(browser: Any, address: str, path: str, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
+    """A page; no request leaves the site, and no script complains."""
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce"
+    )
+    try:
+        page, complaints, asked = context.new_page(), [], []
+        context.route(
+            lambda url: not url.startswith(address), lambda route: (asked.append(route.request.url), route.abort())
+        )
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address + path)
+        yield page
+        assert asked == []
+        assert complaints == []
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("path", KINDS.values(), ids=[*KINDS])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_everyone_can_read_it(browser: Any, address: str, path: str, width: int, scheme: str) -> None:
+    """axe-core: contrast, names, headings, landmarks, what scrolls by keyboard."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    with opened(browser, address, path, width, scheme) as page:
+        assert page.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize(
+    "path", ["", "results/", "support/", "strategies/", "reference/cli/", "reference/vtokens.kernels/"]
+)
+def test_pages_fit_a_phone(browser: Any, address: str, path: str) -> None:
+    """Tables and code scroll by themselves; the page does not."""
+    with opened(browser, address, path, 390) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_search_finds_strategies_and_code_can_be_copied(browser: Any, address: str) -> None:
+    with opened(browser, address, "") as page:
+        assert page.locator("button.md-code__button[data-clipboard-target]").count() >= 2
+        for name in ("fastv", "late_random", "weighted_kcenter", "dymu"):
+            page.locator("input.md-search__input").fill("")
+            page.locator("input.md-search__input").press_sequentially(name)
+            first = page.locator(".md-search-result__item a").first
+            first.wait_for()
+            page.wait_for_function(
+                "name => document.querySelector('.md-search-result__item a')?.href.includes(`/strategies/${name}/`)",
+                arg=name,
+                timeout=10_000,
+            )

@@ -1,0 +1,57 @@
+"""Links as the site has them, tables without a head, and what a build says that lacks its packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "website"))
+
+import described
+import links
+
+HOST = "https://host.example/one"
+
+
+@pytest.mark.parametrize(
+    ("path", "page", "written", "expected"),
+    [
+        ("docs/flow.md", "flow.md", "video.md", "video.md"),
+        ("docs/flow.md", "flow.md", "../benchmarks/README.md#a", "benchmarks.md#a"),
+        ("docs/strategies/cls.md", "strategies/cls.md", "../../SECURITY.md", "../project/security.md"),
+        ("README.md", "project/readme.md", "docs/serve.md", "../serve.md"),
+        ("README.md", "project/readme.md", f"{HOST}/blob/main/docs/serve.md#b", "../serve.md#b"),
+        ("docs/flow.md", "flow.md", "../benchmarks/results", f"{HOST}/tree/main/benchmarks/results"),
+        ("docs/flow.md", "flow.md", "../pyproject.toml", f"{HOST}/blob/main/pyproject.toml"),
+        ("docs/flow.md", "flow.md", "https://elsewhere.example/a", "https://elsewhere.example/a"),
+        ("docs/flow.md", "flow.md", "../no-such-file.md", "../no-such-file.md"),
+        ("docs/flow.md", "flow.md", "#here", "#here"),
+    ],
+)
+def test_links_lead_to_the_page_or_to_the_code_host(path: str, page: str, written: str, expected: str) -> None:
+    assert links.rewritten(f"see [it]({written}).", path, page, HOST) == f"see [it]({expected})."
+
+
+def test_what_is_code_is_no_link() -> None:
+    text = "`a[0](../pyproject.toml)`\n\n```\n[b](../pyproject.toml)\n```\n"
+    assert links.rewritten(text, "docs/flow.md", "flow.md", HOST) == text
+
+
+def test_a_table_without_a_head_has_its_first_cells_for_heads() -> None:
+    head, row = "<tr><th></th><th></th></tr>", "<tr><td>a</td><td>b</td></tr>"
+    made = described.tables(f"<h2>What</h2><table><thead>{head}</thead><tbody>{row}</tbody></table>")
+    assert '<th scope="row">a</th><td>b</td>' in made
+    assert "<thead>" not in made
+    assert 'aria-label="Table 1: What"' in made
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    """As under a Python whose packages are not there: -S leaves site-packages out."""
+    build = Path(described.__file__).parent / "build.py"
+    told = subprocess.run([sys.executable, "-S", str(build), "build"], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    assert "mkdocs-material" in told.stderr
+    assert "pip install -e '.[dev]'" in told.stderr
