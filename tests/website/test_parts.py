@@ -20,7 +20,7 @@ HOST = "https://host.example/one"
     ("path", "page", "written", "expected"),
     [
         ("docs/flow.md", "flow.md", "video.md", "video.md"),
-        ("docs/flow.md", "flow.md", "../benchmarks/README.md#a", "benchmarks.md#a"),
+        ("docs/flow.md", "flow.md", "../benchmarks/README.md#a", "project/benchmarks.md#a"),
         ("docs/strategies/cls.md", "strategies/cls.md", "../../SECURITY.md", "../project/security.md"),
         ("README.md", "project/readme.md", "docs/serve.md", "../serve.md"),
         ("README.md", "project/readme.md", f"{HOST}/blob/main/docs/serve.md#b", "../serve.md#b"),

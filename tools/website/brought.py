@@ -10,7 +10,7 @@ PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "CHANGELOG.md": "project/changelog.md",
     "SECURITY.md": "project/security.md",
-    "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/README.md": "project/benchmarks.md",
     "examples/vtokens-example-plugin/README.md": "project/example-plugin.md",
     **{
         f"vtokens/scenes/weights/{name}/README.md": f"models/{name}.md"

@@ -12,6 +12,7 @@ import links
 import navigation
 import reference
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -29,6 +30,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not files of docs/."""
     for source, page in brought.PAGES.items():
+        if page in files.src_uris:
+            raise PluginError(f"{source} cannot be {page}: docs/ has a page of that name (tools/website/brought.py)")
         files.append(File.generated(config, page, abs_src_path=str(brought.ROOT / source)))
     made = reference.pages() | {commands.PAGE: commands.page()}
     for page, text in made.items():

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = """# Reference
 
-The [command line](cli.md), and the Python packages that say what they export. What is not listed here is no public name:
-it may change in any release.
+The [command line](cli.md), and the Python packages that say what they export. What is not listed here is no
+public name: it may change in any release.
 
 | package | what it is |
 |---|---|
