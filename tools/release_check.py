@@ -75,6 +75,12 @@ def tracked() -> set[str]:
     return {line for line in done.stdout.splitlines() if (ROOT / line).exists()}
 
 
+def check_tag(tag: str | None, wheel: Path) -> None:
+    """Refuse a tag that is not the one of the wheel's version."""
+    right = f"v{wheel.name.split('-')[1]}"
+    _require(tag in (None, right), f"the tag is {tag}, and {wheel.name} is {right}")
+
+
 def _require(right: bool, fault: str) -> None:
     if not right:
         sys.exit(f"release-check: {fault}")
@@ -130,11 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="where sdist and wheel are put (%(default)s)")
     parser.add_argument("--torch-index", default=TORCH_INDEX, help="where torch comes from; '' for pip's own index")
+    parser.add_argument("--tag", help="the tag it is built for, which must be that of its version")
     parser.add_argument("--build-only", action="store_true", help="install nothing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sdist, wheel = _build(folder)
+        check_tag(options.tag, wheel)
         _run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
         said = []
         for built in (sdist, wheel):
