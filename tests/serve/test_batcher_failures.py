@@ -155,8 +155,7 @@ def test_tokens_of_a_failed_run_are_written_again_whatever_the_scores_say() -> N
     row = Row(Answering(one, how, (), heard, lambda: None), processor.tokenizer)
     row.ids = [7, 9]
     row.begin(torch.device("cpu"))
-    length = one.inputs["input_ids"].shape[1]
-    choose, ids, found = Choose([row], [length]), one.inputs["input_ids"], []
+    choose, ids, found = Choose([row]), one.inputs["input_ids"], []
     for _ in range(3):
         scores = torch.zeros(1, model.config.get_text_config().vocab_size).index_fill_(1, torch.tensor([20]), 50.0)
         found.append(int(choose(ids, scores).argmax()))

@@ -168,7 +168,7 @@ def test_draining_cuts_what_takes_too_long_and_says_so(batcher: Batcher) -> None
     running, waiting = Heard(lambda event: begun.set()), Heard()
     one = batcher.submit(job(inputs, "none", greedy(4000, min_new_tokens=4000)), running)
     assert begun.wait(60)
-    other = batcher.submit(job(inputs), waiting)
+    other = batcher.submit(job(inputs, "vcd"), waiting)  # which cannot join
     future = batcher.alone(print)
     drained = batcher.drain(0.05)
     assert one.wait(60)

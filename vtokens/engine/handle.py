@@ -21,9 +21,10 @@ from vtokens.engine.context import lock
 from vtokens.engine.installed import engine_on, put, while_on
 from vtokens.engine.make_report import make_report
 from vtokens.engine.plan import Plan
+from vtokens.engine.plans import Plans
 from vtokens.engine.record import Record, Records
 from vtokens.engine.report import Report
-from vtokens.engine.row_report import RowReport, row_reports
+from vtokens.engine.row_report import Costs, RowReport, row_reports
 from vtokens.strategies import Spec, Strategy, format_spec, parse
 from vtokens.strategies.views.logits import Prompt
 
@@ -46,6 +47,7 @@ class Handle:
     def __init__(self, model: nn.Module, strategies: tuple[Strategy, ...] = ()) -> None:
         warn_if_untested(transformers_version)
         self._adapter, self._records = adapter_for(model), Records()
+        self._plans, self._costs = Plans(), Costs()
         check_decoder(self._adapter)
         check_signature(self._adapter)
         self.strategies, self.choices = chosen(self._adapter, strategies)
@@ -112,8 +114,8 @@ class Handle:
             lengths: positions of each row's prompt, padding left out.
             since: `record` as it was before the call: a call without pictures leaves it as it is.
         """
-        record = self.record
-        return row_reports(None if record is since else record, self._adapter.language_model.config, lengths)
+        record, config = self.record, self._adapter.language_model.config
+        return row_reports(None if record is since else record, config, lengths, self._costs)
 
     def check(self, strategy: Spec) -> tuple[str, ...]:
         """Whether strategies could run in place of what runs now (`using`), without running anything.
@@ -135,6 +137,10 @@ class Handle:
         except ValueError:
             return False
         return True
+
+    def acts_in_steps(self, strategy: Spec) -> bool:
+        """Whether strategies do anything once a prompt was read, beside letting later tokens see fewer keys."""
+        return not Plan(self._adapter, parse(strategy)).light
 
     @contextmanager
     def negative_prompt(self, **inputs: Any) -> Iterator[Handle]:
@@ -215,7 +221,7 @@ class Handle:
             RuntimeError: the handle is detached.
         """
         if isinstance(strategy, list | tuple):
-            with self._under(Plan(self._adapter, programs=[parse(one) for one in strategy])):
+            with self._under(self._plans.of(self._adapter, [parse(one) for one in strategy])):
                 yield self
         else:
             with self.running(*parse(strategy)):

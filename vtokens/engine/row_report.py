@@ -13,6 +13,8 @@ from vtokens.core.kept import SampleReport
 from vtokens.engine.make_report import samples_of
 from vtokens.engine.record import Record
 
+_MOST = 4096  # lengths whose operations are remembered
+
 
 @dataclass(frozen=True)
 class RowReport:
@@ -34,30 +36,57 @@ class RowReport:
     flops_full: int
 
 
-def row_reports(record: Record | None, config: Any, lengths: Sequence[int]) -> tuple[RowReport, ...]:
+class Costs:
+    """`prefill_flops` of one decoder, which counts the same lengths once: asking a config is slow.
+
+    A copy starts with nothing counted.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+
+    def __reduce__(self) -> tuple[type[Costs], tuple[()]]:
+        return Costs, ()
+
+    def __call__(self, config: Any, lengths: Sequence[int], attended: Sequence[int] | None = None) -> int:
+        """As `prefill_flops`, of the one config."""
+        key = tuple(lengths), None if attended is None else tuple(attended)
+        if key not in self._known:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[key] = prefill_flops(config, lengths, attended)
+        return self._known[key]
+
+
+def row_reports(
+    record: Record | None, config: Any, lengths: Sequence[int], costs: Costs | None = None
+) -> tuple[RowReport, ...]:
     """Read a record off the device, row by row.
 
     Args:
         record: of the pass; None of one that brought no pictures.
         config: the decoder's.
         lengths: positions of each row's prompt, padding left out.
+        costs: of this decoder, if they are counted again and again.
     """
+    costs = Costs() if costs is None else costs
     if record is None:
-        return tuple(_text(config, length) for length in lengths)
+        return tuple(_text(config, length, costs) for length in lengths)
     samples = samples_of(record)
-    return tuple(_row(record, config, row, samples[row], length) for row, length in enumerate(lengths))
+    return tuple(_row(record, config, row, samples[row], length, costs) for row, length in enumerate(lengths))
 
 
-def _text(config: Any, length: int) -> RowReport:
-    depth, flops = config.num_hidden_layers, prefill_flops(config, [length] * config.num_hidden_layers)
+def _text(config: Any, length: int, costs: Costs) -> RowReport:
+    depth = config.num_hidden_layers
+    flops = costs(config, [length] * depth)
     sample = SampleReport((0,) * depth, (np.arange(length),) * depth, ())
     return RowReport(sample, length, float(length), flops, flops)
 
 
-def _row(record: Record, config: Any, row: int, sample: SampleReport, length: int) -> RowReport:
+def _row(record: Record, config: Any, row: int, sample: SampleReport, length: int, costs: Costs) -> RowReport:
     widths = [len(positions) for positions in sample.positions]
     if record.text is not None:  # visual tokens stand outside the sequence, and the other layers attend to it alone
-        others = prefill_flops(config, [length] * (config.num_hidden_layers - record.depth))
+        others = costs(config, [length] * (config.num_hidden_layers - record.depth))
         flops, flops_full = (
             others + sum(cross_layer_flops(config, length, keys) for keys in seen)
             for seen in (widths, [record.length] * record.depth)
@@ -67,8 +96,8 @@ def _row(record: Record, config: Any, row: int, sample: SampleReport, length: in
     worked = [
         record.attended[index] - padding if index in record.attended else width for index, width in enumerate(widths)
     ]
-    flops = prefill_flops(config, widths, worked)
+    flops = costs(config, widths, worked)
     for index, rows in record.computed.items():
         flops -= passed_flops(config, widths[index] - rows[row], widths[index], index)
-    full = prefill_flops(config, [length] * record.depth)
+    full = costs(config, [length] * record.depth)
     return RowReport(sample, length, sum(widths) / len(widths), flops, full)

@@ -23,6 +23,7 @@ class Answering:
         choices: a line for each of its strategies that was chosen for the model.
         seed: of its sampling.
         submitted, begun: moments, by `time.monotonic`; the latter None as long as it waits.
+        written: tokens of the answer so far.
         drained: it is to end, as the batcher closes.
         cut: it ended for that reason.
     """
@@ -39,6 +40,7 @@ class Answering:
         self.seed = secrets.randbits(63) if job.seed is None else job.seed
         self.submitted = time.monotonic()
         self.begun: float | None = None
+        self.written = 0
         self.drained = self.cut = False
         self._on, self._cancelled, self._done = on, False, threading.Event()
         self._wake = wake

@@ -178,6 +178,14 @@ class Chats(ChatCompletionHandler):
                     )
                     raise wrong(message, f"messages[{number}].content")
 
+    def check(self, asked: ChatRequest) -> None:
+        """Raise `Refused` for tokens that the model does not have."""
+        if asked.adjust is not None:
+            try:
+                asked.adjust.check(self._model.config.get_text_config().vocab_size)
+            except ValueError as error:
+                raise wrong(str(error), "logit_bias") from None
+
     def settings(self, asked: ChatRequest, prompt: int) -> GenerationConfig:
         """What `generate` is told; where nothing says how long the answer may be, the model's context does."""
         limits, context = self._limits, context_of(self._model)

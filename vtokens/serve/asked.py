@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vtokens.filter import ACTIONS
 from vtokens.schemas.base import Keep, Schema
+from vtokens.serve.adjust import Adjust
 from vtokens.serve.messages import Tool, Turn
 
 MOST_CHOICES = 8
@@ -87,7 +88,10 @@ class TextFormat(Schema):
     type: Literal["text"]
 
 
-Penalty = Annotated[float | None, Field(ge=0, le=0, description="Only 0: strategies and sampling know no penalties.")]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None,
+    Field(max_length=1024, description="The number of a token, and what is added to its score before all else."),
+]
 
 
 class ChatRequest(Schema):
@@ -139,8 +143,14 @@ class ChatRequest(Schema):
     ] = None
     parallel_tool_calls: Annotated[Literal[True] | None, Field(description="How many it calls is the model's.")] = None
     user: Annotated[str | None, Field(max_length=256, description="Who asks; goes into the server's log.")] = None
-    frequency_penalty: Penalty = None
-    presence_penalty: Penalty = None
+    frequency_penalty: Annotated[
+        float | None,
+        Field(ge=-2, le=2, description="Is taken from a token's score for each time that the answer has it."),
+    ] = None
+    presence_penalty: Annotated[
+        float | None, Field(ge=-2, le=2, description="Is taken from the score of each token that the answer has.")
+    ] = None
+    logit_bias: Bias = None
     response_format: TextFormat | None = None
     modalities: Annotated[list[Literal["text"]] | None, Field(min_length=1, max_length=1)] = None
     store: Annotated[Literal[False] | None, Field(description="Nothing is stored.")] = None
@@ -151,6 +161,13 @@ class ChatRequest(Schema):
     def cold(self) -> bool:
         """Whether it asks for the likeliest tokens. Logits divided by less than `COLDEST` would be infinite."""
         return self.temperature is not None and self.temperature < COLDEST
+
+    @property
+    def adjust(self) -> Adjust | None:
+        """What it adds to scores; None if it leaves them."""
+        bias = tuple((int(token), value) for token, value in (self.logit_bias or {}).items() if value)
+        found = Adjust(self.presence_penalty or 0.0, self.frequency_penalty or 0.0, bias)
+        return None if found == Adjust() else found
 
     def plain(self) -> dict[str, Any]:
         """The fields that were given, without null, as JSON has them."""

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
@@ -26,12 +24,12 @@ from vtokens.serve.answering import Answering
 from vtokens.serve.batch import Batches
 from vtokens.serve.call import Call
 from vtokens.serve.coming import Coming
-from vtokens.serve.decoding import decoding
+from vtokens.serve.decoding import Decodings
 from vtokens.serve.jobs import Event, Job
 from vtokens.serve.join import Joiner
+from vtokens.serve.remembered import remembered
 from vtokens.serve.spelling import spelled
 from vtokens.serve.waiting import Drained, Waiting, Work
-from vtokens.strategies import Strategy, format_spec
 
 __all__ = ["Answering", "Batcher", "Drained"]
 
@@ -71,8 +69,9 @@ class Batcher:
         for name, value, least in (("most", most, 1), ("wait", wait, 0), ("queue", queue, 1)):
             if value < least:
                 raise ValueError(f"{name}={value!r}: {least} or more is allowed")
-        self._model, self._tokenizer = model, getattr(processor, "tokenizer", processor)
-        self._joiner = Joiner(processor)
+        self._vocabulary = model.config.get_text_config().vocab_size
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._joiner, self._decoding = Joiner(processor), Decodings(model)
         self._batches = Batches(model, processor, handle, self._joiner)
         self._check, self._beside = remembered(handle.check, 1024), remembered(handle.beside, 4096)
         self._waiting = Waiting(most, wait, queue, self._fits, _alike, coming)
@@ -121,8 +120,10 @@ class Batcher:
         self.room()  # before anything is computed for it
         if job.logprobs is not None and job.logprobs < 0:
             raise ValueError(f"logprobs={job.logprobs!r}: None, or 0 and more are allowed")
+        if job.adjust is not None:
+            job.adjust.check(self._vocabulary)
         choices = self._check(job.program)
-        how = decoding(self._model, _prompt(job), job.settings)
+        how = self._decoding(_prompt(job), job.settings)
         answering = Answering(job, how, choices, on, self._waiting.wake)
         self._waiting.add(answering)
         return answering
@@ -174,21 +175,29 @@ class Batcher:
 
     def _work(self) -> None:
         while (batch := self._waiting.next()) is not None:
-            begun = time.monotonic()
             try:
                 self._run(batch)
             except Exception as error:  # a fault of ours; others wait
                 log.exception("a batch failed in the batcher itself")
-                for work in batch:
+                for work in self._waiting.running:
                     work.fail(error)
-            self._waiting.over(batch, time.monotonic() - begun)
+            self._waiting.over()
             del batch  # and its pictures, while nothing else comes
 
     def _run(self, batch: list[Work]) -> None:
         if isinstance(batch[0], Call):
             batch[0].run()
         else:
-            self._batches.run([one for one in batch if isinstance(one, Answering)])
+            self._batches.run([one for one in batch if isinstance(one, Answering)], self._more)
+
+    def _more(self) -> list[Answering]:
+        """What joins the batch that runs now, from which those that are done have left."""
+        self._waiting.left([one for one in self._waiting.running if isinstance(one, Answering) and one.done])
+        return [one for one in self._waiting.more(self._joins) if isinstance(one, Answering)]
+
+    def _joins(self, running: list[Work], more: Work) -> bool:
+        """Whether a job can run beside others that are being written, and only those that all may be joined are."""
+        return isinstance(more, Answering) and self._batches.lets_join(more) and self._fits(running, more)
 
     def _fits(self, batch: list[Work], more: Work) -> bool:
         """Whether another job can run beside those of a batch."""
@@ -202,30 +211,13 @@ class Batcher:
         """Whether all of so many can share a batch, where that is known of all but the last."""
         if len(jobs) < count or any(one.decoding.shared != jobs[0].decoding.shared for one in jobs):
             return False
-        lengths = [one.job.inputs["input_ids"].shape[1] for one in jobs]
+        lengths = [one.job.inputs["input_ids"].shape[1] + one.written for one in jobs]
         if len(jobs) * max(lengths) > 2 * sum(lengths):  # more than half of the batch would be padding
             return False
         program, others = jobs[-1].job.program, [one.job.program for one in jobs[:-1]]
         if not all(same(other, program) or self._beside(other, program) for other in others):
             return False
         return self._joiner.joins([one.job.inputs for one in jobs])
-
-
-def remembered(function: Callable[..., T], most: int) -> Callable[..., T]:
-    """What a function gave for the same programs; those of which a field is a list are asked about anew."""
-
-    @lru_cache(maxsize=most)
-    def known(programs: tuple[tuple[Strategy, ...], ...], specs: tuple[str, ...]) -> T:
-        return function(*programs)
-
-    def asked(*programs: tuple[Strategy, ...]) -> T:
-        try:
-            hash(programs)
-        except TypeError:
-            return function(*programs)
-        return known(programs, tuple(map(format_spec, programs)))  # equal ones may differ (`same`)
-
-    return asked
 
 
 def _alike(one: Work, other: Work) -> bool:

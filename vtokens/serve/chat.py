@@ -129,7 +129,7 @@ class Talk:
             elif isinstance(event, Judged):
                 self.verdict = event.verdict
             elif isinstance(event, Failed):
-                raise refused(event.error)
+                raise _about(refused(event.error), self.asked, self.wish)
             else:
                 deltas, left = writer.end(event), left - 1
                 self.tokens += event.tokens
@@ -247,6 +247,16 @@ def refused(error: BaseException) -> Refused:
         message = "the model ran out of memory: show fewer or smaller pictures, or try again when less is going on"
         return Refused(503, message, code="out_of_memory", kind="server_error", headers={"Retry-After": "5"})
     return failed(error)
+
+
+def _about(told: Refused, asked: ChatRequest, wish: Wish) -> Refused:
+    """A refusal of the model in the pass, with the field that it is about where its strategies say so."""
+    names = {"keep", *(one.name for one in wish.program)}
+    if told.code != "refused_by_model" or told.param is not None or not any(name in str(told) for name in names):
+        return told
+    more = asked.vtokens
+    param = "model" if more is None or (more.strategy is None and more.keep is None) else "vtokens.strategy"
+    return wrong(str(told), "vtokens.keep" if more is not None and more.keep is not None else param, told.code)
 
 
 def failed(error: BaseException) -> Refused:

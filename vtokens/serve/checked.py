@@ -16,7 +16,6 @@ _UNSUPPORTED = {
     "audio": "answers are text",
     "function_call": "`tools` have taken its place",
     "functions": "`tools` have taken its place",
-    "logit_bias": "logits are the model's and its strategies'",
     "metadata": "nothing is stored",
     "prediction": "no draft is taken",
     "reasoning_effort": "how long a model thinks is its own",

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation import GenerationMode
 
 SHARED = (
@@ -31,6 +39,11 @@ REFUSED = {
 """Settings that ask for what no answer carries, or for passes of their own, and what to do in their place."""
 
 
+_STATELESS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+"""Processors that look at nothing but scores, and keep nothing: rows may share them."""
+_MOST = 256  # settings that are remembered
+
+
 @dataclass(frozen=True, eq=False)
 class Decoding:
     """How the answer of one row is written.
@@ -50,6 +63,40 @@ class Decoding:
     stops: tuple[str, ...]
     most: int
     shared: tuple[tuple[str, Any], ...]
+
+
+class Decodings:
+    """`decoding` of one model, which prepares the same settings once.
+
+    What depends on the prompt, or keeps something while it writes, is prepared for each request.
+
+    Args:
+        model: the model; its generation settings may change.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._known: OrderedDict[Any, Decoding] = OrderedDict()
+
+    def __call__(self, ids: Tensor, settings: GenerationConfig) -> Decoding:
+        """As `decoding`; from any thread."""
+        parts = [_written(one) for one in (settings, self._model.generation_config)]
+        key = None if settings.max_new_tokens is None or None in parts else tuple(parts)
+        found = None if key is None else self._known.get(key)
+        if found is None:
+            found = decoding(self._model, ids, settings)
+            if key is not None and all(type(one) in _STATELESS for one in found.processors):
+                self._known[key] = found
+                if len(self._known) > _MOST:
+                    self._known.popitem(last=False)
+        return found
+
+
+def _written(settings: GenerationConfig) -> str | None:
+    """Settings as text; None if some are objects, of which text does not tell all."""
+    given = {name: value for name, value in vars(settings).items() if value is not None}
+    plain = (bool, int, float, str, list, tuple, dict)
+    return repr(given) if all(isinstance(value, plain) for value in given.values()) else None
 
 
 def decoding(model: Any, ids: Tensor, settings: GenerationConfig) -> Decoding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
@@ -21,11 +22,11 @@ from vtokens.serve.chat import Event, Gone, Talk, refused, unless_gone
 from vtokens.serve.checked import read_request, wrong
 from vtokens.serve.filtered import Filtering, options
 from vtokens.serve.jobs import Job
-from vtokens.serve.limits import check_chat, check_prompt
+from vtokens.serve.limits import Limits, check_chat, check_prompt
 from vtokens.serve.model import Served
 from vtokens.serve.programs import Wish
 from vtokens.serve.shown import seen_shares
-from vtokens.serve.writing import Reader, Writer, shutting_down
+from vtokens.serve.writing import Reader, Writer, shutting_down, too_slow
 
 
 class Tongue(Protocol):
@@ -34,6 +35,9 @@ class Tongue(Protocol):
     @property
     def calls(self) -> bool:
         """Whether the model is told of tools, and its calls of them can be read."""
+
+    def check(self, asked: ChatRequest) -> None:
+        """Raise `Refused` for what this model cannot be asked."""
 
     @property
     def specials(self) -> Iterable[int]:
@@ -118,11 +122,17 @@ class Desk:
             talk.cancel()
 
     def _check(self, asked: ChatRequest, wish: Wish) -> None:
+        self._tongue.check(asked)
         if asked.tools and asked.tool_choice != "none" and not self._tongue.calls:
             message = "this model's chat template knows no tools, or nobody knows how it writes their calls"
             raise wrong(message, "tools", "unsupported_by_model")
-        filtered = {"tools": asked.tools, "logprobs": asked.logprobs, "stop": asked.stop, "n": (asked.n or 1) > 1}
-        for name in (name for name, there in filtered.items() if there and wish.filter is not None):
+        filtered = {
+            "tools": asked.tools, "logprobs": asked.logprobs, "stop": asked.stop, "n": (asked.n or 1) > 1,
+            "logit_bias": asked.adjust and asked.logit_bias, "frequency_penalty": asked.frequency_penalty,
+            "presence_penalty": asked.presence_penalty,
+        }  # fmt: skip
+        judged = wish.filter is not None and _shows(asked)
+        for name in (name for name, there in filtered.items() if there and judged):
             raise wrong(f"{name} is not possible beside the filter, which judges one whole answer", name)
 
     async def _begin(self, request: Request, asked: ChatRequest, wish: Wish, leave: Callable[[], None]) -> Talk:
@@ -140,13 +150,13 @@ class Desk:
         messages = [turn.model_dump(mode="json", exclude_none=True) for turn in asked.messages]
         given = asked.tools if asked.tools and asked.tool_choice != "none" else ()
         tools = [tool.model_dump(mode="json", exclude_none=True) for tool in given]
-        async with served.media.opened(messages) as shown:
+        async with served.media.opened(messages, _left(request, served.limits)) as shown:
             media = [one for turn in shown for one in _media(turn)]
             prompt, inputs = await served.media.run(tongue.prompt, messages, media, tools)
         ids = inputs["input_ids"]
         check_prompt(ids.shape[1], served.limits)
         settings = tongue.settings(asked, ids.shape[1])
-        count = asked.n or 1
+        count, seconds = asked.n or 1, _left(request, served.limits)
         # Of a text alone there is nothing to judge.
         filtered = wish.filter if media else None
         known, specials = request.state.request_id, tongue.specials
@@ -155,7 +165,7 @@ class Desk:
         talk = Talk(
             asked, wish, known, request.state.began,
             [Writer(known, number, served.batcher.spelled, one, specials) for number, one in enumerate(readers)],
-            seen if wish.kept else None, served.metrics, served.limits.seconds,
+            seen if wish.kept else None, served.metrics, seconds,
         )  # fmt: skip
         owner = getattr(request.state, "owner", "anyone")
         try:
@@ -165,13 +175,13 @@ class Desk:
                 self._filter(talk, Filtering(
                     served.hf, served.handle, filtered, wish.program, prompt, media, length,
                     options(asked, settings.max_new_tokens), asked.seed,
-                    bool(asked.stream), served.limits.seconds, _teller(talk, 0),
+                    bool(asked.stream), seconds, _teller(talk, 0),
                 ), owner)  # fmt: skip
             else:
                 likely = None if not asked.logprobs else asked.top_logprobs or 0
                 seeds = [None if asked.seed is None else asked.seed + number for number in range(count)]
                 jobs = [
-                    Job(inputs, settings, wish.program, seed, likely, served.limits.seconds, owner) for seed in seeds
+                    Job(inputs, settings, wish.program, seed, likely, seconds, owner, asked.adjust) for seed in seeds
                 ]
                 await served.media.run(_submit, served, talk, jobs, leave)
         except BaseException:
@@ -213,6 +223,24 @@ def _note(request: Request, talk: Talk) -> None:
         "strategy": talk.wish.strategy, "kept": talk.did.kept, "image_tokens": talk.did.image_tokens,
         "tokens": talk.tokens, "owner": getattr(request.state, "owner", ""), "user": talk.asked.user,
     }  # fmt: skip
+
+
+def _shows(asked: ChatRequest) -> bool:
+    """Whether a chat has pictures or videos."""
+    parts = [part for turn in asked.messages if isinstance(turn.content, list) for part in turn.content]
+    return any(part.type != "text" for part in parts)
+
+
+def _left(request: Request, limits: Limits) -> float:
+    """Seconds that a request may still take, of those it may since it came.
+
+    Raises:
+        Refused: there are none.
+    """
+    left: float = request.state.began + limits.seconds - time.monotonic()
+    if left <= 0:
+        raise too_slow()
+    return left
 
 
 def _media(turn: dict[str, Any]) -> Iterator[Medium]:

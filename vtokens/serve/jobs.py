@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vtokens.core.kept import KeptPicture
+from vtokens.serve.adjust import Adjust
 from vtokens.strategies import Strategy
 
 Reason = Literal["stop", "length", "deadline", "cancelled", "drained"]
@@ -34,6 +35,7 @@ class Job:
             the model gave, before temperature and all else.
         deadline: seconds from its submission after which it ends; None for no limit.
         owner: whose it is: owners take turns.
+        adjust: penalties and biases that `settings` have no place for.
     """
 
     inputs: Mapping[str, Tensor]
@@ -43,6 +45,7 @@ class Job:
     logprobs: int | None = None
     deadline: float | None = None
     owner: str = ""
+    adjust: Adjust | None = None
 
 
 @dataclass(frozen=True)

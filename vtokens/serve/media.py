@@ -50,19 +50,25 @@ class Media:
         return await asyncio.get_running_loop().run_in_executor(self.workers, partial(function, *args, **more))
 
     @asynccontextmanager
-    async def opened(self, messages: Sequence[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+    async def opened(
+        self, messages: Sequence[dict[str, Any]], seconds: float | None = None
+    ) -> AsyncIterator[list[dict[str, Any]]]:
         """The messages with their pictures and videos, as `load`, while few other requests hold theirs.
 
         What makes the model's inputs of them belongs inside the block: memory is bounded by it.
 
+        Args:
+            messages: as `load`.
+            seconds: that it may wait for others; `limits.seconds` by default.
+
         Raises:
-            Refused: as `load`; 503 if there was no room in `limits.seconds`.
+            Refused: as `load`; 503 if there was no room in that time.
         """
         if not any(_shown(messages)):
             yield await self.load(messages)
             return
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout(self.limits.seconds if seconds is None else seconds):
                 await self._room.acquire()
         except TimeoutError:
             raise busy("this server decodes as many pictures as it may: try again in a second") from None

@@ -20,6 +20,7 @@ class Row:
         tokenizer: the model's.
 
     Attributes:
+        length: positions of the prompt, padding left out.
         ids: the tokens written, of all runs: one that failed is run again from its beginning, and writes them again.
         at: how many of them this run has written.
         ended: the answer is over; the model may go on writing, for nobody.
@@ -27,6 +28,7 @@ class Row:
 
     def __init__(self, answering: Answering, tokenizer: Any) -> None:
         self.answering = answering
+        self.length = int(answering.job.inputs["attention_mask"].sum())
         self.ids: list[int] = []
         self.at, self.ended = 0, False
         self.did: Did | None = None
@@ -67,6 +69,7 @@ class Row:
         if again or self.ended:
             return
         self.ids.append(token)
+        self.answering.written = len(self.ids)
         if token in self.decoding.ends:
             return self.end("stop")
         self._tell(self._spelling.push(token, logprob, top))

@@ -20,16 +20,15 @@ class Choose(LogitsProcessor):
     draws after `torch.manual_seed(seed)` where the row is alone.
 
     Args:
-        rows: of the batch.
-        lengths: positions of each row's prompt, padding left out.
+        rows: of the batch, whose tokens are the last ones of those given.
 
     Attributes:
         of: the rows whose probabilities are asked for at this step.
         logprobs: float32 (len(of), V), theirs, as the model gave them; None if none are.
     """
 
-    def __init__(self, rows: Sequence[Row], lengths: Sequence[int]) -> None:
-        self._rows, self._lengths = rows, lengths
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
         self._asked = [number for number, row in enumerate(rows) if row.answering.job.logprobs is not None]
         self.of: list[int] = []
         self.logprobs: Tensor | None = None
@@ -38,15 +37,17 @@ class Choose(LogitsProcessor):
         """Args and returns: int64 (B, N) the tokens so far, float32 (B, V) their logits, which are changed in place."""
         self.of = [number for number in self._asked if not self._rows[number].ended]
         self.logprobs = scores[self.of].log_softmax(-1) if self.of else None  # before any of it is changed
-        longest = max(self._lengths)
         for number, row in enumerate(self._rows):
             if row.ended:
                 continue
             own, forced = scores[number : number + 1], row.forced()
-            if not row.decoding.processors and row.generator is None and forced is None:
+            adjust = row.answering.job.adjust
+            if not row.decoding.processors and row.generator is None and forced is None and adjust is None:
                 continue
+            if adjust is not None:
+                own = adjust(own, input_ids[number, input_ids.shape[1] - row.at :])
             if row.decoding.processors:
-                own = row.decoding.processors(input_ids[number : number + 1, longest - self._lengths[number] :], own)
+                own = row.decoding.processors(input_ids[number : number + 1, -row.length - row.at :], own)
             if row.generator is not None:
                 drawn = torch.multinomial(own.softmax(-1), 1, generator=row.generator)
                 own = torch.full_like(own, -torch.inf).scatter_(1, drawn, 0.0)
@@ -63,12 +64,12 @@ class Watch(StoppingCriteria):
     Args:
         rows: of the batch.
         choose: what chose the tokens.
-        first: called once, when the prompts have been read.
+        first: called once, when the prompts have been read; None if they were.
     """
 
-    def __init__(self, rows: Sequence[Row], choose: Choose, first: Callable[[], None]) -> None:
+    def __init__(self, rows: Sequence[Row], choose: Choose, first: Callable[[], None] | None) -> None:
         self._rows, self._choose = rows, choose
-        self._first: Callable[[], None] | None = first
+        self._first = first
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         """Args and returns: int64 (B, N) the tokens so far, nothing; bool (B,) which rows have ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 
@@ -46,25 +46,35 @@ class Turns(Generic[T]):
         if not theirs:
             del self._of[work.owner]
 
-    def batch(self, most: int, fits: Callable[[list[T], T], bool], alike: Callable[[T, T], bool]) -> list[T]:
+    def batch(
+        self,
+        most: int,
+        fits: Callable[[list[T], T], bool],
+        alike: Callable[[T, T], bool],
+        beside: Sequence[T] = (),
+    ) -> list[T]:
         """The work that would be done next, which stays in the queue; empty if there is none.
 
         Args:
             most: of it.
             fits: whether more work can be done together with some.
             alike: whether two take the same: each costs what the dearest of a batch does.
+            beside: work that is being done, and is to be done together with it.
         """
         if not self._of:
             return []
         owners = [*self._of]
         first = self._of[owners[0]][0]
+        if beside and not fits([*beside], first):
+            return []
         found = [first]
         for same in (True, False):
             left = {owner: (one for one in self._of[owner] if one is not first) for owner in owners}
             turn = deque(owners[1:] + owners[:1])
             while turn and len(found) < most:
                 owner = turn.popleft()
-                more = next((one for one in left[owner] if alike(first, one) is same and fits(found, one)), None)
+                some = [*beside, *found]
+                more = next((one for one in left[owner] if alike(first, one) is same and fits(some, one)), None)
                 if more is not None:
                     found.append(more)
                     turn.append(owner)

@@ -45,7 +45,7 @@ class Waiting:
         coming: work that is on its way, if anybody says so: where there is none, nobody is waited for.
 
     Attributes:
-        running: the batch that runs now.
+        running: what runs now.
         draining: no more work is taken.
         pace: seconds that one job takes, by the last batches; None before the first.
     """
@@ -66,6 +66,7 @@ class Waiting:
         self._turns: Turns[Work] = Turns()
         self._changed = threading.Condition()
         self._closed, self._finished, self._cut = False, 0, 0
+        self._since = 0.0  # when the batch began, or the last of it left
         self.running: list[Work] = []
         self.draining = False
         self.pace: float | None = None
@@ -104,21 +105,54 @@ class Waiting:
                         return None
                     self._changed.wait()
                     continue
-                alone = self._coming is not None and not self._coming
-                left = 0 if alone else min(one.submitted for one in batch) + self._wait - time.monotonic()
-                if len(batch) >= self._most or left <= 0 or self.draining or isinstance(batch[0], Call):
+                left = self._worth(batch, self._most)
+                if left <= 0:
                     self._turns.take(batch)
-                    self.running = batch
+                    self.running, self._since = batch, time.monotonic()
                     return batch
                 self._changed.wait(left)
 
-    def over(self, batch: list[Work], seconds: float) -> None:
-        """A batch is done, and took so long."""
-        one = seconds / len(batch)
+    def more(self, joins: Callable[[list[Work], Work], bool]) -> list[Work]:
+        """Take work that joins what runs now, as long as that has room; nothing is waited for.
+
+        If what would be next cannot join, nothing does: what runs comes to its end, and its turn has come.
+
+        Args:
+            joins: whether work can run beside some.
+        """
+        if not self._turns or not self.running:  # asked at every step; what comes now is seen at the next one
+            return []
+        with self._changed:
+            room = self._most - len(self.running)
+            batch = self._turns.batch(room, joins, self._alike, self.running) if room > 0 else []
+            if not batch or self._worth(batch, room) > 0:
+                return []
+            self._turns.take(batch)
+            self.running = [*self.running, *batch]
+            return batch
+
+    def left(self, work: list[Work]) -> None:
+        """Some of what runs is done."""
+        if not work:
+            return
+        now = time.monotonic()
+        one, self._since = (now - self._since) / len(work), now
         self.pace = one if self.pace is None else 0.8 * self.pace + 0.2 * one
         with self._changed:
-            self.running = []
-            self._count(batch)
+            self.running = [other for other in self.running if other not in work]
+            self._count(work)
+
+    def over(self) -> None:
+        """All that runs is done."""
+        self.left(self.running)
+
+    def _worth(self, batch: list[Work], most: int) -> float:
+        """Seconds for which others are worth waiting for before a batch of at most so many begins."""
+        if len(batch) >= most or self.draining or isinstance(batch[0], Call):
+            return 0.0
+        if self._coming is not None and not self._coming:
+            return 0.0
+        return min(one.submitted for one in batch) + self._wait - time.monotonic()
 
     def watch(self) -> None:
         """End what waits and is over: cancelled, past its deadline, or cut. Returns once closed."""

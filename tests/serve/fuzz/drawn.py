@@ -74,7 +74,6 @@ def mended(body: dict[str, Any], number: int) -> dict[str, Any]:
         "parallel_tool_calls",
         "stream_options",
         "top_logprobs",
-        "logit_bias",
         "max_tokens",
     ):
         body.pop(name, None)
