@@ -53,7 +53,7 @@ def index(_: str = "") -> str:
     for (stage, kind), group in groupby(told, key=_group):
         what = f"{_where(STAGES[stage]) or f'stage {STAGES[stage]}'}, {[*KINDS.values(), 'other'][kind]}"
         lines += [
-            f"**{what[0].upper()}{what[1:]}**",
+            f"## {what[0].upper()}{what[1:]}",
             "",
             "| | what it does | needs | source | evidence |",
             "|---|---|---|---|---|",

@@ -8,6 +8,7 @@ from typing import Any
 import brought
 import commands
 import described
+import diagrams
 import links
 import navigation
 import reference
@@ -53,12 +54,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown
     else:
         path = f"docs/{source}"
-    return links.rewritten(markdown, path, source, config.repo_url or "")
+    return links.rewritten(diagrams.told(markdown), path, source, config.repo_url or "")
 
 
 def on_page_content(html: str, page: Page, **_: Any) -> str:
-    """Let wide tables scroll by themselves, by keyboard too."""
-    return described.tables(html)
+    """Let wide tables scroll by themselves, by keyboard too, and public names lead to what is said of them."""
+    html = described.tables(html)
+    return html if page.file.src_uri.startswith("reference/") else links.named(html, page.url, reference.places())
 
 
 def on_post_page(output: str, **_: Any) -> str:

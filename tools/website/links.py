@@ -29,6 +29,25 @@ def rewritten(markdown: str, path: str, page: str, repository: str) -> str:
     )
 
 
+def named(html: str, url: str, places: dict[str, str]) -> str:
+    """Public names in running text (`vtokens.attach`, `vtokens.load(...)`) as links to the reference.
+
+    Args:
+        html: the content of a page.
+        url: where the page lies on the site.
+        places: where each public name is told.
+    """
+
+    def linked(found: re.Match[str]) -> str:
+        place = places.get(found[1])
+        return f'<a href="{posixpath.relpath(place, url or ".")}">{found[0]}</a>' if place else found[0]
+
+    parts = re.split(r"(<(a|pre|h\d)\b.*?</\2>)", html, flags=re.DOTALL)
+    parts[::3] = [re.sub(r"<code>(vtokens[\w.]*)(?:\([^<]*\))?</code>", linked, part) for part in parts[::3]]
+    del parts[2::3]
+    return "".join(parts)
+
+
 def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     parts, end = [], 0
     for code in _CODE.finditer(markdown):

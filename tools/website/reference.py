@@ -42,6 +42,13 @@ def exported(package: str) -> tuple[str, ...]:
     return ()
 
 
+@cache
+def places() -> dict[str, str]:
+    """Where on the site each public name is told, packages among them."""
+    names = {f"{one}.{name}": f"reference/{one}/#{one}.{name}" for one in packages() for name in exported(one)}
+    return names | {one: f"reference/{one}/" for one in packages()}
+
+
 def pages() -> dict[str, str]:
     """The text of each page, by where it lies."""
     index = INDEX + "".join(f"| [`{one}`]({one}.md) | {_first(one)} |\n" for one in packages())

@@ -1,8 +1,8 @@
 """What in a response the image does not support: mentions, signals, calibrated probabilities, and actions on them.
 
-hf = vtokens.HallucinationFilter.from_pretrained("scenes-llava")
-report = hf.check(image, "Describe the image.", "red circle, blue square")
-outcome = hf.generate(image, "Describe the image.", action="redact", risk=0.1)
+    hf = vtokens.HallucinationFilter.from_pretrained("scenes-llava")
+    report = hf.check(image, "Describe the image.", "red circle, blue square")
+    outcome = hf.generate(image, "Describe the image.", action="redact", risk=0.1)
 """
 
 from __future__ import annotations

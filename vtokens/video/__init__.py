@@ -1,8 +1,8 @@
 """Videos as models take them: a few frames of a file, and which frames these are.
 
-from vtokens import video
-clip = video.read("clip.mp4", frames=64)                  # or fps=2, or start=10, end=20 beside one of these
-processor(videos=[clip.frames], video_metadata=[clip.metadata], do_sample_frames=False, ...)
+    from vtokens import video
+    clip = video.read("clip.mp4", frames=64)                  # or fps=2, or start=10, end=20 beside one of these
+    processor(videos=[clip.frames], video_metadata=[clip.metadata], do_sample_frames=False, ...)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Clips of moving objects with exact ground truth, and questions about motion, order, number and a needle frame.
 
-from vtokens.scenes import clips
-sample = clips.examples("test", n=60, frames=16)   # kinds take turns; sample[0].video.frames is uint8 (16, 96, 96, 3)
-scenes.evaluate(model, processor, sample)
+    from vtokens.scenes import clips
+    sample = clips.examples("test", n=60, frames=16)   # kinds take turns; sample[0].video.frames: uint8 (16, 96, 96, 3)
+    scenes.evaluate(model, processor, sample)
 """
 
 from __future__ import annotations
