@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "website"))
 
 import described
+import diagrams
 import links
 
 HOST = "https://host.example/one"
@@ -46,6 +47,27 @@ def test_a_table_without_a_head_has_its_first_cells_for_heads() -> None:
     assert '<th scope="row">a</th><td>b</td>' in made
     assert "<thead>" not in made
     assert 'aria-label="Table 1: What"' in made
+
+
+def test_a_flow_chart_is_a_table_of_what_follows_from_what() -> None:
+    chart = '```mermaid\nflowchart BT\n    a["one<br/>the first, & more"] --> b["two"] & c\n    b --> c\n```\n'
+    assert diagrams.told(chart).splitlines()[2:] == [
+        "| **one** | the first, & more |  |",
+        "| **two** |  | one |",
+        "| **c** |  | one, two |",
+    ]
+    with pytest.raises(ValueError, match="no row of arrows"):
+        diagrams.told("```mermaid\nflowchart LR\n    subgraph one\n```\n")
+
+
+def test_public_names_lead_to_the_reference() -> None:
+    places = {"vtokens.attach": "reference/vtokens/#vtokens.attach"}
+    html = (
+        "<p><code>vtokens.attach(model)</code> <a href='x'><code>vtokens.attach</code></a> <code>vtokens.no</code></p>"
+    )
+    made = links.named(html, "strategies/cls/", places)
+    linked = '<a href="../../reference/vtokens/#vtokens.attach"><code>vtokens.attach(model)</code></a>'
+    assert made == html.replace("<code>vtokens.attach(model)</code>", linked)
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:

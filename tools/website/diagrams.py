@@ -1,4 +1,4 @@
-"""Flow charts as tables: what each part is and what it follows from. The code host draws them; here no script has to."""
+"""Flow charts as tables: what each part is and what it follows from. The code host draws them, no script has to."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def _table(lines: list[str], head: str) -> str:
             for one in right:
                 before.setdefault(one, []).extend(left)
     rows = [f"| part | what it is | {head} |", "|---|---|---|"]
-    for name in labels:
-        title, _, about = labels[name].partition("<br/>")
-        rows.append(f"| **{title}** | {about.replace('<br/>', ' ')} | {', '.join(before.get(name, []))} |")
+    titles = {name: label.partition("<br/>")[0] for name, label in labels.items()}
+    for name, title in titles.items():
+        about = labels[name].removeprefix(title).replace("<br/>", " ").strip()
+        rows.append(f"| **{title}** | {about} | {', '.join(titles[one] for one in before.get(name, []))} |")
     return "\n".join(rows)
 
 
