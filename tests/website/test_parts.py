@@ -57,7 +57,7 @@ def test_a_flow_chart_is_a_table_of_what_follows_from_what() -> None:
         "| **c** |  | one, two |",
     ]
     with pytest.raises(ValueError, match="no row of arrows"):
-        diagrams.told("```mermaid\nflowchart LR\n    subgraph one\n```\n")
+        diagrams.told("```mermaid\nflowchart LR\n    one\n```\n")
 
 
 def test_public_names_lead_to_the_reference() -> None:

@@ -3,6 +3,8 @@
     hf = vtokens.HallucinationFilter.from_pretrained("scenes-llava")
     report = hf.check(image, "Describe the image.", "red circle, blue square")
     outcome = hf.generate(image, "Describe the image.", action="redact", risk=0.1)
+
+What it needs beside the core is the extra `filter`.
 """
 
 from __future__ import annotations

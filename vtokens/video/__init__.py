@@ -3,6 +3,8 @@
     from vtokens import video
     clip = video.read("clip.mp4", frames=64)                  # or fps=2, or start=10, end=20 beside one of these
     processor(videos=[clip.frames], video_metadata=[clip.metadata], do_sample_frames=False, ...)
+
+What decodes them is the extra `video`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
     from vtokens.scenes import clips
     sample = clips.examples("test", n=60, frames=16)   # kinds take turns; sample[0].video.frames: uint8 (16, 96, 96, 3)
     scenes.evaluate(model, processor, sample)
+
+The embedded `scenes-qwen` answers about them.
 """
 
 from __future__ import annotations
