@@ -74,7 +74,7 @@ class Judge:
         kinds = None if self.calibrator is None else self.calibrator.kinds
         known = _written(text, spans)
         fits = [
-            bool(m.tokens) and all(any(known[w.start() : w.end()]) for w in _WORD.finditer(text, m.start, m.end))
+            bool(m.tokens) and all(known.find(1, *w.span()) >= 0 for w in _WORD.finditer(text, m.start, m.end))
             and (kinds is None or m.kind in kinds)
             for m in found
         ]  # fmt: skip
@@ -114,12 +114,12 @@ class Judge:
         judged: tuple[Judged, ...] = ()
         if trace is not None and mentions:
             values = self.features(trace, mentions)
-            p, scores = self.judge(trace, mentions, values)
+            found_p, found_scores = self.judge(trace, mentions, values)
+            p, scores, rows = found_p.tolist(), found_scores.tolist(), zip(*values.values(), strict=True)
             judged = tuple(
-                Judged(mention, float(a), float(b), {name: column[i] for name, column in values.items()})
-                for i, (mention, a, b) in enumerate(zip(mentions, p, scores, strict=True))
+                Judged(mention, a, b, dict(zip(values, row, strict=True)), threshold.flags(a, b))
+                for mention, a, b, row in zip(mentions, p, scores, rows if values else [()] * len(p), strict=True)
             )
-            judged = tuple(replace(one, flagged=threshold.flags(one.p, one.score)) for one in judged)
         plain = self._plain(images, prompt, text, threshold, setting)
         notes = (*self._notes(setting, judged, others), *left_out(trace))
         return replace(
@@ -227,14 +227,14 @@ def unjudged(
     found: list[tuple[int, int]] = []
 
     def add(start: int, end: int) -> None:
-        if not any(taken[start:end]):
+        if taken.find(1, start, end) < 0:
             found.append((start, end))
             taken[start:end] = b"\1" * (end - start)
 
     for one in others:
         add(one.start, one.end)
     # Looked for only where words are left: most answers of a model with a vocabulary of its own are all mentions.
-    rest = any(not any(taken[word.start() : word.end()]) for word in _WORD.finditer(text))
+    rest = any(taken.find(1, *word.span()) < 0 for word in _WORD.finditer(text))
     for thing in get_extractor("chunks")(text) if rest else ():
         if thing.kind != "relation" and thing.name not in names:
             add(thing.start, thing.end)
@@ -244,7 +244,7 @@ def unjudged(
         if not said and any(char.isalnum() for char in text[start:end]):
             add(start, end)
         for word in _WORD.finditer(text, start, end) if number in about else ():
-            if not any(known[word.start() : word.end()]):
+            if known.find(1, *word.span()) < 0:
                 add(word.start(), word.end())
     return tuple(text[start:end] for start, end in sorted(found))
 

@@ -58,7 +58,8 @@ class Mention:
 
         Tokens of no characters (special tokens) belong to no mention.
         """
-        inside = [i for i, (start, end) in enumerate(spans) if max(start, self.start) < min(end, self.end)]
+        first, last = self.start, self.end
+        inside = [i for i, (start, end) in enumerate(spans) if start < last and first < end and start < end]
         return replace(self, tokens=tuple(inside))
 
     def to_dict(self) -> dict[str, Any]:

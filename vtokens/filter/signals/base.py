@@ -43,19 +43,24 @@ class Spans:
     """
 
     def __init__(self, mentions: Sequence[Spanned], trace: Trace) -> None:
+        self._length = length = len(trace)
         for mention in mentions:
             if not mention.tokens:
                 raise ValueError(
                     f"mention {mention.text!r} has no tokens: give it some with mention.with_tokens(spans), or drop it"
                 )
-            if not 0 <= min(mention.tokens) <= max(mention.tokens) < len(trace):
-                raise ValueError(f"mention {mention.text!r} has tokens {mention.tokens} of a response of {len(trace)}")
+            if not 0 <= min(mention.tokens) <= max(mention.tokens) < length:
+                raise ValueError(f"mention {mention.text!r} has tokens {mention.tokens} of a response of {length}")
         self.mentions, device = mentions, trace.ids.device
         most = max((len(mention.tokens) for mention in mentions), default=1)
         rows = [[*mention.tokens, *[-1] * (most - len(mention.tokens))] for mention in mentions]
         index = torch.tensor(rows, dtype=torch.long, device=device).view(len(mentions), most)
         self.index, self.real = index.clamp(min=0), index >= 0
-        self._length = len(trace)
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """int64 (n,): the tokens of each mention."""
+        return self.real.sum(1)
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -67,12 +72,12 @@ class Spans:
         """(..., T) -> (..., n): the tokens of each mention put together."""
         if how in ("mean", "sum"):
             total = values @ self._weights.to(values.dtype)
-            return total if how == "sum" else total / self.real.sum(1)
+            return total if how == "sum" else total / self._sizes
         found = values[..., self.index]
         if how == "first":
             return found[..., 0]
         if how == "last":
-            return found.gather(-1, (self.real.sum(1, keepdim=True) - 1).expand(*found.shape[:-1], 1))[..., 0]
+            return found.gather(-1, (self._sizes[:, None] - 1).expand(*found.shape[:-1], 1))[..., 0]
         return found.masked_fill(~self.real, -torch.inf).amax(-1)
 
 

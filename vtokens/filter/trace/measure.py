@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vtokens.kernels import attention_rows
+from vtokens.kernels._precision import as_given
+from vtokens.kernels.attention_rows import HIDDEN, row_scores
 
 _LEAST = 1e-30
 _CHUNK = 1 << 22
@@ -21,6 +23,41 @@ class Looked(NamedTuple):
     spread: Tensor
     generated: Tensor
     received: Tensor
+
+
+@as_given
+def _weights(
+    query: Tensor, key: Tensor, scaling: float, valid: Tensor | None, first: int, softcap: float | None
+) -> Tensor:
+    """float32 (B, H, R, K): what `attention_rows` gives, for rows of which row 0 is key `first`.
+
+    Each row sees at least itself.
+    """
+    scores, _ = row_scores(query, key, scaling, None, None, None, softcap)
+    rows, keys = query.shape[2], key.shape[2]
+    if valid is not None:  # what padding holds may be no number, to which nothing can be added
+        scores.masked_fill_(~valid[:, None, None], HIDDEN)
+    # Filling a matrix takes as long as its softmax; only the last keys come behind some row.
+    later = torch.full((rows, keys - first), HIDDEN, device=key.device).triu(1)
+    scores[..., first:] += later
+    return scores.softmax(-1)
+
+
+class Asked(NamedTuple):
+    """What the rows of one layer asked of its keys: the arguments of `look`."""
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    valid: Tensor | None
+    visual: Tensor
+    first: int
+    softcap: float | None
+
+    def beside(self, other: Asked) -> bool:
+        """Whether both can be computed side by side, as samples of one batch."""
+        one, two = ((a.query.shape, a.key.shape, a.scaling, a.valid is None, a.first, a.softcap) for a in (self, other))
+        return one == two and self.key.device == other.key.device and self.key.dtype == other.key.dtype
 
 
 class Likelihood(NamedTuple):
@@ -56,19 +93,35 @@ def look(
     chunk = max(1, _CHUNK // (batch * heads * key.shape[2]))
     parts = []
     for start in range(0, rows, chunk):
-        part = query[:, :, start : start + chunk]
-        place = torch.arange(first + start, first + start + part.shape[2], device=key.device).expand(batch, -1)
-        weights = attention_rows(part, key, scaling, place, valid, softcap=softcap)
+        weights = _weights(query[:, :, start : start + chunk], key, scaling, valid, first + start, softcap)
         mass = (weights @ shown)[..., 0]
-        # torch.special.entr takes three times as long.
-        logs = (weights * weights.clamp(min=_LEAST).log() @ shown)[..., 0]
         # -sum (a/A) log (a/A), without dividing each weight; a row that sees no picture has none.
-        spread = mass.clamp(min=_LEAST).log() - logs / mass.clamp(min=_LEAST)
+        # torch.special.entr takes three times as long.
+        logs, least = weights.clamp(min=_LEAST).log_().mul_(weights), mass.clamp(min=_LEAST)
+        spread = least.log() - (logs @ shown)[..., 0] / least
         spread = spread.clamp(min=0).masked_fill(mass == 0, 0)
         parts.append(Looked(mass, spread, weights[..., first + 1 :].sum(-1), weights.mean(1)))
     *by_head, received = zip(*parts, strict=True)
     visual_share, entropy, generated = (torch.cat(part, 2) for part in by_head)
     return Looked(visual_share, entropy, generated, torch.cat(received, 1))
+
+
+def looks(asked: Sequence[Asked], most: int) -> list[Looked]:
+    """`look` for several layers; those of one shape side by side, where their keys are few numbers, `most` in all."""
+    found: dict[int, Looked] = {}
+    for number, one in enumerate(asked):
+        if number in found:
+            continue
+        alike = [other for other in range(number, len(asked)) if other not in found and one.beside(asked[other])]
+        if len(alike) == 1 or len(alike) * one.key.numel() > most:
+            found[number] = look(*one)
+            continue
+        query, key, visual = (torch.cat([asked[i][part] for i in alike]) for part in (0, 1, 4))
+        valid = None if one.valid is None else torch.cat([asked[i][3] for i in alike])
+        together = look(query, key, one.scaling, valid, visual, one.first, one.softcap)
+        parts = zip(*(part.chunk(len(alike)) for part in together), strict=True)
+        found |= {i: Looked(*part) for i, part in zip(alike, parts, strict=True)}
+    return [found[number] for number in range(len(asked))]
 
 
 def likelihood(logits: Tensor, ids: Tensor) -> Likelihood:

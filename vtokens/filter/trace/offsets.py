@@ -83,6 +83,9 @@ def moved(text: str, spans: Sequence[Span], other: str) -> list[Span]:
     Raises:
         ValueError: it differs in more.
     """
+    at = text.find(other)
+    if at >= 0 and not text[:at].strip() and not text[at + len(other) :].strip():
+        return _trimmed(text, spans, at)
     here, there = _written(text), _written(other)
     if len(here) != len(there) or any(_fold(text[a]) != _fold(other[b]) for a, b in zip(here, there, strict=True)):
         raise ValueError(f"the response {_short(other)} is not the text of the tokens, {_short(text)}")
@@ -90,6 +93,19 @@ def moved(text: str, spans: Sequence[Span], other: str) -> list[Span]:
     for start, end in spans:
         inside = [place[i] for i in range(start, end) if i in place]
         out.append((inside[0], inside[-1] + 1) if inside else (at, at))
+        at = max(at, out[-1][1])
+    return out
+
+
+def _trimmed(text: str, spans: Sequence[Span], before: int) -> list[Span]:
+    """Spans of a text without the white space around it, `before` characters of it in front, and without theirs."""
+    out, at = list[Span](), 0
+    for start, end in spans:
+        part = text[start:end]
+        rest = part.lstrip()
+        first = end - len(rest) - before
+        last = first + len(rest.rstrip())
+        out.append((first, last) if rest else (at, at))
         at = max(at, out[-1][1])
     return out
 

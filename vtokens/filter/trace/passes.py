@@ -133,6 +133,7 @@ def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Tr
         logits = given.predicted(cast(Any, model)(**given.full(adapter)))
         record = handle.record
     assert record is not None
+    tape.look()
     found = likelihood(logits.flatten(0, 1), given.responses.flatten())
     likely = Likelihood(*(part.view(given.responses.shape) for part in found))
     places = Places(record, given.responses.device)

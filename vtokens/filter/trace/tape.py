@@ -14,12 +14,14 @@ from torch.nn.functional import pad
 from vtokens.adapters import Adapter
 from vtokens.core.compat import returned_cache
 from vtokens.engine.state.cache_layers import all_keys
-from vtokens.filter.trace.measure import Likelihood, Looked, entropies, likelihood, look
+from vtokens.filter.trace.measure import Asked, Likelihood, Looked, entropies, likelihood, looks
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies.views.heads import Heads
 
 _BLOCK = 16
 """Steps whose logits are held before they are reduced to three numbers each."""
+_TOGETHER = 1 << 18
+"""At most this many numbers of keys are put side by side, so that several layers are looked at in one go."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Layer:
         softcap: c, where they become c * tanh(s / c); None if they stay as they are.
         query: (B, H, R, D) a pass, of the rows that predict.
         outputs: (B, R, H, D) a pass, head outputs of the same rows.
+        key: (B, H_kv, K, D), all keys, where nothing was cached and they wait until all layers are looked at together.
         looked: where these rows looked, once that is computed.
     """
 
@@ -59,6 +62,7 @@ class Layer:
     softcap: float | None
     query: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    key: Tensor | None = None
     looked: Looked | None = None
 
     @property
@@ -66,25 +70,17 @@ class Layer:
         """W: rows of the pass that brought the pictures."""
         return self.visual.shape[1]
 
-    def look(self, key: Tensor, done: bool = True) -> bool:
-        """Compute the attention of all rows at once, as no key is ever changed once it is cached.
+    def asked(self, key: Tensor) -> Asked | None:
+        """What the rows asked of all keys (B, H_kv, K, D), which never change once they are cached.
 
-        Args:
-            key: (B, H_kv, K, D), all keys.
-            done: no more rows will come, so that the queries can be let go.
-
-        Returns:
-            Whether the keys are those of the rows, one after the other.
+        None if the keys are not those of the rows, one after the other.
         """
         query, behind = torch.cat(self.query, 2), key.shape[2] - self.width
         first = key.shape[2] - query.shape[2]
         if self.past or first != self.width - self.query[0].shape[2]:
-            return False
+            return None
         real = None if self.real is None else pad(self.real, (0, behind), value=True)
-        self.looked = look(query, key, self.scaling, real, pad(self.visual, (0, behind)), first, self.softcap)
-        if done:
-            self.query = []
-        return True
+        return Asked(query, key, self.scaling, real, pad(self.visual, (0, behind)), first, self.softcap)
 
 
 @dataclass
@@ -172,7 +168,29 @@ class Tape:
         output = heads.output if number in parts.layers and parts.divergence else None
         self.step(number, heads.query[:, :, -rows:], heads.hidden, output)
         if self.rows is not None and number in parts.layers:
-            layer.look(heads.key)
+            layer.key = heads.key
+            if len(parts.layers) * heads.key.numel() > _TOGETHER:
+                self.look()
+
+    def look(self, done: bool = True) -> bool:
+        """Compute where the rows of layers that hold their keys looked; of small layers together, as calls cost most.
+
+        done: no more rows will come, so that the queries can be let go.
+
+        Returns:
+            Whether the keys are those of the rows, one after the other.
+        """
+        waiting = [layer for layer in self.layers.values() if layer.key is not None]
+        asked = [layer.asked(layer.key) for layer in waiting if layer.key is not None]
+        for layer in waiting:
+            layer.key = None
+        if not all(asked):
+            return False
+        for layer, looked in zip(waiting, looks([one for one in asked if one], _TOGETHER), strict=True):
+            layer.looked = looked
+            if done:
+                layer.query = []
+        return True
 
     def step(self, number: int, query: Tensor, hidden: Tensor, output: Tensor | None) -> None:
         """Note the R rows that predict: (B, H, R, D), (B, R or more, D_model); (B, R or more, H, D) if it is asked for.
@@ -251,8 +269,12 @@ class Tape:
         fed = torch.cat(self.fed, 1)
         if fed.shape[1] != sequences.shape[1] - 1 or not bool((fed == sequences[:, :-1]).all()):
             return False
-        found = {layer: all_keys(self.cache, layer) for layer in sorted(self.parts.layers)}
-        return all(parts is not None and self.layers[layer].look(parts[0], done) for layer, parts in found.items())
+        for number in sorted(self.parts.layers):
+            parts = all_keys(self.cache, number)
+            if parts is None:
+                return False
+            self.layers[number].key = parts[0]
+        return self.look(done)
 
     def _reduce(self, ids: Tensor) -> None:
         """(B, n) tokens that followed the logits held."""
