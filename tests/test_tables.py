@@ -7,12 +7,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import benchmarks_page  # noqa: E402
+import choose_page  # noqa: E402
 import filter_page  # noqa: E402
 import pages  # noqa: E402
 import readme  # noqa: E402
 import sections  # noqa: E402
 import serving_page  # noqa: E402
 import support  # noqa: E402
+import your_model  # noqa: E402
 
 from benchmarks import tables  # noqa: E402
 from vtokens.strategies import list_strategies  # noqa: E402
@@ -55,6 +57,12 @@ def test_the_tables_of_the_benchmarks_are_fresh():
 def test_the_section_on_how_fast_the_server_is_is_fresh():
     text = serving_page.PAGE.read_text(encoding="utf-8")
     assert text == serving_page.updated(text), "run: python tools/readme.py"
+
+
+def test_the_tables_of_your_model_and_choose_are_fresh():
+    for page in (your_model, choose_page):
+        text = page.PAGE.read_text(encoding="utf-8")
+        assert text == page.updated(text), "run: python tools/readme.py"
 
 
 def test_what_is_measured_of_the_server_is_told(tmp_path):

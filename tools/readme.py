@@ -7,12 +7,14 @@ from statistics import mean, median
 
 import benchmarks_page
 import board
+import choose_page
 import filter_page
 import pages
 import results
 import sections
 import serving_page
 import support
+import your_model
 
 from vtokens.strategies import describe, list_strategies
 
@@ -97,5 +99,7 @@ if __name__ == "__main__":
     serving_page.write()
     benchmarks_page.write()
     support.write()
+    your_model.write()
+    choose_page.write()
     README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
     RESULTS_PAGE.write_text(updated_results(RESULTS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

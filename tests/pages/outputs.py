@@ -14,7 +14,7 @@ def differs(shown: str, printed: str) -> str:
 
     Lines count without spaces at their ends. Durations (a number before ms, s or seconds) may be any; other numbers
     with a decimal point may be one off in the last digit, as rounding goes on other processors; a line of three dots
-    stands for any lines. All else has to be the same.
+    stands for any lines, and three dots at the end of a line for the rest of it. All else has to be the same.
     """
     expected, found = ([line.rstrip() for line in text.strip().splitlines()] for text in (shown, printed))
     pattern = r"\n".join("(?:.*\n)*?.*" if line.strip() == "..." else _pattern(line) for line in expected)
@@ -35,6 +35,7 @@ def _timeless(line: str) -> str:
 
 def _pattern(line: str) -> str:
     """A pattern for a line, its numbers with a decimal point in groups."""
+    line, rest = (line.removesuffix("..."), ".*") if line.endswith("...") else (line, "")
     line = _timeless(line)
     texts, numbers = _NUMBER.split(line), len(_NUMBER.findall(line))
-    return "".join(re.escape(text) + (r"(-?\d+\.\d+)" if at < numbers else "") for at, text in enumerate(texts))
+    return "".join(re.escape(text) + (r"(-?\d+\.\d+)" if at < numbers else "") for at, text in enumerate(texts)) + rest

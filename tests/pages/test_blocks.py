@@ -56,6 +56,7 @@ def test_every_block_is_run_or_says_why_it_is_not() -> None:
     assert len(ALL) > 100
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # what peft asks of a model
 @pytest.mark.parametrize("page", pages("python"))
 def test_python(page: str, files: Path, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block by block in one namespace; what a block prints is what the page shows behind it."""

@@ -80,6 +80,8 @@ def test_a_block_that_is_neither_run_nor_marked_fails(tmp_path: Path) -> None:
         ("p 0.42", "q 0.42", False),
         ("a\n...\nd", "a\nb\nc\nd", True),
         ("a\n...\nd", "a\nb\nc", False),
+        ("unknown 'a'...", "unknown 'a', known: b", True),
+        ("unknown 'a'...", "known 'a'", False),
         ("14 of 144", "15 of 144", False),
     ],
 )
