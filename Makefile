@@ -89,11 +89,13 @@ lock:  ## Resolve what pyproject.toml asks for into requirements/ (ARGS=--upgrad
 release-check: $(STAMP)  ## Build sdist and wheel into dist/, check them, install each into a clean environment and try it
 	$(BIN)/python tools/release_check.py --torch-index '$(TORCH_INDEX)' $(ARGS)
 
-lint: $(STAMP)  ## Check formatting, lint, types and the rules of the house
+lint: $(STAMP)  ## Check formatting, lint, types, what nothing uses and the rules of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --slow -m typed tests/test_typed.py
+	$(BIN)/vulture
+	$(BIN)/deptry .
 	$(BIN)/pre-commit run house-rules --files $$(find vtokens -name '*.py')
 
 format: $(STAMP)  ## Reformat the code and mend what the linter can

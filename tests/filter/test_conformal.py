@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from vtokens.filter.guarantees.conformal import mondrian, threshold
+from vtokens.filter.guarantees.conformal import threshold
 from vtokens.filter.guarantees.responses import realised
 from vtokens.filter.guarantees.risk import Certificate, Risk
 from vtokens.filter.guarantees.setting import CalibrationSetting
@@ -139,23 +139,6 @@ def test_infeasible_is_said():
     assert found.infeasible
     assert str(found).startswith("infeasible: the expected number")
     assert found.observed is found.kept_supported is None
-
-
-def test_groups_are_calibrated_on_the_responses_that_have_them():
-    scores, labels = drawn(400, 3)
-    kinds = [["object" if i % 2 else "count" for i in range(len(row))] for row in scores]
-    found = mondrian(scores, labels, kinds, Risk("any", 0.1, None))
-    assert set(found) == {"object", "count"}
-    for kind, certificate in found.items():
-        rows = [
-            [(s, h) for s, h, k in zip(*row, strict=True) if k == kind]
-            for row in zip(scores, labels, kinds, strict=True)
-        ]
-        alone = threshold(*split([row for row in rows if row]), Risk("any", 0.1, None), group=kind)
-        assert certificate == alone
-        assert f"among mentions of {kind}" in str(certificate)
-    with pytest.raises(ValueError, match="one label a mention"):
-        mondrian(scores, labels, kinds[:-1], Risk())
 
 
 @pytest.mark.parametrize(

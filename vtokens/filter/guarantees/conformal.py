@@ -7,8 +7,6 @@ come from something fitted on other images.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import binom
@@ -64,29 +62,6 @@ def threshold(
     over = int(np.searchsorted(total, budget + 1e-9, side="right"))
     found = math.inf if over == len(total) else float(np.nextafter(at[order[over]], -math.inf))
     return certificate(rows, risk, found, setting, group)
-
-
-def mondrian(
-    scores: Rows, labels: Rows, groups: Sequence[Sequence[Hashable]], risk: Risk, **more: Any
-) -> dict[Hashable, Certificate]:
-    """A threshold for each group of mentions (kinds, bins of sentences), for responses that have such mentions.
-
-    Each is calibrated on the responses with mentions of its group alone and needs enough of them; the guarantee is
-    about these responses and that group. Over all groups together the risks add up.
-
-    Args:
-        groups: one label a mention. scores, labels, risk, more: as in `threshold`, without `training`.
-    """
-    rows = checked(scores, labels)
-    marks = [np.array([str(mark) for mark in row], dtype=object) for row in groups]
-    if [len(m) for m in marks] != [len(s) for s, _ in rows]:
-        raise ValueError("groups must hold one label a mention")
-    found: dict[Hashable, Certificate] = {}
-    for name in dict.fromkeys(mark for row in groups for mark in row):
-        inside = [(s[m == str(name)], h[m == str(name)]) for (s, h), m in zip(rows, marks, strict=True)]
-        some = [pair for pair in inside if len(pair[0])]
-        found[name] = threshold([s for s, _ in some], [h for _, h in some], risk, group=str(name), **more)
-    return found
 
 
 def _losses(rows: Pairs, kind: str) -> tuple[Array, Array]:
