@@ -26,6 +26,15 @@ def sentence(page: str, markdown: str) -> str:
     return ""
 
 
+def usage(name: str) -> str:
+    """How a strategy is asked for, and where a reader goes from its page."""
+    keep = describe(name).fields.get("keep", ("", None))[1]
+    spec = name if keep is None else f"{name}(keep={keep})"
+    asked = f'`strategy="{spec}"` in `vtokens.load` and `vtokens.attach`, `--strategy "{spec}"` on the command line'
+    further = "[Which models it runs on](../support.md#strategies), [how all compare on scenes](../results.md)"
+    return f"\n\n## Use it\n\n{asked}. {further}, [every strategy](README.md).\n"
+
+
 def tables(html: str) -> str:
     """Each table in a box that scrolls, by the keyboard too; one without a head has its first cells for heads."""
     parts, section, count = [], "", 0

@@ -46,6 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     page.meta.setdefault("description", described.sentence(source, markdown))
     if source.startswith("strategies/") and not source.endswith("README.md"):
         page.meta.setdefault("search", {"boost": 4})  # who asks for a strategy's name wants its page first
+        markdown += described.usage(source.removeprefix("strategies/").removesuffix(".md"))
     if source in brought.PAGES.values():
         path = brought.path(source)
         page.edit_url = f"{config.repo_url}/blob/main/{path}"

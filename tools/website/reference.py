@@ -8,6 +8,21 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+GUIDES = {
+    "vtokens": "../index.md",
+    "vtokens.adapters": "../add-a-model.md",
+    "vtokens.doctor": "../install.md",
+    "vtokens.engine": "../architecture.md",
+    "vtokens.eval": "../evaluation.md",
+    "vtokens.filter": "../filter.md",
+    "vtokens.kernels": "../kernels.md",
+    "vtokens.recipes": "../recipes.md",
+    "vtokens.report": "../report.md",
+    "vtokens.scenes": "../scenes.md",
+    "vtokens.strategies": "../add-a-strategy.md",
+    "vtokens.video": "../video.md",
+}
+"""The page that tells how a package is used; it is also that of packages inside."""
 INDEX = """# Reference
 
 The [command line](cli.md), and the Python packages that say what they export. What is not listed here is no
@@ -57,7 +72,8 @@ def pages() -> dict[str, str]:
 
 def _text(package: str) -> str:
     about = ast.get_docstring(_tree(package)) or ""
-    parts = [f"# {package}", about]
+    guide = next(page for name, page in reversed(GUIDES.items()) if f"{package}.".startswith(f"{name}."))
+    parts = [f"# {package}", about, f"How it is used: [the guide]({guide})."]
     for name in sorted(exported(package), key=lambda one: (one.startswith("__"), one.lower())):
         parts.append(_entry(package, name))
     return "\n\n".join(parts) + "\n"
