@@ -66,3 +66,16 @@ def test_figures_lie_in_one_folder_and_every_one_is_shown():
     figures = {path for path in (ROOT / "docs").rglob("*") if path.is_file() and path.suffix != ".md"}
     assert figures == shown
     assert {path.parent for path in figures} == {ROOT / "docs" / "figures"}
+
+
+def test_the_files_that_the_architecture_names_exist():
+    """Modules with their folder, as `engine/hooks.py`; a name without one stands beside the one before it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", text)
+    assert len(named) > 100
+    assert [one for one in named if not (ROOT / "vtokens" / one).exists() and not (ROOT / one).exists()] == []
+    packages = {path.parent.name for path in (ROOT / "vtokens").glob("*/__init__.py")}
+    assert (
+        sorted(package for package in packages if not re.search(rf"`{package}/|\b{package}\[|and {package}\b", text))
+        == []
+    )
