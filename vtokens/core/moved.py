@@ -16,6 +16,7 @@ MOVED = {
     "budget": "core.budget",
     "compat": "core.compat",
     "costs": "core.costs",
+    "eval.report": "report",
     "filter.labels": "filter.calibrators.labels",
     "groups": "core.groups",
     "hub": "loading.hub",
