@@ -126,9 +126,9 @@ def _try(built: Path, folder: Path, torch_index: str) -> str:
     elsewhere.mkdir()
     alone = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     _run(python, "-c", "import sys, torch; sys.exit(torch.version.cuda or torch.version.hip)", cwd=elsewhere, **alone)
-    times = [_run(vtokens, *command, cwd=elsewhere, **alone) for command in (["--version"], ["doctor"], ["demo"])]
-    told = zip(("--version", "doctor", "demo"), times, strict=True)
-    return f"installed in {installing:.0f} s; " + ", ".join(f"{name} {took:.0f} s" for name, took in told)
+    commands = (["--version"], ["cite", "--all"], ["doctor"], ["demo"])
+    told = {command[0].lstrip("-"): _run(vtokens, *command, cwd=elsewhere, **alone) for command in commands}
+    return f"installed in {installing:.0f} s; " + ", ".join(f"{name} {took:.0f} s" for name, took in told.items())
 
 
 def main() -> None:
