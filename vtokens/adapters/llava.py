@@ -62,7 +62,8 @@ class LlavaTower(OpenTower):
             raise ValueError(
                 f"gradient checkpointing runs the tower's blocks a second time, {then}: "
                 "call model.activation_checkpointing_disable() (in older releases of transformers "
-                "gradient_checkpointing_disable()), or detach() the strategy for training"
+                "gradient_checkpointing_disable()), give a trainer gradient_checkpointing=False (TRL's default is "
+                "True), or detach() the strategy for training"
             )
 
     @property

@@ -24,7 +24,8 @@ def check_decoder_runs_once(adapter: Adapter) -> None:
         raise ValueError(
             "gradient checkpointing runs layers a second time, without the tokens' layout: call "
             "model.activation_checkpointing_disable() (in older releases of transformers "
-            "gradient_checkpointing_disable()), or detach() the strategy for training"
+            "gradient_checkpointing_disable()), give a trainer gradient_checkpointing=False (TRL's default is True), "
+            "or detach() the strategy for training"
         )
     _check(adapter, decoder, "layers a second time, without the tokens' layout")
 
