@@ -89,6 +89,6 @@ def fill(folder: Path) -> None:
         (folder / "photos" / f"{number}.txt").write_text("A red circle.")  # a caption, for `ara`
     rows = [{"id": n, "image": f"{n}.jpg", "caption": "A red circle."} for n in range(4)]
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    frames = [*clips.examples("test", n=1, frames=16)[0].video.frames] * 6  # a frame a second, for a minute and a half
-    for name in ("clip.mp4", "film.mp4"):
-        files.write(folder / name, frames, rate=1)
+    frames = list(clips.examples("test", n=1, frames=16)[0].video.frames)
+    files.write(folder / "clip.mp4", frames * 6, rate=1)  # a frame a second, for a minute and a half
+    files.write(folder / "film.mp4", frames * 2, rate=1)

@@ -108,7 +108,7 @@ def test_its_code_runs_on_a_tiny_model_of_the_class(title: str, tmp_path: Path, 
     )
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    (code,) = [block.text for block in blocks(PAGE) if f'load("{hub(title)}", strategy=' in block.text]
+    (code,) = [block.text for block in blocks(PAGE) if f'    "{hub(title)}", strategy=' in block.text]
     examples("test", n=1)[0].image.save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace(hub(title), "model"), "your-model.md", "exec", dont_inherit=True), {})
@@ -116,6 +116,6 @@ def test_its_code_runs_on_a_tiny_model_of_the_class(title: str, tmp_path: Path, 
 
 
 def hub(title: str) -> str:
-    found = re.search(r'vtokens\.load\("([^"]+)"', section(title))
+    found = re.search(r'vtokens\.load\(\s*"([^"]+)"', section(title))
     assert found is not None
     return found[1]
