@@ -73,6 +73,19 @@ def check_tokens(got: Any, expected: Any, new: int, passes: int = 1) -> None:
             rows[row] = False  # from here on the two go different ways
 
 
+def check_rows_alone(target: Any, family: str, spec: str) -> None:
+    """Each of three samples, of one, two and no images, has the logits in a batch that it has alone, step by step."""
+    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
+    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
+    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    with vtokens.attach(target, spec):
+        together = target.generate(**inputs(family, prompts, groups), **options)
+        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+            alone = target.generate(**inputs(family, [prompt], [group]), **options)
+            for mine, theirs in zip(together.logits, alone.logits, strict=True):
+                close_pass(mine[row], theirs[0])
+
+
 def check_programs(target: Any, batch: dict[str, Any], programs: list[Any], **options: Any) -> None:
     """Each row of a batch has, at every step, the logits that it has where its program runs on all rows."""
     with vtokens.attach(target, "none") as handle, handle.using(programs):

@@ -1,10 +1,13 @@
-"""What can be seen of a model from outside: enough to tell whether anything was left on it."""
+"""What can be seen of a model from outside, to tell whether anything was left on it; and what fails to attach."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from vtokens.strategies import Facts, Needs, Strategy
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -21,3 +24,16 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             "config": (id(config), dict(vars(config)) if config is not None else None),
         }
     return seen
+
+
+@dataclass(frozen=True)
+class Astray(Strategy):
+    """Acts in the attention of a layer that no model has, which shows only while hooks are being installed."""
+
+    name = "astray"
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(attend=(99,))
+
+    def at_attend(self, heads: Any) -> None:
+        return None

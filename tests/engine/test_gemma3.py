@@ -11,7 +11,7 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import GREEDY, ragged
+from tests.engine.compare import check_rows_alone, ragged
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import probe
@@ -41,16 +41,7 @@ def windowed(window: int) -> Any:
 def test_rows_of_a_batch_answer_as_alone(spec: str, window: int) -> None:
     if spec == "todre" and window == 12:
         pytest.skip("it reads several rows of attention, which is refused where a window cuts")
-    target = windowed(window)
-    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
-    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
-    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
-    with vtokens.attach(target, spec):
-        together = target.generate(**inputs(FAMILY, prompts, groups), **options)
-        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-            alone = target.generate(**inputs(FAMILY, [prompt], [group]), **options)
-            for mine, theirs in zip(together.logits, alone.logits, strict=True):
-                close_pass(mine[row], theirs[0])
+    check_rows_alone(windowed(window), FAMILY, spec)
 
 
 def test_scores_are_pooled_as_features_are() -> None:

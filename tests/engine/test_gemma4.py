@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_rows_alone, check_tokens, ragged
 from tests.engine.masked import dropped_keys, masking
 from tests.families import build, image, inputs
 from tests.limits import close_pass
@@ -66,16 +66,7 @@ def frames(count: int, wide: int = 96, high: int = 64) -> dict[str, Tensor]:
 def test_rows_of_a_batch_answer_as_alone(spec: str, window: int) -> None:
     if spec == "todre" and window == 12:
         spec = "todre(exit_threshold=None)"  # to look whether to exit, it reads several rows, which is refused
-    target = variant("pruned", sliding_window=window)
-    prompts = ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
-    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
-    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
-    with vtokens.attach(target, spec):
-        together = target.generate(**inputs(FAMILY, prompts, groups), **options)
-        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-            alone = target.generate(**inputs(FAMILY, [prompt], [group]), **options)
-            for mine, theirs in zip(together.logits, alone.logits, strict=True):
-                close_pass(mine[row], theirs[0])
+    check_rows_alone(variant("pruned", sliding_window=window), FAMILY, spec)
 
 
 def test_scores_are_pooled_as_features_are() -> None:

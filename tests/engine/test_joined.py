@@ -10,7 +10,7 @@ import torch
 
 import vtokens
 from tests.engine.compare import GREEDY, one
-from tests.engine.state import snapshot
+from tests.engine.state import Astray, snapshot
 from tests.families import FAMILIES, build
 from vtokens.engine.attach import joined
 from vtokens.strategies import Facts, Needs, Strategy
@@ -34,19 +34,6 @@ class Watch(Strategy):
 
     def at_attend(self, heads: Any) -> None:
         self.keys.append(heads.key.shape[2])
-
-
-@dataclass(frozen=True)
-class Astray(Strategy):
-    """Acts in the attention of a layer that no model has, which shows only while hooks are being installed."""
-
-    name = "astray"
-
-    def needs(self, facts: Facts) -> Needs:
-        return Needs(attend=(99,))
-
-    def at_attend(self, heads: Any) -> None:
-        return None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

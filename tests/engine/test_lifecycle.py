@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,10 +10,9 @@ import torch
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import GREEDY, SPEC, one
-from tests.engine.state import snapshot
+from tests.engine.state import Astray, snapshot
 from tests.families import FAMILIES, build
 from vtokens.core.compat import returned_cache
-from vtokens.strategies import Facts, Needs, Strategy
 
 ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"
 
@@ -23,19 +21,6 @@ ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(ke
 def _no_grad() -> Any:
     with torch.no_grad():
         yield
-
-
-@dataclass(frozen=True)
-class Astray(Strategy):
-    """Acts in the attention of a layer that no model has, which shows only while hooks are being installed."""
-
-    name = "astray"
-
-    def needs(self, facts: Facts) -> Needs:
-        return Needs(attend=(99,))
-
-    def at_attend(self, heads: Any) -> None:
-        return None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,7 @@ from transformers import PaliGemmaProcessor
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import DETAILS, GREEDY, one, ragged
+from tests.engine.compare import DETAILS, check_rows_alone, one, ragged
 from tests.engine.contrasted import check_answers, contrasted, expect
 from tests.engine.masked import dropped_keys, masking
 from tests.engine.test_logits import noised
@@ -172,15 +172,7 @@ def test_groups_of_keys_add_up_to_the_models_attention() -> None:
 
 def test_rows_of_a_batch_answer_as_alone() -> None:
     """Under windows that cut, which spare prompts."""
-    target, prompts = second(12), ["Look: <image> what is this?", "Compare <image> with <image> please", "hello"]
-    groups = [[image(100, 60, seed=0)], [image(84, 84, seed=1), image(150, 40, seed=2)], []]
-    options = {**GREEDY, "output_logits": True, "return_dict_in_generate": True}
-    with vtokens.attach(target, "cls(keep=0.5)+fastv(keep=0.5, layer=2)"):
-        together = target.generate(**inputs(FAMILY, prompts, groups), **options)
-        for row, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-            alone = target.generate(**inputs(FAMILY, [prompt], [group]), **options)
-            for mine, theirs in zip(together.logits, alone.logits, strict=True):
-                close_pass(mine[row], theirs[0])
+    check_rows_alone(second(12), FAMILY, "cls(keep=0.5)+fastv(keep=0.5, layer=2)")
 
 
 def test_scores_are_those_of_an_eager_tower() -> None:

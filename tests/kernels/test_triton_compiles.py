@@ -13,12 +13,21 @@ SHARED = 227 * 1024
 """Bytes of shared memory a program may have on an H100."""
 
 
-@pytest.mark.parametrize(("part", "variants"), [("attention", 8), ("others", 16)])
-def test_kernels_compile_without_spilling(part: str, variants: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "variants"),
+    [
+        (["compiled", "attention"], 8),
+        (["compiled", "others"], 16),
+        (["compiled_selection"], 10),
+        pytest.param(["compiled_sparse"], 12, marks=pytest.mark.slow),
+    ],
+)
+def test_kernels_compile_without_spilling(program: list[str], variants: int, tmp_path: Path) -> None:
     """In a process without the interpreter; registers that do not suffice show as local memory."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "tests.kernels.compiled", part, str(tmp_path / "kernel.cubin")]
+    module, *part = program
+    command = [sys.executable, "-m", f"tests.kernels.{module}", *part, str(tmp_path / "kernel.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
