@@ -33,9 +33,9 @@ def test_stretches_are_the_layers_in_them_that_have_attention() -> None:
     """Qwen3.5 has attention in every fourth layer; where a stretch has none, the nearest to its middle is taken."""
     facts = Facts("any", 32, 0, False, linear=tuple(layer for layer in range(32) if layer % 4 != 3))
     parts = Parts(layers=frozenset({31}), stretches=frozenset({range(5, 19), range(3), range(4, 7)}))
-    assert parts.on(facts) == Parts(layers=frozenset({3, 7, 11, 15, 31}))
+    assert parts.on(facts.attending) == Parts(layers=frozenset({3, 7, 11, 15, 31}))
     every = Facts("any", 32, 0, False)
-    assert Parts(stretches=frozenset({range(5, 19)})).on(every) == Parts(layers=frozenset(range(5, 19)))
+    assert Parts(stretches=frozenset({range(5, 19)})).on(every.attending) == Parts(layers=frozenset(range(5, 19)))
 
 
 @pytest.mark.parametrize(

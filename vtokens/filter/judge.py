@@ -23,6 +23,7 @@ from vtokens.loading.media import Medium
 
 _WORD = re.compile(r"\w+")
 Found = tuple[list[Mention], list[Mention]]
+Values = dict[str, list[float]]
 DOUBT = "its probabilities may be off, since the calibrator was fitted under other conditions"
 
 
@@ -81,9 +82,16 @@ class Judge:
         judged, others = ([m for m, fit in zip(found, fits, strict=True) if fit is want] for want in (True, False))
         return judged, others
 
-    def features(self, trace: Trace, mentions: Sequence[Mention]) -> dict[str, list[float]]:
+    def features(self, trace: Trace, mentions: Sequence[Mention]) -> Values:
         """The signals of each mention, by name."""
-        return signals.features(trace, mentions, self.signals) if mentions else {}
+        return self.features_of([trace], [mentions])[0]
+
+    def features_of(self, traces: Sequence[Trace], mentions: Sequence[Sequence[Mention]]) -> list[Values]:
+        """The same of several answers of one batch."""
+        asked = [number for number, some in enumerate(mentions) if some]
+        found = signals.features_of([traces[i] for i in asked], [mentions[i] for i in asked], self.signals)
+        by_number = dict(zip(asked, found, strict=True))
+        return [by_number.get(number, {}) for number in range(len(traces))]
 
     def report(
         self,
@@ -95,6 +103,7 @@ class Judge:
         threshold: Threshold,
         setting: CalibrationSetting | None = None,
         found: Found | None = None,
+        values: Values | None = None,
     ) -> ResponseReport:
         """Judge one response.
 
@@ -105,15 +114,16 @@ class Judge:
             threshold: what is to be flagged.
             setting: goes into the report.
             found: what `sort` gave of the same response, if it was asked already.
+            values: what `features` gave of it, if they were computed already.
         """
         judge = self.about(images)
         if judge is not self:
-            return judge.report(images, prompt, text, spans, trace, threshold, setting)
+            return judge.report(images, prompt, text, spans, trace, threshold, setting, found, values)
         mentions, others = found or self.sort(prompt, text, spans)
         mentions = mentions if trace is not None else []
         judged: tuple[Judged, ...] = ()
         if trace is not None and mentions:
-            values = self.features(trace, mentions)
+            values = self.features(trace, mentions) if values is None else values
             found_p, found_scores = self.judge(trace, mentions, values)
             p, scores, rows = found_p.tolist(), found_scores.tolist(), zip(*values.values(), strict=True)
             judged = tuple(

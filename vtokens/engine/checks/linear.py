@@ -18,8 +18,10 @@ def check_linear(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -> 
     Args:
         active: strategies that act on the model, and what they need.
     """
+    if not any(spec.kind == "linear" for spec in adapter.specs):
+        return
     facts = adapter.facts
-    for strategy, needs in active if facts.linear else ():
+    for strategy, needs in active:
         if needs.unmerges or needs.sizes:
             what = "at all of their positions" if needs.unmerges else "as several"
             raise ValueError(

@@ -20,7 +20,7 @@ from vtokens.filter.actions.regenerate import JudgedResponse
 from vtokens.filter.datasets.bounds import check_length
 from vtokens.filter.gate import Gate, kind_of
 from vtokens.filter.guarantees.setting import CalibrationSetting
-from vtokens.filter.judge import Judge, Threshold
+from vtokens.filter.judge import Judge, Threshold, Values
 from vtokens.filter.mentions.base import Span
 from vtokens.filter.trace import passes
 from vtokens.filter.trace.offsets import encode_with_spans, token_spans
@@ -67,14 +67,18 @@ class FilterGeneration:
             shown, asked = images[part], prompts[part]
             open_to = None if gate is None else partial(_all_pass, gate, asked)
             traces = passes.gated(self._model, self._processor, shown, asked, self._parts, open_to, **generate_kwargs)
-            for media, prompt, trace in zip(shown, asked, traces, strict=True):
+            written: list[tuple[Sequence[Medium], str, Trace]] = []
+            unchecked: dict[int, JudgedResponse] = {}
+            for number, (media, prompt, trace) in enumerate(zip(shown, asked, traces, strict=True)):
                 if gate is not None and not isinstance(trace, passes.Unchecked):
                     first = float(trace.entropy[:1].sum())
                     trace = passes.Unchecked(trace.ids, first) if gate.passes(prompt, first) else trace
                 if isinstance(trace, passes.Unchecked):
-                    found.append(self._unchecked(media, prompt, trace))
+                    unchecked[number] = self._unchecked(media, prompt, trace)
                 else:
-                    found.append(self._written(media, prompt, trace))
+                    written.append((media, prompt, trace))
+            judged = iter(self._written(written))
+            found += [unchecked[number] if number in unchecked else next(judged) for number in range(len(traces))]
         return found
 
     @property
@@ -93,11 +97,11 @@ class FilterGeneration:
         and returns whether to stop."""
 
         def judged(trace: Trace, complete: int) -> bool:
-            return heard(self._written(images, prompt, trace), complete)
+            return heard(self._written([(images, prompt, trace)])[0], complete)
 
         split = self._judge.extractor.sentences
         trace = listen(self._model, self._processor, images, prompt, self._parts, split, judged, **generate_kwargs)
-        return self.read([images], [prompt], [[]])[0] if trace is None else self._written(images, prompt, trace)
+        return self.read([images], [prompt], [[]])[0] if trace is None else self._written([(images, prompt, trace)])[0]
 
     def write(
         self,
@@ -158,25 +162,50 @@ class FilterGeneration:
         ]
         asked = [i for i, one in enumerate(said) if one and one[0]]
         traces: dict[int, Trace] = {}
+        values: dict[int, Values] = {}
         for part in self._parted(len(asked)):
             some = asked[part]
             shown, texts, given = [images[i] for i in some], [prompts[i] for i in some], [known[i][1] for i in some]
             scored = passes.score(self._model, self._processor, shown, texts, given, self._parts)
             traces |= dict(zip(some, scored, strict=True))
+            mentions = [said[i] for i in some]
+            values |= dict(zip(some, self._judge.features_of(scored, [one[0] for one in mentions if one]), strict=True))
         found = []
         for i, (text, ids, spans) in enumerate(known):
             report = self._judge.report(
-                images[i], prompts[i], text, spans, traces.get(i), self._threshold, self._setting, said[i]
+                images[i],
+                prompts[i],
+                text,
+                spans,
+                traces.get(i),
+                self._threshold,
+                self._setting,
+                said[i],
+                values.get(i),
             )
             found.append(JudgedResponse(report, ids, spans))
         return found
 
-    def _written(self, images: Sequence[Medium], prompt: str, trace: Trace) -> JudgedResponse:
-        text, ids, spans = self._spans(trace.ids.tolist())
-        known = trace if ids else None
-        return JudgedResponse(
-            self._judge.report(images, prompt, text, spans, known, self._threshold, self._setting), ids, spans
-        )
+    def _written(self, answers: Sequence[tuple[Sequence[Medium], str, Trace]]) -> list[JudgedResponse]:
+        """Judge what was written, from pictures, prompt and trace of each."""
+        known = [self._spans(trace.ids.tolist()) for _, _, trace in answers]
+        said = [
+            self._judge.about(images).sort(prompt, text, spans)
+            for (images, prompt, _), (text, _, spans) in zip(answers, known, strict=True)
+        ]
+        values = self._judge.features_of([trace for _, _, trace in answers], [mentions for mentions, _ in said])
+        return [
+            JudgedResponse(
+                self._judge.report(
+                    images, prompt, text, spans, trace if ids else None, self._threshold, self._setting, sort, some
+                ),
+                ids,
+                spans,
+            )
+            for (images, prompt, trace), (text, ids, spans), sort, some in zip(
+                answers, known, said, values, strict=True
+            )
+        ]
 
     def _unchecked(self, images: Sequence[Medium], prompt: str, said: passes.Unchecked) -> JudgedResponse:
         text, ids, spans = self._spans(said.ids.tolist())

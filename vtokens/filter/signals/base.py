@@ -57,6 +57,20 @@ class Spans:
         index = torch.tensor(rows, dtype=torch.long, device=device).view(len(mentions), most)
         self.index, self.real = index.clamp(min=0), index >= 0
 
+    @classmethod
+    def joined(cls, parts: Sequence[Spans]) -> Spans:
+        """The mentions of several answers that stand one behind the other."""
+        found, most, before = cls.__new__(cls), max(part.index.shape[1] for part in parts), 0
+        index, real = [], []
+        for part in parts:
+            behind = (0, most - part.index.shape[1])
+            index.append(torch.nn.functional.pad(part.index + before, behind))
+            real.append(torch.nn.functional.pad(part.real, behind))
+            before += part._length
+        found.mentions = [mention for part in parts for mention in part.mentions]
+        found.index, found.real, found._length = torch.cat(index), torch.cat(real), before
+        return found
+
     @cached_property
     def _sizes(self) -> Tensor:
         """int64 (n,): the tokens of each mention."""
@@ -91,6 +105,8 @@ class Signal:
         says: in words, what it says of a mention when it speaks for a hallucination, and when against; may be empty.
         heavy: costs much without costing a pass.
         apart: is computed where it is named alone, and in none of the sets.
+        by_token: reads `logprob`, `entropy`, `margin` and attention of the mention's own tokens alone, through
+            `Spans.over`, or the mention: several answers may stand one behind the other.
     """
 
     name: ClassVar[str] = ""
@@ -98,6 +114,7 @@ class Signal:
     says: ClassVar[tuple[str, str] | tuple[()]] = ()
     heavy: ClassVar[bool] = False
     apart: ClassVar[bool] = False
+    by_token: ClassVar[bool] = False
 
     def parts(self, depth: int) -> Parts:
         """What it needs of a trace of a model with `depth` decoder layers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from vtokens.filter.trace.trace import Trace
 @dataclass(frozen=True)
 class Kind(Signal):
     """One number a kind ("kind.object", "kind.attribute", ...): 1 for mentions of that kind, 0 for others."""
+
+    by_token: ClassVar[bool] = True
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         said = [getattr(mention, "kind", "object") for mention in spans.mentions]

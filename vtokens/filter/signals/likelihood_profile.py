@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class LikelihoodProfile(Signal):
 
     Six numbers, `likelihood_profile.nll_first` and so on.
     """
+
+    by_token: ClassVar[bool] = True
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         parts = torch.stack([-trace.logprob, trace.entropy, -trace.margin])

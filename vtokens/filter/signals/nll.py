@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ class Nll(Pooled):
     Attributes:
         over: how the tokens of a mention are put together.
     """
+
+    by_token: ClassVar[bool] = True
 
     over: Over = "max"
 

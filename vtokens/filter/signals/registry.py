@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from vtokens.core.errors import unknown
 from vtokens.filter.signals.base import Signal, Spanned, Spans
-from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.filter.trace.trace import Parts, Trace, beside
 
 _signals: dict[str, type[Signal]] = {}
 S = TypeVar("S", bound=type[Signal])
@@ -103,9 +103,34 @@ def features(
     Raises:
         ValueError: an unknown signal, a mention without tokens, a trace that lacks what a signal reads.
     """
-    signals, spans = get_signals(names), Spans(mentions, trace)
-    found = {}
+    return features_of([trace], [mentions], names)[0]
+
+
+def features_of(
+    traces: Sequence[Trace], mentions: Sequence[Sequence[Spanned]], names: str | Sequence[str | Signal] = "fast"
+) -> list[dict[str, list[float]]]:
+    """`features` of several answers that were recorded alike; what goes by token is computed of all of them at once.
+
+    Args:
+        traces: of each answer.
+        mentions: of each answer, at least one in each.
+        names: as in `get_signals`.
+
+    Raises:
+        ValueError: as `features`.
+    """
+    signals, spans = get_signals(names), [Spans(some, trace) for some, trace in zip(mentions, traces, strict=True)]
+    found: list[dict[str, list[float]]] = [{} for _ in traces]
+    whole = (beside(traces), Spans.joined(spans)) if len(traces) > 1 else None
     for signal in signals:
-        for name, values in signal.values(trace, spans).items():
-            found[name] = values.tolist()
+        # Said of the class itself: one that is made of it may read something else.
+        if vars(type(signal)).get("by_token") and whole is not None:
+            for name, values in signal.values(*whole).items():
+                rest = values.tolist()
+                for one, some in zip(found, mentions, strict=True):
+                    one[name], rest = rest[: len(some)], rest[len(some) :]
+            continue
+        for one, trace, span in zip(found, traces, spans, strict=True):
+            for name, values in signal.values(trace, span).items():
+                one[name] = values.tolist()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from vtokens.filter.trace.trace import Trace
 @dataclass(frozen=True)
 class Repetition(Signal):
     """1 for the first mention of its kind and name, 0 for a repeat. Reads neither picture nor model."""
+
+    by_token: ClassVar[bool] = True
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         new = [not mention.repeat for mention in spans.mentions]

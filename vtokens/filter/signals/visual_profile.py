@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class VisualProfile(Signal):
 
     One number a layer, `visual_profile.5` and so on.
     """
+
+    by_token: ClassVar[bool] = True
 
     def parts(self, depth: int) -> Parts:
         return Parts(stretches=frozenset({middle(depth)}))

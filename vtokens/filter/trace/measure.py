@@ -116,8 +116,11 @@ def looks(asked: Sequence[Asked], most: int) -> list[Looked]:
         if len(alike) == 1 or len(alike) * one.key.numel() > most:
             found[number] = look(*one)
             continue
-        query, key, visual = (torch.cat([asked[i][part] for i in alike]) for part in (0, 1, 4))
-        valid = None if one.valid is None else torch.cat([asked[i][3] for i in alike])
+        some = [asked[i] for i in alike]
+        query, key, visual = (
+            torch.cat(parts) for parts in zip(*((a.query, a.key, a.visual) for a in some), strict=True)
+        )
+        valid = None if one.valid is None else torch.cat([a.valid for a in some if a.valid is not None])
         together = look(query, key, one.scaling, valid, visual, one.first, one.softcap)
         parts = zip(*(part.chunk(len(alike)) for part in together), strict=True)
         found |= {i: Looked(*part) for i, part in zip(alike, parts, strict=True)}

@@ -103,8 +103,10 @@ def gated(
     """
     inputs = prompt_inputs(processor, images, prompts, input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
-    taken, facts = attachment(model), adapter_for(model).facts
-    unmerges = taken is not None and any(needs_of(strategy, facts).unmerges for strategy in taken.running_now)
+    taken = attachment(model)
+    acting = () if taken is None else taken.running_now
+    facts = adapter_for(model).facts if acting else None
+    unmerges = any(needs_of(strategy, facts).unmerges for strategy in acting if facts is not None)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
         tape.gate = gate
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))

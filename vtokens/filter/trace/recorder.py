@@ -64,8 +64,9 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     """
     adapter, taken = adapter_for(model), attachment(model)
     parts.check(len(adapter.layers))
-    facts = adapter.facts
-    tape = Tape(parts.on(facts), rows, adapter, facts.linear)
+    linear = tuple(index for index, spec in enumerate(adapter.specs) if spec.kind == "linear")
+    among = [index for index in range(len(adapter.layers)) if index not in linear]
+    tape = Tape(parts.on(among), rows, adapter, linear)
     recorder = Recorder(tape)
     if rows is not None:
         acting = [] if taken is None else taken.running_now

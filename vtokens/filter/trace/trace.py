@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from vtokens.core.errors import unknown
-from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.strategies.base import check_layer
 
@@ -67,9 +66,9 @@ class Parts:
                         f"{what}={state!r} is out of range: a model with {depth} layers has states 0 to {depth}"
                     )
 
-    def on(self, facts: Facts) -> Parts:
-        """The same of one model: with the layers that have attention in place of the stretches they lie in."""
-        found = {layer for stretch in self.stretches for layer in attending(stretch, facts.attending)}
+    def on(self, among: Sequence[int]) -> Parts:
+        """The same of one model: with the layers `among`, those that have attention, in place of its stretches."""
+        found = {layer for stretch in self.stretches for layer in attending(stretch, among)}
         return dataclasses.replace(self, layers=self.layers | found, stretches=frozenset())
 
     @property
@@ -208,3 +207,15 @@ class Trace:
             return value.to(device) if isinstance(value, Tensor) else value
 
         return Trace(**{f.name: move(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+
+def beside(traces: Sequence[Trace]) -> Trace:
+    """The rows of several answers, one behind the other, for what reads a token's likelihoods and attention alone.
+
+    What is of the picture, and the states, are those of the first answer.
+    """
+    parts: dict[str, Any] = {
+        name: torch.cat([getattr(trace, name) for trace in traces], -1)
+        for name in ("ids", "logprob", "entropy", "margin", "visual", "spread", "generated")
+    }
+    return dataclasses.replace(traces[0], **parts)

@@ -92,6 +92,8 @@ class Heads(Noting):
     @property
     def visual(self) -> Tensor:
         """bool (B, K): keys that hold visual tokens."""
+        if VISUAL in self.noted.keys and not self.past:
+            return self.noted.keys[VISUAL][0].bool()
         if VISUAL in self.noted.keys or VISUAL in self._memory.keys:
             return self.marks(VISUAL).bool()
         return torch.zeros(len(self.key), self.key.shape[2], dtype=torch.bool, device=self.key.device)
