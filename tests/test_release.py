@@ -40,12 +40,15 @@ def metadata() -> ProjectMetadata:
 
 
 def test_an_index_shows_a_readme_whose_links_hold(metadata: ProjectMetadata) -> None:
-    """At the tag of the version, in the repository that `project.urls` names; nothing else of the text changes."""
+    """At the tag of the version, in the repository that `project.urls` names; and it installs from the index."""
     shown = metadata.core.readme
     assert release_check.relative(README)  # what there is to do
     assert release_check.relative(shown) == []
     tagged = rf"{re.escape(URLS['Repository'])}/(?:raw|blob)/v{re.escape(vtokens.__version__)}/"
-    assert re.sub(tagged, "", shown) == README
+    installs = README.replace("In a checkout, with", "With").replace("install '.[", "install 'vtokens[")
+    assert re.sub(tagged, "", shown) == installs != README
+    assert "checkout" not in shown
+    assert not re.search(r"pip install '?\.", shown)
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)|<img[^>]* src=\"([^\"]+)\"", shown):
         assert re.match(rf"{tagged}\S+\.(png|svg)$|https://(?!github\.com/vtokens)", "".join(picture)), picture
     targets = re.findall(rf"{tagged}([^)\"#\s]+)", shown)
