@@ -42,6 +42,7 @@ from vtokens.scenes.embedded import embedded_models
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.coming import Coming
 from vtokens.serve.jobs import Job
+from vtokens.serve.join import Joiner
 from vtokens.strategies import parse
 
 PRESETS = {
@@ -122,27 +123,56 @@ def questions(name: str, count: int, tokens: int) -> list[Asked]:
 
 
 def throughput(our: openai.OpenAI, their: openai.OpenAI, where: Path, asked: Asked, count: int) -> list[dict[str, Any]]:
-    """Seconds for a request of both servers, and of ours one request at a time."""
+    """Seconds for a request of both servers, of ours one request at a time, and of the model by itself.
+
+    The model by itself is `generate` in this process, on prompts that are ready: one batch of them all, and one after
+    the other. What is gained between these is all that answering at once can gain on this machine.
+    """
     bodies = asked.bodies()
     runs: dict[str, Callable[[], Run]] = {"transformers": lambda: answers(their, bodies, [str(where)], len(bodies))}
+    model, processor = vtokens.load(str(where))
+    prompts = [
+        dict(encode_prompts(processor, [question_prompt(processor, one.question, 1)], [[one.image]]))
+        for one in asked.examples
+    ]
+    batch, settings = Joiner(processor).join(prompts), GenerationConfig(max_new_tokens=asked.tokens, do_sample=False)
+
+    def by_itself(specs: list[str], inputs: Sequence[Any]) -> Run:
+        begun = time.perf_counter()
+        rows = len(specs) // len(inputs)
+        for number, one in enumerate(inputs):
+            with handle.using(specs[number * rows : (number + 1) * rows]):
+                model.generate(**one, generation_config=settings)
+        return Run(time.perf_counter() - begun, [], [])
+
     for way, suffixes in WAYS.items():
         names = [f"{where.name}{suffix}" for suffix in suffixes]
         for width in (len(bodies), 1):
             runs[f"{way}, {width}"] = lambda names=names, width=width: answers(our, bodies, names, width)  # type: ignore[misc]
+        presets = {"": "none", **{f":{name}": spec for name, spec in PRESETS.items()}}
+        specs = [presets[suffix] for suffix, _ in zip(itertools.cycle(suffixes), bodies, strict=False)]
+        runs[f"{way}, batch"] = lambda specs=specs: by_itself(specs, [batch])  # type: ignore[misc]
+        runs[f"{way}, alone"] = lambda specs=specs: by_itself(specs, prompts)  # type: ignore[misc]
     for suffixes in WAYS.values():  # each once, to warm up
         answers(our, bodies[:2], [f"{where.name}{suffix}" for suffix in suffixes[-2:]], 2)
     answers(their, bodies[:1], [str(where)], 1)
-    done = rounds(runs, count, warm_up=0)
+    with vtokens.attach(model, "none") as handle:
+        done = rounds(runs, count, warm_up=0)
     seconds = {name: [run.seconds / len(bodies) for run in found] for name, found in done.items()}
     rows = []
     for name, found in done.items():
         way, _, width = name.rpartition(", ")
+        if width in ("batch", "alone"):
+            continue
         row = {"asked": asked.about, "server": "vtokens" if way else name, "strategy": way or "none"}
         row["at_once"] = int(width) if way else len(bodies)
         row["tokens"] = sum(found[0].tokens) / len(bodies)
         row |= {"seconds": summary(seconds[name]), "times_transformers": ratio(seconds["transformers"], seconds[name])}
         if way:
             row["times_one_at_a_time"] = ratio(seconds[f"{way}, 1"], seconds[name])
+            at_once = width != "1"
+            row["model_by_itself"] = ratio(seconds[f"{way}, {'batch' if at_once else 'alone'}"], seconds[name])
+            row["model_times_one_at_a_time"] = ratio(seconds[f"{way}, alone"], seconds[f"{way}, batch"])
         pairs = zip(done["transformers"], found, strict=True)
         same = [a == b for one, other in pairs for a, b in zip(one.texts, other.texts, strict=True)]
         rows.append(row | {"same_text": sum(same), "answers": len(same)})

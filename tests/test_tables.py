@@ -82,6 +82,8 @@ def test_what_is_measured_of_the_server_is_told(tmp_path):
             {**row, "server": "transformers", "strategy": "none", "at_once": 8, "times_transformers": part},
             {**row, **ours, "at_once": 8, "times_one_at_a_time": {**part, "median": 2.5}},
             {**row, **ours, "at_once": 1, "times_one_at_a_time": part},
+            {**row, **ours, "at_once": 8, "times_one_at_a_time": part, "model_by_itself": {**part, "median": 0.75},
+             "model_times_one_at_a_time": {**part, "median": 1.5}},
         ],
         "first_token": [
             {"model": "m", "strategy": "cls(keep=0.1)", "seconds": dict.fromkeys(names, part), **speeds,
@@ -90,12 +92,14 @@ def test_what_is_measured_of_the_server_is_told(tmp_path):
     }  # fmt: skip
     tables.write(tmp_path, result)
     lines = serving_page.speed(tmp_path).splitlines()
-    assert any("Without a strategy 48 of 48 answers" in line for line in lines)
+    assert any("Without a strategy 72 of 72 answers" in line for line in lines)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| m ")]
-    assert [row[-3:] for row in cells[:3]] == [
-        ["2", "", ""],
-        ["2", "4.25 (0.25 to 0.75)", "2.50 (0.25 to 0.75)"],
-        ["2", "4.25 (0.25 to 0.75)", ""],
+    assert [row[-5:] for row in cells[:4]] == [
+        ["2", "", "", "", ""],
+        ["2", "4.25 (0.25 to 0.75)", "2.50 (0.25 to 0.75)", "", ""],
+        ["2", "4.25 (0.25 to 0.75)", "", "", ""],
+        ["2", "4.25 (0.25 to 0.75)", "0.50 (0.25 to 0.75)", "1.50 (0.25 to 0.75)", "75% (25% to 75%)"],
     ]
-    assert cells[3][2:7] == ["500.0 ms", "500.0 ms", "500.0 ms", "0.50 (0.25 to 0.75)", "3.75 (0.25 to 0.75)"]
-    assert cells[3][7:] == ["50% (25% to 75%)"] * 2
+    assert any(line.startswith("The model by itself is `generate`") for line in lines)
+    assert cells[4][2:7] == ["500.0 ms", "500.0 ms", "500.0 ms", "0.50 (0.25 to 0.75)", "3.75 (0.25 to 0.75)"]
+    assert cells[4][7:] == ["50% (25% to 75%)"] * 2

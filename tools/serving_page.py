@@ -32,7 +32,7 @@ def speed(folder: Path = MEASURED) -> str:
 The same requests, greedy and {about["at_once"]} at once or one after the other, to `vtokens serve` and to `transformers serve`, which answers one after the other. Each server is a process of its own with the same model, and the rounds of all take turns.
 Medians with quartiles. Without a strategy {same:,} of {answers:,} answers were the text that transformers' server wrote.
 
-{_throughput(rows)}
+{_throughput(rows)}{_by_itself(rows)}
 To the first text of a streamed answer, one request by itself. The ideal speed-up is that of `generate` in one process, fed only what the strategy keeps: what a server adds to each request, picture and protocol, is in our figures and not in it.
 
 {_first(found["first_token"])}
@@ -44,16 +44,34 @@ To the first text of a streamed answer, one request by itself. The ideal speed-u
 def _throughput(rows: list[dict[str, Any]]) -> str:
     head = ["model", "asked", "server", "strategy", "at once", "tokens", "requests a second",
             "times transformers' server", "times one at a time"]  # fmt: skip
+    ideal = any("model_by_itself" in row for row in rows)
+    head += ["the model by itself", "of that"] if ideal else []
     lines = []
     for row in rows:
         alone = row["at_once"] == 1
+        told = ideal and "model_by_itself" in row
+        more = [
+            "" if alone or not told else _times(row["model_times_one_at_a_time"]),
+            _share(row["model_by_itself"]) if told else "",
+        ]
         lines.append([
             row["model"], row["asked"], f"`{row['server']} serve`", _strategy(row), str(row["at_once"]),
             f"{row['tokens']:.1f}", f"{1 / row['seconds']['median']:.3g}",
             _times(row["times_transformers"]) if row["server"] == "vtokens" else "",
             "" if alone or "times_one_at_a_time" not in row else _times(row["times_one_at_a_time"]),
+            *(more if ideal else ()),
         ])  # fmt: skip
     return markdown(head, lines)
+
+
+def _by_itself(rows: list[dict[str, Any]]) -> str:
+    """What the last two columns are, where they are there."""
+    if not any("model_by_itself" in row for row in rows):
+        return ""
+    return (
+        "\nThe model by itself is `generate` on prompts that are ready: how many times faster one batch of them all is than one after the other, which is what answering at once can gain on this machine, and which share of its requests a second the\n"  # noqa: E501
+        "server reaches, pictures, prompts and protocol included.\n"
+    )
 
 
 def _first(rows: list[dict[str, Any]]) -> str:

@@ -221,7 +221,7 @@ class Handle:
             RuntimeError: the handle is detached.
         """
         if isinstance(strategy, list | tuple):
-            with self._under(self._plans.of(self._adapter, [parse(one) for one in strategy])):
+            with self._under(self._plans.of(self._adapter, strategy)):
                 yield self
         else:
             with self.running(*parse(strategy)):

@@ -7,32 +7,32 @@ from collections.abc import Sequence
 
 from vtokens.adapters import Adapter
 from vtokens.engine.plan import Plan
-from vtokens.strategies import Strategy
+from vtokens.strategies import Spec, Strategy, parse
 
 _MOST = 128  # that are remembered
-
-Programs = Sequence[tuple[Strategy, ...]]
 
 
 class Plans:
     """The plans that were made last of one model; a copy starts without any."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[tuple[int, ...], ...], tuple[Programs, Plan]] = OrderedDict()
+        self._known: OrderedDict[tuple[tuple[int, ...], ...], tuple[list[Spec], Plan]] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[Plans], tuple[()]]:
         return Plans, ()
 
-    def of(self, adapter: Adapter, programs: Programs) -> Plan:
-        """The plan of a program for each row, of these very strategies: `Handle.runs` asks which objects run.
+    def of(self, adapter: Adapter, specs: Sequence[Spec]) -> Plan:
+        """The plan of a program for each row; one that was made is found again by tuples of the same strategies.
 
         Raises:
-            TypeError, ValueError: as `Plan`.
+            TypeError, ValueError: as `parse` and `Plan`.
         """
-        key = tuple(tuple(map(id, program)) for program in programs)
+        if not all(isinstance(one, tuple) and all(isinstance(part, Strategy) for part in one) for one in specs):
+            return Plan(adapter, programs=[parse(one) for one in specs])
+        key = tuple(tuple(map(id, one)) for one in specs)
         found = self._known.get(key)
         if found is None:  # with the strategies, whose numbers would be given to others if they were let go
-            found = self._known[key] = programs, Plan(adapter, programs=programs)
+            found = self._known[key] = [*specs], Plan(adapter, programs=[parse(one) for one in specs])
             if len(self._known) > _MOST:
                 self._known.popitem(last=False)
         return found[1]
