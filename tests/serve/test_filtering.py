@@ -138,3 +138,27 @@ def test_a_server_filters_every_answer_about_pictures() -> None:
         assert answer.vtokens["filter"]["action"] == "redact"
         text = client(address).chat.completions.create(model=NAME, messages=[{"role": "user", "content": ASK}])
         assert "filter" not in text.vtokens
+
+
+def test_tools_and_the_like_stay_for_chats_without_pictures() -> None:
+    """There is nothing to judge in them, whatever every answer about pictures is asked for."""
+    with serving(Settings(action="flag", threshold=0.5)) as (address, _):
+        chats = client(address).chat.completions
+        given: Any = {"model": "scenes-llava", "temperature": 0, "logprobs": True, "stop": ["."], "n": 2}
+        answer = chats.create(messages=[user("is there a red circle?")], **given)
+        assert len(answer.choices) == 2
+        assert answer.choices[0].logprobs.content
+        one = questions()[0]
+        with pytest.raises(openai.BadRequestError, match="not possible beside the filter"):
+            chats.create(messages=[user(one.question, *one.images)], **given)
+
+
+def test_what_strategies_refuse_in_the_pass_names_its_field() -> None:
+    with serving(Settings(trust=True)) as (address, _):
+        chats, one = client(address).chat.completions, questions()[0]
+        for asked in ({"strategy": "cls", "keep": 10_000}, {"strategy": "cls(keep=10000)"}):
+            with pytest.raises(openai.BadRequestError, match="10000|10,000") as caught:
+                chats.create(
+                    model="scenes-llava", messages=[user(one.question, *one.images)], extra_body={"vtokens": asked}
+                )
+            assert caught.value.param == ("vtokens.keep" if "keep" in asked else "vtokens.strategy")

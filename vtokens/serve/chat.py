@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jinja2 import TemplateError
 from starlette.requests import Request
 
-from vtokens.loading.context import TooLongError
 from vtokens.serve.answers import (
     AnswerMessage,
     ChatAnswer,
@@ -28,14 +23,13 @@ from vtokens.serve.answers import (
     VtokensAnswer,
 )
 from vtokens.serve.asked import ChatRequest
-from vtokens.serve.checked import wrong
-from vtokens.serve.errors import Refused
 from vtokens.serve.filtered import Judged
-from vtokens.serve.jobs import Began, Did, Draining, End, Failed, Full, Text
+from vtokens.serve.jobs import Began, Did, End, Failed, Text
 from vtokens.serve.metrics import Metrics
 from vtokens.serve.programs import Wish
+from vtokens.serve.refusals import about, refused
 from vtokens.serve.shown import Seen, told
-from vtokens.serve.writing import Writer, shutting_down, too_slow
+from vtokens.serve.writing import Writer
 
 Event = Began | Text | Judged | End | Failed
 Piece = tuple[Writer, list[Delta], Logprobs | None]
@@ -44,7 +38,6 @@ Piece = tuple[Writer, list[Delta], Logprobs | None]
 
 _LATE = 0.5
 """Seconds that the end of what took too long may be late."""
-_log = logging.getLogger("vtokens.serve")
 
 
 class Gone(Exception):
@@ -129,7 +122,7 @@ class Talk:
             elif isinstance(event, Judged):
                 self.verdict = event.verdict
             elif isinstance(event, Failed):
-                raise _about(refused(event.error), self.asked, self.wish)
+                raise about(refused(event.error), self.asked, self.wish)
             else:
                 deltas, left = writer.end(event), left - 1
                 self.tokens += event.tokens
@@ -224,47 +217,6 @@ class Talk:
         metrics.completion.inc(self.tokens)
         if self.verdict is not None:
             metrics.flags.labels(self.verdict.action).inc(len(self.verdict.marks))
-
-
-def refused(error: BaseException) -> Refused:
-    """What a client is told of an error of the batcher or of the model."""
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, Full):
-        seconds = str(max(1, math.ceil(error.retry_after)))
-        return Refused(429, str(error), code="queue_full", kind="rate_limit_error", headers={"Retry-After": seconds})
-    if isinstance(error, Draining | asyncio.CancelledError):
-        return shutting_down()
-    if isinstance(error, TooLongError):
-        return wrong(str(error), "messages", "context_length_exceeded")
-    if isinstance(error, TimeoutError):
-        return too_slow()
-    if isinstance(error, TypeError | ValueError | TemplateError):  # chat templates raise the last
-        return wrong(str(error), None, "refused_by_model")
-    if isinstance(error, ImportError):  # what prepares videos, most likely
-        return wrong(f"this server cannot do that: {error}", "messages", "unsupported_by_server")
-    if isinstance(error, torch.OutOfMemoryError):
-        message = "the model ran out of memory: show fewer or smaller pictures, or try again when less is going on"
-        return Refused(503, message, code="out_of_memory", kind="server_error", headers={"Retry-After": "5"})
-    return failed(error)
-
-
-def _about(told: Refused, asked: ChatRequest, wish: Wish) -> Refused:
-    """A refusal of the model in the pass, with the field that it is about where its strategies say so."""
-    names = {"keep", *(one.name for one in wish.program)}
-    if told.code != "refused_by_model" or told.param is not None or not any(name in str(told) for name in names):
-        return told
-    more = asked.vtokens
-    param = "model" if more is None or (more.strategy is None and more.keep is None) else "vtokens.strategy"
-    return wrong(str(told), "vtokens.keep" if more is not None and more.keep is not None else param, told.code)
-
-
-def failed(error: BaseException) -> Refused:
-    """What a client is told of an error that nobody foresaw; the log has all of it."""
-    _log.error("a chat failed", exc_info=error)
-    return Refused(
-        500, f"the server failed ({type(error).__name__}); its log says more", code="failed", kind="server_error"
-    )
 
 
 async def unless_gone(request: Request, work: Any) -> Any:

@@ -4,56 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from transformers import GenerationConfig
 
 from vtokens.loading.media import Medium
 from vtokens.serve.answers import ErrorAnswer
 from vtokens.serve.asked import ChatRequest
 from vtokens.serve.bodies import read_json
-from vtokens.serve.chat import Event, Gone, Talk, refused, unless_gone
+from vtokens.serve.chat import Event, Gone, Talk, unless_gone
 from vtokens.serve.checked import read_request, wrong
 from vtokens.serve.filtered import Filtering, options
 from vtokens.serve.jobs import Job
 from vtokens.serve.limits import Limits, check_chat, check_prompt
 from vtokens.serve.model import Served
 from vtokens.serve.programs import Wish
+from vtokens.serve.refusals import refused
 from vtokens.serve.shown import seen_shares
-from vtokens.serve.writing import Reader, Writer, shutting_down, too_slow
-
-
-class Tongue(Protocol):
-    """How chats are put to a model, and its answers read."""
-
-    @property
-    def calls(self) -> bool:
-        """Whether the model is told of tools, and its calls of them can be read."""
-
-    def check(self, asked: ChatRequest) -> None:
-        """Raise `Refused` for what this model cannot be asked."""
-
-    @property
-    def specials(self) -> Iterable[int]:
-        """Tokens that are no text."""
-
-    def prompt(self, messages: list[dict[str, Any]], media: Sequence[Medium], tools: list[Any]) -> tuple[str, Any]:
-        """A prompt as text, and as the processor makes it."""
-
-    def settings(self, asked: ChatRequest, prompt: int) -> GenerationConfig:
-        """What `generate` is told about the answer to a prompt of so many tokens."""
-
-    def reader(self, ids: Any, tools: list[Any]) -> Reader | None:
-        """What reads the answer; None if all of it is text."""
-
-    def event(self, data: Any) -> str:
-        """A server-sent event."""
+from vtokens.serve.tongue import Tongue
+from vtokens.serve.writing import Writer, shutting_down, too_slow
 
 
 class Desk:

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from vtokens import __version__
 from vtokens.serve.answers import ChatAnswer, ErrorAnswer, Health, Model, ModelFacts, ModelList
 from vtokens.serve.asked import ChatRequest
-from vtokens.serve.chat import failed
 from vtokens.serve.desk import Desk
 from vtokens.serve.errors import Refused
 from vtokens.serve.front import CHAT
 from vtokens.serve.metrics import CONTENT_TYPE
 from vtokens.serve.model import Served
 from vtokens.serve.openapi import describe
+from vtokens.serve.refusals import failed
 from vtokens.strategies.registry import list_strategies
 
 _log = logging.getLogger("vtokens.serve")
