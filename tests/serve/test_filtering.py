@@ -157,7 +157,7 @@ def test_what_strategies_refuse_in_the_pass_names_its_field() -> None:
     with serving(Settings(trust=True)) as (address, _):
         chats, one = client(address).chat.completions, questions()[0]
         for asked in ({"strategy": "cls", "keep": 10_000}, {"strategy": "cls(keep=10000)"}):
-            with pytest.raises(openai.BadRequestError, match="10000|10,000") as caught:
+            with pytest.raises(openai.BadRequestError, match=r"10000|10,000") as caught:
                 chats.create(
                     model="scenes-llava", messages=[user(one.question, *one.images)], extra_body={"vtokens": asked}
                 )
