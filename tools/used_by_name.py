@@ -10,6 +10,9 @@ kv_bytes_saved, to_json, answer_file, application, VTokensSimple, amber, amber_w
 # Strategies of 0.1 have these in place of `Needs`, until 0.3.
 acts_before, attends_in, encodes_in, wants_branch
 
+# Signals of the filter say it in their own class, where the registry looks.
+by_token
+
 # The spec of a composition has its fields in braces.
 horizon
 
@@ -49,6 +52,6 @@ force_exit, handle_exit, health, list_models, load_model_and_processor, send_400
 )
 service_tier, strict, tool_call_id, tool_calls, top_k, total_tokens, video_url
 
-# mkdocs, html.parser and nbclient call or read these.
-connection_file, edit_url, execution_count, handle_starttag
+# mkdocs, html.parser, http.server and nbclient call or read these.
+connection_file, do_GET, edit_url, execution_count, handle_starttag, log_message
 on_config, on_files, on_page_content, on_page_markdown, on_post_page, on_post_template
