@@ -37,6 +37,7 @@ from vtokens.filter.report import ResponseReport
 from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read_filter, ships, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
+from vtokens.filter.trace.trace import Parts
 from vtokens.loading.context import check_characters, context_of
 from vtokens.loading.media import Medium
 from vtokens.scenes.embedded import is_embedded
@@ -86,6 +87,7 @@ class HallucinationFilter:
         seen = partial(seen_image, processor)
         self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator, seen)
         self.calibration = calibration
+        self._parts: tuple[tuple[Signal, ...], int, Parts] | None = None
         self._fingerprint = fingerprint(self.model)
         if calibrator is not None:
             calibrator.check(self.setting())
@@ -462,7 +464,10 @@ class HallucinationFilter:
         now = self.setting(**generate_kwargs)
         limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
         judge = self._judge_of(shown, limit.certificate is not None)
-        parts = parts_for(self.judge.signals, len(adapter_for(self.model).layers))
+        depth = len(adapter_for(self.model).layers)
+        if self._parts is None or self._parts[:2] != (self.judge.signals, depth):  # asked for each call
+            self._parts = self.judge.signals, depth, parts_for(self.judge.signals, depth)
+        parts = self._parts[2]
         return FilterGeneration(self.model, self.processor, judge, parts, limit, now, self.batch_size)
 
     def _judge_of(self, shown: Sequence[Sequence[Medium]], guaranteed: bool) -> Judge:
