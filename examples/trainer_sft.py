@@ -52,7 +52,7 @@ def train(spec: str, steps: int, out: str) -> tuple[Any, Any, tuple[float, float
         report_to="none", save_strategy="no", disable_tqdm=True, remove_unused_columns=False, use_cpu=True,
     )  # fmt: skip
     data: Any = scenes.examples("train", n=16 * steps, kinds=KINDS)
-    held_out: Any = scenes.examples("test", n=32, kinds=KINDS, seed=1)
+    held_out: Any = scenes.examples("test", n=16, kinds=KINDS, seed=1)
     trainer = Trainer(model, settings, collator(processor), train_dataset=data, eval_dataset=held_out)
     trainer.remove_callback(PrinterCallback)  # which prints what is logged of each step
     before = trainer.evaluate()["eval_loss"]
