@@ -37,6 +37,7 @@ class Found:
         missing: keys of rows that were made and are not stored.
         equal: figures that are equal.
         unlike: those that are not: row, column, stored and new.
+        added: columns that no stored row has, as the benchmark has learnt them since.
         ratios: by column, new time over stored time of each row.
     """
 
@@ -44,6 +45,7 @@ class Found:
     missing: list[str] = field(default_factory=list)
     equal: int = 0
     unlike: list[tuple[str, str, Any, Any]] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -57,6 +59,7 @@ def compare(stored: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]
     """
     patterns = [re.compile(one) for one in (*TIMES, *times)]
     there, found = dict(_named(stored, _keys(stored))), Found()
+    known = {column for row in stored for column, _ in _leaves(row)}
     for key, row in _named(new, _keys(stored)):
         if key not in there:
             found.missing.append(key)
@@ -64,7 +67,9 @@ def compare(stored: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]
         found.rows += 1
         before, now = dict(_leaves(there[key])), dict(_leaves(row))
         for column in dict.fromkeys((*before, *now)):
-            if not column.startswith("flops") and any(one.search(column) for one in patterns):
+            if column not in known:
+                found.added += [] if column in found.added else [column]
+            elif not column.startswith("flops") and any(one.search(column) for one in patterns):
                 _time(found, column, before.get(column), now.get(column))
             elif alike(before.get(column), now.get(column)):
                 found.equal += 1
@@ -96,6 +101,8 @@ def told(found: Found, name: str, most: int = 8) -> Iterator[str]:
         yield f"    and {len(found.unlike) - most} more"
     for key in found.missing[:most]:
         yield f"    {key}: not among the stored rows"
+    if found.added:
+        yield f"    columns that the stored rows do not have: {len(found.added)}, {found.added[0]} and so on"
     for column, values in found.ratios.items():
         low, middle, high = min(values), statistics.median(values), max(values)
         yield f"    time {column}: {middle:.2f} of the stored one (from {low:.2f} to {high:.2f}, {len(values)} rows)"

@@ -115,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.draw_only:
-        before = read(options.output) if options.output.is_dir() else {"conditions": {}, "rows": []}
+        before = read(options.output) if (options.output / "rows.csv").is_file() else {"conditions": {}, "rows": []}
         found = look(options.models)
         found["rows"] = [row for row in before["rows"] if row["model"] not in options.models] + found["rows"]
         write(options.output, {"conditions": before["conditions"] | found["conditions"], "rows": found["rows"]})

@@ -100,7 +100,9 @@ def test_rows_are_compared_by_what_they_are_of() -> None:
     lines = "\n".join(told(found, "rows"))
     assert "b, 0.1: accuracy/right was 6, is 8" in lines
     assert "time seconds: 1.00 of the stored one (from 0.50 to 1.50, 2 rows)" in lines
-    assert compare(stored, [row("a", 5, 1.0, chair=0.5)]).unlike == [("a, 0.1", "chair", None, 0.5)]
+    more = compare(stored, [row("a", 5, 1.0, chair=0.5)])
+    assert (more.unlike, more.added) == ([], ["chair"])
+    assert compare([row("a", 5, 1.0, chair=0.5)], [row("a", 5, 1.0)]).unlike == [("a, 0.1", "chair", 0.5, None)]
     assert compare([{"run": "x", "flops": {"first_token": 5}}], [{"run": "x", "flops": {"first_token": 6}}]).unlike
     twice = [{"run": "x", "n": 1}, {"run": "x", "n": 2}]
     assert not compare(twice, twice).unlike
