@@ -26,7 +26,7 @@ export TOKENIZERS_PARALLELISM ?= false
 export PRE_COMMIT_HOME := $(abspath $(VENV)/pre-commit)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock release-check demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce notebooks fuzz fuzz-serve clean
+.PHONY: help setup lock release-check demo test test-matrix test-newest test-pages test-cpus eval-smoke ray-smoke test-triton36 test-vllm lint format bench bench-gpu bench-gpu-profile reproduce peers trend notebooks fuzz fuzz-serve clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ bench: $(STAMP)  ## Time the prefill of every strategy
 
 reproduce: $(STAMP)  ## Make a stored table again and compare: TABLE=heads-scenes (without TABLE: which there are, how long each takes)
 	@$(BIN)/python benchmarks/reproduce.py $(TABLE) $(ARGS)
+
+peers: $(STAMP)  ## Hold this library against plain transformers and kvpress, which is installed beside them the first time
+	$(BIN)/python benchmarks/peers.py $(ARGS)
+
+trend: $(STAMP)  ## Measure the headline figures of this release: a row of benchmarks/results/trend.csv
+	$(BIN)/python benchmarks/trend.py $(ARGS)
 
 # Installs nothing: a torch that sees a GPU brings what this needs, or PYTHON=... names one that has it.
 bench-gpu:  ## Measure the kernels on the GPU at hand, in less than ten minutes

@@ -1,9 +1,11 @@
-"""The tables of docs/benchmarks.md: which stored tables there are, and how each is made again."""
+"""The tables of docs/benchmarks.md: other libraries, how stored tables are made again, and the releases."""
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import sections
 from results import read
@@ -14,6 +16,7 @@ from benchmarks.record import parts
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 COMMAND = "python tools/readme.py"
+TREND = ("none", "census", "cls", "fastv")
 
 
 def stored() -> str:
@@ -36,7 +39,59 @@ def _when(name: str) -> str:
     return f"{date}, {device}, torch {about['versions']['torch']}, transformers {about['versions']['transformers']}"
 
 
-SECTIONS = {"tables": stored}
+def peers() -> str:
+    """The same model and prompts under plain transformers, this library and kvpress."""
+    found = read("peers-cpu")
+    about, times = found["conditions"], {(row["library"], row["method"]): row for row in found["times"]}
+    right = {(row["library"], row["method"], row["keep"]): row["accuracy"] for row in found["accuracy"]}
+    keeps = sorted({keep for _, _, keep in right} - {1.0}, reverse=True)
+    heads = [f"right at keep {keep:g}" for keep in keeps]
+    lines = [
+        f"| | {' | '.join(heads)} | first token | tokens a second | KV cache | peak memory |",
+        f"|---|{'---|' * len(keeps)}---|---|---|---|",
+    ]
+    plain = times["transformers", "none"]
+    for (library, method), row in times.items():
+        name = f"transformers {_transformers(about, library)}" if method == "none" else f"{library} `{method}`"
+        cells = [_right(right.get((library, method, keep)) or right[library, method, 1.0]) for keep in keeps]
+        cells += [f"{row['over_plain']['median']:.2f} ({row['over_plain']['q1']:.2f} to {row['over_plain']['q3']:.2f})"]
+        cells += [f"{1 / row['step_seconds']['median']:.1f}", f"{row['kv_bytes'] / plain['kv_bytes']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_bytes'] / 2**20:.0f} MiB |")
+    end = about["load_average"]["at_end"][0]
+    told = (
+        f"{about['questions']} questions of `{about['answers_of']}`, 95% intervals; times, cache (over all of it) and peak "
+        f"memory at keep {min(keeps):g} on `{about['shape']}`, {about['parameters'] / 1e6:.0f}M, {about['dtype']}, one thread of "
+        f"an {about['device']}, {about['clock']}, {about['rounds']} rounds; load average {about['load_average']['at_start'][0]} to "
+        f"{end}; torch {about['versions']['torch']}, kvpress {about['kvpress']['kvpress']}; {about['date'][:10]}. "
+        f"Command: `{about['command']}`."
+    )
+    return "\n".join([*lines, "", told]) + "\n"
+
+
+def _transformers(about: dict[str, Any], library: str) -> str:
+    return str(about["versions"]["transformers"] if library == "transformers" else about["kvpress"]["transformers"])
+
+
+def _right(part: dict[str, float]) -> str:
+    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+
+
+def trend() -> str:
+    """A row a release."""
+    lines = [
+        "| release | first token, `cls` | `none` | `census` | `cls` | `fastv` | strategies | families | tests | wheel |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    with (tables.RESULTS / "trend.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            shares = [f"{int(row[f'{name}_right']) / int(row['questions']):.3f}" for name in TREND]
+            cells = [row["release"], f"{float(row['cls_first_token']):.2f}x", *shares]
+            cells += [row["strategies"], row["families"], row["tests"], f"{int(row['wheel_bytes']) / 2**20:.1f} MiB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+SECTIONS = {"peers": peers, "tables": stored, "trend": trend}
 
 
 def updated(text: str) -> str:
