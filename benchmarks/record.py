@@ -31,12 +31,22 @@ def record(draws: Sequence[int]) -> dict[str, Any]:
         draws: the seeds of all that is drawn: scenes, random weights, noise; empty where nothing is.
     """
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(sys.argv),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "draws": list(draws),
         "versions": {"python": platform.python_version(), **{name: _release(name) for name in PACKAGES}},
     }
+
+
+def command(words: Sequence[str]) -> str:
+    """What was run, as it is typed at the root of this tree."""
+    program = Path(words[0])
+    if program.is_absolute() and program.is_relative_to(ROOT):
+        program = program.relative_to(ROOT)
+    if program.name == "__main__.py":  # a package, `python -m`
+        return shlex.join(["python", "-m", ".".join(program.parent.parts), *words[1:]])
+    return shlex.join(["python", str(program), *words[1:]])
 
 
 def commit() -> str:

@@ -17,7 +17,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ class Remade:
     part_minutes: float | None = None
     needs: str = ""
     note: str = ""
+    checked: str = ""
     times: tuple[str, ...] = ()
 
     @property
@@ -72,20 +72,20 @@ def arguments(command: str, out: Path | str = "{out}", scratch: Path | str = "{s
 
 
 def remake(table: Remade, commands: Sequence[str], folder: Path) -> float:
-    """Run the commands one after the other; returns the seconds they took."""
+    """Run the commands one after the other; returns the seconds of a processor that they took."""
     out, scratch = folder / "tables", folder / "scratch"
     for each in (out, scratch):
         each.mkdir(parents=True, exist_ok=True)
     environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    begun = time.monotonic()
+    begun = _processor()
     for command in commands:
         words = arguments(command, out, scratch)
         print(f"$ {shlex.join(words)}", flush=True)
         done = subprocess.run(words, cwd=ROOT, env=environment)
         if done.returncode:
             sys.exit(f"{table.name}: the command ended with {done.returncode}; what it wrote is in {folder}")
-    return time.monotonic() - begun
+    return _processor() - begun
 
 
 def held(table: Remade, folder: Path) -> dict[str, Found]:
@@ -137,8 +137,14 @@ def verdict(table: Remade, found: dict[str, Found], seconds: float) -> int:
     equal, unlike = (sum(counts) for counts in zip(*((f.equal, len(f.unlike)) for f in found.values()), strict=True))
     compared = sum(one.rows for one in found.values())
     says = "nothing to compare" if not compared else "reproduced" if not unlike else f"{unlike} figures differ"
-    print(f"\n{table.name}: {says} ({compared} rows, {equal} figures equal; {seconds / 60:.1f} minutes)")
+    print(f"\n{table.name}: {says} ({compared} rows, {equal} figures equal; {seconds / 60:.1f} minutes of a processor)")
     return int(bool(unlike) or not compared)
+
+
+def _processor() -> float:
+    """Seconds of a processor that the commands of this process have taken; what a neighbour takes is not in it."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def _minutes(value: float | None) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import common, reproduce, tables
+import vtokens
+from benchmarks import common, peers, reproduce, tables, trend
 from benchmarks.beside import alike, compare, told
-from benchmarks.record import FIELDS, UNKNOWN, commit, lacking, parts, record
+from benchmarks.record import FIELDS, UNKNOWN, command, commit, lacking, parts, record
 
 ROOT = Path(__file__).parent.parent
 STORED = sorted(
@@ -79,12 +80,20 @@ def test_what_is_measured_now_is_recorded_and_what_lacks_a_part_is_not_written(t
     assert head.returncode or head.stdout.startswith(commit().rstrip("+"))
     common.write(tmp_path, {"conditions": {**made, "device": "a processor"}, "rows": [{"share": 0.5}]})
     found = tables.read(tmp_path)
-    assert found["conditions"]["command"] == shlex.join(["python", *sys.argv])
+    assert found["conditions"]["command"] == command(sys.argv)
     for field in ("commit", "device"):
         with pytest.raises(ValueError, match=f"lack {field}"):
             common.write(tmp_path, {"conditions": {**made, "device": "a", field: ""}, "rows": []})
     with pytest.raises(TypeError, match="the seeds of what is drawn belong"):
         common.conditions(torch.device("cpu"), common.Clock(torch.device("cpu"), 1), model, rounds=1)
+
+
+def test_a_command_is_recorded_as_it_is_typed() -> None:
+    assert command(["benchmarks/scenes.py", "--specs", "cls", "pai(alpha=0.2, gamma=1)"]) == (
+        "python benchmarks/scenes.py --specs cls 'pai(alpha=0.2, gamma=1)'"
+    )
+    assert command([f"{ROOT}/benchmarks/heads.py"]) == "python benchmarks/heads.py"
+    assert command([f"{ROOT}/tests/serve/fuzz/__main__.py", "--seed", "1"]) == "python -m tests.serve.fuzz --seed 1"
 
 
 def test_rows_are_compared_by_what_they_are_of() -> None:
@@ -154,3 +163,23 @@ def test_the_list_and_wrong_names(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             reproduce.main(words)
         assert says in capsys.readouterr().err
+
+
+def test_a_release_has_one_row_of_the_trend_and_rows_stand_in_order() -> None:
+    rows = [{"release": "0.2.0", "n": "1"}, {"release": "0.10.0", "n": "2"}]
+    assert trend.kept(rows, {"release": "0.9.1", "n": 3}) == [rows[0], {"release": "0.9.1", "n": 3}, rows[1]]
+    assert trend.kept(rows, {"release": "0.2.0", "n": 4}) == [{"release": "0.2.0", "n": 4}, rows[1]]
+    stored = tables.rows(trend.TREND)
+    assert vtokens.__version__ in [row["release"] for row in stored], "run: make trend"
+    assert all(row["commit"] and row["command"] and row["questions"] >= row["census_right"] > 0 for row in stored)
+
+
+def test_what_is_told_of_other_libraries_is_what_was_measured() -> None:
+    """All left the same number of entries but for what acts inside the decoder; both transformers said the same."""
+    found = tables.read("peers-cpu")
+    held = {(row["library"], row["method"]): row["kv_bytes"] for row in found["times"]}
+    assert len({held["vtokens", "cls"], *(size for (library, _), size in held.items() if library == "kvpress")}) == 1
+    right = {(row["library"], row["method"]): row["accuracy"] for row in found["accuracy"]}
+    assert right["transformers", "none"] == right["transformers (of kvpress)", "none"]
+    assert right["transformers", "none"]["n"] >= 240
+    assert found["conditions"]["kvpress"] == dict(pin.split("==") for pin in peers.PINS[:2])

@@ -21,12 +21,12 @@ TREND = ("none", "census", "cls", "fastv")
 
 def stored() -> str:
     """Every stored table, with its page, how long it takes, what it needs, and with what it was measured."""
-    lines = ["| table | shown in | takes | needs | measured |", "|---|---|---|---|---|"]
+    lines = ["| table | shown in | takes | needs | measured | made again |", "|---|---|---|---|---|---|"]
     for one in reproduce.every().values():
         path = ROOT / one.page
         title = path.parent.name if path.stem == "README" else path.stem
         page = "here" if path == PAGE else f"[{title}]({os.path.relpath(path, PAGE.parent)})"
-        lines.append(f"| `{one.name}` | {page} | {one.takes} | {one.needs} | {_when(one.name)} |")
+        lines.append(f"| `{one.name}` | {page} | {one.takes} | {one.needs} | {_when(one.name)} | {one.checked} |")
     return "\n".join(lines) + "\n"
 
 
@@ -36,7 +36,7 @@ def _when(name: str) -> str:
     about = next(iter(parts(about)))
     date = str(about.get("date") or about.get("created"))[:10]
     device = str(about.get("device") or about["hardware"]["cpu"]).split(" (")[0]
-    return f"{date}, {device}, torch {about['versions']['torch']}, transformers {about['versions']['transformers']}"
+    return f"{date}, {device}, {about['versions']['transformers']}"
 
 
 def peers() -> str:
@@ -57,13 +57,13 @@ def peers() -> str:
         cells += [f"{row['over_plain']['median']:.2f} ({row['over_plain']['q1']:.2f} to {row['over_plain']['q3']:.2f})"]
         cells += [f"{1 / row['step_seconds']['median']:.1f}", f"{row['kv_bytes'] / plain['kv_bytes']:.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_bytes'] / 2**20:.0f} MiB |")
-    end = about["load_average"]["at_end"][0]
+    begin, end = (about["load_average"][when][0] for when in ("at_start", "at_end"))
     told = (
-        f"{about['questions']} questions of `{about['answers_of']}`, 95% intervals; times, cache (over all of it) and peak "
-        f"memory at keep {min(keeps):g} on `{about['shape']}`, {about['parameters'] / 1e6:.0f}M, {about['dtype']}, one thread of "
-        f"an {about['device']}, {about['clock']}, {about['rounds']} rounds; load average {about['load_average']['at_start'][0]} to "
-        f"{end}; torch {about['versions']['torch']}, kvpress {about['kvpress']['kvpress']}; {about['date'][:10]}. "
-        f"Command: `{about['command']}`."
+        f"{about['questions']} questions of `{about['answers_of']}`, 95% intervals; times, cache (over all of it) and "
+        f"peak memory at keep {min(keeps):g} on `{about['shape']}`, {about['parameters'] / 1e6:.0f}M, "
+        f"{about['dtype']}, one thread of an {about['device']}, {about['clock']}, {about['rounds']} rounds, load "
+        f"average {begin} to {end}; torch {about['versions']['torch']}, kvpress {about['kvpress']['kvpress']}; "
+        f"{about['date'][:10]}. Command: `{about['command']}`."
     )
     return "\n".join([*lines, "", told]) + "\n"
 
@@ -78,10 +78,16 @@ def _right(part: dict[str, float]) -> str:
 
 def trend() -> str:
     """A row a release."""
-    lines = [
-        "| release | first token, `cls` | `none` | `census` | `cls` | `fastv` | strategies | families | tests | wheel |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+    heads = [
+        "release",
+        "first token, `cls`",
+        *(f"`{name}`" for name in TREND),
+        "strategies",
+        "families",
+        "tests",
+        "wheel",
     ]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     with (tables.RESULTS / "trend.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             shares = [f"{int(row[f'{name}_right']) / int(row['questions']):.3f}" for name in TREND]

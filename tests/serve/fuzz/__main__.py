@@ -18,11 +18,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import schemathesis
 
+from benchmarks.common import cpu_name, write
+from benchmarks.record import record
 from tests.serve.fuzz.drawn import CHAT, draw
 from tests.serve.fuzz.sent import FIELDS, Sender
 
@@ -97,6 +100,10 @@ def main() -> int:
             if options.csv:
                 _write(options.csv, rows)
             print(f"{len(rows)} of {options.requests}, {sum(bool(row['fault']) for row in rows)} faults", flush=True)
+    if options.csv:
+        made = record([options.seed])
+        made["versions"] |= {name: version(name) for name in ("schemathesis", "hypothesis", "fastapi", "uvicorn")}
+        write(options.csv.parent, {"conditions": {**made, "device": cpu_name(), "requests": options.requests}})
     counts = collections.Counter((row["drawn"], row["status"], row["code"]) for row in rows)
     for (drawn, status, code), number in sorted(counts.items(), key=str):
         print(f"{number:6} {drawn:10} {status} {code}")
