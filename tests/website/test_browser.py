@@ -17,7 +17,7 @@ KINDS = {
     "home": "",
     "strategy": "strategies/fastv/",
     "tables": "costs/",
-    "brought in": "project/contributing/",
+    "brought in": "project/governance/",
     "API": "reference/vtokens.report/",
     "commands": "reference/cli/",
     "nothing there": "404.html",
@@ -38,10 +38,13 @@ def address(site: Path) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Any, address: str, path: str, width: int = 1280, scheme: str = "light") -> Iterator[Any]:
-    """A page; no request leaves the site, and no script complains."""
+def opened(browser: Any, address: str, path: str, width: int = 1280, search: bool = False) -> Iterator[Any]:
+    """A page; no request leaves the site, and no script complains.
+
+    Without `search` its index holds nothing: to build that is most of a page's work.
+    """
     context = browser.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce"
+        color_scheme="light", viewport={"width": width, "height": 900}, reduced_motion="reduce"
     )
     try:
         page, complaints, asked = context.new_page(), [], []
@@ -50,6 +53,8 @@ def opened(browser: Any, address: str, path: str, width: int = 1280, scheme: str
         )
         page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
+        if not search:
+            page.route("**/search_index.json", lambda route: route.fulfill(json=route.fetch().json() | {"docs": []}))
         page.goto(address + path)
         yield page
         assert asked == []
@@ -59,20 +64,22 @@ def opened(browser: Any, address: str, path: str, width: int = 1280, scheme: str
 
 
 @pytest.mark.parametrize("path", KINDS.values(), ids=[*KINDS])
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_everyone_can_read_it(browser: Any, address: str, path: str, width: int, scheme: str) -> None:
-    """axe-core: contrast, names, headings, landmarks, what scrolls by keyboard."""
+def test_everyone_can_read_it(browser: Any, address: str, path: str) -> None:
+    """axe-core, light on a desk and dark on a phone: contrast, names, headings, landmarks, what scrolls."""
     from axe_playwright_python.sync_playwright import Axe
 
-    with opened(browser, address, path, width, scheme) as page:
-        assert page.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
-        found = Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+    with opened(browser, address, path) as page:
+        for width, scheme, ours in ((1280, "light", "default"), (390, "dark", "slate")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            page.reload()
+            page.wait_for_function("ours => document.body.dataset.mdColorScheme === ours", arg=ours)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = Axe().run(page)
+            assert found.violations_count == 0, found.generate_report()
 
 
-@pytest.mark.parametrize(
-    "path", ["", "results/", "support/", "strategies/", "reference/cli/", "reference/vtokens.kernels/"]
-)
+@pytest.mark.parametrize("path", ["results/", "strategies/"])
 def test_pages_fit_a_phone(browser: Any, address: str, path: str) -> None:
     """Tables and code scroll by themselves; the page does not."""
     with opened(browser, address, path, 390) as page:
@@ -80,15 +87,13 @@ def test_pages_fit_a_phone(browser: Any, address: str, path: str) -> None:
 
 
 def test_search_finds_strategies_and_code_can_be_copied(browser: Any, address: str) -> None:
-    with opened(browser, address, "") as page:
+    with opened(browser, address, "", search=True) as page:
         assert page.locator("button.md-code__button[data-clipboard-target]").count() >= 2
         for name in ("fastv", "late_random", "weighted_kcenter", "dymu"):
             page.locator("input.md-search__input").fill("")
             page.locator("input.md-search__input").press_sequentially(name)
-            first = page.locator(".md-search-result__item a").first
-            first.wait_for()
             page.wait_for_function(
                 "name => document.querySelector('.md-search-result__item a')?.href.includes(`/strategies/${name}/`)",
                 arg=name,
-                timeout=10_000,
+                timeout=60_000,
             )

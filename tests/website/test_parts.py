@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vtokens.strategies import list_strategies, parse
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools" / "website"))
 
 import described
@@ -68,6 +70,13 @@ def test_public_names_lead_to_the_reference() -> None:
     made = links.named(html, "strategies/cls/", places)
     linked = '<a href="../../reference/vtokens/#vtokens.attach"><code>vtokens.attach(model)</code></a>'
     assert made == html.replace("<code>vtokens.attach(model)</code>", linked)
+
+
+def test_pages_of_strategies_say_how_to_ask_for_them() -> None:
+    """What is said parses, and stands for the strategy as it is by default."""
+    for name in list_strategies():
+        spec = described.usage(name).partition('strategy="')[2].partition('"')[0]
+        assert parse(spec) == parse(name), name
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
