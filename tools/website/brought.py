@@ -13,6 +13,7 @@ PAGES = {
     "GOVERNANCE.md": "project/governance.md",
     "SECURITY.md": "project/security.md",
     "benchmarks/README.md": "project/benchmarks.md",
+    "examples/README.md": "examples.md",
     "examples/vtokens-example-plugin/README.md": "project/example-plugin.md",
     **{
         f"vtokens/scenes/weights/{name}/README.md": f"models/{name}.md"
