@@ -38,13 +38,15 @@ def address(site: Path) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Any, address: str, path: str, width: int = 1280, search: bool = False) -> Iterator[Any]:
+def opened(
+    browser: Any, address: str, path: str, width: int = 1280, scheme: str = "light", search: bool = False
+) -> Iterator[Any]:
     """A page; no request leaves the site, and no script complains.
 
     Without `search` its index holds nothing: to build that is most of a page's work.
     """
     context = browser.new_context(
-        color_scheme="light", viewport={"width": width, "height": 900}, reduced_motion="reduce"
+        color_scheme=scheme, viewport={"width": width, "height": 900}, reduced_motion="reduce"
     )
     try:
         page, complaints, asked = context.new_page(), [], []
@@ -68,12 +70,9 @@ def test_everyone_can_read_it(browser: Any, address: str, path: str) -> None:
     """axe-core, light on a desk and dark on a phone: contrast, names, headings, landmarks, what scrolls."""
     from axe_playwright_python.sync_playwright import Axe
 
-    with opened(browser, address, path) as page:
-        for width, scheme, ours in ((1280, "light", "default"), (390, "dark", "slate")):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.emulate_media(color_scheme=scheme)
-            page.reload()
-            page.wait_for_function("ours => document.body.dataset.mdColorScheme === ours", arg=ours)
+    for width, scheme, ours in ((1280, "light", "default"), (390, "dark", "slate")):
+        with opened(browser, address, path, width, scheme) as page:
+            assert page.evaluate("document.body.dataset.mdColorScheme") == ours
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             found = Axe().run(page)
             assert found.violations_count == 0, found.generate_report()
