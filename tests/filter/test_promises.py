@@ -58,6 +58,16 @@ def test_with_probability_over_the_calibration(levels, n):
     assert (found > alpha + 1e-9).mean() <= delta + 4 * math.sqrt(delta * (1 - delta) / SPLITS)
 
 
+@pytest.mark.parametrize(("levels", "n"), [(None, 3), (4, 150)])
+def test_the_ratio_with_probability_over_the_calibration(levels, n):
+    """As above, of unsupported mentions kept over mentions kept; of a tiny set nothing is promised, nor kept."""
+    scores, labels = population(levels, size=300)
+    alpha, delta = 0.2, 0.1
+    found = splits(scores, labels, Risk("ratio", alpha, delta), n)
+    assert (found > alpha + 1e-9).mean() <= delta + 4 * math.sqrt(delta * (1 - delta) / SPLITS)
+    assert (found > 0).mean() == 0 if n == 3 else (found > 0).mean() > 0.3
+
+
 @pytest.mark.parametrize("delta", [None, 0.1])
 @pytest.mark.parametrize("n", [1, 5, 60])
 def test_one_class_only(delta, n):
