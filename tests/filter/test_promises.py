@@ -68,6 +68,18 @@ def test_the_ratio_with_probability_over_the_calibration(levels, n):
     assert (found > 0).mean() == 0 if n == 3 else (found > 0).mean() > 0.3
 
 
+def test_the_ratio_of_one_class_only():
+    """All right: everything is kept once there are enough responses. All wrong: nothing may be kept."""
+    scores, risk = [np.array([0.1, 0.9])] * 200, Risk("ratio", 0.1, 0.1)
+    assert threshold(scores, [np.array([False, False])] * 200, risk).threshold == math.inf
+    few = threshold(scores[:5], [np.array([False, False])] * 5, risk)
+    assert few.infeasible
+    assert "so many" in few.reason
+    wrong = threshold(scores, [np.array([True, True])] * 200, risk)
+    assert wrong.infeasible
+    assert not wrong.keeps([0.1, 0.9, -5.0]).any()
+
+
 @pytest.mark.parametrize("delta", [None, 0.1])
 @pytest.mark.parametrize("n", [1, 5, 60])
 def test_one_class_only(delta, n):
