@@ -29,7 +29,7 @@ class Plans:
         """
         if not all(isinstance(one, tuple) and all(isinstance(part, Strategy) for part in one) for one in specs):
             return Plan(adapter, programs=[parse(one) for one in specs])
-        key = tuple(tuple(map(id, one)) for one in specs)
+        key = tuple(tuple(map(id, one)) for one in specs if isinstance(one, tuple))
         found = self._known.get(key)
         if found is None:  # with the strategies, whose numbers would be given to others if they were let go
             found = self._known[key] = [*specs], Plan(adapter, programs=[parse(one) for one in specs])
