@@ -26,6 +26,12 @@ def sentence(page: str, markdown: str) -> str:
     return ""
 
 
+def boost(name: str) -> int:
+    """How far a strategy's page is lifted in searches: who types its name wants it first, before longer names too."""
+    longer = [one for one in list_strategies() if one.startswith(name) and one != name]
+    return 4 * (1 + 3 * len(longer))
+
+
 def usage(name: str) -> str:
     """How a strategy is asked for, and where a reader goes from its page."""
     keep = describe(name).fields.get("keep", ("", None))[1]

@@ -45,8 +45,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = page.file.src_uri
     page.meta.setdefault("description", described.sentence(source, markdown))
     if source.startswith("strategies/") and not source.endswith("README.md"):
-        page.meta.setdefault("search", {"boost": 4})  # who asks for a strategy's name wants its page first
-        markdown += described.usage(source.removeprefix("strategies/").removesuffix(".md"))
+        name = source.removeprefix("strategies/").removesuffix(".md")
+        page.meta.setdefault("search", {"boost": described.boost(name)})
+        markdown += described.usage(name)
     if source in brought.PAGES.values():
         path = brought.path(source)
         page.edit_url = f"{config.repo_url}/blob/main/{path}"
