@@ -21,8 +21,8 @@ def on_meta(config):
         return AutoModelForImageTextToText.from_config(config)
 
 
-# Billions of parameters as the models' pages give them, and visual tokens of the default picture. That of LLaVA-NeXT with
-# Mistral is a sum: 7.24 of Mistral-7B, 0.30 of CLIP's ViT-L/14 for 336 pixels, 0.02 of the projector, rounded at the end.
+# Billions of parameters as the models' pages give them, and visual tokens of the default picture. That of LLaVA-NeXT on
+# Mistral is a sum: 7.24 of Mistral-7B, 0.30 of CLIP's ViT-L/14 for 336 pixels, 0.02 of the projector: 7.57.
 PUBLISHED = {
     "llava-1.5-7b": (7.06, 576),
     "llava-1.5-13b": (13.35, 576),
