@@ -21,6 +21,18 @@ def test_fully_sharded_and_tensor_parallel_models(tmp_path: Path) -> None:
     assert "all right" in done.stdout
 
 
+def test_heads_that_are_spread_over_processes(tmp_path: Path) -> None:
+    """Tensor parallelism by transformers, in two processes: what looks at heads is refused, the rest is right."""
+    model, _ = build("llava")
+    model.save_pretrained(tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.engine.spread", str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("all right") == 2
+
+
 @pytest.mark.parametrize("spec", ["none", "random(keep=0.5)", "fastv(keep=0.5, layer=1)", "cls(keep=0.5)"])
 def test_parameters_of_no_size(spec: str) -> None:
     """What DeepSpeed's ZeRO-3 leaves of parameters between two uses: attaching reads none of them."""

@@ -13,6 +13,7 @@ from vtokens.engine.attention.rotary import check_rotary
 from vtokens.engine.checks.modifiers import check_modifiers, with_modifiers
 from vtokens.engine.checks.outside import check_stages
 from vtokens.engine.checks.signals import check_signals
+from vtokens.engine.checks.spread import check_spread
 from vtokens.engine.checks.together import check_together
 from vtokens.strategies import Needs, Strategy, format_spec, parse
 from vtokens.strategies.base import needs_of
@@ -70,6 +71,7 @@ def active(adapter: Adapter, strategies: Sequence[Strategy], rows: Rows | None) 
     pairs = [(one, selecting) for one, selecting in pairs if not selecting._keeps_all]
     acting = [one for one, _ in pairs]
     check_together(adapter, acting)
+    check_spread(adapter, acting)
     if any(needs.unmerges for _, needs in acting):
         check_rotary(adapter)
     check_signals(adapter, [signal for _, needs in acting for signal in needs.signals])
