@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.filter.filtering import data_set, lines
+from vtokens import scenes
 from vtokens.cli import main
 
 PLAIN = ("--extractor", "scenes", "--filter", "none")  # scores as they are, whatever ships
@@ -101,3 +102,22 @@ def test_the_filter_that_ships_acts_on_probabilities_and_guarantees_what_is_aske
     out = run(capsys, source, "--risk", "0.2", output=tmp_path / "guaranteed.jsonl")[1]
     assert "if this model wrote the texts itself: the chance" in out
     assert "at most 0.2" in out
+
+
+def test_true_captions_in_other_words_than_the_models_are_told_of_and_questions_are_judged(capsys, tmp_path):
+    told, asked = tmp_path / "told.jsonl", tmp_path / "asked.jsonl"
+    examples = scenes.examples("test", n=6, kinds=["where"])
+    rows = {told: [], asked: []}
+    for index, example in enumerate(examples):
+        example.image.save(tmp_path / f"{index}.png")
+        name = example.question.removeprefix("Where is the ").rstrip("?")
+        rows[told].append({"image": f"{index}.png", "caption": f"There is a {name}."})
+        rows[asked].append({"image": f"{index}.png", "prompt": f"Is there a {name} in the image?", "caption": "yes"})
+    for path, those in rows.items():
+        path.write_text("".join(json.dumps(row) + "\n" for row in those))
+    _, out, err = run(capsys, told, images=tmp_path, output=tmp_path / "told-out.jsonl")
+    assert "6 of 6 mentions flagged" in out
+    assert "more than half of the mentions are flagged" in err
+    _, out, err = run(capsys, asked, images=tmp_path, output=tmp_path / "asked-out.jsonl")
+    assert "0 of 6 mentions flagged" in out
+    assert "more than half" not in err

@@ -154,3 +154,9 @@ def _summary(tally: Tally, output: Path, action: str) -> None:
         )
     if tally.uncalibrated:
         note("the numbers are scores that rank and no probabilities: no calibrated filter was used (--filter)")
+    elif tally.flagged > tally.mentions / 2:
+        note(
+            "more than half of the mentions are flagged: the filter was fitted on what its model writes itself, and "
+            "may flag what is true in other words. Rows with a question as `prompt` and `yes` as the text ask the model"
+            " in its own; `vtokens filter fit` fits a filter on texts like these"
+        )
