@@ -27,7 +27,7 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EXPECTED = re.compile(r"TqdmWarning|from \.autonotebook import|Loading weights|^\s*$")
 """What transformers may say on stderr of any notebook: its progress bar, and that ipywidgets would draw it nicer."""
-TIMES = re.compile(r"(x|selecting, ms\s+)\d[\d.]*|\d[\d.e+-]*(?= ?m?s\b)")
+TIMES = re.compile(r"selecting, ms\s+\d[\d.]*|\d[\d.e+-]*(?= ?m?s\b| of the time)")
 NUMBER = re.compile(r"\d+\.\d+|\d+")
 
 

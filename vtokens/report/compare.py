@@ -77,7 +77,7 @@ class Comparison:
         lines = [self.question]
         for row in self.rows:
             share = row.first_token / row.first_token_full
-            costs = f"{row.tokens:7.1f} of {row.full} tokens  first token x{share:.2f}"
+            costs = f"{row.tokens:7.1f} of {row.full} tokens  first token in {share:.2f} of the time"
             lines.append(f"  {row.title:<{width}}  {costs}  {row.answer}")
         return "\n".join(lines)
 

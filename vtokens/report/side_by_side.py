@@ -84,7 +84,7 @@ def _described(name: str, number: int, count: int, row: Compared) -> str:
 
 def _facts(row: Compared, plain: bool) -> list[tuple[str, str]]:
     """What a card lists, in words and numbers."""
-    beside = "" if plain else f" (x{row.first_token / row.first_token_full:.2f})"
+    beside = "" if plain else f" ({row.first_token / row.first_token_full:.2f} of the time)"
     found = [
         ("tokens a layer", f"{row.tokens:.1f} of {row.full}"),
         ("first token", f"{1e3 * row.first_token:.3g} ms{beside}"),

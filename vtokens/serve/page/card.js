@@ -66,7 +66,7 @@ export const card = (title) => {
     const tokens = vtokens?.image_tokens ? `${figures(vtokens.kept)} of ${vtokens.image_tokens}` : "";
     const facts = element("dl");
     const fact = (what, value) => value && facts.append(element("dt", what), element("dd", value));
-    const beside = (value, other) => (plain && plain !== found && other ? ` (x${(value / other).toFixed(2)})` : "");
+    const beside = (value, other) => (plain && plain !== found && other ? ` (${(value / other).toFixed(2)} of the time)` : "");
     fact("tokens a layer", tokens);
     if (found.first !== null) fact("first token", time(found.first) + beside(found.first, plain?.first));
     fact("whole answer", time(found.whole) + beside(found.whole, plain?.whole));
