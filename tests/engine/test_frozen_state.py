@@ -8,8 +8,8 @@ from pathlib import Path
 import vtokens
 
 STATE = Path(vtokens.__file__).parent / "engine" / "state"
-IN_PLACE = {"TrackedLayer", "CrossKeys"}
-"""Caches of transformers change their layers in place (crops, beams, resets), so the layers that wrap them do too."""
+IN_PLACE = {"TrackedLayer", "CrossKeys", "RoomyLayer"}
+"""Caches of transformers change layers in place (crops, beams, resets), and so do layers that wrap or replace them."""
 
 
 def written_later(cls: ast.ClassDef) -> list[str]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.filter.traced import mention
-from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
 from vtokens.filter.signals import Signal, features, get_signals, list_signals, parts_for, register
 from vtokens.filter.signals.base import Spans, scaled
@@ -225,7 +224,7 @@ def test_sets_and_what_they_cost() -> None:
         "head_divergence", "image_contrast", "kept_vs_dropped", "lens", "compactness"
     }  # fmt: skip
     assert parts_for("fast", 32).passes == 0
-    assert parts_for("fast", 32).on(Facts("any", 32, 0, False)).layers == frozenset(range(5, 19))
+    assert parts_for("fast", 32).on(range(32)).layers == frozenset(range(5, 19))
     # The text alone serves both head_divergence and image_contrast.
     assert parts_for("full", 32).passes == 2
     assert {s.name: s.passes for s in full if s.passes} == dict.fromkeys(
