@@ -9,6 +9,7 @@ from torch import nn
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import inside
+from vtokens.engine.checks.spread import in_shards
 from vtokens.strategies import Needs, Strategy
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -30,7 +31,7 @@ def check_shortcut(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
         why = f"a {type(last).__name__} has other parts than attention, an MLP and a norm before each"
     elif not isinstance(getattr(attention, "o_proj", None), nn.Module) or _gated(attention):
         why = f"a {type(attention).__name__} does not hand what its heads put out to one `o_proj`"
-    elif any(_in_shards(layer) for layer in (layers[index], layers[-1])):
+    elif any(in_shards(weight) for layer in (layers[index], layers[-1]) for weight in layer.parameters()):
         why = "its weights are in shards, which are together while a whole layer runs alone"
     if why:
         raise ValueError(
@@ -44,11 +45,6 @@ def check_shortcut(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             f"{strategy.name!r} reads what single positions attend to, and {unmerging[0].name!r} shows attention "
             "merged tokens at all of their positions: keep one of them, or let the other drop what it merges"
         )
-
-
-def _in_shards(layer: nn.Module) -> bool:
-    """Whether weights are DTensors, told by their name: torch's distributed package takes its time to import."""
-    return any(one.__name__ == "DTensor" for weight in layer.parameters() for one in type(weight).__mro__)
 
 
 def _gated(attention: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from vtokens.adapters import Adapter
@@ -48,19 +49,22 @@ def spread(model: Any) -> int:
     transformers says so of what it spread. What was spread by `parallelize_module` is told by weights in shards in a
     model that FSDP2 has not sharded: that puts them together while a layer runs.
     """
+    if not (dist.is_available() and dist.is_initialized()):  # asked at every attachment, so weights are left alone
+        return 1
     told = getattr(model, "tp_size", None)
     if isinstance(told, int):
         return told
     if any(type(module).__name__.startswith("FSDP") for module in model.modules()):
         return 1
-    return max((_shards(weight) for weight in model.parameters()), default=1)
+    return max((_shards(weight) for weight in model.parameters() if in_shards(weight)), default=1)
 
 
-def _shards(weight: nn.Parameter) -> int:
-    """In how many parts a weight lies; told by name, since torch's distributed package takes its time to import."""
-    if not any(one.__name__ == "DTensor" for one in type(weight).__mro__):
-        return 1
-    weight_: Any = weight
-    return max(
-        (weight_.device_mesh.size(dim) for dim, part in enumerate(weight_.placements) if part.is_shard()), default=1
-    )
+def in_shards(weight: nn.Parameter) -> bool:
+    """Whether a weight is a DTensor, told by its name: that part of torch takes its time to import."""
+    return any(one.__name__ == "DTensor" for one in type(weight).__mro__)
+
+
+def _shards(weight: Any) -> int:
+    """In how many parts a DTensor lies."""
+    sizes = (weight.device_mesh.size(dim) for dim, part in enumerate(weight.placements) if part.is_shard())
+    return max(sizes, default=1)
