@@ -20,9 +20,12 @@ PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 DEVICE = ("cuda", "intel", "nvidia", "pytorch-triton")  # what torch asks for beside itself, exactly, for a device
 
 
-def pinned(extra: str, python: str) -> dict[str, str]:
-    """The releases that the lock of an extra names for a Python on this platform, by distribution."""
-    environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+def pinned(extra: str, python: str | None = None) -> dict[str, str]:
+    """The releases that the lock of an extra names on this platform, by distribution: for a Python's first release
+    ("3.12"), or for the Python that runs. A lock may tell patch releases apart."""
+    environment = default_environment()
+    if python is not None:
+        environment |= {"python_version": python, "python_full_version": f"{python}.0"}
     lines = [line for line in (FOLDER / f"{extra}.txt").read_text().splitlines() if line and line.lstrip()[0] != "#"]
     held = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate(environment)]
     return {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in held}
@@ -54,7 +57,7 @@ def test_what_pyproject_asks_for_is_pinned(extra, python):
 
 def test_what_packages_ask_for_is_pinned_too():
     """Told by the installed packages themselves, whatever made the lock."""
-    held, checked = pinned("all", "3.11"), 0
+    held, checked = pinned("all"), 0
     for name, version in held.items():
         try:
             one = metadata.distribution(name)
@@ -72,7 +75,7 @@ def test_the_environment_of_make_is_the_locked_one():
     stamp = Path(sys.prefix) / ".installed"
     if not stamp.exists() or stamp.stat().st_mtime < (FOLDER / "all.txt").stat().st_mtime:
         pytest.skip("make did not build this environment, or from another lock")
-    held = pinned("all", f"{sys.version_info[0]}.{sys.version_info[1]}")
+    held = pinned("all")
     brought = {*installed.closure(["vtokens[dev]", "torch"]), "lmms-eval"}
     if torch.version.cuda is None:
         brought |= {"triton"} & {one.name for one in metadata.distributions()}
