@@ -12,6 +12,7 @@ import pytest
 
 import vtokens
 from tests.strategies.helpers import registry_restored
+from vtokens.filter.signals.registry import list_signals
 from vtokens.recipes import recipes
 from vtokens.strategies import Selection, Strategy, Visuals, describe, get, list_strategies, parse, register
 from vtokens.strategies.base import STAGES
@@ -193,7 +194,7 @@ def test_evidence_is_told() -> None:
         register("shown_too", evidence="texts")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["two_fates", "clva", "vasparse", "videoanchor", "pine"])
+@pytest.mark.parametrize("name", ["two_fates", "clva", "vasparse", "videoanchor", "pine", "cmai", "ptp", "resprune"])
 def test_known_methods_that_are_not_built_say_why_and_what_is_nearest(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name!r} is known and not built: ") as caught:
         vtokens.strategies.parse(f"{name}(keep=0.5)+fastv")
@@ -202,3 +203,9 @@ def test_known_methods_that_are_not_built_say_why_and_what_is_nearest(name: str)
     known = [*list_strategies(), *recipes()]
     assert nearest
     assert {*nearest} <= {*known}
+
+
+def test_a_signal_of_the_filter_is_no_strategy() -> None:
+    assert "agser" in list_signals()
+    with pytest.raises(ValueError, match="'agser' is a signal of the filter, no strategy"):
+        vtokens.strategies.parse("fastv+agser")

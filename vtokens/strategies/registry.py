@@ -41,6 +41,12 @@ _NOT_BUILT = {
     "videoanchor": "it solves for a coefficient of each pair of visual tokens, and the number of its clusters and all "
     "weights are set for each benchmark, to values that are not public: "
     "'paint' and 'vaf' lift visual tokens",
+    "cmai": "its layers and threshold are not public: 'vmtc' is the half of the paper that drops tokens, and 'vaf' "
+    "weighs what text attends to",
+    "ptp": "how it weighs regions, tokens and the question against one another is in no public text or code that could "
+    "be read: 'holov' gives each region a quota, and 'fastv' ranks by the question",
+    "resprune": "how it rebuilds a subspace under a question is in no public text or code that could be read: "
+    "'prunesid' spans subspaces, and 'cdpruner' weighs them by the question",
     "pine": "it orders segments anew for every query of every layer: 'sofa' lets pictures see each other both ways",
 }
 """Methods that are asked for and are none of ours: why, and what is nearest."""
@@ -160,6 +166,8 @@ def _unknown(name: str) -> Exception:
             f"{name!r} is a recipe, no strategy: it asks the model more than once, or chooses what it is shown. Use "
             f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)" + (", or vtokens run --quota" * (name == "quota"))
         )
+    if name == "agser":
+        return ValueError("'agser' is a signal of the filter, no strategy (docs/filter.md)")
     if name in _NOT_BUILT:
         return ValueError(f"{name!r} is known and not built: {_NOT_BUILT[name]}")
     return unknown("strategy", name, [one for text in _cards().values() for one in (text.name, *text.aliases)])
