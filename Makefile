@@ -130,7 +130,12 @@ fuzz: $(STAMP)  ## Run the property tests on many random cases
 fuzz-serve: $(STAMP)  ## Send a genuine server 5,000 drawn requests, allowed and not, and hold each answer against its schema
 	$(BIN)/python -m tests.serve.fuzz --csv benchmarks/results/serving-fuzz/requests.csv $(ARGS)
 
-.PHONY: docs docs-serve
+generated: $(STAMP)  ## Write anew what is written from the code and the results: tables, options for checkers, the snapshot of the API
+	$(BIN)/python tools/options.py
+	$(BIN)/python tools/readme.py
+	$(BIN)/python tools/api.py
+
+.PHONY: docs docs-serve generated
 docs: $(STAMP)  ## Build the site of the documentation into site/; a warning is an error
 	$(BIN)/python tools/website/build.py build
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-import sections  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from benchmarks import tables  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.scenes import clips  # noqa: E402
 
-CARD = ROOT / "vtokens" / "scenes" / "weights" / "scenes-qwen" / "README.md"
-COMMAND = "python benchmarks/clips_card.py"
 
-
-def show(part: dict[str, float]) -> str:
-    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}] (n={part['n']:.0f})"
+def measured(table: Callable[[list[dict[str, Any]]], str], result: str) -> str:
+    """A table of what was measured of accuracy."""
+    return table(tables.read(f"clips-{result}")["accuracy"])
 
 
 def accuracy(rows: list[dict[str, Any]]) -> str:
     """Every kind of question, about pictures and about clips, unpruned."""
     found = {kind: row[kind] for row in rows for kind in (*scenes.KINDS, *clips.KINDS) if kind in row}
     overall = {bool(row["frames"]): row["overall"] for row in rows}
-    lines = [[kind, "clips" if kind in clips.KINDS else "pictures", show(part)] for kind, part in found.items()]
-    lines += [["all", "clips" if moving else "pictures", show(part)] for moving, part in sorted(overall.items())]
+    lines = [[kind, "clips" if kind in clips.KINDS else "pictures", _counted(part)] for kind, part in found.items()]
+    lines += [["all", "clips" if moving else "pictures", _counted(part)] for moving, part in sorted(overall.items())]
     return tables.markdown(["kind", "of", "accuracy"], lines)
 
 
@@ -38,7 +36,7 @@ def pruning(rows: list[dict[str, Any]]) -> str:
     keeps = sorted({float(row["keep"]) for row in rows if row["strategy"] != "none"}, reverse=True)
     lines = []
     for spec in dict.fromkeys(row["strategy"] for row in rows):
-        own = {float(row["keep"]): show(row["overall"]) for row in rows if row["strategy"] == spec}
+        own = {float(row["keep"]): _counted(row["overall"]) for row in rows if row["strategy"] == spec}
         lines.append([f"`{spec}`", *(own.get(keep, own.get(1.0, "")) for keep in keeps)])
     return tables.markdown(["strategy", *(f"keep {keep:g}" for keep in keeps)], lines)
 
@@ -48,7 +46,7 @@ def needle(rows: list[dict[str, Any]]) -> str:
     frames = sorted({int(row["frames"]) for row in rows})
     about: dict[tuple[str, float], dict[int, str]] = {}
     for row in rows:
-        about.setdefault((row["strategy"], float(row["keep"])), {})[int(row["frames"])] = show(row["needle"])
+        about.setdefault((row["strategy"], float(row["keep"])), {})[int(row["frames"])] = _counted(row["needle"])
     lines = [[f"`{spec}`", f"{keep:g}", *(at.get(one, "") for one in frames)] for (spec, keep), at in about.items()]
     return tables.markdown(["strategy", "keep", *(f"{one} frames" for one in frames)], lines)
 
@@ -77,14 +75,20 @@ def memory(rows: list[dict[str, Any]]) -> str:
     return tables.markdown(head, lines)
 
 
-def main() -> None:
-    """Fill what has been measured."""
-    parts = {"accuracy": accuracy, "pruning": pruning, "needle": needle, "memory": memory}
-    homes = {name: f"clips-{'needle' if name == 'memory' else name}" for name in parts}
-    there = [name for name, home in homes.items() if (tables.RESULTS / home).exists()]
-    made = {name: partial(parts[name], tables.read(homes[name])["accuracy"]) for name in there}
-    CARD.write_text(sections.fill(CARD.read_text(encoding="utf-8"), made, COMMAND), encoding="utf-8")
+def _counted(part: dict[str, float]) -> str:
+    return f"{tables.interval(part)} (n={part['n']:.0f})"
 
+
+PAGE = Page(
+    scenes.embedded_path("scenes-qwen") / "README.md",
+    "python benchmarks/clips_card.py",
+    {
+        "accuracy": partial(measured, accuracy, "accuracy"),
+        "pruning": partial(measured, pruning, "pruning"),
+        "needle": partial(measured, needle, "needle"),
+        "memory": partial(measured, memory, "needle"),
+    },
+)
 
 if __name__ == "__main__":
-    main()
+    PAGE.write()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,8 @@ from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination import remembered, replies  # noqa: E402
 from benchmarks.hallucination_page import chair, pope  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
-from benchmarks.tables import read  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import interval, markdown, read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import exam, grade  # noqa: E402
 from vtokens.scenes.smol.folder import digest  # noqa: E402
@@ -58,8 +58,6 @@ CELLS: tuple[tuple[str, str | None], ...] = (
 BRANCHES = ("random(keep=0.1)", "cls(keep=0.1)")
 """Branches of `contrast` that are asked by themselves."""
 RESULT = ROOT / "benchmarks" / "results" / "contrastive-scenes"
-PAGE = ROOT / "docs" / "contrastive.md"
-COMMAND = "python benchmarks/contrastive.py"
 
 
 def times(model: Any, processor: Any, specs: Sequence[str], rounds: int, each: int) -> dict[str, dict[str, Any]]:
@@ -102,7 +100,7 @@ def cost(rows: Sequence[dict[str, Any]]) -> str:
             side = [f"{branch['visual_tokens']:.0f}", *(f"{share:.2f}" for share in shares)]
         cells = [f"`{row['strategy']}`", f"{row['tokens']:.0f}", *side]
         lines.append([*cells, f"{ratios['question']:.2f}x", f"{ratios['caption']:.2f}x"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]) + "\n"
+    return markdown(head, lines)
 
 
 def steps(result: dict[str, Any]) -> str:
@@ -123,17 +121,13 @@ def steps(result: dict[str, Any]) -> str:
 def branches(result: dict[str, Any]) -> str:
     """How often a branch says 'yes' by itself, and the model when it is held against it."""
     rows = {row["strategy"]: row for row in result["rows"] if row["split"] == "test"}
-    lines = [["`none`", "", _share(rows["none"]["pope"]["adversarial"]["yes_ratio"])]]
+    lines = [["`none`", "", interval(rows["none"]["pope"]["adversarial"]["yes_ratio"])]]
     for own in result["branches"]:
         spec = own["branch"]
         name = "contrast" if spec == BRANCHES[0] else f"contrast(branch={spec!r})"
-        lines.append([f"`{name}`", _share(own), _share(rows[name]["pope"]["adversarial"]["yes_ratio"])])
+        lines.append([f"`{name}`", interval(own), interval(rows[name]["pope"]["adversarial"]["yes_ratio"])])
     head = ["strategy", "'yes' of the branch alone", "'yes' of the answer"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]) + "\n"
-
-
-def _share(part: dict[str, float]) -> str:
-    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+    return markdown(head, lines)
 
 
 def made(result: dict[str, Any]) -> dict[str, str]:
@@ -155,16 +149,9 @@ def made(result: dict[str, Any]) -> dict[str, str]:
     return found | {"cost": cost([row for row in rows if "over_plain" in row])}
 
 
-def updated(text: str, parts: dict[str, str]) -> str:
-    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-
-    def fresh(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: {COMMAND} -->\n{parts[name]}<!-- end of {name} -->"
-
-    return re.sub(
-        rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->", fresh, text, flags=re.DOTALL
-    )
+def page(result: Path = RESULT) -> Page:
+    """docs/contrastive.md, of the result in a folder."""
+    return Page(ROOT / "docs" / "contrastive.md", "python benchmarks/contrastive.py", lambda: made(read(result)))
 
 
 def main() -> None:
@@ -173,8 +160,7 @@ def main() -> None:
     if not options.page:
         write(options.output, _measured(options))
     if options.page or options.output == RESULT:
-        parts = made(read(options.output))
-        PAGE.write_text(updated(PAGE.read_text(encoding="utf-8"), parts), encoding="utf-8")
+        page(options.output).write()
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from rich.progress import track  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.asking import ask  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
-from benchmarks.tables import RESULTS, read  # noqa: E402
+from benchmarks.tables import RESULTS, interval, read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.core.overlay import overlay, seen_image  # noqa: E402
 from vtokens.eval.metrics import mcnemar, wilson  # noqa: E402
@@ -136,9 +136,8 @@ def main() -> None:
     write(options.output, {"conditions": about, "rows": rows})
     draw(rows, read("scenes-llava")["rows"], options.picture)
     for r in rows:
-        found = r["accuracy"]["overall"]
-        interval = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-        print(f"{r['strategy']}: {r['tokens']['mean']:.1f} tokens, {interval}, p {r['against_none']['p_value']:.3g}")
+        right, p = interval(r["accuracy"]["overall"]), r["against_none"]["p_value"]
+        print(f"{r['strategy']}: {r['tokens']['mean']:.1f} tokens, {right}, p {p:.3g}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "reports" / "filter-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import filled, markdown, read  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import interval, markdown, read  # noqa: E402
 
-COMMAND = "python benchmarks/filter_page.py"
 Row = dict[str, Any]
 
 
@@ -47,7 +46,7 @@ def signals(setting: Row) -> str:
         parts = [row["auroc"], row["stratified"], row["ap"]]
         parts += [at[name, splits[0], scope]["auroc"] for scope in ("captions", "answers")]
         lines.append(
-            [f"`{name}`", *map(_show, parts), *(_show(at[name, split, "all"]["auroc"]) for split in splits[1:])]
+            [f"`{name}`", *map(interval, parts), *(interval(at[name, split, "all"]["auroc"]) for split in splits[1:])]
         )
     return markdown([*head, *splits[1:]], lines)
 
@@ -60,7 +59,7 @@ def combined(setting: Row, split: str) -> str:
         rows = [r for r in setting["rows"] if r["split"] == split and r["scope"] == scope and r["what"] != "signal"]
         for row in sorted(rows, key=lambda r: r["what"], reverse=True):
             name = f"**{row['name']}**" if row["what"] == "combined" else row["name"]
-            figures = [_show(row[key]) for key in ("auroc", "stratified", "ap", "ece", "brier")]
+            figures = [interval(row[key]) for key in ("auroc", "stratified", "ap", "ece", "brier")]
             aurc = f"{_value(row['aurc']):.4f} ({_value(row['excess_aurc']):.4f})"
             kept = ", ".join(f"{_value(value):.2f} at {risk}" for risk, value in row["kept_real"].items() if value)
             lines.append([name, scope, *figures, aurc, f"{_value(row['augrc']):.4f}", kept])
@@ -71,7 +70,9 @@ def advantage(setting: Row) -> str:
     """By how much all signals together beat the rest."""
     lines = [["on", "over", "AUROC", "stratified"]]
     for row in (r for r in setting["advantage"] if r["scope"] == "all"):
-        lines.append([row["split"], row["over"], _show(row["auroc"], True), _show(row["stratified"], True)])
+        lines.append(
+            [row["split"], row["over"], interval(row["auroc"], sign="+"), interval(row["stratified"], sign="+")]
+        )
     return markdown(lines[0], lines[1:])
 
 
@@ -79,7 +80,9 @@ def ablation(setting: Row) -> str:
     """What the project's own signal adds."""
     lines = [["on", "to", "AUROC", "AP"]]
     for row in setting["ablation"]:
-        lines.append([row["split"], row["to"].split(" ")[0], _show(row["auroc"], True), _show(row["ap"], True)])
+        lines.append(
+            [row["split"], row["to"].split(" ")[0], interval(row["auroc"], sign="+"), interval(row["ap"], sign="+")]
+        )
     return markdown(lines[0], lines[1:])
 
 
@@ -111,7 +114,7 @@ def truncation(setting: Row) -> str:
     for row in setting["truncation"]:
         cut, found = row["truncated"], row["filtered"]
         parts = [cut["chair_i"], cut["recall"], found["chair_i"], found["recall"]]
-        lines.append([row["split"], f"first {row['objects']}", *map(_show, parts)])
+        lines.append([row["split"], f"first {row['objects']}", *map(interval, parts)])
     return markdown(lines[0], lines[1:])
 
 
@@ -120,8 +123,8 @@ def actions(result: Row, split: str) -> str:
     lines = [["action", "CHAIR_S", "CHAIR_I", "change", "recall", "change", "objects", "passes"]]
     for row in (r for r in result["rows"] if r["split"] == split):
         figures = [row["chair_s"], row["chair_i"]]
-        cells = [*map(_show, figures), _show(row["chair_i_change"], True), _show(row["recall"])]
-        cells += [_show(row["recall_change"], True), f"{row['length']['value']:.2f}"]
+        cells = [*map(interval, figures), interval(row["chair_i_change"], sign="+"), interval(row["recall"])]
+        cells += [interval(row["recall_change"], sign="+"), f"{row['length']['value']:.2f}"]
         lines.append([_action(row), *cells, f"{row['passes']:.2f}" if "passes" in row else "1.00"])
     return markdown(lines[0], lines[1:])
 
@@ -152,11 +155,6 @@ def sections() -> dict[str, str]:
     return found
 
 
-def updated(text: str) -> str:
-    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-    return filled(text, sections(), COMMAND)
-
-
 def _action(row: Row) -> str:
     if row["action"] == "truncate":
         return f"cut after {row['objects']}"
@@ -175,13 +173,7 @@ def _value(interval: Row | None) -> float:
     return float("nan") if interval is None else float(interval["value"])
 
 
-def _show(interval: Row | None, signed: bool = False) -> str:
-    if interval is None:
-        return "-"
-    sign = "+" if signed else ""
-    return f"{interval['value']:{sign}.3f} [{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}]"
-
+PAGE = Page(ROOT / "docs" / "reports" / "filter-scenes.md", "python benchmarks/filter_page.py", sections, some=True)
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"{PAGE} is up to date with the results")
+    PAGE.write()

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "reports" / "hallucination-scenes.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.tables import filled, markdown, read  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import interval, markdown, read  # noqa: E402
 
-COMMAND = "python benchmarks/hallucination_page.py"
 SETTINGS = ("random", "popular", "adversarial")
 ALPHA = 0.05
 Row = dict[str, Any]
@@ -46,7 +45,9 @@ def pope(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_marked(row["pope"][name]["accuracy"], _test(row, name)) for name in names]
         hardest = row["pope"]["adversarial"]
-        lines.append([_name(row), f"{row['tokens']:.0f}", *cells, show(hardest["f1"]), show(hardest["yes_ratio"])])
+        lines.append(
+            [_name(row), f"{row['tokens']:.0f}", *cells, interval(hardest["f1"]), interval(hardest["yes_ratio"])]
+        )
     return markdown(head, lines)
 
 
@@ -54,7 +55,7 @@ def easier(rows: Sequence[Row]) -> str:
     """F1 and the share of 'yes' in the other two settings."""
     head = ["strategy", *(f"{name}: {figure}" for name in SETTINGS[:2] for figure in ("F1", "yes"))]
     figures = [(name, key) for name in SETTINGS[:2] for key in ("f1", "yes_ratio")]
-    return markdown(head, [[_name(row), *(show(row["pope"][name][key]) for name, key in figures)] for row in rows])
+    return markdown(head, [[_name(row), *(interval(row["pope"][name][key]) for name, key in figures)] for row in rows])
 
 
 def chair(rows: Sequence[Row]) -> str:
@@ -63,8 +64,8 @@ def chair(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         found = row["chair"]
-        cells = [_marked(found["chair_s"], _test(row, None)), *(show(found[key]) for key in ("chair_i", "recall"))]
-        lines.append([_name(row), *cells, show(found["length"], 2), f"{found['repeats']:.2f}"])
+        cells = [_marked(found["chair_s"], _test(row, None)), *(interval(found[key]) for key in ("chair_i", "recall"))]
+        lines.append([_name(row), *cells, interval(found["length"], 2), f"{found['repeats']:.2f}"])
     return markdown(head, lines)
 
 
@@ -73,7 +74,7 @@ def partners(rows: Sequence[Row]) -> str:
     names = [f"{part['partner']} ({part['dose']:g})" for part in rows[0]["partners"]]
     head = ["strategy", *(f"{name}: {how}" for name in names for how in ("asked", "in captions"))]
     lines = [
-        [_name(row), *(show(part[key], 2) for part in row["partners"] for key in ("says_yes", "names_it"))]
+        [_name(row), *(interval(part[key], 2) for part in row["partners"] for key in ("says_yes", "names_it"))]
         for row in rows
     ]
     return markdown(head, lines)
@@ -109,7 +110,7 @@ def sweeps(look: Row) -> str:
     for row in (*look["controls"], *look["alpha"], *look["forced"]):
         found, caption = row["pope"]["adversarial"], row["chair"]
         figures = [found["accuracy"], found["yes_ratio"], caption["chair_s"], caption["chair_i"], caption["recall"]]
-        lines.append([row["label"], *map(show, figures)])
+        lines.append([row["label"], *map(interval, figures)])
     return markdown(head, lines)
 
 
@@ -135,11 +136,6 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def updated(text: str) -> str:
-    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-    return filled(text, sections(), COMMAND)
-
-
 def _name(row: Row) -> str:
     base = row["base"]
     if base is None or base == "none":
@@ -155,21 +151,15 @@ def _test(row: Row, setting: str | None) -> Row | None:
     return dict(test)
 
 
-def _marked(interval: Row, test: Row | None) -> str:
+def _marked(found: Row, test: Row | None) -> str:
     """Bold where the paired test says better than the base, with a dagger where it says worse."""
-    text = show(interval)
+    text = interval(found)
     if test is None or test["holm"] >= ALPHA:
         return text
     return f"**{text}**" if test["only_a"] > test["only_b"] else f"{text} †"
 
 
-def show(interval: Row | None, digits: int = 3) -> str:
-    """A value with its interval, a dash for none."""
-    if interval is None:
-        return "-"
-    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
+PAGE = Page(ROOT / "docs" / "reports" / "hallucination-scenes.md", "python benchmarks/hallucination_page.py", sections)
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write()

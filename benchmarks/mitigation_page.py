@@ -5,21 +5,21 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "reports" / "mitigation.md"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.hallucination_page import machine, show  # noqa: E402
+from benchmarks.hallucination_page import machine  # noqa: E402
 from benchmarks.mitigation_rows import BASES, mitigations  # noqa: E402
-from benchmarks.tables import RESULTS, filled, markdown, read  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import RESULTS, interval, markdown, read  # noqa: E402
 from vtokens.eval.metrics import holm  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
 from vtokens.strategies.registry import describe  # noqa: E402
 
-COMMAND = "python benchmarks/mitigation_page.py"
 SETTINGS = ("random", "popular", "adversarial")
 EXAMS = {
     "scenes-llava": ("hallucination-scenes", "contrastive-scenes", "mitigation"),
@@ -38,7 +38,7 @@ def gathered(model: str, base: str) -> list[Row]:
     """The base and what runs on it, exam by exam; each method once, where most was asked, tests adjusted together."""
     exams: list[list[Row]] = []
     for source in measured(model):
-        rows = [row for row in read(source)["rows"] if row.get("model", model) == model]
+        rows = [row for row in _read(source)["rows"] if row.get("model", model) == model]
         rows = [copy.deepcopy(row) for row in rows if row.get("split", "test") == "test"]
         first = [row for row in rows if row["strategy"] == base]
         exams.append(first + [row for row in rows if row["base"] == base != row["strategy"] and _single(row)])
@@ -137,10 +137,10 @@ def details(rows: Sequence[Row]) -> str:
             cells += (
                 ["-"] * 3
                 if part is None
-                else [show(part["accuracy"]) + mark, _plain(part["f1"]), _plain(part["yes_ratio"])]
+                else [interval(part["accuracy"]) + mark, _plain(part["f1"]), _plain(part["yes_ratio"])]
             )
-        cells += [show(row["chair"][key]) for key in ("chair_s", "chair_i", "recall")]
-        lines.append([*cells, show(row["chair"]["length"], 2), f"{row['chair']['repeats']:.2f}"])
+        cells += [interval(row["chair"][key]) for key in ("chair_s", "chair_i", "recall")]
+        lines.append([*cells, interval(row["chair"]["length"], 2), f"{row['chair']['repeats']:.2f}"])
     return markdown(head, lines)
 
 
@@ -213,11 +213,6 @@ def short(base: str) -> str:
     return {"none": "alone", "cls(keep=0.25)+census": "census"}.get(base, base.split("(")[0])
 
 
-def updated(text: str) -> str:
-    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-    return filled(text, sections(), COMMAND)
-
-
 def _tests(row: Row) -> Iterator[Row]:
     if "against" in row:
         yield from (part["accuracy"] for part in row["against"]["pope"].values())
@@ -232,8 +227,18 @@ def _among(row: Row, found: Sequence[Row]) -> bool:
 def _single(row: Row) -> bool:
     """Whether one mitigation, and no more, runs on the base."""
     made, below = parse(row["strategy"]), parse(row["base"])
-    names = {parse(spec)[0].name for spec in mitigations()}
-    return len(made) == len(below) + 1 and made[-1].name in names
+    return len(made) == len(below) + 1 and made[-1].name in _names()
+
+
+@cache
+def _read(source: str) -> dict[str, Any]:
+    """A result, which every base of its model is taken from: `gathered` changes copies of its rows."""
+    return read(source)
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(parse(spec)[0].name for spec in mitigations())
 
 
 def _is_method(row: Row) -> bool:
@@ -270,5 +275,7 @@ def _cost(name: str, costs: dict[str, Row]) -> str:
     return f"{row['prefill']['over_plain']['median']:.2f}, {row['token']['over_plain']['median']:.2f}"
 
 
+PAGE = Page(ROOT / "docs" / "reports" / "mitigation.md", "python benchmarks/mitigation_page.py", sections, some=True)
+
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write()

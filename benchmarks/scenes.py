@@ -27,6 +27,8 @@ from rich.progress import track  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import interval  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import grade  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
@@ -37,7 +39,6 @@ SPECS = ("random", "uniform", "cls", "fastv", "todre")
 KEEPS = (0.5, 0.25, 0.1, 0.05)
 RESULTS = Path(__file__).parent / "results"
 RESULT = RESULTS / "scenes-llava"
-START, END = "<!-- pruning table: python benchmarks/scenes.py --card -->\n", "<!-- end of the pruning table -->\n"
 
 
 def drawn(seed: int, questions: int, kinds: Sequence[str], signs: Sequence[str]) -> list[scenes.Example]:
@@ -99,19 +100,21 @@ def card_table(rows: list[dict[str, Any]], specs: Sequence[str] = SPECS, keeps: 
     """The overall accuracies as Markdown, a row per strategy and a column per keep."""
     full = next(row for row in rows if row["strategy"] == "none")["accuracy"]["overall"]
     lines = [
-        f"No pruning: {_show(full)} (n={full['n']}).",
+        f"No pruning: {interval(full)} (n={full['n']}).",
         "",
         "| strategy | " + " | ".join(f"keep {keep:g}" for keep in keeps) + " |",
         "|---|" + "---|" * len(keeps),
     ]
     for spec in specs:
-        shares = [_show(row["accuracy"]["overall"]) for row in rows if row["strategy"] == spec]
+        shares = [interval(row["accuracy"]["overall"]) for row in rows if row["strategy"] == spec]
         lines.append(f"| `{spec}` | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 
 
-def _show(part: dict[str, float]) -> str:
-    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+def card(model: str, rows: list[dict[str, Any]], *of: Any) -> Page:
+    """The card of an embedded model, with the table of a result's rows."""
+    path = scenes.embedded_path(model) / "README.md"
+    return Page(path, "python benchmarks/scenes.py --card", {"pruning table": lambda: card_table(rows, *of)})
 
 
 def main() -> None:
@@ -133,10 +136,7 @@ def main() -> None:
     write(options.output or RESULTS / options.model, {"conditions": about, "rows": rows})
     print(card_table(rows, options.specs, options.keeps))
     if options.card:
-        card = scenes.embedded_path(options.model) / "README.md"
-        head, rest = card.read_text(encoding="utf-8").split(START)
-        table = card_table(rows, options.specs, options.keeps)
-        card.write_text(head + START + table + END + rest.split(END)[1], encoding="utf-8")
+        card(options.model, rows, options.specs, options.keeps).write()
 
 
 def _options() -> argparse.Namespace:

@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -123,15 +123,13 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"
 
 
-def filled(text: str, made: Mapping[str, str], command: str) -> str:
-    """`text` of a page with what was `made` between the markers that name it; KeyError for one that names nothing."""
-
-    def fresh(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- {name}: {command} -->\n{made[name]}<!-- end of {name} -->"
-
-    section = rf"<!-- (?P<name>[a-z -]+): {re.escape(command)} -->\n.*?<!-- end of (?P=name) -->"
-    return re.sub(section, fresh, text, flags=re.DOTALL)
+def interval(part: Mapping[str, Any] | None, digits: int = 3, sign: Literal["", "+"] = "") -> str:
+    """A value, or a share, with its interval; a dash for none. `sign` "+" for differences."""
+    if part is None:
+        return "-"
+    value = part["value"] if "value" in part else part["share"]
+    value, low, high = (f"{number:{sign}.{digits}f}" for number in (value, part["low"], part["high"]))
+    return f"{value} [{low}, {high}]"
 
 
 def told(source: Path) -> dict[str, Any]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "reports" / "testbed.md"
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import filter_page, hallucination_page  # noqa: E402
-from benchmarks.tables import RESULTS, markdown, read  # noqa: E402
+from benchmarks.page import Page  # noqa: E402
+from benchmarks.tables import RESULTS, interval, markdown, read  # noqa: E402
 from vtokens.scenes.train.smol.course import COURSE  # noqa: E402
 
-COMMAND = "python benchmarks/testbed_page.py"
 OPEN = "Not measured yet.\n"
 COLUMNS = {
     "existence": ("exist", "pope_random"),
@@ -41,21 +40,21 @@ def answers(result: Row) -> str:
         target = found["words", kind].get("target")
         missed = target is not None and found["words", kind]["share"] < target
         said = "" if target is None else f"{target:.2f}" + (" (missed)" if missed else "")
-        lines.append([f"`{kind}`", *(share(found[group, kind]) for group in ASIDE), said])
+        lines.append([f"`{kind}`", *(interval(found[group, kind]) for group in ASIDE), said])
     return markdown(["kind", *ASIDE, "target, in words"], lines)
 
 
 def harder(result: Row) -> str:
     """Kinds that are asked in one way."""
     rows = [row for row in result["rows"] if row["group"] not in (*ASIDE, "negatives")]
-    return markdown(["group", "kind", "right"], [[row["group"], f"`{row['kind']}`", share(row)] for row in rows])
+    return markdown(["group", "kind", "right"], [[row["group"], f"`{row['kind']}`", interval(row)] for row in rows])
 
 
 def negatives(result: Row) -> str:
     """How often 'yes' is said to what is not there."""
     targets = {"pope_random": "at most 0.03", "pope_adversarial": "at least 0.20"}
     rows = [row for row in result["rows"] if row["group"] == "negatives"]
-    lines = [[row["kind"].removeprefix("pope_"), share(row), targets.get(row["kind"], "")] for row in rows]
+    lines = [[row["kind"].removeprefix("pope_"), interval(row), targets.get(row["kind"], "")] for row in rows]
     return markdown(["negatives", "says yes", "target"], lines)
 
 
@@ -150,25 +149,15 @@ SECTIONS: dict[str, tuple[str, Callable[[Row], str]]] = {
 """Every part of the page that a result is made into: which, and by what."""
 
 
-def updated(text: str) -> str:
-    """`text` with fresh tables between their markers; KeyError for a marker that names no table."""
-
-    def fresh(match: re.Match[str]) -> str:
-        if match["name"] == "course":
-            made = course()
-        else:
-            source, make = SECTIONS[match["name"]]
-            made = make(read(source)) if (RESULTS / source).is_dir() else OPEN
-        return f"<!-- {match['name']}: {COMMAND} -->\n{made}<!-- end of {match['name']} -->"
-
-    section = rf"<!-- (?P<name>[a-z -]+): {COMMAND} -->\n.*?<!-- end of (?P=name) -->"
-    return re.sub(section, fresh, text, flags=re.DOTALL)
+def _of(source: str, make: Callable[[Row], str]) -> str:
+    return make(read(source)) if (RESULTS / source).is_dir() else OPEN
 
 
-def share(row: Row) -> str:
-    """A share with its interval."""
-    return f"{row['share']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
+PAGE = Page(
+    ROOT / "docs" / "reports" / "testbed.md",
+    "python benchmarks/testbed_page.py",
+    {"course": course, **{name: partial(_of, *part) for name, part in SECTIONS.items()}},
+)
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write()

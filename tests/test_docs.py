@@ -8,8 +8,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import pages  # noqa: E402
-import readme  # noqa: E402
-import sections  # noqa: E402
 
 from vtokens.strategies import describe, list_strategies  # noqa: E402
 
@@ -17,10 +15,11 @@ from vtokens.strategies import describe, list_strategies  # noqa: E402
 def test_every_page_of_a_strategy_has_its_parts():
     """A title, what it does, the card, and, of a published method, where this differs from paper and release."""
     for name in list_strategies():
-        text = (pages.PAGES / f"{name}.md").read_text(encoding="utf-8")
+        page = pages.page(name)
+        text = page.read()
         title, _, rest = text.partition("\n")
         assert re.fullmatch(rf"# {name}: \S.*", title), f"{name}.md begins with {title!r}: '# {name}: a few words'"
-        assert text.count(sections.opening("card", readme.COMMAND)) == 1, f"{name}.md has no place for its card"
+        assert text.count(page.opening("card")) == 1, f"{name}.md has no place for its card"
         does = rest.partition("<!-- card:")[0]
         assert len(does.split()) >= 15, f"{name}.md does not say before its card what it does"
         differs = re.search(r"^## Where this differs.*\n((?:(?!## ).*\n?)*)", text, re.MULTILINE)

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import contrastive, filter_page, hallucination_page, mitigation_page, scenes, tables, testbed_page
-from vtokens.scenes import embedded_path
+from benchmarks import (
+    clips_card,
+    contrastive,
+    filter_page,
+    hallucination_page,
+    mitigation_page,
+    scenes,
+    tables,
+    testbed_page,
+)
+from benchmarks.page import Page
 
 NAMES = st.text(min_size=1).filter(lambda name: name.isprintable() and "/" not in name and name[0] != "[")
 NUMBERS = st.integers() | st.floats(allow_nan=False).map(lambda number: float(f"{number:.6g}"))
@@ -54,18 +63,39 @@ def test_there_are_only_tables_and_all_of_them_are_written_as_we_write(tmp_path)
             assert (tmp_path / folder.name / path.name).read_bytes() == path.read_bytes(), path
 
 
-@pytest.mark.parametrize("page", [filter_page, hallucination_page, mitigation_page, testbed_page])
-def test_the_tables_of_the_reports_are_fresh(page):
-    text = page.PAGE.read_text(encoding="utf-8")
-    assert text == page.updated(text), f"run: {page.COMMAND}"
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(one.PAGE for one in (clips_card, filter_page, hallucination_page, mitigation_page, testbed_page)),
+        contrastive.page(),
+        scenes.card("scenes-llava", tables.read(scenes.RESULTS / "scenes-llava")["rows"]),
+    ],
+    ids=lambda page: page.path.parent.name if page.path.stem == "README" else page.path.stem,
+)
+def test_what_is_made_of_results_is_fresh(page):
+    assert page.read() == page.fresh(), f"run: {page.command}"
 
 
-def test_the_tables_of_contrastive_decoding_are_fresh():
-    text = contrastive.PAGE.read_text(encoding="utf-8")
-    parts = contrastive.made(tables.read(contrastive.RESULT))
-    assert text == contrastive.updated(text, parts), f"run: {contrastive.COMMAND} --page"
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<!-- other: python it.py -->\n<!-- end of other -->", "has places for other, which `python it.py` does not"),
+        ("no places", "has no place for one, two"),
+        ("<!-- one: python it.py -->\nold\n<!-- two: python it.py -->\n<!-- end of two -->", "2 places .* 1 end"),
+    ],
+)
+def test_a_page_whose_places_are_others_is_refused(tmp_path, text, says):
+    """Of a part that nobody makes, one without a place, or one that does not end."""
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says):
+        Page(path, "python it.py", {"one": lambda: "new\n", "two": lambda: "new\n"}).write()
+    assert path.read_text() == text
 
 
-def test_the_table_of_the_model_card_is_fresh():
-    text = (embedded_path("scenes-llava") / "README.md").read_text(encoding="utf-8")
-    assert scenes.START + scenes.card_table(tables.read(scenes.RESULT)["rows"]) + scenes.END in text
+def test_parts_without_a_place_are_not_made_where_some_will_do(tmp_path):
+    """Nor is what stands around the places touched."""
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- one: python it.py -->\nold\n<!-- end of one -->\nbehind")
+    Page(path, "python it.py", {"one": lambda: "new\n", "two": lambda: str(1 / 0)}, some=True).write()
+    assert path.read_text() == "before\n<!-- one: python it.py -->\nnew\n<!-- end of one -->\nbehind"

@@ -6,63 +6,30 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import benchmarks_page  # noqa: E402
-import choose_page  # noqa: E402
-import filter_page  # noqa: E402
 import pages  # noqa: E402
+import pytest  # noqa: E402
 import readme  # noqa: E402
-import sections  # noqa: E402
 import serving_page  # noqa: E402
-import support  # noqa: E402
-import your_model  # noqa: E402
 
 from benchmarks import tables  # noqa: E402
 from vtokens.strategies import list_strategies  # noqa: E402
 
 
-def test_the_tables_of_the_readme_are_fresh():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == readme.updated(text), "run: python tools/readme.py"
-
-
-def test_the_tables_of_support_and_results_are_fresh():
-    text = support.PAGE.read_text(encoding="utf-8")
-    assert text == support.updated(text), "run: python tools/readme.py"
-    text = readme.RESULTS_PAGE.read_text(encoding="utf-8")
-    assert text == readme.updated_results(text), "run: python tools/readme.py"
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.path.stem)
+def test_the_parts_of_a_page_are_fresh(page):
+    assert page.read() == page.fresh(), "run: make generated"
 
 
 def test_every_strategy_has_a_page_with_fresh_tables():
     for name in list_strategies():
-        text = (pages.PAGES / f"{name}.md").read_text(encoding="utf-8")
-        assert text == pages.updated(name, text), "run: python tools/readme.py"
+        page = pages.page(name)
+        assert page.read() == page.fresh(), "run: make generated"
 
 
 def test_the_list_of_strategies_is_fresh():
-    text = (pages.PAGES / "README.md").read_text(encoding="utf-8")
-    assert sections.opening("strategies", readme.COMMAND) in text
-    assert text == pages.updated("README", text), "run: python tools/readme.py"
-
-
-def test_the_tables_of_the_filters_guide_are_fresh():
-    text = filter_page.PAGE.read_text(encoding="utf-8")
-    assert text == filter_page.updated(text), "run: python tools/readme.py"
-
-
-def test_the_tables_of_the_benchmarks_are_fresh():
-    text = benchmarks_page.PAGE.read_text(encoding="utf-8")
-    assert text == benchmarks_page.updated(text), "run: python tools/readme.py"
-
-
-def test_the_section_on_how_fast_the_server_is_is_fresh():
-    text = serving_page.PAGE.read_text(encoding="utf-8")
-    assert text == serving_page.updated(text), "run: python tools/readme.py"
-
-
-def test_the_tables_of_your_model_and_choose_are_fresh():
-    for page in (your_model, choose_page):
-        text = page.PAGE.read_text(encoding="utf-8")
-        assert text == page.updated(text), "run: python tools/readme.py"
+    page = pages.page("README")
+    assert page.opening("strategies") in page.read()
+    assert page.read() == page.fresh(), "run: make generated"
 
 
 def test_what_is_measured_of_the_server_is_told(tmp_path):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from pathlib import Path
 from typing import Any
 
-import sections
-from results import read
+from shared import COMMAND, ROOT, Page, interval, read
 
 from benchmarks import reproduce, tables
 from benchmarks.record import parts
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "benchmarks.md"
-COMMAND = "python tools/readme.py"
+HOME = ROOT / "docs" / "benchmarks.md"
 TREND = ("none", "census", "cls", "fastv")
 
 
@@ -25,7 +21,7 @@ def stored() -> str:
     for one in reproduce.every().values():
         path = ROOT / one.page
         title = path.parent.name if path.stem == "README" else path.stem
-        page = "here" if path == PAGE else f"[{title}]({os.path.relpath(path, PAGE.parent)})"
+        page = "here" if path == HOME else f"[{title}]({os.path.relpath(path, HOME.parent)})"
         lines.append(f"| `{one.name}` | {page} | {one.takes} | {one.needs} | {_when(one.name)} | {one.checked} |")
     return "\n".join(lines) + "\n"
 
@@ -53,7 +49,7 @@ def peers() -> str:
     plain = times["transformers", "none"]
     for (library, method), row in times.items():
         name = f"transformers {_transformers(about, library)}" if method == "none" else f"{library} `{method}`"
-        cells = [_right(right.get((library, method, keep)) or right[library, method, 1.0]) for keep in keeps]
+        cells = [interval(right.get((library, method, keep)) or right[library, method, 1.0]) for keep in keeps]
         cells += [f"{row['over_plain']['median']:.2f} ({row['over_plain']['q1']:.2f} to {row['over_plain']['q3']:.2f})"]
         cells += [f"{1 / row['step_seconds']['median']:.1f}", f"{row['kv_bytes'] / plain['kv_bytes']:.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_bytes'] / 2**20:.0f} MiB |")
@@ -70,10 +66,6 @@ def peers() -> str:
 
 def _transformers(about: dict[str, Any], library: str) -> str:
     return str(about["versions"]["transformers"] if library == "transformers" else about["kvpress"]["transformers"])
-
-
-def _right(part: dict[str, float]) -> str:
-    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
 
 
 def trend() -> str:
@@ -97,14 +89,4 @@ def trend() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"peers": peers, "tables": stored, "trend": trend}
-
-
-def updated(text: str) -> str:
-    """`text` of docs/benchmarks.md with fresh tables between their markers."""
-    return sections.fill(text, SECTIONS, COMMAND)
-
-
-def write() -> None:
-    """Write them."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+PAGE = Page(HOME, COMMAND, {"peers": peers, "tables": stored, "trend": trend})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import results
+from shared import read
 
 COLUMNS = {"all": "all", "digits": "digits", "where": "where", "counting": "counting", "pope": "POPE adversarial"}
 
 
 def board(model: str = "scenes-llava") -> str:
     """The tables of what was recorded of a model."""
-    return table(results.read(f"leaderboard-{model}"))
+    return table(read(f"leaderboard-{model}"))
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -7,20 +7,16 @@ The same rows that `auto` is chosen from (`benchmarks/choose.py`); nothing is in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import results
-import sections
 import your_model
+from shared import COMMAND, ROOT, Page, read
 
 from vtokens.adapters.fits import fit
 from vtokens.eval.presets import preset
 from vtokens.strategies import describe
 from vtokens.tables import choices
 
-PAGE = Path(__file__).parent.parent / "docs" / "choose.md"
-COMMAND = "python tools/readme.py"
 BOARD = "leaderboard-scenes-llava"
 TASKS = {
     "ocr": ("digits", "reading (digits)"),
@@ -36,7 +32,7 @@ FLOORS = ("random", "uniform")
 
 def pictures() -> str:
     """For each kind of question and budget: the choice, the best other of a paper, the best in the decoder."""
-    found = results.read(BOARD)
+    found = read(BOARD)
     rows, about = found["rows"], found["conditions"]
     full = next(row for row in rows if row["strategy"] == "none")
     lines = [
@@ -117,7 +113,7 @@ def _named() -> list[str]:
 
 def times() -> str:
     """What a budget gains on a model of a size at which tokens cost: the first token, and the cache."""
-    found = results.read("prefill-cpu")
+    found = read("prefill-cpu")
     about = found["conditions"]
     rows = {row["strategy"]: row for row in found["batch_1"]}
     lines = ["| | keep | first token | of what is possible | KV cache, of the full one |", "|---|---|---|---|---|"]
@@ -137,18 +133,9 @@ def times() -> str:
     return "\n".join([*lines, "", told, ""])
 
 
-SECTIONS = {"pictures": pictures, "videos": videos, "families": families, "times": times}
-
-
-def updated(text: str) -> str:
-    """`text` of docs/choose.md with fresh tables between their markers."""
-    return sections.fill(text, SECTIONS, COMMAND)
-
-
-def write() -> None:
-    """Bring docs/choose.md up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
+PAGE = Page(
+    ROOT / "docs" / "choose.md", COMMAND, {"pictures": pictures, "videos": videos, "families": families, "times": times}
+)
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

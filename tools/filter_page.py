@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import results
-import sections
+from shared import ROOT, Page, read
 
 from vtokens.filter.signals import get_signals, list_signals
-
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "filter.md"
 
 
 def signals() -> str:
@@ -26,7 +21,7 @@ def signals() -> str:
 
 def costs() -> str:
     """Checking and generating beside the plain model."""
-    found = results.read("filter-cpu")
+    found = read("filter-cpu")
     lines = ["| model | answers | signals | `check` | `generate` |", "|---|---|---|---|---|"]
     for about in found["models"]:
         cells: dict[tuple[int, str, str], dict[str, str]] = {}
@@ -59,7 +54,7 @@ def _behind(row: dict[str, Any]) -> str:
 
 def kinds() -> str:
     """How right the probabilities of the filters that ship are, by kind of mention."""
-    found = results.read("filter-kinds")
+    found = read("filter-kinds")
     lines = ["| behind | mention | mentions | unsupported | mean p | ECE | AUROC |", "|---|---|---|---|---|---|---|"]
     for row in found["rows"]:
         numbers = f"{row['mentions']:,} | {row['unsupported']} | {row['mean_p']:.3f}"
@@ -73,7 +68,7 @@ def kinds() -> str:
 
 def risks() -> str:
     """What risks cost."""
-    found = results.read("filter-kinds")
+    found = read("filter-kinds")
     lines = [
         "| behind | risk (any, delta 0.1) | answers | with something wrong | left after `redact` | true ones kept |",
         "|---|---|---|---|---|---|",
@@ -87,7 +82,7 @@ def risks() -> str:
 
 def gates() -> str:
     """What a gate lets through, and misses."""
-    found = results.read("filter-kinds")
+    found = read("filter-kinds")
     lines = [
         "| behind | prompt | answers | let through | with something wrong | of these let through |",
         "|---|---|---|---|---|---|",
@@ -100,18 +95,11 @@ def gates() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"signals": signals, "costs": costs, "kinds": kinds, "risks": risks, "gates": gates}
-
-
-def updated(text: str) -> str:
-    """`text` with fresh tables between their markers."""
-    return sections.fill(text, SECTIONS, "python tools/filter_page.py")
-
-
-def write() -> None:
-    """Bring the page up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
+PAGE = Page(
+    ROOT / "docs" / "filter.md",
+    "python tools/filter_page.py",
+    {"signals": signals, "costs": costs, "kinds": kinds, "risks": risks, "gates": gates},
+)
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import cards
-import results
-import sections
+from shared import COMMAND, ROOT, Page, interval, read
 
-ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "strategies"
 
 
 def scenes(name: str) -> str:
     """Accuracy of a pruner against its budget, beside what random pruning keeps."""
-    rows = {(row["strategy"], row["keep"]): row for row in results.read("scenes-llava")["rows"]}
+    rows = {(row["strategy"], row["keep"]): row for row in read("scenes-llava")["rows"]}
+    told = {cell: interval(row["accuracy"]["overall"]) for cell, row in rows.items()}
     lines = ["| keep | tokens a layer | accuracy, all questions | random |", "|---|---|---|---|"]
     full = rows["none", 1.0]
-    lines.append(f"| full | {full['tokens_per_layer']:.0f} | {_share(full)} | |")
+    lines.append(f"| full | {full['tokens_per_layer']:.0f} | {told['none', 1.0]} | |")
     for strategy, keep in sorted(rows, key=lambda key: -key[1]):
         if strategy == name:
             row = rows[strategy, keep]
-            lines.append(
-                f"| {keep:g} | {row['tokens_per_layer']:.1f} | {_share(row)} | {_share(rows['random', keep])} |"
-            )
+            lines.append(f"| {keep:g} | {row['tokens_per_layer']:.1f} | {told[name, keep]} | {told['random', keep]} |")
     return "\n".join(
         [
             *lines,
@@ -38,7 +33,7 @@ def scenes(name: str) -> str:
 
 def agreement(name: str) -> str:
     """How often VHR's two divergences pick the same heads."""
-    found = results.read("heads-scenes")
+    found = read("heads-scenes")
     about = found["conditions"]
     lines = ["| layer | heads decided alike | same set |", "|---|---|---|"]
     lines += [
@@ -58,14 +53,14 @@ def agreement(name: str) -> str:
 
 def tokens(name: str) -> str:
     """Accuracy against the tokens that merging left, with and without unmerging."""
-    found = results.read("dymu-scenes")
+    found = read("dymu-scenes")
     lines = ["| | tokens a layer, mean (5% to 95%) | all questions | counting | captions |", "|---|---|---|---|---|"]
     for row in found["rows"]:
         counts, accuracy = row["tokens"], row["accuracy"]
         counting = [accuracy[kind] for kind in ("count_all", "count_colour", "count_shape")]
         lines.append(
             f"| `{row['strategy']}` | {counts['mean']:.1f} ({counts['p5']:.0f} to {counts['p95']:.0f}) "
-            f"| {_value(accuracy['overall'])} "
+            f"| {interval(accuracy['overall'])} "
             f"| {sum(c['value'] for c in counting) / len(counting):.3f} | {accuracy['caption']['value']:.3f} |"
         )
     middle = found["rows"][2]
@@ -84,7 +79,7 @@ def tokens(name: str) -> str:
 
 def merging(name: str) -> str:
     """Times and bytes of merging beside the model that merges nothing."""
-    found = results.read("merging-cpu")
+    found = read("merging-cpu")
     about = found["conditions"]
     lines = ["| | tokens | tower | first token | decoding step | KV bytes |", "|---|---|---|---|---|---|"]
     for row in found["rows"]:
@@ -114,27 +109,13 @@ SECTIONS = {
 }
 
 
-def updated(name: str, text: str) -> str:
-    """The page of strategy `name` with fresh tables between its markers."""
-    command = "python tools/readme.py"
-    there = {
-        section: partial(table, name)
-        for section, table in SECTIONS.items()
-        if sections.opening(section, command) in text
-    }
-    return sections.fill(text, there, command)
+def page(name: str) -> Page:
+    """The page of a strategy, or of all of them, "README"."""
+    parts = {section: partial(table, name) for section, table in SECTIONS.items()}
+    return Page(PAGES / f"{name}.md", COMMAND, parts, some=True)
 
 
 def write() -> None:
     """Bring all pages up to date."""
-    for page in PAGES.glob("*.md"):
-        page.write_text(updated(page.stem, page.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-def _share(row: dict[str, Any]) -> str:
-    part = row["accuracy"]["overall"]
-    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
-
-
-def _value(part: dict[str, Any]) -> str:
-    return f"{part['value']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
+    for path in PAGES.glob("*.md"):
+        page(path.stem).write()

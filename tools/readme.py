@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import mean, median
 
 import benchmarks_page
@@ -10,31 +9,24 @@ import board
 import choose_page
 import filter_page
 import pages
-import results
-import sections
 import serving_page
 import support
 import your_model
+from shared import COMMAND, ROOT, Page, interval, read
 
 from vtokens.strategies import describe, list_strategies
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-RESULTS_PAGE = ROOT / "docs" / "results.md"
-COMMAND = "python tools/readme.py"
 KEEPS = (0.5, 0.25, 0.1)
 
 
 def costs() -> str:
     """Speed beside accuracy, from the recorded benchmarks."""
-    speed = {row["strategy"]: row for row in results.read("prefill-cpu")["batch_1"]}
-    scenes = {
-        (row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in results.read("scenes-llava")["rows"]
-    }
+    speed = {row["strategy"]: row for row in read("prefill-cpu")["batch_1"]}
+    scenes = {(row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in read("scenes-llava")["rows"]}
     lines = [
         "| strategy | keep | first token | of the ideal | peak memory | KV cache | accuracy on scenes |",
         "|---|---|---|---|---|---|---|",
-        f"| none | 1 | 1.00x | | 1.00 | 1.00 | {_share(scenes['none', 1.0])} |",
+        f"| none | 1 | 1.00x | | 1.00 | 1.00 | {interval(scenes['none', 1.0])} |",
     ]
     # Pictures say nothing about strategies that act on videos alone: those are measured elsewhere.
     measured = {name for name, _ in scenes}
@@ -46,19 +38,15 @@ def costs() -> str:
                 f"{row['of_ideal']['median']:.0%}",
                 f"{row['peak_bytes']['pruned'] / row['peak_bytes']['unpruned']:.2f}",
                 f"{row['kv_ratio']:.2f}",
-                _share(scenes[name, keep]),
+                interval(scenes[name, keep]),
             ]
             lines.append(f"| `{name}` | {keep} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _share(part: dict[str, float]) -> str:
-    return f"{part['share']:.3f} [{part['low']:.3f}, {part['high']:.3f}]"
-
-
 def sweep() -> str:
     """Every setting of the sweep on scenes, seeds together."""
-    found = results.read("scenes-sweep")
+    found = read("scenes-sweep")
     lines = [
         "| strategy | keep | tokens a layer | exact answers, % | KV cache | first token |",
         "|---|---|---|---|---|---|",
@@ -77,29 +65,15 @@ def sweep() -> str:
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"lines": support.lines}
-RESULTS_SECTIONS = {"costs": costs, "sweep": sweep}
-BOARD = {"leaderboard": board.board}
-
-
-def updated(text: str) -> str:
-    """The README's `text` with fresh tables between their markers."""
-    return sections.fill(text, SECTIONS, COMMAND)
-
-
-def updated_results(text: str) -> str:
-    """`text` of docs/results.md with fresh tables between their markers."""
-    there = BOARD if sections.opening("leaderboard", COMMAND) in text else {}  # once it has been run
-    return sections.fill(text, RESULTS_SECTIONS | there, COMMAND)
-
+README = Page(ROOT / "README.md", COMMAND, {"lines": support.lines})
+RESULTS = Page(ROOT / "docs" / "results.md", COMMAND, {"costs": costs, "sweep": sweep, "leaderboard": board.board})
+PAGES = (
+    README,
+    RESULTS,
+    *(one.PAGE for one in (benchmarks_page, choose_page, filter_page, serving_page, support, your_model)),
+)
 
 if __name__ == "__main__":
     pages.write()
-    filter_page.write()
-    serving_page.write()
-    benchmarks_page.write()
-    support.write()
-    your_model.write()
-    choose_page.write()
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
-    RESULTS_PAGE.write_text(updated_results(RESULTS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write()

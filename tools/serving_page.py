@@ -8,14 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import results
-import sections
+from shared import COMMAND, ROOT, Page, markdown, read
 
-from benchmarks.tables import markdown
-
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "serve.md"
-COMMAND = "python tools/readme.py"
 MEASURED = ROOT / "benchmarks" / "results" / "serving-cpu" / "http"
 
 
@@ -23,7 +17,7 @@ def speed(folder: Path = MEASURED) -> str:
     """The section, with its heading; empty where there are no tables."""
     if not (folder / "conditions.csv").exists():
         return ""
-    found = results.read(folder)
+    found = read(folder)
     about, rows = found["conditions"], found["throughput"]
     plain = [row for row in rows if row["server"] == "vtokens" and row["strategy"] == "none"]
     same, answers = (sum(row[name] for row in plain) for name in ("same_text", "answers"))
@@ -100,18 +94,7 @@ def _share(part: dict[str, float]) -> str:
     return f"{part['median']:.0%} ({part['q1']:.0%} to {part['q3']:.0%})"
 
 
-SECTIONS = {"speed": speed}
-
-
-def updated(text: str) -> str:
-    """`text` of the page with a fresh section between its markers."""
-    return sections.fill(text, SECTIONS, COMMAND)
-
-
-def write() -> None:
-    """Bring the page up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
+PAGE = Page(ROOT / "docs" / "serve.md", COMMAND, {"speed": speed})
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

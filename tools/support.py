@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from pathlib import Path
 from typing import Any
 
-import sections
+from shared import ROOT, Page
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
 from vtokens.adapters.fits import fit, tower_scores
 from vtokens.strategies import describe, list_strategies
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "support.md"
 #: The folder under vtokens/tables, who reads it, and what finds such numbers for other models.
 CALIBRATED = (
     ("thresholds", "dymu", "vtokens calibrate dymu MODEL --images FOLDER --out FILE"),
@@ -147,18 +144,11 @@ def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-SECTIONS = {"families": families, "matrix": matrix, "calibrated": calibrated, "tested": tested}
-
-
-def updated(text: str) -> str:
-    """`text` of docs/support.md with fresh tables between their markers."""
-    return sections.fill(text, SECTIONS, "python tools/support.py")
-
-
-def write() -> None:
-    """Bring docs/support.md up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
+PAGE = Page(
+    ROOT / "docs" / "support.md",
+    "python tools/support.py",
+    {"families": families, "matrix": matrix, "calibrated": calibrated, "tested": tested},
+)
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()

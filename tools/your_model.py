@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import sections
 import torch
+from shared import COMMAND, ROOT, Page
 from transformers import AutoModelForImageTextToText
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -26,8 +25,6 @@ from vtokens.eval.presets import preset
 from vtokens.eval.synthetic import noise
 from vtokens.strategies import describe, list_strategies
 
-PAGE = Path(__file__).parent.parent / "docs" / "your-model.md"
-COMMAND = "python tools/readme.py"
 PICTURE = (1024, 768)
 """Pixels, width and height, of the photograph that the tables are about."""
 TILES = 12
@@ -205,18 +202,7 @@ def _named(names: Sequence[str]) -> str:
     return f"{len(names)} strategies" if len(names) > 8 else ", ".join(f"`{name}`" for name in names)
 
 
-SECTIONS = {"models": models, "needs": needs}
-
-
-def updated(text: str) -> str:
-    """`text` of docs/your-model.md with fresh sections between their markers."""
-    return sections.fill(text, SECTIONS, COMMAND)
-
-
-def write() -> None:
-    """Bring docs/your-model.md up to date."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-
+PAGE = Page(ROOT / "docs" / "your-model.md", COMMAND, {"models": models, "needs": needs})
 
 if __name__ == "__main__":
-    write()
+    PAGE.write()
