@@ -55,6 +55,7 @@ class Run:
 
     Attributes:
         rows: those in the batch, of which some may have ended.
+        splits: whether rows can leave, and others join.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class Run:
         self._model, self._ids, self.rows = model, ids, list(rows)
         outputs = model._prefill(ids, config, kwargs, is_first_iteration=True)
         self._kwargs = {name: value for name, value in kwargs.items() if name not in _ONCE}
-        self._splits = splits(self._cache)
-        if self._splits:
+        self.splits = splits(self._cache)
+        if self.splits:
             with_room(self._cache)
         self._settle(first)
         self._take(outputs)
@@ -97,12 +98,12 @@ class Run:
 
     def leave(self) -> None:
         """Take rows that have ended out, once they are half of the batch: those that stay are copied."""
-        if self._splits and self.live and 2 * len(self.live) <= len(self.rows):
+        if self.splits and self.live and 2 * len(self.live) <= len(self.rows):
             self._choose()
 
     def join(self, other: Run) -> bool:
         """Let the rows of another run go on in this one; returns whether they can. The other is not to be used then."""
-        if not (self._splits and other._splits and self.live and other.live and self._alike(other)):
+        if not (self.splits and other.splits and self.live and other.live and self._alike(other)):
             return False
         for run in (self, other):
             if len(run.live) < len(run.rows):
