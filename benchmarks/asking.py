@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,19 +41,24 @@ def ask(
     *,
     journal: Path | None = None,
     longest: int | None = None,
+    again: Callable[[scenes.Example], tuple[str, int]] | None = None,
     **options: Any,
 ) -> Asked:
     """Greedy answers of `model` under `spec` (given as to `vtokens.attach`), in the order of `examples`.
 
     journal: a file of JSON lines, one a batch, which a run that was stopped goes on from; its name has to say what was
-    asked of what (`journal_at`). longest: tokens of an answer at most, None for the model's own limit.
+    asked of what (`journal_at`). longest: tokens of an answer at most, None for the model's own limit. again: asks one
+    example and says how often a prompt was read, a recipe; tokens are those of its last prompt, `figures` has passes.
     """
     found = _batches(journal)
     with ExitStack() as stack:
         handle = stack.enter_context(vtokens.attach(model, spec, **options))
         lines = None if journal is None else stack.enter_context(closing(JsonLines(journal)))
         for start in range(len(found) * batch_size, len(examples), batch_size):
-            found.append(_ask(model, processor, handle, examples[start : start + batch_size], longest))
+            part = examples[start : start + batch_size]
+            found.append(
+                _ask(model, processor, handle, part, longest) if again is None else _ask_again(handle, part, again)
+            )
             if lines is not None:
                 lines.put([asdict(found[-1])], "every batch so far is kept")
     names = dict.fromkeys(name for one in found for name in one.figures)
@@ -85,6 +90,15 @@ def _ask(model: Any, processor: Any, handle: Any, part: Sequence[scenes.Example]
             told.setdefault(name, []).append(value)
     figures = {name: sum(values) / len(values) for name, values in told.items()}
     return Asked(texts, [seen[i] for i in range(len(part))], figures, seconds)
+
+
+def _ask_again(handle: Any, part: Sequence[Any], again: Callable[[Any], tuple[str, int]]) -> Asked:
+    begin, texts, tokens, passes = time.process_time(), list[str](), list[float](), 0
+    for example in part:
+        text, count = again(example)
+        seen = [sample.average_tokens for sample in handle.report().samples]
+        texts, tokens, passes = [*texts, text], [*tokens, sum(seen) / len(seen)], passes + count
+    return Asked(texts, tokens, {"passes": passes / len(part)}, time.process_time() - begin)
 
 
 def _batches(journal: Path | None) -> list[Asked]:

@@ -1,10 +1,12 @@
-"""Every mitigation of the registry, alone and behind pruners, on both models of scenes. See docs/reports/mitigation.md.
+"""Every mitigation, and every recipe, alone and behind pruners, on both models of scenes: docs/reports/mitigation.md.
 
 python benchmarks/mitigation.py ask scenes-llava                                      # one thread; goes on where it was
 python benchmarks/mitigation.py ask scenes-smol --bases none "cls(keep=0.25)" --draws 100
+python benchmarks/mitigation.py ask scenes-llava --extras crop dyfo opera             # these alone, and their bases
 python benchmarks/mitigation.py write          # the tables, of what has been asked so far
 
-Replies are kept in `--replies` cell by cell and batch by batch; delete that folder when a strategy's code has changed.
+A recipe asks one question at a time and reads several prompts for it. Replies are kept in `--replies` cell by cell and
+batch by batch, and count for the exam they are of; delete that folder when a strategy's code has changed.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch  # noqa: E402
 import vtokens  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.mitigation_recipes import asker, below, recipe_in  # noqa: E402
 from benchmarks.mitigation_rows import BASES, specs_on, table  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.scenes.smol.folder import digest  # noqa: E402
@@ -49,11 +52,18 @@ class Plan:
         numbers = [*((f"pope_{name}", n) for name, n in self.questions), ("caption", self.captions)]
         return [e for kind, n in numbers for e in scenes.examples("test", n=n, seed=draw, kinds=[kind])]
 
+    def fits(self, cell: dict[str, Any]) -> bool:
+        """Whether a cell is of this exam: a plan may have changed since it was asked."""
+        size = sum(n for _, n in self.questions) + self.captions
+        return cell.get("plan", repr(self)) == repr(self) and len(cell.get("texts", range(size))) == size
+
 
 PLANS = {
     "scenes-llava": Plan("float32", (("random", 50), ("popular", 50), ("adversarial", 100)), 60, 50, None),
-    "scenes-smol": Plan("bfloat16", (("adversarial", 48),), 20, 48, 64),
+    "scenes-smol": Plan("bfloat16", (("adversarial", 60),), 20, 40, 64),
 }
+BESIDE = 4
+"""Questions of a recipe that are kept at a time."""
 
 
 def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
@@ -62,11 +72,12 @@ def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
 
 
 def asked(replies: Path, model: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """Every cell that has been asked, by spec and draw."""
+    """Every cell of the model's exam that has been asked, by spec and draw."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in sorted((replies / model).glob("*/*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(cell["spec"], {})[cell["draw"]] = cell
+        if PLANS[model].fits(cell):
+            found.setdefault(cell["spec"], {})[cell["draw"]] = cell
     return found
 
 
@@ -97,12 +108,13 @@ def measure(options: argparse.Namespace) -> None:
     for base in options.bases:
         for draw in options.draws:
             exam = plan.exam(draw)
+            known = asked(options.replies, options.model)
             for spec in specs_on(base, options.extras):
-                path = kept_at(options.replies, options.model, draw, spec)
-                if not path.exists():
+                if draw not in known.get(spec, {}):
+                    path = kept_at(options.replies, options.model, draw, spec)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     found = _cell(model, processor, spec, exam, plan, path.parent)
-                    content = {"draw": draw, "spec": spec, "base": base, "about": about, **found}
+                    content = {"draw": draw, "spec": spec, "base": base, "plan": repr(plan), "about": about, **found}
                     partial = path.with_suffix(".partial")
                     partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
                     partial.replace(path)
@@ -112,15 +124,22 @@ def measure(options: argparse.Namespace) -> None:
 def _cell(
     model: Any, processor: Any, spec: str, exam: list[scenes.Example], plan: Plan, folder: Path
 ) -> dict[str, Any]:
+    attached, recipe = below(spec), recipe_in(spec)
+    batch, again = plan.batch, None
     try:
-        vtokens.attach(model, spec).detach()
+        vtokens.attach(model, attached).detach()
+        if recipe is not None:
+            batch, again = BESIDE, asker(model, processor, recipe, folder.parent / "album", plan.longest)
+            with vtokens.attach(model, attached):
+                again(exam[0])
     except ValueError as error:
         return {"refused": str(error)}
     journal = journal_at(folder, spec=spec, plan=repr(plan))
-    found = ask(model, processor, spec, exam, plan.batch, journal=journal, longest=plan.longest)
+    found = ask(model, processor, attached, exam, batch, journal=journal, longest=plan.longest, again=again)
     journal.unlink()
     mean = sum(found.tokens) / len(found.tokens)
-    return {"texts": found.texts, "tokens": mean, "seconds": round(found.seconds, 1)}
+    passes = {} if recipe is None else {"passes": found.figures["passes"]}
+    return {"texts": found.texts, "tokens": mean, "seconds": round(found.seconds, 1), **passes}
 
 
 def _options() -> argparse.Namespace:
@@ -130,7 +149,9 @@ def _options() -> argparse.Namespace:
     asking = parts.add_parser("ask")
     asking.add_argument("model", choices=list(PLANS))
     asking.add_argument("--bases", nargs="+", default=list(BASES), metavar="SPEC")
-    asking.add_argument("--extras", nargs="*", metavar="SPEC", help="by default all mitigations of the registry")
+    asking.add_argument(
+        "--extras", nargs="*", metavar="SPEC", help="by default all mitigations and recipes of the registries"
+    )
     asking.add_argument("--draws", nargs="+", type=int, default=list(DRAWS))
     writing = parts.add_parser("write")
     writing.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "mitigation")

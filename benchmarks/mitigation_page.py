@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hallucination_page import machine  # noqa: E402
+from benchmarks.mitigation_recipes import OPERA, below, recipe_in  # noqa: E402
 from benchmarks.mitigation_rows import BASES, mitigations  # noqa: E402
 from benchmarks.page import Page  # noqa: E402
 from benchmarks.tables import RESULTS, interval, markdown, read  # noqa: E402
 from vtokens.eval.metrics import holm  # noqa: E402
+from vtokens.recipes.looking.registry import recipes  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
 from vtokens.strategies.registry import describe  # noqa: E402
 
@@ -106,7 +108,7 @@ def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
         name = _name(row)
         evidence = _evidence(row)
         if "refused" in row:
-            lines.append([f"`{name}`", *["-"] * 8, "refused", evidence, _cost(name, costs)])
+            lines.append([f"`{name}`", *["-"] * 8, "refused", evidence, _cost(row, costs)])
             continue
         hard, told = row["pope"]["adversarial"], row["chair"]
         figures = [
@@ -118,7 +120,7 @@ def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
             _moved(told["recall"], changed(row, "recall")),
             _moved(told["length"], changed(row, "length"), 2),
         ]
-        cells = [summary(row), evidence, _cost(name, costs)] if _is_method(row) else [summary(row), "", ""]
+        cells = [summary(row), evidence, _cost(row, costs)] if _is_method(row) else [summary(row), "", ""]
         lines.append([f"`{name}`", " / ".join(map(str, asked(row))), *figures, *cells])
     return markdown(head, lines)
 
@@ -210,7 +212,7 @@ def sections() -> dict[str, str]:
 
 def short(base: str) -> str:
     """A base as the sections of the page name it."""
-    return {"none": "alone", "cls(keep=0.25)+census": "census"}.get(base, base.split("(")[0])
+    return "alone" if base == "none" else base.split("(")[0]
 
 
 def _tests(row: Row) -> Iterator[Row]:
@@ -225,9 +227,11 @@ def _among(row: Row, found: Sequence[Row]) -> bool:
 
 
 def _single(row: Row) -> bool:
-    """Whether one mitigation, and no more, runs on the base."""
-    made, below = parse(row["strategy"]), parse(row["base"])
-    return len(made) == len(below) + 1 and made[-1].name in _names()
+    """Whether one mitigation or recipe, and no more, runs on the base."""
+    if recipe_in(row["strategy"]) is not None:
+        return below(row["strategy"]) == row["base"]
+    made, under = parse(row["strategy"]), parse(row["base"])
+    return len(made) == len(under) + 1 and made[-1].name in _names()
 
 
 @cache
@@ -251,6 +255,9 @@ def _name(row: Row) -> str:
 
 
 def _evidence(row: Row) -> str:
+    recipe = recipe_in(row["strategy"])
+    if recipe is not None:
+        return "text" if recipe == OPERA else recipes()[recipe.split("(")[0]].evidence
     made = parse(row["strategy"])
     return (describe(made[-1].name).evidence or "ours") if made else ""
 
@@ -268,8 +275,10 @@ def _moved(interval: Row | None, mark: int, digits: int = 3) -> str:
     return _plain(interval, digits) + {1: " ↑", -1: " ↓"}.get(mark, "")
 
 
-def _cost(name: str, costs: dict[str, Row]) -> str:
-    row = costs.get(name)
+def _cost(row: Row, costs: dict[str, Row]) -> str:
+    if "passes" in row:
+        return f"{row['passes']:.2g} passes" if row["passes"] != 1 else "1 pass"
+    row = costs.get(_name(row))
     if row is None:
         return "-"
     return f"{row['prefill']['over_plain']['median']:.2f}, {row['token']['over_plain']['median']:.2f}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.hallucination_rows import Row, caption_counts, make_row
+from benchmarks.mitigation_recipes import again
 from vtokens.eval.metrics import yes_no
 from vtokens.scenes import Example
 from vtokens.strategies.registry import describe, list_strategies
 
-BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "cls(keep=0.25)+census")
+BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "census(keep=0.25)")
 STAGES = {"attend", "states", "logits"}
 LEFT_OUT = {
     "mminference": "saves attention of long prompts, and mitigates nothing",
@@ -40,8 +41,8 @@ def mitigations() -> list[str]:
 
 
 def specs_on(base: str, extras: Sequence[str] | None = None) -> list[str]:
-    """The base itself, then every mitigation on top of it, or these."""
-    chosen = mitigations() if extras is None else extras
+    """The base itself, then every mitigation on top of it, and every recipe, or these."""
+    chosen = [*mitigations(), *again()] if extras is None else extras
     return [base, *(one if base == "none" else f"{base}+{one}" for one in chosen)]
 
 
@@ -70,6 +71,8 @@ def table(
         asked = [example for draw in draws for example in exams[draw]]
         ours, theirs = ([text for draw in draws for text in side[draw]["texts"]] for side in (mine, others))
         row |= {"draws": draws, "tokens": sum(mine[draw]["tokens"] for draw in draws) / len(draws)}
+        if "passes" in mine[draws[0]]:
+            row["passes"] = sum(mine[draw]["passes"] for draw in draws) / len(draws)
         row |= make_row(asked, ours, None if against == spec else theirs)
         row["by_draw"] = [_brief(exams[draw], mine[draw]["texts"]) for draw in draws]
         if against != spec:

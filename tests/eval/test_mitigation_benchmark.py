@@ -6,12 +6,16 @@ import json
 import pytest
 
 from benchmarks import mitigation_page, tables
+from benchmarks.asking import ask
 from benchmarks.mitigation import PLANS, Plan, asked, kept_at
 from benchmarks.mitigation_look import row as margins_row
 from benchmarks.mitigation_look import uncut
 from benchmarks.mitigation_page import adjusted, changed, glance, rates, said, summary
+from benchmarks.mitigation_recipes import again, asker, below, recipe_in
 from benchmarks.mitigation_rows import LEFT_OUT, STAGES, flips, mitigations, specs_on, table
 from vtokens.eval.metrics import holm
+from vtokens.recipes import parse_recipe
+from vtokens.recipes.looking.registry import recipes
 from vtokens.strategies import parse
 from vtokens.strategies.registry import describe, list_strategies
 
@@ -197,6 +201,38 @@ def test_margins_that_part_and_margins_that_lean(exams):
 def test_what_is_kept_is_found_by_spec_and_draw(tmp_path):
     path = kept_at(tmp_path, "scenes-llava", 7, "cls(keep=0.25)+contrast(branch='cls(keep=0.1)')")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"spec": "x", "draw": 7, "texts": []}), encoding="utf-8")
-    assert asked(tmp_path, "scenes-llava") == {"x": {7: {"spec": "x", "draw": 7, "texts": []}}}
+    kept = {"spec": "x", "draw": 7, "texts": [""] * 260}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    assert asked(tmp_path, "scenes-llava") == {"x": {7: kept}}
     assert asked(tmp_path, "scenes-smol") == {}
+    for other in ({"texts": [""] * 259}, {"plan": repr(PLAN)}):  # of another exam
+        path.write_text(json.dumps(kept | other), encoding="utf-8")
+        assert asked(tmp_path, "scenes-llava") == {}
+
+
+def test_every_recipe_is_a_row_with_its_passes(exams):
+    assert {one.split("(")[0] for one in again()} == {*recipes(), "opera"}
+    assert not {*recipes(), "opera"} & {*list_strategies()}
+    assert specs_on("census(keep=0.25)")[-1] == "census(keep=0.25)+opera"
+    two = [(recipe_in(spec), below(spec)) for spec in ("crop(method='gradient')", "cls(keep=0.25)+crop", "cls+vcd")]
+    assert two == [("crop(method='gradient')", "none"), ("crop", "cls(keep=0.25)"), (None, "cls+vcd")]
+    cells = {"cls": {7: cell(exams[7], right)}, "cls+crop": {7: cell(exams[7], yes) | {"passes": 3.0}}}
+    [_, row] = table(["cls", "cls+crop"], "cls", cells | {"none": cells["cls"]}, exams)
+    line = glance(adjusted([row]), {}).splitlines()[2]
+    assert row["passes"] == 3
+    assert line.startswith("| `crop` | 24 / 10 |")
+    assert line.endswith("| text | 3 passes |")
+
+
+def test_a_recipe_asks_one_by_one_and_goes_on_where_it_was(tmp_path, shipped):
+    model, processor = shipped
+    exam = Plan("float32", (("adversarial", 2),), 1, 1, None).exam(3)
+    asking = asker(model, processor, "crop", tmp_path / "album", None)
+    expected = [parse_recipe("crop")(model, processor, e.image, e.question) for e in exam]
+    kept = tmp_path / "kept.jsonl"
+    first = ask(model, processor, "none", exam[:2], 2, journal=kept, again=asking)
+    whole = ask(model, processor, "none", exam, 2, journal=kept, again=asking)
+    assert first.texts == whole.texts[:2]
+    assert whole.texts == [one.text for one in expected]
+    assert whole.figures == {"passes": 3}
+    assert whole.tokens == [288] * 3
