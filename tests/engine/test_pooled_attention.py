@@ -32,7 +32,7 @@ class Read(Look):
 
     def at_layer(self, visuals: Visuals, index: int) -> None:
         for one in self.wanted:
-            self.log[one] = visuals.received(one.layer, one.rows, one.rotary, one.pool, one.lazy)
+            self.log[one] = visuals.received(one.layer, one.rows, one.rotary, one.pool, one.lazy, one.level)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -87,6 +87,34 @@ def test_the_most_of_merged_positions(lazy: bool) -> None:
     assert (most >= mean / len(mean)).all()
     # The first position is a token of its own, and the only key of its row.
     close_pass(most[0], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "level"),
+    [("llava", "", False), ("molmo2", "", False), ("molmo2", "", True), ("llava", "dymu(thresholds=(0.3, 0.3))", True)],
+)
+def test_each_head_by_itself(family: str, before: str, level: bool) -> None:
+    """The mean over heads is what all give together; with distances divided out, no less, and more than once apart."""
+    target, batch = model(family, "pruned"), dict(inputs(family, ["what is <image> this"], [[image(84, 60, seed=3)]]))
+    each, mean = Attention(2, "all", pool="each", level=level), Attention(2, "all")
+    look = Read(wanted=(each, mean))
+    with vtokens.attach(target, [*(parse(before) if before else ()), look]):
+        target(**batch)
+    assert look.log[each].shape == (*look.log[mean].shape, target.config.get_text_config().num_attention_heads)
+    together, apart = look.log[mean][0], look.log[each][0].mean(-1)
+    if not level:
+        close_pass(apart, together)
+        assert not torch.allclose(look.log[each][0, :, 0], look.log[each][0, :, 1])
+    else:
+        assert bool((apart >= together * (1 - 1e-5)).all())
+        assert float(apart.sum()) > 1.05 * float(together.sum())
+        # The last position is seen by itself alone, from no distance.
+        close_pass(apart[-1], together[-1])
+
+
+def test_levels_are_of_heads_told_apart() -> None:
+    with pytest.raises(ValueError, match=r"in each head: pool='each' is allowed"):
+        vtokens.attach(model("llava", "pruned"), Look(wanted=(Attention(1, level=True),)))
 
 
 def test_an_unknown_pool_is_refused() -> None:

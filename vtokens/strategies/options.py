@@ -44,6 +44,7 @@ class StrategyOptions(TypedDict, total=False):
     forward: bool
     gamma: float
     guarded: float
+    heads: float
     high: float
     horizon: float
     important: float
@@ -61,6 +62,7 @@ class StrategyOptions(TypedDict, total=False):
         | Literal["low", "high"]
         | None
     )
+    level: bool
     local: float
     max_cost: float
     merge: bool

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 QueryRows = Literal["last", "after", "text", "visual", "raters", "all"]
-Pool = Literal["mean", "max"]
+Pool = Literal["mean", "max", "each"]
 Text = Literal["after", "all"]
 Part = Literal["attention", "mlp"]
 Voters = Literal["cls", "all"]
@@ -94,7 +94,10 @@ class Attention:
             than the mean, as in SparseVLM (arXiv:2410.04417); "all" is every position of the prompt.
         rotary: False undoes the rotary embedding, so that distance has no say. Rows then share their attention among
             the visual tokens of the pass alone, as in FEATHER (arXiv:2412.13180); all else receives 0.
-        pool: "mean", or "max": the most that any head gives in any row.
+        pool: "mean", or "max": the most that any head gives in any row; "each" is the mean over rows of each head, so
+            that what is read has one more dimension, that of heads.
+        level: divides each weight by what the rotary embedding alone makes of its distance: the mean cosine of the
+            angles between query and key, at least 0.05, as SparseVLM+ corrects it. Only with pool="each".
         lazy: worked out if somebody reads it before the next decoder layer, and not at all if nobody does.
     """
 
@@ -103,6 +106,7 @@ class Attention:
     rotary: bool = True
     pool: Pool = "mean"
     lazy: bool = False
+    level: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ def pooled_apart(
     pool: Pool, read: Pool, ids: Tensor, where: Tensor, past: int, query: Tensor, key: Tensor, weight: Tensor | None,
     allowed: Tensor | None, bias: Tensor | None, others: dict[str, Any],
 ) -> Tensor:  # fmt: skip
-    """float32 (B, K): attention that keys receive, the mean over heads and rows, or the most.
+    """float32 (B, K), (B, K, H) of each head: attention that keys receive, the mean over heads and rows, or the most.
 
     Args:
-        pool: `attention_colmean` or `attention_colmax`.
+        pool: `attention_colmean`, `attention_colmax` or `attention_by_head`.
         read: calls it with query, key, weight, until, allowed, bias by name, and `others`.
         ids: int64 (B, W), the stretch of each column of the pass, below 0 where it is in none.
         where: int64 (B, R), the columns of the queries.
@@ -37,14 +37,18 @@ def pooled_apart(
     order = (~inside).long().argsort(dim=1, stable=True)
     before = (~inside).long().cumsum(1).gather(1, causal)
     moved = {
+        **others,
         "key": key.gather(2, order[:, None, :, None].expand_as(key)),
         "allowed": None if allowed is None else allowed.gather(1, order),
         "bias": None if bias is None else bias.gather(-1, order if bias.dim() == 2 else order[:, None].expand_as(bias)),
         "until": inside.sum(1, keepdim=True) + before - 1,
         "weight": counts & mine,
     }
-    there = read(pool, query=query, **moved, **others)
-    seen = torch.zeros_like(there).scatter(1, order, there)
+    if others.get("angles") is not None:
+        rows, keys = others["angles"]
+        moved["angles"] = rows, keys.gather(1, order[..., None].expand_as(keys))
+    there = read(pool, query=query, **moved)
+    seen = torch.zeros_like(there).scatter(1, _like(order, there).expand_as(there), there)
     rest = read(
         pool, query=query, key=key, weight=counts & ~mine, until=causal, allowed=allowed, bias=bias, **others
     )  # fmt: skip
@@ -52,4 +56,10 @@ def pooled_apart(
         return torch.maximum(seen, rest)
     total = counts.sum(1, keepdim=True).clamp(min=1)
     share = (counts & mine).sum(1, keepdim=True) / total
+    share = _like(share, seen)
     return share * seen + (1 - share) * rest
+
+
+def _like(values: Tensor, other: Tensor) -> Tensor:
+    """Values (B, K) with as many dimensions as others (B, K, ...)."""
+    return values.view(*values.shape, *[1] * (other.dim() - 2))

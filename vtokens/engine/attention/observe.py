@@ -11,6 +11,7 @@ from torch import Tensor
 from vtokens.core.columns import columns_of, last_column
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.apart import pooled_apart
+from vtokens.engine.attention.by_head import attention_by_head
 from vtokens.engine.attention.key_padding import present_padding
 from vtokens.engine.attention.masks import query_key_positions
 from vtokens.engine.attention.tap import AttentionCall
@@ -20,6 +21,10 @@ from vtokens.engine.state.pictures import Pictures
 from vtokens.engine.state.view import gather, spread
 from vtokens.kernels import attention_colmax, attention_colmean, rotate
 from vtokens.strategies.signals import Attention, Change, LayerKeys, Neurons, QueryRows
+
+_POOLS: dict[str, Callable[..., Tensor]] = {
+    "mean": attention_colmean, "max": attention_colmax, "each": attention_by_head,
+}  # fmt: skip
 
 
 def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: AttentionCall) -> None:
@@ -31,7 +36,8 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     """
     query, key, layer = attention.query.detach(), attention.key.detach(), signal.layer
     if not lane.shows:  # an exit before this layer left no picture to look at
-        pictures.observed[signal] = query.new_zeros(len(query), lane.length, dtype=torch.float32)
+        shape = (len(query), lane.length, *([query.shape[1]] if signal.pool == "each" else []))
+        pictures.observed[signal] = query.new_zeros(shape, dtype=torch.float32)
         return
     layout, length = lane.layout_on(query.device), query.shape[2]
     past, last = key.shape[2] - length, lane.last_prompt(pictures, query.device)
@@ -53,10 +59,11 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
         query, key = _unturned(lane, query, where), _unturned(lane, key[:, :, past:])
         allowed = layout.visual if allowed is None else allowed[:, past:] & layout.visual
         bias, past = None if bias is None else bias[..., past:], 0
-    pool, view = attention_colmean if signal.pool == "mean" else attention_colmax, lane.view
+    pool, view = _POOLS[signal.pool], lane.view
+    angles = _directions(lane, where, past, query.device) if signal.level else None
 
     def received() -> Tensor:
-        others: dict[str, Any] = {"scaling": attention.scaling, "softcap": attention.softcap}
+        others: dict[str, Any] = {"scaling": attention.scaling, "softcap": attention.softcap, "angles": angles}
         if both_ways is not None and both_ways.apart:
             ids = both_ways.seen(view, query.device)
             found = pooled_apart(pool, _pooled, ids, where, past, query, key, weight, allowed, bias, others)
@@ -73,15 +80,21 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
 def _pooled(
     pool: Callable[..., Tensor], query: Tensor, key: Tensor, weight: Tensor | None, until: Tensor,
     allowed: Tensor | None, bias: Tensor | None, scaling: float, softcap: float | None,
+    angles: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """What `pool` gives where the heads of keys may have biases of their own: each is then a sample by itself."""
+    more: dict[str, Any] = {} if angles is None else {"angles": angles}
     if bias is None or bias.dim() == 2:
-        return pool(query, key, scaling, weight, until, allowed, bias, softcap)
+        return pool(query, key, scaling, weight, until, allowed, bias, softcap, **more)
     heads = key.shape[1]
+    if angles is not None:
+        more = {"angles": tuple(one.repeat_interleave(heads, 0) for one in angles)}
     weight, allowed = (None if one is None else one.repeat_interleave(heads, 0) for one in (weight, allowed))
     query, key = query.unflatten(1, (heads, -1)).flatten(0, 1), key.flatten(0, 1)[:, None]
-    found = pool(query, key, scaling, weight, until.repeat_interleave(heads, 0), allowed, bias.flatten(0, 1), softcap)
-    found = found.unflatten(0, (-1, heads))
+    until, bias = until.repeat_interleave(heads, 0), bias.flatten(0, 1)
+    found = pool(query, key, scaling, weight, until, allowed, bias, softcap, **more).unflatten(0, (-1, heads))
+    if pool is attention_by_head:
+        return found.transpose(1, 2).flatten(2)
     return found.mean(1) if pool is attention_colmean else found.amax(1)
 
 
@@ -187,6 +200,15 @@ def _unturned(lane: Lane, states: Tensor, columns: Tensor | None = None) -> Tens
     # Some decoders stretch what they turn (YaRN).
     stretch = (cos * cos + sin * sin)[:, None]
     return rotate(states.float(), cos, -sin) / stretch
+
+
+def _directions(lane: Lane, columns: Tensor, past: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Unit vectors at the angles of queries (B, R, 2D) and of keys (B, past + W, 2D), those of earlier passes zero."""
+    cos, sin = (part.float() for part in _angles(lane, device))
+    stretch = (cos * cos + sin * sin).sqrt()
+    unit = torch.cat([cos / stretch, sin / stretch], -1)
+    keys = torch.nn.functional.pad(unit, (0, 0, past, 0)).expand(len(columns), -1, -1)
+    return gather(unit, columns, 1), keys
 
 
 def _angles(lane: Lane, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ def unmerged(lane: Lane, index: int, attention: AttentionCall, inner: Attend, st
         # What all positions of a token received, the token received; the most, if that is asked for.
         there.pictures.observed.update({signal: work() for signal, work in there.pictures.pending.items()})
         for signal, part in there.pictures.observed.items():
-            positions = part.gather(1, fold.view.index.to(part.device))
+            positions = gather(part, fold.view.index, 1)
             most = isinstance(signal, Attention) and signal.pool == "max"
             lane.pictures.observed[signal] = spread(_over_members(positions, fold, most), lane.view, lane.length)
     return output.transpose(1, 2).contiguous(), None
@@ -135,8 +135,9 @@ def _angles(lane: Lane, index: int, fold: Fold, like: Tensor) -> tuple[Tensor, T
 
 
 def _over_members(values: Tensor, fold: Fold, most: bool) -> Tensor:
-    """(B, N) -> (B, W), summed over the positions at which each column stands, or the most of these (0 or more)."""
+    """(B, N, ...) -> (B, W, ...), summed over the positions at which a column stands, or the most of these."""
     member = fold.member.to(values.device)
-    total = values.new_zeros(len(values), fold.columns)
+    member = member.view(*member.shape, *[1] * (values.dim() - 2)).expand_as(values)
+    total = values.new_zeros(len(values), fold.columns, *values.shape[2:])
     at, values = member.clamp(min=0), torch.where(member < 0, 0, values)
     return total.scatter_reduce(1, at, values, "amax" if most else "sum")

@@ -65,6 +65,8 @@ def check_signals(adapter: Adapter, signals: Sequence[Signal]) -> None:
                 raise unknown("rows", signal.rows, get_args(QueryRows))
             if isinstance(signal, Attention) and signal.pool not in get_args(Pool):
                 raise unknown("pool", signal.pool, get_args(Pool))
+            if isinstance(signal, Attention) and signal.level:
+                _check_level(adapter, signal)
             if isinstance(signal, Change):
                 _check_change(adapter, signal)
             if not isinstance(signal, Entering | Change) and not signal.rotary:
@@ -75,6 +77,14 @@ def _check_neurons(signal: Neurons) -> None:
     reference = signal.reference
     if isinstance(reference, bool) or not isinstance(reference, int) or reference > -1:
         raise ValueError(f"reference={reference!r} is no position before the end of a prompt: -1 and below is allowed")
+
+
+def _check_level(adapter: Adapter, signal: Attention) -> None:
+    if signal.pool != "each" or not signal.rotary:
+        raise ValueError(
+            f"{signal} divides by the effect of the rotary embedding, in each head: pool='each' is allowed"
+        )
+    check_rotary(adapter, "what Attention(level=True) divides by", "ask for it with level=False")
 
 
 def _check_change(adapter: Adapter, signal: Change) -> None:

@@ -93,20 +93,32 @@ class Observing:
         return self._of_tower(lambda: self.observed.sensitivity(signal), signal)
 
     def attention(
-        self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
+        self,
+        layer: int,
+        rows: QueryRows = "last",
+        rotary: bool = True,
+        pool: Pool = "mean",
+        lazy: bool = False,
+        level: bool = False,
     ) -> Tensor:
-        """float32 (G, M): the attention each token receives in a decoder layer."""
-        return self._groups.gather(self.received(layer, rows, rotary, pool, lazy))
+        """float32 (G, M), (G, M, H) of each head: the attention each token receives in a decoder layer."""
+        return self._groups.gather(self.received(layer, rows, rotary, pool, lazy, level))
 
     def received(
-        self, layer: int, rows: QueryRows = "last", rotary: bool = True, pool: Pool = "mean", lazy: bool = False
+        self,
+        layer: int,
+        rows: QueryRows = "last",
+        rotary: bool = True,
+        pool: Pool = "mean",
+        lazy: bool = False,
+        level: bool = False,
     ) -> Tensor:
-        """float32 (B, W): the attention every position receives in a decoder layer, text included.
+        """float32 (B, W), (B, W, H) of each head: the attention every position receives in a layer, text included.
 
         Raises:
             ValueError: that layer has not run yet, or ran without being watched for this.
         """
-        signal = Attention(layer, rows, rotary, pool, lazy)
+        signal = Attention(layer, rows, rotary, pool, lazy, level)
         return self._of_layer(f"attention received in layer {layer} from the rows {rows!r} is", signal)
 
     def keys(self, layer: int, rotary: bool = True) -> Tensor:
