@@ -7,8 +7,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Collection, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 from vtokens.cli import (
     bench,
@@ -30,6 +29,7 @@ from vtokens.cli import (
 )
 from vtokens.cli.options import check_values
 from vtokens.cli.output import fail, warnings_on_one_line
+from vtokens.cli.parsing import Parser
 from vtokens.cli.version import Version
 from vtokens.core.errors import unknown, with_cause
 from vtokens.core.extras import check as check_extra
@@ -57,19 +57,6 @@ _EXAMPLES = """examples:
 _EXTRAS = {"check": "filter", "filter": "filter", "demo": "cli", "report": "cli", "serve": "serve"}
 _WITHOUT_MODELS = ("cite", "doctor", "models", "report", "strategies")
 """Commands that begin without torch and transformers, which take seconds to import."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with usage errors on one line.
-
-    Attributes:
-        commands: their names.
-    """
-
-    commands: Collection[str] = ()
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (see {self.prog} --help)")
 
 
 def parser(given: Sequence[str] = ()) -> Parser:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from vtokens.core.near import near_names
 
 _MOST = 200
 
@@ -32,11 +33,16 @@ def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {shorten(value)}.{nearest(value, names)} Allowed: {', '.join(names)}")
 
 
-def nearest(value: object, names: Iterable[str]) -> str:
-    """A sentence that asks whether the nearest of `names` was meant, behind a space; nothing where none is near."""
-    # What is compared grows with the length, and nothing this long is a misspelt name.
-    near = difflib.get_close_matches(str(value)[:_MOST], sorted(names), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def nearest(value: object, names: Iterable[str], most: int = 1) -> str:
+    """A sentence that asks whether the nearest of `names` was meant, behind a space; nothing where none is near.
+
+    Args:
+        value: what was given.
+        names: the right ones.
+        most: how many of them the sentence may offer.
+    """
+    near = near_names(str(value), names, most)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 class MissingExtra(ImportError):

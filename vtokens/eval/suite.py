@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vtokens.core.errors import nearest
 from vtokens.eval.foreign import cause
 from vtokens.eval.score import plain
 
@@ -150,9 +150,7 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(name: str, ours: Sequence[str], known: Collection[str]) -> ValueError:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(
-        f"unknown task {name!r}.{hint} vtokens brings {', '.join(ours)}; "
+        f"unknown task {name!r}.{nearest(name, known, 3)} vtokens brings {', '.join(ours)}; "
         f"lmms-eval has {len(known) - len(ours)} more: `lmms-eval tasks list`"
     )

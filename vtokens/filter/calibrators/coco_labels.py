@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from vtokens.core.errors import nearest
 from vtokens.core.reading import MEBIBYTE, read_json
 from vtokens.filter.mentions import Mention, get_extractor
 from vtokens.filter.mentions.lexicon import Lexicon, from_names
@@ -68,9 +68,8 @@ class CocoLabels:
         """What is in a picture, given by its number or file name; ValueError if it is not annotated."""
         number = image if image in self._truth else self._ids.get(image, self._ids.get(Path(str(image)).name))
         if number not in self._truth:
-            near = get_close_matches(str(image), map(str, self._ids), n=1, cutoff=0.8)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown image {image!r}.{hint} {len(self._truth)} images are annotated")
+            near = nearest(image, map(str, self._ids))
+            raise ValueError(f"unknown image {image!r}.{near} {len(self._truth)} images are annotated")
         return frozenset(self._truth[int(number)])
 
     def __call__(self, image: int | str, mentions: Sequence[Mention]) -> list[bool]:

@@ -1,0 +1,49 @@
+"""argparse as the commands use it: errors on one line, each with the nearest right name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NoReturn
+
+from vtokens.cli.output import fail
+from vtokens.core.errors import nearest, shorten, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with usage errors on one line that asks whether the nearest option or choice was meant.
+
+    Attributes:
+        commands: their names.
+    """
+
+    commands: Collection[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (see {self.prog} --help)")
+
+    # argparse says that an argument is missing before it says that one is misspelt, and names no near one.
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        if args is not None:
+            self._check_options(args)
+        return super().parse_known_args(args, namespace)
+
+    def _check_options(self, given: Iterable[str]) -> None:
+        """End with an error at the first option that is none; those behind a command's name are for its own parser."""
+        known = self._option_string_actions
+        for text in given:
+            if text == "--" or (self._subparsers is not None and not text.startswith("-")):
+                return
+            name = text.partition("=")[0]
+            if name[1:] and f"-{name}" in known:  # one dash in place of two
+                near = f" Did you mean {f'-{name}'!r}?"
+            elif not name.startswith("--") or " " in name or any(option.startswith(name) for option in known):
+                continue
+            else:
+                near = nearest(name, (option for option in known if option.startswith("--")))
+            self.error(f"unknown option {shorten(name)}{near and '.' + near}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            where = action if action.option_strings else None
+            raise argparse.ArgumentError(where, str(unknown("choice", value, map(str, action.choices))))
