@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 import torch
 
-from tests.serve.common import questions
+from tests.serve.common import held, questions
 from tests.serve.running import run as wait_for
 from tests.serve.served import asked, client, metrics, said, serving, user
 from vtokens.serve.settings import Settings
@@ -41,6 +43,20 @@ def pieced(stream: Any) -> tuple[str, Any]:
         last = chunk
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
     return text, last
+
+
+def test_pictures_are_opened_and_prompts_made_while_the_model_is_busy(free: Any) -> None:
+    """All that comes before the model is done by then: requests wait for their turn, and for nothing else."""
+    address, app = free
+    batcher, one = app.state.batcher, questions()[0]
+    with ThreadPoolExecutor(3) as pool:
+        with held(batcher):
+            waiting = [pool.submit(ask, address, one, max_tokens=2) for _ in range(3)]
+            until = time.monotonic() + 60
+            while batcher.queued < 3:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        assert len({each.result(60).choices[0].message.content for each in waiting}) == 1
 
 
 @pytest.mark.parametrize("strategy", ["none", "cls(keep=0.25)", "fastv(keep=0.5, layer=2)", "vcd"])

@@ -73,10 +73,10 @@ def served() -> Iterator[tuple[Any, Any, Any]]:
 LONG = "Is it red? " * 6
 
 
-@pytest.mark.parametrize("specs", [
-    ("cls(keep=0.25)", "fastv(keep=0.5, layer=2)"), ("fastv(keep=0.3, layer=1)", "none"), ("none", "todre(keep=0.2)"),
+@pytest.mark.parametrize(("specs", "longer"), [
+    (("cls(keep=0.25)", "fastv(keep=0.5, layer=2)"), 1), (("fastv(keep=0.3, layer=1)", "none"), 0),
+    (("none", "todre(keep=0.2)"), 1),
 ])  # fmt: skip
-@pytest.mark.parametrize("longer", [0, 1])
 def test_keys_stand_where_their_rows_were_fed(served: Any, specs: tuple[str, str], longer: int) -> None:
     images = [one.images[0] for one in questions()[:3]]
     texts = [["What is it?", "Is it red or green?"], ["Where?"]]
