@@ -1,7 +1,7 @@
 """All pruners x keeps x seeds of an embedded model's held-out scenes in one table: `python benchmarks/leaderboard.py`.
 
 python benchmarks/leaderboard.py --specs cls todre "visionzip+fastv(keep=0.5)" --keeps 0.25 0.1
-python benchmarks/leaderboard.py --model scenes-smol --dtype bfloat16 --longest 64
+python benchmarks/leaderboard.py --model scenes-smol --dtype bfloat16 --longest 64 --rounds 0     # without times
 
 Answers, and times, are kept in `--replies` as they come, and a run that was stopped goes on from there; delete that
 folder when a strategy's code has changed. Writes `benchmarks/results/leaderboard-MODEL`, which docs/results.md shows.
@@ -64,7 +64,9 @@ def asked(
 
 
 def timed(model: Any, batch: Any, spec: str, keep: float, options: argparse.Namespace) -> dict[str, float]:
-    """The time to the first token over that of the unpruned model, and seconds spent selecting, of one prompt."""
+    """The time to the first token over the unpruned model's, and seconds spent selecting; nothing without rounds."""
+    if not options.rounds:
+        return {}
     path = journal_at(options.replies, times=1, spec=spec, keep=keep, **options.about).with_suffix(".json")
     if not path.exists():
         full = vtokens.strategies.format_spec(vtokens.strategies.parse(spec, keep))
@@ -82,7 +84,7 @@ def board(model: Any, processor: Any, options: argparse.Namespace) -> tuple[list
     batch = encode_prompts(processor, [question_prompt(processor, first.question)], [[first.image]])
     specs, left = _allowed(model, options.specs, options.keeps)
     plain = asked(model, processor, "none", 1.0, questions, options)
-    rows = [row("none", 1.0, plain, {"first_token": 1.0, "selecting": 0.0}, {})]
+    rows = [row("none", 1.0, plain, {"first_token": 1.0, "selecting": 0.0} if options.rounds else {}, {})]
     for keep in track(options.keeps, description="asking"):
         floors: dict[str, Replies] = {}
         for spec in specs:
@@ -138,7 +140,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keeps", nargs="+", type=float, default=list(KEEPS), metavar="SHARE")
     parser.add_argument("--questions", type=int, default=1200, help="per seed, over all kinds (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="draws of questions (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="of each time (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="of each time; 0: none (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="(%(default)s)")
     parser.add_argument("--longest", type=int, help="tokens of an answer at most, for captions that never end")
     parser.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")

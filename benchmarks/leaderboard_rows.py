@@ -48,7 +48,7 @@ class Replies:
 def row(
     strategy: str, keep: float, replies: Replies, times: Mapping[str, float], floors: Mapping[str, Replies]
 ) -> dict[str, Any]:
-    """The figures of one strategy at one keep, with 95% intervals over scenes.
+    """The figures of one strategy at one keep, with 95% intervals over scenes, and its `times` if there are some.
 
     `over` is by how much of all questions it is ahead of each floor, paired. `better` is whether both intervals lie
     above 0, `worse` whether either lies below; neither is said where a floor is missing.
@@ -72,8 +72,7 @@ def row(
         "strategy": strategy,
         "keep": keep,
         "tokens_per_layer": float(np.mean(replies.tokens)),
-        "first_token": times["first_token"],
-        "selecting": times["selecting"],
+        **times,
         "accuracy": accuracy,
     }
     captions = [(e, text) for e, text in zip(replies.examples, replies.texts, strict=True) if e.kind == "caption"]

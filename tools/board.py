@@ -26,12 +26,18 @@ def table(found: Mapping[str, Any]) -> str:
     told = [
         f"{asked}; 95% intervals over scenes. *Better* is said where the paired interval of all questions lies above "
         "both `random` and `downsample` at the same keep, *worse* where it lies below either. CHAIR is the share of "
-        "mentions that are not there. First token: its time over the unpruned model's (below 1 it comes sooner), one "
-        f"prompt, {about['threads']} threads, "
-        f"{about['device']}; selecting in ms ([benchmarks/leaderboard.py](benchmarks.md)).",
+        f"mentions that are not there. {_times(about) if 'first_token' in full else 'Times were not measured'} "
+        "([benchmarks/leaderboard.py](benchmarks.md)).",
         *([f"Left out: {'; '.join(left)}."] if left else []),
     ]
     return "\n\n".join([*parts, *told]) + "\n"
+
+
+def _times(about: Mapping[str, Any]) -> str:
+    return (
+        "First token: its time over the unpruned model's (below 1 it comes sooner), one "
+        f"prompt, {about['threads']} threads, {about['device']}; selecting in ms"
+    )
 
 
 def _table(keep: float, full: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -42,8 +48,7 @@ def _table(keep: float, full: Mapping[str, Any], rows: Sequence[Mapping[str, Any
         *(COLUMNS[name] for name in names),
         "CHAIR",
         "tokens",
-        "first token, of the time",
-        "selecting",
+        *(["first token, of the time", "selecting"] if "first_token" in full else []),
         "",
     ]
     lines = [f"**keep {keep:g}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -65,8 +70,7 @@ def _line(row: Mapping[str, Any], names: Sequence[str]) -> str:
         *values,
         f"{100 * chair['value']:.1f}" if chair else "",
         f"{row['tokens_per_layer']:.1f}",
-        f"{row['first_token']:.2f}",
-        f"{1e3 * row['selecting']:.2f}",
+        *([f"{row['first_token']:.2f}", f"{1e3 * row['selecting']:.2f}"] if "first_token" in row else []),
         verdict,
     ]
     return f"| {' | '.join(cells)} |"

@@ -6,6 +6,7 @@ from statistics import mean, median
 
 import benchmarks_page
 import board
+import boards
 import choose_page
 import filter_page
 import pages
@@ -66,7 +67,11 @@ def sweep() -> str:
 
 
 README = Page(ROOT / "README.md", COMMAND, {"lines": support.lines})
-RESULTS = Page(ROOT / "docs" / "results.md", COMMAND, {"costs": costs, "sweep": sweep, "leaderboard": board.board})
+RESULTS = Page(
+    ROOT / "docs" / "results.md",
+    COMMAND,
+    {"costs": costs, "sweep": sweep, "leaderboard": board.board, **boards.parts()},
+)
 PAGES = (
     README,
     RESULTS,
