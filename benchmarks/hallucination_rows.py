@@ -83,9 +83,14 @@ def adjust_together(rows: list[Row]) -> list[Row]:
     """The rows with `holm` beside every McNemar p-value for accuracy and CHAIR_S, adjusted over all of these rows."""
     tests = [test["accuracy"] for row in rows if "against" in row for test in row["against"]["pope"].values()]
     tests += [row["against"]["chair"]["chair_s"] for row in rows if "against" in row]
+    adjust(tests)
+    return rows
+
+
+def adjust(tests: Sequence[dict[str, Any]]) -> None:
+    """Write `holm` beside the p-value of every test: adjusted for there being so many of them."""
     for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
         test["holm"] = float(f"{p_value:.6g}")
-    return rows
 
 
 def _f1_counts(said: Sequence[bool | None], truth: Sequence[bool]) -> list[tuple[int, int]]:

@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.hallucination_page import machine  # noqa: E402
+from benchmarks.hallucination_rows import adjust  # noqa: E402
 from benchmarks.mitigation_recipes import OPERA, below, recipe_in  # noqa: E402
 from benchmarks.mitigation_rows import BASES, mitigations  # noqa: E402
 from benchmarks.page import Page  # noqa: E402
 from benchmarks.tables import RESULTS, interval, markdown, read  # noqa: E402
-from vtokens.eval.metrics import holm  # noqa: E402
 from vtokens.recipes.looking.registry import recipes  # noqa: E402
 from vtokens.strategies import parse  # noqa: E402
 from vtokens.strategies.registry import describe  # noqa: E402
@@ -61,9 +61,7 @@ def measured(model: str) -> list[str]:
 
 def adjusted(rows: list[Row]) -> list[Row]:
     """The rows, whose p-values of accuracy, of saying yes to adversarial questions and of CHAIR_S are of one family."""
-    tests = [test for row in rows for test in _tests(row)]
-    for test, p_value in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-        test["holm"] = p_value
+    adjust([test for row in rows for test in _tests(row)])
     return rows
 
 

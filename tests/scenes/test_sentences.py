@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vtokens.scenes import examples, score
-from vtokens.scenes.questions import ALL_KINDS, HARDER, ask
+from vtokens.scenes.kinds import ALL_KINDS, HARDER
+from vtokens.scenes.questions import ask
 from vtokens.scenes.sentences import described, spoken
 from vtokens.scenes.world import draw_scene, stream
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from vtokens.scenes.kinds import KINDS
 from vtokens.scenes.model import build_model, build_tokenizer
-from vtokens.scenes.questions import KINDS, exist_question
+from vtokens.scenes.questions import exist_question
 from vtokens.scenes.render import BACKGROUND, render
 from vtokens.scenes.train import packed
 from vtokens.scenes.train.clock import load

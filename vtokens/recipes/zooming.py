@@ -21,7 +21,7 @@ from vtokens.core.overlay import seen_image
 from vtokens.engine.attach import joined
 from vtokens.recipes.again import Again
 from vtokens.recipes.region import Look, Region
-from vtokens.strategies.base import check_layer
+from vtokens.strategies.checks import check_layer
 
 if TYPE_CHECKING:
     from vtokens.core.generate_options import GenerateOptions

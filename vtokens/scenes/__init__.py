@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .compare import COMPARE
     from .embedded import embedded_models, embedded_path
     from .evaluation import Accuracy, accuracy, answer, evaluate
-    from .questions import ALL_KINDS, EVERY_KIND, HARDER, KINDS, POPE
+    from .kinds import ALL_KINDS, EVERY_KIND, HARDER, KINDS, POPE
     from .sampling import Example, examples, prompt, score
     from .signs import READING
     from .stories import STORIES
@@ -30,7 +30,7 @@ _HOME = {
     "evaluation": ("Accuracy", "accuracy", "answer", "evaluate"),
     "sampling": ("Example", "examples", "prompt", "score"),
     "compare": ("COMPARE",),
-    "questions": ("ALL_KINDS", "EVERY_KIND", "HARDER", "KINDS", "POPE"),
+    "kinds": ("ALL_KINDS", "EVERY_KIND", "HARDER", "KINDS", "POPE"),
     "signs": ("READING",),
     "stories": ("STORIES",),
     "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing", "draw_scene"),

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtokens.core.extras import needs
 from vtokens.core.prompts import chat_text, encode_prompts, question_prompt
+from vtokens.core.wilson import wilson_bounds
 from vtokens.video.clip import arguments
 
 from .clips.sampling import ClipExample
@@ -35,13 +35,7 @@ def accuracy(correct: int, n: int) -> Accuracy:
 
     Raises ValueError unless 0 <= correct <= n and n >= 1.
     """
-    if n < 1 or not 0 <= correct <= n:
-        raise ValueError(f"need 0 <= correct <= n and n >= 1, got correct={correct}, n={n}")
-    with needs("filter", "the interval of an accuracy"):
-        from scipy.stats import binomtest
-
-    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-    return Accuracy(n, correct, correct / n, float(interval.low), float(interval.high))
+    return Accuracy(n, correct, correct / n, *wilson_bounds(correct, n))
 
 
 def answer(

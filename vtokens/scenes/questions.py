@@ -11,47 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from vtokens.core.errors import unknown
-
 from . import signs
-from .compare import COMPARE
-from .relations import HARDER, above, left_of, nowhere
-from .signs import READING
+from .kinds import check_kinds
+from .relations import above, left_of, nowhere
 from .stories import STORIES, story
 from .world import CLASSES, COLOURS, COLUMNS, GRID, NUMBERS, PAIRS, POPULAR, ROWS, SHAPES, Scene, Thing
 
-#: The kinds that `examples` balances over when it is not told which.
-KINDS = (
-    "exist",
-    "where",
-    "at",
-    "colour_at",
-    "colour_of",
-    "shape_of",
-    "count_all",
-    "count_colour",
-    "count_shape",
-    "digit",
-    "caption",
-)
-#: POPE's three settings: half yes; the negatives random, among the frequent classes, or the missing partner.
-POPE = ("pope_random", "pope_popular", "pope_adversarial")
-ALL_KINDS = KINDS + POPE
-#: All that can be asked. New kinds go to the end: a kind's place says which stream its questions are drawn from.
-EVERY_KIND = ALL_KINDS + HARDER + READING + STORIES + COMPARE
-
 Asked = tuple[str, str]
-
-
-def check_kinds(kinds: Sequence[str]) -> None:
-    """Raise ValueError with the nearest name if one of `kinds` is none of EVERY_KIND, or there is none."""
-    if isinstance(kinds, str):
-        raise TypeError(f"kinds must be a sequence of names such as ['exist', 'where'], not the string {kinds!r}")
-    if not kinds:
-        raise ValueError("kinds is empty; pass None for all of " + ", ".join(KINDS))
-    for kind in kinds:
-        if kind not in EVERY_KIND:
-            raise unknown("kind", kind, EVERY_KIND)
 
 
 def ask(scene: Scene, kind: str, rng: np.random.Generator, annotated: bool = False) -> Asked | None:
@@ -153,21 +119,20 @@ def _colour_at(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) ->
 
 
 def _colour_of(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
-    shapes = [t.shape for t in seen]
-    single = [t for t in seen if shapes.count(t.shape) == 1]
-    if not single:
-        return None
-    thing: Thing = _pick(rng, single)
-    return f"What colour is the {thing.shape}?", thing.colour
+    thing = _single(seen, rng, lambda one: one.shape)
+    return None if thing is None else (f"What colour is the {thing.shape}?", thing.colour)
 
 
 def _shape_of(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
-    colours = [t.colour for t in seen]
-    single = [t for t in seen if colours.count(t.colour) == 1]
-    if not single:
-        return None
-    thing: Thing = _pick(rng, single)
-    return f"What shape is {thing.colour}?", thing.shape
+    thing = _single(seen, rng, lambda one: one.colour)
+    return None if thing is None else (f"What shape is {thing.colour}?", thing.shape)
+
+
+def _single(seen: Sequence[Thing], rng: np.random.Generator, of: Callable[[Thing], str]) -> Thing | None:
+    """A thing whose shape, or colour, no other has."""
+    found = [of(one) for one in seen]
+    single = [one for one in seen if found.count(of(one)) == 1]
+    return _pick(rng, single) if single else None
 
 
 def _count(seen: Sequence[Thing], what: str) -> str:

@@ -13,7 +13,8 @@ from vtokens.core.prompts import question_prompt
 
 from . import claims
 from .compare import COMPARE, ask_two
-from .questions import EVERY_KIND, KINDS, ask, check_kinds
+from .kinds import EVERY_KIND, KINDS, check_kinds
+from .questions import ask
 from .render import render
 from .sentences import described, spoken
 from .stories import STORIES

@@ -14,9 +14,10 @@ from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
     from vtokens.core.facts import Facts
-    from vtokens.strategies.base import Strategy, check_layer
+    from vtokens.strategies.base import Strategy
     from vtokens.strategies.bases import Contraster, Evictor, Merger, ScorePruner, Steerer
     from vtokens.strategies.card import Description
+    from vtokens.strategies.checks import check_layer
     from vtokens.strategies.citations import cite
     from vtokens.strategies.composition import Choice, Composition
     from vtokens.strategies.needs import Needs
@@ -78,7 +79,7 @@ _MODULES = {
     "TowerStates": "vtokens.strategies.signals",
     "VideoPruner": "vtokens.strategies.video_pruner",
     "Visuals": "vtokens.strategies.views.visuals",
-    "check_layer": "vtokens.strategies.base",
+    "check_layer": "vtokens.strategies.checks",
     "cite": "vtokens.strategies.citations",
     "describe": "vtokens.strategies.registry",
     "format_spec": "vtokens.strategies.spec",

@@ -15,7 +15,8 @@ from vtokens.core.budget import Keep
 from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
 from vtokens.kernels import first_equal
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.keys import Keys

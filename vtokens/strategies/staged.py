@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep, budget, share_of
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import Strategy
 from vtokens.strategies.bases import check_written
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.visuals import Visuals

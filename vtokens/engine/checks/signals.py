@@ -11,7 +11,7 @@ from torch import nn
 from vtokens.adapters import Adapter
 from vtokens.core.errors import unknown
 from vtokens.engine.attention.rotary import check_rotary
-from vtokens.strategies.base import check_layer
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.signals import (
     Attention,
     Change,

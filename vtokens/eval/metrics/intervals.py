@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vtokens.core.extras import needs
+from vtokens.core.wilson import check_confidence, wilson_bounds
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,13 +31,8 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
     Raises ValueError unless 0 <= successes <= n, n >= 1 and 0 < confidence < 1.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"need 0 <= successes <= n and n >= 1, got successes={successes}, n={n}")
-    with needs("filter", "Wilson's interval"):
-        from scipy.stats import binomtest
-
-    found = binomtest(int(successes), int(n)).proportion_ci(_checked(confidence), method="wilson")
-    return Interval(successes / n, float(found.low), float(found.high), int(n))
+    low, high = wilson_bounds(successes, n, confidence)
+    return Interval(successes / n, low, high, int(n))
 
 
 def bootstrap(
@@ -68,6 +63,7 @@ def bootstrap(
         raise ValueError(f"values must have at least one row, got an array of shape {rows.shape}")
     if rows.dtype.kind == "f" and np.isnan(rows).any():
         raise ValueError(f"values has {int(np.isnan(rows).sum())} NaN among {rows.size}; leave such samples out")
+    check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     members, sizes = clusters(groups, len(rows))
@@ -82,7 +78,7 @@ def bootstrap(
         size = sizes[drawn]
         within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
         found[number] = statistic(rows[members[np.repeat(starts[drawn], size) + within]])
-    tail = (1 - _checked(confidence)) / 2
+    tail = (1 - confidence) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
     return Interval(value, float(low), float(high), len(rows))
 
@@ -138,9 +134,3 @@ def clusters(groups: Sequence[Hashable] | None, n: int) -> tuple[Array, Array]:
     numbers: dict[Hashable, int] = {}
     labels = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
     return np.argsort(labels, kind="stable"), np.bincount(labels)
-
-
-def _checked(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    return confidence

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtokens.filter.signals.base import Over, Signal, Spans, check_over, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 
 @register(

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from vtokens.filter.signals.base import Signal, Spans
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 
 @register(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtokens.core.errors import unknown
 from vtokens.core.picture import Picture
-from vtokens.strategies.base import check_layer
+from vtokens.strategies.checks import check_layer
 
 CONTRASTS = ("no_image", "dropped", "blank", "attended", "unattended")
 """Other views of the same prompt: its text alone, its picture without the tokens that matter, a picture of nothing, and

@@ -14,7 +14,7 @@ from vtokens.recipes.looking.base import Looked, Recipe, function
 from vtokens.recipes.looking.frame import rounded
 from vtokens.recipes.looking.registry import recipe
 from vtokens.strategies import Strategy, check_layer
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 
 @recipe(

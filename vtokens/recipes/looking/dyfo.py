@@ -17,7 +17,7 @@ from vtokens.recipes.looking.registry import recipe
 from vtokens.recipes.looking.sdrpn import in_pixels
 from vtokens.recipes.region import window_sums
 from vtokens.strategies import Strategy
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 _LEAST = 28
 """Pixels of a cutting's shorter side below which it is cut no further: fewer than a patch of any tower's grid of 2."""

@@ -19,7 +19,7 @@ from vtokens.recipes.looking.evidence import TINY, Evidence, within
 from vtokens.recipes.looking.registry import recipe
 from vtokens.recipes.region import plane
 from vtokens.strategies import Strategy
-from vtokens.strategies.base import check_layers, check_weight
+from vtokens.strategies.checks import check_layers, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.views.heads import Heads
 

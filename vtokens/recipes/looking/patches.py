@@ -12,7 +12,7 @@ from vtokens.recipes.looking.asking import Asking, Box
 from vtokens.recipes.looking.base import Looked, Recipe, function
 from vtokens.recipes.looking.registry import recipe
 from vtokens.recipes.scorers import AnswerScorer
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 DESCRIBE = "Describe this part of a picture."
 CHECK = "Is this true of the picture: {query} Answer with yes or no."

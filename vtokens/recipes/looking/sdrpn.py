@@ -12,7 +12,7 @@ from vtokens.recipes.looking.attended import GENERAL, layer_of, looks, relative
 from vtokens.recipes.looking.base import Looked, Recipe, function
 from vtokens.recipes.looking.registry import recipe
 from vtokens.strategies import Strategy
-from vtokens.strategies.base import check_share
+from vtokens.strategies.checks import check_share
 
 Cells = tuple[int, int, int, int]
 """(left, top, right, bottom) on the grid of patches, right and bottom not included."""

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vtokens.core.errors import unknown
-
+from ..kinds import check_kinds as any_kinds
 from ..world import CLASSES, NUMBERS, SHAPES
 from .world import STEP, ClipScene, Track
 
@@ -21,13 +20,7 @@ Asked = tuple[str, str]
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """Raise ValueError with the nearest name if one of `kinds` is none of KINDS, or there is none."""
-    if isinstance(kinds, str):
-        raise TypeError(f"kinds must be a sequence of names such as ['way', 'needle'], not the string {kinds!r}")
-    if not kinds:
-        raise ValueError("kinds is empty; pass None for all of " + ", ".join(KINDS))
-    for kind in kinds:
-        if kind not in KINDS:
-            raise unknown("kind of question about clips", kind, KINDS)
+    any_kinds(kinds, KINDS, KINDS, "kind of question about clips")
 
 
 def ask(clip: ClipScene, kind: str, rng: np.random.Generator) -> Asked | None:

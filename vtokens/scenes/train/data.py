@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..questions import KINDS, ask
+from ..kinds import KINDS
+from ..questions import ask
 from ..qwen.model import WORDS
 from ..render import patch_classes, render
 from ..world import PAIRS, PATCH, Scene, draw_scene, stream

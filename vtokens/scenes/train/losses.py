@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kinds import KINDS
 from ..model import WORDS
-from ..questions import KINDS
 from ..render import BACKGROUND
 from ..world import COLOURS, COLUMNS, GRID, NUMBERS, ROWS, SHAPES
 from . import packed

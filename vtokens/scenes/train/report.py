@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from ..evaluation import Accuracy, accuracy, answer, evaluate
+from ..kinds import KINDS
 from ..model import build_model, save
-from ..questions import KINDS, exist_question
+from ..questions import exist_question
 from ..sampling import Example, examples
 from ..world import CLASSES, PAIRS
 from .clock import load

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_layers, check_share
 from vtokens.strategies.bases import Steerer
+from vtokens.strategies.checks import check_layers, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.states import States

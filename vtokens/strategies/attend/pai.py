@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_layer, check_share, check_weight
 from vtokens.strategies.bases import Contraster
+from vtokens.strategies.checks import check_layer, check_share, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
-from vtokens.strategies.base import Strategy, check_layer, check_share, check_weight
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer, check_share, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.outliers import outliers
 from vtokens.strategies.registry import register

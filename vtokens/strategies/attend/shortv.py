@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layers, check_share
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layers, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

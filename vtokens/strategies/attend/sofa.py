@@ -11,7 +11,8 @@ from vtokens.core.columns import columns_of, last_column
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Layout
 from vtokens.core.on_device import on_device
-from vtokens.strategies.base import Strategy, check_layers, check_share
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layers, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads, Rows

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.kernels.recycling import DRAIN, GIVER, REST, TARGET, Recycling
-from vtokens.strategies.base import Strategy, check_layer, check_share
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.kernels import group_weights, reweigh
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.heads import Heads

@@ -10,7 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vtokens.core.columns import columns_of
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

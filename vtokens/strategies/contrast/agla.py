@@ -11,8 +11,8 @@ from torch import Tensor
 from vtokens.core.budget import Keep, check_keep
 from vtokens.core.facts import Facts
 from vtokens.core.picture import Picture
-from vtokens.strategies.base import check_layer, check_share, check_weight
 from vtokens.strategies.bases import Contraster
+from vtokens.strategies.checks import check_layer, check_share, check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

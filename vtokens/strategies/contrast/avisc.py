@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
-from vtokens.strategies.base import check_share, check_weight
+from vtokens.strategies.checks import check_share, check_weight
 from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.strategies.base import check_share, check_weight
 from vtokens.strategies.bases import Contraster
+from vtokens.strategies.checks import check_share, check_weight
 from vtokens.strategies.views.logits import Logits
 
 

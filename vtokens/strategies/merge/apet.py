@@ -14,7 +14,8 @@ from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
 from vtokens.strategies.average import early, late
-from vtokens.strategies.base import Strategy, check_layer
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

@@ -11,7 +11,8 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.kernels import TIE, farthest_point
-from vtokens.strategies.base import Strategy, check_share
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

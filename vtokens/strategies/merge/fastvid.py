@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks
+from vtokens.strategies.checks import check_range
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -57,8 +58,7 @@ class FastVid(VideoPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least, most in (("context", 0, 1), ("segments", 1, math.inf), ("alike", -1, 1), ("own", 0, 1)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name}={getattr(self, name)!r} is out of range: from {least} to {most} is allowed")
+            check_range(name, getattr(self, name), least, most)
         if self.period < 1:
             raise ValueError(f"period={self.period} is out of range: 1 or more frames")
 

@@ -12,6 +12,7 @@ from vtokens.core.budget import Keep, share_of
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE
+from vtokens.strategies.checks import check_range
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -70,9 +71,8 @@ class FrameFusion(VideoPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in (("alike", -1), ("stop", 0)):
-            if not low <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} is out of range: from {low} to 1 is allowed")
+        check_range("alike", self.alike, -1, 1)
+        check_range("stop", self.stop, 0, 1)
 
     def check(self, facts: Facts) -> None:
         first = next(iter(facts.behind_attending), 0)

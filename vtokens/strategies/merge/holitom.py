@@ -11,6 +11,7 @@ from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
+from vtokens.strategies.checks import check_range
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -52,9 +53,8 @@ class HoliTom(VideoPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("alike", -1), ("own", 0)):
-            if not least <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} is out of range: from {least} to 1 is allowed")
+        check_range("alike", self.alike, -1, 1)
+        check_range("own", self.own, 0, 1)
 
     def needs(self, facts: Facts) -> Needs:
         return Needs(signals=(Saliency(),))

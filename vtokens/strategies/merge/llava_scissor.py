@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.on_device import on_device
 from vtokens.kernels import TIE, linked, spanning_tree
+from vtokens.strategies.checks import check_range
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.video_pruner import VideoPruner
@@ -44,8 +45,7 @@ class LlavaScissor(VideoPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -1 <= self.alike <= 1:
-            raise ValueError(f"alike={self.alike!r} is out of range: from -1 to 1 is allowed")
+        check_range("alike", self.alike, -1, 1)
 
     def chosen(self, visuals: Visuals, frames: Frames, counts: list[int]) -> Selection:
         tokens, real = frames.gather(visuals.tokens).float(), frames.real

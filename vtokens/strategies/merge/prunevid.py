@@ -12,7 +12,7 @@ from vtokens.core.budget import Keep, budget, share_of
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.kernels import density_peaks, nearest_centre
-from vtokens.strategies.base import check_layer
+from vtokens.strategies.checks import check_layer, check_range
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -59,8 +59,7 @@ class PruneVid(VideoPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -1 <= self.alike <= 1:
-            raise ValueError(f"alike={self.alike!r} is out of range: from -1 to 1 is allowed")
+        check_range("alike", self.alike, -1, 1)
         for name in ("segments", "alpha"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_layer
 from vtokens.strategies.bases import ScorePruner
+from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency

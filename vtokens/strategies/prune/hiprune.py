@@ -12,8 +12,8 @@ from torch.nn.functional import cosine_similarity
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.core.picture import Picture
-from vtokens.strategies.base import check_layer, check_share
 from vtokens.strategies.bases import ScorePruner
+from vtokens.strategies.checks import check_layer, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Relevance, Saliency

@@ -11,7 +11,8 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.kernels import greedy_walk, scaled
-from vtokens.strategies.base import Strategy, check_weight
+from vtokens.strategies.base import Strategy
+from vtokens.strategies.checks import check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection

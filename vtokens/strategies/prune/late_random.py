@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_seed
+from vtokens.strategies.checks import check_seed
 from vtokens.strategies.registry import register
 from vtokens.strategies.staged import StagedPruner
 from vtokens.strategies.views.visuals import Visuals

@@ -14,7 +14,7 @@ from vtokens.core.budget import Keep
 from vtokens.core.columns import columns_of
 from vtokens.core.facts import Facts
 from vtokens.kernels import coverage
-from vtokens.strategies.base import check_weight
+from vtokens.strategies.checks import check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import TowerStates

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vtokens.core.facts import Facts
-from vtokens.strategies.base import check_weight
 from vtokens.strategies.bases import Merger
+from vtokens.strategies.checks import check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.pixel_grid import PixelGrid, Repeats

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vtokens.strategies.base import check_seed
 from vtokens.strategies.bases import ScorePruner
+from vtokens.strategies.checks import check_seed
 from vtokens.strategies.registry import register
 from vtokens.strategies.views.visuals import Visuals
 

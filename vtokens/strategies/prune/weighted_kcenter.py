@@ -11,7 +11,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.kernels import farthest_point
-from vtokens.strategies.base import check_weight
+from vtokens.strategies.checks import check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...clips.questions import KINDS as CLIP_KINDS
-from ...questions import KINDS
+from ...kinds import KINDS
 from ...qwen.model import SIDE, WORDS, build_model
 from ...render import BACKGROUND
 from .. import packed

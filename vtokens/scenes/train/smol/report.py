@@ -16,8 +16,8 @@ from vtokens.core.writing import write_text
 from ...claims import named
 from ...compare import COMPARE
 from ...evaluation import Accuracy, evaluate
+from ...kinds import KINDS, POPE
 from ...photographs import check_photographs
-from ...questions import KINDS, POPE
 from ...relations import HARDER
 from ...sampling import examples
 from ...signs import READING
