@@ -29,12 +29,18 @@ ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "requirements" / "tested.json"
 OVERLAYS = Path(sys.prefix) / "matrix"
 TESTS = ("tests/engine", "tests/strategies")
-#: What differs between releases of transformers shows here first; `.ci/run` has five minutes for it.
+#: What differs between releases of transformers shows here first; `.ci/run` has minutes for it. Strategies see tensors
+#: and no model, so what a release breaks is what a stage is given: a strategy or two of each stage are run, and, in
+#: test_final_share, every pruner.
 FAST = (
     "tests/test_compat.py", "tests/engine/test_cache.py", "tests/engine/test_generate.py",
     "tests/engine/test_generate_options.py", "tests/engine/test_lifecycle.py", "tests/engine/test_logits.py",
     "tests/engine/test_multiturn.py", "tests/engine/test_numerics.py", "tests/engine/test_oracles.py",
-    "tests/serve/test_api.py", "tests/serve/test_tools.py", "tests/strategies",
+    "tests/serve/test_api.py", "tests/serve/test_tools.py",
+    *(f"tests/strategies/test_{name}.py" for name in (
+        "act", "census", "cls", "compositions", "contrast", "dola", "downsample", "dymu", "evs", "fade", "fastv",
+        "final_share", "pixelprune", "restore", "shortv", "sofa", "vhr", "vista", "yopo",
+    )),
 )  # fmt: skip
 CELLS = {
     "locked": (),
