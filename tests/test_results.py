@@ -32,9 +32,14 @@ VALUES = st.recursive(
 )
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all examples, each of which writes its two files anew: pytest looks through all folders for a new one."""
+    return tmp_path_factory.mktemp("result")
+
+
 @given(about=st.dictionaries(NAMES, VALUES, min_size=1), rows=st.lists(st.dictionaries(NAMES, VALUES, min_size=1)))
-def test_what_is_read_is_what_was_written(tmp_path_factory, about, rows):
-    folder = tmp_path_factory.mktemp("result")
+def test_what_is_read_is_what_was_written(folder, about, rows):
     tables.write(folder, {"conditions": about, "rows": rows})
     found = tables.read(folder)
     assert found == {"conditions": about, "rows": rows}
