@@ -15,7 +15,7 @@ from transformers.cli.serving.utils import parse_assistant_message
 import vtokens
 from tests.serve.common import questions
 from tests.serve.served import client, said, serving, user
-from vtokens.serve.app import Parsed
+from vtokens.serve.parsed import Parsed
 from vtokens.serve.settings import Settings
 
 CALLED = {

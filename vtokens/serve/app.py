@@ -1,4 +1,4 @@
-"""The server on transformers' own serving classes; the one file that knows them.
+"""The server on transformers' own serving classes; with `parsed` the one file that knows them.
 
 They are no documented interface: what is taken from them is the form of prompts, settings, tool calls and events. The
 model runs in `Batcher`, and pictures come through `Media`.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,15 +16,7 @@ from PIL import Image
 from transformers import GenerationConfig
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
-from transformers.cli.serving.utils import (
-    GenerationState,
-    Modality,
-    ReasoningText,
-    ToolCall,
-    build_response_parser,
-    get_response_template,
-    response_events_to_chunks,
-)
+from transformers.cli.serving.utils import GenerationState, Modality, build_response_parser, get_response_template
 
 from vtokens.core.prompts import chat_text
 from vtokens.loading.context import check_room, context_of
@@ -35,9 +26,9 @@ from vtokens.serve.checked import wrong
 from vtokens.serve.desk import Desk
 from vtokens.serve.limits import Limits
 from vtokens.serve.model import serve_model
+from vtokens.serve.parsed import Parsed, begins
 from vtokens.serve.routes import routed
 from vtokens.serve.settings import Settings
-from vtokens.serve.writing import Called, Reasoned, Said
 from vtokens.video import Clip
 
 _TOLD = "tools" in inspect.signature(build_response_parser).parameters  # not in transformers 5.19
@@ -53,64 +44,6 @@ class Loaded(ModelManager):
     def load_model_and_processor(self, *_: Any, **__: Any) -> tuple[Any, Any]:
         """The model and its processor, whatever is asked for."""
         return self._there
-
-
-class Parsed:
-    """transformers' parser of answers, read piece by piece (`writing.Reader`).
-
-    A call that the model wrote so badly that it cannot be read is text like any other.
-    """
-
-    def __init__(self, parser: Any) -> None:
-        self._parser: Any = parser
-        self._unread = ""
-
-    def begin(self) -> Iterable[Any]:
-        """What the prompt has begun."""
-        return list(_items(self._parser.initial_events))
-
-    def feed(self, text: str) -> Iterable[Any]:
-        """What the next text completes."""
-        self._unread += text
-        if self._parser is None:
-            return self._rest()
-        try:
-            found = list(_items(self._parser.feed(text)))
-        except (ValueError, KeyError, TypeError):
-            self._parser = None
-            return self._rest()
-        if found:
-            self._unread = ""
-        return found
-
-    def end(self) -> Iterable[Any]:
-        """What is left."""
-        if self._parser is None:
-            return self._rest()
-        try:
-            return list(_items(self._parser.finalize()[1]))
-        except (ValueError, KeyError, TypeError):
-            return self._rest()
-
-    def _rest(self) -> list[Any]:
-        text, self._unread = self._unread, ""
-        return [Said(text)] if text else []
-
-
-def _items(events: Any) -> Iterator[Any]:
-    for item in response_events_to_chunks(events):
-        if isinstance(item, ToolCall):
-            yield Called(item.name, item.arguments)
-        else:
-            yield Reasoned(item) if isinstance(item, ReasoningText) else Said(item)
-
-
-def _begins(template: dict[str, Any], prompt: str) -> bool:
-    """Whether a prompt begins an answer as a description of answers expects; those by type of model may not fit."""
-    if pattern := template.get("start_anchor_pattern"):
-        return re.search(pattern, prompt) is not None
-    anchors = template.get("start_anchor", "")
-    return any(one in prompt for one in ([anchors] if isinstance(anchors, str) else anchors))
 
 
 class Chats(ChatCompletionHandler):
@@ -212,7 +145,7 @@ class Chats(ChatCompletionHandler):
             Refused: tools are given, and how this prompt has them called is not known.
         """
         template = get_response_template(self._processor, self._model)
-        if template is None or not _begins(template, self._tokenizer.decode(ids[0])):
+        if template is None or not begins(template, self._tokenizer.decode(ids[0])):
             # transformers would read the whole prompt as part of the answer.
             if tools:
                 message = "how this model's chat template has tools called is not known: send no tools"

@@ -4,8 +4,8 @@
         job = Job(inputs, GenerationConfig(max_new_tokens=64), vtokens.parse("cls(keep=0.25)"))
         batcher.submit(job, print).wait()
 
-One thread owns the model. Jobs wait in a queue (`waiting`, `turns`), those that can run beside each other share a pass
-(`batch`), and each answers as it would alone.
+One thread owns the model. Jobs wait in a queue (`waiting`, `turns`), those that can run beside each other (`beside`)
+share a batch (`batch`), and each answers as it would alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from vtokens.engine import Handle
-from vtokens.engine.program import same
 from vtokens.serve.answering import Answering
 from vtokens.serve.batch import Batches
+from vtokens.serve.beside import Beside, alike
 from vtokens.serve.call import Call
 from vtokens.serve.coming import Coming
 from vtokens.serve.decoding import Decodings
@@ -71,10 +71,11 @@ class Batcher:
                 raise ValueError(f"{name}={value!r}: {least} or more is allowed")
         self._vocabulary = model.config.get_text_config().vocab_size
         self._tokenizer = getattr(processor, "tokenizer", processor)
-        self._joiner, self._decoding = Joiner(processor), Decodings(model)
-        self._batches = Batches(model, processor, handle, self._joiner)
-        self._check, self._beside = remembered(handle.check, 1024), remembered(handle.beside, 4096)
-        self._waiting = Waiting(most, wait, queue, self._fits, _alike, coming)
+        joiner, self._decoding = Joiner(processor), Decodings(model)
+        self._batches = Batches(model, processor, handle, joiner)
+        self._check = remembered(handle.check, 1024)
+        self._beside = Beside(handle, joiner, self._batches.lets_join)
+        self._waiting = Waiting(most, wait, queue, self._beside.fits, alike, coming)
         work = ((self._work, "vtokens-batcher"), (self._waiting.watch, "vtokens-batcher-queue"))
         self._threads = [threading.Thread(target=target, name=name, daemon=True) for target, name in work]
         for thread in self._threads:
@@ -193,36 +194,7 @@ class Batcher:
     def _more(self) -> list[Answering]:
         """What joins the batch that runs now, from which those that are done have left."""
         self._waiting.left([one for one in self._waiting.running if isinstance(one, Answering) and one.done])
-        return [one for one in self._waiting.more(self._joins) if isinstance(one, Answering)]
-
-    def _joins(self, running: list[Work], more: Work) -> bool:
-        """Whether a job can run beside others that are being written, and only those that all may be joined are."""
-        return isinstance(more, Answering) and self._batches.lets_join(more) and self._fits(running, more)
-
-    def _fits(self, batch: list[Work], more: Work) -> bool:
-        """Whether another job can run beside those of a batch."""
-        try:
-            return self._together([one for one in (*batch, more) if isinstance(one, Answering)], len(batch) + 1)
-        except Exception:  # in the thread that all wait for: by themselves they say what is wrong with them
-            log.exception("whether requests can share a batch is not known: they do not")
-            return False
-
-    def _together(self, jobs: list[Answering], count: int) -> bool:
-        """Whether all of so many can share a batch, where that is known of all but the last."""
-        if len(jobs) < count or any(one.decoding.shared != jobs[0].decoding.shared for one in jobs):
-            return False
-        lengths = [one.job.inputs["input_ids"].shape[1] + one.written for one in jobs]
-        if len(jobs) * max(lengths) > 2 * sum(lengths):  # more than half of the batch would be padding
-            return False
-        program, others = jobs[-1].job.program, [one.job.program for one in jobs[:-1]]
-        if not all(same(other, program) or self._beside(other, program) for other in others):
-            return False
-        return self._joiner.joins([one.job.inputs for one in jobs])
-
-
-def _alike(one: Work, other: Work) -> bool:
-    """Whether two jobs run under the same strategies: a pruned row beside one that keeps all is padded to it."""
-    return isinstance(one, Answering) and isinstance(other, Answering) and same(one.job.program, other.job.program)
+        return [one for one in self._waiting.more(self._beside.joins) if isinstance(one, Answering)]
 
 
 def _prompt(job: Job) -> Any:

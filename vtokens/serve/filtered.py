@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +13,14 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from vtokens.engine import Handle
-from vtokens.filter.actions.action import Outcome
-from vtokens.filter.actions.mend import pieces
 from vtokens.filter.actions.stream import Event as Sentence
 from vtokens.filter.filter import HallucinationFilter
-from vtokens.filter.judge import one_picture
-from vtokens.filter.saved import ships
 from vtokens.filter.signals import parts_for
 from vtokens.loading.media import Medium
 from vtokens.serve.answers import Mark, Verdict
 from vtokens.serve.asked import ChatRequest, FilterAsked
 from vtokens.serve.jobs import Began, Did, End, Failed, Reason, Text
+from vtokens.serve.marks import changed, mark, marks_of, verdict
 from vtokens.strategies import Strategy, format_spec
 
 
@@ -118,7 +114,7 @@ class Filtering:
                 torch.seed() if self.seed is None else torch.manual_seed(self.seed)
                 self._write()
             if self._watch.reason == "stop":
-                self.on(Judged(self._verdict()))
+                self.on(Judged(verdict(self.hf, self.asked, self.media, self._marks)))
             reason = self._watch.reason
             most = self.options.get("max_new_tokens")
             if (
@@ -150,7 +146,7 @@ class Filtering:
         else:
             outcome = self.hf.generate(list(self.media), self.prompt, self.asked.action, **how)
             self._begin()
-            self._marks = list(_marks(outcome))
+            self._marks = list(marks_of(outcome))
             self._say(outcome.text)
         self._begin()
 
@@ -173,52 +169,6 @@ class Filtering:
     def _note(self, sentence: Sentence) -> None:
         start = len(self._said)
         if sentence.what == "flagged":
-            self._marks += [_mark(one) for one in sentence.mentions if one.flagged]
+            self._marks += [mark(one) for one in sentence.mentions if one.flagged]
         elif sentence.what in ("redacted", "regenerated", "abstained"):
-            self._marks.append(_changed(start, sentence.text, sentence.before, sentence.p, sentence.what))
-
-    def _verdict(self) -> Verdict:
-        asked, judge = self.asked, self.hf.judge
-        guaranteed = asked.threshold is None and (asked.risk is not None or asked.action != "flag")
-        certificate = self.hf.certificate(asked.risk, asked.action) if guaranteed else None
-        threshold: float | None = asked.threshold if asked.threshold is not None else 0.5
-        if certificate is not None:
-            # Infinite where nothing need be dropped, which JSON does not know; the guarantee says so.
-            known = certificate.threshold
-            threshold = known if known is not None and math.isfinite(known) else None
-        fits = judge.calibrator is not None and (one_picture(list(self.media)) or not ships(judge.calibrator))
-        return Verdict(
-            action=asked.action,
-            threshold=threshold,
-            calibrated=fits,
-            # What is written again is outside of it.
-            guarantee=" ".join(str(certificate).split()) if certificate and asked.action != "regenerate" else None,
-            marks=self._marks,
-        )
-
-
-def _mark(judged: Any) -> Mark:
-    return Mark(start=judged.start, end=judged.end, probability=judged.p, text=judged.text, what="flagged")
-
-
-def _changed(start: int, text: str, before: str, p: float, what: Any) -> Mark:
-    """A mark of what stands in a sentence's place, without what joins it to the one before."""
-    joint = next((place for place, char in enumerate(text) if char.isalnum()), 0)
-    return Mark(start=start + joint, end=start + len(text.rstrip()), probability=p, text=before, what=what)
-
-
-def _marks(outcome: Outcome) -> Iterator[Mark]:
-    """What became of the sentences of an outcome, at their places in its text."""
-    report, edits = outcome.report, {edit.sentence: edit for edit in outcome.edits}
-    if None in edits:
-        edit = edits[None]
-        yield Mark(start=0, end=len(edit.after), probability=edit.p, text=edit.before, what="abstained")
-        return
-    yield from (_mark(one) for one in report.flagged if not edits)
-    drop = [number in edits and edits[number].what == "redacted" for number in range(len(report.spans))]
-    place = 0
-    for number, shown in enumerate(pieces(report.response, report.spans, drop)[0]):
-        size, found = len(shown or ""), edits.get(number)
-        if found is not None:
-            yield _changed(place, shown or "", found.before, found.p, found.what)
-        place += size
+            self._marks.append(changed(start, sentence.text, sentence.before, sentence.p, sentence.what))

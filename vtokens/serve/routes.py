@@ -15,11 +15,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from vtokens import __version__
-from vtokens.serve.answers import ChatAnswer, ErrorAnswer, Health, Model, ModelFacts, ModelList
+from vtokens.serve.answers import ChatAnswer, ErrorAnswer
 from vtokens.serve.asked import ChatRequest
 from vtokens.serve.desk import Desk
 from vtokens.serve.errors import Refused
 from vtokens.serve.front import CHAT
+from vtokens.serve.listed import Health, Model, ModelFacts, ModelList
 from vtokens.serve.metrics import CONTENT_TYPE
 from vtokens.serve.model import Served
 from vtokens.serve.openapi import describe
