@@ -13,7 +13,7 @@ from vtokens.strategies.views.logits import Prompt
 @register(
     "lqcd",
     paper="LQCD (leading query contrastive decoding), arXiv:2408.11261",
-    evidence="stand-in",
+    evidence="text",
     shown="tests/strategies/test_contrast.py::test_the_formula_by_hand",
 )
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Lqcd(Weighted):
     each call: a leading question, or an instruction that disturbs the model.
 
     Attributes:
-        alpha: weight of the contrast; the paper's could not be read, this is VCD's.
-        beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out.
+        alpha: weight of the contrast; the paper's was not found, this is VCD's.
+        beta: tokens less than this times as probable as the favourite are ruled out; 0 rules nothing out. VCD's too.
         branch: strategies under which the other prompt runs, as "random(keep=0.1)"; None: the others of the spec.
     """
 
