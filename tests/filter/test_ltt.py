@@ -101,6 +101,7 @@ def test_thresholds_are_chosen_on_other_responses():
         assert found.cap == 4
         assert found.observed <= 0.1
         assert found.kept_supported > 0.5
-    with pytest.raises(ValueError, match="one response is too few"):
-        threshold(scores[:1], labels[:1], risk)
+    few = [threshold(scores[:1], labels[:1], Risk(kind, 0.1, 0.1)) for kind in ("any", "share", "ratio")]
+    assert all(one.infeasible and one.n == 1 and one.reason.startswith("too few") for one in few)
+    assert [one.cap for one in few] == [None, None, 4]
     assert threshold([[], []], [[], []], risk).infeasible

@@ -32,12 +32,13 @@ def tested(
     else:
         learnt, rows = training, [rows[i] for i in order]
     if not rows:
-        raise ValueError("one response is too few to calibrate on and to choose thresholds on")
+        reason = "too few calibration responses: it takes at least 2, one to choose thresholds on and one to test them"
+        return certificate(learnt, risk, None, setting, group, reason, _cap(learnt, risk))
     seen = np.concatenate([s for s, _ in learnt])
     grid = np.zeros(0)
     if len(seen):
         grid = np.append(np.unique(np.quantile(seen, np.linspace(0, 1, _GRID), method="lower")), math.inf)
-    cap = max(len(h) for _, h in (*learnt, *rows)) if risk.kind == "ratio" else None
+    cap = _cap([*learnt, *rows], risk)
     high = (1 - risk.alpha) * (cap or 1)
     before = _excess(learnt, grid, risk)
     spread = np.sqrt((before**2).mean(axis=0))
@@ -48,6 +49,11 @@ def tested(
         reason = "no threshold could be shown to keep the guarantee on so many calibration responses"
         return certificate(rows, risk, None, setting, group, reason, cap)
     return certificate(rows, risk, float(grid[start + safe[-1]]), setting, group, cap=cap)
+
+
+def _cap(rows: Pairs, risk: Risk) -> int | None:
+    """The most mentions of a response, where the bound depends on it."""
+    return max(len(h) for _, h in rows) if risk.kind == "ratio" else None
 
 
 def _excess(rows: Pairs, grid: Array, risk: Risk) -> Array:
