@@ -89,3 +89,22 @@ def test_what_is_no_model_and_no_signal(filtering):
             vtokens.HallucinationFilter.from_pretrained(model, filtering.processor)
     with pytest.raises(TypeError, match="3 is no signal"):
         vtokens.HallucinationFilter(filtering.model, filtering.processor, signals=3)
+
+
+def test_what_cannot_be_recorded_beside_is_refused_when_the_filter_is_made(embedded):
+    """`census` lets tokens count for several, inside attention, and `auto` stands for it here."""
+    model, processor = embedded
+    filtering = vtokens.HallucinationFilter.from_pretrained(model, processor)
+    for spec in ("census(keep=0.25)", "auto(task='general')"):
+        with vtokens.attach(model, spec):
+            with pytest.raises(ValueError, match="'census' lets tokens count for several"):
+                vtokens.HallucinationFilter.from_pretrained(model, processor)
+            with pytest.raises(ValueError, match="'census' lets tokens count for several"):
+                filtering.check_action("flag")
+    filtering.check_action("redact")  # by the certificate that ships
+    with vtokens.attach(model, "cls(keep=0.1)"):
+        filtering.check_action("redact", threshold=0.5)
+        with pytest.raises(ValueError, match="fitted under other conditions: strategy 'cls"):
+            filtering.check_action("redact")
+    with pytest.raises(ValueError, match="Did you mean 'redact'"):
+        filtering.check_action("redcat", threshold=0.5)

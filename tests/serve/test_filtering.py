@@ -11,6 +11,7 @@ import pytest
 
 from tests.serve.common import questions
 from tests.serve.served import client, metrics, serving, user
+from vtokens.serve.model import serve_model
 from vtokens.serve.settings import Settings
 
 NAME = "scenes-llava"
@@ -162,3 +163,19 @@ def test_what_strategies_refuse_in_the_pass_names_its_field() -> None:
                     model="scenes-llava", messages=[user(one.question, *one.images)], extra_body={"vtokens": asked}
                 )
             assert caught.value.param == ("vtokens.keep" if "keep" in asked else "vtokens.strategy")
+
+
+@pytest.mark.parametrize(
+    ("presets", "wanted", "says"),
+    [
+        ({"best": "auto"}, {"action": "flag"}, "scenes-llava:best: every answer is to be filtered.*'census' lets"),
+        (
+            {"fast": "cls(keep=0.1)"},
+            {"action": "redact"},
+            "scenes-llava:fast: .*fitted under other conditions: strategy",
+        ),
+    ],
+)
+def test_a_server_that_filters_every_answer_begins_only_where_it_can(presets: Any, wanted: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        serve_model(Settings(presets=presets, page=False, **wanted))

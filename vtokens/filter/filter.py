@@ -37,6 +37,7 @@ from vtokens.filter.report import ResponseReport
 from vtokens.filter.samples import responses, samples
 from vtokens.filter.saved import Saved, find, read_filter, ships, ships_for, write
 from vtokens.filter.signals import Signal, get_signals, parts_for
+from vtokens.filter.trace import passes
 from vtokens.filter.trace.trace import Parts
 from vtokens.loading.context import check_characters, context_of
 from vtokens.loading.media import Medium
@@ -89,6 +90,7 @@ class HallucinationFilter:
         self.calibration = calibration
         self._parts: tuple[tuple[Signal, ...], int, Parts] | None = None
         self._fingerprint = fingerprint(self.model)
+        passes.check(self.model, self._wanted())
         if calibrator is not None:
             calibrator.check(self.setting())
 
@@ -119,7 +121,8 @@ class HallucinationFilter:
 
         Raises:
             TypeError: a loaded model without its processor.
-            ValueError: an unknown name, or a calibrator of another model or with other signals.
+            ValueError: an unknown name, a calibrator of another model or with other signals, or strategies on the model
+                beside which nothing can be recorded, as tokens that count for several (`census`, and `auto` for it).
             OSError: no such file or model.
         """
         if isinstance(model, str | Path):
@@ -167,6 +170,16 @@ class HallucinationFilter:
             ValueError: the filter was not calibrated.
         """
         return certificate(self.calibration, risk, action)
+
+    def check_action(self, action: str, *, risk: Risk | float | None = None, threshold: float | None = None) -> None:
+        """Raise `ValueError` if this filter cannot act so on what the model says as it runs now; nothing is run.
+
+        Args:
+            action, risk, threshold: as of `generate`, with greedy decoding.
+        """
+        check_action(action)
+        passes.check(self.model, self._wanted())
+        resolve(self.judge.calibrator, self.calibration, self.setting(do_sample=False), action, risk, threshold)
 
     @overload
     def check(
@@ -464,11 +477,14 @@ class HallucinationFilter:
         now = self.setting(**generate_kwargs)
         limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
         judge = self._judge_of(shown, limit.certificate is not None)
+        return FilterGeneration(self.model, self.processor, judge, self._wanted(), limit, now, self.batch_size)
+
+    def _wanted(self) -> Parts:
+        """What the signals need of a trace."""
         depth = len(adapter_for(self.model).layers)
         if self._parts is None or self._parts[:2] != (self.judge.signals, depth):  # asked for each call
             self._parts = self.judge.signals, depth, parts_for(self.judge.signals, depth)
-        parts = self._parts[2]
-        return FilterGeneration(self.model, self.processor, judge, parts, limit, now, self.batch_size)
+        return self._parts[2]
 
     def _judge_of(self, shown: Sequence[Sequence[Medium]], guaranteed: bool) -> Judge:
         """The judge of these samples: a calibrator that ships is none for what it was not fitted on."""

@@ -79,6 +79,18 @@ class Served:
         self.media.close()
 
 
+def _check_filtered(hf: HallucinationFilter, handle: Handle, programs: Programs, settings: Settings) -> None:
+    """Raise `ValueError` if the filter cannot do what it is to do with every answer under one of the programs."""
+    for name, program in programs.programs.items():
+        try:
+            with handle.running(*program):
+                hf.check_action(settings.action or "flag", risk=settings.risk, threshold=settings.threshold)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: every answer is to be filtered (--action {settings.action}), and this one cannot be: {error}"
+            ) from error
+
+
 def serve_model(settings: Settings) -> Served:
     """Load a model, and begin to serve it.
 
@@ -105,6 +117,8 @@ def serve_model(settings: Settings) -> Served:
             if settings.filter == "auto" and settings.action is None:  # nobody asked for it yet
                 warnings.simplefilter("ignore", CalibrationWarning)
             hf = HallucinationFilter.from_pretrained(model, processor, calibrator=settings.filter)
+        if settings.action is not None:
+            _check_filtered(hf, handle, programs, settings)
     coming = Coming()
     batcher = Batcher(
         model, processor, handle, most=settings.most, wait=settings.wait, queue=settings.queue, coming=coming

@@ -33,6 +33,14 @@ class Unchecked(NamedTuple):
     entropy: float
 
 
+def check(model: PreTrainedModel, parts: Parts = NOTHING) -> None:
+    """Raise `ValueError` if what runs on a model cannot be recorded beside, when it writes or when it reads."""
+    with recording(model, parts, 1):
+        pass
+    with recording(model, Parts() if _unmerges(model) else parts):
+        pass
+
+
 @torch.no_grad()
 def score(
     model: PreTrainedModel,
@@ -103,10 +111,7 @@ def gated(
     """
     inputs = prompt_inputs(processor, images, prompts, input_device(model))
     check_room(inputs["input_ids"].shape[1], 1, context_of(model))
-    taken = attachment(model)
-    acting = () if taken is None else taken.running_now
-    facts = adapter_for(model).facts if acting else None
-    unmerges = any(needs_of(strategy, facts).unmerges for strategy in acting if facts is not None)
+    unmerges = _unmerges(model)
     with recording(model, Parts() if unmerges else parts) as (tape, handle):
         tape.gate = gate
         sequences = _sequences(cast(Any, model).generate(**inputs, **generate_kwargs))
@@ -127,6 +132,14 @@ def gated(
     head = model.get_output_embeddings()
     traces = assemble(tape, places, sequences[:, -likely.logprob.shape[1] :], given.lengths, likely, head)
     return [*contrast(model, given, tape, places, traces)]
+
+
+def _unmerges(model: PreTrainedModel) -> bool:
+    """Whether merged tokens are unmerged in every step."""
+    taken = attachment(model)
+    acting = () if taken is None else taken.running_now
+    facts = adapter_for(model).facts if acting else None
+    return any(needs_of(strategy, facts).unmerges for strategy in acting if facts is not None)
 
 
 def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:
