@@ -7,7 +7,7 @@ factorisations whose errors are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 
@@ -78,7 +77,7 @@ class _Written(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             device = torch.device(kwargs.pop("device"))
-            values = tree_map(lambda one: one.item() if isinstance(one, Away) else one, args)
+            values = _each(lambda one: one.item() if isinstance(one, Away) else one, args)
             return function(*values, **kwargs).to(device)
         return function(*args, **kwargs)
 
@@ -113,8 +112,7 @@ class Elsewhere(TorchDispatchMode):
 
 def _run(function: Any, args: Any, kwargs: Any, strict: bool = False) -> Any:
     name = function._schema.name.removeprefix("aten::").rstrip("_") if hasattr(function, "_schema") else str(function)
-    flat, _ = tree_flatten((args, kwargs))
-    tensors = [one for one in flat if isinstance(one, Tensor)]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     far = [one for one in tensors if isinstance(one, Away)]
     target = kwargs.get("device")
     made = target is not None and torch.device(target).type == DEVICE.type
@@ -132,14 +130,14 @@ def _run(function: Any, args: Any, kwargs: Any, strict: bool = False) -> Any:
     if made or (copies and far and target is not None):
         kwargs = {**kwargs, "device": torch.device("cpu")}
         kwargs.pop("pin_memory", None)
-    found = function(*tree_map(_here, args), **tree_map(_here, kwargs))
+    found = function(*_each(_here, args), **{key: _each(_here, value) for key, value in kwargs.items()})
     if name == "_local_scalar_dense" or (name == "_to_copy" and target is not None and not made):
         return found
     if function._schema.is_mutable and found is not None and not isinstance(found, (tuple, list)):
         written = next((a for a in args if isinstance(a, Tensor)), None)
         if isinstance(written, Away) and found is written.here:
             return written
-    return tree_map(lambda one: Away(one) if isinstance(one, Tensor) and not isinstance(one, Away) else one, found)
+    return _each(lambda one: Away(one) if isinstance(one, Tensor) and not isinstance(one, Away) else one, found)
 
 
 def _check(name: str, args: Any, kwargs: Any, far: list[Away], near: list[Tensor], target: Any) -> None:
@@ -158,6 +156,23 @@ def _check(name: str, args: Any, kwargs: Any, far: list[Away], near: list[Tensor
             raise Waits("a copy between host and device that blocks")
     if name == "copy" and far and near and not (len(args) > 2 and args[2]) and not kwargs.get("non_blocking"):
         raise Waits("a copy between host and device that blocks")
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments of an operation and in lists of them, which is all that operations take."""
+    for one in values:
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, (list, tuple)):
+            yield from _tensors(one)
+
+
+def _each(change: Callable[[Any], Any], one: Any) -> Any:
+    """`change` of what is no list or tuple, and of all inside; torch's pytree takes longer than most operations."""
+    if isinstance(one, (list, tuple)):
+        parts = [_each(change, part) for part in one]
+        return parts if isinstance(one, list) else tuple(parts)
+    return change(one)
 
 
 def _here(one: Any) -> Any:

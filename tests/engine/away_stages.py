@@ -77,11 +77,10 @@ def run(strategies: list[Strategy], device: str) -> dict[str, str]:
     """A prompt, and a token behind it, with the stages watched: what waited and where, if anything did."""
     found = {"spec": " + ".join(map(repr, strategies)), "waits": "", "error": ""}
     family = VIDEOS if any(isinstance(one, VideoPruner) for one in strategies) else IMAGES
-    model, batch = build(family)[0], prompt(family)
-    facts = adapter_for(model).facts
+    facts = adapter_for(base(family)).facts
     found["declared"] = "; ".join(filter(None, (needs_of(one, facts).waits for one in strategies)))
     with ExitStack() as stack:
-        model, batch, watch, waits = (on_away if device == "away" else on_cuda)(model, batch, stack)
+        model, batch, watch, waits = (on_away if device == "away" else on_cuda)(family, stack)
         for kind in {type(one) for part in strategies for one in parse(part)}:
             stack.enter_context(watched(kind, watch))
         try:
@@ -96,6 +95,7 @@ def run(strategies: list[Strategy], device: str) -> dict[str, str]:
     return found
 
 
+@cache
 def prompt(family: str) -> dict[str, Any]:
     """A ragged batch of one and two pictures, or of two videos."""
     if family == VIDEOS:
@@ -104,17 +104,28 @@ def prompt(family: str) -> dict[str, Any]:
     return dict(inputs(family, ["Is there a cat?", "Compare <image> with <image> please"], pictures))
 
 
-def on_away(model: Any, batch: dict[str, Any], stack: ExitStack) -> Moved:
+@cache
+def moved(family: str, away: bool) -> Any:
+    """The model on the device, once for all strategies, which leave it as it was."""
+    from tests.engine.away import move
+
+    model = build(family)[0]
+    if not away:
+        return model.to("cuda")
+    move(model)
+    return model
+
+
+def on_away(family: str, stack: ExitStack) -> Moved:
     """Model, batch, what watches a stage, and what tells that a stage waited; on the device that is not there."""
-    from tests.engine.away import Away, Elsewhere, Waits, move
+    from tests.engine.away import Away, Elsewhere, Waits
 
     mode = stack.enter_context(Elsewhere())
-    move(model)
-    batch = {name: Away(value) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    return model, batch, mode.watched, lambda error: isinstance(error, Waits)
+    batch = {name: Away(value) if isinstance(value, torch.Tensor) else value for name, value in prompt(family).items()}
+    return moved(family, True), batch, mode.watched, lambda error: isinstance(error, Waits)
 
 
-def on_cuda(model: Any, batch: dict[str, Any], stack: ExitStack) -> Moved:
+def on_cuda(family: str, stack: ExitStack) -> Moved:
     """The same on a GPU."""
 
     @contextmanager
@@ -126,8 +137,9 @@ def on_cuda(model: Any, batch: dict[str, Any], stack: ExitStack) -> Moved:
         finally:
             torch.cuda.set_sync_debug_mode(before)
 
-    batch = {name: value.to("cuda") if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-    return model.to("cuda"), batch, watch, lambda error: "synchronizing CUDA operation" in str(error)
+    given = prompt(family).items()
+    batch = {name: value.to("cuda") if isinstance(value, torch.Tensor) else value for name, value in given}
+    return moved(family, False), batch, watch, lambda error: "synchronizing CUDA operation" in str(error)
 
 
 @contextmanager
