@@ -115,6 +115,13 @@ def _alone(target: Any, strategy: Strategy) -> str | None:
         return str(error)
 
 
+@cache
+def replaced(target: Any, spec: str) -> bool:
+    """Whether `auto` stands for something on a model, as it does by what was measured, that does more than mask."""
+    with vtokens.attach(target, spec) as handle:
+        return not all(_masks(type(strategy)) for strategy in handle.strategies)
+
+
 def unseen(family: str, spec: str) -> bool:
     """Whether strategies ask for what nobody can see of the tower of a family: vtokens refuses them."""
     facts = Facts(family, depth=4, tower_depth=4, has_cls=True)
