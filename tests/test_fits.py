@@ -9,7 +9,7 @@ from tests.families import build
 from vtokens.adapters.fits import fit, refusal
 from vtokens.strategies import describe, list_strategies
 
-FAMILIES = ("aya_vision", "gemma3", "kimi_k25", "llava", "mllama", "qwen3_vl", "qwen3_vl_moe", "smolvlm")
+FAMILIES = ("aya_vision", "gemma3", "kimi_k25", "llama4", "llava", "mllama", "qwen3_vl", "qwen3_vl_moe", "smolvlm")
 MODIFIERS = {"restore"}
 """What stands behind another."""
 

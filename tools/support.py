@@ -34,7 +34,7 @@ LINES = {
     "Kimi K2.5": ("kimi_k25",),
     "LFM2-VL": ("lfm2_vl",),
     "LightOnOCR, PaddleOCR-VL": ("lighton_ocr", "paddleocr_vl"),
-    "Llama 3.2 Vision": ("mllama",),
+    "Llama 3.2 Vision, Llama 4": ("mllama", "llama4"),
     "LLaVA 1.5 to OneVision, ViP, Video-LLaVA": (
         "llava", "llava_next", "llava_next_video", "llava_onevision", "vipllava", "video_llava"
     ),

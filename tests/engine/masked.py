@@ -24,7 +24,9 @@ from vtokens.core.compat import given_cache
 
 def decoder_of(model: Any) -> Any:
     """The decoder of a model of any family, read off the model itself."""
-    return getattr(model.model, "text_model", None) or model.model.language_model
+    inner = getattr(model, "model", model)
+    decoder = getattr(inner, "text_model", None) or inner.language_model
+    return getattr(decoder, "model", decoder)
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

@@ -15,6 +15,7 @@ from tests.engine.cases import MODES, Case, cases, examples, mixed, model, refus
 from tests.engine.compare import check_tokens, sums
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import ALL, STATEFUL
+from tests.families.copies import with_copies
 from tests.limits import close_pass
 from vtokens.core.compat import returned_cache
 
@@ -25,8 +26,8 @@ def generate(target: Any, batch: dict[str, Any], case: Case) -> Any:
     """`NEW` tokens under the case's mode, with the scores they were chosen by."""
     torch.manual_seed(case.seed)
     return target.generate(
-        **batch, **MODES[case.mode], max_new_tokens=NEW, min_new_tokens=NEW,
-        return_dict_in_generate=True, output_logits=True, output_scores=True,
+        **with_copies(target, batch, MODES[case.mode].get("num_beams", 1)), **MODES[case.mode],
+        max_new_tokens=NEW, min_new_tokens=NEW, return_dict_in_generate=True, output_logits=True, output_scores=True,
     )  # fmt: skip
 
 

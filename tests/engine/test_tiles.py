@@ -14,7 +14,7 @@ from tests.families import inputs
 from vtokens.adapters import adapter_for
 
 pytestmark = pytest.mark.parametrize(
-    "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "smolvlm"]
+    "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "llama4", "smolvlm"]
 )
 PROMPTS = ["Look: <image> what is this?", "Compare <image><image> please", "hello"]
 

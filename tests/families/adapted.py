@@ -37,7 +37,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from vtokens.loading.processors import pictures_only
 
 from . import of_timm
-from .by_hand import Pages, Patches, Pooled, Rows, Tiled, Unbroken
+from .by_hand import Pages, Patches, Pooled, Rows, Separated, Tiled, Unbroken
 from .configs import BASE, CLIP, LLAMA, PROOF, SIGLIP, TEXT, TOWER
 
 _LLAMA = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "image": "<image>"}
@@ -151,6 +151,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {**TOWER, "spatial_merge_size": 2, "initializer_range": 0.2},
         "tie_word_embeddings": False,
     },
+    # Tiles of 4 x 4 patches, of which a shuffle makes 2 x 2 tokens. Every other layer attends to all, turns nothing and
+    # has experts: one that all tokens go through, and one of two others. Queries and keys are normed to one length, so
+    # that heads of 32 prefer as much as others of 16 do.
+    "llama4": {
+        "text_config": {
+            **TEXT, "head_dim": 32, "intermediate_size": 64, "intermediate_size_mlp": 128, "num_local_experts": 2,
+            "interleave_moe_layer_step": 2, "no_rope_layer_interval": 2,
+        },
+        "vision_config": {
+            **TOWER, "intermediate_size": 128, "projector_input_dim": 48, "projector_output_dim": 48,
+            "vision_output_dim": 48, "initializer_range": 0.2,
+        },
+    },
     # Squares of 5 x 5 patches, of which up to 2 x 2 are pooled, of two tower blocks each; two layers turn otherwise.
     "molmo2": {
         "text_config": {
@@ -203,6 +216,11 @@ TOKENS: dict[str, dict[str, str]] = {
         "grid": "<IMG_GRID>", "col": "<IMG_COL>", "row": "<IMG_ROW>", "end": "<IMG_END>",
     },
     "deepseek_vl": _LLAMA,
+    "llama4": {
+        "bos": "<|begin_of_text|>", "eos": "<|eot|>", "pad": "<|finetune_right_pad|>", "image": "<|patch|>",
+        "whole": "<|image|>", "boi": "<|image_start|>", "eoi": "<|image_end|>", "column": "<|tile_x_separator|>",
+        "row": "<|tile_y_separator|>",
+    },
     "lighton_ocr": {"eos": "<|im_end|>", "pad": "<|endoftext|>", "image": "<|image_pad|>"},
     "mistral3": {**_LLAMA, "image": "[IMG]", "image_break": "[IMG_BREAK]", "image_end": "[IMG_END]"},
     "kimi_k25": {
@@ -230,6 +248,8 @@ TOKENS: dict[str, dict[str, str]] = {
 def token_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     """The top-level fields of a configuration with token ids."""
     fields = {"image_patch_id" if family == "molmo2" else "image_token_id": tokenizer.image_token_id}
+    if family == "llama4":
+        return {f"{name}_token_index": getattr(tokenizer, f"{name}_token_id") for name in ("image", "boi", "eoi")}
     if family == "molmo2":
         fields |= {
             "image_start_token_id": tokenizer.begin_token_id, "image_end_token_id": tokenizer.end_token_id,
@@ -339,6 +359,9 @@ PROCESSORS: dict[str, Callable[[Any, Any], Any]] = {
         PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size={"height": 28, "width": 28}), tok
     ),
     "cohere2_vision": lambda config, tok: Tiled(
+        GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok
+    ),
+    "llama4": lambda config, tok: Separated(
         GotOcr2ImageProcessorPil(size=_square(config), crop_to_patches=True, max_patches=3), tok
     ),
     "kimi_k25": lambda config, tok: Patches(

@@ -91,6 +91,23 @@ class Tiled(ByHand):
         return tok.boi_token + (self.image_token * 4 + tok.img_line_break_token) * tiles + tok.eoi_token
 
 
+class Separated(Tiled):
+    """Llama 4's pictures: tiles with marks between columns and behind rows, and the whole behind a mark of its own."""
+
+    def written(self, made: Any, number: int) -> str:
+        tok, tiles, tile = self.tokenizer, int(made["num_patches"][number]), self.image_token * 4
+        cut = ""
+        if tiles > 1:  # side by side, or one below the other
+            wide = self.sizes[number][0] > self.sizes[number][1]
+            mark = tok.column_token if wide else tok.row_token
+            cut = mark.join([tile] * (tiles - 1)) + tok.row_token
+        return tok.boi_token + cut + tok.whole_token + tile + tok.eoi_token
+
+    def made(self, images: Any) -> Any:
+        self.sizes = [one.size for one in images]
+        return super().made(images)
+
+
 class Prefixed(ByHand):
     """PaliGemma's prompts: pictures, the token for the beginning, text and a line break, all of one kind.
 

@@ -46,6 +46,7 @@ class TowerSpec:
             (B, N, C) into (B, N, D), row by row, or (rows, C) into (tokens, D), each from rows that follow each other.
             None if there is no such place: then no tokens are merged in the tower, no picture is changed at its call,
             and nobody measures how features move with its rows.
+        class_last: its class token stands behind the patches, not before them.
     """
 
     at: tuple[str, ...]
@@ -60,6 +61,7 @@ class TowerSpec:
     fewer: frozenset[str] = frozenset()
     embeddings: str | None = None
     projector: str | None = None
+    class_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,14 @@ class Anatomy:
         indicators: config field with the ids of text tokens that the multimodal module embeds otherwise where pictures
             come in; None if it embeds all text alike.
         added: whether features are added to the embeddings of the placeholders, rather than put in their place.
-        decoder: the multimodal module's attribute with the decoder, which has `layers`, `rotary_emb` and `config`.
+        features: the entry of a feature call's output with the features of its pictures.
+        projects: path from the multimodal module to what projects them outside of that call; None if the call does.
+        decoder: path from the multimodal module to the decoder, which has `layers`, `rotary_emb` and `config`.
         norm: the decoder's attribute with the norm behind its last layer.
         kinds: the kinds of layers that the family was shown to be right with.
         axes: rows of a rotary position: 1, or 3 for time, height and width.
+        complex_angles: layers are given rotary angles as one tensor of complex numbers, (B, N, D_head / 2), rather than
+            as cosines and sines.
         side_inputs: keyword arguments of the decoder, beside those of all decoders, that are right as they are for any
             part of a sequence: second sequences get them too.
         deepstack: features that the decoder adds behind its first layers; None if it adds none.
@@ -199,10 +205,13 @@ class Anatomy:
     aside: Mapping[str, Aside] = field(default_factory=dict)
     indicators: str | None = None
     added: bool = False
+    features: str = "pooler_output"
+    projects: str | None = None
     decoder: str = "language_model"
     norm: str = "norm"
     kinds: frozenset[Kind] = frozenset(("full", "sliding"))
     axes: Literal[1, 3] = 1
+    complex_angles: bool = False
     side_inputs: frozenset[str] = frozenset()
     deepstack: Deepstack | None = None
     visibility: Visibility | None = None

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from vtokens.adapters.anatomy import PIXELS, Anatomy
 from vtokens.adapters.layers import LayerSpec, layer_specs
 from vtokens.adapters.tokens import holding
-from vtokens.adapters.tower import Tower
+from vtokens.adapters.tower import Tower, follow
 from vtokens.core.costs import Encoding
 from vtokens.core.facts import Facts
 from vtokens.core.moved import elsewhere
@@ -46,7 +46,7 @@ class Adapter(ABC):
         parts = (
             module
             for module in model.modules()
-            if hasattr(module, self.anatomy.decoder) and all(hasattr(type(module), call) for call in calls)
+            if all(hasattr(type(module), call) for call in calls) and follow(module, self.anatomy.decoder) is not None
         )
         self.multimodal: Any = next((m for m in parts if not hasattr(m, "lm_head")), None)
         if self.multimodal is None:
@@ -63,7 +63,7 @@ class Adapter(ABC):
     @property
     def language_model(self) -> Any:
         """The decoder: embeddings in, hidden states out."""
-        return getattr(self.multimodal, self.anatomy.decoder)
+        return follow(self.multimodal, self.anatomy.decoder)
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -194,8 +194,8 @@ class Adapter(ABC):
         """
         return (given["attention_mask"].long().cumsum(1) - 1).clamp(min=0)
 
-    def rotary(self, hidden: Tensor, positions: Tensor, rope: str | None = None) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each (B, W, D_head).
+    def rotary(self, hidden: Tensor, positions: Tensor, rope: str | None = None) -> Any:
+        """(cos, sin), each (B, W, D_head); where a family has them so, complex (B, W, D_head / 2).
 
         Args:
             hidden: states, for device and dtype.
@@ -207,8 +207,7 @@ class Adapter(ABC):
         elif positions.dim() == 3:
             positions = positions[0]
         embed = self.language_model.rotary_emb
-        found: tuple[Tensor, Tensor] = embed(hidden, positions) if rope is None else embed(hidden, positions, rope)
-        return found
+        return embed(hidden, positions) if rope is None else embed(hidden, positions, rope)
 
     def placeholders(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """modality -> bool (B, N), the positions that the model scatters its features into.

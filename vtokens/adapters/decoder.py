@@ -14,6 +14,7 @@ from vtokens.adapters.layers import KINDS
 
 _MODALITIES = ("image", "video", "audio")
 _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
+_COMPLEX = ("apply_rotary_emb",)
 
 
 def check_decoder(adapter: Adapter) -> None:
@@ -129,7 +130,7 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
             return
         if (kind := type(inside(attention))) not in seen:  # a decoder has many layers of few classes
             seen.add(kind)
-            yield from _reasons_of_class(kind)
+            yield from _reasons_of_class(kind, adapter.anatomy.complex_angles)
         yield from _reasons_of(attention, index, index)
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
@@ -142,11 +143,12 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         yield f"its cache holds a {min(cached - known)}"
 
 
-def _reasons_of_class(kind: type) -> Iterator[str]:
+def _reasons_of_class(kind: type, complex_angles: bool) -> Iterator[str]:
     if beside(kind, "ALL_ATTENTION_FUNCTIONS") is None:
         yield f"its {kind.__name__} does not call transformers' attention interface"
-    if not any(beside(kind, name) for name in _TURNS):
-        yield f"its {kind.__name__} takes other position embeddings than cosines and sines"
+    if not any(beside(kind, name) for name in (_COMPLEX if complex_angles else _TURNS)):
+        numbers = "complex numbers" if complex_angles else "cosines and sines"
+        yield f"its {kind.__name__} takes other position embeddings than {numbers}"
 
 
 def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
 from vtokens.strategies import Relevance, Saliency, Sensitivity, VideoPruner, get
 from vtokens.strategies.base import Strategy, needs_of
-from vtokens.strategies.signals import Change, Neurons, OfTower
+from vtokens.strategies.signals import Neurons, OfTower
 
 DEPTH, TOWER = 32, 24
 """Layers and blocks of a typical model, of which defaults are asked what they need."""
@@ -16,13 +16,13 @@ _COMPUTING = ("mminference",)
 """Strategies that compute attention in the model's place, causal as it is in most."""
 _IN_THE_TOWER = ("flowcut",)
 """Strategies that drop patches inside the tower, by what its class token says of them."""
-_TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "minicpmv4_6", "qwen3_5", "qwen3_5_moe")
+_TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "llama4", "minicpmv4_6", "qwen3_5", "qwen3_5_moe")
 """Families whose rotary embeddings cannot be undone."""
-_MIXED = ("lfm2_vl", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
+_MIXED = ("lfm2_vl", "llama4", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """Families whose MLPs have no neurons that can be told, being mixtures of experts, or of other names."""
 _BUILT_OTHERWISE = (
-    "aya_vision", "cohere2_vision", "gemma3", "gemma4", "glm46v", "glm4v", "lfm2_vl", "minicpmv4_6", "qwen3_5",
-    "qwen3_5_moe",
+    "aya_vision", "cohere2_vision", "gemma3", "gemma4", "glm46v", "glm4v", "lfm2_vl", "llama4", "minicpmv4_6",
+    "qwen3_5", "qwen3_5_moe",
 )  # fmt: skip
 """Families whose layers have other parts than attention, an MLP and a norm before each, or gate what heads put out."""
 _NOTES = {
@@ -90,8 +90,6 @@ def fit(name: str, family: str) -> str:
         return "no (nothing of the tower is seen)"
     if family in _MIXED and any(isinstance(signal, Neurons) for signal in needs.signals):
         return "no (no neurons of its MLPs are seen)"
-    if family == "lfm2_vl" and any(isinstance(signal, Change) and signal.part == "mlp" for signal in needs.signals):
-        return "no (its MLPs are not seen)"
     if family in _BUILT_OTHERWISE and needs.shortcut:
         return "no (its layers are built otherwise)"
     if needs.blends and anatomy.cross is not None:

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["full", "sliding", "cross", "linear"]
+Kind = Literal["full", "sliding", "chunked", "cross", "linear"]
 KINDS: Mapping[str, Kind] = {
     "full_attention": "full",
     "sliding_attention": "sliding",
+    "chunked_attention": "chunked",
     "linear_attention": "linear",
     "conv": "linear",  # the last few rows, which a short convolution looks back over
 }
@@ -22,18 +23,22 @@ class LayerSpec:
     """One decoder layer.
 
     Attributes:
-        kind: "full" attends to all earlier positions, "sliding" to those of a window, "cross" to features that have no
-            place in the sequence, and "linear" keeps a state of fixed size in place of keys.
+        kind: "full" attends to all earlier positions, "sliding" to those of a window, "chunked" to those of its own
+            chunk, "cross" to features that have no place in the sequence, and "linear" keeps a state of fixed size in
+            place of keys.
         slot: the cache layer that holds its keys, or its state: its own number, or that of an earlier layer whose keys
             it attends to.
-        window: positions that it looks back over, its own included; None if all.
+        window: positions that it looks back over, its own included, or that are in a chunk; None if all.
         rope: the layer type by which it asks for its rotary angles; None if all layers turn alike.
+        tempered: (f, a) where it scales the query of position p, counted in rows by the layer itself, by
+            1 + a log(1 + floor((p + 1) / f)) (arXiv:2501.19399); None if it scales none.
     """
 
     kind: Kind
     slot: int
     window: int | None = None
     rope: str | None = None
+    tempered: tuple[float, float] | None = None
 
     @property
     def attends(self) -> bool:
@@ -55,22 +60,40 @@ def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tupl
     window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if types is None:  # without types, a window is that of all layers
         return _specs(("full_attention" if window is None else "sliding_attention",) * depth, window, (), (*crossing,))
-    angles = getattr(config, "rope_parameters", None) or {}
+    angles, chunk = getattr(config, "rope_parameters", None) or {}, getattr(config, "attention_chunk_size", None)
     turned = tuple(name for name in KINDS if isinstance(angles.get(name), Mapping))
-    return _specs((*types[:depth],), window, turned, (), getattr(config, "num_kv_shared_layers", None) or 0)
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    return _specs((*types[:depth],), window, turned, (), shared, chunk, *_tempered(config))
 
 
 @functools.lru_cache(maxsize=64)  # asked in every pass, of configs that hardly ever change
 def _specs(
-    types: tuple[str, ...], window: int | None, turned: tuple[str, ...], crossing: tuple[int, ...], shared: int = 0
+    types: tuple[str, ...],
+    window: int | None,
+    turned: tuple[str, ...],
+    crossing: tuple[int, ...],
+    shared: int = 0,
+    chunk: int | None = None,
+    tempered: frozenset[int] = frozenset(),
+    temperature: tuple[float, float] | None = None,
 ) -> tuple[LayerSpec, ...]:
     unknown = sorted({*types} - KINDS.keys())
     if unknown:
         raise ValueError(f"layers of {', '.join(unknown)} are not known: {', '.join(KINDS)} are")
     found, own = [], len(types) - shared  # the last ones attend to the keys of the last of their type before
     for index, name in enumerate(types):
-        kind = "full" if KINDS[name] == "sliding" and window is None else KINDS[name]
+        reach = {"sliding": window, "chunked": chunk}.get(KINDS[name])
+        kind = "full" if KINDS[name] in ("sliding", "chunked") and reach is None else KINDS[name]
         kind = "cross" if index in crossing else kind
         slot = index if index < own else max(place for place in range(own) if types[place] == name)
-        found.append(LayerSpec(kind, slot, window if kind == "sliding" else None, name if name in turned else None))
+        rope, scaled = name if name in turned else None, temperature if index in tempered else None
+        found.append(LayerSpec(kind, slot, None if kind == "cross" else reach, rope, scaled))
     return tuple(found)
+
+
+def _tempered(config: Any) -> tuple[frozenset[int], tuple[float, float] | None]:
+    """The layers whose queries are scaled by their positions, those that turn nothing (Llama 4), and the scale."""
+    if not getattr(config, "attn_temperature_tuning", False):
+        return frozenset(), None
+    turning = config.no_rope_layers  # 1 where a layer turns, whatever the name says
+    return frozenset(n for n, turns in enumerate(turning) if not turns), (config.floor_scale, config.attn_scale)

@@ -29,7 +29,6 @@ WITHOUT = {
     "pix2struct": _WHOLE,
     "udop": _WHOLE,
     "phi4_multimodal": "it writes features into its embeddings inside of the decoder, so that no call makes them",
-    "llama4": "its layers attend in chunks, and turn positions by complex numbers",
 }
 """Families that people ask for and that have no adapter: why not."""
 _adapters: dict[str, type[Adapter]] = {}

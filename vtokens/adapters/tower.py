@@ -89,8 +89,13 @@ class Tower:
 
     @property
     def has_cls(self) -> bool:
-        """Whether it puts a class token at position 0."""
+        """Whether it puts a class token before the patches, or behind them (`cls_last`)."""
         return self._spec.class_token is not None and follow(self.module, self._spec.class_token) is not None
+
+    @property
+    def cls_last(self) -> bool:
+        """Whether its class token stands behind the patches."""
+        return self.has_cls and self._spec.class_last
 
     @property
     def tiles(self) -> str | None:

@@ -290,6 +290,10 @@ def _mlp(config: Any, index: int = 0) -> tuple[int, int]:
         ValueError: only some of the layers have experts, and not all behind the first few.
     """
     inner, chosen = getattr(config, "moe_intermediate_size", None), getattr(config, "num_experts_per_tok", None)
+    if (mixed := getattr(config, "moe_layers", None)) is not None:  # layers with experts, and one that all go through
+        if index in mixed:
+            return config.intermediate_size * (1 + config.num_experts_per_tok), config.num_local_experts
+        return int(config.intermediate_size_mlp), 0
     if getattr(config, "enable_moe_block", False):  # experts beside the MLP
         return config.intermediate_size + config.top_k_experts * inner, config.num_experts
     if not inner or not chosen or index < (getattr(config, "first_k_dense_replace", None) or 0):

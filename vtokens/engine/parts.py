@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from vtokens.adapters.decoder import mlp_of
+from vtokens.adapters.output import makes_logits
 from vtokens.engine import cross
 from vtokens.engine.attention.tap import Tap
 from vtokens.engine.context import Follower
@@ -38,10 +39,13 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     """
     adapter, found, outside = hooks.adapter, Parts(), hooks.adapter.anatomy.cross is not None
     decoder, layers = adapter.language_model, () if outside else adapter.layers
-    if adapter.model is not adapter.multimodal:
+    within = adapter.model is adapter.multimodal  # which may make logits all the same, behind its decoder
+    if makes_logits(adapter):
         found["model"] = partial(_before, adapter.model, hooks.on_model)
         if plan.contrast is not None or plan.at_logits:
-            found["logits"] = partial(adapter.model.register_forward_hook, hooks.on_logits, always_call=True)
+            # Before the hook that ends the call, where both stand on one module.
+            after = partial(adapter.model.register_forward_hook, prepend=within)
+            found["logits"] = partial(after, hooks.on_logits, always_call=True)
         if plan.contrast is not None:
             found["head"] = partial(Head, hooks, adapter.model.get_output_embeddings())
     found["start"] = partial(_before, adapter.multimodal, hooks.on_start)
@@ -50,6 +54,8 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     end: Any = partial(cross.on_output, hooks) if outside else hooks.on_output
     found["language model"] = partial(_before, decoder, begin)
     found["output"] = partial(decoder.register_forward_hook, end, with_kwargs=True)
+    if within:
+        found["behind the decoder"] = partial(decoder.register_forward_hook, hooks.on_end)
     for index, layer in enumerate(layers):
         found["layer", index] = partial(_before, layer, partial(hooks.on_layer, index))
         plans = [plan, *plan.apart]
@@ -89,7 +95,9 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
     for number, projector in enumerate(pushed):
         found["pushed projector", number] = partial(projector.register_forward_hook, partial(on_projector, adapter))
     attending = [index for (index, _), spec in zip(enumerate(layers), adapter.specs, strict=False) if spec.attends]
-    return found | taps(hooks, plan.tapped_layers(attending))
+    drops = plan.at_prompt or plan.at_layer
+    scaled = [index for index, spec in enumerate(adapter.specs) if spec.tempered is not None and drops]
+    return found | taps(hooks, sorted({*plan.tapped_layers(attending), *scaled}))
 
 
 def taps(hooks: Hooks, indices: Iterable[int]) -> Parts:

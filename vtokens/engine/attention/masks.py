@@ -83,7 +83,7 @@ def lane_mask(lane: Lane, index: int, hidden: Tensor, fold: Fold | None = None) 
                     f"{config._attn_implementation!r} cuts a sliding window of {window} by rows, of which some were "
                     "dropped: use attn_implementation='sdpa', or keep prompt and answer shorter than the window"
                 )
-            rule = in_window(window, *query_key_positions(lane, index, past, length, view, hidden.device), past)
+            rule = in_reach(lane, index, *query_key_positions(lane, index, past, length, view, hidden.device), past)
             if both_ways is None or both_ways.whole:
                 rule = and_masks(causal_mask_function, rule)
         if both_ways is not None and both_ways.whole and rule is not None:
@@ -146,15 +146,39 @@ def query_key_positions(
     return now, torch.cat([before.expand(batch, *heads, -1), after.expand(batch, *heads, -1)], -1)
 
 
-def in_window(window: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
-    """Attention over a window that is counted in fed positions, whatever was dropped between them."""
+def in_reach(lane: Lane, index: int, queries: Tensor, keys: Tensor, past: int) -> MaskFunction:
+    """Attention over the window, or in the chunk, of decoder layer `index`, counted in fed positions.
+
+    Whatever was dropped between them.
+
+    Args:
+        queries: int64 (B or 1, W), fed positions of the queries.
+        keys: int64 (B or 1, past + W), those of the keys.
+        past: keys before this pass.
+    """
+    window = lane.windows[index]
+    chunked = lane.specs[index].kind == "chunked"
+    if chunked:
+        queries, keys = chunks(lane, window, queries), chunks(lane, window, keys)
 
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         at = queries[batch if len(queries) > 1 else 0, query - past]
         # Slots that are not filled yet come after all queries, so that causal attention closes them.
-        return at - keys[batch if len(keys) > 1 else 0, key.clamp(max=keys.shape[1] - 1)] < window
+        of = keys[batch if len(keys) > 1 else 0, key.clamp(max=keys.shape[1] - 1)]
+        return at == of if chunked else at - of < window
 
     return rule
+
+
+def chunks(lane: Lane, size: int, positions: Tensor) -> Tensor:
+    """int64 (B, K): the number of the chunk that each fed position (B or 1, K) is in; padding on the left is in none.
+
+    transformers counts chunks from the first token of a row that is real.
+    """
+    if lane.padding is None:
+        return positions // size
+    first = (~lane.padding).long().cumprod(1).sum(1, keepdim=True)
+    return (positions - first.to(positions.device)) // size
 
 
 def in_stretch(ids: Tensor, past: int) -> MaskFunction:

@@ -13,7 +13,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.apart import pooled_apart
 from vtokens.engine.attention.by_head import attention_by_head
 from vtokens.engine.attention.key_padding import present_padding
-from vtokens.engine.attention.masks import query_key_positions
+from vtokens.engine.attention.masks import chunks, query_key_positions
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.padding import join_padding
@@ -47,7 +47,11 @@ def observe(lane: Lane, pictures: Pictures, signal: Attention, attention: Attent
     allowed = join_padding(present_padding(lane, layer, past), layout.valid, past, length)
     if layer in lane.windows:  # one query a sample, or the pass was refused (`check_window`)
         at, of = query_key_positions(lane, layer, past, length, lane.view, query.device)
-        near = at.expand(len(query), -1).gather(1, last) - of < lane.windows[layer]
+        asking, window = at.expand(len(query), -1).gather(1, last), lane.windows[layer]
+        if lane.specs[layer].kind == "chunked":
+            near = chunks(lane, window, asking) == chunks(lane, window, of)
+        else:
+            near = asking - of < window
         if both_ways is not None and both_ways.whole:
             ids = both_ways.seen(lane.view, query.device)
             same = (ids == ids.gather(1, last)) & (ids >= 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,13 @@ from vtokens.engine.state.lane import Lane
 from vtokens.engine.state.numbering import CLOSED
 from vtokens.engine.state.view import gather
 from vtokens.strategies.views.memory import Memory
+
+
+def of_angles(change: Callable[..., Tensor], *angles: Any) -> Any:
+    """What `change` makes of rotary angles: of cosines and of sines, each by themselves, or of complex numbers."""
+    if isinstance(angles[0], Tensor):
+        return change(*angles)
+    return tuple(change(*parts) for parts in zip(*angles, strict=True))
 
 
 def renumber(lane: Lane, index: int, positions: Tensor | None) -> Any:

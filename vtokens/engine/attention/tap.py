@@ -68,9 +68,12 @@ class AttentionCall:
             return output[..., : self.value.shape[-1]].contiguous(), weights
         eager: Any = beside(type(module), "eager_attention_forward") if chosen == "eager" else None
         function = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager)
+        kwargs = self.kwargs
+        if eager is not None and kwargs.get("scaling", 1) is None:  # towers may have an eager function of their own
+            kwargs = {**kwargs, "scaling": self.scaling}
         if chosen not in ("sdpa", "eager"):  # the flash integrations read the implementation's name off the config
             module = _AsChosen(module, config)
-        return function(module, self.query, self.key, self.value, self.mask, **self.kwargs)
+        return function(module, self.query, self.key, self.value, self.mask, **kwargs)
 
     @property
     def _is_step(self) -> bool:

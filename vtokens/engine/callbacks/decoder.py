@@ -15,6 +15,7 @@ from vtokens.engine.attention.key_padding import filled
 from vtokens.engine.attention.observe import observe, observe_change, observe_keys, observe_neurons
 from vtokens.engine.attention.sizes import sized
 from vtokens.engine.attention.tap import AttentionCall
+from vtokens.engine.attention.temperature import tempered
 from vtokens.engine.attention.unmerge import unmerged
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
 from vtokens.engine.checks.arguments import named
@@ -127,9 +128,12 @@ class DecoderHooks(Base):
         passed = here().phase(self)
         if not isinstance(passed, Pass):
             return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        whole = hidden.view_as(args[0])  # mixtures of experts may give rows of all samples in one list
         if passed.text is not None and passed.text.active:
-            return passed.text.note(index, "mlp", output[0] if isinstance(output, tuple) else output)
-        return self._steered(passed, index, "mlp", output)
+            return passed.text.note(index, "mlp", whole)
+        changed = self._steered(passed, index, "mlp", whole).view_as(hidden)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     @traced(entering_layer)
     def after_part(self, signal: Change, module: nn.Module, args: Args, kwargs: Kwargs, output: Any = None) -> Any:
@@ -141,7 +145,8 @@ class DecoderHooks(Base):
             return
         given = args[0] if args else kwargs["hidden_states"]
         with pictures.record.selecting(given.device):
-            observe_change(lane, pictures, signal, given, output[0] if isinstance(output, tuple) else output)
+            made = output[0] if isinstance(output, tuple) else output
+            observe_change(lane, pictures, signal, given, made.view_as(given))
 
     def _steered(self, passed: Pass, index: int, place: Place, output: Any) -> Any:
         """What leaves a layer or its MLP, with what strategies add to it."""
@@ -204,7 +209,9 @@ class DecoderHooks(Base):
         return self._in_lane(passed, lane, index, attention)
 
     def _in_lane(self, passed: Pass, lane: Lane, index: int, attention: AttentionCall) -> tuple[Tensor, Any]:
-        strategies, attention = lane.plan.at_attend.get(index, ()), filled(lane, index, attention)
+        counted = lane.past if passed.joint is None else passed.joint.main.past
+        attention = tempered(lane, index, filled(lane, index, attention), counted)
+        strategies = lane.plan.at_attend.get(index, ())
         attention.rows = lane.computed.get(index)
 
         def inner(lane: Lane, attention: AttentionCall) -> tuple[Tensor, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vtokens.adapters.anatomy import PIXELS
 from vtokens.adapters.decoder import inside
+from vtokens.adapters.output import copies_by_name
 from vtokens.core.kept_logits import cuts_logits
 from vtokens.engine.block import Block, negative_prompt
 from vtokens.engine.callbacks.base import REPLACED, Args, Base, Kwargs
@@ -54,6 +55,7 @@ class ModelHooks(Base):
         features = inputs.get("mm_encoder_outputs") or {}
         for modality in MODALITIES:
             if features.get(modality) is not None:
+                copies_by_name(self.adapter, features[modality])
                 run = run_in(modality, features[modality], bool(plan), self.adapter)
                 request.runs.extend([] if run is None else [run])
 

@@ -9,6 +9,7 @@ from typing import get_args
 from torch import nn
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.decoder import mlp_of
 from vtokens.core.errors import unknown
 from vtokens.engine.attention.rotary import check_rotary
 from vtokens.strategies.checks import check_layer
@@ -91,9 +92,10 @@ def _check_change(adapter: Adapter, signal: Change) -> None:
     """Raise `ValueError` unless a decoder layer has the part whose work is asked for."""
     if signal.part not in get_args(Part):
         raise unknown("part", signal.part, get_args(Part))
-    layer, name = adapter.layers[signal.layer], "self_attn" if signal.part == "attention" else "mlp"
-    if not isinstance(getattr(layer, name, None), nn.Module):
+    layer = adapter.layers[signal.layer]
+    part = getattr(layer, "self_attn", None) if signal.part == "attention" else mlp_of(layer)
+    if not isinstance(part, nn.Module):
         raise ValueError(
             f"{signal} asks what the {signal.part} of decoder layer {signal.layer} does, and a {type(layer).__name__} "
-            f"has no `{name}`"
+            f"has no `{'self_attn' if signal.part == 'attention' else 'mlp'}`"
         )

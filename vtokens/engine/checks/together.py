@@ -8,6 +8,7 @@ from torch import nn
 
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import mlp_of
+from vtokens.adapters.output import makes_logits
 from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.joined import check_joined
 from vtokens.engine.checks.linear import check_linear
@@ -112,7 +113,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     contrasting = [strategy for strategy in changing if strategy.negative(adapter.facts) is not None]
     if len(contrasting) > 1:
         raise ValueError(f"{format_spec(contrasting)!r} would contrast logits twice: keep one of them")
-    if changing and adapter.model is adapter.multimodal:
+    if changing and not makes_logits(adapter):
         raise ValueError(
             f"{changing[0].name!r} changes logits, and a {type(adapter.model).__name__} makes none: attach "
             "it to the ...ForConditionalGeneration"

@@ -1,4 +1,4 @@
-"""Sliding windows: layers that look back over so many positions only. A window that cuts nothing is no window."""
+"""Sliding windows and chunks: layers that look back over so many positions only. What cuts nothing is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vtokens.engine.plan import Plan
 
 
 def cutting_windows(specs: Sequence[LayerSpec], positions: int) -> dict[int, int]:
-    """Decoder layer -> its window, where that cuts into a sequence of so many fed positions."""
+    """Decoder layer -> its window, or the size of its chunks, where that cuts into so many fed positions."""
     return {
         index: spec.window for index, spec in enumerate(specs) if spec.window is not None and positions >= spec.window
     }
@@ -27,6 +27,7 @@ def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -
         pictures: whether that pass brings any: only then is attention read, for their tokens.
     """
     windows = cutting_windows(adapter.specs, positions)
+    _check_compact(adapter, plan, positions)
     if not windows:
         return
     several = {
@@ -49,8 +50,8 @@ def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -
         why += "which it"
     if why is not None:
         raise ValueError(
-            f"this decoder has layers of sliding_window={max(windows.values())}, and the sequence came to {positions} "
-            f"positions: {why} cuts. Keep prompt and answer shorter than the window (fewer tokens, a smaller picture), "
+            f"this decoder has layers of {_named(adapter.specs, windows)}, and the sequence came to {positions} "
+            f"positions: {why} cuts. Keep prompt and answer shorter than that (fewer tokens, a smaller picture), "
             "or detach() the strategy"
         )
 
@@ -60,6 +61,23 @@ def check_no_window(adapter: Adapter, positions: int) -> None:
     windows = cutting_windows(adapter.specs, positions)
     if windows:
         raise ValueError(
-            f"this decoder has layers of sliding_window={max(windows.values())}, and the negative prompt came to "
-            f"{positions} positions, where it cuts: keep both prompts shorter than the window, or detach() the strategy"
+            f"this decoder has layers of {_named(adapter.specs, windows)}, and the negative prompt came to "
+            f"{positions} positions, where it cuts: keep both prompts shorter than that, or detach() the strategy"
+        )
+
+
+def _named(specs: Sequence[LayerSpec], windows: dict[int, int]) -> str:
+    """The widest window that cuts, as the decoder's config calls it."""
+    index, size = max(windows.items(), key=lambda item: item[1])
+    return f"{'attention_chunk_size' if specs[index].kind == 'chunked' else 'sliding_window'}={size}"
+
+
+def _check_compact(adapter: Adapter, plan: Plan, positions: int) -> None:
+    """Raise `ValueError` if gaps in positions are closed, by which layers scale queries that they count in rows."""
+    floors = [spec.tempered[0] for spec in adapter.specs if spec.tempered is not None]
+    if plan.compact and floors and positions >= min(floors):
+        raise ValueError(
+            f"layers of this decoder scale queries by their positions from floor_scale={min(floors)} on, and the "
+            f"sequence came to {positions}: a strategy numbers positions anew (positions='compact'), of which these "
+            "layers are not told. Leave positions='compact' out, or keep prompt and answer shorter than that"
         )

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 from vtokens.core.compat import swap_cache
 from vtokens.engine.attention.masks import mask_and_angles
-from vtokens.engine.attention.renumber import numbers
+from vtokens.engine.attention.renumber import numbers, of_angles
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.checks.caches import check_continued
 from vtokens.engine.checks.window import check_no_window
@@ -98,9 +98,10 @@ class Joint:
             told = torch.cat([numbers(lane, index, own) for lane, own in lanes if own is not None])
         kwargs = dict(kwargs, attention_mask=None, position_ids=told)
         if any(part is not None for part in found):
-            halves = zip(*(part.chunk(2) for part in kwargs["position_embeddings"]), strict=True)
+            angles = kwargs["position_embeddings"]
+            halves = (of_angles(lambda part, half=half: part.chunk(2)[half], angles) for half in (0, 1))
             both = [given if part is None else part for given, part in zip(halves, found, strict=True)]
-            kwargs["position_embeddings"] = tuple(torch.cat([*parts]) for parts in zip(*both, strict=True))
+            kwargs["position_embeddings"] = of_angles(lambda *parts: torch.cat(parts), *both)
         return kwargs
 
     def _padding(self, hidden: Tensor) -> Tensor | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.output import features_of
 from vtokens.core.layout import Layout
 from vtokens.engine.lanes.chosen_tokens import with_tokens
 from vtokens.engine.lanes.fed import Fed, Start, numbered
@@ -55,7 +56,7 @@ def _with_pixels(adapter: Adapter, same: Fed, layout: Layout, kind: Pixels) -> F
             raise ValueError("stored features hold no pixels, which this strategy changes: pass pixel_values")
         inputs = adapter.change_pixels(run.modality, run.inputs, kind.change)
         output = getattr(adapter.multimodal, adapter.anatomy.call(run.modality))(**inputs)
-        features += [part.reshape(-1, part.shape[-1]) for part in output.pooler_output]
+        features += [part.reshape(-1, part.shape[-1]) for part in features_of(adapter, output)]
         if adapter.anatomy.deepstack is not None:
             entries = getattr(output, adapter.anatomy.deepstack.features)
             deeper.append([torch.cat(list(entry)) for entry in entries])

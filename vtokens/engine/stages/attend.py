@@ -96,7 +96,9 @@ def _turns(lane: Lane, index: int, query: Tensor) -> Tensor | None:
         return None
 
     def make() -> Tensor:
-        both = torch.cat([part.to(query.device).float() for part in lane.angles or ()], -1)
+        parts: Any = lane.angles
+        parts = (parts.real, parts.imag) if isinstance(parts, Tensor) else parts
+        both = torch.cat([part.to(query.device).float() for part in parts], -1)
         return torch.nn.functional.normalize(both, dim=-1).expand(len(query), -1, -1)
 
     return lane.once(("turns", lane.view, lane.specs[index].rope, query.device), make)

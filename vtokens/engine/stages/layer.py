@@ -10,7 +10,7 @@ from torch import Tensor
 from vtokens.engine.attention.fold import fold_now
 from vtokens.engine.attention.key_padding import slots_seen
 from vtokens.engine.attention.masks import lane_mask, mask_and_angles
-from vtokens.engine.attention.renumber import layer_positions, renumber
+from vtokens.engine.attention.renumber import layer_positions, of_angles, renumber
 from vtokens.engine.attention.unmerge import unturned
 from vtokens.engine.stages.prompt import select
 from vtokens.engine.state.cache_layers import shortened
@@ -121,12 +121,12 @@ def _without_attention(lane: Lane, index: int, kwargs: dict[str, Any]) -> dict[s
 
 
 def _angles(lane: Lane, index: int, columns: Tensor | None, embeddings: Any) -> Any:
-    """(cos, sin) of the columns still seen, from those the language model made at its input."""
+    """(cos, sin), or complex angles, of the columns still seen, from those the language model made at its input."""
     if columns is None:
         return embeddings
     return lane.once(
         ("positions", lane.view, lane.specs[index].rope),
-        lambda: tuple(gather(part, columns, part.dim() - 2) for part in embeddings),
+        lambda: of_angles(lambda part: gather(part, columns, part.dim() - 2), embeddings),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtokens.adapters import Adapter
+from vtokens.adapters.output import name_for_copies
 from vtokens.adapters.tower import Tower
 from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.engine.block import Block
@@ -55,10 +56,13 @@ class _Features:
         if call.inputs is not call.given:
             pixels.show_all(call, output)
         if stage and not call.tower.merges and not isinstance(output, tuple):
-            output.pooler_output = encode.merge_features(call, output.pooler_output)
+            name = self._adapter.anatomy.features
+            setattr(output, name, encode.merge_features(call, getattr(output, name)))
             stack = self._adapter.anatomy.deepstack
             if stack is not None:
                 encode.follow_merging(call.merging, output, stack.features)
+        if not isinstance(output, tuple):
+            name_for_copies(self._adapter, output)
         run = call.over()
         mark(output, run)
         self._watcher.on_features(run)
@@ -120,7 +124,7 @@ class TowerTap:
         for one in call.plan.scored:
             block, rows, heads = one
             if block == index:
-                read, tiles = _read(attention).of(heads), self._tower.tiles
+                read, tiles = _read(attention, self._tower.cls_last).of(heads), self._tower.tiles
                 every = rows == "all" or not self._tower.has_cls
                 whole = None if tiles is None else _of_tiles(read, call.inputs[tiles], every)
                 scores = self._scores(read, call.merging, every) if whole is None else [whole]
@@ -167,13 +171,20 @@ def _of_patches(tower: Tower, rows: Tensor, merging: Merging | None) -> Tensor:
     """(patches, C) of the rows (B, N, C) of a tower, in the order it works; of merged patches, those of their token."""
     if merging is not None and merging.begun:
         rows = merging.expand(rows)
+    if tower.cls_last:
+        return rows[:, :-1].flatten(0, 1)
     return rows[:, int(tower.has_cls and tower.tiles is None) :].flatten(0, 1)
 
 
-def _read(attention: AttentionCall) -> Read:
-    """What scores are computed of in one attention call, head by head."""
-    bounds = attention.kwargs.get("cu_seq_lens_q")
-    return Read(attention.query.detach(), attention.key.detach(), attention.scaling, attention.mask, bounds)
+def _read(attention: AttentionCall, cls_last: bool = False) -> Read:
+    """What scores are computed of in one attention call, head by head.
+
+    Args:
+        cls_last: the class token stands last, and is put first; such a tower masks nothing.
+    """
+    bounds, query, key = attention.kwargs.get("cu_seq_lens_q"), attention.query.detach(), attention.key.detach()
+    query, key = (query.roll(1, 2), key.roll(1, 2)) if cls_last else (query, key)
+    return Read(query, key, attention.scaling, attention.mask, bounds)
 
 
 def _of_tiles(read: Read, real: Tensor, every: bool) -> Tensor:

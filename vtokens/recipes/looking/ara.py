@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vtokens.adapters import adapter_for
+from vtokens.adapters.output import features_of
 from vtokens.core.errors import shorten
 from vtokens.core.extras import needs
 from vtokens.core.images import open_image
@@ -144,12 +145,13 @@ def shelf(asking: Asking, folder: str, captions: bool) -> Shelf:
 
 def embedding(asking: Asking, image: Image.Image) -> np.ndarray:
     """float32 (D,), length 1: the mean of the features that the plain model's tower and projector make of a picture."""
-    multimodal: Any = adapter_for(asking.model).multimodal
+    adapter = adapter_for(asking.model)
+    multimodal: Any = adapter.multimodal
     _, inputs = asking.inputs("", [image])
     with torch.no_grad(), without(asking.model, STAGES):
         named = inspect.signature(multimodal.get_image_features).parameters
         found = multimodal.get_image_features(**{name: inputs[name] for name in inputs if name in named})
-    features = found if isinstance(found, Tensor | list | tuple) else found.pooler_output
+    features = found if isinstance(found, Tensor | list | tuple) else features_of(adapter, found)
     parts = [features] if isinstance(features, Tensor) else list(features)
     rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts]).float()
     mean = rows.mean(0)
