@@ -14,7 +14,7 @@ from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 
 import vtokens
-from vtokens.strategies.citations import OWN, references
+from vtokens.strategies.bibtex import OWN, references
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -6,9 +6,10 @@ import pytest
 
 from vtokens.scenes import examples, score
 from vtokens.scenes.kinds import ALL_KINDS, HARDER
+from vtokens.scenes.lots import draw_scene
 from vtokens.scenes.questions import ask
 from vtokens.scenes.sentences import described, spoken
-from vtokens.scenes.world import draw_scene, stream
+from vtokens.scenes.world import stream
 
 SHORT = [kind for kind in ALL_KINDS + HARDER if kind != "caption"]
 

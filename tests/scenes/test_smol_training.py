@@ -13,6 +13,7 @@ from transformers import LlamaModel
 import vtokens
 from vtokens.scenes import COMPARE, HARDER, KINDS, PAIRS, READING, STORIES, examples, prompt
 from vtokens.scenes.lexicon import words
+from vtokens.scenes.lots import draw_scene
 from vtokens.scenes.photographs import PHOTOGRAPHS
 from vtokens.scenes.questions import exist_question
 from vtokens.scenes.render import BACKGROUND, patch_classes
@@ -25,7 +26,7 @@ from vtokens.scenes.train.smol.course import COURSE
 from vtokens.scenes.train.smol.packing import allowed, pack
 from vtokens.scenes.train.smol.pupil import Pupil
 from vtokens.scenes.train.smol.saved import facts, tensors
-from vtokens.scenes.world import draw_scene, stream
+from vtokens.scenes.world import stream
 from vtokens.scenes.worlds import furnish
 
 from ..limits import close

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vtokens.scenes.kinds import KINDS
+from vtokens.scenes.lots import draw_scene
 from vtokens.scenes.model import build_model, build_tokenizer
 from vtokens.scenes.questions import exist_question
 from vtokens.scenes.render import BACKGROUND, render
@@ -15,7 +16,6 @@ from vtokens.scenes.train.optim import Masters
 from vtokens.scenes.train.pretraining import features, thin
 from vtokens.scenes.train.stages import STAGES
 from vtokens.scenes.train.vision import normalised, vision_states
-from vtokens.scenes.world import draw_scene
 
 
 @pytest.fixture(scope="module")

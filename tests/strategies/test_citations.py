@@ -12,7 +12,8 @@ import vtokens
 from vtokens.cli import main
 from vtokens.strategies import cite, describe, list_strategies, registry
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.citations import OWN, cite_all, recipe_sources, references
+from vtokens.strategies.bibtex import OWN, references
+from vtokens.strategies.citations import cite_all, recipe_sources
 
 FILE = Path(vtokens.__file__).parent / "strategies" / "references.bib"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vtokens.cli.calibrate import images
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import check_file, whole
 from vtokens.cli.output import console, say
+from vtokens.cli.pictures import images
 from vtokens.core.errors import unknown
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device

@@ -69,10 +69,7 @@ def whole(least: int = 1, most: int = MANY) -> Callable[[str], int]:
 
 def above_zero(text: str) -> float:
     """The type of an option that is a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{shorten(text)} is not allowed: a number above 0")
     return value
@@ -80,13 +77,17 @@ def above_zero(text: str) -> float:
 
 def seconds(text: str) -> float:
     """The type of an option that is a finite number of seconds, from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{shorten(text)} is not allowed: seconds from 0")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def listed(text: str) -> list[str]:

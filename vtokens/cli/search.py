@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from vtokens.cli.calibrate import images
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
 from vtokens.cli.output import console, say
+from vtokens.cli.pictures import add_pictures, images
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
 
@@ -30,10 +30,8 @@ def add_to(commands: Any) -> None:
         "  vtokens run ... --strategy \"mminference(patterns='p.json')\"\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("model", help="an embedded model, a folder or a hub id")
-    command.add_argument("--out", required=True, help="the JSON file to write")
+    add_pictures(command, "the JSON file to write")
     command.add_argument("--samples", type=whole(), default=8, help="prompts to try patterns on (default: %(default)s)")
-    command.add_argument("--images", help="a folder of pictures; without it scenes are drawn")
     command.add_argument(
         "--pictures",
         type=numbers(1, 1000),

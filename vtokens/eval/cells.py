@@ -12,7 +12,8 @@ from vtokens.core.errors import shorten
 from vtokens.eval.lmms.loading import seeded
 from vtokens.recipes import parse_recipe
 from vtokens.strategies import format_spec, parse
-from vtokens.strategies.spec import grammar, open_keeps
+from vtokens.strategies.grammar import grammar
+from vtokens.strategies.spec import open_keeps
 
 _SEEDS = 1000
 LARGEST_SEED = 2**32 - 1

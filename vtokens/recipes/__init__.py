@@ -14,7 +14,8 @@ from vtokens.core.lazy import importer
 
 if TYPE_CHECKING:
     from vtokens.recipes.again import Again
-    from vtokens.recipes.beams import Opera, opera
+    from vtokens.recipes.beam_loop import Opera
+    from vtokens.recipes.beams import opera
     from vtokens.recipes.looking.ara import ara
     from vtokens.recipes.looking.base import Looked, Recipe
     from vtokens.recipes.looking.carve import carve
@@ -67,7 +68,7 @@ _MODULES = {
     "AnswerScorer": _SCORERS,
     "ClipScorer": _SCORERS,
     "Looked": "vtokens.recipes.looking.base",
-    "Opera": "vtokens.recipes.beams",
+    "Opera": "vtokens.recipes.beam_loop",
     "opera": "vtokens.recipes.beams",
     "Quota": "vtokens.recipes.quotas",
     "Recipe": "vtokens.recipes.looking.base",

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from .embedded import embedded_models, embedded_path
     from .evaluation import Accuracy, accuracy, answer, evaluate
     from .kinds import ALL_KINDS, EVERY_KIND, HARDER, KINDS, POPE
+    from .lots import draw_scene
     from .sampling import Example, examples, prompt, score
     from .signs import READING
     from .stories import STORIES
-    from .world import CLASSES, COLOURS, PAIRS, SHAPES, SPLITS, Pair, Scene, Thing, draw_scene
+    from .world import CLASSES, COLOURS, PAIRS, SHAPES, SPLITS, Pair, Scene, Thing
     from .worlds import WORLDS
 
 _HOME = {
@@ -33,7 +34,8 @@ _HOME = {
     "kinds": ("ALL_KINDS", "EVERY_KIND", "HARDER", "KINDS", "POPE"),
     "signs": ("READING",),
     "stories": ("STORIES",),
-    "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing", "draw_scene"),
+    "lots": ("draw_scene",),
+    "world": ("CLASSES", "COLOURS", "PAIRS", "SHAPES", "SPLITS", "Pair", "Scene", "Thing"),
     "worlds": ("WORLDS",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

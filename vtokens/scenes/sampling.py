@@ -14,11 +14,12 @@ from vtokens.core.prompts import question_prompt
 from . import claims
 from .compare import COMPARE, ask_two
 from .kinds import EVERY_KIND, KINDS, check_kinds
+from .lots import draw_scene
 from .questions import ask
 from .render import render
 from .sentences import described, spoken
 from .stories import STORIES
-from .world import Scene, check_split, draw_scene, stream
+from .world import Scene, check_split, stream
 from .worlds import check_world, furnish
 
 _SECOND = 1000  # attempts from here on draw the second of two pictures

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from keyword import kwlist
 from typing import Any, Unpack
 
 from vtokens.core.budget import Keep, check_keep
@@ -16,6 +13,7 @@ from vtokens.core.errors import shorten, unknown
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.composition import Choice, Composition
 from vtokens.strategies.fields import checked
+from vtokens.strategies.grammar import EXAMPLE, terms
 from vtokens.strategies.options import StrategyOptions
 from vtokens.strategies.registry import get
 from vtokens.strategies.video_pruner import VideoPruner
@@ -23,11 +21,7 @@ from vtokens.strategies.video_pruner import VideoPruner
 Spec = str | Strategy | Mapping[str, Any] | Sequence[Any] | None
 """Anything that names one or several strategies; None and "none" name no strategy at all."""
 
-LONGEST = 10_000
-"""Characters of a spec: what Python's grammar takes for text grows faster than its length."""
 _MOST = 32  # strategies of one spec, and lists inside each other
-_WORD = re.compile(rf"=(\s*)({'|'.join(word for word in kwlist if word.islower())})(?=\s*[,)])")
-_EXAMPLE = "write for example 'fastv(keep=0.25, layer=2)' or 'cls(keep=0.5)+fastv(keep=0.5)'"
 
 
 def parse(spec: Spec, keep: Keep | None = None, **options: Unpack[StrategyOptions]) -> tuple[Strategy, ...]:
@@ -48,9 +42,7 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Unpack[StrategyOption
         raise ValueError(f"{len(drafts)} strategies at once: {_MOST} are allowed")
     if options:
         if len(drafts) != 1:
-            raise ValueError(
-                f"options {shorten(sorted(options))} need a single strategy, got {len(drafts)}: {_EXAMPLE}"
-            )
+            raise ValueError(f"options {shorten(sorted(options))} need a single strategy, got {len(drafts)}: {EXAMPLE}")
         drafts[0][1].update(options)
     if keep is not None:
         _give(_takers(drafts), keep)
@@ -119,7 +111,7 @@ def _give(takers: list[tuple[type[Strategy], dict[str, Any]]], keep: Keep) -> No
         takers[0][1]["keep"] = keep
         return
     if not takers:
-        raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {_EXAMPLE}")
+        raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {EXAMPLE}")
     names = ", ".join(cls.name for cls, _ in takers)
     temporal = [issubclass(cls, VideoPruner) for cls, _ in takers]
     if temporal == [False, True]:
@@ -128,7 +120,7 @@ def _give(takers: list[tuple[type[Strategy], dict[str, Any]]], keep: Keep) -> No
             f"write '{takers[1][0].name}+{takers[0][0].name}', or give each its own keep"
         )
     if temporal != [True, False] or "of" not in _names(takers[1][0]):
-        raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {_EXAMPLE}")
+        raise ValueError(f"keep={shorten(keep)} is ambiguous: {names} would take it; {EXAMPLE}")
     share = check_keep(keep)
     (first, time), (last, space) = takers
     if isinstance(share, int):
@@ -161,7 +153,7 @@ def _drafts(spec: Any, depth: int = 0) -> list[tuple[type[Strategy], dict[str, A
     if isinstance(spec, Strategy):
         return [(type(spec), {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init})]
     if isinstance(spec, str):
-        return _parse_string(spec)
+        return terms(spec, get)
     if isinstance(spec, Mapping):
         if "name" not in spec:
             raise ValueError(f"a strategy as a dict needs a 'name', got the keys {shorten(sorted(map(str, spec)))}")
@@ -171,88 +163,8 @@ def _drafts(spec: Any, depth: int = 0) -> list[tuple[type[Strategy], dict[str, A
             raise ValueError(f"a list of {len(spec)} strategies, {depth} lists deep: {_MOST} of either are allowed")
         return [draft for part in spec for draft in _drafts(part, depth + 1)]
     raise TypeError(
-        f"{shorten(spec)} does not name a strategy: a string, a Strategy, a dict or a list is allowed; {_EXAMPLE}"
+        f"{shorten(spec)} does not name a strategy: a string, a Strategy, a dict or a list is allowed; {EXAMPLE}"
     )
-
-
-def _parse_string(text: str) -> list[tuple[type[Strategy], dict[str, Any]]]:
-    text = text.strip()
-    try:
-        node = grammar(text, "strategy", _EXAMPLE)
-    except ValueError:
-        # Python's own words are no names to its grammar, and one of them is a value: budget=global.
-        quoted = _WORD.sub(r"=\1'\2'", text)
-        if quoted == text:
-            raise
-        node = grammar(quoted, "strategy", _EXAMPLE)
-    parts: list[ast.expr] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts.append(node.right)
-        node = node.left
-    return [_parse_term(part, text) for part in [node, *reversed(parts)]]
-
-
-def grammar(text: str, what: str, example: str) -> ast.expr:
-    """What Python's own grammar makes of `text`, so that quoting and nesting are right without a parser of our own.
-
-    Raises:
-        ValueError: no expression, one nested too deep, or one of more than `LONGEST` characters; `what` it should be
-            and an `example` of it are named.
-    """
-    if len(text) > LONGEST:
-        raise ValueError(
-            f"cannot read the {what} {shorten(text)}: at most {LONGEST:,} characters are read, and it has {len(text):,}"
-        )
-    try:
-        return ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # the last two: nested too deep
-        raise ValueError(f"cannot read the {what} {shorten(text)}: {example}") from error
-
-
-def _parse_term(node: ast.expr, text: str) -> tuple[type[Strategy], dict[str, Any]]:
-    name = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(name, ast.Name) or (isinstance(node, ast.Call) and node.args):
-        raise ValueError(f"cannot read the strategy {shorten(text)}: fields are given by name; {_EXAMPLE}")
-    fields: dict[str, Any] = {}
-    for keyword in node.keywords if isinstance(node, ast.Call) else []:
-        if keyword.arg is None:
-            raise ValueError(f"cannot read the strategy {shorten(text)}: '**' is not allowed; {_EXAMPLE}")
-        if keyword.arg in fields:
-            raise ValueError(f"cannot read the strategy {shorten(text)}: {shorten(keyword.arg)} is given twice")
-        fields[keyword.arg] = _literal(keyword.value, text)
-    return get(name.id), fields
-
-
-def _literal(node: ast.expr, text: str) -> Any:
-    if isinstance(node, ast.Name):
-        return bare(node.id)
-    if any(isinstance(part, ast.Call) for part in ast.walk(node)):
-        return _nested(node, text)
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, MemoryError, RecursionError) as error:
-        value = shorten(ast.get_source_segment(text, node))  # what is nested too deep cannot be unparsed either
-        raise ValueError(f"cannot read the value {value} in the strategy {shorten(text)}: {_EXAMPLE}") from error
-
-
-def bare(word: str) -> Any:
-    """What a word without quotes stands for: objective=maxsum reads as well as objective='maxsum'."""
-    if word in ("nan", "inf"):
-        return float(word)
-    return {"true": True, "false": False, "none": None}.get(word, word)
-
-
-def _nested(node: ast.expr, text: str) -> str:
-    """A spec inside a spec, as branch=random(keep=0.1), as text."""
-    try:
-        spec = ast.unparse(node)
-    except RecursionError as error:
-        raise ValueError(f"cannot read the strategy {shorten(text)}: {_EXAMPLE}") from error
-    try:
-        _parse_string(spec)
-    except ValueError as error:
-        raise ValueError(f"cannot read the value {shorten(spec)} in the strategy {shorten(text)}: {error}") from error
-    return spec
 
 
 def _names(cls: type[Strategy]) -> list[str]:

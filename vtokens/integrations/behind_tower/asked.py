@@ -7,7 +7,8 @@ from typing import Any
 
 from vtokens.core.errors import shorten, unknown
 from vtokens.strategies import format_spec, parse
-from vtokens.strategies.spec import LONGEST, open_keeps
+from vtokens.strategies.grammar import LONGEST
+from vtokens.strategies.spec import open_keeps
 
 FIELDS = ("keep", "strategy")
 _EXAMPLE = '{"strategy": "divprune", "keep": 0.25}'

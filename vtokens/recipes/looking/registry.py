@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from vtokens.core.errors import shorten, unknown
 from vtokens.recipes.looking.base import Recipe
 from vtokens.strategies.card import EVIDENCE, Evidence
-from vtokens.strategies.spec import bare, grammar
+from vtokens.strategies.grammar import bare, grammar
 
 PACKAGE = "vtokens.recipes.looking"
 _recipes: dict[str, type[Recipe]] = {}

@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..kinds import KINDS
+from ..lots import draw_scene
 from ..questions import ask
 from ..qwen.model import WORDS
 from ..render import patch_classes, render
-from ..world import PAIRS, PATCH, Scene, draw_scene, stream
+from ..world import PAIRS, PATCH, Scene, stream
 
 SHORT = KINDS[:-1]
 _WEIGHTS = np.array([5, 2, 3, 1, 1.5, 1.5, 1.5, 2, 2.5, 5])  # how often each kind of SHORT is asked

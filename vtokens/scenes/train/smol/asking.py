@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...lots import draw_scene
 from ...signs import READING
-from ...world import Scene, draw_scene, stream
+from ...world import Scene, stream
 from ...worlds import WORLDS, furnish
 from ..data import _scene, redrawn
 from . import drills
