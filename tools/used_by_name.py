@@ -1,8 +1,8 @@
 """What vulture takes for dead and is not, with who uses it: read by `vulture`, never run."""
 # ruff: noqa: B018, F821
 
-# Python itself asks modules and classes for these.
-__getattr__, __dir__, __class__, create_module, exec_module, showwarning
+# Python itself asks modules and classes for these, and argparse calls the last.
+__getattr__, __dir__, __class__, create_module, exec_module, showwarning, _check_value
 
 # The public API, and what documents name of it (tests/files/api.txt).
 kv_bytes_saved, to_json, answer_file, application, VTokensSimple, amber, amber_words, halloc, mhalubench
