@@ -1,7 +1,9 @@
 """Options are checked before a model is loaded, mean the same in every command, and errors say what is allowed."""
 
 import argparse
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -191,3 +193,21 @@ def test_whole_numbers_have_bounds(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not allowed: a whole number from 1 to 10") as error:
         whole(1, 10)(text)
     assert len(str(error.value)) < 400
+
+
+class Terminal(io.StringIO):
+    """A terminal as a stream tells of itself."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "says"), [(Terminal, "loading nowhere; "), (io.StringIO, "")])
+def test_the_demo_says_first_what_it_does(stream, says, monkeypatch):
+    """Before what takes seconds is imported, and to a terminal alone."""
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr("vtokens.cli._quiet", lambda: pytest.fail(f"told: {sys.stderr.getvalue()!r}"))
+    with pytest.raises(pytest.fail.Exception) as error:
+        main(["demo", "--model", "nowhere"])
+    assert str(error.value).startswith(f"told: '{says}")
+    assert (len(sys.stderr.getvalue().splitlines())) == bool(says)

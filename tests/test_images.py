@@ -18,6 +18,7 @@ from vtokens.cli import main
 from vtokens.core.images import as_image, open_image, upright
 from vtokens.eval.lmms.media import picture
 from vtokens.filter.datasets.worker import Worker
+from vtokens.integrations.ray_data import Decode
 
 ORIENTATION = 0x0112
 TURNS = {  # what undoes each orientation, so that a viewer shows the picture as it was
@@ -219,3 +220,29 @@ def test_exif_data_that_cannot_be_read_do_not_hide_the_picture(tmp_path):
     ):
         image.save(tmp_path / f"{number}.png", exif=broken)
         assert np.array_equal(open_image(tmp_path / f"{number}.png"), image)
+
+
+def test_a_picture_of_too_many_pixels_says_how_many_are_allowed_and_how_to_allow_it(tmp_path, monkeypatch, capsys):
+    """In the library's words, from Python, the command line and a worker of Ray; half the limit is no matter."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    path = tmp_path / "large.png"
+    Image.fromarray(noise(40, 50, 3)).save(path)
+    says = r"large.png': it has 2,000 pixels, and at most 1,998 are allowed, .*smaller, .*VTOKENS_MAX_PIXELS=2000"
+    monkeypatch.setenv("VTOKENS_MAX_PIXELS", "1998")
+    for call in (open_image, as_image):
+        with pytest.raises(OSError, match=says):
+            call(str(path))
+    with pytest.raises(SystemExit):
+        main(["run", str(path), "what?"])
+    error = capsys.readouterr().err
+    assert "VTOKENS_MAX_PIXELS=2000" in error.splitlines()[-1]
+    assert "2,000 pixels" in error
+    assert "DOS" not in error
+    refused = Decode()({"image": path.read_bytes(), "prompt": "what?"})["refused"]
+    assert "it has 2,000 pixels, and at most 1,998 are allowed" in refused
+    monkeypatch.setenv("VTOKENS_MAX_PIXELS", "2000")
+    assert open_image(path).size == (50, 40)
+    for wrong in ("many", "0", "-3", "1e9", ""):
+        monkeypatch.setenv("VTOKENS_MAX_PIXELS", wrong)
+        with pytest.raises(OSError, match=r"VTOKENS_MAX_PIXELS=.* is not allowed: a whole number of pixels"):
+            open_image(path)

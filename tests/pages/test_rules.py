@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.pages.blocks import Block, blocks
 from tests.pages.outputs import differs
 from tests.pages.test_blocks import unsaid
 
+ROOT = Path(__file__).parents[2]
 PAGE = """# A page
 
 ```python
@@ -125,3 +127,15 @@ def test_what_is_not_run() -> None:
     }.items():
         (words,) = shell.lines(line)
         assert shell.why_not_run(words, shell.check(words), slow=False) == why
+
+
+def test_pages_install_extras_in_one_way() -> None:
+    """From an index the name is vtokens, in a checkout "."; where a line tells one, it or its page tells the other."""
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "vtokens").rglob("*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    for page in pages:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            if line.startswith("    pip install ") and "[" in line:
+                named = {kind: re.findall(rf"'{kind}\[([\w,-]+)\]'", line) for kind in ("vtokens", r"\.")}
+                assert named["vtokens"] == named[r"\."] != [], f"{page}: {line}"
+            elif "'.[" in line and page.name != "install.md":
+                assert "pip install" not in line, f"{page}: {line}"

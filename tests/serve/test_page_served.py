@@ -157,6 +157,8 @@ def test_the_nearest_right_strategy_is_one_click_away(browser: Any, server: tupl
         assert "Did you mean 'fastv'?" in cards[3].inner_text()
         assert "Did you mean 'fastv'?" in page.locator("#wrong").inner_text()
         assert page.locator("#spec").get_attribute("aria-invalid") == "true"
+        pressed = [page.locator(".chip").nth(place).get_attribute("aria-pressed") for place in range(4)]
+        assert pressed == ["true", "true", "true", "false"], "what was refused is not asked for again"
         cards[3].get_by_role("button", name="Take fastv(keep=0.5)").click()
         page.get_by_role("heading", name="fastv(keep=0.5)").wait_for()
         cards = finished(page, 4)

@@ -135,6 +135,8 @@ def _run(arguments: Sequence[str] | None) -> None:
         try:
             options = _parsed(sys.argv[1:] if arguments is None else arguments)
             check_values(options)
+            if "begin" in options:
+                options.begin(options)
             if options.command not in _WITHOUT_MODELS:
                 _quiet()
             _carry_out(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,12 +68,18 @@ def add_to(commands: Any) -> None:
         "--batch-size", type=whole(), metavar="B", help=f"rows that are timed ({_SMALL.batch}, or {_LARGE.batch})"
     )
     command.add_argument("--out", default="demo", metavar="DIR", help="where the picture goes (%(default)s)")
-    command.set_defaults(run=_demo)
+    command.set_defaults(run=_demo, begin=_begin)
+
+
+def _begin(options: argparse.Namespace) -> None:
+    """The first word, before anything is imported that takes seconds; in a pipe there is none."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(f"loading {options.model}; the table takes a minute or more", error=True)
 
 
 def _demo(options: argparse.Namespace) -> None:
     import torch
-    from rich.progress import track
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import vtokens
     from vtokens import scenes
@@ -89,11 +96,14 @@ def _demo(options: argparse.Namespace) -> None:
     questions = scenes.examples("test", n=options.questions or usual.questions, seed=options.seed)
     batch = _batch(processor, questions[:size])
     cells = [("none", 1.0), *((spec, keep) for spec in _SPECS for keep in _KEEPS)]
-    screen = console(stderr=True)
-    rows = [
-        _row(model, processor, questions, batch, *cell, max(size, _AT_ONCE), usual.rounds)
-        for cell in track(cells, description="asking", transient=True, console=screen, disable=not screen.is_terminal)
-    ]
+    screen, rows = console(stderr=True), []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("", total=len(cells))
+        for spec, keep in cells:
+            bar.update(task, description=f"asking {len(questions)} questions under {spec}, keep {keep:g}")
+            rows.append(_row(model, processor, questions, batch, spec, keep, max(size, _AT_ONCE), usual.rounds))
+            bar.advance(task)
     console(width=116).print(_table(rows, options.model, len(questions), size))
     write_picture(picture, kept_picture(model, processor, _busy(questions), _SPECS, _KEEPS))
     say(f"which patches each strategy kept: {picture}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -10,8 +12,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from vtokens.core.errors import shorten
 from vtokens.core.reading import regular
 
+MOST_PIXELS = "VTOKENS_MAX_PIXELS"
+"""The environment variable that says how many pixels a picture may have, in place of twice PIL's MAX_IMAGE_PIXELS."""
 ALLOWED = "a PIL image, the path of a picture, or a uint8 array (height, width, 3) in RGB"
 _ANIMATED = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")  # a phone's MPO has a second image too, which is no second picture
 _WHOLE = {"PNG": 65535, "PPM": 65535}
@@ -24,7 +29,8 @@ def open_image(
 ) -> Image.Image:
     """The image in a file, fully decoded and `upright`.
 
-    An animation gives its first frame, and warns that it is one.
+    An animation gives its first frame, and warns that it is one. A picture may have twice as many pixels as
+    `PIL.Image.MAX_IMAGE_PIXELS` says, which the environment variable VTOKENS_MAX_PIXELS sets for the whole process.
 
     Args:
         source: a path, or an open binary file.
@@ -32,13 +38,13 @@ def open_image(
         formats: PIL's names of those that are read; by default all that it knows.
 
     Raises:
-        OSError: missing, truncated, not an image, or no regular file; names the file.
+        OSError: missing, truncated, not an image, of more pixels than are allowed, or no regular file; names the file.
     """
     if isinstance(source, str | Path):
         regular(source)
     name = repr(str(source)) if name is None else name
     try:
-        with Image.open(source, formats=formats) as image, _lock:
+        with opened(source, formats) as image, _lock:
             # Other libraries (lmms-eval, for one) let half files pass as grey, for the whole process.
             lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
             try:
@@ -53,6 +59,32 @@ def open_image(
     if frames:
         warnings.warn(f"the image {name} has several frames: only the first is looked at", stacklevel=2)
     return found
+
+
+def opened(source: str | Path | IO[bytes], formats: tuple[str, ...] | None = None) -> Image.Image:
+    """A picture whose header alone is read, by `Image.open`, in our words where it has too many pixels.
+
+    Raises:
+        ValueError: it has too many, with how many are allowed; or VTOKENS_MAX_PIXELS is no whole number above 0.
+        OSError: as `Image.open`.
+    """
+    given = os.environ.get(MOST_PIXELS)
+    if given is not None:
+        if not (given.isascii() and given.isdigit() and int(given)):
+            raise ValueError(f"{MOST_PIXELS}={shorten(given)} is not allowed: a whole number of pixels above 0 is")
+        Image.MAX_IMAGE_PIXELS = (int(given) + 1) // 2  # PIL refuses above twice its own number
+    try:
+        with warnings.catch_warnings():
+            # It warns of half as many, which are read all the same.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(source, formats=formats)
+    except Image.DecompressionBombError as error:
+        found, most = re.search(r"\((\d+) pixels\)", str(error)), 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        has, needed = (f"{int(found[1]):,}", found[1]) if found else ("too many", "...")
+        raise ValueError(
+            f"it has {has} pixels, and at most {most:,} are allowed, as a small file can take all memory so: make it "
+            f"smaller, or, if you trust it, set {MOST_PIXELS}={needed} in the environment"
+        ) from error
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -42,14 +42,14 @@ class Decode:
         found = {name: value for name, value in row.items() if name != "image" or isinstance(value, str)}
         try:
             pixels, reason = np.asarray(self._opened(row.get("image"))), ""
-        except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, TypeError, ValueError) as error:
             pixels, reason = np.zeros((0, 0, 3), dtype=np.uint8), f"the image does not open: {error}"
         if not reason and not isinstance(row.get("prompt"), str):
             reason = "'prompt' is no text"
         return found | {PIXELS: pixels.tobytes(), **dict(zip(_SIDES, pixels.shape, strict=False)), _REFUSED: reason}
 
     def _opened(self, image: Any) -> Image.Image:
-        from vtokens.core.images import open_image
+        from vtokens.core.images import open_image, opened
         from vtokens.core.reading import within
 
         if isinstance(image, str):
@@ -61,9 +61,10 @@ class Decode:
             data, name = io.BytesIO(image), "the bytes"
         else:
             raise TypeError(f"{type(image).__name__} is neither a path nor the bytes of a file")
-        with Image.open(data) as peeked:  # the size stands in the header; nothing is decoded for it
-            if peeked.width * peeked.height > self.most:
-                raise ValueError(f"{name} has {peeked.width} x {peeked.height} pixels, and {self.most:,} are allowed")
+        with opened(data) as peeked:  # the size stands in the header; nothing is decoded for it
+            width, height = peeked.size
+        if width * height > self.most:
+            raise ValueError(f"{name} has {width} x {height} pixels, and {self.most:,} are allowed")
         if isinstance(data, io.BytesIO):
             data.seek(0)
         return open_image(data, name)

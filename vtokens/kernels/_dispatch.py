@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.errors import unknown
+from vtokens.core.extras import install
 
 VARIABLE = "VTOKENS_KERNELS"
 CHOICES = ("auto", "reference", "triton")
@@ -34,9 +35,7 @@ def use_triton(*tensors: Tensor) -> bool:
     if any(t.dtype == torch.float64 or (t.requires_grad and torch.is_grad_enabled()) for t in tensors):
         return False
     if not _installed():
-        raise RuntimeError(
-            f"{VARIABLE}=triton, but triton is not installed: pip install 'vtokens[triton]', or unset it"
-        )
+        raise RuntimeError(f"{VARIABLE}=triton, but triton is not installed: {install('triton')}, or unset it")
     if not tensors[0].is_cuda and not interpreted():
         raise RuntimeError(
             f"{VARIABLE}=triton, but the tensors are on {tensors[0].device}: move them to a GPU, unset it, or set "

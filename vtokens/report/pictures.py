@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vtokens.core.images import opened
 from vtokens.core.kept import KeptPicture
 from vtokens.core.overlay import overlay
 from vtokens.core.picture import Picture
@@ -28,7 +29,7 @@ def shown(path: Path) -> Image.Image:
     """
     regular(path)
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise OSError(f"cannot read the picture {str(path)!r}: {error}") from error

@@ -27,10 +27,11 @@ const chip = (one) => {
   const button = document.createElement("button"), name = document.createElement("span");
   button.type = "button";
   button.className = "chip";
-  button.setAttribute("aria-pressed", String(one.chosen));
+  one.choose = (chosen) => { one.chosen = chosen; button.setAttribute("aria-pressed", String(chosen)); };
+  one.choose(one.chosen);
   name.textContent = one.title;
   button.append(name);
-  button.addEventListener("click", () => { one.chosen = !one.chosen; button.setAttribute("aria-pressed", String(one.chosen)); });
+  button.addEventListener("click", () => one.choose(!one.chosen));
   if (!one.free) return button;
   const both = document.createElement("span"), remove = document.createElement("button");
   both.className = "free";
@@ -145,6 +146,7 @@ const start = async () => {
       const again = error.after ? ` It can be asked again in ${error.after} s.` : "";
       place.failed(error.message + again, remedy(error, one));
       const [short] = error.message.split(" Allowed: ");
+      if (error.status === 400 && /strategy|keep/.test(error.param ?? "")) one.choose(false); // it would be refused again
       if (one.free && error.status === 400) wrong(short);
       say(`${one.title}: ${short}`);
       if (!(error instanceof Refused)) throw error;
