@@ -60,7 +60,7 @@ def partitions(places: list[int]) -> Iterator[list[list[int]]]:
             yield [*some[:number], [first, *part], *some[number + 1 :]]
 
 
-@pytest.mark.parametrize("costs", [(0.02, 0.01, 1e-4), (0.3, 0.2, 2e-3), (0.001, 0.05, 1e-3), (0.5, 0.0, 1e-5)])
+@pytest.mark.parametrize("costs", [(0.02, 0.01, 1e-4), (0.001, 0.05, 1e-3), (0.5, 0.0, 1e-5)])
 def test_the_division_is_the_quickest_of_all(costs: tuple[float, float, float]) -> None:
     """Against every way to divide up to six rows, timed by what the passes were drawn from."""
     draw = np.random.default_rng(1)
@@ -85,7 +85,7 @@ def test_the_division_is_the_quickest_of_all(costs: tuple[float, float, float]) 
 
 def test_passes_that_took_now_longer_now_shorter_are_learnt_from_all_the_same() -> None:
     costs = (0.02, 0.01, 1e-4)
-    learner = learnt(costs, np.random.default_rng(2), noise=0.3, count=200)
+    learner = learnt(costs, np.random.default_rng(2), noise=0.3, count=100)
     found = learner.costs()
     assert min(found) >= 0
     for widths in ([600.0], [150.0] * 8, [600.0] * 8):
@@ -104,14 +104,18 @@ def test_as_long_as_little_is_known_a_batch_is_one_pass() -> None:
     assert many.apart([new, *jobs]) == [[0, 1, 3], [2]]
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, Any, Batcher]]:
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Any, Any, Any, Batcher]]:
     """A batcher that has run each strategy, where positions are all that costs anything."""
-    monkeypatch.setattr(Passes, "costs", lambda self: (0.0, 0.0, 1.0))
     model, processor = loaded()
-    with vtokens.attach(model, "none") as handle, Batcher(model, processor, handle, wait=0, most=8) as batcher:
+    with (
+        vtokens.attach(model, "none") as handle,
+        Batcher(model, processor, handle, wait=0, most=8) as batcher,
+        pytest.MonkeyPatch.context() as patched,
+    ):
         for name in STRATEGIES:
             assert batcher.submit(job(_inputs(0), name, greedy(1)), Heard()).wait(60)
+        patched.setattr(batcher._batches._reader.passes, "costs", lambda: (0.0, 0.0, 1.0))
         yield model, processor, handle, batcher
 
 
@@ -131,11 +135,11 @@ def _heard(batcher: Batcher, jobs: list[Job], first: Heard | None = None) -> lis
 
 def test_rows_that_were_read_apart_are_written_together_and_answer_as_alone(served: Any) -> None:
     model, _, handle, batcher = served
-    jobs = [job(_inputs(0), name, greedy(9, min_new_tokens=9)) for name in (*STRATEGIES, *STRATEGIES)]
+    jobs = [job(_inputs(0), name, greedy(6, min_new_tokens=6)) for name in (*STRATEGIES, *STRATEGIES)]
     with passes(model) as calls:
         heard = _heard(batcher, jobs)
     assert [rows for rows, length in calls if length > 1] == [2] * 4
-    assert [rows for rows, length in calls if length == 1] == [8] * 8
+    assert [rows for rows, length in calls if length == 1] == [8] * 5
     assert [told.began.rows for told in heard] == [8] * 8
     expected = [alone(model, handle, one) for one in jobs[:4]]
     assert [list(told.end.ids) for told in heard] == expected * 2
