@@ -59,12 +59,12 @@ def draw(rows: list[Any], pruned: list[Any], path: Path) -> None:
     """Accuracy against tokens: a point a spec with its interval, a line for each pruner of `results/scenes-llava`."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name in dict.fromkeys(r["strategy"] for r in pruned if r["strategy"] != "none"):
+    names = dict.fromkeys(r["strategy"] for r in pruned if r["strategy"] != "none")
+    for name, marker in zip(names, "os^Dv", strict=True):
         line = sorted(
             (r["tokens_per_layer"], r["accuracy"]["overall"]["share"]) for r in pruned if r["strategy"] == name
         )
-        axes.plot(*zip(*line, strict=True), marker=".", color="0.6", linewidth=1)
-        axes.annotate(name, line[0], color="0.45", fontsize=8, xytext=(-3, 3), textcoords="offset points", ha="right")
+        axes.plot(*zip(*line, strict=True), marker=marker, markersize=4, color="0.45", linewidth=1, label=name)
     for number, r in enumerate(rows):
         found = r["accuracy"]["overall"]
         height = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
