@@ -183,3 +183,17 @@ def test_what_is_told_of_other_libraries_is_what_was_measured() -> None:
     assert right["transformers", "none"] == right["transformers (of kvpress)", "none"]
     assert right["transformers", "none"]["n"] >= 240
     assert found["conditions"]["kvpress"] == dict(pin.split("==") for pin in peers.PINS[:2])
+
+
+def test_minutes_are_those_that_tables_hold() -> None:
+    """Where rows hold the seconds of a processor that each took, their sum is what is said of the table."""
+    held = {}
+    for name, table in reproduce.every().items():
+        rows = [row for rows in reproduce.stored_rows(name).values() if isinstance(rows, list) for row in rows]
+        spent = [row["cpu_seconds"] for row in rows if isinstance(row, dict) and "cpu_seconds" in row]
+        if spent and len(spent) == len(reproduce.stored_rows(name).get("rows", [])):
+            held[name] = table.minutes, sum(spent) / 60
+    assert {"census-choose", "census-compare", "scenes-smol"} <= {*held}
+    for name, (said, spent) in held.items():
+        assert said is not None, name
+        assert abs(said - spent) < 0.06 * spent + 0.5, name
