@@ -39,7 +39,7 @@ def expected(tokens: Tensor, valid: Tensor, counts: list[int], start: list[int],
 
 @pytest.mark.parametrize("large", [{}, LARGE])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("most", [1, 15, 16, 17, 61])
+@pytest.mark.parametrize("most", [1, 15, 16, 17, 37])
 def test_it_equals_the_definition(most: int, objective: str, large: dict) -> None:
     """One token, a tile less one, a tile, a tile and one, a prime; ragged sets, counts and starts."""
     tokens, valid = points(most, 3, most, 21), torch.ones(3, most, dtype=torch.bool)
@@ -74,8 +74,8 @@ def test_equal_and_zero_tokens(large: dict) -> None:
 @pytest.mark.parametrize("large", [{}, LARGE])
 def test_strides_neighbours_and_runs(large: dict) -> None:
     """Transposed and stepping storage; a set alone and a second run choose the same."""
-    tokens, valid = points(2, 3, 33, 12), torch.ones(3, 33, dtype=torch.bool)
-    given = valid, [9, 20, 4], [1, 2, 3], "maxsum"
+    tokens, valid = points(2, 3, 20, 12), torch.ones(3, 20, dtype=torch.bool)
+    given = valid, [5, 11, 3], [1, 2, 3], "maxsum"
     together = run(tokens, *given, **large)
     assert torch.equal(run(tokens, *given, **large), together)
     assert torch.equal(run(tokens.mT.contiguous().mT, *given, **large), together)
