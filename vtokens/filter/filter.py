@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from vtokens.adapters import adapter_for
 from vtokens.adapters.wrappers import unwrapped
 from vtokens.core.errors import shorten
-from vtokens.core.overlay import seen_image
 from vtokens.core.weights import doubts
 from vtokens.filter.actions.action import Outcome, apply, check_action
-from vtokens.filter.actions.decoding import decoding
-from vtokens.filter.actions.generation import FilterGeneration
 from vtokens.filter.actions.regenerate import RETRIES, JudgedResponse, check_retries, regenerate
 from vtokens.filter.actions.stream import Event, live
-from vtokens.filter.calibrators.calibrator import CalibrationWarning, Calibrator
-from vtokens.filter.calibrators.records import LabelledResponse
-from vtokens.filter.chats import Chat, is_chat, opened
-from vtokens.filter.explain import Explanation, explain
+from vtokens.filter.calibrators.calibrator import CalibrationWarning
+from vtokens.filter.calls import Calls
+from vtokens.filter.chats import Chat, is_chat
 from vtokens.filter.gate import Gate
-from vtokens.filter.guarantees.calibration import Calibration
-from vtokens.filter.guarantees.limits import certificate, resolve
-from vtokens.filter.guarantees.risk import Certificate, Risk
-from vtokens.filter.guarantees.setting import CalibrationSetting, attached_strategy, fingerprint
-from vtokens.filter.judge import Judge, one_picture
-from vtokens.filter.mentions import Extractor, get_extractor
+from vtokens.filter.guarantees.risk import Risk
+from vtokens.filter.guarantees.setting import attached_strategy, fingerprint
+from vtokens.filter.mentions import Extractor
 from vtokens.filter.report import ResponseReport
-from vtokens.filter.samples import responses, samples
-from vtokens.filter.saved import Saved, find, read_filter, ships, ships_for, write
-from vtokens.filter.signals import Signal, get_signals, parts_for
-from vtokens.filter.trace import passes
-from vtokens.filter.trace.trace import Parts
-from vtokens.loading.context import check_characters, context_of
-from vtokens.loading.media import Medium
+from vtokens.filter.saved import find, read_filter, ships_for
+from vtokens.filter.signals import Signal
 from vtokens.scenes.embedded import is_embedded
 
 if TYPE_CHECKING:
@@ -48,19 +33,7 @@ if TYPE_CHECKING:
     from vtokens.loading.options import FilterOptions
 
 
-def _say_if_unknown(model: PreTrainedModel) -> None:
-    """Warn where it cannot be told whether a calibrator that ships fits."""
-    why = doubts(model)
-    if why is not None and ships_for(model.config.model_type):
-        warnings.warn(
-            f"whether the calibrator that ships for a {model.config.model_type} model fits this one is not known, "
-            f"since its weights {why}: none is used, and scores only rank. Fit one on this model, or give its file",
-            CalibrationWarning,
-            stacklevel=3,
-        )
-
-
-class HallucinationFilter:
+class HallucinationFilter(Calls):
     """Says which parts of an answer the image does not support, and acts on it.
 
     The model is used as it is: strategies attached to it run as in `generate`, and nothing is left behind.
@@ -71,28 +44,6 @@ class HallucinationFilter:
         calibration: the responses that thresholds are calibrated on; None if there are none.
         batch_size: samples in one pass.
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: Any,
-        signals: str | Sequence[str | Signal] = "fast",
-        extractor: str | Extractor = "chunks",
-        calibrator: Calibrator | None = None,
-        calibration: Calibration | None = None,
-        batch_size: int = 16,
-    ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r} is not allowed: a whole number from 1 on")
-        self.model, self.processor, self.batch_size = unwrapped(model), processor, batch_size
-        seen = partial(seen_image, processor)
-        self.judge = Judge(get_signals(signals), get_extractor(extractor), calibrator, seen)
-        self.calibration = calibration
-        self._parts: tuple[tuple[Signal, ...], int, Parts] | None = None
-        self._fingerprint = fingerprint(self.model)
-        passes.check(self.model, self._wanted())
-        if calibrator is not None:
-            calibrator.check(self.setting())
 
     @classmethod
     def from_pretrained(
@@ -149,37 +100,6 @@ class HallucinationFilter:
             model, processor, signals or saved.signals, extractor or saved.extractor, saved.calibrator,
             saved.calibration, batch_size,
         )  # fmt: skip
-
-    def setting(self, **generate_kwargs: Unpack[GenerateOptions]) -> CalibrationSetting:
-        """Under which conditions responses come about now; `generate_kwargs` as they will be given."""
-        fitted = self.judge.calibrator
-        prompts = "any" if fitted is None else fitted.setting.prompts
-        how = decoding(self.model, generate_kwargs)
-        return CalibrationSetting(
-            self._fingerprint, attached_strategy(self.model), prompts, how, self.judge.extractor.name
-        )
-
-    def certificate(self, risk: Risk | float | None = None, action: str = "flag") -> Certificate:
-        """The threshold for a risk, with what it guarantees and assumes; printing it shows all of that.
-
-        Args:
-            risk: None for the one that was calibrated for, a number for another bound of the same kind, or a Risk.
-            action: what will be done with it (`vtokens.filter.ACTIONS`).
-
-        Raises:
-            ValueError: the filter was not calibrated.
-        """
-        return certificate(self.calibration, risk, action)
-
-    def check_action(self, action: str, *, risk: Risk | float | None = None, threshold: float | None = None) -> None:
-        """Raise `ValueError` if this filter cannot act so on what the model says as it runs now; nothing is run.
-
-        Args:
-            action, risk, threshold: as of `generate`, with greedy decoding.
-        """
-        check_action(action)
-        passes.check(self.model, self._wanted())
-        resolve(self.judge.calibrator, self.calibration, self.setting(do_sample=False), action, risk, threshold)
 
     @overload
     def check(
@@ -388,118 +308,14 @@ class HallucinationFilter:
 
         return live(write, finish, action)
 
-    def explain(self, report: ResponseReport) -> list[Explanation]:
-        """Which signals spoke for or against each mention of a report of this filter, weighed and in words.
 
-        Raises:
-            ValueError: the report was judged without a calibrator, or with one that does not know what is usual.
-        """
-        return explain(report, self.judge.calibrator)
-
-    def fit(
-        self,
-        records: Sequence[LabelledResponse],
-        estimator: str = "auto",
-        *,
-        names: Sequence[str] | None = None,
-        calibration: Sequence[LabelledResponse] | None = None,
-        seed: int = 0,
-    ) -> HallucinationFilter:
-        """Learn probabilities from labelled responses of this model; what was calibrated before is dropped.
-
-        Args:
-            records: from `ResponseReport.record`.
-            estimator, names, calibration, seed: as of `Calibrator.fit`.
-
-        Returns:
-            The filter itself.
-        """
-        found = Calibrator.fit(records, names, estimator, calibration=calibration, seed=seed)
-        found.check(self.setting())
-        self.judge, self.calibration = replace(self.judge, calibrator=found), None
-        return self
-
-    def calibrate(self, records: Sequence[LabelledResponse], risk: Risk = Risk()) -> HallucinationFilter:  # noqa: B008 (frozen)
-        """Set thresholds on labelled responses of other images than it was fitted on.
-
-        Returns:
-            The filter itself; `certificate()` says what it guarantees now.
-
-        Raises:
-            ValueError: it was not fitted yet, records of another setting, or of images that it was fitted on.
-        """
-        if self.judge.calibrator is None:
-            raise ValueError("fit(records) comes first: thresholds are set on the probabilities that it learns")
-        self.calibration = Calibration.of(records, self.judge.calibrator, risk)
-        return self
-
-    def save(self, path: str | Path) -> Path:
-        """Write signals, extractor, calibrator and calibration; `from_pretrained` reads them.
-
-        One JSON file if `path` ends in .json, and else a folder of JSON and safetensors, which a hub repository can
-        hold as it is.
-
-        Raises:
-            ValueError: signals with settings of their own, which have no name.
-        """
-        for signal in self.judge.signals:
-            if signal != type(signal)():
-                raise ValueError(f"{signal!r} has settings of its own: only signals as they are by name can be saved")
-        names = tuple(signal.name for signal in self.judge.signals)
-        return write(path, Saved(names, self.judge.extractor.name, self.judge.calibrator, self.calibration))
-
-    def _read(
-        self, images: Any, prompt: Any, response: Any, action: str, risk: Risk | float | None, threshold: float | None
-    ) -> tuple[bool, list[ResponseReport]]:
-        """Whether it is a single sample, and the reports of responses that are there already."""
-        single, shown, asked = self._samples(images, prompt)
-        given = responses(response, single, len(asked), self.model.config.get_text_config().vocab_size)
-        for number, one in enumerate(given):
-            if isinstance(one, str):
-                check_characters(one, context_of(self.model), f"responses[{number}]")
-        generation = self._generation(shown, action, risk, threshold, {})
-        return single, [one.report for one in generation.read(shown, asked, given)]
-
-    def _samples(self, images: Any, prompt: Any) -> tuple[bool, list[list[Medium]], list[str]]:
-        single, shown, asked = samples(*opened(self.processor, images, prompt))
-        for one in asked:
-            check_characters(one, context_of(self.model), "the prompt")
-        return single, shown, asked
-
-    def _generation(
-        self,
-        shown: Sequence[Sequence[Medium]],
-        action: str,
-        risk: Risk | float | None,
-        threshold: float | None,
-        generate_kwargs: Mapping[str, Any],
-    ) -> FilterGeneration:
-        now = self.setting(**generate_kwargs)
-        limit = resolve(self.judge.calibrator, self.calibration, now, action, risk, threshold)
-        judge = self._judge_of(shown, limit.certificate is not None)
-        return FilterGeneration(self.model, self.processor, judge, self._wanted(), limit, now, self.batch_size)
-
-    def _wanted(self) -> Parts:
-        """What the signals need of a trace."""
-        depth = len(adapter_for(self.model).layers)
-        if self._parts is None or self._parts[:2] != (self.judge.signals, depth):  # asked for each call
-            self._parts = self.judge.signals, depth, parts_for(self.judge.signals, depth)
-        return self._parts[2]
-
-    def _judge_of(self, shown: Sequence[Sequence[Medium]], guaranteed: bool) -> Judge:
-        """The judge of these samples: a calibrator that ships is none for what it was not fitted on."""
-        other = [number for number, media in enumerate(shown) if not one_picture(media)]
-        if not other or self.judge.calibrator is None or not ships(self.judge.calibrator):
-            return self.judge
-        what = f"{len(shown[other[0]])} pictures" if len(shown[other[0]]) > 1 else "a video"
-        message = (
-            f"images[{other[0]}] is {what}, and the calibrator that ships with this model was fitted on responses "
-            "about one picture: it is not used there, and scores only rank"
+def _say_if_unknown(model: PreTrainedModel) -> None:
+    """Warn where it cannot be told whether a calibrator that ships fits."""
+    why = doubts(model)
+    if why is not None and ships_for(model.config.model_type):
+        warnings.warn(
+            f"whether the calibrator that ships for a {model.config.model_type} model fits this one is not known, "
+            f"since its weights {why}: none is used, and scores only rank. Fit one on this model, or give its file",
+            CalibrationWarning,
+            stacklevel=3,
         )
-        if guaranteed:
-            raise ValueError(
-                f"{message}, so that no risk can be guaranteed: show one picture, give threshold=, which guarantees "
-                "nothing, or fit(records) and calibrate(records) of your own"
-            )
-        warnings.warn(f"{message}. Fit one on records of your own", CalibrationWarning, stacklevel=4)
-        return replace(self.judge, single=True)
