@@ -31,7 +31,17 @@ from rich.table import Table  # noqa: E402
 
 import vtokens  # noqa: E402
 from benchmarks.cells import Ticks  # noqa: E402
-from benchmarks.common import Clock, conditions, peak_bytes, ratio, rounds, summary, write  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+    Clock,
+    conditions,
+    peak_bytes,
+    ratio,
+    rounds,
+    set_output,
+    summary,
+    timing_options,
+    write,
+)
 from benchmarks.shapes import SHAPES, build, prompt  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
 from vtokens.tables.sinks import Sinks  # noqa: E402
@@ -186,18 +196,12 @@ def _spread(value: dict[str, float]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("strategy", nargs="*", default=["var", "vhr", "var+vhr"], help="specs, default %(default)s")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--preset", nargs="+", choices=SHAPES, help="default: what the device can hold")
     parser.add_argument("--pictures", nargs="+", type=int, help="of 576 visual tokens; default 1, on cuda 2 7 28")
     parser.add_argument("--text", type=int, default=40, help="text tokens, half of them after the pictures")
     parser.add_argument("--tokens", type=int, default=16, help="tokens to generate")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 9; 20 on a GPU; 2 with --quick)")
     parser.add_argument("--eager", type=int, default=5000, help="most visual tokens for which the eager way is run")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
-    parser.add_argument(
-        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a smoke run on a small shape")
+    timing_options(parser, "default 9; 20 on a GPU; 2 with --quick", "a smoke run on a small shape")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     if options.preset is None:
@@ -206,8 +210,7 @@ def _options() -> argparse.Namespace:
         )
     options.pictures = options.pictures or ([2, 7, 28] if cuda else [1])
     options.rounds = options.rounds or (2 if options.quick else 20 if cuda else 9)
-    if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"attention-{options.device.split(':')[0]}"
+    set_output(options, "attention")
     return options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from collections.abc import Mapping
@@ -14,7 +15,18 @@ from benchmarks import tables
 from benchmarks.record import lacking, record
 from vtokens.core.timing import Clock, peak_bytes, ratio, rounds, summary
 
-__all__ = ["Clock", "conditions", "cpu_name", "peak_bytes", "ratio", "rounds", "summary", "write"]
+__all__ = [
+    "Clock",
+    "conditions",
+    "cpu_name",
+    "peak_bytes",
+    "ratio",
+    "rounds",
+    "set_output",
+    "summary",
+    "timing_options",
+    "write",
+]
 
 
 def conditions(device: torch.device, clock: Clock, model: Any, **more: Any) -> dict[str, Any]:
@@ -52,6 +64,23 @@ def _draws(settings: Mapping[str, Any]) -> list[int]:
         first = settings.get("first_seed", 0)
         return list(range(first, first + settings["seeds"]))
     raise TypeError("the seeds of what is drawn belong to the conditions: draws=[...], empty where nothing is drawn")
+
+
+def timing_options(parser: argparse.ArgumentParser, rounds: str, quick: str = "a smoke run on small shapes") -> None:
+    """Add where times are taken, how often, and where they are written; `rounds` says the defaults of that option."""
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--rounds", type=int, help=f"rounds that count ({rounds})")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
+    parser.add_argument(
+        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
+    )
+    parser.add_argument("--quick", action="store_true", help=quick)
+
+
+def set_output(options: argparse.Namespace, name: str) -> None:
+    """Say where tables go that nothing is said of: to the results of a name on the device, or nowhere if quick."""
+    if options.output is None and not options.quick:
+        options.output = tables.RESULTS / f"{name}-{options.device.split(':')[0]}"
 
 
 def cpu_name() -> str:

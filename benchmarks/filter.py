@@ -26,7 +26,7 @@ from rich.table import Table  # noqa: E402
 from transformers import CLIPImageProcessorPil, LlavaProcessor, LogitsProcessor, LogitsProcessorList  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.common import Clock, conditions, ratio, rounds, summary, write  # noqa: E402
+from benchmarks.common import Clock, conditions, ratio, rounds, set_output, summary, timing_options, write  # noqa: E402
 from benchmarks.shapes import SHAPES  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.adapters import adapter_for  # noqa: E402
@@ -182,24 +182,17 @@ def table(result: dict[str, Any]) -> Table:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--model", nargs="+", choices=[EMBEDDED, *SHAPES], help="default: what the device can hold")
     parser.add_argument("--strategy", nargs="+", default=["none"], help="what is attached (%(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="samples in one pass (%(default)s)")
     parser.add_argument("--tokens", type=int, default=24, help="of each response (%(default)s)")
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 9; 2 with --quick)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
-    parser.add_argument(
-        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a smoke run on small models")
+    timing_options(parser, "default 9; 2 with --quick", "a smoke run on small models")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     if options.model is None:
         options.model = ["llava-1.5-7b"] if cuda else [EMBEDDED, "llava-quick" if options.quick else "llava-300m"]
     options.rounds = options.rounds or (2 if options.quick else 9)
-    if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"filter-{options.device.split(':')[0]}"
+    set_output(options, "filter")
     return options
 
 

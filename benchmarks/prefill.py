@@ -23,7 +23,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from benchmarks import cells  # noqa: E402
-from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.common import Clock, conditions, set_output, timing_options, write  # noqa: E402
 from benchmarks.shapes import SHAPES, build, prompt  # noqa: E402
 
 STRATEGIES = ("random", "uniform", "cls", "fastv", "todre")
@@ -131,17 +131,11 @@ def _progress(cell: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, help="default: what the device can hold")
     parser.add_argument("--strategy", nargs="+", default=STRATEGIES, help="names, default all of the core")
     parser.add_argument("--keep", nargs="+", type=float, default=KEEPS)
-    parser.add_argument("--rounds", type=int, help="rounds that count (default 7; 30 on a GPU; 2 with --quick)")
     parser.add_argument("--tokens", type=int, default=12, help="tokens of the decoding figures")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads on the CPU")
-    parser.add_argument(
-        "--output", type=Path, help="the folder for the tables (default benchmarks/results/, none if --quick)"
-    )
-    parser.add_argument("--quick", action="store_true", help="a smoke run on small shapes")
+    timing_options(parser, "default 7; 30 on a GPU; 2 with --quick")
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     if options.shape is None:
@@ -150,8 +144,7 @@ def _options() -> argparse.Namespace:
         )
     if options.rounds is None:
         options.rounds = 2 if options.quick else 30 if cuda else 7
-    if options.output is None and not options.quick:
-        options.output = ROOT / "benchmarks" / "results" / f"prefill-{options.device.split(':')[0]}"
+    set_output(options, "prefill")
     return options
 
 

@@ -173,15 +173,23 @@ def specs(draw: st.DrawFn) -> str:
 
 
 @st.composite
+def pictured(
+    draw: st.DrawFn, rows: st.SearchStrategy[int]
+) -> tuple[list[str], tuple[tuple[tuple[int, int], ...], ...]]:
+    """Prompts, and the sizes of the 0 to 2 images of each: at least one in all."""
+    count = draw(rows)
+    groups = st.lists(st.sampled_from(SIZES), min_size=int(count == 1), max_size=2).map(tuple)
+    sizes = draw(st.tuples(*[groups] * count).filter(any))
+    texts = [draw(st.sampled_from(TEXTS)) for _ in sizes]
+    return [
+        text if group else text.replace("<image>", "it") or "hello" for text, group in zip(texts, sizes, strict=True)
+    ], sizes
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
     """A whole case: at least one image in the batch, 0 to 2 in each row of a ragged one."""
-    rows = draw(st.sampled_from([1, 3]))
-    groups = st.lists(st.sampled_from(SIZES), min_size=int(rows == 1), max_size=2).map(tuple)
-    sizes = draw(st.tuples(*[groups] * rows).filter(any))
-    prompts = []
-    for group in sizes:
-        text = draw(st.sampled_from(TEXTS))
-        prompts.append(text if group else text.replace("<image>", "it") or "hello")
+    prompts, sizes = draw(pictured(st.sampled_from([1, 3])))
     return Case(
         spec=draw(specs()),
         prompts=tuple(prompts),

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import SIZES, TEXTS, examples, model
+from tests.engine.cases import examples, model, pictured
 from tests.engine.combos import Allowed, allowed, attachments
 from tests.engine.state import snapshot
 from tests.families import ALL, image, inputs
@@ -66,13 +66,7 @@ class Drawn:
 
 @st.composite
 def drawn(draw: st.DrawFn, options: Allowed) -> Drawn:
-    rows = draw(st.sampled_from([3, 2, 1]))
-    groups = st.lists(st.sampled_from(SIZES), min_size=int(rows == 1), max_size=2).map(tuple)
-    sizes = draw(st.tuples(*[groups] * rows).filter(any))
-    prompts = []
-    for group in sizes:
-        text = draw(st.sampled_from(TEXTS))
-        prompts.append(text if group else text.replace("<image>", "it") or "hello")
+    prompts, sizes = draw(pictured(st.sampled_from([3, 2, 1])))
     answers = draw(st.booleans())
     side = "left" if answers else draw(st.sampled_from(["left", "right"]))
     flat, seed = draw(st.sampled_from([False, False, False, True])), draw(st.integers(0, 99))

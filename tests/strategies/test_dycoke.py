@@ -13,6 +13,7 @@ from tests.strategies.videos import (
     FAMILIES,
     Shape,
     check_batch_equals_alone,
+    check_beside_images,
     check_pruned_equals_masked,
     kept,
     video,
@@ -44,14 +45,7 @@ def expected(x: Tensor, keep: float) -> list[int]:
 @given(st.lists(st.tuples(SIZES, st.booleans()), min_size=1, max_size=3), KEEPS, st.integers(0, 99), st.floats(0, 1))
 def test_as_counted_by_hand(shapes: list[tuple[Shape, bool]], keep: float, seed: int, still: float) -> None:
     """Prompts of videos of any length, some beside an image, which stays whole; some of what moves stands still."""
-    rows = [
-        [("video", video(shape, seed + n, still)), *([("image", video((1, 2, 2), seed + 50 + n))] if also else [])]
-        for n, (shape, also) in enumerate(shapes)
-    ]
-    found = kept(DyCoke(keep), rows)
-    images = sum(also for _, also in shapes)
-    assert found[:images] == [[0, 1, 2, 3]] * images
-    assert found[images:] == [expected(row[0][1], keep) for row in rows]
+    check_beside_images(DyCoke(keep), shapes, lambda one: expected(one, keep), seed, still)
 
 
 def test_the_default_is_the_papers_share() -> None:

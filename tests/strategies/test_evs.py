@@ -15,6 +15,7 @@ from tests.strategies.videos import (
     SHAPES,
     batch,
     check_batch_equals_alone,
+    check_beside_images,
     check_pruned_equals_masked,
     kept,
     video,
@@ -47,14 +48,7 @@ def test_as_counted_by_hand(
     shapes: list[tuple[tuple[int, int, int], bool]], keep: float, seed: int, still: float
 ) -> None:
     """Prompts of videos of any size, some beside an image, which stays whole; some of what moves stands still."""
-    rows = [
-        [("video", video(shape, seed + n, still)), *([("image", video((1, 2, 2), seed + 50 + n))] if also else [])]
-        for n, (shape, also) in enumerate(shapes)
-    ]
-    found = kept(Evs(keep), rows)
-    images = sum(also for _, also in shapes)
-    assert found[:images] == [[0, 1, 2, 3]] * images
-    assert found[images:] == [expected(row[0][1], keep) for row in rows]
+    check_beside_images(Evs(keep), shapes, lambda one: expected(one, keep), seed, still)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.strategies.test_evs import KEEPS, SIZES
-from tests.strategies.videos import FAMILIES, check_batch_equals_alone, check_pruned_equals_masked, kept, video
+from tests.strategies.videos import (
+    FAMILIES,
+    check_batch_equals_alone,
+    check_beside_images,
+    check_pruned_equals_masked,
+    kept,
+    video,
+)
 from vtokens.core.budget import budget
 from vtokens.strategies.prune.vidcom2 import VidCom2
 
@@ -62,14 +69,7 @@ def test_shares_of_frames_are_the_papers() -> None:
 def test_as_counted_by_hand(shapes: list[tuple[tuple[int, int, int], bool]], keep: float | int, seed: int) -> None:
     """Prompts of videos of any size, some beside an image, which stays whole."""
     keep = keep if isinstance(keep, float) else min(keep, *(t * h * w for (t, h, w), _ in shapes))
-    rows = [
-        [("video", video(shape, seed + n)), *([("image", video((1, 2, 2), seed + 50 + n))] if also else [])]
-        for n, (shape, also) in enumerate(shapes)
-    ]
-    found = kept(VidCom2(keep), rows)
-    images = sum(also for _, also in shapes)
-    assert found[:images] == [[0, 1, 2, 3]] * images
-    assert found[images:] == [expected(row[0][1], keep) for row in rows]
+    check_beside_images(VidCom2(keep), shapes, lambda one: expected(one, keep), seed)
 
 
 def test_an_odd_frame_keeps_more() -> None:

@@ -64,6 +64,23 @@ def video(shape: Shape, seed: int, still: float = 0.0, width: int = 8) -> Tensor
     return x
 
 
+def check_beside_images(
+    strategy: Strategy,
+    shapes: Sequence[tuple[Shape, bool]],
+    expected: Callable[[Tensor], list[int]],
+    seed: int,
+    still: float = 0.0,
+) -> None:
+    """Of prompts of a video each, some beside an image, the image stays whole and of the video what is expected."""
+    rows = [
+        [("video", video(shape, seed + n, still)), *([("image", video((1, 2, 2), seed + 50 + n))] if also else [])]
+        for n, (shape, also) in enumerate(shapes)
+    ]
+    found, images = kept(strategy, rows), sum(also for _, also in shapes)
+    assert found[:images] == [[0, 1, 2, 3]] * images
+    assert found[images:] == [expected(row[0][1]) for row in rows]
+
+
 def batch(family: str, shapes: Sequence[Shape], seed: int = 0) -> dict[str, Any]:
     """A prompt with a video each, padded on the left; frames drift, so that neighbours are alike. OneVision's have one
     size, that of the first."""
