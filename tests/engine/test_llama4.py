@@ -28,6 +28,7 @@ from tests.limits import BLOCKS, close, close_pass
 from tests.strategies.helpers import Probe, probe
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
+from vtokens.eval.ideal import Ideal
 from vtokens.strategies import Attention, Facts, Needs, Saliency, Strategy, Visuals
 from vtokens.strategies.signals import Change
 
@@ -281,3 +282,18 @@ def test_states_behind_experts_are_steered() -> None:
         alone = target(**one()).logits[0]
     assert (steered - tiny("plain", cut=False)(**batch).logits).abs().max() > 1e-3
     close_pass(steered[1], alone)
+
+
+def test_the_ideal_is_fed_projected_features() -> None:
+    """What a strategy's speed is held against: all of a prompt gives the plain model's tokens; cuts are refused."""
+    target, batch = tiny("pruned", cut=False), one()
+    for spec, cuts in (("cls(keep=1.0)", False), ("fastv(keep=0.5, layer=2)", True)):
+        with vtokens.attach(target, spec) as handle:
+            target(**batch)
+            report = handle.report()
+        if cuts:
+            with pytest.raises(ValueError, match="does not write anew where tokens are dropped inside the decoder"):
+                Ideal(target, batch, report)
+        else:
+            got = Ideal(target, batch, report).generate(**ANSWER)
+            assert torch.equal(got[:, -4:], tiny("plain", cut=False).generate(**batch, **ANSWER)[:, -4:])

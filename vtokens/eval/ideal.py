@@ -13,6 +13,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vtokens.adapters import adapter_for
+from vtokens.adapters.output import features_of
 from vtokens.core.compat import given_cache, swap_cache
 from vtokens.engine import Report
 from vtokens.engine.checks.outside import check_inside
@@ -104,13 +105,20 @@ class Ideal:
                 at = [np.searchsorted(b, n) + width - len(b) for n, b in zip(now, before, strict=True)]
                 cuts[layer], _ = _padded(at, device)
                 before = now
+        if cuts and self.adapter.anatomy.complex_angles:
+            raise ValueError(
+                f"the decoder of a {type(model).__name__} turns complex numbers and attends in chunks, which the ideal "
+                "that a strategy is held against does not write anew where tokens are dropped inside the decoder: "
+                "strategies that drop them before it, as 'cls' and 'uniform', are measured"
+            )
         self.written = CuttingDecoder(self.adapter.language_model, cuts) if cuts else None
 
     def generate(self, **options: Any) -> Tensor:
         """Pixels in, tokens out: `model.generate` on the shortened prompt."""
         inner, decoder = self.adapter.multimodal, self.adapter.language_model
         with torch.no_grad():
-            features = torch.cat(list(inner.get_image_features(**self.pixels, return_dict=True).pooler_output))
+            output = inner.get_image_features(**self.pixels, return_dict=True)
+            features = torch.cat(list(features_of(self.adapter, output)))
             embeds = inner.get_input_embeddings()(self.ids)
             given = features[self.features].to(embeds.dtype)
             given = given + embeds[self.placeholder[..., 0]] if self.adapter.anatomy.added else given
@@ -120,7 +128,8 @@ class Ideal:
                 inner.language_model = self.written
             return self.model.generate(inputs_embeds=embeds, attention_mask=self.mask, **options)
         finally:
-            inner.language_model = decoder
+            if self.written is not None:
+                inner.language_model = decoder
 
 
 def _padded(rows: list[np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
