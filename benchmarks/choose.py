@@ -62,6 +62,7 @@ SOURCES = (
     Source("leaderboard-scenes-llava", "rows", "llava", "scenes-llava", {t: (c,) for t, c in BOARD.items()}),
     Source("census-compare", "rows", "llava", "scenes-llava", {"general": ("",)}, "test"),
     Source("scenes-llava", "rows", "llava", "scenes-llava", KINDS),
+    Source("leaderboard-scenes-qwen", "rows", "qwen2_5_vl", "scenes-qwen", {t: (c,) for t, c in BOARD.items()}),
     Source("clips-pruning", "accuracy", "qwen2_5_vl", "scenes-qwen", {"video": ("overall",)}),
 )
 """What is read, the first of those that asked for a task first."""

@@ -87,12 +87,14 @@ def _said(one: Rows, other: Rows, model: str) -> list[str]:
     ]
     first = [_best([name for name in alike if name not in FLOORS], rows) for rows in (one, other)]
     if first[0] == first[1]:
-        told.append(f"Of these `{first[0]}` is first on both.")
+        level = [name for name in alike if name != first[0] and _value(other[name]) == _value(other[first[0]])]
+        ties = f", here level with {', '.join(f'`{name}`' for name in level)}" if level else ""
+        told.append(f"Of these `{first[0]}` is first on both{ties}.")
     else:
-        level = _level(other[first[0]], other[first[1]])
+        overlap = _level(other[first[0]], other[first[1]])
         told.append(
             f"Of these `{first[1]}` is first here, with {_share(other[first[1]])}; `{first[0]}`, first on {FIRST}, has "
-            f"{_share(other[first[0]])}{', and the intervals overlap' if level else ''}."
+            f"{_share(other[first[0]])}{', and the intervals overlap' if overlap else ''}."
         )
     inside = [name for name in both if not _before(other, name)]
     if inside:

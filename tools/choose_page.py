@@ -7,6 +7,7 @@ The same rows that `auto` is chosen from (`benchmarks/choose.py`); nothing is in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import your_model
@@ -17,7 +18,8 @@ from vtokens.eval.presets import preset
 from vtokens.strategies import describe
 from vtokens.tables import choices
 
-BOARD = "leaderboard-scenes-llava"
+MODELS = {"scenes-llava": ("llava", 144), "scenes-qwen": ("qwen2_5_vl", 64)}
+"""A model with a leaderboard -> its family, and how many visual tokens a picture has."""
 TASKS = {
     "ocr": ("digits", "reading (digits)"),
     "grounding": ("where", "where something is"),
@@ -30,10 +32,11 @@ KEEPS = (0.5, 0.25, 0.1, 0.05)
 FLOORS = ("random", "uniform")
 
 
-def pictures() -> str:
+def pictures(model: str = "scenes-llava") -> str:
     """For each kind of question and budget: the choice, the best other of a paper, the best in the decoder."""
-    found = read(BOARD)
+    found, (family, tokens) = read(f"leaderboard-{model}"), MODELS[model]
     rows, about = found["rows"], found["conditions"]
+    keeps = [keep for keep in KEEPS if any(row["keep"] == keep for row in rows)]
     full = next(row for row in rows if row["strategy"] == "none")
     lines = [
         "| asked | keep | unpruned | `auto` takes | the best other, from a paper | inside the decoder (tokens a layer) "
@@ -41,15 +44,15 @@ def pictures() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for task, (column, name) in TASKS.items():
-        for keep in KEEPS:
+        for keep in keeps:
             there = [row for row in rows if row["keep"] == keep and row is not full]
             floor = next(row for row in there if row["strategy"] == "random")
             fair, inside = _sides(there, floor)
-            chosen = choices.choose("llava", task, keep)
+            chosen = choices.choose(family, task, keep)
             papers = [row for row in fair if describe(row["strategy"]).paper and row["strategy"] != chosen.spec]
             second, third = _best(papers, column), _best(inside, column)
             cells = [
-                name if keep == KEEPS[0] else "",
+                name if keep == keeps[0] else "",
                 f"{keep:g}",
                 _right(full, column),
                 f"`{chosen.spec}` {100 * chosen.share:.0f}{'' if chosen.ahead else ' *'}",
@@ -60,7 +63,7 @@ def pictures() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     told = (
         f"Right answers of 100. {about['questions_per_seed']} questions a draw, {about['seeds']} draws, on "
-        "`scenes-llava` with 144 visual tokens. \\* not clearly ahead of `random`."
+        f"`{model}` with {tokens} visual tokens. \\* not clearly ahead of `random`."
     )
     return "\n".join([*lines, "", told, ""])
 
@@ -133,9 +136,14 @@ def times() -> str:
     return "\n".join([*lines, "", told, ""])
 
 
-PAGE = Page(
-    ROOT / "docs" / "choose.md", COMMAND, {"pictures": pictures, "videos": videos, "families": families, "times": times}
-)
+PARTS = {
+    "pictures": pictures,
+    "pictures on scenes-qwen": partial(pictures, "scenes-qwen"),
+    "videos": videos,
+    "families": families,
+    "times": times,
+}
+PAGE = Page(ROOT / "docs" / "choose.md", COMMAND, PARTS)
 
 if __name__ == "__main__":
     PAGE.write()

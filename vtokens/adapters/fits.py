@@ -29,7 +29,6 @@ _NOTES = {
     **{("dymu", family): "with `unmerge=False` (calibrated)" for family in _TURNED},
     **{(name, family): "with `rotary=True`" for name in ("dynamic_llava", "feather") for family in _TURNED},
     **{("sparsevlm_plus", family): "with `level=False`" for family in (*_TURNED, "kimi_k25")},
-    ("auto", "qwen2_5_vl"): "with `task=video`",
     **{(name, "vipllava"): "no (features of several tower blocks)" for name in ("dymu", "flowcut")},
 }
 """Where defaults are refused: with what a strategy runs, or why not; tests/engine/test_combinations.py shows it."""
