@@ -26,6 +26,8 @@ from vtokens.filter.trace.passes import generate
 from vtokens.filter.trace.trace import Parts
 from vtokens.strategies import Selection, Strategy, Visuals
 
+SHALLOW = {"num_hidden_layers": 3}
+"""Enough for a pruner inside of the decoder; a graph takes as long to make as it has layers."""
 NEW = 13
 STEPS = NEW - 1
 PRUNERS = ("none", "cls(keep=0.25)", "fastv(keep=0.3, layer=2)", "cls(keep=0.5)+fastv(keep=2, layer=1)")
@@ -198,7 +200,7 @@ def test_strategies_that_act_in_every_step_run_beside_the_graphs(spec: str) -> N
 
 def test_what_was_compiled_before_is_not_used_for_what_is_attached_since() -> None:
     """Nor for what is detached, or joined for a while."""
-    target, processor = build("llava")
+    target, processor = build("llava", text_config=SHALLOW)
     asked, options = ask(processor), fixed(processor, 4)
     batch, parts = one("llava"), Parts(layers=frozenset({1}), states=frozenset({2}))
     expected = generate(target, processor, *asked, parts, **options)
@@ -226,7 +228,7 @@ def test_a_forward_that_the_caller_compiles(cache: str | None) -> None:
 
 @pytest.mark.slow
 def test_inductor_compiles_the_step() -> None:
-    target, batch = build("llava", text_config={"num_hidden_layers": 3})[0], one("llava")
+    target, batch = build("llava", text_config=SHALLOW)[0], one("llava")
     with vtokens.attach(target, "cls(keep=0.5)+fastv(keep=0.5, layer=1)"):
         expected = answers(target, batch, 5)[0]
         check_tokens(answers(target, batch, 5, **compiled("inductor", fullgraph=True))[0], expected, 5)
