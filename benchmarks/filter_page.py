@@ -51,6 +51,22 @@ def signals(setting: Row) -> str:
     return markdown([*head, *splits[1:]], lines)
 
 
+def alone(result: Row) -> str:
+    """Every signal of the registry by itself, a column for each model and set of responses, sorted by the last one."""
+    places = list(dict.fromkeys((row["model"], row["set"]) for row in result["rows"]))
+    at = {(row["signal"], row["model"], row["set"]): row for row in result["rows"]}
+    first = places[-1]
+    names = {row["signal"]: row["passes"] for row in result["rows"]}
+    order = sorted(names, key=lambda name: -_value(at.get((name, *first), {}).get("auroc")))
+    head = ["signal", "passes", *(f"`{model}`, {name}" for model, name in places)]
+    counts = [at[order[0], *place] for place in places]
+    lines = [["*unsupported of mentions*", "", *(f"{row['positives']} of {row['n']}" for row in counts)]]
+    for name in order:
+        cells = [interval(at[name, *place]["auroc"]) if (name, *place) in at else "-" for place in places]
+        lines.append([f"`{name}`", str(names[name]), *cells])
+    return markdown(head, lines)
+
+
 def combined(setting: Row, split: str) -> str:
     """The combined detectors beside what fools papers, on one split."""
     head = ["score", "on", "AUROC", "stratified", "AP", "ECE", "Brier", "AURC (excess)", "AUGRC", "real kept"]
@@ -132,7 +148,7 @@ def actions(result: Row, split: str) -> str:
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
     result, acted = (read(name) for name in ("filter-scenes", "filter-actions"))
-    found = {"conditions": conditions(result)}
+    found = {"conditions": conditions(result), "every signal": alone(read("filter-signals"))}
     found |= {f"actions {split}": actions(acted, split) for split in dict.fromkeys(r["split"] for r in acted["rows"])}
     tables: dict[str, Callable[[Row], str]] = {
         "signals": signals,

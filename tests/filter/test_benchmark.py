@@ -6,6 +6,7 @@ import pytest
 from benchmarks.filter_figures import Table, added, advantage, baselines, by_image, chair_row, ranking, truncation
 from benchmarks.filter_guarantees import carried_over, splits
 from benchmarks.filter_scenes import options_of
+from benchmarks.filter_signals import ranked
 from vtokens.filter.calibrators.records import LabelledResponse
 from vtokens.filter.guarantees.risk import Risk
 from vtokens.filter.mentions import Mention
@@ -62,6 +63,13 @@ def test_ranking_beside_position():
     assert more["stratified"]["value"] == 0.5
     right = table.where(~table.labels)
     assert ranking(right.signals["nll"], right, 20)["auroc"] is None
+
+
+def test_each_signal_alone():
+    rows = {row["signal"]: row for row in ranked(ROWS, 20)}
+    assert list(rows) == ["nll", "position", "repetition"]
+    assert [rows[name]["auroc"]["value"] for name in ("nll", "repetition")] == [1, 0.5]
+    assert [(row["passes"], row["n"], row["positives"]) for row in rows.values()] == [(0, 6, 2)] * 3
 
 
 def test_what_a_signal_adds():
