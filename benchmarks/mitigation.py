@@ -90,7 +90,9 @@ def tabulate(options: argparse.Namespace) -> None:
         for base in BASES:
             rows += [{"model": model, **row} for row in table(specs_on(base), base, cells, exams)]
         if cells:
-            about[model] = next(iter(cells["none"].values()))["about"]
+            # Cells are asked over time: the record is the newest cell's, and says since when the others were asked.
+            made = sorted((cell["about"] for draws in cells.values() for cell in draws.values()), key=lambda a: a["date"])
+            about[model] = made[-1] | {"since": made[0]["date"]}
             about[model] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
             about[model]["load_average"] = {}
     write(options.output, {"conditions": {**about, "load_average": {}}, "rows": rows})
