@@ -139,6 +139,13 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    """No gradients in a test; `pytestmark = pytest.mark.usefixtures("no_grad")` asks for it in a whole file."""
+    with torch.no_grad():
+        yield
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A real Chromium, one a session: playwright does not start a second one in a process whose first still runs."""

@@ -15,14 +15,9 @@ from tests.engine.test_pruned_equals_masked import check_forward
 from tests.families import build, image, inputs
 from tests.strategies.helpers import pair
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ["cls(keep=5)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
 GLMS = ["glm4v", "glm46v", "glm4v_moe"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def pooled_frames() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,7 @@ SPECS = ("cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 SOUND = "<|audio_start|><|audio_pad|><|audio_end|>"
 
-pytestmark = pytest.mark.parametrize("family", OMNI)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = [pytest.mark.parametrize("family", OMNI), pytest.mark.usefixtures("no_grad")]
 
 
 def sound(seconds: float, seed: int) -> Any:

@@ -14,6 +14,7 @@ from tests.engine.test_attend_equals_dense import sinks
 from tests.families import FAMILIES, build, image, inputs
 from vtokens import kernels
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 HALF = torch.bfloat16
 # Every strategy, some with settings that lead elsewhere; '@' is a file of sinks.
 SPECS = (
@@ -42,12 +43,6 @@ def sample(family: str, dtype: torch.dtype = torch.float32) -> tuple[Any, dict[s
     pictures = [[image(100, 84, seed=1)], [image(84, 84, seed=2)]]
     batch = inputs(processor, ["what is <image> this?", "hello there <image> is it"], pictures)
     return model.to(dtype), {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items()}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize(

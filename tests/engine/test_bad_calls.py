@@ -13,13 +13,8 @@ from tests.engine.media import clip, media
 from tests.engine.test_pruned_equals_masked import check_forward
 from tests.families import ALL, image, inputs
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ("cls(keep=0.5)", "fastv(keep=0.5, layer=1)")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def placeholder(target: Any) -> int:

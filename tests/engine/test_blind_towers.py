@@ -5,7 +5,6 @@ They are timm's, so that these tests run where it imports: tests/environments/te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,14 +19,8 @@ from tests.strategies.helpers import pair
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
 
-pytestmark = pytest.mark.skipif(not BLIND, reason="timm does not import")
+pytestmark = [pytest.mark.skipif(not BLIND, reason="timm does not import"), pytest.mark.usefixtures("no_grad")]
 SPECS = ["uniform(keep=3)", "fastv(keep=0.4, layer=2)", "random(keep=0.6)+fastv(keep=0.5, layer=1)"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def clips(side: str = "left") -> dict[str, Any]:

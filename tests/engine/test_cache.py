@@ -15,18 +15,12 @@ from tests.families import FAMILIES
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
+pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 ROWS = {
     "reorder": ([2, 0, 1], lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1]))),
     "select": ([1, 1], lambda cache: cache.batch_select_indices(torch.tensor([1, 1]))),
     "repeat": ([0, 0, 1, 1, 2, 2], lambda cache: cache.batch_repeat_interleave(2)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def step(family: str, valid: torch.Tensor, count: int = 1) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests.families import image
 from vtokens.adapters import adapter_for
 from vtokens.strategies.contrast.avisc import blind_tokens
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 2, "eos_token_id": 10**6}
 WEIGHTED = "alpha=1.0, beta=0.02"
 TWO = contrasted(1.0, 0.02)
@@ -32,12 +33,6 @@ CONTRASTS: dict[str, tuple[str, Combine]] = {
     "zeroed": (f"avisc({WEIGHTED}, gamma=0.6, lam=0.5)", TWO),
     "dropped": (f"avisc({WEIGHTED}, gamma=0.6, lam=0.5, others='drop')", TWO),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def asked(family: str, lead: str = "") -> list[list[Part]]:

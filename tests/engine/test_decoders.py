@@ -15,6 +15,7 @@ from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 DYMU = "dymu(thresholds=(0.3, 0.3, 0.3))"
 
 
@@ -30,12 +31,6 @@ def around(decoder: str, attention: str = "sdpa") -> tuple[Any, dict[str, Any]]:
     text = {"model_type": decoder, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size_mlp": 128, **more}
     model, processor = build("llava", attn_implementation=attention, text_config=text)
     return model, dict(inputs(processor, ["what is <image> this thing?"], [[image(84, 84, seed=1)]]))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,13 +24,8 @@ from vtokens.engine.state.view import View
 from vtokens.strategies import Saliency
 from vtokens.strategies.merge.dymu import Dymu
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "qwen3_vl"
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def mixed(seed: int = 0) -> dict[str, Any]:

@@ -18,14 +18,9 @@ from tests.engine.compare import SPEC, one
 from tests.families import ALL, FAMILIES, OUTSIDE, STATEFUL, build
 from vtokens.adapters.registry import WITHOUT, adapter_class
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 EVERY = pytest.mark.parametrize("family", FAMILIES)
 SUPPORTED = ", ".join(sorted({*ALL, *STATEFUL, *OUTSIDE, "fast_vlm", "perception_lm"}))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("name", ["random", "uniform", "cls", "fastv", "todre"])

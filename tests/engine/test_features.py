@@ -14,13 +14,8 @@ from accelerate.utils import send_to_device
 import vtokens
 from tests.families import FAMILIES, build, image, inputs
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ("none", "cls(keep=0.5)", "todre(keep=0.5)+fastv(keep=0.5, layer=2)", "dymu(thresholds=(0.5, 0.5))")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def features(model: Any, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

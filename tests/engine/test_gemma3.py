@@ -20,14 +20,9 @@ from vtokens.adapters import adapter_for
 from vtokens.strategies import Attention, Saliency
 from vtokens.tables.patterns import Head, Patterns
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "gemma3"
 LAYERS = ["sliding_attention"] * 3 + ["full_attention"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

@@ -20,6 +20,7 @@ from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Attention, Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "gemma4"
 LAYERS = ["sliding_attention"] * 3 + ["full_attention"]
 SPEC = "cls(keep=0.5)+fastv(keep=0.5, layer=2)"
@@ -27,12 +28,6 @@ AUDIO = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "subsampling_conv_channels": [128, 4],
     "output_proj_dims": 32, "attention_chunk_size": 4, "attention_context_left": 5, "conv_kernel_size": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

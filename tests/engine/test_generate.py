@@ -15,13 +15,7 @@ from tests.engine.compare import GREEDY, SPEC, both, check_tokens, one, ragged
 from tests.families import FAMILIES, build, image, inputs
 from tests.families.processors import tokenizer
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 
 
 @pytest.mark.parametrize(

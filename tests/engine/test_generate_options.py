@@ -14,13 +14,7 @@ from tests.families import FAMILIES, inputs
 from tests.families.processors import tokenizer
 from tests.limits import close_pass
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 
 
 def test_text_alone_is_untouched(family: str) -> None:

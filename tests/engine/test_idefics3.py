@@ -15,13 +15,7 @@ from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.strategies import Saliency
 
-pytestmark = pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = [pytest.mark.parametrize("family", ["idefics3", "smolvlm"]), pytest.mark.usefixtures("no_grad")]
 
 
 def scores(target: Any, batch: dict[str, Any]) -> Tensor:

@@ -15,11 +15,7 @@ from tests.families import FAMILIES, build
 from vtokens.engine.attach import joined
 from vtokens.strategies import Facts, Needs, Strategy
 
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @dataclass(frozen=True)

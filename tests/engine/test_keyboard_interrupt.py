@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,13 @@ from tests.engine.compare import GREEDY, one, ragged
 from tests.engine.state import snapshot
 from tests.families import build
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = (
     "fastv(keep=0.5, layer=1)+pai(beta=0)",
     "cls(keep=0.5)+vhr(divergence='two_branch')",
     "dymu(thresholds=(0.5, 0.5))",
 )
 FAMILY = "llava"
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def places(target: Any) -> dict[str, tuple[Any, int]]:

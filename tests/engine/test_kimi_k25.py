@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,9 @@ from tests.strategies.helpers import Probe, pair, probe
 from vtokens.core.compat import returned_cache
 from vtokens.strategies import Attention, Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "kimi_k25"
 SPECS = ["cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def ragged(side: Any = "left") -> dict[str, Any]:

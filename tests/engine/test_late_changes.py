@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from tests.engine.state import snapshot
 from tests.families import build
 from tests.limits import close_pass
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 # Together they use every hook: tower taps, merging, layers, attention, heads, both kinds of branch, the output layer.
 SPECS = (
     "fastv(keep=0.5, layer=1)+vcd",
@@ -23,12 +24,6 @@ SPECS = (
     "todre(keep=0.4)+damro(k=3)",
     "dymu(thresholds=(0.5, 0.5))",
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 class Lora(nn.Module):

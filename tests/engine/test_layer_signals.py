@@ -26,15 +26,10 @@ from tests.limits import close, close_pass
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Attention, Facts, LayerKeys, Needs, Relevance, Strategy, Visuals, parse
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 LAYERS = (0, 2)
 KEYS = tuple(LayerKeys(layer, rotary) for layer in LAYERS for rotary in (True, False))
 ROWS = tuple(Attention(2, rows, rotary=False) for rows in ("last", "after", "text", "visual"))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def entering(target: Any, batch: Any) -> Tensor:

@@ -14,14 +14,9 @@ from tests.families import build, image, inputs
 from tests.limits import close_pass
 from vtokens.strategies import Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "lfm2_vl"
 WIDE, SMALL = image(200, 60, seed=0), image(56, 84, seed=1)  # two tiles and the whole; one tile
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def features(target: Any, batch: dict[str, Any]) -> Any:

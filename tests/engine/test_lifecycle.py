@@ -14,13 +14,8 @@ from tests.engine.state import Astray, snapshot
 from tests.families import FAMILIES, build
 from vtokens.core.compat import returned_cache
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 ALL = "random(keep=0.9)+uniform(keep=0.9)+cls(keep=0.8)+todre(keep=0.8)+fastv(keep=0.5, layer=2)"
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize(("family", "turns"), [(name, 100 if number else 1000) for number, name in enumerate(FAMILIES)])

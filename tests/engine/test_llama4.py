@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -32,17 +31,12 @@ from vtokens.eval.ideal import Ideal
 from vtokens.strategies import Attention, Facts, Needs, Saliency, Strategy, Visuals
 from vtokens.strategies.signals import Change
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY, CHUNK = "llama4", 16
 TUNED = {"floor_scale": 3, "attn_scale": 0.5}
 CUT = {**TUNED, "attention_chunk_size": CHUNK}
 SPECS = ["cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
 ANSWER: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 10**6}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 @cache

@@ -22,6 +22,7 @@ from tests.engine.contrasted import (
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 BOTH_WAYS = (*FAMILIES, "gemma3", "paligemma", "gemma4")  # whose images, or whole prompts, see themselves both ways
 GROUPS = [[image(100, 60, seed=0)], [image(84, 112, seed=1), image(60, 60, seed=2)], []]
 # No token ends an answer, so that logits are looked at as they are.
@@ -35,12 +36,6 @@ MODES: dict[str, dict[str, Any]] = {
     "beams": {**GREEDY, "num_beams": 3},
     "sample": {**GREEDY, "do_sample": True, "top_k": 0, "temperature": 1.3},
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def rows(family: str) -> list[dict[str, Any]]:

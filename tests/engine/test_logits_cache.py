@@ -19,14 +19,8 @@ from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
+pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 SPECS = ["pai(gamma=2.0, beta=0)", "damro(beta=0, k=3)", "cls(keep=0.5)+vcd(beta=0)"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -22,13 +22,8 @@ from tests.limits import BLOCKS, WIDTH, close_pass, rounding
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.core.costs import kv_bytes, prefill_flops
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 CONTRASTS = ["vcd", "avisc", "avisc(others=drop)", "damro(k=3)", "pai", "m3id", "contrast"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("family", FAMILIES)

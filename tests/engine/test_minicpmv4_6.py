@@ -13,14 +13,9 @@ from tests.families import build, image, inputs
 from tests.limits import close_pass
 from vtokens.strategies import Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "minicpmv4_6"
 WIDE, SMALL = image(170, 50, seed=0), image(56, 84, seed=1)  # the whole and its slices; one picture
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def both() -> dict[str, Any]:

@@ -25,18 +25,15 @@ from vtokens.core.compat import returned_cache
 from vtokens.strategies import Facts, Needs, Saliency, Selection, Strategy, TowerKeys, Visuals
 
 # transformers 5.19's own tower calls its blocks by a name that it warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning"),
+    pytest.mark.usefixtures("no_grad"),
+]
 FAMILY, TOKENS, CROSSING = "mllama", 10, (1, 3)
 TERMS = (
     "cls(keep={})", "cls(keep={}, layers=(0, -1))", "random(keep={}, seed=3)", "uniform(keep={})",
     "todre(keep={}, exit_threshold=None)", "cls(keep={}, budget='global')",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

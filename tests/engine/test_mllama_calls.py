@@ -27,16 +27,13 @@ from vtokens.strategies import Attention, Facts, LayerKeys, Needs, Relevance, Se
 from vtokens.strategies.prune.uniform import even_grid
 
 # transformers 5.19's own tower calls its blocks by a name that it warns of.
-pytestmark = pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`hidden_state` is deprecated:FutureWarning"),
+    pytest.mark.usefixtures("no_grad"),
+]
 FAMILY, TOKENS = "mllama", 10
 SPEC = "cls(keep=0.4)"
 PIXELS = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def one(prompt: str = "Look: <image> what is this?", seed: int = 0) -> dict[str, Any]:

@@ -18,14 +18,9 @@ from vtokens.engine.attention.observe import _pooled
 from vtokens.kernels import attention_colmax, attention_colmean
 from vtokens.strategies import Attention, Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "molmo2"
 WIDE, TALL = image(130, 60, seed=0), image(56, 84, seed=1)  # two crops and the whole; one and the whole
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def both() -> dict[str, Any]:

@@ -21,15 +21,12 @@ from vtokens.core.compat import as_cache, returned_cache
 SPECS = ["cls(keep=0.5)+fastv(keep=0.5, layer=2)", "todre(keep=0.4, exit_threshold=2.0)", "fastv(keep=0.3, layer=1)"]
 
 
-pytestmark = pytest.mark.parametrize(
-    ("family", "spec"), [(family, spec) for spec in SPECS for family in ALL if not unseen(family, spec)]
-)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = [
+    pytest.mark.parametrize(
+        ("family", "spec"), [(family, spec) for spec in SPECS for family in ALL if not unseen(family, spec)]
+    ),
+    pytest.mark.usefixtures("no_grad"),
+]
 
 
 def pixels(batch: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -14,13 +12,8 @@ from tests.engine.masked import dropped_keys, masking
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 EVERY = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @EVERY

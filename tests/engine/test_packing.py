@@ -12,15 +12,10 @@ from tests.engine.cases import model
 from tests.families import FAMILIES, build, image, inputs
 from tests.limits import close_pass
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ("uniform(keep=0.5)", "fastv(keep=0.5, layer=1)", "cls(keep=0.5)", "vhr", "pai", "vcd", "damro(k=3)",
          "dymu(thresholds=(0.8, 0.8, 0.8))", "todre(keep=0.5)")  # fmt: skip
 TEXTS = ("what is <image> this?", "<image> tell me more")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def samples(family: str) -> list[dict[str, Any]]:

@@ -13,14 +13,9 @@ from tests.families import build, image, inputs
 from tests.limits import close_pass
 from vtokens.strategies import Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "paddleocr_vl"
 NAMES = ("pixel_values", "image_grid_thw")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def scores(batch: dict[str, Any]) -> torch.Tensor:

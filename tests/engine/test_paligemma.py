@@ -27,15 +27,10 @@ from vtokens.kernels import group_weights, reweigh
 from vtokens.strategies import Attention, Evictor, Keys, Needs, Saliency, Selection, Strategy, Visuals
 from vtokens.strategies.views.heads import Heads
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "paligemma"
 LAYERS = ["sliding_attention", "full_attention"] * 2
 ANSWER = torch.tensor([[20, 31, 42]])
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoModelForImageTextToText
 
 import vtokens
@@ -16,17 +15,12 @@ from tests.families import build, image
 from tests.limits import close_pass
 from vtokens.core.overlay import overlay
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 CROPS = {
     "do_pan_and_scan": True, "pan_and_scan_min_crop_size": 20, "pan_and_scan_max_num_crops": 3,
     "pan_and_scan_min_ratio_to_activate": 1.2,
 }  # fmt: skip
 SPECS = ("cls(keep=5)", "fastv(keep=5, layer=2)")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,8 @@ from tests.limits import close_pass
 from tests.strategies.helpers import pair, probe
 from vtokens.strategies import Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ["cls(keep=0.3)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def tiny(attention: str = "sdpa") -> Any:

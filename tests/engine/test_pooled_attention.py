@@ -14,11 +14,7 @@ from tests.families import image, inputs
 from tests.limits import close_pass
 from vtokens.strategies import Attention, Facts, Needs, Strategy, Visuals, parse
 
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def batch_of(family: str, side: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 GREEDY: dict[str, Any] = {
     "do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4,
     "output_logits": True, "return_dict_in_generate": True,
@@ -26,12 +27,6 @@ TEXTS = ("what is <image> this?", "<image>", "look at <image> and at <image> wel
 SIZES = ([(84, 84)], [(56, 56)], [(56, 84), (84, 56)], [])
 INSIDE = ("none", "vhr", "vhr(divergence='two_branch')", "cls(keep=0.5)+vhr(alpha=1.5)", "fastv(keep=0.3, layer=1)+vhr")
 CONTRASTS = ("pai(gamma=1.4, beta=0.02)", "m3id", "vcd(alpha=0.6)", "damro(k=3)", "contrast", "avisc(others=drop)")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def batch(family: str, rows: list[int]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.engine.state.prompt_end import asked_for
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 TEXTS = ("what is <image> this? please tell", "and <image> that", "<image>", "two <image> things <image> here, or one")
 SETTINGS = {
     "fastv": "fastv(keep=0.5, layer=1)",
@@ -35,12 +36,6 @@ SETTINGS = {
     "blind tokens": "avisc(beta=0)",
     "another prompt": "lqcd(beta=0)",
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def pictures(texts: list[str]) -> list[list[Any]]:

@@ -18,6 +18,7 @@ from tests.families import FAMILIES, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 BACKENDS = (
     {"backend": "fp8"},
     # Four keys are added before all of them are quantised anew.
@@ -34,12 +35,6 @@ def options(request: Any) -> dict[str, Any]:
     if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     return copy.deepcopy(request.param)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def caches(target: Any, options: dict[str, Any]) -> tuple[DynamicCache, QuantizedCache]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -26,6 +25,7 @@ from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Attention, Facts, Needs, Strategy
 from vtokens.strategies.views.heads import Heads
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 # Positions count in steps of three, so that most queries of a prompt are scaled, and neighbours otherwise.
 SCALED = {"rope_type": "default", "rope_theta": 10000.0, "llama_4_scaling_beta": 0.4}
 TEXT = {
@@ -35,12 +35,6 @@ TEXT = {
 }
 SPECS = ["cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
 ANSWER: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 10**6}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 @cache

@@ -18,13 +18,8 @@ from vtokens.adapters import adapter_class, register_adapter
 from vtokens.adapters.qwen2_vl import Qwen2VL
 from vtokens.core.compat import as_cache, returned_cache
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = ("uniform(keep=0.5)", "fastv(keep=0.5, layer=1)", "vhr", "contrast", "pai", "damro(k=3)")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture

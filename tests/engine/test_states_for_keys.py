@@ -22,6 +22,7 @@ from vtokens.adapters.registry import adapter_class
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Evictor, Steerer, register
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SPECS = [
     "random(keep=0.4)",
     "cls(keep=3)",
@@ -31,12 +32,6 @@ SPECS = [
     "uniform(keep=0.5)+dropping(keep=0.8, layer=1)+dropping(keep=0.5, layer=3)",
 ]
 LARGE = {"num_hidden_layers": 8, "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 2}
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(autouse=True)

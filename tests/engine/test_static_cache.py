@@ -18,6 +18,7 @@ from tests.families import EVERY, FAMILIES, build, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 NEW = 7
 # Layers with and without a window; the first that has one decides what mask transformers makes.
 WINDOWED: dict[str, dict[str, Any]] = {
@@ -39,12 +40,6 @@ SPECS = (
 )  # fmt: skip
 MORE = ("vhr", "pai", "cls(keep=0.5)+vcd", "m3id", "todre(keep=0.4, exit_threshold=2.0)")  # of SPECS, for all families
 PROGRAMS = ("none", "cls(keep=0.25)", "fastv(keep=0.5, layer=2)", "vhr", "todre(keep=0.5)")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

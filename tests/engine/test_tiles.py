@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 import vtokens
 from tests.engine.cases import model
@@ -13,16 +12,13 @@ from tests.families import image as picture
 from tests.families import inputs
 from vtokens.adapters import adapter_for
 
-pytestmark = pytest.mark.parametrize(
-    "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "llama4", "smolvlm"]
-)
+pytestmark = [
+    pytest.mark.parametrize(
+        "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "llama4", "smolvlm"]
+    ),
+    pytest.mark.usefixtures("no_grad"),
+]
 PROMPTS = ["Look: <image> what is this?", "Compare <image><image> please", "hello"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def ragged(family: str, side: str = "left") -> dict[str, Any]:

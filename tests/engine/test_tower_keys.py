@@ -23,13 +23,8 @@ from tests.strategies.helpers import arrange, crops_of
 from vtokens.engine.state.mark import Mark
 from vtokens.strategies import Facts, Needs, Saliency, ScorePruner, Strategy, TowerKeys, TowerStates, Visuals
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 BLOCKS = (None, 0, -1)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @dataclass(frozen=True)

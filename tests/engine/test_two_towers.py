@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,15 +18,10 @@ from tests.limits import close_pass
 from tests.strategies.helpers import pair, probe
 from vtokens.strategies import Saliency
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "video_llava"
 FRAME = 17  # 4 x 4 patches behind a class token
 SPECS = ["cls(keep=5)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
 
 
 def mixed(side: str = "left", seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)) -> dict[str, Any]:

@@ -19,13 +19,7 @@ from vtokens.core.compat import as_cache, returned_cache
 SPEC = "dymu(thresholds=(0.5, 0.4, 0.4))"
 SPECS = [SPEC, "cls(keep=0.7)+dymu(thresholds=(0.5, 0.4, 0.4))+fastv(keep=0.6, layer=2)"]
 
-pytestmark = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 
 
 def oracle_of(family: str, batch: dict[str, Any], spec: str) -> tuple[Any, Any, Any]:

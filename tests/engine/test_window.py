@@ -15,6 +15,7 @@ from tests.families import build, image, inputs
 from tests.limits import BLOCKS, close, close_pass
 from vtokens.strategies import Attention, Facts, Needs, Strategy, Visuals
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 LONG, SHORT = 4096, 40
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("llava", {"model_type": "mistral", "num_key_value_heads": 2}),
@@ -54,12 +55,6 @@ class Probe(Strategy):
 
     def at_layer(self, visuals: Visuals, index: int) -> None:
         self.found.append(visuals.received(self.layer, "last"))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @cache

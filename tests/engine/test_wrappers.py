@@ -7,7 +7,7 @@ import importlib.util
 import io
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,13 +28,10 @@ SPEC = "cls(keep=0.5)+vhr+pai(beta=0)"
 
 
 # What peft asks of a model is deprecated in this transformers.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("no_grad"),
+]
 
 
 def answers(model: Any, family: str = "llava") -> list[Tensor]:

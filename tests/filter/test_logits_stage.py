@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import vtokens
 from tests.families import build
@@ -15,16 +14,11 @@ from vtokens.filter.trace.passes import generate, score
 from vtokens.strategies import parse
 from vtokens.strategies.base import Strategy
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SAME = {
     "pai(alpha=0.4)": "pai(alpha=0.4, gamma=1, beta=0)",  # a contrast with gamma 1 and nothing ruled out is none
     "cls(keep=0.3)+pai(alpha=0.4, first_layer=1)": "cls(keep=0.3)+pai(alpha=0.4, first_layer=1, gamma=1, beta=0)",
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

@@ -20,13 +20,8 @@ from vtokens.filter.trace.contrast import CORE
 from vtokens.filter.trace.passes import generate, score
 from vtokens.filter.trace.trace import Parts, Trace
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SAID = [[20, 31, 42, 53, 64], [99, 100, 101], [77]]
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def alone(processor: Any, images: list[Image.Image], prompt: str, ids: list[int]) -> dict[str, Tensor]:

@@ -17,13 +17,8 @@ from vtokens.filter.trace.prompts import prompt_inputs
 from vtokens.filter.trace.recorder import recording
 from vtokens.filter.trace.trace import Parts
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 ATTENTION = Parts(layers=frozenset({1, 2}), states=frozenset({3, DEPTH}), image_states=frozenset({DEPTH}))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("family", EVERY)

@@ -24,16 +24,11 @@ from tests.families import build, image
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.recipes import Again, Zoom, zoom
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 GREEDY = {"do_sample": False, "max_new_tokens": 4, "min_new_tokens": 4}
 WORDS = ("what is in the corner?", "is there a cat in it, or another animal?")
 SIZES = ((112, 84), (70, 98))
 made = cache(build)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def written(family: str, row: int, count: int) -> str:
