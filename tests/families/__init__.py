@@ -5,7 +5,6 @@ batch = inputs(processor, ["Is there a <image> cat?", "hi"], [[image(84, 112, se
 model.generate(**batch)
 """
 
-import difflib
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 import vtokens
+from vtokens.core.errors import unknown
 
 from . import of_timm
 from .adapted import CONFIGS
@@ -52,10 +52,9 @@ MARK = "<image>"  # where an image goes in a prompt, whatever the family calls i
 def _known(family: str) -> str:
     """`family` itself; ValueError naming the nearest one if there is no such family."""
     known = (*ALL, *STATEFUL, *OUTSIDE)
-    if family in known:
-        return family
-    near = difflib.get_close_matches(family, known, n=1)
-    raise ValueError(f"family={family!r} is not one of {known}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if family not in known:
+        raise unknown("family", family, known)
+    return family
 
 
 def build(family: str, seed: int = 0, *, attn_implementation: str = "sdpa", **config_overrides: Any) -> tuple[Any, Any]:
