@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -78,10 +78,7 @@ def elsewhere(module: str, name: str) -> Any:
     Raises:
         AttributeError: it never had.
     """
-    home = ELSEWHERE.get(module.partition(".")[2], {}).get(name)
-    if home is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"vtokens.{home}"), name)
+    return getattr(importlib.import_module(f"vtokens.{_looked_up(ELSEWHERE, module, name)}"), name)
 
 
 def renamed(module: str, name: str) -> Any:
@@ -94,12 +91,17 @@ def renamed(module: str, name: str) -> Any:
     Raises:
         AttributeError: it never had.
     """
-    new = RENAMED.get(module.partition(".")[2], {}).get(name)
-    if new is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    old = f"{module}.{name}"
+    new, old = _looked_up(RENAMED, module, name), f"{module}.{name}"
     warnings.warn(f"{old} is now {module}.{new}; the old name goes away in 0.3", DeprecationWarning, stacklevel=3)
     return getattr(sys.modules[module], new)
+
+
+def _looked_up(names: Mapping[str, Mapping[str, str]], module: str, name: str) -> str:
+    """What `names` has for an attribute of a module; `AttributeError`, as the module would say it, for none."""
+    found = names.get(module.partition(".")[2], {}).get(name)
+    if found is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return found
 
 
 class Member:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtokens.kernels._precision import as_given
-from vtokens.kernels.attention_rows import attention_rows, chunk_of
+from vtokens.kernels.attention_rows import counted_rows
 
 
 @as_given
@@ -29,14 +29,7 @@ def attention_colmax(
     Returns:
         float32 (B, N); 0 for keys that no row sees, and where no row counts.
     """
-    (batch, heads, length, _), keys = query.shape, key.shape[2]
-    found = torch.zeros(batch, keys, device=query.device)
-    chunk = max(1, chunk_of(query.device) // max(1, batch * heads * keys))
-    for first in range(0, length, chunk):
-        part = slice(first, first + chunk)
-        where = None if position is None else position[:, part]
-        share = attention_rows(query[:, :, part], key, scaling, where, valid, bias, softcap)
-        if rows is not None:
-            share = share.masked_fill(~rows[:, None, part, None], 0)
+    found = torch.zeros(len(query), key.shape[2], device=query.device)
+    for _, share in counted_rows(query, key, scaling, rows, position, valid, bias, softcap):
         found = torch.maximum(found, share.amax((1, 2)))
     return found

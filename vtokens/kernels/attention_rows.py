@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,28 @@ def attention_rows(
     scores, seen = row_scores(query, key, scaling, position, valid, bias, softcap)
     probability = scores.softmax(-1)
     return probability if seen is None else probability.masked_fill(~seen.any(-1, keepdim=True)[:, None], 0)
+
+
+def counted_rows(
+    query: Tensor, key: Tensor, scaling: float, rows: Tensor | None, position: Tensor | None, valid: Tensor | None,
+    bias: Tensor | None, softcap: float | None,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+    """The probabilities of all rows, as many rows at a time as `chunk_of` allows.
+
+    Args:
+        query, key, scaling, position, valid, bias, softcap: as in `attention_rows`.
+        rows: bool (B, R), which rows count; None counts all.
+
+    Yields:
+        Which rows they are, and float32 (B, H, r, N), 0 in rows that do not count.
+    """
+    (batch, heads, length, _), keys = query.shape, key.shape[2]
+    chunk = max(1, chunk_of(query.device) // max(1, batch * heads * keys))
+    for first in range(0, length, chunk):
+        part = slice(first, first + chunk)
+        where = None if position is None else position[:, part]
+        share = attention_rows(query[:, :, part], key, scaling, where, valid, bias, softcap)
+        yield part, share if rows is None else share.masked_fill(~rows[:, None, part, None], 0)
 
 
 def row_scores(

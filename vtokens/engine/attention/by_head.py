@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vtokens.kernels import attention_colsum, attention_rows
-from vtokens.kernels.attention_rows import chunk_of
+from vtokens.kernels import attention_colsum
+from vtokens.kernels.attention_rows import counted_rows
 
 LEAST = 0.05
 """What a weight is divided by at least: the effect of a rotary embedding comes near 0, and below, at far distances."""
@@ -40,15 +40,8 @@ def attention_by_head(
         found = attention_colsum(query, key, scaling, rows, position, valid, bias, softcap=softcap)
         return (found / count).transpose(1, 2)
     found = torch.zeros(batch, heads, keys, device=query.device)
-    chunk = max(1, chunk_of(query.device) // max(1, batch * heads * keys))
-    for first in range(0, length, chunk):
-        part = slice(first, first + chunk)
-        where = None if position is None else position[:, part]
-        share = attention_rows(query[:, :, part], key, scaling, where, valid, bias, softcap)
-        share = share / effect(angles[0][:, part], angles[1])[:, None]
-        if rows is not None:
-            share = share.masked_fill(~rows[:, None, part, None], 0)
-        found += share.sum(2)
+    for part, share in counted_rows(query, key, scaling, rows, position, valid, bias, softcap):
+        found += (share / effect(angles[0][:, part], angles[1])[:, None]).sum(2)
     return (found / count).transpose(1, 2)
 
 

@@ -164,6 +164,21 @@ class Pooled(Signal):
         check_over(self.over)
 
 
+@dataclass(frozen=True)
+class OfMiddle(Pooled):
+    """Base of the signals that read what attention in the `middle` layers did with a token."""
+
+    by_token: ClassVar[bool] = True
+
+    def parts(self, depth: int) -> Parts:
+        return Parts(stretches=frozenset({middle(depth)}))
+
+    @staticmethod
+    def rows(trace: Trace, values: Tensor) -> Tensor:
+        """Of what a trace has of each of its layers, (L, ...), that of the middle ones."""
+        return values[trace.where("layers", trace.attending(middle(trace.depth)))]
+
+
 def middle(depth: int) -> range:
     """The layers in which SVAR's authors watch a model of 32, 5 to 18, scaled to `depth`.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Pooled, Spans, middle
+from vtokens.filter.signals.base import OfMiddle, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.filter.trace.trace import Trace
 
 
 @register(
@@ -18,7 +17,7 @@ from vtokens.filter.trace.trace import Parts, Trace
     says=("attention went to what was written before", "attention did not go to what was written before"),
 )
 @dataclass(frozen=True)
-class GeneratedShare(Pooled):
+class GeneratedShare(OfMiddle):
     """mean_{l,h} sum_{j generated, j < k} A^{l,h}[q_k, j] over the layers of `visual_share`. No further pass.
 
     The authors' choice of layers is not known to us. The number grows with k by itself, so that it has to be compared
@@ -28,11 +27,6 @@ class GeneratedShare(Pooled):
         over: how the tokens of a mention are put together.
     """
 
-    by_token: ClassVar[bool] = True
-
-    def parts(self, depth: int) -> Parts:
-        return Parts(stretches=frozenset({middle(depth)}))
-
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.generated[trace.where("layers", trace.attending(middle(trace.depth)))]
+        rows = self.rows(trace, trace.generated)
         return {self.name: spans.over(rows.mean((0, 1)), self.over)}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Pooled, Spans, middle
+from vtokens.filter.signals.base import OfMiddle, Spans
 from vtokens.filter.signals.registry import register
-from vtokens.filter.trace.trace import Parts, Trace
+from vtokens.filter.trace.trace import Trace
 
 
 @register(
@@ -18,7 +17,7 @@ from vtokens.filter.trace.trace import Parts, Trace
     says=("it was written with little attention to the picture", "it was written with much attention to the picture"),
 )
 @dataclass(frozen=True)
-class VisualShare(Pooled):
+class VisualShare(OfMiddle):
     """-sum_l mean_h sum_{j in V} A^{l,h}[q_k, j] over the middle layers (5 to 18 of 32, scaled). No further pass.
 
     q_k is the row that predicts token k, as in the authors' code, not the token's own.
@@ -27,11 +26,6 @@ class VisualShare(Pooled):
         over: how the tokens of a mention are put together.
     """
 
-    by_token: ClassVar[bool] = True
-
-    def parts(self, depth: int) -> Parts:
-        return Parts(stretches=frozenset({middle(depth)}))
-
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
-        rows = trace.visual[trace.where("layers", trace.attending(middle(trace.depth)))]
+        rows = self.rows(trace, trace.visual)
         return {self.name: spans.over(-rows.mean(1).sum(0), self.over)}
