@@ -36,7 +36,11 @@ def unmentioned(names: list[str], text: str) -> list[str]:
 
 
 def _words(name: str, names: list[str]) -> list[str]:
-    """What speaks of a name: its last word, and that of each class, command or module in `names` that it belongs to."""
+    """What speaks of a name: its last word, and that of each class, command or module in `names` that it belongs to.
+
+    Of the arguments of a class its name does.
+    """
+    name = name.removesuffix(".__init__")
     parts = re.split(r"[ .]", name.removeprefix("$ ")) if not name.startswith("$") else name.split(" ")
     joined = " " if name.startswith("$") else "."
     above = (joined.join(parts[:length]) for length in range(1, len(parts)))
@@ -75,11 +79,31 @@ def test_what_changed_since_the_last_release_is_in_the_changelog(now: dict[str, 
 
 def test_what_counts_as_changed_and_as_said() -> None:
     """A snapshot in which names came, went and changed, against texts that name them or do not."""
-    before = {"vtokens.load": "(name)", "vtokens.Old": ": class()", "vtokens.Old.part": ": int", "strategy cls": ""}
-    after = {"vtokens.load": "(path)", "strategy cls": "", "$ vtokens cite": "", "$ vtokens cite --out": " FILE"}
+    arguments = "vtokens.Kept.__init__"
+    before = {
+        arguments: "()",
+        "vtokens.load": "(name)",
+        "vtokens.Old": ": class()",
+        "vtokens.Old.part": ": int",
+        "strategy cls": "",
+    }
+    after = {
+        arguments: "(path)",
+        "vtokens.load": "(path)",
+        "strategy cls": "",
+        "$ vtokens cite": "",
+        "$ vtokens cite --out": " FILE",
+    }
     names = differences(before, after)
-    assert names == ["$ vtokens cite", "$ vtokens cite --out", "vtokens.Old", "vtokens.Old.part", "vtokens.load"]
-    assert unmentioned(names, "`Old` is gone, `vtokens cite` is new, and `load` takes a path") == []
+    assert names == [
+        "$ vtokens cite",
+        "$ vtokens cite --out",
+        arguments,
+        "vtokens.Old",
+        "vtokens.Old.part",
+        "vtokens.load",
+    ]
+    assert unmentioned(names, "`Old` is gone, `vtokens cite` is new, and `load` and `Kept` take a path") == []
     assert unmentioned(names, "`Older` is gone; load-bearing") == names
     assert unmentioned(["$ vtokens run --keep"], "vtokens run has --keep-going") == ["$ vtokens run --keep"]
     assert since("0.2.0", "## [Unreleased]\nnew\n## [0.2.0]\nold\n") == "## [Unreleased]\nnew\n"
