@@ -6,20 +6,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.engine.cases import share
 from tests.kernels.test_density_peaks import peaks
 from tests.limits import close
 from tests.strategies.videos import (
     FAMILIES,
     SHAPES,
-    Shape,
     batch,
+    by_hand,
     check_batch_equals_alone,
-    check_merged,
     entered,
     kept,
     seen,
@@ -76,19 +73,11 @@ def expected(x: Tensor, salience: Tensor, strategy: FastVid) -> tuple[list[int],
     return [f * p + n for f, n in stays], torch.stack(states)
 
 
-SIZES = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
 STRATEGIES = st.builds(
     FastVid, keep=st.floats(0.05, 0.95), context=st.floats(0, 1), segments=st.integers(1, 4), alike=st.floats(-1, 0.9),
     period=st.integers(1, 5), own=st.floats(0, 1),
 )  # fmt: skip
-
-
-@pytest.mark.fuzz
-@settings(max_examples=share(2))
-@given(st.lists(SIZES, min_size=1, max_size=2), STRATEGIES, st.integers(0, 99))
-def test_as_worked_out_by_hand(shapes: list[Shape], strategy: FastVid, seed: int) -> None:
-    """What stays of each video of a batch, and the states that enter the decoder for it."""
-    check_merged("qwen2_vl", shapes, strategy, expected, seed)
+test_as_worked_out_by_hand = by_hand(STRATEGIES, expected, frames=9)
 
 
 def test_a_period_of_one_and_no_merging_keeps_what_it_keeps() -> None:

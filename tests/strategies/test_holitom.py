@@ -6,22 +6,16 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.engine.cases import share
 from tests.kernels.test_density_peaks import peaks
 from tests.strategies.videos import (
     FAMILIES,
-    SHAPES,
-    Shape,
-    batch,
+    by_hand,
     check_batch_equals_alone,
-    check_merged,
-    entered,
     kept,
-    seen,
+    moved,
     video,
 )
 from vtokens.core.budget import budget
@@ -101,29 +95,16 @@ def test_windows_are_those_that_save_most() -> None:
 
 
 STRATEGIES = st.builds(HoliTom, keep=st.floats(0.05, 0.95), alike=st.floats(-0.5, 0.95), own=st.floats(0, 1))
-SIZES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3))
-
-
-@pytest.mark.fuzz
-@settings(max_examples=share(2))
-@given(st.lists(SIZES, min_size=1, max_size=2), STRATEGIES, st.integers(0, 99))
-def test_as_worked_out_by_hand(shapes: list[Shape], strategy: HoliTom, seed: int) -> None:
-    """What stays of each video of a batch, and the states that enter the decoder for it."""
-    check_merged("qwen2_vl", shapes, strategy, expected, seed)
+test_as_worked_out_by_hand = by_hand(STRATEGIES, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_genuine_models(family: str) -> None:
     """Exact counts, and a batch that answers as each video does alone; some tokens are means."""
     check_batch_equals_alone(family, "holitom(keep=0.4, alike=0.3)")
-    whole = batch(family, SHAPES)
-    changed = 0.0
-    for (tokens, _), (found, states) in zip(
-        seen(family, whole), entered(family, whole, "holitom(keep=0.4, alike=0.3)"), strict=True
-    ):
-        assert len(found) == budget(len(tokens), 0.4)
-        changed = max(changed, float((states - tokens[found]).abs().max()))
-    assert changed > 1e-3
+    found = moved(family, "holitom(keep=0.4, alike=0.3)")
+    assert [left for _, left, _ in found] == [budget(total, 0.4) for total, _, _ in found]
+    assert max(changed for *_, changed in found) > 1e-3
 
 
 def test_images_stay_whole() -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.engine.cases import share
 from tests.kernels.test_single_linkage import clusters, cosine, kruskal
 from tests.limits import close
 from tests.strategies.videos import (
     FAMILIES,
-    SHAPES,
-    Shape,
     batch,
+    by_hand,
     check_batch_equals_alone,
-    check_merged,
     entered,
     kept,
+    moved,
     seen,
     video,
     visuals,
@@ -53,28 +50,17 @@ def expected(x: Tensor, _: Tensor, strategy: LlavaScissor) -> tuple[list[int], T
     return list(rep), torch.stack([torch.stack([rep[r], *joins[r]]).mean(0) for r in rep])
 
 
-SIZES = st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
 STRATEGIES = st.builds(LlavaScissor, keep=st.floats(0.05, 0.95), alike=st.floats(-0.5, 0.99))
-
-
-@pytest.mark.fuzz
-@settings(max_examples=share(2))
-@given(st.lists(SIZES, min_size=1, max_size=2), STRATEGIES, st.integers(0, 99))
-def test_as_worked_out_by_hand(shapes: list[Shape], strategy: LlavaScissor, seed: int) -> None:
-    """What stays of each video of a batch, and the states that enter the decoder for it."""
-    check_merged("qwen2_vl", shapes, strategy, expected, seed)
+test_as_worked_out_by_hand = by_hand(STRATEGIES, expected, frames=6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_genuine_models(family: str) -> None:
     """Exact counts, and a batch that answers as each video does alone; all tokens are somewhere in what stays."""
     check_batch_equals_alone(family, "llava_scissor(keep=0.4)")
-    whole = batch(family, SHAPES)
-    for (tokens, _), (found, states) in zip(
-        seen(family, whole), entered(family, whole, "llava_scissor(keep=0.4)"), strict=True
-    ):
-        assert len(found) == budget(len(tokens), 0.4)
-        assert (states - tokens[found]).abs().max() > 1e-3
+    for total, left, changed in moved(family, "llava_scissor(keep=0.4)"):
+        assert left == budget(total, 0.4)
+        assert changed > 1e-3
 
 
 def test_equal_tokens_become_one() -> None:

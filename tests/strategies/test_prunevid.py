@@ -7,24 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import model, share
+from tests.engine.cases import model
 from tests.kernels.test_density_peaks import peaks
 from tests.strategies.videos import (
     FAMILIES,
     SHAPES,
-    Shape,
     batch,
+    by_hand,
     check_batch_equals_alone,
-    check_merged,
     check_pruned_equals_masked,
-    entered,
     kept,
-    seen,
+    moved,
     video,
 )
 from vtokens.core.budget import budget
@@ -132,15 +130,7 @@ STRATEGIES = st.builds(
     PruneVid, keep=st.floats(0.05, 0.95), alike=st.floats(-0.5, 0.95), segments=st.floats(0.1, 1),
     alpha=st.none() | st.floats(0.3, 1),
 )  # fmt: skip
-SIZES = st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 3))
-
-
-@pytest.mark.fuzz
-@settings(max_examples=share(2))
-@given(st.lists(SIZES, min_size=1, max_size=2), STRATEGIES, st.integers(0, 99))
-def test_merging_as_worked_out_by_hand(shapes: list[Shape], strategy: PruneVid, seed: int) -> None:
-    """What merging leaves of each video of a batch, and the states that enter the decoder for it."""
-    check_merged("qwen2_vl", shapes, strategy, expected, seed)
+test_merging_as_worked_out_by_hand = by_hand(STRATEGIES, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -172,15 +162,11 @@ def test_on_genuine_models(family: str) -> None:
     with torch.no_grad(), vtokens.attach(target, spec) as handle:
         target(**whole)
         parts = [part for sample in handle.report().samples for part in sample.pictures]
-    changed = 0.0
-    for (tokens, _), (found, states), part in zip(
-        seen(family, whole), entered(family, whole, spec), parts, strict=True
-    ):
-        last = budget(len(tokens), 0.25)
-        assert len(found) == budget(len(tokens), 0.5)
-        assert [len(part.kept[layer]) for layer in (2, 3)] == [len(found), last]
-        changed = max(changed, float((states - tokens[found]).abs().max()))
-    assert changed > 1e-3
+    found = moved(family, spec)
+    for (total, left, _), part in zip(found, parts, strict=True):
+        assert left == budget(total, 0.5)
+        assert [len(part.kept[layer]) for layer in (2, 3)] == [left, budget(total, 0.25)]
+    assert max(changed for *_, changed in found) > 1e-3
 
 
 def test_a_still_video_keeps_one_frame_at_most() -> None:

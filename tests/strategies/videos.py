@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, cast
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import model
+from tests.engine.cases import model, share
 from tests.engine.compare import GREEDY, both, check_tokens
 from tests.limits import close, close_pass
 from vtokens.core.layout import Layout
@@ -198,6 +201,15 @@ def entered(family: str, given: dict[str, Any], spec: str | Strategy) -> list[tu
     return found
 
 
+def moved(family: str, spec: str) -> list[tuple[int, int, float]]:
+    """For each video of a batch: its tokens, how many stay, and the most by which what enters layer 0 is changed."""
+    whole = batch(family, SHAPES)
+    pairs = zip(seen(family, whole), entered(family, whole, spec), strict=True)
+    return [
+        (len(tokens), len(found), float((states - tokens[found]).abs().max())) for (tokens, _), (found, states) in pairs
+    ]
+
+
 Reference = Callable[[Tensor, Tensor, Any], tuple[list[int], Tensor]]
 """What stays of a video's tokens (T, P, D), given saliency (T, P) and a strategy, and the states that go on."""
 
@@ -212,3 +224,16 @@ def check_merged(family: str, shapes: Sequence[Shape], strategy: Strategy, expec
         stays, merged = expected(tokens.view(*places, -1), salience.view(places), strategy)
         assert found == stays
         close(states, merged, terms=math.prod(shape), size=tokens)
+
+
+def by_hand(strategies: st.SearchStrategy[Any], expected: Reference, frames: int = 7) -> Callable[[], None]:
+    """A test: of one or two drawn videos of so many frames at most, what `check_merged` says, for drawn settings."""
+    sizes = st.tuples(st.integers(1, frames), st.integers(1, 3), st.integers(1, 3))
+
+    @pytest.mark.fuzz
+    @settings(max_examples=share(2))
+    @given(st.lists(sizes, min_size=1, max_size=2), strategies, st.integers(0, 99))
+    def test(shapes: list[Shape], strategy: Strategy, seed: int) -> None:
+        check_merged("qwen2_vl", shapes, strategy, expected, seed)
+
+    return test
