@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import vtokens
 from tests.engine.cases import model
 from tests.engine.masked import dropped_keys, masking
 from tests.families import image, inputs
 from tests.limits import BLOCKS, WIDTH, close_pass, rounding
+from tests.strategies.helpers import probe
+from vtokens.strategies import Attention
 
 SPEC = "cls(keep=0.5)+fastv(keep=0.5, layer=2)"
 PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
@@ -87,6 +90,23 @@ def check_rows_alone(target: Any, family: str, spec: str) -> None:
             alone = target.generate(**inputs(family, [prompt], [group]), **options)
             for mine, theirs in zip(together.logits, alone.logits, strict=True):
                 close_pass(mine[row], theirs[0])
+
+
+def check_rows_of_attention(family: str, layer: int, rows: Any) -> tuple[Tensor, Tensor]:
+    """`Attention` of a picture amid text, as rows of a layer give it, is read off the eager model's whole matrix.
+
+    Returns:
+        That matrix (N, N), the mean over heads, and which positions are visual.
+    """
+    target, batch = model(family, "pruned"), dict(inputs(family, ["Look: <image> what?"], [[image(84, 60, seed=4)]]))
+    maps = model(family, "plain", "eager")(**batch, output_attentions=True).attentions[layer][0].mean(0)
+    visual = batch["input_ids"][0] == target.config.image_token_id
+    places = torch.arange(len(visual))
+    behind = places > int(visual.nonzero()[0])
+    chosen = {"last": places == len(visual) - 1, "text": behind & ~visual, "visual": visual}[rows]
+    (found,) = probe(target, batch, Attention(layer, rows))[Attention(layer, rows)]
+    close_pass(found[visual], maps[chosen].mean(0)[visual])
+    return maps, visual
 
 
 def check_programs(target: Any, batch: dict[str, Any], programs: list[Any], **options: Any) -> None:

@@ -11,13 +11,13 @@ import torch
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import check_rows_alone, ragged
+from tests.engine.compare import check_rows_alone, check_rows_of_attention, ragged
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import probe
 from tests.strategies.test_mminference import RUNS
 from vtokens.adapters import adapter_for
-from vtokens.strategies import Attention, Saliency
+from vtokens.strategies import Saliency
 from vtokens.tables.patterns import Head, Patterns
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -53,14 +53,7 @@ def test_scores_are_pooled_as_features_are() -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_attention_is_that_of_the_model(rows: Any, layer: int) -> None:
     """Rows inside an image see the rest of it: what they give is read off the eager model's whole matrix."""
-    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["Look: <image> what?"], [[image(84, 60, seed=4)]]))
-    maps = model(FAMILY, "plain", "eager")(**batch, output_attentions=True).attentions[layer][0].mean(0)
-    visual = batch["input_ids"][0] == target.config.image_token_id
-    first = int(visual.nonzero()[0])
-    chosen = torch.arange(len(visual)) > first
-    chosen = {"last": torch.arange(len(visual)) == len(visual) - 1, "text": chosen & ~visual, "visual": visual}[rows]
-    (found,) = probe(target, batch, Attention(layer, rows))[Attention(layer, rows)]
-    close_pass(found[visual], maps[chosen].mean(0)[visual])
+    check_rows_of_attention(FAMILY, layer, rows)
 
 
 def test_a_prompt_without_kinds_is_causal() -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.cases import model
-from tests.engine.compare import DETAILS, GREEDY, check_rows_alone, check_tokens, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_rows_alone, check_rows_of_attention, check_tokens, ragged
 from tests.engine.masked import dropped_keys, masking
 from tests.families import build, image, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import probe
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
-from vtokens.strategies import Attention, Saliency
+from vtokens.strategies import Saliency
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "gemma4"
@@ -87,14 +87,8 @@ def test_scores_are_pooled_as_features_are() -> None:
 @pytest.mark.parametrize("layer", [0, 1])
 def test_attention_is_that_of_the_model(rows: Any, layer: int) -> None:
     """Rows inside a picture see the rest of it in layers with a window, and not in others."""
-    target, batch = model(FAMILY, "pruned"), dict(inputs(FAMILY, ["Look: <image> what?"], [[image(84, 60, seed=4)]]))
-    maps = model(FAMILY, "plain", "eager")(**batch, output_attentions=True).attentions[layer][0].mean(0)
-    visual = batch["input_ids"][0] == target.config.image_token_id
+    maps, visual = check_rows_of_attention(FAMILY, layer, rows)
     first = int(visual.nonzero()[0])
-    chosen = torch.arange(len(visual)) > first
-    chosen = {"last": torch.arange(len(visual)) == len(visual) - 1, "text": chosen & ~visual, "visual": visual}[rows]
-    (found,) = probe(target, batch, Attention(layer, rows))[Attention(layer, rows)]
-    close_pass(found[visual], maps[chosen].mean(0)[visual])
     behind = maps[first, first + 1 :][visual[first + 1 :]]
     assert bool((behind > 0).all()) == (layer == 0)
 

@@ -10,7 +10,7 @@ import torch
 
 import vtokens
 from tests.families import ALL, EVERY, OUTSIDE, STATEFUL, build, image
-from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, everything, fixed
+from tests.filter.traced import DEPTH, EVERYTHING, ask, check_by_hand, distances, everything, fixed
 from tests.limits import close_pass
 from vtokens import HallucinationFilter
 from vtokens.filter.actions.generation import behind
@@ -146,12 +146,7 @@ def test_traces_where_layers_have_no_attention(family: str, kinds: str) -> None:
         assert max(distances(one, other).values()) < 2e-4
         [alone] = score(model, processor, [images[row]], [prompts[row]], [one.ids.tolist()], parts)
         assert max(distances(other, alone).values()) < 2e-4
-        shown = torch.cat([torch.from_numpy(picture.view >= 0) for picture in one.pictures])
-        plain = by_hand(eager, processor, images[row], prompts[row], one.ids.tolist(), shown)
-        for name, expected in plain.items():
-            found = getattr(one, name).double()
-            assert found.shape == expected.shape, name
-            torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4, msg=f"{name} of sample {row}")
+        check_by_hand(one, eager, processor, images[row], prompts[row], f"sample {row}")
 
 
 @torch.no_grad()

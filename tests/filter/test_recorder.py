@@ -10,7 +10,7 @@ import torch
 import vtokens
 from tests.engine.state import snapshot
 from tests.families import EVERY, build
-from tests.filter.traced import DEPTH, EVERYTHING, ask, by_hand, distances, fixed, written
+from tests.filter.traced import DEPTH, EVERYTHING, ask, check_by_hand, distances, fixed, written
 from vtokens.core.compat import returned_cache
 from vtokens.filter.trace.passes import generate, score
 from vtokens.filter.trace.prompts import prompt_inputs
@@ -28,12 +28,7 @@ def test_rows_equal_eager_attention(family: str) -> None:
     eager = build(family, attn_implementation="eager")[0]
     for row, trace in enumerate(traces):
         assert len(trace) == 6
-        shown = torch.cat([torch.from_numpy(picture.view >= 0) for picture in trace.pictures])
-        parts = by_hand(eager, processor, images[row], prompts[row], trace.ids.tolist(), shown)
-        for name, expected in parts.items():
-            found = getattr(trace, name).double()
-            assert found.shape == expected.shape, name
-            torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4, msg=f"{name} of sample {row}")
+        check_by_hand(trace, eager, processor, images[row], prompts[row], f"sample {row}")
 
 
 @pytest.mark.parametrize("family", EVERY)

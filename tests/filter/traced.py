@@ -96,6 +96,15 @@ def _far(a: Tensor, b: Tensor) -> float:
     return float(difference.max()) if len(difference.flatten()) else 0.0
 
 
+def check_by_hand(trace: Trace, eager: Any, processor: Any, images: list[Image.Image], prompt: str, name: str) -> None:
+    """All parts of the trace of a response are those that an eager model gives by hand; `name` says which it is."""
+    shown = torch.cat([torch.from_numpy(picture.view >= 0) for picture in trace.pictures])
+    for part, expected in by_hand(eager, processor, images, prompt, trace.ids.tolist(), shown).items():
+        found = getattr(trace, part).double()
+        assert found.shape == expected.shape, part
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4, msg=f"{part} of {name}")
+
+
 def by_hand(
     model: Any, processor: Any, images: list[Image.Image], prompt: str, ids: list[int], shown: Tensor
 ) -> dict[str, Tensor]:

@@ -117,6 +117,15 @@ def answers(batcher: Batcher, jobs: Sequence[Job], seconds: float = 60) -> list[
     return heard
 
 
+def together(batcher: Batcher, jobs: Sequence[Job], first: Heard | None = None) -> list[Heard]:
+    """Submit jobs so that they are one batch, and wait for all; `first` hears the first of them."""
+    heard = [Heard() if number or first is None else first for number in range(len(jobs))]
+    with held(batcher):
+        waiting = [batcher.submit(one, on) for one, on in zip(jobs, heard, strict=True)]
+    assert all(one.wait(60) for one in waiting)
+    return heard
+
+
 def alone(model: Any, handle: Any, one: Job) -> list[int]:
     """The new tokens of a job by plain `generate`, under its strategies and after its seed."""
     with handle.using(format_spec(one.program)):

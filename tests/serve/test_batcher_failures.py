@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vtokens
-from tests.serve.common import Heard, alone, greedy, held, job, loaded, prompt, questions, sampled
+from tests.serve.common import Heard, alone, greedy, job, loaded, prompt, questions, sampled, together
 from vtokens.serve.answering import Answering
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.decoding import decoding
@@ -43,14 +43,6 @@ def refusing(model: Any, refuses: Any) -> Iterator[list[int]]:
         yield calls
     finally:
         handle.remove()
-
-
-def together(batcher: Batcher, jobs: list[Any]) -> list[Heard]:
-    heard = [Heard() for _ in jobs]
-    with held(batcher):
-        waiting = [batcher.submit(one, on) for one, on in zip(jobs, heard, strict=True)]
-    assert all(one.wait(60) for one in waiting)
-    return heard
 
 
 def test_a_prompt_that_the_model_refuses_fails_by_itself(served: Any) -> None:

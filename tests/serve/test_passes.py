@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import vtokens
-from tests.serve.common import Heard, alone, greedy, held, job, loaded, prompt, questions
+from tests.serve.common import Heard, alone, greedy, job, loaded, prompt, questions, together
 from tests.serve.test_joining import passes
 from vtokens.serve.batcher import Batcher
 from vtokens.serve.jobs import Began, Did, Job
@@ -124,20 +124,11 @@ def _inputs(number: int) -> dict[str, Any]:
     return prompt(loaded()[1], one.question, one.images)
 
 
-def _heard(batcher: Batcher, jobs: list[Job], first: Heard | None = None) -> list[Heard]:
-    """Submit jobs so that they are one batch; what is told of each."""
-    heard = [Heard() if number or first is None else first for number in range(len(jobs))]
-    with held(batcher):
-        waiting = [batcher.submit(one, on) for one, on in zip(jobs, heard, strict=True)]
-    assert all(one.wait(60) for one in waiting)
-    return heard
-
-
 def test_rows_that_were_read_apart_are_written_together_and_answer_as_alone(served: Any) -> None:
     model, _, handle, batcher = served
     jobs = [job(_inputs(0), name, greedy(6, min_new_tokens=6)) for name in (*STRATEGIES, *STRATEGIES)]
     with passes(model) as calls:
-        heard = _heard(batcher, jobs)
+        heard = together(batcher, jobs)
     assert [rows for rows, length in calls if length > 1] == [2] * 4
     assert [rows for rows, length in calls if length == 1] == [8] * 5
     assert [told.began.rows for told in heard] == [8] * 8
@@ -150,7 +141,7 @@ def test_what_acts_in_every_step_is_not_read_apart(served: Any) -> None:
     model, _, handle, batcher = served
     jobs = [job(_inputs(0), name, greedy(4)) for name in ("none", "todre(keep=0.2)", "cls(keep=0.25)+vhr")]
     with passes(model) as calls:
-        heard = _heard(batcher, jobs)
+        heard = together(batcher, jobs)
     assert [rows for rows, length in calls if length > 1] == [3]
     for one, told in zip(jobs, heard, strict=True):
         assert list(told.end.ids) == alone(model, handle, one)
@@ -161,7 +152,7 @@ def test_what_ends_between_the_passes_of_a_batch_is_not_read(served: Any) -> Non
     jobs = [job(_inputs(0), name, greedy(3)) for name in STRATEGIES[:3]]
     jobs[1] = replace(jobs[1], deadline=0.5)
     first = Heard(lambda event: time.sleep(0.6) if isinstance(event, Began) else None)
-    heard = _heard(batcher, jobs, first)
+    heard = together(batcher, jobs, first)
     assert (heard[1].end.reason, heard[1].end.did) == ("deadline", None)
     for number in (0, 2):
         assert list(heard[number].end.ids) == alone(model, handle, jobs[number])
@@ -182,7 +173,7 @@ def test_a_pass_that_fails_fails_by_itself(served: Any) -> None:
 
     taken = model.model.language_model.register_forward_pre_hook(hook, with_kwargs=True)
     try:
-        heard = _heard(batcher, jobs)
+        heard = together(batcher, jobs)
     finally:
         taken.remove()
     assert calls == [2, 2, 1, 1]

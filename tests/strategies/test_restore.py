@@ -18,9 +18,10 @@ from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
 from tests.engine.masked import decoder_layers
 from tests.families import build
 from tests.limits import close, close_pass
+from tests.strategies.helpers import refuses
 from tests.strategies.invariants import Shown, visuals
 from vtokens.core.compat import given_cache
-from vtokens.strategies import Selection, parse
+from vtokens.strategies import Selection
 from vtokens.strategies.attend.restore import Restore
 
 STORED = Path(__file__).parent / "parity" / "restore.npz"
@@ -191,6 +192,4 @@ def test_a_pruner_that_keeps_all_is_left_alone_and_half_precision_runs() -> None
     ],
 )
 def test_what_cannot_be_is_refused(spec: str, says: str) -> None:
-    model, _ = build("llava")
-    with pytest.raises(ValueError, match=says):
-        vtokens.attach(model, parse(spec))
+    refuses(spec, says)

@@ -10,7 +10,8 @@ from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
 from tests.engine.test_rows import Some, passing, put_back
 from tests.families import build
 from tests.limits import close_pass
-from vtokens.strategies import Facts, parse
+from tests.strategies.helpers import refuses
+from vtokens.strategies import Facts
 from vtokens.strategies.attend.shortv import ShortV
 
 SEVEN = Facts("llava", depth=32, tower_depth=24, has_cls=True, decoder="llama-32x4096x11008")
@@ -67,6 +68,4 @@ def test_layers_are_those_that_contribute_least() -> None:
     ],
 )
 def test_bad_settings_are_refused(spec: str, says: str) -> None:
-    model, _ = build("llava")
-    with pytest.raises(ValueError, match=says):
-        vtokens.attach(model, parse(spec))
+    refuses(spec, says)

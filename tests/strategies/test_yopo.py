@@ -15,7 +15,7 @@ from tests.engine.compare import ragged
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import build
 from tests.limits import close_pass
-from vtokens.strategies import parse
+from tests.strategies.helpers import refuses
 
 
 def seen_by_hand(model: Any, batch: Any, window: int, forward: bool) -> Tensor:
@@ -117,6 +117,4 @@ def test_a_window_as_large_as_the_picture_changes_nothing_of_one_picture() -> No
     ],
 )
 def test_bad_settings_are_refused(spec: str, says: str) -> None:
-    model, _ = build("llava")
-    with pytest.raises(ValueError, match=says):
-        vtokens.attach(model, parse(spec))
+    refuses(spec, says)
