@@ -187,6 +187,19 @@ def pictured(
 
 
 @st.composite
+def batches(draw: st.DrawFn, family: str) -> dict[str, Any]:
+    """A ragged batch of a family: at most three rows of 0 to 2 images, at least one in all, padded on either side."""
+    rows = draw(st.lists(st.lists(st.sampled_from(SIZES), max_size=2), min_size=1, max_size=3).filter(any))
+    texts = [draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
+    seed = draw(st.integers(0, 99))
+    pictures = [
+        [image(*size, seed=seed + 9 * number + row) for number, size in enumerate(group)]
+        for row, group in enumerate(rows)
+    ]
+    return dict(inputs(family, texts, pictures, draw(st.sampled_from(["left", "right"]))))
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
     """A whole case: at least one image in the batch, 0 to 2 in each row of a ragged one."""
     prompts, sizes = draw(pictured(st.sampled_from([1, 3])))

@@ -92,6 +92,23 @@ def check_rows_alone(target: Any, family: str, spec: str) -> None:
                 close_pass(mine[row], theirs[0])
 
 
+def check_fed(got: Tensor, expected: Tensor, report: vtokens.Report, valid: Tensor, passes: int = 1) -> None:
+    """Logits (B, N, V) are those expected at all positions that a pass fed, from the first on that the last layer saw.
+
+    Pictures that are lost from the very start have no survivor before them.
+
+    Args:
+        got, expected: of all positions.
+        report: of the pass.
+        valid: its mask (B, N).
+        passes: as in `close_pass`.
+    """
+    for row, sample in enumerate(report.samples):
+        fed = valid[row].bool().clone()
+        fed[: sample.positions[-1][0]] = False
+        close_pass(got[row, fed], expected[row, fed], passes)
+
+
 def check_rows_of_attention(family: str, layer: int, rows: Any) -> tuple[Tensor, Tensor]:
     """`Attention` of a picture amid text, as rows of a layer give it, is read off the eager model's whole matrix.
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import vtokens
 from tests.engine.blended import blending, groups
-from tests.engine.cases import SIZES, TEXTS, model, share
-from tests.engine.compare import DETAILS, GREEDY, check_programs, check_tokens, one, ragged
+from tests.engine.cases import batches, model, share
+from tests.engine.compare import DETAILS, GREEDY, check_fed, check_programs, check_tokens, one, ragged
 from tests.engine.masked import dropped_keys
 from tests.families import EVERY, build, image, inputs
 from tests.limits import close_pass
@@ -72,15 +72,7 @@ def test_blended_is_dense(data: Any) -> None:
     """Logits and answers, at the prompt or before a layer, ragged batches and beams, in any family."""
     family = data.draw(st.sampled_from(EVERY))
     first, weigh = data.draw(st.sampled_from([0, 0, 1, 2, 3])), data.draw(st.booleans())
-    own, seed = data.draw(st.floats(0.0, 1.0)), data.draw(st.integers(0, 99))
-    rows = data.draw(st.lists(st.lists(st.sampled_from(SIZES), max_size=2), min_size=1, max_size=3).filter(any))
-    texts = [data.draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
-    pictures = [
-        [image(*size, seed=seed + 9 * number + row) for number, size in enumerate(group)]
-        for row, group in enumerate(rows)
-    ]
-    side = data.draw(st.sampled_from(["left", "right"]))
-    batch = dict(inputs(family, texts, pictures, side))
+    own, batch = data.draw(st.floats(0.0, 1.0)), data.draw(batches(family))
     options = data.draw(st.sampled_from([{}, {"num_beams": 2}]))
     target, reference = (
         model(family, "pruned", data.draw(st.sampled_from(["sdpa", "eager"]))),
@@ -97,10 +89,7 @@ def test_blended_is_dense(data: Any) -> None:
     dropped = dropped_keys(plain, valid)
     with blending(reference, there, dropped, first, weigh, own):
         expected = reference(**batch).logits
-    for row, sample in enumerate(plain.samples):
-        fed = valid[row].bool().clone()
-        fed[: sample.positions[-1][0]] = False
-        close_pass(logits[row, fed], expected[row, fed])
+    check_fed(logits, expected, plain, valid)
     copies = len(report.samples) // len(plain.samples)
     there = [(row * copies + copy, places) for row, places in there for copy in range(copies)]
     dropped = [part.repeat_interleave(copies, 0) for part in dropped]

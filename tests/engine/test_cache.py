@@ -1,4 +1,6 @@
-"""A pruned cache under what callers do to caches: rows reordered, selected, repeated; the end cropped; all reset."""
+"""A pruned cache under what callers do to caches: rows reordered, selected, repeated; the end cropped; all reset.
+
+The last two also where tokens were merged."""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
 pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
+MERGED = "dymu(thresholds=(0.5, 0.4, 0.4))"
 ROWS = {
     "reorder": ([2, 0, 1], lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1]))),
     "select": ([1, 1], lambda cache: cache.batch_select_indices(torch.tensor([1, 1]))),
@@ -52,31 +55,38 @@ def test_rows_move_with_their_padding(family: str, how: str) -> None:
     close_pass(got, expected)
 
 
-def test_the_end_can_be_cropped(family: str) -> None:
+@pytest.mark.parametrize("spec", [SPEC, MERGED])
+def test_the_end_can_be_cropped(family: str, spec: str) -> None:
     """Tokens after the pictures go and come again; the pictures themselves cannot be cut into."""
-    pruned, batch = model(family, "pruned"), one(family)
+    target, batch = model(family, "pruned"), one(family)
     length = batch["attention_mask"].shape[1]
-    with vtokens.attach(pruned, SPEC):
-        cache = returned_cache(pruned(**batch, use_cache=True))
+    with vtokens.attach(target, spec):
+        cache = returned_cache(target(**batch, use_cache=True))
         stored = [layer.keys.shape[2] for layer in cache.layers]
-        first = pruned(**step(family, batch["attention_mask"], 4), **as_cache(pruned, cache)).logits
+        first = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
         cache.crop(-4)
         assert [layer.keys.shape[2] for layer in cache.layers] == stored
-        again = pruned(**step(family, batch["attention_mask"], 4), **as_cache(pruned, cache)).logits
-        assert torch.equal(again, first)
-        cache.crop(-5)
-        assert [layer.keys.shape[2] for layer in cache.layers] == [count - 1 for count in stored]
-        assert {layer.get_seq_length() for layer in cache.layers} == {length - 1}
+        assert torch.equal(target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits, first)
+        cache.crop(-6)
+        assert [layer.keys.shape[2] for layer in cache.layers] == [count - 2 for count in stored]
+        assert {layer.get_seq_length() for layer in cache.layers} == {length - 2}
+        back = step(family, batch["attention_mask"][:, :-2], 2)
+        target(**{**back, "input_ids": batch["input_ids"][:, -2:]}, **as_cache(target, cache))
+        assert [layer.keys.shape[2] for layer in cache.layers] == stored
+        if not family.startswith("qwen"):  # `step` numbers text on, which M-RoPE does not
+            then = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
+            close_pass(then, first)
         with pytest.raises(ValueError, match=r"cannot crop 30 positions: only .* come after the pruned visual tokens"):
             cache.crop(-30)
 
 
-def test_a_reset_cache_serves_another_prompt(family: str) -> None:
+@pytest.mark.parametrize("spec", [SPEC, MERGED])
+def test_a_reset_cache_serves_another_prompt(family: str, spec: str) -> None:
     """As good as a new one, for a batch of another size too."""
-    pruned, batch = model(family, "pruned"), ragged(family)
-    with vtokens.attach(pruned, SPEC):
-        cache = returned_cache(pruned(**one(family), use_cache=True))
+    target, batch = model(family, "pruned"), ragged(family)
+    with vtokens.attach(target, spec):
+        cache = returned_cache(target(**one(family), use_cache=True))
         cache.reset()
         assert cache.get_seq_length() == 0
-        assert torch.equal(pruned(**batch, **as_cache(pruned, cache)).logits, pruned(**batch).logits)
+        assert torch.equal(target(**batch, **as_cache(target, cache)).logits, target(**batch).logits)
         assert {layer.get_seq_length() for layer in cache.layers} == {batch["input_ids"].shape[1]}

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import vtokens
-from tests.engine.cases import COUNTS, SHARES, SIZES, TEXTS, model, share
-from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
+from tests.engine.cases import COUNTS, SHARES, batches, model, share
+from tests.engine.compare import DETAILS, GREEDY, check_fed, check_tokens, one, ragged
 from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, masking
-from tests.families import EVERY, build, image, inputs
+from tests.families import EVERY, build
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
@@ -72,15 +72,7 @@ def compacts(draw: st.DrawFn) -> str:
 def test_compact_is_a_masked_model_that_counts_less(data: Any) -> None:
     """Logits and answers, pruned at the prompt or in the decoder, ragged batches, beams."""
     family, spec = data.draw(st.sampled_from(NUMBERED)), data.draw(compacts())
-    sizes = st.lists(st.sampled_from(SIZES), max_size=2)
-    rows = data.draw(st.lists(sizes, min_size=1, max_size=3).filter(any))
-    texts = [data.draw(st.sampled_from(TEXTS if len(row) == 2 else TEXTS[:4] if row else TEXTS[1:3])) for row in rows]
-    seed = data.draw(st.integers(0, 99))
-    pictures = [
-        [image(*size, seed=seed + 9 * number + row) for number, size in enumerate(group)]
-        for row, group in enumerate(rows)
-    ]
-    batch = dict(inputs(family, texts, pictures, data.draw(st.sampled_from(["left", "right"]))))
+    batch = data.draw(batches(family))
     options = data.draw(st.sampled_from([{}, {"num_beams": 2}]))
     target, reference = model(family, "pruned"), model(family, "plain", "eager")
     with vtokens.attach(target, spec) as handle:
@@ -93,10 +85,7 @@ def test_compact_is_a_masked_model_that_counts_less(data: Any) -> None:
     closed = [bool(part.any()) for part in dropped]
     with masking(reference, dropped), numbered(reference, dropped, closed):
         expected = reference(**batch).logits
-    for row, sample in enumerate(plain.samples):
-        fed = valid[row].bool().clone()
-        fed[: sample.positions[-1][0]] = False
-        close_pass(logits[row, fed], expected[row, fed])
+    check_fed(logits, expected, plain, valid)
     copies = len(report.samples) // len(plain.samples)
     dropped = [part.repeat_interleave(copies, 0) for part in dropped]
     with masking(reference, dropped), numbered(reference, dropped, closed):

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 
 import vtokens
 from tests.engine.cases import MODES, Case, cases, examples, mixed, model, refused, replaced
-from tests.engine.compare import check_tokens, sums
+from tests.engine.compare import check_fed, check_tokens, sums
 from tests.engine.masked import decoder_layers, dropped_keys, masking
 from tests.families import ALL, STATEFUL
 from tests.families.copies import with_copies
-from tests.limits import close_pass
 from vtokens.core.compat import returned_cache
 
 NEW = 3
@@ -41,10 +40,7 @@ def check_forward(batch: dict[str, Any], pruned: Any, reference: Any, spec: str)
     with masking(reference, dropped):
         expected = reference(**batch).logits
     assert output.logits.shape == expected.shape
-    for row, sample in enumerate(report.samples):
-        fed = valid[row].bool().clone()
-        fed[: sample.positions[-1][0]] = False  # pictures lost from the very start have no survivor before them
-        close_pass(output.logits[row, fed], expected[row, fed], sums(pruned))
+    check_fed(output.logits, expected, report, valid, sums(pruned))
     places = torch.arange(valid.shape[1])
     behind = (places > (valid * places).amax(1, keepdim=True)).sum(1)  # right padding travels along
     for index, layer in enumerate(returned_cache(output).layers):

@@ -10,14 +10,13 @@ import torch
 import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import DETAILS, GREEDY, one, ragged
-from tests.engine.test_cache import ROWS, step
+from tests.engine.test_cache import MERGED, ROWS, step
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import FAMILIES, image, inputs
 from tests.limits import close_pass
 from vtokens.core.compat import as_cache, returned_cache
 
-SPEC = "dymu(thresholds=(0.5, 0.4, 0.4))"
-SPECS = [SPEC, "cls(keep=0.7)+dymu(thresholds=(0.5, 0.4, 0.4))+fastv(keep=0.6, layer=2)"]
+SPECS = [MERGED, "cls(keep=0.7)+dymu(thresholds=(0.5, 0.4, 0.4))+fastv(keep=0.6, layer=2)"]
 
 pytestmark = [pytest.mark.parametrize("family", FAMILIES), pytest.mark.usefixtures("no_grad")]
 
@@ -52,7 +51,7 @@ def test_rows_move_with_their_copies(family: str, how: str) -> None:
 def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
     """As many rows as tokens are left, in every layer; keys of copies' tokens are projections, not turned ones."""
     target, batch = model(family, "pruned"), one(family)
-    with vtokens.attach(target, SPEC) as handle:
+    with vtokens.attach(target, MERGED) as handle:
         cache = returned_cache(target(**batch, use_cache=True))
         report = handle.report()
         rows = [len(positions) for positions in report.samples[0].positions]
@@ -68,38 +67,6 @@ def test_the_cache_holds_unique_unrotated_tokens(family: str) -> None:
         keys = returned_cache(target(**batch, use_cache=True)).layers[0].keys
         hook.remove()
     torch.testing.assert_close(keys, held[0].view(1, rows[0], keys.shape[1], -1).transpose(1, 2))
-
-
-def test_the_end_can_be_cropped(family: str) -> None:
-    """Tokens after the pictures go and come again; the pictures themselves cannot be cut into."""
-    target, batch = model(family, "pruned"), one(family)
-    length = batch["attention_mask"].shape[1]
-    with vtokens.attach(target, SPEC):
-        cache = returned_cache(target(**batch, use_cache=True))
-        stored = [layer.keys.shape[2] for layer in cache.layers]
-        first = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
-        cache.crop(-4)
-        assert torch.equal(target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits, first)
-        cache.crop(-6)
-        assert [layer.keys.shape[2] for layer in cache.layers] == [count - 2 for count in stored]
-        assert {layer.get_seq_length() for layer in cache.layers} == {length - 2}
-        back = step(family, batch["attention_mask"][:, :-2], 2)
-        target(**{**back, "input_ids": batch["input_ids"][:, -2:]}, **as_cache(target, cache))
-        assert [layer.keys.shape[2] for layer in cache.layers] == stored
-        if not family.startswith("qwen"):  # `step` numbers text on, which M-RoPE does not
-            then = target(**step(family, batch["attention_mask"], 4), **as_cache(target, cache)).logits
-            close_pass(then, first)
-        with pytest.raises(ValueError, match=r"cannot crop 30 positions: only .* come after the pruned visual tokens"):
-            cache.crop(-30)
-
-
-def test_a_reset_cache_serves_another_prompt(family: str) -> None:
-    """As good as a new one."""
-    target, batch = model(family, "pruned"), ragged(family)
-    with vtokens.attach(target, SPEC):
-        cache = returned_cache(target(**one(family), use_cache=True))
-        cache.reset()
-        assert torch.equal(target(**batch, **as_cache(target, cache)).logits, target(**batch).logits)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -168,7 +135,7 @@ def test_speculation_and_no_cache_give_the_greedy_tokens(family: str) -> None:
     """Candidates that are refused are cropped again; without a cache every step is a prefill."""
     target, batch = model(family, "pruned"), one(family)
     longer = {**GREEDY, "max_new_tokens": 12, "min_new_tokens": 12}
-    with vtokens.attach(target, SPEC):
+    with vtokens.attach(target, MERGED):
         plain = target.generate(**batch, **longer)
         assert torch.equal(target.generate(**batch, **longer, prompt_lookup_num_tokens=3), plain)
         assert torch.equal(target.generate(**batch, **longer, use_cache=False), plain)
@@ -177,12 +144,12 @@ def test_speculation_and_no_cache_give_the_greedy_tokens(family: str) -> None:
 def test_a_cache_with_merged_tokens_needs_its_strategy(family: str) -> None:
     """Others do not know how to read it, and say so; attached again, it goes on."""
     target, batch = model(family, "pruned"), one(family)
-    with vtokens.attach(target, SPEC):
+    with vtokens.attach(target, MERGED):
         cache = returned_cache(target(**batch, use_cache=True))
     then = step(family, batch["attention_mask"])
     with vtokens.attach(target, "fastv"), pytest.raises(ValueError, match="this cache holds merged tokens"):
         target(**then, **as_cache(target, cache))
-    with vtokens.attach(target, SPEC):
+    with vtokens.attach(target, MERGED):
         assert target(**then, **as_cache(target, cache)).logits.isfinite().all()
 
 
@@ -190,7 +157,7 @@ def test_a_text_prompt_behind_a_picture_prompt(family: str) -> None:
     """No picture, nothing merged: the very bits of the plain model, whatever ran before."""
     target, plain = model(family, "pruned"), model(family, "plain")
     text = inputs(family, ["hello there, what is this?", "a"])
-    with vtokens.attach(target, SPEC):
+    with vtokens.attach(target, MERGED):
         target.generate(**one(family), **GREEDY)
         assert torch.equal(target.generate(**text, **GREEDY), plain.generate(**text, **GREEDY))
         assert torch.equal(target(**text).logits, plain(**text).logits)
