@@ -18,12 +18,20 @@ from vtokens.strategies import Attention
 SPEC = "cls(keep=0.5)+fastv(keep=0.5, layer=2)"
 PROMPTS = ["Is there a cat?", "Compare <image> with <image>, and say which one is red", "hello there"]
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5}
+ANSWER: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 10**6}
+"""Four tokens and no end, in place of `GREEDY` where scores are compared, which `min_new_tokens` would change."""
 DETAILS = {"return_dict_in_generate": True, "output_logits": True, "output_scores": True}
 
 
 def one(family: str) -> dict[str, Any]:
     """A single sample."""
     return dict(inputs(family, ["Look: <image> what is this?"], [[image(100, 60, seed=3)]]))
+
+
+def two(family: str, text: str = "Look: <image> what is <image> this?") -> dict[str, Any]:
+    """A single sample of as many pictures as its text has marks, two at most."""
+    pictures = [image(100, 60, seed=3), image(60, 130, seed=4)][: text.count("<image>")]
+    return dict(inputs(family, [text], [pictures]))
 
 
 def ragged(family: str) -> dict[str, Any]:

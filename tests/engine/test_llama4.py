@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import vtokens
+from tests.engine import compare
 from tests.engine.cases import Case, cases, refused
-from tests.engine.compare import DETAILS, GREEDY, check_tokens
+from tests.engine.compare import ANSWER, DETAILS, GREEDY, check_tokens
 from tests.engine.contrasted import check_answers, contrasted, expect, guided, without_pictures
 from tests.engine.masked import decoder_of, dropped_keys, masking
 from tests.engine.test_logits import noised
@@ -36,7 +37,6 @@ FAMILY, CHUNK = "llama4", 16
 TUNED = {"floor_scale": 3, "attn_scale": 0.5}
 CUT = {**TUNED, "attention_chunk_size": CHUNK}
 SPECS = ["cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
-ANSWER: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 10**6}
 
 
 @cache
@@ -44,9 +44,7 @@ def tiny(role: str, attention: str = "sdpa", cut: bool = True) -> Any:
     return build(FAMILY, text_config=CUT if cut else TUNED, attn_implementation=attention)[0]
 
 
-def one(text: str = "Look: <image> what is <image> this?") -> dict[str, Any]:
-    pictures = [image(100, 60, seed=3), image(60, 130, seed=4)][: text.count("<image>")]
-    return dict(inputs(FAMILY, [text], [pictures]))
+one = partial(compare.two, FAMILY)
 
 
 def two() -> dict[str, Any]:

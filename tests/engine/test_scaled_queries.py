@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import vtokens
+from tests.engine import compare
 from tests.engine.cases import Case, cases, refused
-from tests.engine.compare import DETAILS, GREEDY, check_tokens
+from tests.engine.compare import ANSWER, DETAILS, GREEDY, check_tokens
 from tests.engine.contrasted import Partly, check_answers, contrasted, expect, guided, without_pictures
 from tests.engine.masked import dropped_keys, masking
 from tests.engine.test_pruned_equals_masked import REFUSED, check_forward, check_generate, check_keep_all
-from tests.families import build, image, inputs
+from tests.families import build, inputs
 from tests.limits import close_pass
 from tests.strategies.helpers import Probe
 from vtokens.core.compat import as_cache, returned_cache
@@ -34,7 +35,6 @@ TEXT = {
     "rope_parameters": {**SCALED, "original_max_position_embeddings": 3},
 }
 SPECS = ["cls(keep=0.4)", "fastv(keep=0.4, layer=2)", "cls(keep=0.6)+fastv(keep=0.5, layer=1)"]
-ANSWER: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 10**6}
 
 
 @cache
@@ -42,9 +42,7 @@ def tiny(role: str, attention: str = "sdpa") -> Any:
     return build("mistral3", text_config=TEXT, attn_implementation=attention)[0]
 
 
-def one(text: str = "Look: <image> what is <image> this?") -> dict[str, Any]:
-    pictures = [image(100, 60, seed=3), image(60, 130, seed=4)][: text.count("<image>")]
-    return dict(inputs("mistral3", [text], [pictures]))
+one = partial(compare.two, "mistral3")
 
 
 def test_the_scale_matters() -> None:
