@@ -91,7 +91,9 @@ def tabulate(options: argparse.Namespace) -> None:
             rows += [{"model": model, **row} for row in table(specs_on(base), base, cells, exams)]
         if cells:
             # Cells are asked over time: the record is the newest cell's, and says since when the others were asked.
-            made = sorted((cell["about"] for draws in cells.values() for cell in draws.values()), key=lambda a: a["date"])
+            made = sorted(
+                (cell["about"] for draws in cells.values() for cell in draws.values()), key=lambda a: a["date"]
+            )
             about[model] = made[-1] | {"since": made[0]["date"]}
             about[model] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
             about[model]["load_average"] = {}

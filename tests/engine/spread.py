@@ -13,7 +13,7 @@ from transformers.distributed import DistributedConfig
 
 import vtokens
 from tests.engine.compare import one
-from tests.families import build, image
+from tests.families import build
 from tests.limits import close_pass
 
 WHOLE = (
@@ -50,9 +50,8 @@ def main(folder: str) -> None:
         assert vtokens.attachment(spread) is None
     with pytest.raises(ValueError, match="looks at the decoder's heads"), vtokens.attach(spread, "none") as handle:
         handle.check("fastv")
-    hallucinations = vtokens.HallucinationFilter.from_pretrained(spread, build("llava")[1], calibrator=None)
     with pytest.raises(ValueError, match="looks at the decoder's heads"):
-        hallucinations.check(image(56, 56, seed=1), "what is it?", "A red circle.")
+        vtokens.HallucinationFilter.from_pretrained(spread, build("llava")[1], calibrator=None)
 
 
 if __name__ == "__main__":

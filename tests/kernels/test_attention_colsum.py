@@ -127,5 +127,5 @@ def test_what_does_not_fit_is_named() -> None:
         attention_colsum(query, key.half())
     with pytest.raises(ValueError, match=r"position is \(2, 4\): \(2, 3\) is needed"):
         attention_colsum(query, key, position=torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"unknown reduction of heads 'man'\. Did you mean 'mean'"):
-        attention_colsum(query, key, heads="man")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"unknown reduction of heads 'meann'\. Did you mean 'mean'"):
+        attention_colsum(query, key, heads="meann")  # type: ignore[arg-type]

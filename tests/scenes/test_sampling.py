@@ -52,5 +52,5 @@ def test_wilson_interval():
     assert found.share == 0.9
     assert found.low == pytest.approx(0.5958, abs=1e-3)
     assert found.high == pytest.approx(0.9821, abs=1e-3)
-    with pytest.raises(ValueError, match="correct=3, n=2"):
+    with pytest.raises(ValueError, match="successes=3, n=2"):
         accuracy(3, 2)

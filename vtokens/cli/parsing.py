@@ -31,6 +31,9 @@ class Parser(argparse.ArgumentParser):
     def _check_options(self, given: Iterable[str]) -> None:
         """End with an error at the first option that is none; those behind a command's name are for its own parser."""
         known = self._option_string_actions
+        given = [*given]
+        if "--version" in known and "--version" in given:  # reads `--json` itself, and ends the program
+            return
         for text in given:
             if text == "--" or (self._subparsers is not None and not text.startswith("-")):
                 return
