@@ -129,7 +129,7 @@ class DecoderHooks(Base):
         if not isinstance(passed, Pass):
             return None
         hidden = output[0] if isinstance(output, tuple) else output
-        whole = hidden.view_as(args[0])  # mixtures of experts may give rows of all samples in one list
+        whole = _by_sample(hidden, args[0])
         if passed.text is not None and passed.text.active:
             return passed.text.note(index, "mlp", whole)
         changed = self._steered(passed, index, "mlp", whole).view_as(hidden)
@@ -146,7 +146,7 @@ class DecoderHooks(Base):
         given = args[0] if args else kwargs["hidden_states"]
         with pictures.record.selecting(given.device):
             made = output[0] if isinstance(output, tuple) else output
-            observe_change(lane, pictures, signal, given, made.view_as(given))
+            observe_change(lane, pictures, signal, given, _by_sample(made, given))
 
     def _steered(self, passed: Pass, index: int, place: Place, output: Any) -> Any:
         """What leaves a layer or its MLP, with what strategies add to it."""
@@ -244,3 +244,11 @@ def _holds(now: tuple[nn.Module, ...], before: tuple[nn.Module, ...]) -> bool:
     # Asked in every pass: a wrapper's second module is what it wraps.
     pairs = zip(now, before, strict=False)
     return len(now) == len(before) and all(any(part is old for part in new.modules()) for new, old in pairs)
+
+
+def _by_sample(output: Tensor, given: Tensor) -> Tensor:
+    """What a part of a layer gives, as (B, L, H): mixtures of experts may give rows of all samples in one list.
+
+    Else its rows need not be those that the part was given: those that pass it by are put back behind it.
+    """
+    return output.view_as(given) if output.dim() != given.dim() else output
