@@ -110,10 +110,10 @@ def steps(result: dict[str, Any]) -> str:
         first, each = (row[part]["over_plain"]["median"] for part in ("prefill", "token"))
         lines.append([f"`{row['run']}`", f"{first:.2f}x", f"{each:.2f}x", f"{row['peak_bytes'] / 2**20:.0f} MiB"])
     head = ["strategy", "first token", "decoding step", "peak memory beside the weights"]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
     return (
-        f"{table}\n\n{about['parameters'] / 1e6:.0f}M parameters with random weights (LLaVA-1.5-7B, widths divided by "
-        f"eight, 4 layers), 576 visual tokens, {about['dtype']}, one thread of an {about['device'].split(' (')[0]}, "
+        f"{markdown(head, lines)}\n{about['parameters'] / 1e6:.0f}M parameters with random weights (LLaVA-1.5-7B, "
+        f"widths divided by eight, 4 layers), 576 visual tokens, {about['dtype']}, one thread of an "
+        f"{about['device'].split(' (')[0]}, "
         f"{about['date'][:10]}; median of {about['rounds']} rounds. Command: `{about['command']}`.\n"
     )
 

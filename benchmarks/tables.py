@@ -120,7 +120,8 @@ def _nested(flat: Mapping[str, str]) -> Any:
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, its head first."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *lines]) + "\n"
+    rows = [f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in row)}|\n" for row in (head, *lines)]
+    return "".join([rows[0], f"|{'---|' * len(head)}\n", *rows[1:]])
 
 
 def interval(part: Mapping[str, Any] | None, digits: int = 3, sign: Literal["", "+"] = "") -> str:

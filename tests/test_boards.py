@@ -73,4 +73,4 @@ def test_a_table_without_times() -> None:
     text = board.table(found(census=(0.94, 14, True)))
     assert "first token" not in text.lower()
     assert "Times were not measured" in text
-    assert "| `census` | 94.0 [91.0, 97.0] |  | 14.0 | better |" in text
+    assert "| `census` | 94.0 [91.0, 97.0] | | 14.0 | better |" in text

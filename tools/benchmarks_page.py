@@ -6,7 +6,7 @@ import csv
 import os
 from typing import Any
 
-from shared import COMMAND, ROOT, Page, interval, read
+from shared import COMMAND, ROOT, Page, interval, markdown, read
 
 from benchmarks import reproduce, tables
 from benchmarks.record import parts
@@ -17,13 +17,13 @@ TREND = ("none", "census", "cls", "fastv")
 
 def stored() -> str:
     """Every stored table, with its page, how long it takes, what it needs, and with what it was measured."""
-    lines = ["| table | shown in | takes | needs | measured | made again |", "|---|---|---|---|---|---|"]
+    lines = []
     for one in reproduce.every().values():
         path = ROOT / one.page
         title = path.parent.name if path.stem == "README" else path.stem
         page = "here" if path == HOME else f"[{title}]({os.path.relpath(path, HOME.parent)})"
-        lines.append(f"| `{one.name}` | {page} | {one.takes} | {one.needs} | {_when(one.name)} | {one.checked} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{one.name}`", page, one.takes, one.needs, _when(one.name), f"{one.checked}"])
+    return markdown(["table", "shown in", "takes", "needs", "measured", "made again"], lines)
 
 
 def _when(name: str) -> str:
@@ -42,17 +42,14 @@ def peers() -> str:
     right = {(row["library"], row["method"], row["keep"]): row["accuracy"] for row in found["accuracy"]}
     keeps = sorted({keep for _, _, keep in right} - {1.0}, reverse=True)
     heads = [f"right at keep {keep:g}" for keep in keeps]
-    lines = [
-        f"| | {' | '.join(heads)} | first token | tokens a second | KV cache | peak memory |",
-        f"|---|{'---|' * len(keeps)}---|---|---|---|",
-    ]
+    lines = []
     plain = times["transformers", "none"]
     for (library, method), row in times.items():
         name = f"transformers {_transformers(about, library)}" if method == "none" else f"{library} `{method}`"
         cells = [interval(right.get((library, method, keep)) or right[library, method, 1.0]) for keep in keeps]
         cells += [f"{row['over_plain']['median']:.2f} ({row['over_plain']['q1']:.2f} to {row['over_plain']['q3']:.2f})"]
         cells += [f"{1 / row['step_seconds']['median']:.1f}", f"{row['kv_bytes'] / plain['kv_bytes']:.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_bytes'] / 2**20:.0f} MiB |")
+        lines.append([name, *cells, f"{row['peak_bytes'] / 2**20:.0f} MiB"])
     begin, end = (about["load_average"][when][0] for when in ("at_start", "at_end"))
     told = (
         f"{about['questions']} questions of `{about['answers_of']}`, 95% intervals; times, cache (over all of it) and "
@@ -61,7 +58,8 @@ def peers() -> str:
         f"average {begin} to {end}; torch {about['versions']['torch']}, kvpress {about['kvpress']['kvpress']}; "
         f"{about['date'][:10]}. Command: `{about['command']}`."
     )
-    return "\n".join([*lines, "", told]) + "\n"
+    head = ["", *heads, "first token", "tokens a second", "KV cache", "peak memory"]
+    return f"{markdown(head, lines)}\n{told}\n"
 
 
 def _transformers(about: dict[str, Any], library: str) -> str:
@@ -79,14 +77,14 @@ def trend() -> str:
         "tests",
         "wheel",
     ]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = []
     with (tables.RESULTS / "trend.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             shares = [f"{int(row[f'{name}_right']) / int(row['questions']):.3f}" for name in TREND]
             cells = [row["release"], f"{float(row['cls_first_token']):.2f}x", *shares]
             cells += [row["strategies"], row["families"], row["tests"], f"{int(row['wheel_bytes']) / 2**20:.1f} MiB"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append(cells)
+    return markdown(heads, lines)
 
 
 PAGE = Page(HOME, COMMAND, {"peers": peers, "tables": stored, "trend": trend})

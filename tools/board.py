@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared import read
+from shared import markdown, read
 
 COLUMNS = {"all": "all", "digits": "digits", "where": "where", "counting": "counting", "pope": "POPE adversarial"}
 
@@ -51,21 +51,20 @@ def _table(keep: float, full: Mapping[str, Any], rows: Sequence[Mapping[str, Any
         *(["first token, of the time", "selecting"] if "first_token" in full else []),
         "",
     ]
-    lines = [f"**keep {keep:g}**", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [_line(row, names) for row in [full, *ranked]]
+    lines = [f"**keep {keep:g}**", "", markdown(head, [_line(row, names) for row in [full, *ranked]])]
     better = [f"`{row['strategy']}`" for row in ranked if row.get("better")]
     unknown = not any("better" in row for row in ranked)
     said = "Nothing is compared with both floors." if unknown else "Nothing is better than both floors."
-    return "\n".join([*lines, "", f"Better than both floors: {', '.join(better)}." if better else said])
+    return "\n".join([*lines, f"Better than both floors: {', '.join(better)}." if better else said])
 
 
-def _line(row: Mapping[str, Any], names: Sequence[str]) -> str:
+def _line(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     accuracy, chair = row["accuracy"], row.get("chair", {}).get("chair_i")
     whole = accuracy["all"]
     values = [f"{100 * accuracy[name]['value']:.1f}" if name in accuracy else "" for name in names]
     values[0] += f" [{100 * whole['low']:.1f}, {100 * whole['high']:.1f}]"
     verdict = "better" if row.get("better") else "worse" if row.get("worse") else ""
-    cells = [
+    return [
         f"`{row['strategy']}`",
         *values,
         f"{100 * chair['value']:.1f}" if chair else "",
@@ -73,4 +72,3 @@ def _line(row: Mapping[str, Any], names: Sequence[str]) -> str:
         *([f"{row['first_token']:.2f}", f"{1e3 * row['selecting']:.2f}"] if "first_token" in row else []),
         verdict,
     ]
-    return f"| {' | '.join(cells)} |"

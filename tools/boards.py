@@ -8,7 +8,7 @@ from typing import Any
 
 import board
 import numpy as np
-from shared import ROOT, read
+from shared import ROOT, markdown, read
 
 from benchmarks.leaderboard_rows import FLOORS
 from vtokens.eval.metrics.intervals import bootstrap
@@ -51,13 +51,12 @@ def _table(found: Mapping[str, Any], model: str) -> str:
     """Every strategy that both have, all questions on both, at each keep; the best on the other model first."""
     keeps, full = _keeps(found, model), [_rows(found[one], 1.0)["none"] for one in (FIRST, model)]
     head = [f"keep {keep:g}, {one}" for keep in keeps for one in (FIRST, model)]
-    lines = [f"| strategy | {' | '.join(head)} |", f"|---|{'---|' * len(head)}"]
-    lines.append(f"| `none` | {' | '.join(_share(row) for _ in keeps for row in full)} |")
+    lines = [["`none`", *(_share(row) for _ in keeps for row in full)]]
     pairs = {keep: [_rows(found[one], keep) for one in (FIRST, model)] for keep in keeps}
     names = set.intersection(*({*rows} for pair in pairs.values() for rows in pair))
     for name in sorted(names, key=lambda one: (-_value(pairs[keeps[-1]][1][one]), one)):
-        lines.append(f"| `{name}` | {' | '.join(_share(rows[name]) for pair in pairs.values() for rows in pair)} |")
-    return "\n".join(lines)
+        lines.append([f"`{name}`", *(_share(rows[name]) for pair in pairs.values() for rows in pair)])
+    return markdown(["strategy", *head], lines).rstrip("\n")
 
 
 def _words(found: Mapping[str, Any], model: str) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
+from shared import markdown
+
 from vtokens.strategies import Description, describe, list_strategies
 from vtokens.strategies.needed import WORDS
 from vtokens.strategies.stages import STAGES
@@ -32,18 +34,18 @@ def card(name: str) -> str:
     """What a strategy says of itself: stages, needs, defaults, source, and what shows that it is the method."""
     told = describe(name)
     stages = "; ".join(f"`{stage}`{_where(stage, ': ')}" for stage in told.stages)
-    lines = ["| | |", "|---|---|", f"| {'stages' if len(told.stages) > 1 else 'stage'} | {stages} |"]
+    lines = [["stages" if len(told.stages) > 1 else "stage", stages]]
     if told.needs:
         needs = "; ".join(f"{one}: {WORDS[one]}" if one in WORDS else one for one in told.needs)
-        lines.append(f"| needs | {needs} |")
+        lines.append(["needs", needs])
     if told.aliases:
-        lines.append(f"| also called | {', '.join(f'`{alias}`' for alias in told.aliases)} |")
-    lines.append(f"| defaults | {', '.join(map(_setting, told.fields.items()))} |")
+        lines.append(["also called", ", ".join(f"`{alias}`" for alias in told.aliases)])
+    lines.append(["defaults", ", ".join(map(_setting, told.fields.items()))])
     if told.paper:
-        lines.append(f"| source | {told.paper}{f' ({told.venue})' if told.venue else ''} |")
+        lines.append(["source", f"{told.paper}{f' ({told.venue})' if told.venue else ''}"])
     if told.evidence:
-        lines.append(f"| evidence | {told.told(show=_shown)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(["evidence", told.told(show=_shown)])
+    return markdown(["", ""], lines)
 
 
 def index(_: str = "") -> str:
@@ -52,17 +54,12 @@ def index(_: str = "") -> str:
     lines: list[str] = []
     for (stage, kind), group in groupby(told, key=_group):
         what = f"{_where(STAGES[stage]) or f'stage {STAGES[stage]}'}, {[*KINDS.values(), 'other'][kind]}"
-        lines += [
-            f"## {what[0].upper()}{what[1:]}",
-            "",
-            "| | what it does | needs | source | evidence |",
-            "|---|---|---|---|---|",
-        ]
+        rows = []
         for one in group:
             source = f"{one.paper}{f' ({one.venue})' if one.venue else ''}"
-            cells = [f"[{one.name}]({one.name}.md)", one.summary, ", ".join(one.needs), source, _evidence(one)]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+            rows.append([f"[{one.name}]({one.name}.md)", one.summary, ", ".join(one.needs), source, _evidence(one)])
+        table = markdown(["", "what it does", "needs", "source", "evidence"], rows)
+        lines += [f"## {what[0].upper()}{what[1:]}", "", table]
     return "\n".join(lines)
 
 

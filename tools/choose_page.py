@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import your_model
-from shared import COMMAND, ROOT, Page, read
+from shared import COMMAND, ROOT, Page, markdown, read
 
 from vtokens.adapters.fits import fit
 from vtokens.eval.presets import preset
@@ -38,11 +38,9 @@ def pictures(model: str = "scenes-llava") -> str:
     rows, about = found["rows"], found["conditions"]
     keeps = [keep for keep in KEEPS if any(row["keep"] == keep for row in rows)]
     full = next(row for row in rows if row["strategy"] == "none")
-    lines = [
-        "| asked | keep | unpruned | `auto` takes | the best other, from a paper | inside the decoder (tokens a layer) "
-        "| `random` |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ["asked", "keep", "unpruned", "`auto` takes", "the best other, from a paper"]
+    head += ["inside the decoder (tokens a layer)", "`random`"]
+    lines = []
     for task, (column, name) in TASKS.items():
         for keep in keeps:
             there = [row for row in rows if row["keep"] == keep and row is not full]
@@ -60,12 +58,12 @@ def pictures(model: str = "scenes-llava") -> str:
                 f"`{third['strategy']}` {_right(third, column)} ({third['tokens_per_layer']:.0f})",
                 _right(floor, column),
             ]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(cells)
     told = (
         f"Right answers of 100. {about['questions_per_seed']} questions a draw, {about['seeds']} draws, on "
         f"`{model}` with {tokens} visual tokens. \\* not clearly ahead of `random`."
     )
-    return "\n".join([*lines, "", told, ""])
+    return f"{markdown(head, lines)}\n{told}\n"
 
 
 def _sides(rows: Sequence[Mapping[str, Any]], floor: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -89,23 +87,24 @@ def _right(row: Mapping[str, Any], column: str) -> str:
 
 def videos() -> str:
     """The choice for clips at each budget."""
-    lines = ["| keep | chosen | right, of 100 | `random` |", "|---|---|---|---|"]
+    lines = []
     known = [one for one in choices.known() if one.task == "video"]
     for one in sorted(known, key=lambda one: -one.keep):
         right = f"{100 * one.share:.0f} [{100 * one.low:.0f}, {100 * one.high:.0f}]{'' if one.ahead else ' *'}"
-        lines.append(f"| {one.keep:g} | `{one.spec}` | {right} | {100 * one.random:.0f} |")
-    return "\n".join([*lines, "", f"{known[0].n} questions about clips of 16 frames, on `{known[0].model}`.", ""])
+        lines.append([f"{one.keep:g}", f"`{one.spec}`", right, f"{100 * one.random:.0f}"])
+    table = markdown(["keep", "chosen", "right, of 100", "`random`"], lines)
+    return f"{table}\n{known[0].n} questions about clips of 16 frames, on `{known[0].model}`.\n"
 
 
 def families() -> str:
     """How the pruners named above run on published models."""
     named = [name for name in _named() if name not in FLOORS]
     models = your_model.MODELS
-    lines = [f"| | acts | {' | '.join(model.name for model in models)} |", f"|---|---|{'---|' * len(models)}"]
+    lines = []
     for name in named:
         answers = [fit(name, preset(model.preset).model_type) for model in models]
-        lines.append(f"| `{name}` | {', '.join(describe(name).stages)} | {' | '.join(answers)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{name}`", ", ".join(describe(name).stages), *answers])
+    return markdown(["", "acts", *(model.name for model in models)], lines)
 
 
 def _named() -> list[str]:
@@ -119,21 +118,20 @@ def times() -> str:
     found = read("prefill-cpu")
     about = found["conditions"]
     rows = {row["strategy"]: row for row in found["batch_1"]}
-    lines = ["| | keep | first token | of what is possible | KV cache, of the full one |", "|---|---|---|---|---|"]
+    lines = []
     for name in ("uniform", "cls", "todre", "fastv"):
         for keep in (0.5, 0.25, 0.1):
             row = rows[f"{name}(keep={keep})"]
-            lines.append(
-                f"| `{name}` | {keep:g} | {row['speed_up']['median']:.1f} times sooner "
-                f"| {row['of_ideal']['median']:.0%} | {row['kv_ratio']:.2f} |"
-            )
+            gained = [f"{row['speed_up']['median']:.1f} times sooner", f"{row['of_ideal']['median']:.0%}"]
+            lines.append([f"`{name}`", f"{keep:g}", *gained, f"{row['kv_ratio']:.2f}"])
     told = (
         f"{about['parameters'] / 1e6:.0f}M parameters, random weights, {about['visual_tokens']} visual and "
         f"{about['text_tokens']} text tokens, {about['dtype']}, {about['threads']} thread, {about['device']}, the "
         "vision tower included in both. Possible is what the same model gains that is given the kept tokens from the "
         "start."
     )
-    return "\n".join([*lines, "", told, ""])
+    head = ["", "keep", "first token", "of what is possible", "KV cache, of the full one"]
+    return f"{markdown(head, lines)}\n{told}\n"
 
 
 PARTS = {

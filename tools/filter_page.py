@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared import ROOT, Page, read
+from shared import ROOT, Page, markdown, read
 
 from vtokens.filter.signals import get_signals, list_signals
 
 
 def signals() -> str:
     """Every signal with what it costs and where it comes from."""
-    lines = ["| signal | what it is | more passes | from |", "|---|---|---|---|"]
+    lines = []
     for signal in sorted(get_signals(list_signals()), key=lambda one: (one.passes, one.name)):
         module = __import__(type(signal).__module__, fromlist=["__doc__"])
         about = str(module.__doc__).strip().splitlines()[0].rstrip(".")
-        lines.append(f"| `{signal.name}` | {about} | {signal.passes} | {signal.paper or '-'} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{signal.name}`", about, f"{signal.passes}", signal.paper or "-"])
+    return markdown(["signal", "what it is", "more passes", "from"], lines)
 
 
 def costs() -> str:
     """Checking and generating beside the plain model."""
     found = read("filter-cpu")
-    lines = ["| model | answers | signals | `check` | `generate` |", "|---|---|---|---|---|"]
+    lines = []
     for about in found["models"]:
         cells: dict[tuple[int, str, str], dict[str, str]] = {}
         for row in (row for row in found["rows"] if row["shape"] == about["shape"]):
@@ -32,14 +32,12 @@ def costs() -> str:
         for (size, strategy, names), cell in cells.items():
             with_ = "" if strategy == "none" else f" with `{strategy}`"
             name = f"{about['shape']}{with_}, {about['parameters'] / 1e6:,.0f}M"
-            lines.append(f"| {name} | {size} | {names} | {cell['check']} | {cell.get('generate', '')} |")
+            lines.append([name, f"{size}", names, cell["check"], cell.get("generate", "")])
     about = found["conditions"]
-    lines += [
-        "",
-        f"{about['tokens']} tokens an answer, {about['dtype']}, {about['threads']} thread(s), {about['device']}, "
-        f"median of {about['rounds']} rounds with quartiles, {about['clock']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown(["model", "answers", "signals", "`check`", "`generate`"], lines) + (
+        f"\n{about['tokens']} tokens an answer, {about['dtype']}, {about['threads']} thread(s), {about['device']}, "
+        f"median of {about['rounds']} rounds with quartiles, {about['clock']}.\n"
+    )
 
 
 def _told(row: dict[str, Any], name: str) -> str:
@@ -55,13 +53,13 @@ def _behind(row: dict[str, Any]) -> str:
 def kinds() -> str:
     """How right the probabilities of the filters that ship are, by kind of mention."""
     found = read("filter-kinds")
-    lines = ["| behind | mention | mentions | unsupported | mean p | ECE | AUROC |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for row in found["rows"]:
-        numbers = f"{row['mentions']:,} | {row['unsupported']} | {row['mean_p']:.3f}"
-        lines.append(f"| {_behind(row)} | {row['kind']} | {numbers} | {_told(row, 'ece')} | {_told(row, 'auroc')} |")
+        numbers = [f"{row['mentions']:,}", f"{row['unsupported']}", f"{row['mean_p']:.3f}"]
+        lines.append([_behind(row), row["kind"], *numbers, _told(row, "ece"), _told(row, "auroc")])
     return (
-        "\n".join(lines)
-        + "\n\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`, with "
+        markdown(["behind", "mention", "mentions", "unsupported", "mean p", "ECE", "AUROC"], lines)
+        + "\nscenes-llava on the test split, intervals by picture: `python benchmarks/filter_kinds.py`, with "
         "`--scale 0.5` behind pruners.\n"
     )
 
@@ -69,30 +67,31 @@ def kinds() -> str:
 def risks() -> str:
     """What risks cost."""
     found = read("filter-kinds")
-    lines = [
-        "| behind | risk (any, delta 0.1) | answers | with something wrong | left after `redact` | true ones kept |",
-        "|---|---|---|---|---|---|",
+    head = [
+        "behind",
+        "risk (any, delta 0.1)",
+        "answers",
+        "with something wrong",
+        "left after `redact`",
+        "true ones kept",
     ]
+    lines = []
     for row in found["risks"]:
-        about = f"{row['responses']:,} | {row['wrong_before']}"
-        left = "infeasible | " if row["infeasible"] else f"{row['wrong_after']} | {row['kept']:.1%}"
-        lines.append(f"| {_behind(row)} | {row['alpha']:g} | {about} | {left} |")
-    return "\n".join(lines) + "\n"
+        left = ["infeasible", ""] if row["infeasible"] else [f"{row['wrong_after']}", f"{row['kept']:.1%}"]
+        lines.append([_behind(row), f"{row['alpha']:g}", f"{row['responses']:,}", f"{row['wrong_before']}", *left])
+    return markdown(head, lines)
 
 
 def gates() -> str:
     """What a gate lets through, and misses."""
     found = read("filter-kinds")
-    lines = [
-        "| behind | prompt | answers | let through | with something wrong | of these let through |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in found["gates"]:
         share = f"{row['through']} ({row['through'] / row['answers']:.0%})"
-        lines.append(
-            f"| {_behind(row)} | {row['kind']} | {row['answers']} | {share} | {row['wrong']} | {row['missed']} |"
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([_behind(row), row["kind"], f"{row['answers']}", share, f"{row['wrong']}", f"{row['missed']}"])
+    return markdown(
+        ["behind", "prompt", "answers", "let through", "with something wrong", "of these let through"], lines
+    )
 
 
 PAGE = Page(

@@ -13,7 +13,7 @@ import pages
 import serving_page
 import support
 import your_model
-from shared import COMMAND, ROOT, Page, interval, read
+from shared import COMMAND, ROOT, Page, interval, markdown, read
 
 from vtokens.strategies import describe, list_strategies
 
@@ -24,11 +24,8 @@ def costs() -> str:
     """Speed beside accuracy, from the recorded benchmarks."""
     speed = {row["strategy"]: row for row in read("prefill-cpu")["batch_1"]}
     scenes = {(row["strategy"], row["keep"]): row["accuracy"]["overall"] for row in read("scenes-llava")["rows"]}
-    lines = [
-        "| strategy | keep | first token | of the ideal | peak memory | KV cache | accuracy on scenes |",
-        "|---|---|---|---|---|---|---|",
-        f"| none | 1 | 1.00x | | 1.00 | 1.00 | {interval(scenes['none', 1.0])} |",
-    ]
+    head = ["strategy", "keep", "first token", "of the ideal", "peak memory", "KV cache", "accuracy on scenes"]
+    lines = [["none", "1", "1.00x", "", "1.00", "1.00", interval(scenes["none", 1.0])]]
     # Pictures say nothing about strategies that act on videos alone: those are measured elsewhere.
     measured = {name for name, _ in scenes}
     for name in (name for name in list_strategies() if "keep" in describe(name).fields and name in measured):
@@ -41,17 +38,14 @@ def costs() -> str:
                 f"{row['kv_ratio']:.2f}",
                 interval(scenes[name, keep]),
             ]
-            lines.append(f"| `{name}` | {keep} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append([f"`{name}`", f"{keep}", *cells])
+    return markdown(head, lines)
 
 
 def sweep() -> str:
     """Every setting of the sweep on scenes, seeds together."""
     found = read("scenes-sweep")
-    lines = [
-        "| strategy | keep | tokens a layer | exact answers, % | KV cache | first token |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in found["summary"]:
         seeds = [one for one in found["results"] if (one["name"], one["keep"]) == (row["name"], row["keep"])]
         exact = f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]".replace("%", "")
@@ -62,8 +56,8 @@ def sweep() -> str:
             f"{mean(one['kv_ratio'] for one in seeds):.2f}",
             f"{median(one['speedup'] for one in seeds):.2f}x",
         ]
-        lines.append(f"| `{row['name']}` | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{row['name']}`", *cells])
+    return markdown(["strategy", "keep", "tokens a layer", "exact answers, %", "KV cache", "first token"], lines)
 
 
 README = Page(ROOT / "README.md", COMMAND, {"lines": support.lines})

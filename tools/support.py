@@ -9,7 +9,7 @@ import json
 import tomllib
 from typing import Any
 
-from shared import ROOT, Page
+from shared import ROOT, Page, markdown
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from vtokens.adapters import adapter_class, models
@@ -58,7 +58,7 @@ def lines() -> str:
     named = sorted(family for line in LINES.values() for family in line)
     if named != models():
         raise ValueError(f"name each family in one line of LINES: {sorted({*named} ^ {*models()}) or named}")
-    rows = ["| families | `model_type` | for example | takes |", "|---|---|---|---|"]
+    rows = []
     for line, those in LINES.items():
         example = next(example for family in those for example in adapter_class(family).examples)
         takes = {family: " and ".join(_takes(family)) for family in those}
@@ -66,67 +66,57 @@ def lines() -> str:
         told = (
             "images; " + (f"videos: {', '.join(clips)}" if len(clips) < len(those) else "videos") if clips else "images"
         )
-        rows.append(f"| {line} | {', '.join(f'`{family}`' for family in those)} | `{example}` | {told} |")
-    return "\n".join(rows) + "\n"
+        rows.append([line, ", ".join(f"`{family}`" for family in those), f"`{example}`", told])
+    return markdown(["families", "`model_type`", "for example", "takes"], rows)
 
 
 def families() -> str:
     """A row for each family: its class, checkpoints, what it is shown, where its tower's scores come from."""
-    lines = ["| family | class | for example | takes | scores of the tower |", "|---|---|---|---|---|"]
+    lines = []
     for family in models():
         adapter = adapter_class(family)
         name = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]
         examples = ", ".join(f"`{example}`" for example in adapter.examples)
-        lines.append(f"| `{family}` | `{name}` | {examples} | {', '.join(_takes(family))} | {tower_scores(family)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{family}`", f"`{name}`", examples, ", ".join(_takes(family)), tower_scores(family)])
+    return markdown(["family", "class", "for example", "takes", "scores of the tower"], lines)
 
 
 def matrix() -> str:
     """Every strategy with every family; in brackets the tower's scores it asks for, or that it has to be calibrated."""
-    lines = [
-        f"| strategy | acts at | {' | '.join(f'`{family}`' for family in models())} |",
-        f"|---|---|{'---|' * len(models())}",
-    ]
+    lines = []
     for name in list_strategies():
         cells = [fit(name, family) for family in models()]
-        lines.append(f"| [`{name}`](strategies/{name}.md) | {', '.join(describe(name).stages)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"[`{name}`](strategies/{name}.md)", ", ".join(describe(name).stages), *cells])
+    return markdown(["strategy", "acts at", *(f"`{family}`" for family in models())], lines)
 
 
 def calibrated() -> str:
     """The numbers found for a model that come with the package."""
-    lines = ["| numbers | for | ship for | for other models |", "|---|---|---|---|"]
+    lines = []
     for folder, strategy, command in CALIBRATED:
         shipped = sorted(path.stem for path in (ROOT / "vtokens" / "tables" / folder).glob("*.json"))
         names = ", ".join(f"`{name}`" for name in shipped)
-        lines.append(f"| {folder} | `{strategy}` | {names} | `{command}` |")
-    return "\n".join(lines) + "\n"
+        lines.append([folder, f"`{strategy}`", names, f"`{command}`"])
+    return markdown(["numbers", "for", "ship for", "for other models"], lines)
 
 
 def tested() -> str:
     """The releases the tests ran on, from `make test-matrix`, and those they did not."""
     found = json.loads((ROOT / "requirements" / "tested.json").read_text(encoding="utf-8"))
-    lines = [
-        "| tested with | Python | torch | transformers | on | engine and strategy tests |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, row in sorted(found.items(), key=lambda item: item[1]["transformers"]):
         failed = f", {row['failed']} failed" if row["failed"] else ""
-        lines.append(
-            f"| {name} | {row['python']} | {row['torch']} | {row['transformers']} | {row['device']} "
-            f"| {row['passed']:,} passed{failed}, {row['skipped']} skipped ({row['date']}) |"
-        )
+        told = f"{row['passed']:,} passed{failed}, {row['skipped']} skipped ({row['date']})"
+        lines.append([name, row["python"], row["torch"], row["transformers"], row["device"], told])
     prefix = "Programming Language :: Python :: "
     named = {text.removeprefix(prefix) for text in _project()["classifiers"] if text.startswith(f"{prefix}3.")}
     missing = sorted(named - {row["python"].rpartition(".")[0] for row in found.values()})
-    lines += [
-        "",
-        f"The whole suite runs on what `requirements/` pins: {_pins('torch', 'transformers')}. **Not run:** Python "
+    head = ["tested with", "Python", "torch", "transformers", "on", "engine and strategy tests"]
+    return markdown(head, lines) + (
+        f"\nThe whole suite runs on what `requirements/` pins: {_pins('torch', 'transformers')}. **Not run:** Python "
         f"{', '.join(missing)} (resolved in the lock, with a wheel for each package), other releases of torch and "
-        "transformers in the allowed ranges, and whatever needs a GPU. `make test-matrix` fills this table.",
-        "",
-    ]
-    return "\n".join(lines)
+        "transformers in the allowed ranges, and whatever needs a GPU. `make test-matrix` fills this table.\n"
+    )
 
 
 def _takes(family: str) -> list[str]:

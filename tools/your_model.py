@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from shared import COMMAND, ROOT, Page
+from shared import COMMAND, ROOT, Page, markdown
 from transformers import AutoModelForImageTextToText
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -130,11 +130,8 @@ def _expected(model: Model) -> list[str]:
     ]
     wide, high = PICTURE
     head = f"a photograph of {wide} x {high}, bfloat16"
-    return [
-        f"| {head} | {' | '.join(f'keep {keep:g}' for keep in KEEPS)} |",
-        f"|---|{'---|' * len(KEEPS)}",
-        *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows),
-    ]
+    table = markdown([head, *(f"keep {keep:g}" for keep in KEEPS)], [[name, *cells] for name, cells in rows])
+    return table.splitlines()
 
 
 @cache
@@ -173,9 +170,8 @@ def needs() -> str:
     for at, family in enumerate(families):
         for name in list_strategies():
             groups.setdefault(_group(fit(name, family)), [[] for _ in families])[at].append(name)
-    lines = [f"| | {' | '.join(model.name for model in MODELS)} |", f"|---|{'---|' * len(MODELS)}"]
-    lines += [f"| {group} | {' | '.join(map(_named, cells))} |" for group, cells in sorted(groups.items(), key=_order)]
-    return "\n".join(lines) + "\n"
+    lines = [[group, *map(_named, cells)] for group, cells in sorted(groups.items(), key=_order)]
+    return markdown(["", *(model.name for model in MODELS)], lines)
 
 
 _RUNS = "run as they are"
