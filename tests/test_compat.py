@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 import vtokens
-from tests.families import FAMILIES, build, image, inputs
+from tests.families import BROKEN, FAMILIES, build, image, inputs
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, given_cache, returned_cache, swap_cache
 
@@ -52,3 +52,17 @@ def test_a_user_may_give_the_cache_by_its_old_name(spec: str) -> None:
             cache = returned_cache(model(**batch, use_cache=True))
             answers.append(model(**after, **({OLD: cache} if by_old_name else as_cache(model, cache))).logits)
     assert torch.equal(*answers)
+
+
+def test_llama4_is_refused_by_the_releases_that_cannot_run_it() -> None:
+    """Those say so themselves, in each call; where one of them is not installed, Llama 4 is attached to."""
+    model, processor = build("llama4")
+    batch = inputs(processor, ["what is <image> this?"], [[image(56, 56, seed=1)]])
+    if not BROKEN:
+        with vtokens.attach(model, "cls(keep=0.5)"), torch.no_grad():
+            assert model(**batch).logits.isfinite().all()
+        return
+    with pytest.raises(AttributeError, match="image_outputs"), torch.no_grad():
+        model(**batch)
+    with pytest.raises(ValueError, match="cannot run its own Llama 4"):
+        vtokens.attach(model, "cls(keep=0.5)")

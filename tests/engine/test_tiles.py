@@ -8,13 +8,14 @@ import pytest
 
 import vtokens
 from tests.engine.cases import model
+from tests.families import ALL, inputs
 from tests.families import image as picture
-from tests.families import inputs
 from vtokens.adapters import adapter_for
 
 pytestmark = [
     pytest.mark.parametrize(
-        "family", ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "llama4", "smolvlm"]
+        "family",
+        ["internvl", "ovis2", "cohere2_vision", "aya_vision", "idefics3", "smolvlm", *({"llama4"} & {*ALL})],
     ),
     pytest.mark.usefixtures("no_grad"),
 ]

@@ -22,7 +22,9 @@ from transformers import (
 )
 
 import vtokens
+from vtokens.adapters import llama4
 from vtokens.core.errors import unknown
+from vtokens.core.versions import installed
 
 from . import of_timm
 from .adapted import CONFIGS
@@ -31,12 +33,15 @@ from .configs import BASE, CROSS, PROOF, RECURRENT, configuration
 from .processors import processor, tokenizer
 
 __all__ = [
-    "ALL", "BLIND", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "STATEFUL", "answer_kind", "build", "image", "inputs",
+    "ALL", "BLIND", "BROKEN", "EVERY", "FAMILIES", "MARK", "OUTSIDE", "STATEFUL", "answer_kind", "build", "image",
+    "inputs",
 ]  # fmt: skip
 
 FAMILIES: tuple[str, ...] = tuple(BASE)
 EVERY: tuple[str, ...] = (*FAMILIES, *PROOF)
-ALL: tuple[str, ...] = (*EVERY, *(family for family in CONFIGS if family in vtokens.models()))
+BROKEN: tuple[str, ...] = ("llama4",) if installed("transformers") in llama4.BROKEN else ()
+"""Families that the transformers here cannot run itself; attaching refuses them."""
+ALL: tuple[str, ...] = (*EVERY, *(name for name in CONFIGS if name in vtokens.models() and name not in BROKEN))
 """With those that need an adapter only: what holds for a family is drawn for all, and mechanisms for `EVERY`."""
 STATEFUL: tuple[str, ...] = tuple(RECURRENT)
 """Families with decoder layers that keep a state in place of keys: what is dropped is not what is masked."""
@@ -51,7 +56,7 @@ MARK = "<image>"  # where an image goes in a prompt, whatever the family calls i
 
 def _known(family: str) -> str:
     """`family` itself; ValueError naming the nearest one if there is no such family."""
-    known = (*ALL, *STATEFUL, *OUTSIDE)
+    known = (*ALL, *BROKEN, *STATEFUL, *OUTSIDE)
     if family not in known:
         raise unknown("family", family, known)
     return family

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.adapters.registry import register_adapter
 from vtokens.adapters.tiles import Tiles
 from vtokens.adapters.tiles_in_text import written_together
+from vtokens.core.versions import installed
+
+BROKEN = ("5.24.0",)
+"""Releases of transformers whose own Llama 4 ends each call with an AttributeError: it reads `image_outputs` of what
+its text model gives."""
 
 
 @register_adapter("llama4")
@@ -39,6 +45,14 @@ class Llama4(Tiles):
         complex_angles=True,
     )
     examples = ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "meta-llama/Llama-4-Maverick-17B-128E-Instruct")
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if (release := installed("transformers")) in BROKEN:
+            raise ValueError(
+                f"transformers {release} cannot run its own Llama 4, with or without a strategy (its output asks for "
+                f"'image_outputs', which the text model does not give): transformers 5.23 can"
+            )
+        super().__init__(model)
 
     @property
     def factor(self) -> int:
