@@ -106,7 +106,8 @@ class Signal:
         heavy: costs much without costing a pass.
         apart: is computed where it is named alone, and in none of the sets.
         by_token: reads `logprob`, `entropy`, `margin` and attention of the mention's own tokens alone, through
-            `Spans.over`, or the mention: several answers may stand one behind the other.
+            `Spans.over`, or the mention: several answers may stand one behind the other. Holds for the class that says it
+            alone, as one made of it may read something else.
     """
 
     name: ClassVar[str] = ""
@@ -167,8 +168,6 @@ class Pooled(Signal):
 @dataclass(frozen=True)
 class OfMiddle(Pooled):
     """Base of the signals that read what attention in the `middle` layers did with a token."""
-
-    by_token: ClassVar[bool] = True
 
     def parts(self, depth: int) -> Parts:
         return Parts(stretches=frozenset({middle(depth)}))

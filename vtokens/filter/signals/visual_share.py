@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class VisualShare(OfMiddle):
     Attributes:
         over: how the tokens of a mention are put together.
     """
+
+    by_token: ClassVar[bool] = True
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         rows = self.rows(trace, trace.visual)
