@@ -110,7 +110,8 @@ class StagedPruner(Strategy):
         last = budget(whole, self.keep)
         if not whole or stage == len(self.layers) - 1:
             return last
-        return max(last, budget(whole, self.shares(share_of(whole, self.keep))[stage]))
+        share = self.shares(share_of(whole, self.keep))[stage]
+        return max(last, budget(whole, float(share)))  # a 1 that a user wrote is all of them, and not a count
 
     def shares(self, keep: float) -> tuple[float, ...]:
         """What the stages before the last leave where that leaves a share `keep`."""

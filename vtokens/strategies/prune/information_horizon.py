@@ -34,5 +34,5 @@ class InformationHorizon(Composition):
     keep: Keep = 0.4375
     ranked: str = "dart"
     late: float = 0.15
-    horizon: float = 0.625
+    horizon: int | float = 0.625
     seed: int = 0

@@ -33,4 +33,4 @@ class VScan(Composition):
     acts: ClassVar[tuple[str, ...]] = ("prompt", "layer")
     keep: Keep = 1 / 6
     late: float = 1 / 3
-    layer: float = 0.5
+    layer: int | float = 0.5
