@@ -32,17 +32,26 @@ from vtokens import scenes  # noqa: E402
 from vtokens.core.prompts import encode_prompts, question_prompt  # noqa: E402
 from vtokens.core.writing import write_text  # noqa: E402
 from vtokens.scenes.smol.folder import digest  # noqa: E402
-from vtokens.strategies import describe, list_strategies  # noqa: E402
+from vtokens.strategies import Choice, describe, get, list_strategies  # noqa: E402
 
 KEEPS = (0.5, 0.25, 0.1, 0.05, 0.03)
 KINDS = (*scenes.KINDS, "pope_adversarial")
 RESULTS = Path(__file__).parent / "results"
 
 
+KIND = ("prune", "merge")
+"""The kinds that are compared; a mitigation drops tokens of its second prompt, and says of those what it keeps."""
+
+
 def pruners() -> list[str]:
-    """The strategies that leave a share of a picture's tokens, of those that need nothing found for the model."""
-    told = map(describe, list_strategies())
-    found = [one.name for one in told if "keep" in one.fields and not {"video", "table"} & {*one.needs}]
+    """The strategies that leave a share of a picture's tokens, of those that need nothing found for the model.
+
+    A choice (`auto`) is none: it runs one of the others.
+    """
+    told = [one for one in map(describe, list_strategies()) if one.kind in KIND and "keep" in one.fields]
+    found = [
+        one.name for one in told if not {"video", "table"} & {*one.needs} and not issubclass(get(one.name), Choice)
+    ]
     return [*(name for name in FLOORS if name in found), *(name for name in found if name not in FLOORS)]
 
 

@@ -89,8 +89,10 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_every_pruner_is_on_it() -> None:
-    """What leaves a share of a picture, floors first; no strategies of videos."""
+    """What leaves a share of a picture, floors first; no strategies of videos, no mitigations that keep a share of a
+    second prompt (`agla`), and no choice among the others (`auto`)."""
     found = leaderboard.pruners()
+    assert {"keep"} <= {*vtokens.describe("agla").fields} & {*vtokens.describe("auto").fields}
     assert {"random", "uniform", "cls", "fastv", "todre"} <= {*found}
-    assert not {"evs", "dymu", "var", "vcd"} & {*found}
+    assert not {"evs", "dymu", "var", "vcd", "agla", "auto"} & {*found}
     assert found[0] == "random"
