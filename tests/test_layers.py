@@ -73,6 +73,24 @@ def test_imports_between_packages_point_downwards() -> None:
     assert upwards == []
 
 
+FOLDERS = ("vtokens", "benchmarks", "tools", "tests")
+"""What this tree is made of; each may import those before it."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS[:-1])
+def test_folders_of_the_tree_import_none_that_is_above_them(folder: str) -> None:
+    """The package knows no benchmark, and a benchmark no test, so that each runs where the others are not."""
+    above, upwards = FOLDERS[FOLDERS.index(folder) + 1 :], []
+    files = sorted((ROOT.parent / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            upwards += [f"{path} imports {name}" for name in names if name.split(".")[0] in above]
+    assert upwards == []
+
+
 def test_modules_import_each_other_in_no_circle() -> None:
     """Neither when they are loaded, nor lazily, nor for types: of two modules one can always be read first."""
     names = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in ROOT.rglob("*.py")}

@@ -1,7 +1,7 @@
-"""Where a call goes in every family, at one size: `python benchmarks/families.py`.
+"""Where a call goes in every family, at one size: `python -m tests.families`.
 
-Tiny models of each family's own classes (tests/families: decoders of 4 layers and width 64, towers of 4 and 32, random
-weights) answer a question about one picture, with and without a pruner that needs nothing of the tower. At this size
+Tiny models of each family's own classes (decoders of 4 layers and width 64, towers of 4 and 32, random weights) answer
+a question about one picture, with and without a pruner that needs nothing of the tower. At this size
 calls are made of what Python does between kernels: the table says that stages are found in every family and what ours
 add there, and nothing about large models.
 """
@@ -9,22 +9,18 @@ add there, and nothing about large models.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
 
-import torch  # noqa: E402
-
-import vtokens  # noqa: E402
-from benchmarks import tables  # noqa: E402
-from benchmarks.common import Clock, conditions, ratio, rounds, summary, write  # noqa: E402
-from tests.families import ALL, OUTSIDE, STATEFUL, build, image, inputs  # noqa: E402
-from vtokens.eval.clock import PhaseClock  # noqa: E402
+import vtokens
+from benchmarks import tables
+from benchmarks.common import Clock, conditions, ratio, rounds, summary, write
+from tests.families import ALL, OUTSIDE, STATEFUL, build, image, inputs
+from vtokens.eval.clock import PhaseClock
 
 RESULT = tables.RESULTS / "profile-families-cpu"
 PHASES = ("encode", "select", "prefill", "decode")
