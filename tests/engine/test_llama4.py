@@ -225,6 +225,14 @@ def test_what_a_chunk_cuts_is_refused() -> None:
         pytest.raises(ValueError, match=r"scale queries by their positions from floor_scale=3 on"),
     ):
         wide(**batch)
+    for spec in ("damro(k=3)", "avisc(others=drop)"):
+        with (
+            vtokens.attach(wide, spec),
+            pytest.raises(ValueError, match=r"floor_scale=3 on.*tokens are dropped from the"),
+        ):
+            wide.generate(**batch, **ANSWER)
+    with vtokens.attach(wide, "avisc(others=zero)"):  # all tokens stay, as zeros
+        wide.generate(**batch, **ANSWER)
 
 
 def test_what_counts_on_other_parts_is_refused() -> None:

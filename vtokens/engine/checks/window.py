@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vtokens.adapters import Adapter
 from vtokens.adapters.layers import LayerSpec
 from vtokens.engine.plan import Plan
+from vtokens.strategies.views.logits import Tokens
 
 
 def cutting_windows(specs: Sequence[LayerSpec], positions: int) -> dict[int, int]:
@@ -27,8 +28,8 @@ def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -
         pictures: whether that pass brings any: only then is attention read, for their tokens.
     """
     windows = cutting_windows(adapter.specs, positions)
-    _check_compact(adapter, plan, positions)
     if not windows:
+        _check_counted(adapter, plan, positions)
         return
     several = {
         index
@@ -72,12 +73,22 @@ def _named(specs: Sequence[LayerSpec], windows: dict[int, int]) -> str:
     return f"{'attention_chunk_size' if specs[index].kind == 'chunked' else 'sliding_window'}={size}"
 
 
-def _check_compact(adapter: Adapter, plan: Plan, positions: int) -> None:
-    """Raise `ValueError` if gaps in positions are closed, by which layers scale queries that they count in rows."""
+def _check_counted(adapter: Adapter, plan: Plan, positions: int) -> None:
+    """Raise `ValueError` if layers scale queries by rows that they count, and rows are not the positions."""
     floors = [spec.tempered[0] for spec in adapter.specs if spec.tempered is not None]
-    if plan.compact and floors and positions >= min(floors):
+    if not floors or positions < min(floors):
+        return
+    how, negative = None, None if plan.contrast is None else plan.contrast.negative
+    if plan.compact:
+        how, out = "a strategy numbers positions anew (positions='compact')", "Leave positions='compact' out"
+    elif isinstance(negative, Tokens) and not negative.blank and negative.arrange is None:
+        how, out = (
+            "tokens are dropped from the prompt that it is held against",
+            "Take a contrast that drops none ('vcd')",
+        )
+    if how is not None:
         raise ValueError(
             f"layers of this decoder scale queries by their positions from floor_scale={min(floors)} on, and the "
-            f"sequence came to {positions}: a strategy numbers positions anew (positions='compact'), of which these "
-            "layers are not told. Leave positions='compact' out, or keep prompt and answer shorter than that"
+            f"sequence came to {positions}: {how}, of which these layers are not told. {out}, or keep prompt and "
+            "answer shorter than that"
         )
