@@ -133,7 +133,8 @@ def _alpha(axes: Any, rows: Sequence[dict[str, Any]], usual: Sequence[dict[str, 
     axes.axvline(1, color="0.7", linewidth=1, zorder=0)
     axes.set(title="Missing partner seen: asked (solid), captions (dashed)", ylim=(0, 1))
     axes.set_xlabel("VHR's factor (1: off, 2: the paper's)")
-    axes.legend(frameon=False, fontsize=8)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 2}  # lines fill all of the panel
+    axes.legend(frameon=False, fontsize=8, handlelength=1.2, columnspacing=1, **below)
 
 
 def _causes(axes: Any, rows: Sequence[dict[str, Any]]) -> None:

@@ -204,8 +204,7 @@ def kept_picture(model: Any, processor: Any, question: Any, specs: Sequence[str]
     from matplotlib.figure import Figure
     from PIL import Image
 
-    import vtokens
-    from vtokens.core.overlay import overlay, seen_image
+    from vtokens.core.overlay import seen_image
 
     figure = Figure(figsize=(2.1 * (len(specs) + 1), 2.35 * len(keeps) + 0.7), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -215,17 +214,24 @@ def kept_picture(model: Any, processor: Any, question: Any, specs: Sequence[str]
         line[0].imshow(seen.resize((480, 480), Image.Resampling.NEAREST))
         line[0].set_title("what the model sees" if keep == keeps[0] else "", fontsize=9)
         for axis, spec in zip(line[1:], specs, strict=True):
-            with vtokens.attach(model, spec, keep) as handle:
-                tokens = model.generate(**batch, do_sample=False)
-                sample = handle.report().samples[0]
-            answer = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-            axis.imshow(overlay(seen, sample.pictures[0]))
-            axis.set_title(
-                f"{spec}, keep {keep:g}\n{sample.average_tokens:.0f} tokens/layer: {answer.strip()!r}", fontsize=8
-            )
+            shown, tokens, answer = kept(model, processor, seen, batch, spec, keep)
+            axis.imshow(shown)
+            axis.set_title(f"{spec}, keep {keep:g}\n{tokens:.0f} tokens/layer: {answer!r}", fontsize=8)
     for axis in axes.flat:
         axis.set_axis_off()
     figure.suptitle(f"{question.question!r}: the right answer is {question.answer!r}", fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     return Image.open(buffer).convert("RGB")
+
+
+def kept(model: Any, processor: Any, seen: Any, batch: Any, spec: str, keep: float) -> tuple[Any, float, str]:
+    """What a strategy keeps of a scene (a PIL image), its visual tokens a layer, and what the model answers."""
+    import vtokens
+    from vtokens.core.overlay import overlay
+
+    with vtokens.attach(model, spec, keep) as handle:
+        tokens = model.generate(**batch, do_sample=False)
+        sample = handle.report().samples[0]
+    answer = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    return overlay(seen, sample.pictures[0]), sample.average_tokens, answer.strip()
