@@ -7,24 +7,25 @@ are kept. Two lines of three, so that titles can be read where a page is 390 pix
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from shared import ROOT
 
 import vtokens
-from benchmarks.hallucination_pictures import save
 from vtokens import scenes
 from vtokens.cli.demo import _batch, _busy, kept
 from vtokens.core.overlay import seen_image
+from vtokens.core.writing import write_picture
 
-PICTURE = ROOT / "docs" / "figures" / "kept-tenth.png"
+PICTURE = Path(__file__).parent.parent / "docs" / "figures" / "kept-tenth.png"
 STRATEGIES, KEEP = ("random", "cls", "todre", "visionzip", "census"), 0.1
 
 
-def picture(model: Any, processor: Any, question: Any) -> Figure:
+def picture(model: Any, processor: Any, question: Any) -> Image.Image:
     """What the model sees, and what each strategy keeps of it: dropped patches dark, answers above."""
     figure = Figure(figsize=(7.2, 6.7), facecolor="white", layout="constrained")
     seen, batch = seen_image(processor, question.image), _batch(processor, [question])
@@ -40,10 +41,12 @@ def picture(model: Any, processor: Any, question: Any) -> Figure:
         axis.set_axis_off()
     everything = int((batch["input_ids"] == model.config.image_token_id).sum())
     figure.suptitle(f"{question.question}\n{tokens:.0f} of {everything} visual tokens are kept", fontsize=16)
-    return figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return Image.open(buffer).convert("RGB")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     model, processor = vtokens.load("scenes-llava", strategy="none")
-    save(picture(model.eval(), processor, _busy(scenes.examples("test", n=220))), PICTURE, dpi=110)
+    write_picture(PICTURE, picture(model.eval(), processor, _busy(scenes.examples("test", n=220))))
