@@ -50,6 +50,8 @@ class Needs:
         grounds: `at_logits` reads `Logits.grounding`, for which the output layer is shown the picture's last states.
         computes: `at_attend` computes head outputs in place of the attention implementation, and so runs before those
             that change them, wherever it is written.
+        moves: `at_attend` lets pictures stand elsewhere for some rows than where the prompt has them (`Heads.places`);
+            refused where attention does not turn queries and keys by their positions alone.
         waits: what a stage has to know of a device's values before it can go on, so that the host waits for them; ""
             where no stage does.
 
@@ -81,6 +83,7 @@ class Needs:
     minds_sizes: bool = False
     grounds: bool = False
     computes: bool = False
+    moves: bool = False
     waits: str = ""
 
     def __post_init__(self) -> None:

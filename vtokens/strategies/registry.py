@@ -47,7 +47,6 @@ _NOT_BUILT = {
     "be read: 'holov' gives each region a quota, and 'fastv' ranks by the question",
     "resprune": "how it rebuilds a subspace under a question is in no public text or code that could be read: "
     "'prunesid' spans subspaces, and 'cdpruner' weighs them by the question",
-    "pine": "it orders segments anew for every query of every layer: 'sofa' lets pictures see each other both ways",
 }
 """Methods that are asked for and are none of ours: why, and what is nearest."""
 _log = logging.getLogger("vtokens")

@@ -14,6 +14,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.program import Acting
 from vtokens.strategies.views.heads import Heads, Memory, Rows
 from vtokens.strategies.views.keys import Keys
+from vtokens.strategies.views.places import Places
 from vtokens.strategies.views.states import States
 
 V = TypeVar("V", Heads, Keys, States)
@@ -56,7 +57,7 @@ def of_rows(view: V, rows: Sequence[int], **others: Any) -> V:
             return value.map(some)
         if isinstance(value, Rows):
             return Rows(some(value.index), some(value.real), value.whole)
-        return value.rows(rows) if isinstance(value, Layout) else value
+        return value.rows(rows) if isinstance(value, Layout | Places) else value
 
     return replace(view, **{name: some(value) for name, value in values.items() if name not in others}, **others)
 

@@ -12,6 +12,7 @@ from vtokens.adapters.output import makes_logits
 from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.joined import check_joined
 from vtokens.engine.checks.linear import check_linear
+from vtokens.engine.checks.moves import check_moves
 from vtokens.engine.checks.outside import check_outside
 from vtokens.engine.checks.shared_keys import check_shared_keys
 from vtokens.engine.checks.shortcut import check_shortcut
@@ -31,6 +32,7 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
     check_shared_keys(adapter, active)
     check_joined(adapter, active)
     check_shortcut(adapter, active)
+    check_moves(adapter, active)
     merging = [strategy for strategy, needs in active if needs.encode or needs.pixels]
     if len(merging) > 1:
         raise ValueError(

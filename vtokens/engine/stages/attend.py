@@ -13,6 +13,7 @@ from vtokens.core.columns import columns_of
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.by_program import by_program
 from vtokens.engine.attention.key_padding import seen_padding
+from vtokens.engine.attention.places import places_of
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
@@ -44,6 +45,8 @@ def attend(
     heads = _heads(lane, index, attention, memory, pictures)
     if index in lane.early_columns:
         heads.asked = Rows(lane.early_columns[index].to(attention.query.device))
+    if any(acting.needs.moves for acting in strategies):
+        heads.places = places_of(lane, index, attention.query.device)
     heads.fed = None if lane.view is None else lane.view.index.to(attention.query.device)
     if lane.pictures is not None:
         heads.selecting = partial(lane.pictures.record.selecting, attention.query.device)

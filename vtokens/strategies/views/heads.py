@@ -15,6 +15,7 @@ from vtokens.core.moved import Member
 from vtokens.kernels import attention_colsum, grouped_attention, rescaled_attention, reweighed_attention
 from vtokens.strategies.signals import Observed
 from vtokens.strategies.views.memory import VISUAL, Memory, Noting
+from vtokens.strategies.views.places import Places
 from vtokens.strategies.views.rows import Rows, Span
 from vtokens.strategies.views.visuals import Visuals
 
@@ -52,6 +53,8 @@ class Heads(Noting):
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
         asked: the rows at which logits are asked for, in layers that `Needs(early=...)` names; those of positions that
             were dropped are arbitrary. None elsewhere.
+        places: how far its rows are turned, and the pictures of this pass as segments; None unless the strategy `moves`
+            them.
         observed: the signals that the strategy asked for, of this pass's pictures; None in a pass without pictures.
     """
 
@@ -80,6 +83,7 @@ class Heads(Noting):
     bias: Tensor | None = None
     turns: Tensor | None = None
     observed: Observed | None = None
+    places: Places | None = None
     asked: Rows | None = None
     sent: Tensor | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)

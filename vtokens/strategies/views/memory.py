@@ -81,6 +81,11 @@ class Noting(Logging):
         """Note `values` (B, ...) about each sample; later passes over the same cache find it here."""
         self.noted.samples[name] = values
 
-    def recall(self, name: str) -> Tensor | None:
-        """What was noted about each sample in this layer, in this pass or before; None if nothing was."""
-        return self.noted.samples.get(name, self._memory.samples.get(name))
+    def recall(self, name: str, earlier: bool = False) -> Tensor | None:
+        """What was noted about each sample in this layer, in this pass or before; None if nothing was.
+
+        Args:
+            earlier: only by passes before this one.
+        """
+        before = self._memory.samples.get(name)
+        return before if earlier else self.noted.samples.get(name, before)
