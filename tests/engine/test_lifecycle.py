@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import vtokens
 from tests.engine.cases import model
 from tests.engine.compare import GREEDY, SPEC, one
 from tests.engine.state import Astray, snapshot
-from tests.families import FAMILIES, build
+from tests.families import BROKEN, FAMILIES, build
 from vtokens.core.compat import returned_cache
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -44,6 +45,21 @@ def test_an_attached_model_differs_from_a_detached_one(family: str) -> None:
     changed = {key for name in before for key in before[name] if before[name][key] != during[name][key]}
     assert changed == {"attributes", "hooks", "methods", "config"}
     assert snapshot(target) == before
+
+
+@pytest.mark.parametrize("family", [one for one in ("llama4", "llava") if one not in BROKEN])
+def test_a_copy_where_hooks_stand_on_the_model_itself(family: str) -> None:
+    """As on Llama 4, and on a model without an output layer: what is copied prunes, and can be detached by itself."""
+    target, batch = build(family)[0], one(family)
+    target = target if family == "llama4" else target.model
+    plain = target(**batch)[0]
+    with vtokens.attach(target, SPEC):
+        pruned, twin = target(**batch)[0], copy.deepcopy(target)
+    assert torch.equal(twin(**batch)[0], pruned)
+    assert torch.equal(target(**batch)[0], plain)
+    assert not torch.equal(pruned, plain)
+    vtokens.detach(twin)
+    assert torch.equal(twin(**batch)[0], plain)
 
 
 @pytest.mark.parametrize(

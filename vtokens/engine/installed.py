@@ -37,12 +37,16 @@ class Engine(Hooks):
         new._blocks = [] if new.own is None else [new.own]
         new.layers = copy.deepcopy(self.layers, memo)
         new.standing = copy.deepcopy(self.standing, memo)
-        new.light = new._is_light()
+        new.light = new._is_light(self.adapter)
         return new
 
-    def _is_light(self) -> bool:
-        """Whether steps of one token may be traced: layers that share keys are told what another one was."""
-        alone = all(spec.slot == index for index, spec in enumerate(self.adapter.specs))
+    def _is_light(self, adapter: Adapter) -> bool:
+        """Whether steps of one token may be traced: layers that share keys are told what another one was.
+
+        Args:
+            adapter: knows the layers; that of the original where a model is being copied, which has none until then.
+        """
+        alone = all(spec.slot == index for index, spec in enumerate(adapter.specs))
         return alone and not self.watches and all(block.plan.light for block in self._blocks)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +101,7 @@ class Engine(Hooks):
         for key, make in wanted.items():
             if key not in self.standing:
                 self.standing[key] = make()
-        self.light = self._is_light()
+        self.light = self._is_light(self.adapter)
         # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
         attributes = self.adapter.multimodal.__dict__
         if self._blocks or self.watches:
