@@ -41,9 +41,11 @@ from vtokens.strategies.registry import describe  # noqa: E402
 QUESTIONS = {"scenes-llava": 100, "scenes-smol": 40}
 SEED = 110
 LOOKED_AT = {
-    "scenes-llava": ("vhr", "vcd", "avisc", "damro", "contrast", "pai(alpha=0.2)", "vista", "agla", "dola", "vaf"),
-    "scenes-smol": ("vhr", "vcd", "avisc", "damro", "pai(alpha=0.2)", "vista"),
-}
+    "scenes-llava": (
+        "vhr", "vcd", "avisc", "damro", "contrast", "pai(alpha=0.2)", "vista", "agla", "dola", "only", "vaf",
+    ),
+    "scenes-smol": ("vhr", "vcd", "avisc", "damro", "pai(alpha=0.2)", "vista", "only"),
+}  # fmt: skip
 """Those whose margins are looked at: one or two of each kind."""
 
 

@@ -73,7 +73,7 @@ def _scale(axes: Any, unit: float) -> None:
     """Even near zero, logarithmic beyond, with round numbers for ticks."""
     low, high = axes.get_xlim()
     axes.set_xscale("symlog", linthresh=0.02 * unit)
-    ticks = [sign * unit * size for size in (0.005, 0.02, 0.1, 0.5) for sign in (-1, 1)]
+    ticks = [sign * unit * size for size in (0.02, 0.1, 0.5) for sign in (-1, 1)]
     axes.set_xticks([0, *(tick for tick in ticks if low <= tick <= high)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
     axes.xaxis.set_minor_locator(NullLocator())
