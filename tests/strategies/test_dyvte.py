@@ -58,3 +58,12 @@ def test_layers_without_attention_are_passed_over() -> None:
 def test_bad_settings_are_refused(spec: str) -> None:
     with pytest.raises(ValueError, match="out of range"):
         parse(spec)
+
+
+@pytest.mark.parametrize("spec", ["dyvte(first=4)", "dyvte(patience=5)"])
+def test_what_could_never_drop_a_token_is_refused(spec: str) -> None:
+    """On a decoder of four layers; with epsilon=0.0 nothing is asked for."""
+    model = build("llava")[0]
+    with pytest.raises(ValueError, match="out of range for a model with 4 layers"):
+        vtokens.attach(model, spec)
+    vtokens.attach(model, spec.replace(")", ", epsilon=0.0)")).detach()

@@ -9,7 +9,7 @@ import torch
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.checks import check_share
+from vtokens.strategies.checks import check_layer, check_share
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
@@ -47,6 +47,15 @@ class DyVTE(Strategy):
         for name, value in (("patience", self.patience), ("first", self.first)):
             if value < 1:
                 raise ValueError(f"{name}={value} is out of range: 1 and above is allowed")
+
+    def check(self, facts: Facts) -> None:
+        if self.epsilon:  # else nothing is looked at
+            check_layer("first", self.first, facts.depth, first=1)
+            if self.patience > len(facts.attending):
+                raise ValueError(
+                    f"patience={self.patience} is out of range for a model with {len(facts.attending)} layers with "
+                    f"attention: 1 to {len(facts.attending)} is allowed, or no token would ever leave"
+                )
 
     def needs(self, facts: Facts) -> Needs:
         asked: set[int] = set()
