@@ -53,6 +53,7 @@ def test_every_replaced_member_has_its_field() -> None:
         "early",
         "grounds",
         "minds_sizes",
+        "moves",
         "norm",
         "shortcut",
         "waits",

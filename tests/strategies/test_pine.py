@@ -16,6 +16,7 @@ from tests.engine.contrasted import check_answers
 from tests.engine.dense import attending
 from tests.engine.edited import generated
 from tests.engine.masked import dropped_keys, masking
+from tests.engine.media import clip, media
 from tests.engine.reordered import Reordered
 from tests.families import ALL, build, image, inputs
 from tests.limits import close_pass
@@ -103,6 +104,26 @@ def test_nothing_changes_when_pictures_trade_places(family: str) -> None:
         got = [target(**prompt).logits[0, -1] for prompt in (one, other)]
     close_pass(got[0], got[1], 2)
     assert not torch.allclose(plain[0], plain[1], atol=0.1)
+
+
+@torch.no_grad()
+def test_nor_when_videos_do_in_half_precision_too() -> None:
+    """The text behind a video is numbered from before its last frame."""
+    prompts = [
+        media("qwen2_5_vl", [["Look ", *order, "what?"]])
+        for one in ((clip(2, 84, 56, 1), " and ", clip(3, 100, 60, 2), " and "),)
+        for order in (one, (one[2], " and ", one[0], " and "))
+    ]
+    target = model("qwen2_5_vl", "pruned")
+    plain = [target(**prompt).logits[0, -1] for prompt in prompts]
+    with vtokens.attach(target, "pine"):
+        got = [target(**prompt).logits[0, -1] for prompt in prompts]
+    close_pass(got[0], got[1], 2)
+    assert not torch.allclose(plain[0], plain[1], atol=0.1)
+    half, one = build("llava")[0].half(), batch("llava", (0,))
+    with vtokens.attach(model("llava", "pruned"), "pine"), vtokens.attach(half, "pine"):
+        whole = model("llava", "pruned")(**one).logits
+        close_pass(half(**{**one, "pixel_values": one["pixel_values"].half()}).logits, whole)
 
 
 @pytest.mark.parametrize("spec", ["cls(keep=0.5)+pine", "uniform(keep=0.4)+m3id+pine"])

@@ -65,7 +65,11 @@ class Segments:
         last = torch.where(mine, place, -1).amax(-1, keepdim=True)
         inside, there = (place >= first) & (place <= last), last[..., 0] >= 0
         low = torch.where(inside, at.amin(0)[:, None], _FAR).amin(-1)
+        # What follows a picture begins where the model says so, which for some videos is before their last frame.
+        follows = (last + 1).clamp(max=length - 1)[..., 0]
+        followed = (last[..., 0] + 1 < length) & layout.valid.gather(1, follows)
         high = torch.where(inside, at.amax(0)[:, None], -1).amax(-1) + 1
+        high = torch.where(followed, at.amin(0).gather(1, follows), high)
         lengths = torch.where(there, high - low, 0)
         end = torch.where(there, low, _FAR).amin(1, keepdim=True) + lengths.sum(1, keepdim=True)
         found = torch.where(inside.any(1), inside.long().argmax(1), -1)
