@@ -31,6 +31,7 @@ RELEASED = ROOT / "tests" / "files" / "api-released.txt"
 HEAD = "The public API, written by `python tools/api.py`"
 
 DOCUMENTED = {
+    "vtokens.calibrate.relevance": ("RelevanceMap", "relevance"),
     "vtokens.calibrate.tasks": ("TaskVector", "press"),
     "vtokens.core.budget": ("Keep", "budget"),
     "vtokens.core.costs": ("Encoding",),

@@ -1,4 +1,4 @@
-"""`vtokens heads`: a few labelled pictures make a classifier of a model's attention heads."""
+"""`vtokens heads`: classifiers of attention heads, task vectors, and where in a picture a word is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vtokens.cli import press
+from vtokens.cli import press, relevance
 from vtokens.cli.examples import read_examples
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, whole
@@ -23,9 +23,10 @@ def add_to(commands: Any) -> None:
     """Add the command with its two subcommands."""
     heads = commands.add_parser(
         "heads",
-        help="make a classifier of a model's attention heads, from a few labelled pictures",
+        help="make a classifier of a model's attention heads, press a task into them, or show where a word is",
         description="Find the attention heads whose outputs tell classes apart (sparse attention vectors), from a few "
-        "labelled pictures of each class and without training, and classify other pictures by them.",
+        "labelled pictures of each class and without training, and classify other pictures by them; press examples of "
+        "a task into heads; show where in a picture a word is.",
     )
     parts = heads.add_subparsers(metavar="what", required=True)
     fit = parts.add_parser(
@@ -51,6 +52,7 @@ def add_to(commands: Any) -> None:
     add_placement(classify)
     classify.set_defaults(run=_classify)
     press.add_to(parts)
+    relevance.add_to(parts)
 
 
 def _fit(options: argparse.Namespace) -> None:

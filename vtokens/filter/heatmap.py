@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from vtokens.core.overlay import cells, enlarged
+from vtokens.core.warmth import captioned, side_by_side, warmed
 from vtokens.filter.signals.base import Spanned
 from vtokens.filter.trace.trace import Trace
 from vtokens.loading.media import Medium
 from vtokens.video import Clip
-
-_COLD, _WARM, _HOT = (np.array(colour, dtype=float) for colour in ((28, 28, 40), (226, 74, 38), (255, 226, 120)))
-_GAP = 8
-_FONT = 14  # pixels
 
 
 def heat(trace: Trace, mention: Spanned, picture: int = 0, relative: bool = True) -> list[np.ndarray]:
@@ -113,19 +109,8 @@ def heatmap(
         at = int(sum(view.sum((1, 2)) for view in maps).argmax()) if frame is None else frame
         image = _frame(one, at, len(maps[0])) if isinstance(one, Clip) else one
         pixels = enlarged(image if seen is None else seen(image), scale)
-        warmth = density(maps, pixels, at, top)[..., None]
-        grey = pixels.mean(-1, keepdims=True) * 0.6 + pixels * 0.4
-        colour = np.where(warmth < 0.5, _COLD + (_WARM - _COLD) * 2 * warmth, _WARM + (_HOT - _WARM) * (2 * warmth - 1))
-        strength = 0.15 + 0.6 * warmth
-        drawn.append(grey * (1 - strength) + colour * strength)
-    height = max(len(part) for part in drawn)
-    widths = [part.shape[1] for part in drawn]
-    sheet = np.full((height, sum(widths) + _GAP * (len(drawn) - 1), 3), 255.0)
-    left = 0
-    for part, width in zip(drawn, widths, strict=True):
-        sheet[: len(part), left : left + width] = part
-        left += width + _GAP
-    drawn_sheet = Image.fromarray(sheet.round().astype(np.uint8))
+        drawn.append(warmed(pixels, density(maps, pixels, at, top)))
+    drawn_sheet = side_by_side(drawn)
     return captioned(drawn_sheet, caption) if caption else drawn_sheet
 
 
@@ -138,26 +123,6 @@ def strongest(trace: Trace, mentions: Sequence[Spanned], relative: bool = True) 
             # Where views overlap their sum is at most this.
             most = max(most, sum(float(view.max()) * view[0].size for view in maps))
     return most
-
-
-def captioned(image: Image.Image, caption: str) -> Image.Image:
-    """A picture with text below it, on lines as wide as the picture."""
-    font: Any = ImageFont.load_default(_FONT)
-    lines, line = [], ""
-    for word in caption.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > image.width - 2 * _GAP:
-            lines.append(line)
-            longer = word
-        line = longer
-    lines.append(line)
-    below = (_FONT + 4) * len(lines) + 2 * _GAP
-    sheet = Image.new("RGB", (image.width, image.height + below), "white")
-    sheet.paste(image)
-    draw = ImageDraw.Draw(sheet)
-    for number, text in enumerate(lines):
-        draw.text((_GAP, image.height + _GAP + number * (_FONT + 4)), text, fill="black", font=font)
-    return sheet
 
 
 def _in_order(trace: Trace, images: Sequence[Medium]) -> list[Medium]:
