@@ -308,6 +308,28 @@ def test_kv_bytes_of_every_family_are_what_its_cache_holds(family: str, strategy
     assert report.kv_bytes_full == cached_bytes(returned_cache(model(**batch, use_cache=True)))
 
 
+WINDOWS = {"cohere2_vision": "sliding_window", "mistral3": "sliding_window", "llama4": "attention_chunk_size"}
+
+
+@pytest.mark.parametrize("family", [name for name in WINDOWS if name in ALL])
+@pytest.mark.parametrize("cuts", [8, 24])
+@torch.no_grad()
+def test_what_windows_and_chunks_let_go_of_is_not_counted(family: str, cuts: int) -> None:
+    """Bytes are those of the cache; steps cost less by what torch counts less, before and after a window is full."""
+    (model, processor), (wide, _) = build(family, text_config={WINDOWS[family]: cuts}), build(family)
+    batch = inputs(processor, ["what is it in this <image> picture?"], [[image(84, 84, seed=1)]])
+    full = returned_cache(model(**batch, use_cache=True))
+    with vtokens.attach(model, "fastv(keep=0.5, layer=2)") as handle:
+        pruned = returned_cache(model(**batch, use_cache=True))
+        report = handle.report()
+    assert (report.kv_bytes, report.kv_bytes_full) == (cached_bytes(pruned), cached_bytes(full))
+    lengths = [batch["input_ids"].shape[1]] * model.config.get_text_config().num_hidden_layers
+    options = {"min_new_tokens": 7, "max_new_tokens": 7, "do_sample": False}
+    narrow, plain = (counted(lambda m=m: m.generate(**batch, **options)).get_total_flops() for m in (model, wide))
+    ours, theirs = (decode_flops(m.config.get_text_config(), lengths, 6) for m in (model, wide))
+    assert ours - theirs == narrow - plain < 0
+
+
 @torch.no_grad()
 def test_equivalent_tokens() -> None:
     """Layers before K see everything: 576 tokens, K=2 of 32 layers, 144 kept are worth 171 tokens a layer."""

@@ -215,13 +215,18 @@ def prefill_flops(config: Any, lengths: Sequence[int], attended: Sequence[int] |
 
 
 def decode_flops(config: Any, lengths: Sequence[int], steps: int) -> int:
-    """Decoder FLOPs of `steps` tokens fed back one at a time, layer i having cached `lengths[i]`; head excluded."""
+    """Decoder FLOPs of `steps` tokens fed back one at a time, layer i having cached `lengths[i]`; head excluded.
+
+    A layer with a sliding window, or with chunks, has no more keys than these are long.
+    """
     total = steps * _entering(config, len(lengths))
     for index, length in enumerate(lengths):
         if not _attends(config, index):
             total += steps * state_layer_flops(config, 1)
             continue
-        idle, keys = layer_flops(config, 1, 0, index), steps * length + steps * (steps + 1) // 2
+        idle, window = layer_flops(config, 1, 0, index), _window(config, index)
+        growing = steps if window is None else min(steps, max(0, window - length))
+        keys = growing * length + growing * (growing + 1) // 2 + (steps - growing) * (window or 0)
         total += steps * idle + keys * (layer_flops(config, 1, 1, index) - idle)
     return total
 
@@ -230,10 +235,15 @@ def kv_bytes(config: Any, lengths: Sequence[int], itemsize: int) -> int:
     """Bytes of keys and values for one sequence when layer i caches `lengths[i]` positions of `itemsize` bytes.
 
     Layers that keep a state in place of keys count nothing: it has one size, whatever the length. Nor do those that
-    attend to keys of earlier ones. Latent attention caches one latent and one rotated key for all heads.
+    attend to keys of earlier ones. Latent attention caches one latent and one rotated key for all heads. A layer with a
+    sliding window, or with chunks, lets go of what the next token does not see: one position less than these are long.
     """
-    keyed = [(_cached(config, index), length) for index, length in enumerate(lengths) if _caches(config, index)]
-    return itemsize * sum(numbers * length for numbers, length in keyed)
+    total = 0
+    for index, length in enumerate(lengths):
+        if _caches(config, index):
+            window = _window(config, index)
+            total += _cached(config, index) * (length if window is None else min(length, window - 1))
+    return itemsize * total
 
 
 def _cached(config: Any, index: int) -> int:
@@ -270,6 +280,14 @@ def _pair(config: Any, index: int) -> int:
 def _caches(config: Any, index: int) -> bool:
     """Whether a layer has keys of its own."""
     return _attends(config, index) and not _keys_are_shared(config, index)
+
+
+def _window(config: Any, index: int) -> int | None:
+    """Positions that a layer looks back over, its own included, or that are in its chunks; None if all."""
+    types = getattr(config, "layer_types", None)
+    kind = "sliding_attention" if types is None else types[index] if index < len(types) else None
+    name = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}.get(kind or "")
+    return None if name is None else getattr(config, name, None)
 
 
 def _attends(config: Any, index: int) -> bool:
