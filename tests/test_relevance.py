@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.strategies.test_cdpruner import Clip
 from tests.test_cli import failure
 from vtokens.adapters import adapter_for
 from vtokens.calibrate.relevance import RelevanceMap, relevance
+from vtokens.calibrate.self_attention import SelfSelfPath
 from vtokens.cli import main
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.report.relevance import drawn
@@ -187,6 +189,22 @@ def test_depth_0_is_the_model_itself_and_what_is_attached_does_not_act() -> None
         assert handle.report().samples[0].average_tokens < 16
     assert np.array_equal(alone.scores, attached.scores)
     assert torch.equal(before, model(**batch).logits)  # no hook stays
+
+
+@torch.no_grad()
+def test_other_threads_are_left_alone() -> None:
+    model, processor = pair("llava")
+    pixels, adapter = given(processor, PICTURES[0])["pixel_values"], adapter_for(model)
+
+    def features(_: int = 0) -> torch.Tensor:
+        with torch.no_grad():
+            return model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+
+    path, plain = SelfSelfPath(replaces=True), features()
+    with path.beside(adapter.tower, 2, 2), ThreadPoolExecutor(1) as pool:
+        assert torch.equal(*pool.map(features, range(1)), plain)
+        assert path.found == []
+        assert not torch.allclose(features(), plain, atol=1e-3)
 
 
 def test_bfloat16_is_near_float32(clip: Clip) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -57,10 +58,13 @@ class SelfSelfPath:
     replaces: bool = False
     found: list[Tensor] = field(default_factory=list)
     _rows: Tensor | None = None
+    _thread: int = field(default_factory=threading.get_ident)
 
     @contextmanager
     def beside(self, tower: Tower, last: int, depth: int) -> Iterator[SelfSelfPath]:
         """Run beside `depth` blocks up to `last` (0-based), inside a `with` block; with depth 0 note what `last` makes.
+
+        Calls that other threads make of the model in the meantime are left alone.
 
         Raises:
             ValueError: in a call, where attention has a mask.
@@ -76,9 +80,12 @@ class SelfSelfPath:
             yield self
 
     def _begin(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._rows = _states(args, kwargs).float()
+        if threading.get_ident() == self._thread:
+            self._rows = _states(args, kwargs).float()
 
     def _add(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         if kwargs.get("attention_mask") is not None or any(isinstance(one, Tensor) for one in args[1:]):
             raise ValueError(
                 "self-self attention is between all patches of a picture, and this tower's has a mask: pictures of one "
@@ -97,6 +104,8 @@ class SelfSelfPath:
         self._rows = self._rows.to(states.device) + attention.out_proj(mixed.to(states.dtype)).float()
 
     def _end(self, block: Any, args: tuple[Any, ...], output: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return None
         first: Tensor = output[0] if isinstance(output, tuple) else output
         beside, rows = self._rows is not None, first.float() if self._rows is None else self._rows
         self.found.append(rows)
