@@ -31,7 +31,7 @@ def add_to(parts: Any) -> None:
     )
     command.add_argument("model", help="an embedded model, a folder or a hub id")
     command.add_argument("picture", help="a picture")
-    command.add_argument("texts", nargs="+", metavar="text", help="a word or a phrase; a map is made of each")
+    command.add_argument("texts", nargs="+", help="words or phrases; a map is made of each")
     command.add_argument("--out", metavar="FILE", help="a picture of the maps to write, or their numbers (.json)")
     command.add_argument("--text-model", metavar="CLIP", help="the CLIP whose vision tower the model has")
     command.add_argument("--template", metavar="TEXT", help="what CLIP reads, {} for the text (a photo of a {}.)")
