@@ -81,7 +81,7 @@ def gather(model: Any, processor: Any, spec: str, options: argparse.Namespace) -
         least = LINKED if options.model == EMBEDDED else 0.0
         scale = max(options.scale, least) if name == "calibration" else options.scale
         numbers = {kind: int(n * scale) for kind, n in zip(kinds, sizes, strict=True)}
-        found[name] = collect(model, processor, spec, split, numbers, options.signals, options.records)
+        found[name] = collect(model, processor, spec, split, numbers, options.signals, options.records, options.batch)
     return found
 
 
@@ -216,6 +216,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--signals", nargs="+", default=["full"], metavar="NAME", help="names, or one of fast and full (full)"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of responses (%(default)s)")
+    parser.add_argument("--batch", type=int, default=125, help="asked at a time: 50 hold 5 GB of stories (%(default)s)")
     parser.add_argument("--resamples", type=int, default=200, help="of each bootstrap (%(default)s)")
     parser.add_argument("--splits", type=int, default=200, help="for the guarantees (%(default)s)")
     parser.add_argument("--records", type=Path, help="kept here (by default a folder under runs that names the model)")

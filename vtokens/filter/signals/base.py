@@ -106,8 +106,8 @@ class Signal:
         heavy: costs much without costing a pass.
         apart: is computed where it is named alone, and in none of the sets.
         by_token: reads `logprob`, `entropy`, `margin` and attention of the mention's own tokens alone, through
-            `Spans.over`, or the mention: several answers may stand one behind the other. Holds for the class that says it
-            alone, as one made of it may read something else.
+            `Spans.over`, or the mention: several answers may stand one behind the other. Holds for
+            the class alone that says it, as one made of it may read something else.
     """
 
     name: ClassVar[str] = ""
