@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import vtokens
-from tests.engine.compare import DETAILS, GREEDY, check_tokens, ragged
+from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
 from tests.engine.masked import decoder_layers
-from tests.families import build
+from tests.families import BROKEN, build
 from tests.limits import close, close_pass
 from tests.strategies.helpers import refuses
 from tests.strategies.invariants import Shown, visuals
@@ -193,3 +193,20 @@ def test_a_pruner_that_keeps_all_is_left_alone_and_half_precision_runs() -> None
 )
 def test_what_cannot_be_is_refused(spec: str, says: str) -> None:
     refuses(spec, says)
+
+
+STILL = {"llama4": {"no_rope_layers": [0] * 4}, "cohere2_vision": {"layer_types": ["full_attention"] * 4}}
+"""By family, a decoder of layers that turn neither queries nor keys: every other one, and each fourth, in releases."""
+
+
+@pytest.mark.parametrize("family", [family for family in STILL if family not in BROKEN])
+@torch.no_grad()
+def test_distance_is_corrected_where_a_layer_turns_alone(family: str) -> None:
+    batch, found = one(family), {}
+    for which, changed in (("still", STILL[family]), ("turning", {})):
+        target = build(family, text_config=changed)[0]
+        for distance in (True, False):
+            with vtokens.attach(target, f"divprune(keep=0.3)+restore(distance={distance})"):
+                found[which, distance] = target(**batch).logits
+    close_pass(found["still", True], found["still", False])
+    assert (found["turning", True] - found["turning", False]).abs().max() > 0.1

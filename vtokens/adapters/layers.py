@@ -32,6 +32,7 @@ class LayerSpec:
         rope: the layer type by which it asks for its rotary angles; None if all layers turn alike.
         tempered: (f, a) where it scales the query of position p, counted in rows by the layer itself, by
             1 + a log(1 + floor((p + 1) / f)) (arXiv:2501.19399); None if it scales none.
+        turns: whether it turns queries and keys by its rotary angles; some layers of Llama 4 and of Cohere 2 do not.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class LayerSpec:
     window: int | None = None
     rope: str | None = None
     tempered: tuple[float, float] | None = None
+    turns: bool = True
 
     @property
     def attends(self) -> bool:
@@ -63,7 +65,8 @@ def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tupl
     angles, chunk = getattr(config, "rope_parameters", None) or {}, getattr(config, "attention_chunk_size", None)
     turned = tuple(name for name in KINDS if isinstance(angles.get(name), Mapping))
     shared = getattr(config, "num_kv_shared_layers", None) or 0
-    return _specs((*types[:depth],), window, turned, (), shared, chunk, *_tempered(config))
+    still = _still(config, (*types[:depth],))
+    return _specs((*types[:depth],), window, turned, (), shared, chunk, *_tempered(config), still)
 
 
 @functools.lru_cache(maxsize=64)  # asked in every pass, of configs that hardly ever change
@@ -76,6 +79,7 @@ def _specs(
     chunk: int | None = None,
     tempered: frozenset[int] = frozenset(),
     temperature: tuple[float, float] | None = None,
+    still: frozenset[int] = frozenset(),
 ) -> tuple[LayerSpec, ...]:
     unknown = sorted({*types} - KINDS.keys())
     if unknown:
@@ -87,7 +91,7 @@ def _specs(
         kind = "cross" if index in crossing else kind
         slot = index if index < own else max(place for place in range(own) if types[place] == name)
         rope, scaled = name if name in turned else None, temperature if index in tempered else None
-        found.append(LayerSpec(kind, slot, None if kind == "cross" else reach, rope, scaled))
+        found.append(LayerSpec(kind, slot, None if kind == "cross" else reach, rope, scaled, index not in still))
     return tuple(found)
 
 
@@ -97,3 +101,13 @@ def _tempered(config: Any) -> tuple[frozenset[int], tuple[float, float] | None]:
         return frozenset(), None
     turning = config.no_rope_layers  # 1 where a layer turns, whatever the name says
     return frozenset(n for n, turns in enumerate(turning) if not turns), (config.floor_scale, config.attn_scale)
+
+
+def _still(config: Any, types: tuple[str, ...]) -> frozenset[int]:
+    """The layers that turn neither queries nor keys, whatever rotary angles they are given."""
+    turning = getattr(config, "no_rope_layers", None)
+    if turning:
+        return frozenset(n for n, turns in enumerate(turning) if not turns)
+    # Cohere 2 turns in its windows alone, and its config does not say so.
+    whole = getattr(config, "model_type", None) == "cohere2"
+    return frozenset(n for n, name in enumerate(types) if whole and name == "full_attention")

@@ -95,7 +95,7 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
 
 
 def _turns(lane: Lane, index: int, query: Tensor) -> Tensor | None:
-    if lane.angles is None:
+    if lane.angles is None or not lane.specs[index].turns:
         return None
 
     def make() -> Tensor:

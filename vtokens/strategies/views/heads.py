@@ -49,7 +49,7 @@ class Heads(Noting):
         layout: where the visual tokens of this pass sit among its rows; None in a pass without pictures.
         bias: float32 (B, K), what is added to the scores of each key as tokens count for several; None if nothing.
         turns: float32 (B, W, R), cosines and sines by which each row of this pass was turned: the product of two rows
-            is the mean cosine of their distance. None where no tokens count for several.
+            is the mean cosine of their distance. None where no tokens count for several, and in layers that turn none.
         softcap: c, where scores s become c * tanh(s / c); None if they stay as they are.
         asked: the rows at which logits are asked for, in layers that `Needs(early=...)` names; those of positions that
             were dropped are arbitrary. None elsewhere.
