@@ -102,8 +102,9 @@ class Joint:
             halves = (of_angles(lambda part, half=half: part.chunk(2)[half], angles) for half in (0, 1))
             both = [given if part is None else part for given, part in zip(halves, found, strict=True)]
             kwargs["position_embeddings"] = of_angles(lambda *parts: torch.cat(parts), *both)
-        for half, lane in enumerate((self.main, self.negative)):
-            lane.angles = of_angles(lambda part, half=half: part.chunk(2)[half], kwargs["position_embeddings"])
+        angles = kwargs.get("position_embeddings")
+        for half, lane in enumerate((self.main, self.negative) if angles is not None else ()):
+            lane.angles = of_angles(lambda part, half=half: part.chunk(2)[half], angles)
         return kwargs
 
     def _padding(self, hidden: Tensor) -> Tensor | None:
