@@ -27,7 +27,7 @@ def conditions(result: Row) -> str:
     versions = about["versions"]
     runs = " ".join(f"`{s['command']}`, {s['resamples']} bootstrap samples of images." for s in result["settings"])
     return (
-        f"Float32, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
+        f"{about['dtype'].capitalize()}, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
         f"{versions['torch']}, {about['date'][:10]}. {runs}\n\n{markdown(lines[0], lines[1:])}"
     )
 
