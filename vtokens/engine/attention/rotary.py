@@ -38,7 +38,7 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
         if not _turns_last(attention, index) or not _turns_whole(adapter, index, int(attention.head_dim)):
             raise ValueError(
                 f"{who} rotates dimension d of a head with d + D/2, behind all else that is done to queries and keys, "
-                f"and the {type(attention).__name__} of layer {index} does not: {way}"
+                f"and layer {index} of a {type(adapter.model).__name__} ({type(attention).__name__}) does not: {way}"
             )
     _known.add(adapter.language_model)
 
