@@ -27,8 +27,9 @@ def conditions(result: Row) -> str:
     versions = about["versions"]
     runs = " ".join(f"`{s['command']}`, {s['resamples']} bootstrap samples of images." for s in result["settings"])
     return (
-        f"{about['dtype'].capitalize()}, one thread of an {about['device'].split(' (')[0]}, transformers {versions['transformers']}, torch "
-        f"{versions['torch']}, {about['date'][:10]}. {runs}\n\n{markdown(lines[0], lines[1:])}"
+        f"{about['dtype'].capitalize()}, one thread of an {about['device'].split(' (')[0]}, "
+        f"transformers {versions['transformers']}, torch {versions['torch']}, "
+        f"{about['date'][:10]}. {runs}\n\n{markdown(lines[0], lines[1:])}"
     )
 
 
