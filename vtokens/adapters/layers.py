@@ -66,7 +66,7 @@ def layer_specs(config: Any, depth: int, crossing: Collection[int] = ()) -> tupl
     turned = tuple(name for name in KINDS if isinstance(angles.get(name), Mapping))
     shared = getattr(config, "num_kv_shared_layers", None) or 0
     still = _still(config, (*types[:depth],))
-    return _specs((*types[:depth],), window, turned, (), shared, chunk, *_tempered(config), still)
+    return _specs((*types[:depth],), window, turned, (), shared, chunk, *_tempered(config, still), still)
 
 
 @functools.lru_cache(maxsize=64)  # asked in every pass, of configs that hardly ever change
@@ -95,17 +95,16 @@ def _specs(
     return tuple(found)
 
 
-def _tempered(config: Any) -> tuple[frozenset[int], tuple[float, float] | None]:
+def _tempered(config: Any, still: frozenset[int]) -> tuple[frozenset[int], tuple[float, float] | None]:
     """The layers whose queries are scaled by their positions, those that turn nothing (Llama 4), and the scale."""
     if not getattr(config, "attn_temperature_tuning", False):
         return frozenset(), None
-    turning = config.no_rope_layers  # 1 where a layer turns, whatever the name says
-    return frozenset(n for n, turns in enumerate(turning) if not turns), (config.floor_scale, config.attn_scale)
+    return still, (config.floor_scale, config.attn_scale)
 
 
 def _still(config: Any, types: tuple[str, ...]) -> frozenset[int]:
     """The layers that turn neither queries nor keys, whatever rotary angles they are given."""
-    turning = getattr(config, "no_rope_layers", None)
+    turning = getattr(config, "no_rope_layers", None)  # 1 where a layer turns, whatever the name says
     if turning:
         return frozenset(n for n, turns in enumerate(turning) if not turns)
     # Cohere 2 turns in its windows alone, and its config does not say so.
