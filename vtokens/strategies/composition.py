@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from vtokens.core.facts import Facts
 from vtokens.strategies.base import Strategy
@@ -30,13 +30,7 @@ class Composition(Strategy):
 
     def spec(self) -> str:
         """The spec of the strategies that this one stands for."""
-        return self.composes.format(**{field.name: self._said(field) for field in fields(self)})
-
-    def _said(self, field: Field[Any]) -> Any:
-        """What a spec has for a field: a share that was written as 1 is 1.0 there, since 1 would be a count of one."""
-        value = getattr(self, field.name)
-        share = field.name != "keep" and field.type in ("float", float) and isinstance(value, int)
-        return float(value) if share else value
+        return self.composes.format(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ _PLAIN = {bool: "True or False", int: "a whole number", float: "a number", str: 
 def checked(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a strategy's fields as plain Python values: numpy's numbers become Python's, lists tuples, paths texts.
 
-    Numbers have to be finite, and a bool is no number. An annotation that is made of other than bool, int, float, str,
-    None, Literal and tuple, or that cannot be resolved, says nothing that could be checked here.
+    A whole number becomes a float where the annotation has no int, so that a share written as 1 is all there is and
+    not a count of one. Numbers have to be finite, and a bool is no number. An annotation that is made of other than
+    bool, int, float, str, None, Literal and tuple, or that cannot be resolved, says nothing that could be checked here.
 
     Args:
         cls: the strategy, a dataclass.
@@ -62,12 +63,11 @@ def _checked(name: str, value: Any, kind: Any, unlimited: bool) -> Any:
         return value
     if name == "keep" and not (value is None and NoneType in choices):
         return check_keep(value)
-    for choice in choices:
-        found = _as(value, choice)
-        if found is not _NO:
-            if not _sound(found, unlimited):
-                raise ValueError(f"{name}={shorten(value)} is out of range: numbers have to be finite")
-            return found
+    found = _as_one_of(value, choices)
+    if found is not _NO:
+        if not _sound(found, unlimited):
+            raise ValueError(f"{name}={shorten(value)} is out of range: numbers have to be finite")
+        return found
     named = [option for choice in choices if get_origin(choice) is Literal for option in get_args(choice)]
     if named and (isinstance(value, str) or len(choices) == 1):
         raise unknown(name, value, map(str, named))
@@ -76,6 +76,12 @@ def _checked(name: str, value: Any, kind: Any, unlimited: bool) -> Any:
 
 
 _NO: Any = object()
+
+
+def _as_one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """`value` as the first of several alternatives that it is one of has it, int before float; `_NO` if it is none."""
+    ordered = sorted(kinds, key=lambda kind: kind is float)
+    return next((found for kind in ordered if (found := _as(value, kind)) is not _NO), _NO)
 
 
 def _as(value: Any, kind: Any) -> Any:
@@ -87,7 +93,10 @@ def _as(value: Any, kind: Any) -> Any:
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             return _NO
-        return int(value) if isinstance(value, Integral) else float(value)
+        try:
+            return kind(value)
+        except OverflowError:  # a whole number that no float holds
+            return math.inf
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if isinstance(value, kind) else _NO
@@ -100,10 +109,7 @@ def _as_tuple(value: Any, kinds: tuple[Any, ...]) -> Any:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
         return _NO
-    parts = tuple(
-        next((found for c in _alternatives(kind) if (found := _as(part, c)) is not _NO), _NO)
-        for part, kind in zip(value, kinds, strict=True)
-    )
+    parts = tuple(_as_one_of(part, _alternatives(kind)) for part, kind in zip(value, kinds, strict=True))
     return _NO if any(part is _NO for part in parts) else parts
 
 

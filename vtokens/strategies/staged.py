@@ -110,8 +110,7 @@ class StagedPruner(Strategy):
         last = budget(whole, self.keep)
         if not whole or stage == len(self.layers) - 1:
             return last
-        share = self.shares(share_of(whole, self.keep))[stage]
-        return max(last, budget(whole, float(share)))  # a 1 that a user wrote is all of them, and not a count
+        return max(last, budget(whole, self.shares(share_of(whole, self.keep))[stage]))
 
     def shares(self, keep: float) -> tuple[float, ...]:
         """What the stages before the last leave where that leaves a share `keep`."""

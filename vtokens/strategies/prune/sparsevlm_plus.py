@@ -62,6 +62,6 @@ class SparseVlmPlus(StagedPruner):
     def score(self, visuals: Visuals, index: int) -> Tensor:
         received = visuals.attention(index - 1, "raters", pool="each", level=self.level)
         received = received.masked_fill(~visuals.valid[..., None], 0)
-        count = budget(received.shape[2], float(self.heads))  # a 1 that a user wrote is all of them, and not a count
+        count = budget(received.shape[2], self.heads)
         heads = received.sum(1).argsort(dim=1, descending=True, stable=True)[:, None, :count]
         return received.gather(2, heads.expand(-1, received.shape[1], -1)).mean(2)
