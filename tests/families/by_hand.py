@@ -188,7 +188,8 @@ class Pooled(ByHand):
     """Molmo 2's pictures: the whole of each as 3 x 3 tokens, and one or two crops of it side by side.
 
     Up to 2 x 2 patches are pooled to a token, those of a crop's last row and column by themselves. Its own processor
-    asks for torchvision, and lets crops overlap.
+    asks for torchvision, and lets crops overlap. Crops leave out an edge: the crop of a square picture would be its
+    whole once more, and of two equal tokens rounding chooses, otherwise in a batch than alone.
     """
 
     pixels = SiglipImageProcessorPil
@@ -215,8 +216,8 @@ class Pooled(ByHand):
             first = len(squares) * self.count**2
             squares.append(one.resize((size, size)))
             wide = 2 if one.width > one.height else 1
-            canvas = one.resize((size * wide, size))
-            squares += [canvas.crop((left, 0, left + size, size)) for left in range(0, size * wide, size)]
+            canvas, edge = one.resize((size * wide + self.cell, size + self.cell)), self.cell // 2
+            squares += [canvas.crop((left, edge, left + size, edge + size)) for left in range(edge, size * wide, size)]
             numbers = torch.arange(self.count**2 * (wide + 1)).view(-1, self.count, self.count) + first
             parts = [self.named(numbers[0]), self.named(torch.cat([*numbers[1:]], 1))]
             pooling += [part.flatten(0, 1) for part in parts]
