@@ -2,6 +2,7 @@
 
 python benchmarks/testbed.py                      # 300 examples a figure of the model that ships, one thread
 python benchmarks/testbed.py --run runs/seed0     # the stages of its training too, from the folder of the recipe
+python benchmarks/testbed.py --adapter runs/seed1/adapter.safetensors --output benchmarks/results/testbed-seed1
 python benchmarks/testbed.py --each 2 --output runs/quick
 
 Answers are kept in `--replies` batch by batch, and a second run goes on from there.
@@ -33,7 +34,7 @@ from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics import yes_no  # noqa: E402
 from vtokens.scenes import COMPARE, HARDER, KINDS, POPE, READING, STORIES  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
+from vtokens.scenes.smol.folder import digest, smol_folder  # noqa: E402
 from vtokens.scenes.train.smol.report import TARGETS  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "testbed"
@@ -76,16 +77,18 @@ def main() -> None:
     """Ask, count, write."""
     options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load("scenes-smol", strategy="none", dtype=getattr(torch, options.dtype))
+    folder = smol_folder(options.adapter)
+    model, processor = vtokens.load(folder, strategy="none", dtype=getattr(torch, options.dtype))
     model.eval()  # type: ignore[no-untyped-call]
-    weights = digest(scenes.embedded_path("scenes-smol") / "model.safetensors")
+    weights = digest(folder / "model.safetensors")
     clock = Clock(torch.device("cpu"), 1)
     about = conditions(
         torch.device("cpu"), clock, model, draws=DRAWS, weights=weights, each=options.each, longest=options.longest
     )
     kept = {"dtype": options.dtype, "weights": weights, "versions": about["versions"], "longest": options.longest}
     rows, seconds = [], 0.0
-    for group, (kinds, drawn) in track(GROUPS.items(), description="asking"):
+    for group in track(options.groups, description="asking"):
+        kinds, drawn = GROUPS[group]
         asked = scenes.examples("test", n=options.each * len(kinds), kinds=kinds, **drawn)
         asked = sorted(asked, key=lambda example: example.kind)  # a batch runs until its longest answer ends
         journal = journal_at(options.replies, group=group, each=options.each, **kept)
@@ -103,7 +106,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=300, help="examples of a kind (%(default)s)")
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS), help="(all)")
     parser.add_argument("--run", type=Path, help="the folder that the recipe trained in")
+    parser.add_argument("--adapter", type=Path, help="what a run of the recipe left; by default what ships")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="(%(default)s)")
     parser.add_argument("--longest", type=int, default=160, help="tokens of an answer at most (%(default)s)")
     parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "testbed", help="kept here (%(default)s)")

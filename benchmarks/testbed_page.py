@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +43,19 @@ def answers(result: Row) -> str:
         said = "" if target is None else f"{target:.2f}" + (" (missed)" if missed else "")
         lines.append([f"`{kind}`", *(interval(found[group, kind]) for group in ASIDE), said])
     return markdown(["kind", *ASIDE, "target, in words"], lines)
+
+
+def seeds(result: Row) -> str:
+    """What all trained seeds answer in words, and say yes to: a column a seed, the one that ships first."""
+    others = [read(path.name) for path in sorted(RESULTS.glob("testbed-seed*"))]
+    if not others:
+        return OPEN
+    runs = [{(row["group"], row["kind"]): row for row in one["rows"]} for one in (result, *others)]
+    lines = []
+    for key in [one for one in runs[0] if one[0] in ("words", "negatives")]:
+        found = sorted(run[key]["share"] for run in runs)
+        lines.append([f"`{key[1]}`", *(interval(run[key]) for run in runs), f"{statistics.median(found):.3f}"])
+    return markdown(["kind", "ships", *(f"seed {n}" for n in range(1, len(runs))), "median"], lines)
 
 
 def harder(result: Row) -> str:
@@ -132,6 +146,7 @@ def filtered(make: Callable[[Row], str]) -> Callable[[Row], str]:
 SECTIONS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "answers": ("testbed", answers),
     "answers asked": ("testbed", asked),
+    "seeds": ("testbed", seeds),
     "harder": ("testbed", harder),
     "negatives": ("testbed", negatives),
     "training": ("testbed", training),
