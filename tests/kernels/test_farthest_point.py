@@ -152,8 +152,8 @@ def test_all_sets_at_once(objective: str, gram: int, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("near", [False, True])
 def test_choices_foreseen_wrongly_are_mended(objective: str, near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window of a few tokens misses most choices, and the order stays the definition's; copies of tokens too."""
-    monkeypatch.setattr(_greedy, "_WINDOW", 3)
-    monkeypatch.setattr(_greedy, "_IN_CACHE", 0)
+    for name, least in (("_FEWEST", 3), ("_NEAR", 0), ("_IN_CACHE", 0)):
+        monkeypatch.setattr(_greedy, name, least)
     tokens = points(4, 90, 6)
     if near:
         tokens[30:60] = tokens[:30] * 2
@@ -201,10 +201,9 @@ def test_few_passes_over_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_greedy, "_IN_CACHE", 0)
     cosines = _greedy._cosines
 
-    def counted(left: Tensor, scale: Tensor, rows: Tensor | slice, right: Tensor, scales: Tensor) -> Tensor:
-        if len(right) > _greedy._WINDOW:
-            passes.append(len(cosines(left, scale, rows, right, scales)))
-        return cosines(left, scale, rows, right, scales)
+    def counted(tokens: Tensor, scale: Tensor, some: np.ndarray, rooms: tuple[Tensor, Tensor]) -> np.ndarray:
+        passes.append(len(some))
+        return cosines(tokens, scale, some, rooms)
 
     monkeypatch.setattr(_greedy, "_cosines", counted)
     centres = points(1, 40, 32)
@@ -257,6 +256,14 @@ def test_equal_and_zero_tokens(objective: str) -> None:
     assert pick(copies, [3], [2], objective)[0].tolist() == [True, True, True, False, False]
     tokens = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 0.0], [0.8, 0.2]]])
     assert pick(tokens, [2], [0], objective)[0].tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_more_equal_tokens_than_are_looked_ahead_at(objective: str) -> None:
+    """A blank picture, too wide to be compared choice by choice: the earliest of its tokens, in their order."""
+    blank = torch.ones(600, _greedy._IN_CACHE // 600 + 1)
+    assert _greedy.greedy(blank, 40, 17, objective == "kcenter").tolist() == [17, *range(17), *range(18, 40)]
+    assert pick(blank[None], [5], [590], objective)[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 590]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -6,22 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_WINDOW = 128
-"""Tokens among which the next choices are sought."""
 _IN_CACHE = 1 << 19
 """Most numbers that stay near the processor, 2 MiB: to read them for each choice costs less than foresight."""
-_FEWEST, _MOST = 16, 64
-"""Choices foreseen at a time; a product with fewer takes no less time."""
+_FEWEST, _NEAR = 64, 1 << 18
+"""The next choices are sought among so many tokens at least, and at most among a quarter of all, or 1 MiB."""
+_STEP, _MOST = 16, 48
+"""Choices foreseen at a time; a product with fewer than a step takes no less time."""
 
 
 def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor | None = None) -> Tensor:
     """The `count` tokens that a loop over choices takes, which compares every token with each choice.
 
     That loop multiplies one vector with all tokens a choice, which few and narrow tokens allow, and waits for memory
-    where they are more. There the choices to come are foreseen
-    by running it among the tokens of least cost, and one matrix product compares all tokens with all of them. Then the
-    loop runs as it would; where it leaves what was foreseen, the rest is foreseen anew. Only the speed depends on how
-    good the foresight is.
+    where they are more. There the choices to come are foreseen by running it among the tokens of least cost, and one
+    matrix product compares all tokens with all of them. Then the loop runs as it would; where it leaves what was
+    foreseen, the rest is foreseen anew. Only the speed depends on how good the foresight is.
 
     Args:
         tokens: float32 (M, D), all of them candidates.
@@ -33,21 +32,23 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
     Returns:
         int64 (count,), in the order of choice.
     """
-    tokens = tokens.detach()
+    tokens, (size, width) = tokens.detach(), tokens.shape
     # Zero vectors resemble nothing.
     scale = torch.linalg.vector_norm(tokens, dim=1).clamp_(min=1e-12).reciprocal_()
     add = np.maximum if kcenter else np.add
-    cost = np.full(len(tokens), -np.inf if kcenter else 0.0, dtype=np.float32)
+    cost = np.full(size, -np.inf if kcenter else 0.0, dtype=np.float32)
     weights = None if weight is None else weight.numpy()
     if tokens.numel() <= _IN_CACHE:
-        return _each(tokens * scale[:, None], count, start, cost, weights, add)
-    chosen, foreseen, depth = np.empty(count, dtype=np.int64), np.array([start]), _FEWEST
+        return torch.from_numpy(_each(tokens * scale[:, None], count, start, cost, weights, add))
+    # Written again and again: new memory would have to be cleared each time.
+    near = torch.empty(min(size, max(_FEWEST, min(size // 4, _NEAR // width))), width)
+    rooms = torch.empty(size * _MOST), torch.empty(size * _MOST)
+    chosen, foreseen, depth = np.empty(count, dtype=np.int64), np.array([start]), _STEP
     done, pick = 0, start
     while True:
-        rows = _cosines(tokens, scale, torch.from_numpy(foreseen), tokens, scale).numpy()
-        for row, expected in zip(rows, foreseen, strict=True):
+        before = done
+        for row, expected in zip(_cosines(tokens, scale, foreseen, rooms), foreseen, strict=True):
             if pick != expected:
-                depth = max(_FEWEST, depth // 2)
                 break
             chosen[done] = pick
             done += 1
@@ -56,20 +57,36 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
             add(cost, row, out=cost)
             cost[pick] = np.inf
             pick = int(_least(cost, weights).argmin())
-        else:
-            depth = min(_MOST, 2 * depth)
-        foreseen = _foresee(tokens, scale, cost, weights, pick, min(depth, count - done), add)
+        # As many as went well, in whole steps, and more where all did.
+        went = done - before
+        depth = min(_MOST, depth + _STEP if went == len(foreseen) else -(-went // _STEP) * _STEP)
+        window = _window(_least(cost, weights), len(near), pick)
+        index, own = torch.from_numpy(window), None if weights is None else weights[window]
+        torch.index_select(tokens, 0, index, out=near).mul_(scale[index, None])
+        at = int(np.searchsorted(window, pick))
+        foreseen = window[_each(near, min(depth, count - done), at, cost[window], own, add)]
 
 
-def _each(units: Tensor, count: int, start: int, cost: np.ndarray, weights: np.ndarray | None, add: np.ufunc) -> Tensor:
-    """The loop itself, over tokens of unit length."""
-    chosen, pick, rows = np.empty(count, dtype=np.int64), start, units.numpy()
+def _each(
+    units: Tensor, count: int, pick: int, cost: np.ndarray, weights: np.ndarray | None, add: np.ufunc
+) -> np.ndarray:
+    """The loop itself, over tokens of unit length; `cost` is changed on the way."""
+    chosen, rows, row = np.empty(count, dtype=np.int64), units.numpy(), np.empty_like(cost)
     for done in range(count):
         chosen[done] = pick
-        add(cost, rows @ rows[pick], out=cost)
+        add(cost, np.dot(rows, rows[pick], out=row), out=cost)
         cost[pick] = np.inf
         pick = int(_least(cost, weights).argmin())
-    return torch.from_numpy(chosen)
+    return chosen
+
+
+def _cosines(tokens: Tensor, scale: Tensor, some: np.ndarray, rooms: tuple[Tensor, Tensor]) -> np.ndarray:
+    """float32 (R, M): those tokens with all of them, until the rooms are written again."""
+    index, shape = torch.from_numpy(some), (len(tokens), len(some))
+    product, rows = (room[: shape[0] * shape[1]] for room in rooms)
+    # Many rows times few columns is the faster way round.
+    product = torch.mm(tokens, (tokens[index] * scale[index, None]).T, out=product.view(shape))
+    return torch.mul(product.T, scale, out=rows.view(shape[::-1])).numpy()
 
 
 def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
@@ -77,26 +94,11 @@ def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return cost if weights is None else (cost - 1) * weights
 
 
-def _foresee(
-    tokens: Tensor, scale: Tensor, cost: np.ndarray, weights: np.ndarray | None, pick: int, depth: int, add: np.ufunc
-) -> np.ndarray:
-    """The choices that follow, `pick` first, if none comes from outside the tokens of least cost."""
-    least = _least(cost, weights)
-    window = np.argpartition(least, _WINDOW)[:_WINDOW] if len(cost) > _WINDOW else np.arange(len(cost))
-    cost, index = cost[window], torch.from_numpy(window)
-    weights = None if weights is None else weights[window]
-    some, scales = tokens[index], scale[index]
-    rows = _cosines(some, scales, slice(None), some, scales).numpy()
-    at, found = int(np.flatnonzero(window == pick)[0]), np.empty(depth, dtype=np.int64)
-    for number in range(depth):
-        found[number] = window[at]
-        add(cost, rows[at], out=cost)
-        cost[at] = np.inf
-        at = int(_least(cost, weights).argmin())
-    return found
-
-
-def _cosines(left: Tensor, scale: Tensor, rows: Tensor | slice, right: Tensor, scales: Tensor) -> Tensor:
-    """float32 (R, M): those rows of `left` with all of `right`."""
-    # Many rows times few columns is the faster way round.
-    return (right @ (left[rows] * scale[rows, None]).T).T.contiguous().mul_(scales)
+def _window(least: np.ndarray, size: int, pick: int) -> np.ndarray:
+    """Tokens of least cost in their order, of equals the earlier, so that `pick`, the first of them, is among them."""
+    bound = np.partition(least, size - 1)[size - 1]
+    below, equal = np.flatnonzero(least < bound), np.flatnonzero(least == bound)
+    found = np.sort(np.concatenate([below, equal[: size - len(below)]]))
+    if pick in found:
+        return found
+    return np.arange(size) + min(pick, len(least) - size)  # it is NaN, of which nothing is least
