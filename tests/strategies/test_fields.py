@@ -62,6 +62,7 @@ def _fields(name: str) -> dict[str, tuple[str, bool]]:
         ("contrast(branch=3)", TypeError, "branch=3 is not allowed: a text is"),
         ("mminference(max_cost=nan)", ValueError, "max_cost=nan"),
         ("avisc(others=drp)", ValueError, "unknown others 'drp'. Did you mean 'drop'"),
+        ("pine(keep=2)", ValueError, "unknown field of strategy 'pine': 'keep'. There are none$"),
         ("var(first_layer=2.0)", TypeError, "first_layer=2.0 is not allowed: a whole number is"),
     ],
 )

@@ -18,8 +18,6 @@ _IN_THE_TOWER = ("flowcut",)
 """Strategies that drop patches inside the tower, by what its class token says of them."""
 _TURNED = ("aya_vision", "cohere2_vision", "glm46v", "glm4v", "llama4", "minicpmv4_6", "qwen3_5", "qwen3_5_moe")
 """Families whose rotary embeddings cannot be undone."""
-_NOT_MOVED = (*_TURNED, "kimi_k25")
-"""Families in whose attention pictures cannot change places."""
 _MIXED = ("lfm2_vl", "llama4", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl_moe")
 """Families whose MLPs have no neurons that can be told, being mixtures of experts, or of other names."""
 _BUILT_OTHERWISE = (
@@ -81,7 +79,7 @@ def fit(name: str, family: str) -> str:
         return "no (layers without attention)"
     if needs.computes and anatomy.visibility is not None:
         return "no (pictures see themselves both ways)"
-    if needs.moves and (linear or family in _NOT_MOVED):
+    if needs.moves and (linear or anatomy.latent or family in _TURNED):
         return "no (layers without attention)" if linear else "no (its rotary embeddings cannot be undone)"
     reads_text = any(isinstance(signal, Relevance) for signal in needs.signals)
     if anatomy.cross is not None and (needs.unmerges or needs.sizes or reads_text):

@@ -30,7 +30,8 @@ def shorten(value: object, most: int = _MOST) -> str:
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> ValueError:
     """A `ValueError` for a name that is not among `allowed`, with the nearest valid one first."""
     names = sorted(allowed)
-    return ValueError(f"unknown {kind} {shorten(value)}.{nearest(value, names)} Allowed: {', '.join(names)}")
+    said = f"Allowed: {', '.join(names)}" if names else "There are none"
+    return ValueError(f"unknown {kind} {shorten(value)}.{nearest(value, names)} {said}")
 
 
 def nearest(value: object, names: Iterable[str], most: int = 1) -> str:
