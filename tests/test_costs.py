@@ -21,11 +21,11 @@ from vtokens.core.costs import (
     call_flops,
     decode_flops,
     kv_bytes,
-    layer_flops,
     prefill_flops,
     projector_flops,
     tower_flops,
 )
+from vtokens.core.layer_costs import layer_flops
 from vtokens.eval.presets import preset, presets
 from vtokens.eval.synthetic import default_size, noise
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtokens.core.costs import cross_layer_flops, kv_bytes, passed_flops, prefill_flops
+from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.core.kept import KeptPicture, SampleReport
+from vtokens.core.layer_costs import cross_layer_flops, passed_flops
 from vtokens.engine.record import Record
 from vtokens.engine.report import Contribution, NegativeReport, Report
 from vtokens.engine.state.view import View

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vtokens.core.costs import cross_layer_flops, passed_flops, prefill_flops
+from vtokens.core.costs import prefill_flops
 from vtokens.core.kept import SampleReport
+from vtokens.core.layer_costs import cross_layer_flops, passed_flops
 from vtokens.engine.make_report import samples_of
 from vtokens.engine.record import Record
 
