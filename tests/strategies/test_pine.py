@@ -21,6 +21,7 @@ from tests.engine.reordered import Reordered
 from tests.families import ALL, build, image, inputs
 from tests.limits import close_pass
 from vtokens.adapters import adapter_for
+from vtokens.strategies.attend import pine
 
 TEXTS = ["<image> or <image>, which?", "Is there a cat?", "A <image> one, <image> two <image> three"]
 SHOWN: tuple[tuple[tuple[int, int], ...], ...] = (
@@ -150,9 +151,13 @@ def test_pruned_pictures_and_beams_are_those_of_the_oracle() -> None:
     check_answers(got, wanted, beams=True)
 
 
+@pytest.mark.parametrize("few", [pine._FEW, 0])
 @torch.no_grad()
-def test_later_turns_order_all_pictures_and_the_new_ones_among_themselves() -> None:
-    """A text turn by one pass of several rows; a cache that was begun without is refused."""
+def test_later_turns_order_all_pictures_and_the_new_ones_among_themselves(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text turn by one pass of several rows, few or many; a cache that was begun without is refused."""
+    monkeypatch.setattr(pine, "_FEW", few)
     target = model("llava", "pruned")
     first, second, third = batch("llava", (0,)), batch("llava", (2,)), inputs("llava", ["And why?"])
     own, new = segments(model("llava", "branch"), first)[0], segments(model("llava", "branch"), second)[0]

@@ -72,9 +72,10 @@ def reference(
     batch, kv_heads, keys, _ = key.shape
     lists = max(kv_heads, index.shape[1])
     listed = index.expand(-1, lists, -1) if keys else index.new_zeros(batch, lists, 0)
-    seen: Tensor | None = (listed >= 0)[:, :, None]
+    # A mask for each list, which may be one of all heads.
+    seen: Tensor | None = (index >= 0)[:, :, None]
     if position is not None:
-        seen = (listed >= 0)[:, :, None] & (listed[:, :, None] <= position[:, None, :, None])
+        seen = (index >= 0)[:, :, None] & (index[:, :, None] <= position[:, None, :, None])
     elif index.device.type == "cpu" and bool((index >= 0).all()):
         seen = None
     sample = torch.arange(batch, device=index.device)[:, None, None]
