@@ -28,7 +28,7 @@ EXAMS = {
     "scenes-smol": ("hallucination-scenes-smol", "mitigation"),
 }
 """Results that hold figures of a model: each has its own questions, and a row of the plain model on them."""
-COSTS = ("mitigation-cpu", "contrastive-cpu", "attention-cpu")
+COSTS = ("mitigation-cpu", "pine-cpu", "contrastive-cpu", "attention-cpu")
 """Results that hold what a strategy costs; the first that has it counts."""
 ALPHA = 0.05
 MATTERS = 0.01
