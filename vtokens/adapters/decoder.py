@@ -10,11 +10,13 @@ from typing import Any
 from transformers import DynamicCache
 
 from vtokens.adapters.base import Adapter
-from vtokens.adapters.layers import KINDS
+from vtokens.adapters.layers import KINDS, LayerSpec
 
 _MODALITIES = ("image", "video", "audio")
 _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 _COMPLEX = ("apply_rotary_emb",)
+_CACHES: dict[tuple[type, tuple[LayerSpec, ...]], frozenset[str]] = {}
+"""By the class of a config and the layers that it tells of: the layers of the cache that transformers makes of it."""
 
 
 def check_decoder(adapter: Adapter) -> None:
@@ -134,7 +136,10 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         yield from _reasons_of(attention, index, index)
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
-    cached = {type(layer).__name__ for layer in DynamicCache(config=config).layers}
+    told = type(config), adapter.specs
+    if told not in _CACHES:  # what only watches is put on a model in every call
+        _CACHES[told] = frozenset(type(layer).__name__ for layer in DynamicCache(config=config).layers)
+    cached = _CACHES[told]
     known = {"DynamicLayer", "DynamicSlidingWindowLayer"}
     known |= {"LinearAttentionLayer"} if "linear" in adapter.anatomy.kinds else set()
     if any(spec.slot != index for index, spec in enumerate(adapter.specs)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -55,15 +55,7 @@ class Picture:
     @staticmethod
     def of(grids: Sequence[tuple[int, int, int]], newline: Sequence[bool], modality: str = "image") -> Picture:
         """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
-        parts = []
-        for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
-            cell = np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"), -1)
-            cell = cell.reshape(-1, 3)
-            plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
-            plane[cell[:, 2] >= w] = -1
-            parts.append(plane)
-        planes = np.concatenate(parts).astype(np.int64)
-        return Picture(modality, tuple(grids), *planes.T)
+        return _of(tuple((int(t), int(h), int(w)) for t, h, w in grids), tuple(newline), modality)
 
     @staticmethod
     def joined(tiles: Sequence[Picture]) -> Picture:
@@ -85,6 +77,8 @@ class Picture:
 
     def padded(self, before: int = 0, after: int = 0) -> Picture:
         """The same picture with `before`/`after` featureless positions around it."""
+        if not before and not after:
+            return self
         planes = [np.pad(p, (before, after), constant_values=-1) for p in (self.view, self.t, self.y, self.x)]
         return Picture(self.modality, self.grids, *planes, tiled=self.tiled)
 
@@ -96,6 +90,19 @@ class Picture:
                 "they lay, so that nothing can be drawn over it or cut out of it: let it cut no tiles "
                 "(do_image_splitting=False, crop_to_patches=False, do_pan_and_scan=False)"
             )
+
+
+@lru_cache(maxsize=16)  # asked for in every prefill, of pictures that are often of one size
+def _of(grids: tuple[tuple[int, int, int], ...], newline: tuple[bool, ...], modality: str) -> Picture:
+    parts = []
+    for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
+        cell = np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"), -1)
+        cell = cell.reshape(-1, 3)
+        plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
+        plane[cell[:, 2] >= w] = -1
+        parts.append(plane)
+    planes = np.concatenate(parts).astype(np.int64)
+    return Picture(modality, grids, *planes.T)
 
 
 def side(size: int | Sequence[int]) -> int:

@@ -30,7 +30,9 @@ class _Features:
     def __init__(self, adapter: Adapter, modalities: Sequence[str], name: str, watcher: Watcher) -> None:
         self._adapter, self._modalities, self.__name__, self._watcher = adapter, modalities, name, watcher
         # generate() reads the parameters off the signature.
-        self.__signature__ = inspect.signature(getattr(adapter.multimodal, name))
+        method = getattr(adapter.multimodal, name)
+        genuine = getattr(method, "__func__", None)
+        self.__signature__ = inspect.signature(method) if genuine is None else _signature(genuine)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         multimodal, block = self._adapter.multimodal, self._watcher.block()
@@ -67,6 +69,12 @@ class _Features:
         mark(output, run)
         self._watcher.on_features(run)
         return output
+
+
+@functools.cache
+def _signature(method: Any) -> inspect.Signature:
+    """The signature of a class's method as an instance has it."""
+    return inspect.signature(method.__get__(object()))
 
 
 class Watcher(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vtokens.filter.mentions.answers import answered
 from vtokens.filter.mentions.base import Found, Mention, Splitter, arrange
@@ -67,7 +68,8 @@ _RELATED = re.compile(
 )
 #: Behind a colour, what it is the colour of, if that is no shape: "red fox", but "red and", "red is".
 _OF_ELSE = re.compile(r"\s+(?!(?:and|or|is|are|at|in|on|to|of|the|an?|there|no|not|with|one)\b)[a-z]+", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:no|not|without)\s+(?:an?\s+|any\s+)?$", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:no|not|without)\s", re.IGNORECASE)
+_DENIED = re.compile(rf"{_DENIAL.pattern}+(?:an?\s+|any\s+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Scenes:
         return arrange(text, found, self.sentences(text))
 
 
+@lru_cache(maxsize=1024)
 def singular(word: str) -> str:
     """A shape's name from its plural; other words are left as they are."""
     return next((shape for shape in SHAPES if word in (shape, shape + "s", shape + "es")), word)
@@ -111,16 +114,20 @@ def _several(phrase: str) -> str:
 
 def _answer(text: str, prompt: str) -> list[Found]:
     """What the text says to the last of the prompt's questions."""
-    asked = [(match, unit, kind, claim) for q, unit, kind, claim in _QUESTIONS for match in q.finditer(prompt)]
-    if not asked:
-        return []
-    last = max(one[0].start() for one in asked)
-    said = [(answer, *one) for one in asked if one[0].start() == last for answer in one[1].finditer(text)]
+    said = [(answer, *one) for one in _asked(prompt) for answer in one[1].finditer(text)]
     if not said:
         return []
     answer, question, _, kind, claim = min(said, key=lambda one: one[0].start())
     about = (_several if claim == "{0} {1}" and kind == "count" else _plain)(question[1])
     return [Found(answer.start(), answer.end(), kind, claim.format(_plain(answer[0]), about))]
+
+
+@lru_cache(maxsize=64)  # many answers are to one prompt
+def _asked(prompt: str) -> list[tuple[re.Match[str], re.Pattern[str], str, str]]:
+    """The last of the prompt's questions, by each pattern that knows it."""
+    asked = [(match, unit, kind, claim) for q, unit, kind, claim in _QUESTIONS for match in q.finditer(prompt)]
+    last = max((one[0].start() for one in asked), default=0)
+    return [one for one in asked if one[0].start() == last]
 
 
 def _related(text: str) -> list[Found]:
@@ -134,7 +141,7 @@ def _related(text: str) -> list[Found]:
 
 
 def _statements(text: str) -> list[Found]:
-    found = []
+    found, denies = [], _DENIAL.search(text) is not None
     for match in _SAYS.finditer(text):
         kind, name = match.lastgroup or "", _plain(match[0])
         before = text[: match.start()]
@@ -148,5 +155,5 @@ def _statements(text: str) -> list[Found]:
                 continue
             owner = _OWNER.search(before)
             name = f"{_plain(owner[1]) if owner else 'object'} at {name}"
-        found.append(Found(match.start(), match.end(), kind, name, _DENIED.search(before) is not None))
+        found.append(Found(match.start(), match.end(), kind, name, denies and _DENIED.search(before) is not None))
     return found

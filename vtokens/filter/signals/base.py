@@ -175,7 +175,8 @@ class OfMiddle(Pooled):
     @staticmethod
     def rows(trace: Trace, values: Tensor) -> Tensor:
         """Of what a trace has of each of its layers, (L, ...), that of the middle ones."""
-        return values[trace.where("layers", trace.attending(middle(trace.depth)))]
+        found = trace.where("layers", trace.attending(middle(trace.depth)))
+        return values if len(found) == len(values) else values[found]  # most often no others were recorded
 
 
 def middle(depth: int) -> range:

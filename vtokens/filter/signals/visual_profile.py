@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from vtokens.filter.signals.base import Signal, Spans, middle
+from vtokens.filter.signals.base import OfMiddle, Signal, Spans, middle
 from vtokens.filter.signals.registry import register
 from vtokens.filter.trace.trace import Parts, Trace
 
@@ -34,5 +34,5 @@ class VisualProfile(Signal):
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         layers = trace.attending(middle(trace.depth))
-        rows = spans.over(-trace.visual[trace.where("layers", layers)].mean(1), "mean")
+        rows = spans.over(-OfMiddle.rows(trace, trace.visual).mean(1), "mean")
         return {f"{self.name}.{layer}": row for layer, row in zip(layers, rows, strict=True)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vtokens.engine.record import Record
 from vtokens.engine.state.view import columns_at, gather
-from vtokens.filter.trace.measure import Likelihood, Looked, lens
+from vtokens.filter.trace.measure import Likelihood, lens
 from vtokens.filter.trace.tape import Layer, Tape
 from vtokens.filter.trace.trace import Trace
 
@@ -54,15 +54,18 @@ class Places:
         fed, real = fed.to(self.index.device), None if real is None else real[:, : fed.shape[1]].to(self.index.device)
         return columns_at(fed, real, self.length).gather(1, self.index)
 
-    def received(self, looked: Looked, fed: Tensor | None, width: int) -> Tensor:
-        """float32 (B, R, N): the attention each visual token received in a layer with `width` rows of prompt."""
-        received = looked.received[..., :width]
-        full = received.new_zeros(*received.shape[:2], self.length)
-        if fed is None:
-            full[..., :width] = received
-        else:
-            full.scatter_add_(2, fed[:, None].expand_as(received), received)
-        return gather(full.transpose(1, 2), self.index, 1).transpose(1, 2)
+    def received(self, layers: Sequence[Layer], rows: int) -> Tensor:
+        """float32 (B, R, N): the attention that each visual token received from R rows, averaged over layers."""
+        total = torch.zeros(len(self.index), rows, self.length, device=self.index.device)
+        for layer in layers:
+            assert layer.looked is not None
+            received = layer.looked.received[..., : layer.width]
+            if layer.fed is None:
+                total[..., : layer.width] += received / len(layers)
+            else:
+                where = layer.fed[:, None].expand_as(received)
+                total += torch.zeros_like(total).scatter_add_(2, where, received) / len(layers)
+        return gather(total.transpose(1, 2), self.index, 1).transpose(1, 2)
 
 
 def assemble(
@@ -85,14 +88,13 @@ def assemble(
     visual, spread, generated, gaze = _attention(tape, places, layers, ids.shape)
     hidden = [_rows(tape, state) for state in states]
     images = {state: _image(tape, places, state) for state in {*image_states, *lens_states}}
+    spoken = [lens(images[j][0], head, ids).masked_fill(~images[j][1][:, None], -torch.inf) for j in lens_states]
     picture, cell = (part.gather(1, places.index) for part in (layout.image, layout.cell))
     traces, width = [], places.index.shape[1]
     local = _local(layout.owner, picture)
     for row, length, count in zip(range(batch), lengths, places.counts, strict=True):
         real, said = slice(width - count, width), ids[row, :length]
         own = [number for number, owner in enumerate(layout.owner) if owner == row]
-        reads = {state: tuple(part[row, real] for part in found) for state, found in images.items()}
-        spoken = [lens(reads[j][0], head, said).masked_fill(~reads[j][1], -torch.inf) for j in lens_states]
         trace = Trace(
             ids=said,
             logprob=likely.logprob[row, :length],
@@ -113,9 +115,9 @@ def assemble(
             states=states,
             hidden=_stack([part[row, :length].float() for part in hidden], gaze, (0, length, 0)),
             image_states=image_states,
-            image_hidden=_stack([reads[i][0].float() for i in image_states], gaze, (0, count, 0)),
+            image_hidden=_stack([images[i][0][row, real].float() for i in image_states], gaze, (0, count, 0)),
             lens_states=lens_states,
-            lens=_stack(spoken, gaze, (0, length, count)),
+            lens=_stack([part[row, :length, real] for part in spoken], gaze, (0, length, count)),
         )
         traces.append(trace)
     return traces
@@ -129,13 +131,9 @@ def _local(owner: Sequence[int], picture: Tensor) -> Tensor:
 
 def _attention(tape: Tape, places: Places, layers: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, ...]:
     """`visual`, `spread`, `generated` (B, L, H, T) and `gaze` (B, T, N)."""
-    gaze = torch.zeros(*shape, places.index.shape[1], device=places.index.device)
-    parts = []
-    for number in layers:
-        layer = tape.layers[number]
-        assert layer.looked is not None
-        gaze += places.received(layer.looked, layer.fed, layer.width) / len(layers)
-        parts.append(layer.looked[:3])
+    looked = [tape.layers[number] for number in layers]
+    gaze = places.received(looked, shape[1])
+    parts = [layer.looked[:3] for layer in looked if layer.looked is not None]
     if not parts:
         return (*[gaze.new_zeros(shape[0], 0, 0, shape[1])] * 3, gaze)
     return (*(torch.stack(part, 1) for part in zip(*parts, strict=True)), gaze)

@@ -162,16 +162,16 @@ def lens(hidden: Tensor, head: torch.nn.Module, ids: Tensor) -> Tensor:
     """The logit lens: probabilities of words at visual tokens, through the output layer.
 
     Args:
-        hidden: (N, D), their states.
+        hidden: (B, N, D), their states.
         head: from states to logits.
-        ids: int64 (T,).
+        ids: int64 (B, T).
 
     Returns:
-        float32 (T, N): log-probability of each token in the softmax over the whole vocabulary at each visual token.
+        float32 (B, T, N): log-probability of each token in the softmax over the whole vocabulary at each visual token.
     """
-    parts = []
-    vocabulary = int(getattr(head, "out_features", 1 << 15))
-    for rows in hidden.split(max(1, _CHUNK // vocabulary)):
+    answer = torch.arange(len(ids), device=ids.device).repeat_interleave(hidden.shape[1])
+    parts, chunk = [], max(1, _CHUNK // int(getattr(head, "out_features", 1 << 15)))
+    for rows, own in zip(hidden.flatten(0, 1).split(chunk), answer.split(chunk), strict=True):
         logits = head(rows).float()
-        parts.append(logits[:, ids] - logits.logsumexp(-1, keepdim=True))
-    return torch.cat(parts).T if parts else hidden.new_zeros(len(ids), 0, dtype=torch.float32)
+        parts.append(logits.gather(1, ids[own]) - logits.logsumexp(-1, keepdim=True))
+    return torch.cat(parts).view(*hidden.shape[:2], -1).transpose(1, 2)

@@ -47,7 +47,10 @@ def decode(decoder: Any, pieces: list[Piece]) -> Piece:
     if decoder is None:
         space = Piece(" ", [NOBODY])
         return fuse(part for i, piece in enumerate(pieces) for part in ([space, piece] if i else [piece]))
-    return fuse(_step(json.loads(decoder.__getstate__()), pieces))
+    return fuse(_step(_read(decoder.__getstate__()), pieces))
+
+
+_read = lru_cache(maxsize=8)(json.loads)
 
 
 def fuse(pieces: Iterable[Piece]) -> Piece:
