@@ -130,12 +130,12 @@ class Judge:
                 Judged(mention, a, b, dict(zip(values, row, strict=True)), threshold.flags(a, b))
                 for mention, a, b, row in zip(mentions, p, scores, rows if values else [()] * len(p), strict=True)
             )
-        plain = self._plain(images, prompt, text, threshold, setting)
         notes = (*self._notes(setting, judged, others), *left_out(trace))
-        return replace(
-            plain, mentions=judged, trace=trace, unjudged=unjudged(text, spans, plain.spans, judged, others),
-            notes=notes,
-        )  # fmt: skip
+        sentences = tuple(self.extractor.sentences(text))
+        rest = unjudged(text, spans, sentences, judged, others)
+        return self._made(
+            images, prompt, text, threshold, setting, sentences, judged, trace=trace, unjudged=rest, notes=notes
+        )
 
     def unchecked(
         self,
@@ -147,27 +147,32 @@ class Judge:
         note: str,
     ) -> ResponseReport:
         """The report of a response in which no mention is looked for; `note` says why. Others are as of `report`."""
-        plain = self.about(images)._plain(images, prompt, text, threshold, setting)
-        return replace(plain, notes=(note,), checked=False)
+        sentences = tuple(self.extractor.sentences(text))
+        return self.about(images)._made(
+            images, prompt, text, threshold, setting, sentences, notes=(note,), checked=False
+        )
 
     def about(self, images: Sequence[Medium]) -> Judge:
         """The judge of responses about these pictures: without a calibrator that is not right for them."""
         return replace(self, calibrator=None, single=False) if self.single and not one_picture(images) else self
 
-    def _plain(
+    def _made(
         self,
         images: Sequence[Medium],
         prompt: str,
         text: str,
         threshold: Threshold,
         setting: CalibrationSetting | None,
+        sentences: tuple[Span, ...],
+        mentions: tuple[Judged, ...] = (),
+        **more: Any,
     ) -> ResponseReport:
-        """A report that says nothing of any mention."""
+        """A report; `more` is what it says beside its mentions."""
         certificate = threshold.certificate
+        limit = threshold.value if certificate is None else certificate.threshold
         return ResponseReport(
-            prompt, text, (), tuple(self.extractor.sentences(text)), self.calibrator is not None,
-            threshold.value if certificate is None else certificate.threshold, certificate, setting, tuple(images),
-            self.seen,
+            prompt, text, mentions, sentences, self.calibrator is not None, limit, certificate, setting, tuple(images),
+            self.seen, **more,
         )  # fmt: skip
 
     def _notes(

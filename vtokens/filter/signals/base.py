@@ -176,7 +176,8 @@ class OfMiddle(Pooled):
     def rows(trace: Trace, values: Tensor) -> Tensor:
         """Of what a trace has of each of its layers, (L, ...), that of the middle ones."""
         found = trace.where("layers", trace.attending(middle(trace.depth)))
-        return values if len(found) == len(values) else values[found]  # most often no others were recorded
+        # Most often no others were recorded.
+        return values.contiguous() if len(found) == len(values) else values[found]
 
 
 def middle(depth: int) -> range:

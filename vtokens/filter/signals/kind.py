@@ -27,7 +27,5 @@ class Kind(Signal):
 
     def values(self, trace: Trace, spans: Spans) -> dict[str, Tensor]:
         said = [getattr(mention, "kind", "object") for mention in spans.mentions]
-        return {
-            f"{self.name}.{kind}": torch.tensor([float(one == kind) for one in said], device=trace.ids.device)
-            for kind in KINDS
-        }
+        rows = torch.tensor([[float(one == kind) for one in said] for kind in KINDS], device=trace.ids.device)
+        return {f"{self.name}.{kind}": row for kind, row in zip(KINDS, rows, strict=True)}

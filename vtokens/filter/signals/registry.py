@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from vtokens.core.errors import unknown
 from vtokens.filter.signals.base import Signal, Spanned, Spans
@@ -120,17 +124,27 @@ def features_of(
         ValueError: as `features`.
     """
     signals, spans = get_signals(names), [Spans(some, trace) for some, trace in zip(mentions, traces, strict=True)]
-    found: list[dict[str, list[float]]] = [{} for _ in traces]
-    whole = (beside(traces), Spans.joined(spans)) if len(traces) > 1 else None
+    each = list(zip(range(len(traces)), traces, spans, strict=True))
+    whole = [(None, beside(traces), Spans.joined(spans))] if len(traces) > 1 else each
+    columns: list[tuple[int | None, str, Tensor]] = []
     for signal in signals:
         # Said of the class itself: one that is made of it may read something else.
-        if vars(type(signal)).get("by_token") and whole is not None:
-            for name, values in signal.values(*whole).items():
-                rest = values.tolist()
-                for one, some in zip(found, mentions, strict=True):
-                    one[name], rest = rest[: len(some)], rest[len(some) :]
+        together = vars(type(signal)).get("by_token")
+        for number, trace, span in whole if together else each:
+            columns += [(number, name, values) for name, values in signal.values(trace, span).items()]
+    found: list[dict[str, list[float]]] = [{} for _ in traces]
+    for (number, name, _), rest in zip(columns, _read([values for *_, values in columns]), strict=True):
+        if number is not None:
+            found[number][name] = rest
             continue
-        for one, trace, span in zip(found, traces, spans, strict=True):
-            for name, values in signal.values(trace, span).items():
-                one[name] = values.tolist()
+        for one, some in zip(found, mentions, strict=True):
+            one[name], rest = rest[: len(some)], rest[len(some) :]
     return found
+
+
+def _read(parts: Sequence[Tensor]) -> list[list[float]]:
+    """The numbers of many signals, read from the device at once where they are of one kind."""
+    if len({(part.dtype, part.device) for part in parts}) != 1:
+        return [part.tolist() for part in parts]
+    flat, ends = torch.cat(list(parts)).tolist(), itertools.accumulate(map(len, parts))
+    return [flat[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]

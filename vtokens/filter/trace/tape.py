@@ -153,7 +153,12 @@ class Tape:
             wanted = number in self.parts.image_states | self.parts.lens
             entered = self.entered[number] = Entered(hidden if wanted else None)
         if number in self.parts.states:
-            entered.hidden.append(hidden[:, -(self.rows or 1) :])
+            entered.hidden.append(self._predicting(hidden))
+
+    def _predicting(self, states: Tensor) -> Tensor:
+        """(B, R, D): of the states of a pass those of the rows that predict, which in a step are all."""
+        rows = self.rows or 1
+        return states if states.shape[1] == rows else states[:, -rows:]
 
     def note(self, heads: Heads) -> None:
         """Note one attention call."""
@@ -225,7 +230,7 @@ class Tape:
         if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
             self.final_image = states
         if self.depth in self.parts.states:
-            self.final.append(states[:, -(self.rows or 1) :])
+            self.final.append(self._predicting(states))
 
     def after_model(self, ids: Tensor, logits: Tensor) -> None:
         """Note what left the decoder in a call of the model; while it writes also what was fed, and its last logits."""
