@@ -121,8 +121,9 @@ def _hooked(
     """
     adapter = adapter_for(model)
 
-    def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if runs():
+    def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+        # Torch leaves the arguments out of a call of another thread that is under way while the hook is put on.
+        if kwargs is not None and runs():
             tape.entering[number] = args[0] if args else kwargs["hidden_states"]
 
     def after_decoder(module: Any, args: Any, output: Any) -> None:
