@@ -27,7 +27,6 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks import tables  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.mitigation_recipes import asker, below, recipe_in  # noqa: E402
@@ -99,8 +98,6 @@ def tabulate(options: argparse.Namespace) -> None:
             about[model] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
             about[model]["load_average"] = {}
     write(options.output, {"conditions": {**about, "load_average": {}}, "rows": rows})
-    # Once more as it reads: columns that only later rows have stand beside their group then, and stay there.
-    tables.write(options.output, tables.read(options.output.resolve()))
     print(f"{len(rows)} rows; written to {options.output}")
 
 

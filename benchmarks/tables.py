@@ -14,7 +14,8 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> None:
             rows = [dict(_cells(row)) for row in part]
         else:
             raise TypeError(f"{name!r} is no list of rows but {type(part).__name__}")
-        columns = list(dict.fromkeys(path for row in rows for path in row))
+        columns = _side_by_side(path for row in rows for path in row)
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             out = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             out.writeheader()
@@ -70,6 +71,16 @@ def conditions(path: Path | str) -> dict[str, Any]:
 def _cells_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _side_by_side(paths: Iterable[str]) -> list[str]:
+    """Each path once, in the order in which its groups are first seen: what later rows add to one stands beside it."""
+    seen: dict[str, int] = {}
+
+    def groups(path: str) -> list[int]:
+        return [seen.setdefault(group, len(seen)) for group in accumulate(path.split("/"), "{}/{}".format)]
+
+    return sorted(dict.fromkeys(paths), key=groups)
 
 
 def _cells(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -51,6 +51,17 @@ def test_fractions_have_six_digits_and_counts_all(tmp_path):
     assert (tmp_path / "rows.csv").read_text() == "share,flops,worst\n0.333333,4626350080,Infinity\n6.66667e-10,,\n"
 
 
+def test_columns_of_a_group_stand_side_by_side(tmp_path):
+    """Whichever row brings them first, and so when they are read and written again; a group may be empty in a row."""
+    rows = [{"a": {"x": 1, "y": {"low": 2}}, "b": 3}, {"c": None, "a": {"z": 4, "y": {"high": 5}}}, {"c": {"d": 6}}]
+    result = {"rows": rows}
+    for _ in range(2):
+        tables.write(tmp_path, result)
+        assert (tmp_path / "rows.csv").read_text().splitlines()[0] == "a/x,a/y/low,a/y/high,a/z,b,c,c/d"
+        result = tables.read(tmp_path)
+    assert result["rows"] == rows
+
+
 @pytest.mark.parametrize("name", ["a/b", "[0]", "a\r"])
 def test_a_name_that_would_read_as_a_path_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="cannot be named"):
