@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from vtokens.core.picture import Picture
 from vtokens.filter.signals import Signal, features, get_signals, list_signals, parts_for, register
 from vtokens.filter.signals.base import Spans, scaled
 from vtokens.filter.signals.compactness import Compactness
+from vtokens.filter.signals.registry import features_of
 from vtokens.filter.trace.trace import Parts, Trace
 
 DEPTH, HEADS, T, N, D = 8, 4, 7, 10, 6
@@ -291,3 +292,20 @@ def test_a_signal_of_ones_own() -> None:
         from vtokens.filter.signals import registry
 
         del registry._signals["always_one"]
+
+
+def test_signals_of_several_dtypes_keep_their_numbers() -> None:
+    """All are read from the device at once, which must not bring them to one dtype: float32 cannot hold this count."""
+
+    @dataclass(frozen=True)
+    class Count(Signal):
+        name: ClassVar[str] = "count"
+
+        def values(self, trace: Trace, spans: Spans) -> dict[str, torch.Tensor]:
+            return {self.name: torch.full((len(spans.mentions),), 2**40 + 1)}
+
+    found = features_of([TRACE, TRACE], [MENTIONS, MENTIONS[1:2]], ["nll", Count(), "position"])
+    assert [one["count"] for one in found] == [[2**40 + 1] * 3, [2**40 + 1]]
+    for one, some in zip(found, (MENTIONS, MENTIONS[1:2]), strict=True):
+        alone = features(TRACE, some, ["nll", "position"])
+        assert {name: one[name] for name in alone} == alone
