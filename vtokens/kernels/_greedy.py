@@ -41,7 +41,8 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
     if tokens.numel() <= _IN_CACHE:
         return torch.from_numpy(_each(tokens * scale[:, None], count, start, cost, weights, add))
     # Written again and again: new memory would have to be cleared each time.
-    near = torch.empty(min(size, max(_FEWEST, min(size // 4, _NEAR // width))), width)
+    most = min(size, max(_FEWEST, min(size // 4, _NEAR // width)))
+    among, near = most, torch.empty(most, width)
     rooms = torch.empty(size * _MOST), torch.empty(size * _MOST)
     chosen, foreseen, depth = np.empty(count, dtype=np.int64), np.array([start]), _STEP
     done, pick = 0, start
@@ -57,14 +58,18 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
             add(cost, row, out=cost)
             cost[pick] = np.inf
             pick = int(_least(cost, weights).argmin())
-        # As many as went well, in whole steps, and more where all did.
+        # As many as went well, in whole steps, and more where all did, or among fewer tokens.
         went = done - before
-        depth = min(_MOST, depth + _STEP if went == len(foreseen) else -(-went // _STEP) * _STEP)
-        window = _window(_least(cost, weights), len(near), pick)
+        if went == len(foreseen):
+            among = min(most, max(_FEWEST, among // 2)) if depth == _MOST else among
+            depth = min(_MOST, depth + _STEP)
+        else:
+            among, depth = min(most, among * 2), -(-went // _STEP) * _STEP
+        window = _window(_least(cost, weights), among, pick)
         index, own = torch.from_numpy(window), None if weights is None else weights[window]
-        torch.index_select(tokens, 0, index, out=near).mul_(scale[index, None])
+        units = torch.index_select(tokens, 0, index, out=near[:among]).mul_(scale[index, None])
         at = int(np.searchsorted(window, pick))
-        foreseen = window[_each(near, min(depth, count - done), at, cost[window], own, add)]
+        foreseen = window[_each(units, min(depth, count - done), at, cost[window], own, add)]
 
 
 def _each(
