@@ -146,5 +146,5 @@ def _read(parts: Sequence[Tensor]) -> list[list[float]]:
     """The numbers of many signals, read from the device at once where they are of one kind."""
     if len({(part.dtype, part.device) for part in parts}) != 1:
         return [part.tolist() for part in parts]
-    flat, ends = torch.cat(list(parts)).tolist(), itertools.accumulate(map(len, parts))
-    return [flat[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
+    flat, sizes = torch.cat(list(parts)).tolist(), [part.numel() for part in parts]
+    return [flat[end - size : end] for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
