@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, LlavaForConditionalGeneration
 
 import vtokens
 from tests.engine.compare import DETAILS, GREEDY, check_tokens, one, ragged
@@ -197,6 +199,29 @@ def test_what_cannot_be_is_refused(spec: str, says: str) -> None:
 
 STILL = {"llama4": {"no_rope_layers": [0] * 4}, "cohere2_vision": {"layer_types": ["full_attention"] * 4}}
 """By family, a decoder of layers that turn neither queries nor keys: every other one, and each fourth, in releases."""
+
+
+@pytest.mark.parametrize("decoder", ["exaone4", "afmoe"])
+@torch.no_grad()
+def test_nor_in_layers_of_which_the_config_does_not_say_that_they_turn_nothing(decoder: str) -> None:
+    """LLaVA takes any decoder: of these, layers without a window turn nothing, and one takes a view of what it gets."""
+    model, batch = build("llava")[0], one("llava")
+    config, sizes = copy.deepcopy(model.config), {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    found, dense = {}, {} if decoder == "exaone4" else {"num_dense_layers": 2}
+    for kind in ("full_attention", "sliding_attention"):
+        types = {"layer_types": [kind] * 2, "sliding_window": 999}
+        config.text_config = AutoConfig.for_model(decoder, **sizes, **heads, **special, **types, **dense)
+        torch.manual_seed(0)
+        target = LlavaForConditionalGeneration(config).eval()
+        for weight in target.model.language_model.parameters():
+            weight.normal_(std=0.3) if weight.dim() > 1 else weight.fill_(1)
+        for distance in (True, False):
+            with vtokens.attach(target, f"divprune(keep=0.3)+restore(distance={distance})"):
+                found[kind, distance] = target(**batch).logits
+    close_pass(found["full_attention", True], found["full_attention", False])
+    assert (found["sliding_attention", True] - found["sliding_attention", False]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("family", [family for family in STILL if family not in BROKEN])

@@ -1,11 +1,11 @@
-"""Whether a decoder turns queries and keys as virtual unmerging does in its place, or un-rotated signals undo it."""
+"""Whether layers turn queries and keys, and as virtual unmerging does in their place, or un-rotated signals undo it."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from vtokens.engine.attention.tap import AttentionCall, Tap
 from vtokens.kernels import rotate
 
 _HEADS, _WIDTH = 2, 3
+_Met = tuple[Tensor, Tensor, Tensor]
 _known: WeakSet[nn.Module] = WeakSet()
 """Decoders that were found right: a filter attaches anew in every call."""
+_still: WeakKeyDictionary[nn.Module, frozenset[int]] = WeakKeyDictionary()
 
 
 def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "use dymu(unmerge=False)") -> None:
@@ -43,6 +45,28 @@ def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "u
     _known.add(adapter.language_model)
 
 
+def still_layers(adapter: Adapter) -> frozenset[int]:
+    """The layers that turn neither queries nor keys, whatever rotary angles they are given.
+
+    Configs do not always say so (`LayerSpec.turns`): of the others, a small attention of the same class is run with
+    angles that turn and with some that do not. A layer that cannot be run so counts as one that turns. Found once.
+    """
+    decoder = adapter.language_model
+    if decoder not in _still:
+        _still[decoder] = frozenset(
+            index
+            for index in adapter.facts.attending
+            if not adapter.specs[index].turns or _stays(inside(adapter.layers[index].self_attn), index)
+        )
+    return _still[decoder]
+
+
+def _stays(attention: Any, index: int) -> bool:
+    """Whether an attention makes the same of any angles."""
+    met = _met(attention, index)
+    return met is not None and all(torch.equal(*pair) for pair in zip(met[1], met[2], strict=True))
+
+
 def _turns_whole(adapter: Adapter, index: int, width: int) -> bool:
     """Whether a layer is given angles for all dimensions of a head; attention turns as many as it is given."""
     device = next(iter(adapter.language_model.rotary_emb.buffers()), torch.empty(0)).device
@@ -51,8 +75,19 @@ def _turns_whole(adapter: Adapter, index: int, width: int) -> bool:
     return cos.shape[-1] == width
 
 
-@torch.no_grad()
 def _turns_last(attention: Any, index: int) -> bool:
+    met = _met(attention, index)
+    if met is None:
+        return False
+    angles, (query, key, value), (turned_query, turned_key, same) = met
+    pairs = ((rotate(query, *angles), turned_query), (rotate(key, *angles), turned_key), (value, same))
+    return value.shape == key.shape and all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+
+
+@torch.no_grad()
+def _met(attention: Any, index: int) -> tuple[tuple[Tensor, Tensor], _Met, _Met] | None:
+    """Cosines and sines, and what a small attention of the same class makes without them and with; None if it cannot
+    be run."""
     try:
         # Whatever the caller made the default device and dtype.
         with torch.autocast("cpu", enabled=False), torch.device("cpu"):
@@ -62,13 +97,9 @@ def _turns_last(attention: Any, index: int) -> bool:
                 + torch.arange(_WIDTH)[None, :, None]
             )
             cos, sin = angle.cos(), angle.sin()
-            (query, key, value), (turned_query, turned_key, same) = (
-                _states(small, embeddings) for embeddings in ((cos * 0 + 1, sin * 0), (cos, sin))
-            )
+            return (cos, sin), _states(small, (cos * 0 + 1, sin * 0)), _states(small, (cos, sin))
     except Exception:  # whatever class it is, and whatever it wants: it is not known then
-        return False
-    pairs = ((rotate(query, cos, sin), turned_query), (rotate(key, cos, sin), turned_key), (value, same))
-    return value.shape == key.shape and all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+        return None
 
 
 def _small(attention: Any, index: int) -> tuple[nn.Module, int]:
@@ -84,7 +115,7 @@ def _small(attention: Any, index: int) -> tuple[nn.Module, int]:
     return module, dim
 
 
-def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> _Met:
     """Queries, keys and values, (1, heads, W, D) each, that reach the implementation."""
     met: list[AttentionCall] = []
 

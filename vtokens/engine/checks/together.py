@@ -9,6 +9,7 @@ from torch import nn
 from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import mlp_of
 from vtokens.adapters.output import makes_logits
+from vtokens.engine.attention.rotary import still_layers
 from vtokens.engine.checks.capped import check_capped
 from vtokens.engine.checks.joined import check_joined
 from vtokens.engine.checks.linear import check_linear
@@ -90,6 +91,8 @@ def check_together(adapter: Adapter, active: Sequence[tuple[Strategy, Needs]]) -
             f"{sizing[0].name!r} lets tokens count for several in attention, which {inside[0].name!r} does not know "
             "of, as it acts inside of it, reads it, or unmerges tokens there: keep one of them, or leave the filter"
         )
+    if both:
+        still_layers(adapter)  # before a pass, where nobody compiles or times
     evicting = [strategy for strategy, needs in active if needs.cache]
     if len(evicting) > 1:
         raise ValueError(f"{format_spec(evicting)!r} would drop keys of one cache twice: keep one of them")

@@ -14,6 +14,7 @@ from vtokens.core.layout import Layout
 from vtokens.engine.attention.by_program import by_program
 from vtokens.engine.attention.key_padding import seen_padding
 from vtokens.engine.attention.places import places_of
+from vtokens.engine.attention.rotary import still_layers
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.lanes.text import TextLane
 from vtokens.engine.program import Acting
@@ -64,7 +65,7 @@ def attend(
         notes = lane.notes.setdefault(index, Memory())
         notes.keys.update(heads.noted.keys)
         notes.samples.update(heads.noted.samples)
-    return heads.result, None
+    return heads.result.contiguous(), None  # as transformers' own are, of which some modules take a view
 
 
 def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pictures: Pictures | None) -> Heads:
@@ -96,7 +97,7 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
 
 
 def _turns(lane: Lane, index: int, query: Tensor) -> Tensor | None:
-    if lane.angles is None or not lane.specs[index].turns:
+    if lane.angles is None or index in still_layers(lane.adapter):
         return None
 
     def make() -> Tensor:
