@@ -102,6 +102,7 @@ def _of(grids: tuple[tuple[int, int, int], ...], newline: tuple[bool, ...], moda
         plane[cell[:, 2] >= w] = -1
         parts.append(plane)
     planes = np.concatenate(parts).astype(np.int64)
+    planes.setflags(write=False)  # pictures of one size share them
     return Picture(modality, grids, *planes.T)
 
 
