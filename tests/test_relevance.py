@@ -227,7 +227,8 @@ def test_what_cannot_be_done_is_refused(clip: Clip) -> None:
     refused("no projection of patches is known", "gemma3", text_model=str(clip.clip))
     refused("depth=4 is out of range: 0 to 3 blocks", depth=4)
     refused("iterations=-1", iterations=-1)
-    refused("temperature=0", temperature=0)
+    refused("temperature=0 is out of range", temperature=0)
+    refused("temperature=1e-300 is out of range: a number from 1e-09 on", temperature=1e-300)
     refused("give that too, or neither", template="{}")
     refused("has no place for the text", template="a photo", text_model=str(clip.clip))
     refused("a word or a phrase is needed", texts=[])
@@ -243,6 +244,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     photo, out = tmp_path / "scene.png", tmp_path / "map"
     example.image.save(photo)
     call = ["heads", "relevance", "scenes-llava", str(photo), thing.name, "purple diamond"]
+    assert "is empty: it cannot be left out" in failure(capsys, *call, " ")
     main([*call, "--out", f"{out}.png"])
     told = capsys.readouterr().out
     assert "a stand-in" in told

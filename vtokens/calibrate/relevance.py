@@ -27,6 +27,8 @@ from vtokens.strategies.text_tower import text_tower
 TEMPLATE = "a photo of a {}."
 """What CLIP's text tower reads of a text, as in the release."""
 _BLOCKS = 6
+_COLDEST = 1e-9
+"""The most alike is all there is below, and what cosines are multiplied by leaves float32."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ def _check(
         raise ValueError(f"depth={depth!r} is out of range: 0 to {blocks} blocks are allowed, as the path ends there")
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations={iterations!r} is out of range: a whole number from 0 on is allowed")
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature!r} is out of range: a number above 0, or None")
+    if temperature is not None and not _COLDEST <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature!r} is out of range: a number from {_COLDEST} on, or None")
     if template is not None and text_model is None:
         raise ValueError(f"template={shorten(template)} is what text_model is to read: give that too, or neither")
     if template is not None and "{}" not in template:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vtokens.core.errors import shorten, unknown
 from vtokens.loading.hardware import DTYPES
 
-_POSITIONAL = ("image", "question", "response", "pattern", "folder")
+_POSITIONAL = ("image", "question", "response", "pattern", "folder", "texts", "spec")
 SEEDS = 2**32 - 1
 """The largest seed: numpy takes no larger one."""
 MANY = 1_000_000
@@ -120,7 +120,7 @@ def check_values(options: argparse.Namespace) -> None:
     """Raise ValueError for a value that is empty, or holds a character that no text and no file's name can."""
     for name, value in vars(options).items():
         named = name in _POSITIONAL
-        shown = f"the {name}" if named else f"--{name.replace('_', '-')}"
+        shown = f"the {name.removesuffix('s')}" if named else f"--{name.replace('_', '-')}"
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not text.strip():
                 remedy = "it cannot be left out" if named else "leave it out, or give it a value"
