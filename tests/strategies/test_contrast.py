@@ -105,7 +105,7 @@ def test_what_each_branch_holds(spec: str, kind: type) -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("vcd(alpha=-1)", r"alpha=-1 is out of range: a finite number from 0 on"),
+        ("vcd(alpha=-1)", r"alpha=-1.0 is out of range: a finite number from 0 on"),
         ("vcd(alpha=inf)", r"alpha=inf is out of range"),
         ("damro(alpha=nan)", r"alpha=nan is out of range"),
         ("vcd(beta=1.5)", r"beta=1.5 is out of range"),
@@ -114,7 +114,7 @@ def test_what_each_branch_holds(spec: str, kind: type) -> None:
         ("vcd(steps=1000)", r"steps=1000 is out of range: 0 to 999"),
         ("damro(k=0)", r"keep=0 keeps nothing"),
         ("avisc(others=zeros)", r"unknown others 'zeros'\. Did you mean 'zero'"),
-        ("avisc(gamma=2)", r"gamma=2 is out of range"),
+        ("avisc(gamma=2)", r"gamma=2.0 is out of range"),
         ("vcd(alfa=1)", r"unknown field of strategy 'vcd': 'alfa'\. Did you mean 'alpha'"),
     ],
 )

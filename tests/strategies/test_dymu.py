@@ -107,7 +107,7 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     [
         ({"target": "lowest"}, ValueError, "Did you mean 'low'"),
         ({"target": 2.0}, ValueError, r"target=2.0 is out of range: a share of the patches in \(0, 1\)"),
-        ({"target": 3}, ValueError, "target=3 is out of range"),
+        ({"target": 3}, ValueError, "target=3.0 is out of range"),
         ({"thresholds": (0.5, "x")}, TypeError, r"'x'\) is not allowed: a text or a tuple of numbers or None is"),
         ({"thresholds": (float("nan"),)}, ValueError, "numbers have to be finite"),
         ({"thresholds": 0.5}, TypeError, r"thresholds=0.5 is not allowed: .* Did you mean thresholds=\(0.5,\)"),

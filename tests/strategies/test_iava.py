@@ -91,7 +91,7 @@ def test_a_row_is_contrasted_as_alone() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("iava(high=-1)", r"high=-1 is out of range"),
+        ("iava(high=-1)", r"high=-1.0 is out of range"),
         ("iava(layers=(4,))", r"layers=4 is out of range for a model with 4 layers"),
         ("iava+pai", r"would contrast logits twice"),
     ],

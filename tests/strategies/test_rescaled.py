@@ -284,7 +284,7 @@ def test_outliers_are_those_of_numpy() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("vaf(visual=-1)", r"visual=-1 is out of range"),
+        ("vaf(visual=-1)", r"visual=-1.0 is out of range"),
         ("vaf(layers=(40,))", r"layers=40 is out of range for a model with 4 layers"),
         ("paint(share=2.0)", r"share=2.0 is out of range"),
         ("paint(first_layer=4)", r"first_layer=4 is out of range"),
