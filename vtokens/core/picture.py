@@ -55,7 +55,8 @@ class Picture:
     @staticmethod
     def of(grids: Sequence[tuple[int, int, int]], newline: Sequence[bool], modality: str = "image") -> Picture:
         """A picture from its views in raster order; `newline[i]` appends one extra column to view i."""
-        return _of(tuple((int(t), int(h), int(w)) for t, h, w in grids), tuple(newline), modality)
+        views = tuple((int(t), int(h), int(w)) for t, h, w in grids)
+        return Picture(modality, views, *_planes(views, tuple(newline)).copy())
 
     @staticmethod
     def joined(tiles: Sequence[Picture]) -> Picture:
@@ -93,7 +94,7 @@ class Picture:
 
 
 @lru_cache(maxsize=16)  # asked for in every prefill, of pictures that are often of one size
-def _of(grids: tuple[tuple[int, int, int], ...], newline: tuple[bool, ...], modality: str) -> Picture:
+def _planes(grids: tuple[tuple[int, int, int], ...], newline: tuple[bool, ...]) -> np.ndarray:
     parts = []
     for index, ((t, h, w), extra) in enumerate(zip(grids, newline, strict=True)):
         cell = np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w + extra), indexing="ij"), -1)
@@ -101,9 +102,7 @@ def _of(grids: tuple[tuple[int, int, int], ...], newline: tuple[bool, ...], moda
         plane = np.concatenate([np.full((len(cell), 1), index), cell], axis=1)
         plane[cell[:, 2] >= w] = -1
         parts.append(plane)
-    planes = np.concatenate(parts).astype(np.int64)
-    planes.setflags(write=False)  # pictures of one size share them
-    return Picture(modality, grids, *planes.T)
+    return np.concatenate(parts).astype(np.int64).T
 
 
 def side(size: int | Sequence[int]) -> int:

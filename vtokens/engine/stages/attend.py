@@ -80,7 +80,6 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
     if pictures is not None:
         layout = lane.layout_on(device)
         noted.keys[VISUAL] = (layout.visual, 0)
-    if pictures is not None and index not in lane.plan.watched:  # who is told of steps by themselves asks for no rows
         before = past if memory else 0
         answers = lane.once(("answers", before, view, device), lambda: _answers(layout, memory, past))
         last = lane.once(("last", view, device), lambda: Rows(lane.last_prompt(pictures, device)))
