@@ -50,22 +50,25 @@ def _keeps(found: Mapping[str, Any], model: str) -> list[float]:
 def _table(found: Mapping[str, Any], model: str) -> str:
     """Every strategy that both have, all questions on both, at each keep; the best on the other model first."""
     keeps, full = _keeps(found, model), [_rows(found[one], 1.0)["none"] for one in (FIRST, model)]
-    head = [f"keep {keep:g}, {one}" for keep in keeps for one in (FIRST, model)]
-    lines = [["`none`", *(_share(row) for _ in keeps for row in full)]]
+    lines = [["`none`", *[_both(*full)] * len(keeps)]]
     pairs = {keep: [_rows(found[one], keep) for one in (FIRST, model)] for keep in keeps}
     names = set.intersection(*({*rows} for pair in pairs.values() for rows in pair))
     for name in sorted(names, key=lambda one: (-_value(pairs[keeps[-1]][1][one]), one)):
-        lines.append([f"`{name}`", *(_share(rows[name]) for pair in pairs.values() for rows in pair)])
-    return markdown(["strategy", *head], lines).rstrip("\n")
+        lines.append([f"`{name}`", *(_both(one[name], other[name]) for one, other in pairs.values())])
+    return markdown(["strategy", *(f"keep {keep:g}" for keep in keeps)], lines).rstrip("\n")
+
+
+def _both(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    return f"{_share(other)} ({100 * _value(first):.1f})"
 
 
 def _words(found: Mapping[str, Any], model: str) -> list[str]:
     about = found[model]["conditions"]
     n = found[model]["rows"][0]["accuracy"]["all"]["n"]
     lines = [
-        f"Right answers of 100, of all questions, with 95% intervals over scenes; {n} questions on {model} "
-        f"({about['questions_per_seed']} a draw, draws: {about['seeds']}). A rank correlation of 1 is the same order, "
-        "of 0 none in common; its 95% interval is over strategies, drawn anew.",
+        f"Right answers of 100 on {model}, of all questions, with 95% intervals over scenes, and those on {FIRST} in "
+        f"parentheses; {n} questions ({about['questions_per_seed']} a draw, draws: {about['seeds']}). A rank "
+        "correlation of 1 is the same order, of 0 none in common; its 95% interval is over strategies, drawn anew.",
         "",
     ]
     for keep in _keeps(found, model):
