@@ -47,15 +47,15 @@ def answers(result: Row) -> str:
 
 def seeds(result: Row) -> str:
     """What all trained seeds answer in words, and say yes to: a column a seed, the one that ships first."""
-    others = [read(path.name) for path in sorted(RESULTS.glob("testbed-seed*"))]
+    others = sorted(RESULTS.glob("testbed-seed*"))
     if not others:
         return OPEN
-    runs = [{(row["group"], row["kind"]): row for row in one["rows"]} for one in (result, *others)]
+    runs = [{(row["group"], row["kind"]): row for row in one["rows"]} for one in (result, *map(read, others))]
     lines = []
     for key in [one for one in runs[0] if one[0] in ("words", "negatives")]:
-        found = sorted(run[key]["share"] for run in runs)
-        lines.append([f"`{key[1]}`", *(interval(run[key]) for run in runs), f"{statistics.median(found):.3f}"])
-    return markdown(["kind", "ships", *(f"seed {n}" for n in range(1, len(runs))), "median"], lines)
+        middle = statistics.median(run[key]["share"] for run in runs)
+        lines.append([f"`{key[1]}`", *(interval(run[key]) for run in runs), f"{middle:.3f}"])
+    return markdown(["kind", "ships", *(path.name.removeprefix("testbed-") for path in others), "median"], lines)
 
 
 def harder(result: Row) -> str:

@@ -33,6 +33,11 @@ def values_are_keys(config: Any, index: int) -> bool:
     return bool(getattr(config, "attention_k_eq_v", False)) and config.layer_types[index] == "full_attention"
 
 
+def projected_kinds(config: Any, index: int) -> int:
+    """How many of keys and values a layer has a projection for: 2, 1 that both come of, or 0 where it makes neither."""
+    return 0 if keys_are_shared(config, index) else 1 if values_are_keys(config, index) else 2
+
+
 def caches(config: Any, index: int) -> bool:
     """Whether a layer has keys of its own."""
     return attends(config, index) and not keys_are_shared(config, index)

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vtokens.core.decoder_shape import (
-    attends,
-    heads_of,
-    is_latent,
-    keys_are_shared,
-    mlp_of,
-    pair_products,
-    values_are_keys,
-)
+from vtokens.core.decoder_shape import attends, heads_of, is_latent, mlp_of, pair_products, projected_kinds
 
 
 def layer_flops(config: Any, queries: int, keys: int | None = None, index: int = 0) -> int:
@@ -37,7 +29,7 @@ def layer_flops(config: Any, queries: int, keys: int | None = None, index: int =
     if is_latent(config):
         return 2 * (_latent_projections(config, queries, keys) + products + width * (3 * inner + router) * queries)
     heads, kv_heads, dim = heads_of(config, index)
-    kinds = 0 if keys_are_shared(config, index) else 1 if values_are_keys(config, index) else 2
+    kinds = projected_kinds(config, index)
     inner *= 1 + (kinds == 0 and getattr(config, "use_double_wide_mlp", False))
     # Where others are Gated DeltaNet, the query projection makes a gate for the output of attention too.
     gate = heads if hasattr(config, "linear_num_value_heads") else 0
@@ -101,7 +93,7 @@ def passed_flops(config: Any, rows: int, keys: int, index: int) -> int:
         width, heads, value = config.hidden_size, config.num_attention_heads, config.v_head_dim
         return 2 * (width * (3 * inner + router + heads * value) + keys * pair_products(config, index)) * rows
     _, kv_heads, dim = heads_of(config, index)
-    kinds = 0 if keys_are_shared(config, index) else 1 if values_are_keys(config, index) else 2
+    kinds = projected_kinds(config, index)
     return layer_flops(config, rows, keys, index) - 2 * config.hidden_size * dim * kinds * kv_heads * rows
 
 

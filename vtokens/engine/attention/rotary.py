@@ -20,6 +20,7 @@ _Met = tuple[Tensor, Tensor, Tensor]
 _known: WeakSet[nn.Module] = WeakSet()
 """Decoders that were found right: a filter attaches anew in every call."""
 _still: WeakKeyDictionary[nn.Module, frozenset[int]] = WeakKeyDictionary()
+"""Decoders, and which of their layers turn nothing, as `still_layers` found them."""
 
 
 def check_rotary(adapter: Adapter, who: str = "virtual unmerging", way: str = "use dymu(unmerge=False)") -> None:
