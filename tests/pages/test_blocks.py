@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import io
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,16 @@ def pages(*kinds: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     fill(folder)
     return folder
+
+
+@pytest.fixture
+def files(filled: Path, tmp_path: Path) -> Path:
+    """A folder for one page, so that no page lives on what another has written."""
+    return Path(shutil.copytree(filled, tmp_path / "page"))
 
 
 @pytest.fixture
@@ -57,31 +64,32 @@ def test_every_block_is_run_or_says_why_it_is_not() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # what peft asks of a model
-@pytest.mark.parametrize("page", pages("python"))
-def test_python(page: str, files: Path, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Block by block in one namespace; what a block prints is what the page shows behind it."""
-    found = [block for block in FOUND[page] if block.kind in ("python", "output")]
-    for block in found:
-        if block.kind == "python" and block.mark != "part":
-            compile(block.text, str(block), "exec", dont_inherit=True)
-    if page in ELSEWHERE:
-        text = (ROOT / ELSEWHERE[page]).read_text(encoding="utf-8")
-        assert Path(page).name in text, f"{ELSEWHERE[page]} does not run {page} any more"
-        return
+@pytest.mark.parametrize("page", pages("python", "shell"))
+def test_page(page: str, files: Path, slow: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A page from top to bottom, as its reader goes: Python in one namespace, commands on the files it has saved.
+
+    What a block prints is what the page shows behind it. Commands are understood and name what there is; the quick ones
+    run on the embedded models.
+    """
     monkeypatch.chdir(files)
     names: dict[str, Any] = {"__name__": f"page_{Path(page).stem.replace('-', '_')}"}
     given, printed = list(GIVEN.get(page, ())), ""
+    if page in ELSEWHERE:
+        text = (ROOT / ELSEWHERE[page]).read_text(encoding="utf-8")
+        assert Path(page).name in text, f"{ELSEWHERE[page]} does not run {page} any more"
     with registry_restored():
-        for block in found:
+        for block in FOUND[page]:
             if block.kind == "output":
                 assert not printed or not (wrong := differs(block.text, printed)), f"{block}: {wrong}"
-                continue
-            printed = ""
-            if block.mark and not (slow and block.mark == "slow"):
-                continue
-            if given and given[0][0] in block.text:
-                exec(compile(given.pop(0)[1], f"before {block}", "exec", dont_inherit=True), names)
-            printed = _printed(block, names)
+            elif block.kind == "shell":
+                printed = _commands(block, slow, monkeypatch, capsys)
+            elif block.kind == "python":
+                if block.mark != "part":
+                    compile(block.text, str(block), "exec", dont_inherit=True)
+                runs = page not in ELSEWHERE and (not block.mark or (slow and block.mark == "slow"))
+                if runs and given and given[0][0] in block.text:
+                    exec(compile(given.pop(0)[1], f"before {block}", "exec", dont_inherit=True), names)
+                printed = _printed(block, names) if runs else ""
 
 
 def _printed(block: Block, names: dict[str, Any]) -> str:
@@ -92,26 +100,19 @@ def _printed(block: Block, names: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("page", pages("shell"))
-def test_commands(page: str, files: Path, slow: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Each is understood and names what there is; the quick ones run on the embedded models."""
-    monkeypatch.chdir(files)
-    found = FOUND[page]
-    for at, block in enumerate(found):
-        if block.kind != "shell":
-            continue
-        printed = ""
-        for words in shell.lines(block.text):
-            try:
-                options = shell.check(words)
-            except (Exception, SystemExit) as error:
-                raise AssertionError(f"{block}: {' '.join(words)}\n{error}\n{capsys.readouterr().err}") from error
-            if not block.mark and not shell.why_not_run(words, options, slow):
-                shell.run(words, monkeypatch)
-                printed += capsys.readouterr().out
-        behind = found[at + 1] if at + 1 < len(found) else None
-        if behind is not None and behind.kind == "output" and printed:
-            assert not (wrong := differs(behind.text, printed)), f"{behind}: {wrong}"
+def _commands(block: Block, slow: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    """What those commands of a block print that are run."""
+    printed = ""
+    for words in shell.lines(block.text):
+        try:
+            options = shell.check(words)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{block}: {' '.join(words)}\n{error}\n{capsys.readouterr().err}") from error
+        if not block.mark and not shell.why_not_run(words, options, slow):
+            capsys.readouterr()
+            shell.run(words, monkeypatch)
+            printed += capsys.readouterr().out
+    return printed
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.kind in ("data", "diagram")], ids=str)
