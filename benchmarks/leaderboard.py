@@ -2,6 +2,7 @@
 
 python benchmarks/leaderboard.py --specs cls todre "visionzip+fastv(keep=0.5)" --keeps 0.25 0.1
 python benchmarks/leaderboard.py --model scenes-smol --dtype bfloat16 --longest 64 --rounds 0     # without times
+python benchmarks/leaderboard.py --specs random downsample sparsevlm_plus --add leaderboard-scenes-llava
 
 Answers, and times, are kept in `--replies` as they come, and a run that was stopped goes on from there; delete that
 folder when a strategy's code has changed. Writes `benchmarks/results/leaderboard-MODEL`, which docs/results.md shows.
@@ -23,9 +24,11 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
+from benchmarks import tables  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.cells import first_token  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.leaderboard_added import added  # noqa: E402
 from benchmarks.leaderboard_rows import FLOORS, Replies, row  # noqa: E402
 from benchmarks.scenes import drawn  # noqa: E402
 from vtokens import scenes  # noqa: E402
@@ -139,7 +142,8 @@ def main() -> None:
     rows, left = board(model, processor, options)
     print(*left, sep="\n")
     folder = options.output or RESULTS / f"leaderboard-{options.model}"
-    write(folder, {"conditions": told, "rows": rows, "left_out": [{"why": one} for one in left]})
+    result = {"conditions": told, "rows": rows, "left_out": [{"why": one} for one in left]}
+    write(folder, added(tables.read(options.add), result) if options.add else result)
 
 
 def _options() -> argparse.Namespace:
@@ -154,6 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, help="tokens of an answer at most, for captions that never end")
     parser.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
     parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "leaderboard", help="kept here (%(default)s)")
+    parser.add_argument("--add", type=Path, metavar="TABLE", help="a stored table whose other rows stay as they are")
     parser.add_argument("--output", type=Path, help="by default a folder under benchmarks/results that names the model")
     options: argparse.Namespace = parser.parse_args()
     return options

@@ -12,6 +12,7 @@ import torch
 
 import vtokens
 from benchmarks import leaderboard, tables
+from benchmarks.leaderboard_added import added
 from benchmarks.leaderboard_rows import FLOORS, Replies, row
 from vtokens import scenes
 
@@ -86,6 +87,53 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "| `cls` | " in text
     assert "Nothing is compared with both floors." in text
     assert "Left out: evs: " in text
+
+
+def _table(examples: list[scenes.Example], wrong: dict[str, int], keeps: tuple[float, ...] = (0.5, 0.1)) -> Any:
+    """What a run would write of strategies that err so often."""
+    said = {name: replies(examples, {*range(count)}) for name, count in wrong.items()}
+    floors = {name: said[name] for name in FLOORS if name in said}
+    rows = [row("none", 1.0, replies(examples, set()), TIMES, {})]
+    rows += [
+        row(name, keep, one, TIMES, {} if name in floors else floors) for keep in keeps for name, one in said.items()
+    ]
+    told = {"questions_per_seed": 60, "seeds": 1, "threads": 1, "device": "a processor", "command": f"asks {len(said)}"}
+    return {"conditions": told, "rows": rows, "left_out": []}
+
+
+def test_rows_are_added_to_a_stored_table(examples: list[scenes.Example], tmp_path: Path) -> None:
+    """Theirs are new, the others as they were, after a way through files; who was added is told, on the page too."""
+    tables.write(tmp_path, _table(examples, {"random": 20, "downsample": 20, "cls": 9, "zoo": 30}))
+    stored = tables.read(tmp_path)
+    new = _table(examples, {"random": 20, "downsample": 20, "zoo": 2, "scope": 1}, (0.1,))
+    new["rows"][1] |= {"first_token": 0.9}  # a yardstick's time now, on another machine
+    found = added(stored, new)
+    places = {(one["strategy"], one["keep"]): one for one in found["rows"]}
+    assert [one["keep"] for one in found["rows"]] == [1.0, *[0.5] * 4, *[0.1] * 5]
+    assert places["zoo", 0.1]["accuracy"]["all"]["value"] == pytest.approx(58 / 60)
+    assert places["zoo", 0.5] in stored["rows"]
+    assert [one for one in found["rows"] if one["strategy"] in ("cls", "none", "random")] == [
+        one for one in stored["rows"] if one["strategy"] in ("cls", "none", "random")
+    ]
+    assert found["conditions"]["command"] == "asks 4"
+    assert found["conditions"]["added"] == [
+        {"strategies": ["zoo", "scope"], "command": "asks 4", "device": "a processor"}
+    ]
+    tables.write(tmp_path, found)
+    assert "Added later: `zoo`, `scope` (a processor)." in board.table(tables.read(tmp_path))
+
+
+def test_rows_of_another_model_or_of_other_questions_are_not_added(examples: list[scenes.Example]) -> None:
+    """Told by the settings, and by what the yardsticks answer; a keep without floors has nothing to be beaten."""
+    stored = _table(examples, {"random": 20, "downsample": 20, "cls": 9})
+    with pytest.raises(ValueError, match=r"random at keep 0\.5 answers otherwise"):
+        added(stored, _table(examples, {"random": 19, "downsample": 20, "zoo": 2}))
+    other = _table(examples, {"random": 20, "downsample": 20, "zoo": 2})
+    other["conditions"]["seeds"] = 3
+    with pytest.raises(ValueError, match="seeds: 1 stored, 3 now"):
+        added(stored, other)
+    with pytest.raises(ValueError, match=r"keep 0\.05 of zoo has no random and downsample beside it"):
+        added(stored, _table(examples, {"zoo": 2}, (0.05,)))
 
 
 def test_every_pruner_is_on_it() -> None:

@@ -28,6 +28,10 @@ def table(found: Mapping[str, Any]) -> str:
         "both `random` and `downsample` at the same keep, *worse* where it lies below either. CHAIR is the share of "
         f"mentions that are not there. {_times(about) if 'first_token' in full else 'Times were not measured'} "
         "([benchmarks/leaderboard.py](benchmarks.md)).",
+        *(
+            f"Added later: {', '.join(f'`{name}`' for name in run['strategies'])} ({run['device']})."
+            for run in about.get("added", [])
+        ),
         *([f"Left out: {'; '.join(left)}."] if left else []),
     ]
     return "\n\n".join([*parts, *told]) + "\n"
