@@ -19,6 +19,7 @@ __all__ = [
     "Clock",
     "conditions",
     "cpu_name",
+    "load_average",
     "peak_bytes",
     "ratio",
     "rounds",
@@ -46,7 +47,7 @@ def conditions(device: torch.device, clock: Clock, model: Any, **more: Any) -> d
         "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "load_average": {"at_start": [round(load, 2) for load in os.getloadavg()]},
+        "load_average": {"at_start": load_average()},
         "clock": clock.kind,
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -83,6 +84,11 @@ def set_output(options: argparse.Namespace, name: str) -> None:
         options.output = tables.RESULTS / f"{name}-{options.device.split(':')[0]}"
 
 
+def load_average() -> list[float]:
+    """Processes that wanted to run, on average over the last 1, 5 and 15 minutes."""
+    return [round(load, 2) for load in os.getloadavg()]
+
+
 def cpu_name() -> str:
     """The processor's own name where the system tells it, with the vector instructions torch uses."""
     info = Path("/proc/cpuinfo")
@@ -98,7 +104,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
         ValueError: the conditions lack a part of the record (benchmarks/record.py).
     """
     about = result["conditions"]
-    about.setdefault("load_average", {})["at_end"] = [round(load, 2) for load in os.getloadavg()]
+    about.setdefault("load_average", {})["at_end"] = load_average()
     if missing := lacking(about):
         raise ValueError(f"the conditions of {folder.name} lack {', '.join(missing)}: see benchmarks/record.py")
     tables.write(folder, result)

@@ -27,7 +27,7 @@ import vtokens  # noqa: E402
 from benchmarks import tables  # noqa: E402
 from benchmarks.asking import ask, journal_at  # noqa: E402
 from benchmarks.cells import first_token  # noqa: E402
-from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.common import Clock, conditions, load_average, write  # noqa: E402
 from benchmarks.leaderboard_added import added  # noqa: E402
 from benchmarks.leaderboard_rows import FLOORS, Replies, row  # noqa: E402
 from benchmarks.scenes import drawn  # noqa: E402
@@ -143,7 +143,11 @@ def main() -> None:
     print(*left, sep="\n")
     folder = options.output or RESULTS / f"leaderboard-{options.model}"
     result = {"conditions": told, "rows": rows, "left_out": [{"why": one} for one in left]}
-    write(folder, added(tables.read(options.add), result) if options.add else result)
+    if options.add:
+        told["load_average"]["at_end"] = load_average()
+        tables.write(folder, added(tables.read(options.add), result))
+    else:
+        write(folder, result)
 
 
 def _options() -> argparse.Namespace:

@@ -44,7 +44,8 @@ def added(stored: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"keep {lost[0][1]:g} of {lost[0][0]} has no {' and '.join(FLOORS)} beside it: add those too")
     names = list(dict.fromkeys(name for name, _ in new if name not in YARDSTICKS))
     entry = {"strategies": names, **{name: now[name] for name in _RUN if name in now}}
-    left = [*stored.get("left_out", []), *(one for one in run.get("left_out", []) if one not in stored["left_out"])]
+    left = stored.get("left_out", [])
+    left = [*left, *(one for one in run.get("left_out", []) if one not in left)]
     return {
         "conditions": {**before, "added": [*before.get("added", []), entry]},
         "rows": sorted(rows.values(), key=lambda row: -row["keep"]),
