@@ -20,7 +20,7 @@ import decord
 import numpy as np
 import torch
 
-from benchmarks.common import Clock, cpu_name, ratio, rounds, summary, write
+from benchmarks.common import Clock, cpu_name, load_average, ratio, rounds, summary, write
 from benchmarks.record import record
 from vtokens import video
 
@@ -102,7 +102,7 @@ def main() -> None:
         "device": cpu_name(),
         "threads": 1,
         "cores": os.cpu_count(),
-        "load_average": {"at_start": [round(load, 2) for load in os.getloadavg()]},
+        "load_average": {"at_start": load_average()},
         "clock": clock.kind,
         "rounds": options.rounds,
     }
