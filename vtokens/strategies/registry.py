@@ -213,8 +213,8 @@ def list_strategies(
 
     >>> list_strategies("fast*")
     ['fastv', 'fastvid']
-    >>> list_strategies(stage="prompt", needs="cls")
-    ['cls', 'fastvid', 'holitom', 'todre']
+    >>> list_strategies("fast*", needs="cls")
+    ['fastvid']
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     cards, asked = _cards(), [needs] if isinstance(needs, str) else list(needs)
