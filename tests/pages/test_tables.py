@@ -12,6 +12,7 @@ import pytest
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
+from vtokens.strategies.registry import list_strategies
 from vtokens.strategies.views.heads import Heads
 from vtokens.strategies.views.keys import Keys
 from vtokens.strategies.views.states import States
@@ -43,6 +44,13 @@ def members(kind: type) -> Iterator[str]:
     for cls in kind.__mro__:
         yield from vars(cls)
         yield from getattr(cls, "__annotations__", {})
+
+
+def test_every_second_prompt_is_in_the_table_of_contrasts() -> None:
+    page = (DOCS / "contrastive.md").read_text(encoding="utf-8")
+    table = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)[0]
+    listed = set(re.findall(r"\[`(\w+)`\]", table))
+    assert listed == set(list_strategies(needs="second prompt"))
 
 
 @pytest.mark.parametrize(("page", "title", "number", "kind"), TABLES)
