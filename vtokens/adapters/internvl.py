@@ -25,8 +25,8 @@ INTERN = TowerSpec(
 class InternVL(Tiles):
     """InternVL. The tiles of an image and its thumbnail, the last one, are views of one picture; frames are pictures.
 
-    The class token of each tile scores its patches. On this family others have seen such scores rank below chance:
-    strategies that look at the decoder or at features do without them.
+    The class token of each tile scores its patches. On InternVL2 such scores were reported to rank below chance
+    (Theia-4869/FasterVLM, issue 4): strategies that look at the decoder or at features do without them.
     """
 
     anatomy = Anatomy({"image": INTERN})

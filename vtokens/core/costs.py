@@ -65,7 +65,7 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Operations of the whole call, the head included."""
         return self.tower + self.projector + self.prefill + self.decode + self.head
 
 

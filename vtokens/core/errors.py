@@ -47,7 +47,7 @@ def nearest(value: object, names: Iterable[str], most: int = 1) -> str:
 
 
 class MissingExtra(ImportError):
-    """An optional package is missing or broken; the message is one line that says what to install (`_extras`)."""
+    """An optional package is missing or broken; the message is one line that says what to install."""
 
 
 def with_cause(error: ImportError) -> ImportError:

@@ -11,7 +11,7 @@ from vtokens.core.picture import Picture
 
 @dataclass(frozen=True)
 class KeptPicture:
-    """One image or video of a sample.
+    """What decoder layers saw of one image or video of a sample.
 
     Attributes:
         picture: its views and grids.
@@ -52,7 +52,7 @@ class KeptPicture:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """One row of the batch.
+    """What decoder layers saw of one row of the batch.
 
     Attributes:
         visual_tokens: visual tokens seen by each decoder layer.

@@ -78,8 +78,7 @@ def requested(adapter: Adapter, request: Request, kwargs: Kwargs) -> Begun:
     if acting:
         check_window(adapter, plan, past + hidden.shape[1], bool(request.runs))
     layout, runs = _layout(request, adapter, kwargs)
-    asked = 1 if request.outer is None else asked_for(request.logits_to_keep, hidden.shape[1])
-    pictures = None
+    asked, pictures = asked_for(request.logits_to_keep, hidden.shape[1]), None
     if layout is not None:
         if asked - 1 > layout.tail:  # logits of pictures, or of what stands before them: that is no answer
             asked = 1
@@ -191,7 +190,7 @@ def _pictures(
 
 
 def _negative(request: Request, lane: Lane, kwargs: Kwargs) -> tuple[Joint | None, Kwargs | None]:
-    """Both lanes and their inputs, where the negative prompt of a pass runs along; nothing where it starts from it."""
+    """Both lanes and their inputs, where a negative prompt is given the same tokens as the prompt; else None twice."""
     contrast = request.plan.contrast
     if contrast is None or request.outer is None:
         return None, None

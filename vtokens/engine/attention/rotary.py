@@ -1,4 +1,4 @@
-"""Whether layers turn queries and keys, and as virtual unmerging does in their place, or un-rotated signals undo it."""
+"""Rotary embeddings of decoder layers, tried out: which layers turn nothing, and whether all turn as `rotate` does."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The stages of a pass, in order: tower, prompt, layer, attend, output, logits."""
+"""The stages of a pass, in order: tower (pixels, encode), prompt, layer, rows, attend, states, output, logits."""

@@ -59,9 +59,8 @@ class KeyMap:
     @property
     def dropped(self) -> bool:
         """Whether some fed position has no key."""
-        return (
-            self.slots is not None or self.at is not None
-        )  # in this order: compiled steps depend on what they look at
+        # In this order: compiled steps depend on what they look at.
+        return self.slots is not None or self.at is not None
 
     @property
     def seen(self) -> int:

@@ -172,7 +172,7 @@ def _left(part: Tensor, size: int) -> Tensor:
 def _places(layer: _Layer, shift: int, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """int64 and bool (B, size): where the keys of a layer stand once `shift` positions came in front, and which are
     real."""
-    if layer.at is None:  # where padding came in front, its keys and theirs alike
+    if layer.at is None:  # key i stands at position i, behind as much padding as came in front of the positions
         fed = mask[:, :-1].bool()  # the next token has no key yet
         return torch.arange(size, device=mask.device).expand(len(mask), -1), fed
     valid = torch.ones_like(layer.at, dtype=torch.bool) if layer.valid is None else layer.valid

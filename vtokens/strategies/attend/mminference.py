@@ -33,8 +33,8 @@ class MMInference(Strategy):
 
     Patterns (grid, A-shape, vertical-slash, with a boundary between modalities or without) come from a file; which
     lines a prompt has is estimated from its last rows. Each sample is a prompt by itself, whatever else is in the
-    batch. Prompts, and heads, for which dense attention is predicted to be
-    as fast get that; decoding always does. Nothing is dropped, neither from the sequence nor from the cache.
+    batch. Prompts, and heads, for which dense attention is predicted to be as fast get that; decoding always does.
+    Nothing is dropped, neither from the sequence nor from the cache.
 
     Attributes:
         patterns: JSON file that `vtokens search-patterns` wrote; None takes the shipped ones.

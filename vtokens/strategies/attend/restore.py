@@ -79,8 +79,8 @@ class Restore(Strategy):
         size, middle = medians(cluster, places.shape[1])
         real = places < len(slot)
         stay = keep | torch.zeros_like(keep).scatter(1, middle, True) & others
-        # Groups that add nothing have no clusters, and every slot here is of one that has.
         own = middle.gather(1, cluster.clamp(min=0))
+        # Where nothing is added there is no cluster, and `nearest` says 0 of every token: what is dropped is gone.
         goes = others & (on_device(added, keep.device) > 0)[:, None]
         count = size.gather(1, cluster.clamp(min=0)).clamp(min=1)
         total = [count + more for count, more in zip(counts, added, strict=True)]

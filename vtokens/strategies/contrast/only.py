@@ -17,6 +17,8 @@ from vtokens.strategies.views.logits import Logits
 
 TINY = 1e-6
 """What the release adds to shares before their logarithm."""
+ENTERING, OWN = 0.2, 0.5
+"""How much the release takes of the states that entered the last layer, and of the answer's own logits."""
 
 
 @register(
@@ -32,7 +34,8 @@ class Only(Strategy):
 
     In one layer, attention to text and to visual tokens loses what is above its mean + standard deviation. A head whose
     entropy over text, divided by that over visual tokens, is below the mean of all heads is silenced. What the others
-    put out goes past all layers to the last one's MLP, which gives logits; those and half of the answer's own are l'.
+    put out goes past all layers to the last one's MLP, with a fifth of the states that entered that layer, which gives
+    logits; those and half of the answer's own are l'.
     With d the sum of |p - p'|, logits become l + up l' where d is below `gamma`, else (1 + down) l - down l'.
 
     Attributes:
@@ -93,10 +96,10 @@ class Only(Strategy):
         heads.shortcut(heads.rescaled(heads.asked, change=silenced))
 
     def at_logits(self, logits: Logits) -> Tensor:
-        sent, own = logits.shortcut(logits.prepared, entering=0.2), logits.positive
+        sent, own = logits.shortcut(logits.prepared, ENTERING), logits.positive
         if sent is None:
             return own
-        other = sent + 0.5 * own
+        other = sent + OWN * own
         distance = (own.softmax(-1) - other.softmax(-1)).abs().sum(-1, keepdim=True)
         agree = distance < self.gamma
         logits.log("agreeing", agree.float().mean((1, 2)))
