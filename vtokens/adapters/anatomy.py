@@ -237,12 +237,9 @@ class Anatomy:
     @property
     def arguments(self) -> frozenset[str]:
         """The keyword arguments of the decoder that the family declares."""
-        stack, cross = self.deepstack, self.cross
-        of_stack = set() if stack is None else {stack.name, stack.at}
-        of_layers = set() if self.per_layer is None else {self.per_layer.name}
-        return (
-            self.side_inputs
-            | of_stack
-            | of_layers
-            | (set() if cross is None else {cross.states, cross.mask, *cross.others})
+        stack, layers, cross = self.deepstack, self.per_layer, self.cross
+        return self.side_inputs.union(
+            () if stack is None else (stack.name, stack.at),
+            () if layers is None else (layers.name,),
+            () if cross is None else (cross.states, cross.mask, *cross.others),
         )

@@ -133,7 +133,7 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         if (kind := type(inside(attention))) not in seen:  # a decoder has many layers of few classes
             seen.add(kind)
             yield from _reasons_of_class(kind, adapter.anatomy.complex_angles)
-        yield from _reasons_of(attention, index, index)
+        yield from _reasons_of(attention, index)
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     told = type(config), adapter.specs
@@ -156,11 +156,11 @@ def _reasons_of_class(kind: type, complex_angles: bool) -> Iterator[str]:
         yield f"its {kind.__name__} takes other position embeddings than {numbers}"
 
 
-def _reasons_of(attention: Any, index: int, slot: int) -> Iterator[str]:
+def _reasons_of(attention: Any, index: int) -> Iterator[str]:
     kind = type(inside(attention))
     if not hasattr(attention, "config"):
         yield f"its {kind.__name__} does not call transformers' attention interface"
-    if getattr(attention, "layer_idx", None) != slot:
+    if getattr(attention, "layer_idx", None) != index:
         yield f"layer {index} keeps its keys in layer {getattr(attention, 'layer_idx', None)} of the cache"
     if getattr(attention, "sinks", None) is not None:
         yield f"its {kind.__name__} has learnt sinks, which draw attention that no token gets"

@@ -82,19 +82,17 @@ def fit(name: str, family: str) -> str:
     if needs.moves and (linear or anatomy.latent or family in _TURNED):
         return "no (layers without attention)" if linear else "no (its rotary embeddings cannot be undone)"
     reads_text = any(isinstance(signal, Relevance) for signal in needs.signals)
-    if anatomy.cross is not None and (needs.unmerges or needs.sizes or reads_text):
+    if anatomy.cross is not None and (needs.unmerges or needs.sizes or needs.blends or reads_text):
         return "no (tokens outside the sequence)"
     if anatomy.latent and any(not getattr(signal, "rotary", True) for signal in needs.signals):
         return "no (latent attention)"
     looks_inside = any(isinstance(signal, OfTower) for signal in needs.signals)
-    if looks_inside and anatomy.towers["image"].blocks is None:
+    if looks_inside and tower.blocks is None:
         return "no (nothing of the tower is seen)"
     if family in _MIXED and any(isinstance(signal, Neurons) for signal in needs.signals):
         return "no (no neurons of its MLPs are seen)"
     if family in _BUILT_OTHERWISE and needs.shortcut:
         return "no (its layers are built otherwise)"
-    if needs.blends and anatomy.cross is not None:
-        return "no (tokens outside the sequence)"
     pushes = any(isinstance(signal, Sensitivity) for signal in needs.signals)
     if pushes and any(tower.projector is None for tower in anatomy.towers.values()):
         return "no (no projector is named)"

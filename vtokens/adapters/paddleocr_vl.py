@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.adapters import patch_rows
 from vtokens.adapters.anatomy import Anatomy, TowerSpec
-from vtokens.adapters.qwen2_vl import Qwen2VL
+from vtokens.adapters.qwen2_vl import Qwen2VL, flattened
 from vtokens.adapters.registry import register_adapter
 from vtokens.core.costs import Encoding
 
@@ -48,13 +48,11 @@ class PaddleOcrVL(Qwen2VL):
     def resized(self, modality: str, inputs: Mapping[str, Any], shown: Sequence[Tensor]) -> dict[str, Any]:
         patch = self.config.vision_config.patch_size
         rows, grids = patch_rows.rows(shown, patch, 1, 1)
-        changed = {
+        return {
+            **flattened(inputs),
             "pixel_values": rows.view(len(rows), -1, patch, patch),
             "image_grid_thw": grids.to(inputs["image_grid_thw"]),
         }
-        return {**{name: value for name, value in inputs.items() if name != "kwargs"}, **inputs.get("kwargs", {})} | (
-            changed
-        )
 
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         vision, grids = self.config.vision_config, inputs["image_grid_thw"]

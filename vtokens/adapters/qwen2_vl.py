@@ -61,7 +61,7 @@ class Qwen2VL(OpenTower):
     def resized(self, modality: str, inputs: Mapping[str, Any], shown: Sequence[Tensor]) -> dict[str, Any]:
         name, grids, vision = _pixels(modality, inputs), inputs[f"{modality}_grid_thw"], self.config.vision_config
         rows, found = patch_rows.rows(shown, vision.patch_size, vision.temporal_patch_size, self._merge)
-        return {**_plain(inputs), name: rows, f"{modality}_grid_thw": found.to(grids)}
+        return {**flattened(inputs), name: rows, f"{modality}_grid_thw": found.to(grids)}
 
     def without_repeats(self, modality: str, inputs: Mapping[str, Any], shown: Tensor) -> dict[str, Any]:
         name, grids, unit = _pixels(modality, inputs), inputs[f"{modality}_grid_thw"], self._merge**2
@@ -72,7 +72,7 @@ class Qwen2VL(OpenTower):
         # A grid of one row of tokens each: what depends on the places, the tower is given.
         flat = grids.new_tensor([[1, self._merge, self._merge * count] for count in counts])
         return {
-            **_plain(inputs), name: fed, f"{modality}_grid_thw": flat,
+            **flattened(inputs), name: fed, f"{modality}_grid_thw": flat,
             **patch_rows.places(self.multimodal.visual, grids, stay, shown),
         }  # fmt: skip
 
@@ -85,9 +85,8 @@ class Qwen2VL(OpenTower):
         # How long a grid of a video lasts is no argument of its feature call, but made by the processor beside it.
         grids = {name: one[name] for one in (given, *features) for name in names if one.get(name) is not None}
         mask = given["attention_mask"]
-        return self.multimodal.get_rope_index(given["input_ids"], kinds.to(mask.device), attention_mask=mask, **grids)[
-            0
-        ]
+        found = self.multimodal.get_rope_index(given["input_ids"], kinds.to(mask.device), attention_mask=mask, **grids)
+        return found[0]
 
     def encoding(self, modality: str, inputs: Mapping[str, Any]) -> Encoding:
         vision, text, grids = self.config.vision_config, self.config.text_config, inputs[f"{modality}_grid_thw"]
@@ -125,6 +124,6 @@ def _pixels(modality: str, inputs: Mapping[str, Any]) -> str:
     return PIXELS[modality] if PIXELS[modality] in inputs else PIXELS["image"]
 
 
-def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def flattened(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a feature call, those that it takes by any name among them."""
     return {**{name: value for name, value in inputs.items() if name != "kwargs"}, **inputs.get("kwargs", {})}

@@ -36,9 +36,7 @@ def json_text(content: Any, **options: Any) -> str:
     """
     # JSON itself escapes C0, and the others can only stand inside its strings.
     text = json.dumps(content, ensure_ascii=False, **options)
-    return re.sub(
-        "[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda found: _escape(found[0], "\\u{:04x}"), text
-    )
+    return _HIDDEN.sub(lambda found: _escape(found[0], "\\u{:04x}"), text)
 
 
 def _escape(char: str, form: str) -> str:

@@ -47,8 +47,8 @@ def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -
     elif plan.unmerges or plan.sizes or plan.text_lane or plan.contrast is not None:
         why = (
             "a strategy that unmerges tokens, weighs them, or compares with a second sequence, needs the whole prompt, "
+            "which it"
         )
-        why += "which it"
     if why is not None:
         raise ValueError(
             f"this decoder has layers of {_named(adapter.specs, windows)}, and the sequence came to {positions} "

@@ -122,7 +122,7 @@ def _compact(lane: Lane, layer: TrackedLayer, selection: Selection) -> None:
     by_head = kept if kept.dim() == 3 else kept[:, None].expand(-1, heads, -1)
     inner = layer.inner
     inner.keys = keys.gather(2, by_head[..., None].expand(-1, -1, -1, keys.shape[3]))
-    inner.values = layer.inner.values.gather(2, by_head[..., None].expand(-1, -1, -1, inner.values.shape[3]))
+    inner.values = inner.values.gather(2, by_head[..., None].expand(-1, -1, -1, inner.values.shape[3]))
     if hasattr(inner, "cumulative_length"):  # with a window, which has not cut yet, a layer counts what it was given
         inner.cumulative_length = most
     shut = keymap.shut_after(length)

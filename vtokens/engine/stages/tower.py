@@ -40,12 +40,12 @@ class _Features:
         if block is None or call_of(self._adapter) is not None:
             # Families whose videos are encoded as images call one feature call from the other: that is one run.
             return method()
-        stage = block.plan.at_encode
+        merges = bool(block.plan.at_encode)
         given = dict(self.__signature__.bind_partial(*args, **kwargs).arguments)
         call = TowerCall(self._adapter, block.plan, self._watcher.encoding(self._modalities), given)
         if pixels.show_less(call):
             method = functools.partial(getattr(type(multimodal), self.__name__), multimodal, **call.inputs)
-        if stage:
+        if merges:
             self._adapter.check_merging(given)
             if call.tower.merges:
                 check_tower_runs_once(self._adapter)
@@ -57,7 +57,7 @@ class _Features:
             raise
         if call.inputs is not call.given:
             pixels.show_all(call, output)
-        if stage and not call.tower.merges and not isinstance(output, tuple):
+        if merges and not call.tower.merges and not isinstance(output, tuple):
             name = self._adapter.anatomy.features
             setattr(output, name, encode.merge_features(call, getattr(output, name)))
             stack = self._adapter.anatomy.deepstack

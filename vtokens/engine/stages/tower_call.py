@@ -61,10 +61,8 @@ class TowerCall:
 
     def over(self) -> TowerRun:
         """What is known of the call when it is over."""
-        seen, first = (
-            None if self.inputs is self.given else _read(self.inputs),
-            0 if self.merging is None else self.merging.protect,
-        )
+        seen = None if self.inputs is self.given else _read(self.inputs)
+        first = 0 if self.merging is None else self.merging.protect
         noted = {name: part[:, first:].flatten() for name, part in self.noted.items()}
         return TowerRun(
             self.adapter, self.modality, _read(self.given), self.scores, self.merging, self.keys, seen=seen,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from vtokens.engine.state.padding import join_padding
-from vtokens.engine.state.view import gather
 from vtokens.engine.state.wrapped_layer import WrappedLayer
 
 
@@ -45,12 +44,8 @@ class Columns:
         real = join_padding(self.real, later.real, self.index.shape[1], later.index.shape[1])
         return Columns(torch.cat([self.index, later.index + self.width], 1), real, self.width + later.width)
 
-    def cut(self, states: Tensor) -> Tensor:
-        """(B, K, D) of states (B, width, D); 0 on padding, whose keys and values are then 0 too."""
-        return self.without_padding(gather(states, self.index, 1))
-
     def without_padding(self, states: Tensor) -> Tensor:
-        """States (B, K, D) with 0 on padding."""
+        """States (B, K, D) with 0 on padding, whose keys and values are then 0 too."""
         return states if self.real is None else states.masked_fill(~self.real.to(states.device)[..., None], 0)
 
     def mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

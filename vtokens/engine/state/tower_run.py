@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,13 +80,10 @@ class TowerRun:
             "modality": self.modality,
             "inputs": _light(self.inputs),
             "seen": None if self.seen is None else _light(self.seen),
-            "scores": {block: [part.cpu() for part in parts] for block, parts in self.scores.items()},
-            "keys": {block: [part.cpu() for part in parts] for block, parts in self.keys.items()},
-            "states": {block: [part.cpu() for part in parts] for block, parts in self.states.items()},
-            "sensitivities": {
-                (one.directions, one.step, one.seed): [part.cpu() for part in parts]
-                for one, parts in self.sensitivities.items()
-            },
+            "scores": _on_cpu(self.scores),
+            "keys": _on_cpu(self.keys),
+            "states": _on_cpu(self.states),
+            "sensitivities": _on_cpu({astuple(one): parts for one, parts in self.sensitivities.items()}),
             "merging": None if self.merging is None else self.merging.content(),
             "noted": {name: part.cpu() for name, part in self.noted.items()},
         }
@@ -221,6 +218,10 @@ def _stored(entry: Tensor, adapter: Adapter) -> TowerRun:
         seen=content.get("seen"), noted=content.get("noted", {}),
         sensitivities={Sensitivity(*key): parts for key, parts in content.get("sensitivities", {}).items()},
     )  # fmt: skip
+
+
+def _on_cpu(chunks: Mapping[Any, Sequence[Tensor]]) -> dict[Any, list[Tensor]]:
+    return {key: [part.cpu() for part in parts] for key, parts in chunks.items()}
 
 
 def _light(inputs: Mapping[str, Any]) -> dict[str, Any]:
