@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import falling_rank
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_layer, check_share, check_weight
 from vtokens.strategies.needs import Needs
@@ -70,8 +71,7 @@ class Paint(Strategy):
 
     def tilts(self, visuals: Visuals) -> Tensor:
         """float32 (G, M): the weight of each visual token."""
-        first = visuals.saliency((0,)).masked_fill(~visuals.valid, -1)
-        most = on_device([int(self.share * count) for count in visuals.counts], first.device)
-        rank = first.argsort(dim=1, descending=True, stable=True).argsort(1)
+        rank = falling_rank(visuals.saliency((0,)), visuals.valid)
+        most = on_device([int(self.share * count) for count in visuals.counts], rank.device)
         summary = outliers(visuals.saliency(), visuals.valid)
         return torch.where(summary, self.summary, torch.where(rank < most[:, None], self.local, 0.0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from vtokens.core.budget import check_keep
 from vtokens.core.facts import Facts
+from vtokens.core.ranks import falling_rank
 from vtokens.strategies.contrast.weighted import Weighted
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -57,8 +57,7 @@ class Damro(Weighted):
 
     def outliers(self, visuals: Visuals) -> Selection:
         """The `k` most attended tokens of each picture, or all it has."""
-        scores = visuals.saliency().masked_fill(~visuals.valid, -torch.inf)
-        rank = scores.argsort(stable=True, dim=1, descending=True).argsort(1)
+        rank = falling_rank(visuals.saliency(), visuals.valid)
         return Selection((rank < self.k) & visuals.valid, tuple(min(self.k, count) for count in visuals.counts))
 
     def attended(self, visuals: Visuals) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.kernels import density_peaks
 from vtokens.strategies.checks import check_range
 from vtokens.strategies.needs import Needs
@@ -18,7 +19,7 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames, rank
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 _ROOM = 1 << 26

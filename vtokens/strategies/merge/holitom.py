@@ -10,6 +10,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.checks import check_range
 from vtokens.strategies.needs import Needs
@@ -17,7 +18,7 @@ from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames, rank
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 _NEAR = 1e-3

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.kernels import TIE, linked, spanning_tree
 from vtokens.strategies.checks import check_range
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames, rank
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 _ROOM = 1 << 24

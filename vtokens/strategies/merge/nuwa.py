@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank_in
 from vtokens.strategies.average import early, late
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_layer, check_share
@@ -19,7 +20,7 @@ from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Attention, Saliency
-from vtokens.strategies.views.squares import places, rank_in
+from vtokens.strategies.views.squares import places
 from vtokens.strategies.views.visuals import Visuals
 
 _GOES_ON = 1 / 7

@@ -11,13 +11,13 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.kernels import density_peaks, nearest_centre
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Attention
 from vtokens.strategies.staged import StagedPruner
-from vtokens.strategies.views.frames import rank
 from vtokens.strategies.views.visuals import Visuals
 
 _RECYCLED, _CLUSTER = 0.3, 10

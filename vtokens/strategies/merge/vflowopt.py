@@ -11,13 +11,14 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import falling_rank, rank_in
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
-from vtokens.strategies.views.squares import places, rank_in
+from vtokens.strategies.views.squares import places
 from vtokens.strategies.views.visuals import Visuals
 
 _DEPTHS = (9 / 28, 18 / 28)
@@ -92,7 +93,7 @@ class VFlowOpt(Strategy):
         many = ((rank_in(square, saliency, valid) == 0) & valid).sum(1, keepdim=True)
         limit = on_device(counts, valid.device)[:, None]
         whole = on_device([own == there for own, there in zip(counts, visuals.counts, strict=True)], valid.device)
-        rank = rank_in(torch.zeros_like(square), saliency, valid)
+        rank = falling_rank(saliency, valid)
         best = valid & ((rank < limit - many) | whole[:, None])
         rest = valid & ~best
         heads = rest & (rank_in(torch.where(rest, square, -1), saliency, valid) == 0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
+from vtokens.core.ranks import falling_rank
 from vtokens.kernels import greedy_walk
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_weight
@@ -64,12 +65,10 @@ class AgilePruner(Strategy):
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         tokens, valid, counts = visuals.tokens, visuals.valid, visuals.budgets(self.keep, self.of)
-        order = visuals.saliency().masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        place = torch.arange(1, order.shape[1] + 1, device=order.device).expand_as(order)
-        rank = torch.zeros_like(order).scatter_(1, order, place).float()
+        rank = 1 + falling_rank(visuals.saliency(), valid).float()
         step = _STEP * effective_rank(tokens, valid)[:, None] / self.average
         apart = (rank * step).clamp(max=self.most)
-        update = partial(_without_look_alikes, apart, float(order.shape[1]))
+        update = partial(_without_look_alikes, apart, float(rank.shape[1]))
         return Selection(greedy_walk(tokens, valid, counts, -rank, update), counts)
 
 

@@ -12,13 +12,13 @@ from torch.nn.functional import normalize
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_layer
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import LayerKeys
-from vtokens.strategies.views.frames import rank
 from vtokens.strategies.views.visuals import Visuals
 
 

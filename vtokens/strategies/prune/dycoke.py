@@ -9,10 +9,11 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank
 from vtokens.kernels import TIE
 from vtokens.strategies.registry import register
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames, rank
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 _BACK = (0, 1, 2, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep, budget
 from vtokens.core.facts import Facts
+from vtokens.core.ranks import rank
 from vtokens.kernels import Merged, attention_colmean
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
@@ -81,10 +82,7 @@ class FlowCut(Strategy):
         ratio = entropy / number.clamp(min=2).log()
         drop = ((number - target) / max(1, left) ** 0.5 * (1 - ratio.square())).round() if left else number - target
         stay = torch.minimum(number, (number - drop).clamp(min=target))
-        order = score.argsort(dim=1, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        keep = real & (rank < stay)
+        keep = real & (rank(-score) < stay)
         patches.note(_FLOW, score.masked_fill(~keep, _DROPPED))
         keep[:, : patches.protect] = True
         # What is dropped goes along with the class token, which stays as it is and counts as before.

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank_in
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.signals import Saliency
@@ -67,12 +68,9 @@ class HoloV(SubsetPruner):
         spare = budget - quota.sum(1, keepdim=True)
         quota += share.argsort(dim=1, descending=True, stable=True).argsort(1) < spare
 
-        order = salient.argsort(dim=1, descending=True, stable=True)
-        order = order.gather(1, part.gather(1, order).argsort(dim=1, stable=True))
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=device).expand_as(order))
-        rank = rank - (sizes.cumsum(1) - sizes).gather(1, part)
         room = torch.cat([quota, torch.zeros_like(budget)], 1)
-        return visuals.best(salient.masked_fill(rank < room.gather(1, part), torch.inf), counts).keep
+        first = rank_in(part, salient, visuals.valid) < room.gather(1, part)
+        return visuals.best(salient.masked_fill(first, torch.inf), counts).keep
 
 
 def _stretch(size: int, most: int, parts: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.layout import Grouping
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import rank_in
 from vtokens.kernels import nearest_centre
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_share
@@ -20,7 +21,7 @@ from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Saliency
-from vtokens.strategies.views.squares import places, rank_in
+from vtokens.strategies.views.squares import places
 from vtokens.strategies.views.visuals import Visuals
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtokens.core.ranks import rank
 from vtokens.strategies.registry import register
 from vtokens.strategies.video_pruner import VideoPruner
-from vtokens.strategies.views.frames import Frames, rank
+from vtokens.strategies.views.frames import Frames
 from vtokens.strategies.views.visuals import Visuals
 
 _WIDTHS = tuple(2.0**k for k in range(-3, 2))

@@ -100,10 +100,3 @@ class Frames:
         shape = self.real.shape + into.shape[2:]
         goes, much = self.scatter(slot.view(shape), own), self.scatter(weights.view(shape), whole)
         return replace(keep, into=goes, weights=much)
-
-
-def rank(values: Tensor) -> Tensor:
-    """int64: the place of each value in the rising order of the last dimension, from 0; ties to the earlier."""
-    order = values.argsort(dim=-1, stable=True)
-    own = torch.arange(values.shape[-1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, own)

@@ -11,6 +11,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget
 from vtokens.core.layout import Layout
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import falling_rank
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.memory import Logging
 
@@ -78,9 +79,7 @@ class Keys(Logging):
         if scores.dim() == 3:
             candidates = candidates[:, None].expand_as(scores)
         ranked = scores.float().masked_fill(scores.isnan() | ~candidates, -torch.inf)
-        order = ranked.argsort(dim=-1, descending=True, stable=True)
-        order = order.gather(-1, (~candidates).gather(-1, order).long().argsort(dim=-1, stable=True))
-        rank = torch.empty_like(order).scatter_(-1, order, place.expand_as(order))
+        rank = falling_rank(ranked, candidates)
         limit = on_device(counts, rank.device).view(-1, *[1] * (rank.dim() - 1))
         there = padding = [0] * batch
         if self.layout is not None:

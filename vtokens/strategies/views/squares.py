@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vtokens.core.picture import Picture
@@ -17,24 +16,6 @@ def places(visuals: Visuals, side: int) -> Tensor:
     Arbitrary on padding. Groups are pictures.
     """
     return visuals.at_cells([_of(picture, side) for picture in visuals.layout.pictures])
-
-
-def rank_in(part: Tensor, scores: Tensor, valid: Tensor) -> Tensor:
-    """int64 (G, M): the place of each token in the falling order of its part's scores, from 0; ties to the earlier.
-
-    Args:
-        part: int64 (G, M), equal numbers for tokens of one part.
-        scores: floating (G, M).
-        valid: bool (G, M), False on padding, which is a part of its own.
-    """
-    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    grouped = part.masked_fill(~valid, torch.iinfo(torch.long).max).gather(1, order)
-    again = grouped.argsort(dim=1, stable=True)
-    order, grouped = order.gather(1, again), grouped.gather(1, again)
-    number = torch.arange(part.shape[1], device=part.device).expand_as(part)
-    begins = torch.nn.functional.pad(grouped[:, 1:] != grouped[:, :-1], (1, 0), value=True)
-    start = torch.where(begins, number, 0).cummax(1).values
-    return torch.zeros_like(order).scatter_(1, order, number - start)
 
 
 def _of(picture: Picture, side: int) -> np.ndarray:

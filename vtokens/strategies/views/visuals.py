@@ -14,6 +14,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep, budget, shares
 from vtokens.core.layout import Grouping, Layout
 from vtokens.core.on_device import on_device
+from vtokens.core.ranks import falling_rank
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.signals import Observed
 from vtokens.strategies.views.frames import Frames
@@ -172,10 +173,5 @@ class Visuals(Observing):
 
 def _highest(scores: Tensor, valid: Tensor, counts: Sequence[int]) -> Tensor:
     """bool (G, M): the highest scores of each group, as many as `counts` says."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    # Padding is as low as what nobody wants, and must come after it.
-    order = order.gather(1, (~valid).gather(1, order).long().argsort(dim=1, stable=True))
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    limit = on_device(counts, order.device, dtype=torch.long)
-    return (rank < limit[:, None]) & valid
+    limit = on_device(counts, scores.device, dtype=torch.long)
+    return (falling_rank(scores, valid) < limit[:, None]) & valid
