@@ -128,6 +128,30 @@ def test_recorded_states_and_second_turns_are_steered(place: str) -> None:
         close_pass(mine, theirs)
 
 
+@dataclass(frozen=True)
+class Twice(Bend):
+    """Names a layer twice in what it needs."""
+
+    name: ClassVar[str] = "twice"
+
+    def needs(self, facts: Facts) -> Needs:
+        return Needs(states=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "steered", [Bend(layers=(1, -3)), BendMlp(layers=(1, -3)), Twice()], ids=["layer", "mlp", "needs"]
+)
+@torch.no_grad()
+def test_a_layer_that_is_named_twice_is_steered_once(steered: Bend) -> None:
+    model, _ = build("llava")
+    assert len(decoder_layers(model)) == 4
+    with vtokens.attach(model, steerer(steered.place, steered.weight, (1,))):
+        expected = model(**one("llava")).logits
+    with vtokens.attach(model, steered):
+        got = model(**one("llava")).logits
+    assert torch.equal(got, expected)
+
+
 @torch.no_grad()
 def test_rows_are_steered_by_their_own_programs() -> None:
     model, _ = build("qwen2_5_vl")

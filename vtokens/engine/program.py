@@ -146,10 +146,10 @@ def under(contrast: Acting, program: Sequence[Acting]) -> tuple[Strategy, ...]:
 
 
 def by_layer(acting: Iterable[Acting], field: str) -> dict[int, list[Acting]]:
-    """Decoder layer -> the strategies that name it in a field of their `Needs`, in order."""
+    """Decoder layer -> the strategies that name it in a field of their `Needs`, once each, in order."""
     found: dict[int, list[Acting]] = {}
     for one in acting:
-        for index in getattr(one.needs, field):
+        for index in dict.fromkeys(getattr(one.needs, field)):
             found.setdefault(index, []).append(one)
     return found
 

@@ -16,7 +16,7 @@ from vtokens.core.errors import unknown
 from vtokens.core.facts import Facts
 from vtokens.kernels import first_equal
 from vtokens.strategies.base import Strategy
-from vtokens.strategies.checks import check_layer
+from vtokens.strategies.checks import check_layer, check_layers
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.selection import Selection
 from vtokens.strategies.views.keys import Keys
@@ -36,10 +36,9 @@ def check_written(strategy: Strategy, base: type[Strategy], *methods: str) -> No
 
 
 def _layers_of(strategy: Strategy, facts: Facts, every: Sequence[int]) -> tuple[int, ...]:
-    """The decoder layers that a field `layers` names, from 0; all of `every` if there is none, or it is None."""
+    """The decoder layers that a field `layers` names, each once; all of `every` if there is none, or it is None."""
     named = getattr(strategy, "layers", None)
-    layers = every if named is None else named
-    return tuple(check_layer("layers", one, facts.depth, first=-facts.depth) % facts.depth for one in layers)
+    return check_layers("layers", every if named is None else named, facts.depth, first=-facts.depth)
 
 
 @dataclass(frozen=True)
