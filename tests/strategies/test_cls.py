@@ -106,7 +106,8 @@ def test_one_named_block_and_ensembles(family: str) -> None:
     assert kept(model, batch, f"cls(keep=3, layers=({block},))") == default
     assert kept(model, batch, f"cls(keep=3, layers=({block - 4},))") == default
     wanted = [Saliency((0,)), Saliency((1,)), Saliency((-1,)), Saliency((0, 1, 3))]
-    log = probe(model, batch, *wanted)
+    log = probe(model, batch, *wanted, twice := Saliency((0, 1, 3, -1)))
+    assert all(torch.equal(all_, same) for all_, same in zip(log[wanted[3]], log[twice], strict=True))
     for one, two, three, all_ in zip(*(log[signal] for signal in wanted), strict=True):
         torch.testing.assert_close(one + two + three, all_, rtol=1e-5, atol=1e-7)
     assert kept(model, batch, "cls(keep=3, layers=(0, 1, 3))") == [top(s, 3) for s in log[wanted[3]]]

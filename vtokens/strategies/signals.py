@@ -23,8 +23,8 @@ class Saliency:
     """Asks for the vision tower's opinion of each token.
 
     Attributes:
-        blocks: tower blocks (0-based, negative from the end) whose scores are summed; None is the block that
-            made the features.
+        blocks: tower blocks (0-based, negative from the end) whose scores are summed, each once; None is the block
+            that made the features.
         rows: whose attention counts: "cls" is that of the class token, and of all patches on towers without one; "all"
             is that of all patches and of the class token, on any tower.
         heads: "mean" is the mean over heads; "joint" is that of one head as wide as all of them together, with queries
@@ -37,8 +37,8 @@ class Saliency:
 
     def scored(self, depth: int, feature: int) -> tuple[Scored, ...]:
         """The blocks of a tower of `depth` that are read, and how; `feature` is the block that made the features."""
-        numbers = (feature,) if self.blocks is None else tuple(block % depth for block in self.blocks)
-        return tuple((number, self.rows, self.heads) for number in numbers)
+        numbers = (feature,) if self.blocks is None else (block % depth for block in self.blocks)
+        return tuple((number, self.rows, self.heads) for number in dict.fromkeys(numbers))
 
 
 @dataclass(frozen=True)
