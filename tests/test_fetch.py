@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -93,6 +95,37 @@ def test_a_host_that_never_ends_is_left(host: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot fetch"):
         fetch(f"{host}/slow", tmp_path / "a", private=True, seconds=0.5)
     assert time.monotonic() - begun < 3
+
+
+def test_a_handshake_that_never_ends_is_left(tmp_path: Path) -> None:
+    """A byte now and then of a record of TLS that is told to be long: no read runs into the socket's own limit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            line, _ = server.accept()
+            with line, contextlib.suppress(OSError):
+                for byte in b"\x16\x03\x03\x40\x00" + bytes(45):
+                    line.sendall(bytes([byte]))
+                    time.sleep(0.1)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="cannot fetch"):
+            fetch(f"https://127.0.0.1:{server.getsockname()[1]}/a.png", tmp_path / "a", private=True, seconds=0.5)
+        assert time.monotonic() - begun < 3
+
+
+def test_the_next_address_is_tried(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host's addresses the first may be one that nobody answers at, as where a machine has no IPv6."""
+    port = int(host.rpartition(":")[2])
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+    asked = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *a, **k: found if name == "two" else asked(name, *a, **k))
+    fetch(f"http://two:{port}/a.png", tmp_path / "a", private=True)
+    assert (tmp_path / "a").read_bytes() == DATA
+    found.pop()
+    with pytest.raises(OSError, match=r"cannot fetch .*ConnectionRefusedError"):
+        fetch(f"http://two:{port}/a.png", tmp_path / "a", private=True)
 
 
 def test_own_addresses_are_refused(host: str, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def fetch(
         target: written anew.
         private: whether addresses of the own machine and network are allowed.
         most: bytes.
-        seconds: all it may take, without asking for its host's address, which has bounds of its own.
+        seconds: all it may take, the handshake among it, without asking for its host's address, which has bounds of
+            its own.
         redirects: how many are followed.
 
     Raises:
@@ -104,14 +105,18 @@ def _checked(url: str) -> SplitResult:
 def _one(parts: SplitResult, url: str, target: Path, private: bool, most: int, end: float) -> str | None:
     """Answer of one host: None if the file was written, else where it says that the file is."""
     name = str(parts.hostname).encode("idna").decode()
-    line = _connected(name, parts, url, private)
-    # A host that sends a byte now and then would never run into the socket's own limit.
+    line = _connected(name, parts, url, private, end)
+    if parts.scheme == "https":
+        line = ssl.create_default_context().wrap_socket(line, server_hostname=name, do_handshake_on_connect=False)
+    # A host that sends a byte now and then, in the handshake or later, would never run into the socket's own limit.
     watch = threading.Timer(max(end - time.monotonic(), 0.0), _cut, [line])
     watch.daemon = True
     watch.start()
     ask = http.client.HTTPConnection(name, parts.port, timeout=_PATIENCE)
     ask.sock = line
     try:
+        if isinstance(line, ssl.SSLSocket):
+            line.do_handshake()
         path = quote(parts.path or "/", safe=_KEPT) + f"?{quote(parts.query, safe=_KEPT)}" * bool(parts.query)
         ask.request("GET", path, headers=_HEADERS)
         answer = ask.getresponse()
@@ -127,7 +132,8 @@ def _one(parts: SplitResult, url: str, target: Path, private: bool, most: int, e
         ask.close()
 
 
-def _connected(name: str, parts: SplitResult, url: str, private: bool) -> socket.socket:
+def _connected(name: str, parts: SplitResult, url: str, private: bool, end: float) -> socket.socket:
+    """A connection to the first address of a host that takes one; all of its addresses are checked before."""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
@@ -140,10 +146,19 @@ def _connected(name: str, parts: SplitResult, url: str, private: bool) -> socket
                 f"{shorten(url)} leads to {address}, which is no public address: --private-urls allows those of "
                 "your own machine and network"
             )
-    line = socket.create_connection((addresses[0], port), timeout=_PATIENCE)
-    if parts.scheme == "https":
-        return ssl.create_default_context().wrap_socket(line, server_hostname=name)
-    return line
+    missed: OSError | None = None
+    for address in dict.fromkeys(addresses):  # one of IPv6 may come first where this machine has no way there
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            line = socket.create_connection((address, port), timeout=min(left, _PATIENCE))
+        except OSError as error:
+            missed = error
+        else:
+            line.settimeout(_PATIENCE)
+            return line
+    raise missed or Unfetched(f"cannot fetch {shorten(url)}: it takes longer than is allowed")
 
 
 def _public(address: str) -> bool:

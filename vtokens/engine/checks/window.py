@@ -39,21 +39,18 @@ def check_window(adapter: Adapter, plan: Plan, positions: int, pictures: bool) -
     inside = sorted(windows.keys() & ({*plan.at_attend} | several))
     why = None
     if inside:
-        why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several queries, and it"
+        why = f"a strategy acts inside the attention of layer {inside[0]}, or reads it for several queries"
     elif plan.at_cache:
-        why = "a strategy drops keys of the cache, and it"
+        why = "a strategy drops keys of the cache"
     elif plan.compact:
-        why = "a strategy numbers positions anew (positions='compact'), by which a window would be counted, and it"
+        why = "a strategy numbers positions anew (positions='compact'), by which a window would be counted"
     elif plan.unmerges or plan.sizes or plan.text_lane or plan.contrast is not None:
-        why = (
-            "a strategy that unmerges tokens, weighs them, or compares with a second sequence, needs the whole prompt, "
-            "which it"
-        )
+        why = "a strategy that unmerges tokens, weighs them, or compares with a second sequence, needs the whole prompt"
     if why is not None:
         raise ValueError(
             f"this decoder has layers of {_named(adapter.specs, windows)}, and the sequence came to {positions} "
-            f"positions: {why} cuts. Keep prompt and answer shorter than that (fewer tokens, a smaller picture), "
-            "or detach() the strategy"
+            f"positions: a window cuts, and {why}. Keep prompt and answer shorter than that (fewer tokens, a smaller "
+            "picture), or detach() the strategy"
         )
 
 
@@ -63,7 +60,7 @@ def check_no_window(adapter: Adapter, positions: int) -> None:
     if windows:
         raise ValueError(
             f"this decoder has layers of {_named(adapter.specs, windows)}, and the negative prompt came to "
-            f"{positions} positions, where it cuts: keep both prompts shorter than that, or detach() the strategy"
+            f"{positions} positions, where a window cuts: keep both prompts shorter than that, or detach() the strategy"
         )
 
 
