@@ -37,6 +37,21 @@ def test_a_tree_worked_by_hand() -> None:
     assert root.worth(b, 0.3) == pytest.approx(2.0 / 3 + 0.3 * math.sqrt(math.log(5) / 3))
 
 
+def test_a_cutting_that_two_nodes_propose_is_asked_about_once() -> None:
+    """A and B both mark the same window: it has one vote, and none goes to the root or to a cutting known before."""
+    both = (2, 2, 6, 6)
+    tree = {ROOT: [A, B, A], A: [both, ROOT], B: [both, A], both: [B]}
+    asked: list[tuple[int, int, int, int]] = []
+
+    def judge(box: tuple[int, int, int, int]) -> tuple[str, float]:
+        asked.append(box)
+        return "yes", 0.5
+
+    visited = search(ROOT, lambda box: tree[box], judge, 8, 10.0)
+    assert sorted(asked) == sorted({*tree})
+    assert [one.box for one in visited] == asked
+
+
 def test_a_vote_of_one_and_of_equals() -> None:
     assert vote([Node(ROOT, "a", 0.3)]).text == "a"
     assert vote([Node(ROOT, "a", 0.3), Node(A, "b", 0.3)]).text == "a"

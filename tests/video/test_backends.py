@@ -138,6 +138,17 @@ def test_times_are_what_processors_compute(tmp_path: Path) -> None:
 TURNS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0)]
 
 
+@pytest.mark.parametrize("rate", [24, 30])
+def test_a_clock_of_milliseconds_drops_no_frame_of_a_constant_rate(rate: int, tmp_path: Path) -> None:
+    """At its own rate every frame is taken, at half of it every other, as of MP4, whose clock tells them exactly."""
+    times = np.arange(40) / rate
+    for name in ("a.mkv", "a.mp4"):
+        path = files.write(tmp_path / name, files.drawn(40), "mpeg4", rate=rate)
+        assert np.allclose(video.timeline(path).times, times, rtol=0, atol=1e-9)
+        assert video.read(path, fps=rate).indices == tuple(range(40))
+        assert video.read(path, fps=rate / 2).indices == tuple(range(0, 40, 2))
+
+
 @pytest.mark.parametrize("matrix", TURNS)
 def test_frames_are_turned_as_the_file_says(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
     """Each pixel is where the matrix sends it, worked out pixel by pixel."""

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.video import files
 from vtokens import video
 from vtokens.core.errors import MissingExtra
+from vtokens.recipes import search_frames
 
 
 def refused(path: object, says: str, **asked: object) -> None:
@@ -52,6 +53,11 @@ class TestFiles:
         assert files.numbers(found.frames) == list(found.indices)
         assert found.indices[-1] >= 11
         refused(path, "is incomplete", frames=4, end=3.9)
+        with pytest.raises(ValueError, match="is incomplete"):
+            video.timeline(path)
+        searched = search_frames(path, "", lambda frames, query: list(range(len(frames))), 2, end=end, fps=10.0)
+        assert len(searched.clip.indices) == 2
+        assert searched.clip.seconds[-1] <= end
 
     def test_a_file_without_its_index(self, tmp_path: Path) -> None:
         path = Path(files.write(tmp_path / "a.mp4", files.drawn(20), "mpeg4"))

@@ -98,7 +98,7 @@ def search_frames(
         raise ValueError(f"cues={tuple(cues)!r} lead the search of 'tstar', and {method!r} scores one query")
     check_asked(count, None, start, end)
     check_asked(None, 1.0 if fps is None else fps, start, end)
-    line = timeline(source, backend)
+    line = timeline(source, backend, end)
     length = min(line.duration, line.duration if end is None else end) - (start or 0.0)
     rate = max(1.0, 4 * count / max(length, 1 / line.fps)) if fps is None else fps
     candidates = choose(line, None, rate, start, end)

@@ -88,7 +88,10 @@ def look(path: str, bounds: Bounds | None = None) -> Iterator[Facts]:
 def _timeline(
     stamps: np.ndarray, keys: np.ndarray, unit: Fraction, rate: Fraction | None
 ) -> tuple[Timeline, np.ndarray, np.ndarray]:
-    """When frames are shown, their stamps in that order, and the numbers of keys in it."""
+    """When frames are shown, their stamps in that order, and the numbers of keys in it.
+
+    Times of a constant rate are those of the rate, where stamps only round them to the container's clock.
+    """
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
     if (ordered == UNKNOWN).any() or (np.diff(ordered) == 0).any():  # in no order that is known before they are decoded
@@ -100,7 +103,11 @@ def _timeline(
         fps = float(rate)
     where = np.empty(len(order), np.int64)
     where[order] = np.arange(len(order))
-    return Timeline((ordered - ordered[0]) * float(unit), fps), ordered, np.sort(where[keys])
+    times, even, tick = (ordered - ordered[0]) * float(unit), np.arange(len(ordered)) / fps, float(unit)
+    # Milliseconds (Matroska, WebM) are too coarse for 1/30 s: frame 1 is stamped before its time, frame 2 behind it.
+    if tick * fps < 0.5 and np.abs(times - even).max() <= tick * 1.001:
+        times = even
+    return Timeline(times, fps), ordered, np.sort(where[keys])
 
 
 def _matrix(frame: Any, path: str) -> Matrix:
@@ -109,8 +116,6 @@ def _matrix(frame: Any, path: str) -> Matrix:
     if side is None:
         return UPRIGHT
     a, b, _, c, d = (round(part / 65536, 2) for part in np.frombuffer(bytes(side), np.int32)[:5])
-    found = (np.sign(a), np.sign(b), np.sign(c), np.sign(d)) if max(map(abs, (a, b, c, d))) else UPRIGHT
     if abs(a) + abs(b) == 0 or (a and b) or (c and d):
         raise Unreadable(f"{shorten(path)} is turned by an angle that is no multiple of 90 degrees")
-    turned: Matrix = (int(found[0]), int(found[1]), int(found[2]), int(found[3]))
-    return turned
+    return int(np.sign(a)), int(np.sign(b)), int(np.sign(c)), int(np.sign(d))

@@ -82,14 +82,18 @@ def read(
     return of_file(np.ascontiguousarray(taken), chosen, line, name)
 
 
-def timeline(source: str | os.PathLike[str], backend: str = "auto") -> Timeline:
+def timeline(source: str | os.PathLike[str], backend: str = "auto", end: float | None = None) -> Timeline:
     """When each frame of a file is shown, by the backend that would decode it; nothing is decoded.
+
+    Args:
+        source, backend: as in `read`.
+        end: seconds, up to which it will be read: an incomplete file is refused where that is not there.
 
     Raises:
         OSError, ValueError, MissingExtra: as `read`.
     """
     _check_backend(backend)
-    return _first(os.fspath(source), backend, lambda line: None, lambda line: [])[1]
+    return _first(os.fspath(source), backend, lambda line: end, lambda line: [])[1]
 
 
 def _check_backend(backend: str) -> None:

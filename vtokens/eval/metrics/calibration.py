@@ -49,7 +49,6 @@ def calibration_error(
     if not len(p) or p.shape != y.shape or p.ndim != 1:
         raise ValueError(f"a label a probability is needed, and at least one, got shapes {p.shape} and {y.shape}")
     members, sizes = clusters(groups, len(p))
-    members, sizes = clusters(groups, len(p))
     if y.min() == y.max():
         return _alike(p, float(y[0]), len(sizes), confidence)
     place = bin_of(p, max(1, min(BINS, len(p) // LEAST)))

@@ -82,8 +82,7 @@ class DyFo(Recipe):
             left, top, right, bottom = framed(asking.processor, part)
             frame = (box[0] + left, box[1] + top, box[0] + right, box[1] + bottom)
             marked = [in_pixels(one, attention.shape, frame) for one in marks(attention, self.zoom, self.width)]
-            found = marked if box == whole else [*marked, grown(box, whole)]
-            return [one for one in dict.fromkeys(found) if one not in answers]
+            return marked if box == whole else [*marked, grown(box, whole)]
 
         visited = search(whole, propose, judge, self.rollouts, self.explore)
         best = vote(visited)
@@ -116,17 +115,19 @@ def search(
     """All nodes in the order in which they were asked about.
 
     A rollout goes to the best child until a node has a proposal left, asks about that, and rewards the way there. Where
-    the way ends without any, the last node's own reward counts once more.
+    the way ends without any, the last node's own reward counts once more. A cutting that several nodes propose belongs
+    to the first: asked about twice, its answer would have two votes.
     """
     root = Node(whole, *judge(whole))
     root.total, root.visits = root.reward, 1
-    visited = [root]
+    visited, known = [root], {whole}
     for _ in range(rollouts):
         way = [root]
         while True:
             node = way[-1]
             if node.waiting is None:
-                node.waiting = list(propose(node.box))
+                node.waiting = [box for box in dict.fromkeys(propose(node.box)) if box not in known]
+                known.update(node.waiting)
             if node.waiting:
                 box = node.waiting.pop(0)
                 child = Node(box, *judge(box))
