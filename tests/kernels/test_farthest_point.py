@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -265,6 +266,75 @@ def test_more_equal_tokens_than_are_looked_ahead_at(objective: str) -> None:
     assert blank.numel() > _greedy._IN_CACHE
     assert _greedy.greedy(blank, 40, 17, objective == "kcenter").tolist() == [17, *range(17), *range(18, 40)]
     assert pick(blank[None], [5], [590], objective)[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 590]
+
+
+BAD = {3: math.nan, 11: math.inf, 20: -math.inf, 21: 3e38}
+"""Tokens, and a value in them that leaves them without a direction; float32 does not hold the square of the last."""
+
+
+def spoilt(tokens: Tensor) -> tuple[Tensor, list[int]]:
+    """(M, D) with such values in some tokens, and the places of the others."""
+    tokens = tokens.clone()
+    for place, value in BAD.items():
+        tokens[place, 2:4] = value
+    return tokens, [i for i in range(len(tokens)) if i not in BAD]
+
+
+@pytest.mark.parametrize("objective", ["maxsum", "kcenter", "weighted"])
+@pytest.mark.parametrize("way", ["each", "foreseen", "together", "row by row"])
+def test_tokens_without_a_direction_come_last(way: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NaN and infinity leave is chosen as if they were not there; then the earliest of them, and none twice."""
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0 if way == "foreseen" else 1 << 19)
+    monkeypatch.setattr(module, "_GRAM", 0 if way == "row by row" else 1 << 28)
+    run = module._one_by_one if way in ("each", "foreseen") else module._together
+    (tokens, sound), start = spoilt(points(12, 90, 7)), 17
+    weight, name = None, objective
+    if objective == "weighted":  # copies of directions, and what counts for less than rounding, are no reason either
+        weight, name = points(13, 1, 90).abs() * torch.logspace(-30, 30, 90), "kcenter"
+    valid = torch.ones(1, 90, dtype=torch.bool)
+    for count in (1, 40, len(sound), len(sound) + 1, len(sound) + 3, 90):
+        got = run(tokens[None], valid, [count], torch.tensor([start]), name == "kcenter", weight)[0]
+        chosen = [i for i in got.nonzero()[:, 0].tolist() if i in sound]
+        assert got.sum() == count
+        assert got.nonzero()[:, 0].tolist() == sorted(chosen + list(BAD)[: max(0, count - len(sound))])
+        own = None if weight is None else weight[:, sound]
+        first = torch.tensor([sound.index(start)])
+        few = run(tokens[None, sound], valid[:, sound], [len(chosen)], first, name == "kcenter", own)[0]
+        assert chosen == [sound[i] for i in few.nonzero()[:, 0].tolist()]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("way", ["each", "foreseen", "together"])
+def test_a_start_without_a_direction_is_like_nothing(way: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is chosen, as it was asked for, and the others as behind a zero vector; a picture of nothing else is, too."""
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0 if way == "foreseen" else 1 << 19)
+    run = module._together if way == "together" else module._one_by_one
+    tokens, sound = spoilt(points(14, 60, 5))
+    blank = tokens.index_fill(0, torch.tensor(list(BAD)), 0.0)[[3, *sound]]
+    valid, kcenter = torch.ones(1, 60, dtype=torch.bool), objective == "kcenter"
+    got = run(tokens[None], valid, [30], torch.tensor([3]), kcenter, None)[0]
+    as_zero = run(blank[None], valid[:, : len(blank)], [30], torch.tensor([0]), kcenter, None)[0]
+    assert got[[3, *sound]].tolist() == as_zero.tolist()
+    assert got.sum() == 30
+    nothing = run(torch.full_like(tokens, math.nan)[None], valid, [7], torch.tensor([30]), kcenter, None)[0]
+    assert nothing.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 30]
+
+
+@pytest.mark.parametrize("way", ["each", "together"])
+def test_a_weight_that_is_none_counts_for_nothing(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN as 0; infinity is more than all others."""
+    if way == "together":
+        monkeypatch.setattr(module, "_one_by_one", module._together)
+    tokens, valid, weight = points(15, 1, 40, 6), torch.ones(1, 40, dtype=torch.bool), points(16, 1, 40).abs()
+    zero = weight.clone()
+    weight[0, ::3], zero[0, ::3] = math.nan, 0.0
+    for count in (5, 27, 40):
+        given = tokens, valid, [count], torch.tensor([8]), "kcenter"
+        got = farthest_point(*given, weight)  # type: ignore[arg-type]
+        assert got.sum() == count
+        assert torch.equal(got, farthest_point(*given, zero))  # type: ignore[arg-type]
+    weight[0, 25] = math.inf
+    assert farthest_point(tokens, valid, [2], torch.tensor([8]), "kcenter", weight).nonzero()[:, 1].tolist() == [8, 25]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

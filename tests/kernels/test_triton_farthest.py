@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.test_farthest_point import OBJECTIVES, order_of, points
+from tests.kernels.test_farthest_point import OBJECTIVES, order_of, points, spoilt
 from vtokens.kernels import farthest_point
 
 pytest.importorskip("triton")
@@ -69,6 +69,20 @@ def test_equal_and_zero_tokens(large: dict) -> None:
         got = run(tokens, valid, [3, 2], [12, 0], objective, **large)
         assert got[0].nonzero()[:, 0].tolist() == [0, 1, 12]
         assert got[1].nonzero()[:, 0].tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("large", [{}, LARGE])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # numpy's, in the interpreter
+def test_tokens_without_a_direction_come_last(objective: str, large: dict) -> None:
+    """As the reference chooses, from a start that has one and from one that has none; never a token twice."""
+    tokens, sound = spoilt(points(12, 26, 7))
+    tokens, valid = tokens.expand(2, -1, -1).contiguous(), torch.ones(2, 26, dtype=torch.bool)
+    valid[1, 22:] = False
+    for counts, start in (([10, 7], [3, 21]), ([len(sound) + 1, 20], [17, 4])):
+        got = run(tokens, valid, counts, start, objective, **large)
+        assert got.sum(1).tolist() == counts
+        assert torch.equal(got, farthest_point(tokens, valid, counts, torch.tensor(start), objective))
 
 
 @pytest.mark.parametrize("large", [{}, LARGE])

@@ -239,6 +239,21 @@ def ignores_padding(strategy: Strategy | str, *pictures: Shown) -> None:
             assert picks(strategy, *pictures, filler=filler, side=side) == plain
 
 
+def spoilt_go_first(strategy: Strategy | str, picture: Shown) -> None:
+    """Tokens that are NaN or infinite, saliency and all, change no choice among the others and are kept after them."""
+    spoilt = {2: float("nan"), 7: float("inf"), 8: float("nan")}
+    tokens, saliency = picture.tokens.clone(), picture.saliency.clone()
+    for place, value in spoilt.items():
+        tokens[place, 1:3], saliency[place] = value, float("nan")
+    sound = [place for place in range(len(tokens)) if place not in spoilt]
+    (whole, few) = dataclasses.replace(picture, tokens=tokens, saliency=saliency), picture.at(torch.tensor(sound))
+    for count in (1, 4, len(sound)):
+        ((found,), (alone,)) = (picks(keeping(strategy, count), one) for one in (whole, few))
+        assert found == [sound[place] for place in alone]
+    (found,) = picks(keeping(strategy, len(sound) + 2), whole)
+    assert found == sorted([*sound, 2, 7])
+
+
 def coarse_as_fine(strategy: Strategy | str, picture: Shown) -> None:
     """Features in bfloat16 or float16 are chosen as the same numbers in float32; values that collide are drawn anew."""
     for dtype in (torch.bfloat16, torch.float16):

@@ -18,7 +18,7 @@ from tests.engine.masked import decoder_layers, decoder_of, dropped_keys, maskin
 from tests.families import build
 from tests.limits import close, close_pass
 from tests.strategies.helpers import pair
-from tests.strategies.invariants import Shown, drawn, hold, keeps_all, phi, picks, visuals
+from tests.strategies.invariants import Shown, drawn, hold, keeps_all, phi, picks, spoilt_go_first, visuals
 from vtokens.adapters import adapter_for
 from vtokens.core.compat import as_cache, returned_cache
 from vtokens.strategies import Facts, Needs, Selection, Strategy, Visuals, parse
@@ -81,6 +81,7 @@ def test_picks_means_and_sizes_are_those_of_loops(keep: int) -> None:
 
 def test_what_holds_of_every_pruner() -> None:
     hold("census(keep=5)")
+    spoilt_go_first("census", drawn(6, 19))
     keeps_all("census")
 
 

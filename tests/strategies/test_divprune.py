@@ -63,4 +63,5 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_invariants() -> None:
     invariants.hold("divprune(keep=5)")
+    invariants.spoilt_go_first("divprune", drawn(6, 19))
     invariants.keeps_all("divprune")

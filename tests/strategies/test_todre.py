@@ -168,4 +168,5 @@ def test_newline_tokens_are_no_text() -> None:
 @pytest.mark.parametrize("objective", ["maxsum", "kcenter"])
 def test_invariants(objective: str) -> None:
     invariants.hold(f"todre(keep=5, objective={objective}, {OFF})")
+    invariants.spoilt_go_first(f"todre(objective={objective}, {OFF})", invariants.drawn(6, 19))
     invariants.keeps_all("todre", objective=objective)

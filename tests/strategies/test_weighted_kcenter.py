@@ -60,4 +60,5 @@ def test_weights_that_make_no_sense_are_refused(alpha: str) -> None:
 
 def test_invariants() -> None:
     invariants.hold("weighted_kcenter(keep=5)")
+    invariants.spoilt_go_first("weighted_kcenter", drawn(6, 19))
     invariants.keeps_all("weighted_kcenter")

@@ -10,6 +10,8 @@ _IN_CACHE = 1 << 19
 """Most numbers that stay near the processor, 2 MiB: to read them for each choice costs less than foresight."""
 _FEWEST, _NEAR = 64, 1 << 18
 """The next choices are sought among so many tokens at least, and at most among a quarter of all, or 1 MiB."""
+LAST = 1e30
+"""The cost of what has no direction, as its length is NaN or infinite: above that of others, below that of chosen."""
 _STEP, _MOST = 16, 48
 """Choices foreseen at a time; a product with fewer than a step takes no less time."""
 
@@ -27,16 +29,22 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
         count: 1 to M.
         start: the first choice.
         kcenter: cost is the largest cosine with the chosen tokens; else their sum.
-        weight: float32 (M,), above 0: how much the distance 1 - cost of each token counts; None compares costs.
+        weight: float32 (M,), above 0 and finite: how much the distance 1 - cost of each token counts; None compares
+            costs.
 
     Returns:
         int64 (count,), in the order of choice.
     """
     tokens, (size, width) = tokens.detach(), tokens.shape
-    # Zero vectors resemble nothing.
-    scale = torch.linalg.vector_norm(tokens, dim=1).clamp_(min=1e-12).reciprocal_()
+    length = torch.linalg.vector_norm(tokens, dim=1)
     add = np.maximum if kcenter else np.add
     cost = np.full(size, -np.inf if kcenter else 0.0, dtype=np.float32)
+    lost = ~(length < torch.inf)
+    if lost.any():
+        tokens, cost[lost.numpy()] = tokens.masked_fill(lost[:, None], 0), LAST
+        length, weight = length.masked_fill(lost, 0), None if weight is None else weight.masked_fill(lost, 1)
+    # Zero vectors resemble nothing.
+    scale = length.clamp_(min=1e-12).reciprocal_()
     weights = None if weight is None else weight.numpy()
     if tokens.numel() <= _IN_CACHE:
         return torch.from_numpy(_each(tokens * scale[:, None], count, start, cost, weights, add))
@@ -65,7 +73,7 @@ def greedy(tokens: Tensor, count: int, start: int, kcenter: bool, weight: Tensor
             depth = min(_MOST, depth + _STEP)
         else:
             among, depth = min(most, among * 2), -(-went // _STEP) * _STEP
-        window = _window(_least(cost, weights), among, pick)
+        window = _window(_least(cost, weights), among)
         index, own = torch.from_numpy(window), None if weights is None else weights[window]
         units = torch.index_select(tokens, 0, index, out=near[:among]).mul_(scale[index, None])
         at = int(np.searchsorted(window, pick))
@@ -99,11 +107,8 @@ def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     return cost if weights is None else (cost - 1) * weights
 
 
-def _window(least: np.ndarray, size: int, pick: int) -> np.ndarray:
-    """Tokens of least cost in their order, of equals the earlier, so that `pick`, the first of them, is among them."""
+def _window(least: np.ndarray, size: int) -> np.ndarray:
+    """Tokens of least cost in their order, of equals the earlier, so that the first of them is there."""
     bound = np.partition(least, size - 1)[size - 1]
     below, equal = np.flatnonzero(least < bound), np.flatnonzero(least == bound)
-    found = np.sort(np.concatenate([below, equal[: size - len(below)]]))
-    if pick in found:
-        return found
-    return np.arange(size) + min(pick, len(least) - size)  # it is NaN, of which nothing is least
+    return np.sort(np.concatenate([below, equal[: size - len(below)]]))

@@ -11,11 +11,11 @@ from torch import Tensor
 from vtokens.core.errors import unknown
 from vtokens.core.on_device import on_device
 from vtokens.kernels._dispatch import use_triton
-from vtokens.kernels._greedy import greedy
+from vtokens.kernels._greedy import LAST, greedy
 from vtokens.kernels._precision import as_given
 
 OBJECTIVES = ("maxsum", "kcenter")
-_LIGHTEST = 1e-30
+_LIGHTEST, _HEAVIEST = 1e-30, 1e30
 _GRAM = 1 << 28
 """Most similarities held at once, in elements: 1 GiB."""
 
@@ -35,13 +35,14 @@ def farthest_point(
     one (farthest-first traversal, within twice the optimal radius in the chord metric). Ties go to the earlier token.
 
     Args:
-        tokens: (G, M, D), any float dtype; zero vectors count as dissimilar to everything.
+        tokens: (G, M, D), any float dtype; zero vectors count as dissimilar to everything. Those that hold NaN or
+            infinity, or are too long for float32, come after all others and have no say in the choice of those.
         valid: bool (G, M), False on the padding of shorter sets.
         counts: how many to choose of each set, on the host; no more than it has valid tokens.
         start: int64 (G,), the first token of each set.
         objective: "maxsum" or "kcenter".
         weight: floating (G, M), 0 or more: of "kcenter", the distance 1 - cosine to the nearest chosen token counts so
-            many times (weighted k-center); None weighs all alike.
+            many times (weighted k-center), NaN for nothing; None weighs all alike.
 
     Returns:
         bool (G, M), True on exactly `counts[g]` valid tokens of each set.
@@ -53,7 +54,7 @@ def farthest_point(
     counts = list(counts)
     _check(tokens, valid, counts, start, objective, weight)
     if weight is not None:  # what counts for nothing comes last, and is told from what was chosen
-        weight = weight.detach().float().clamp(min=_LIGHTEST)
+        weight = weight.detach().float().nan_to_num(0.0).clamp(_LIGHTEST, _HEAVIEST)
     tokens, kcenter = tokens.detach(), objective == "kcenter"
     if not max(counts, default=0):
         return torch.zeros_like(valid)
@@ -94,7 +95,11 @@ def _together(
     tokens: Tensor, valid: Tensor, counts: list[int], start: Tensor, kcenter: bool, weight: Tensor | None = None
 ) -> Tensor:
     """All sets at once, without waiting for the device."""
-    unit = torch.nn.functional.normalize(tokens.float(), dim=-1)
+    tokens = tokens.float()
+    length = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    lost = ~(length < torch.inf)
+    unit, lost = (tokens / length.clamp(min=1e-12)).masked_fill(lost, 0), lost[..., 0]
+    weight = None if weight is None else weight.masked_fill(lost, 1)
     groups, most, _ = unit.shape
     group = torch.arange(groups, device=unit.device)
     gram = unit @ unit.transpose(1, 2) if groups * most * most <= _GRAM else None
@@ -104,6 +109,7 @@ def _together(
     cost = torch.zeros_like(unit[..., 0]).masked_fill_(~valid, torch.inf)
     if kcenter:
         cost.masked_fill_(valid, -torch.inf)
+    cost.masked_fill_(lost & valid, LAST)
     pick = start
     # The greedy choice is sequential by definition; each step is a handful of batched operations.
     for step in range(max(counts)):

@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vtokens.kernels._greedy import LAST
+
+_LAST = tl.constexpr(LAST)
 _WIDEST = 16384
 """Most tokens of a set that a program holds."""
 _GRAM = 1 << 28
@@ -27,12 +30,15 @@ def _walk(
     inside = m < tokens
     there = tl.load(valid + group * tokens + m, mask=inside, other=0) != 0
     mine = tl.load(scale + group * tokens + m, mask=inside, other=0.0)
-    cost = tl.where(there, float("-inf") if KCENTER else 0.0, float("inf"))
+    # 1 / length: 0 or NaN of what has no direction, which comes last and is like nothing.
+    cost = tl.where(mine > 0, float("-inf") if KCENTER else 0.0, _LAST)
+    cost = tl.where(there, cost, float("inf"))
     taken = tl.zeros([BLOCK], tl.int32)
     pick = tl.load(start + group).to(tl.int32)
     for _ in range(tl.load(count + group)):
         row = tl.load(gram + (group * tokens + pick) * tokens + m, mask=inside, other=0.0)
         similar = row * mine * tl.load(scale + group * tokens + pick)
+        similar = tl.where(tl.abs(similar) < float("inf"), similar, 0.0)
         now = m == pick
         cost = tl.maximum(cost, similar) if KCENTER else cost + similar
         cost = tl.where(now, float("inf"), cost)
@@ -68,6 +74,7 @@ def _choose(
             similar += tl.sum(all_.to(tl.float32) * one.to(tl.float32)[None, :], 1)
         mine = tl.load(scale + group * tokens + m, mask=inside, other=0.0)
         similar = similar * mine * tl.load(scale + group * tokens + pick)
+        similar = tl.where(tl.abs(similar) < float("inf"), similar, 0.0)
         here = cost + group * tokens + m
         now = tl.load(here, mask=inside, other=float("inf"))
         now = tl.maximum(now, similar) if KCENTER else now + similar
@@ -129,7 +136,8 @@ def _by_launches(
 ) -> Tensor:  # fmt: skip
     groups, most, dim = tokens.shape
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
-    cost = torch.full_like(scale, -torch.inf if kcenter else 0.0).masked_fill_(~valid, torch.inf)
+    cost = torch.full_like(scale, -torch.inf if kcenter else 0.0)
+    cost = cost.masked_fill_(~(scale > 0), LAST).masked_fill_(~valid, torch.inf)
     tiles = triton.cdiv(most, block[0])
     low = torch.empty(2, groups, tiles, device=tokens.device)
     place = torch.empty(2, groups, tiles, dtype=torch.int32, device=tokens.device)

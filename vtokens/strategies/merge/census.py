@@ -89,9 +89,10 @@ class Census(Strategy):
 
 def _strangest(visuals: Visuals) -> Tensor:
     """int64 (G,): of each group the token least like (cosine) the mean direction of all."""
-    unit = torch.nn.functional.normalize(visuals.tokens.float(), dim=-1) * visuals.valid[..., None]
-    alike = (unit @ unit.sum(1)[..., None])[..., 0]
-    alike = alike.masked_fill(~visuals.valid, torch.inf)
+    states = visuals.tokens.float()
+    compared = visuals.valid & torch.linalg.vector_norm(states, dim=-1).isfinite()  # NaN has no direction
+    unit = torch.nn.functional.normalize(states, dim=-1).masked_fill(~compared[..., None], 0)
+    alike = (unit @ unit.sum(1)[..., None])[..., 0].masked_fill(~compared, torch.inf)
     # Two tokens are equally unlike their mean: the earlier one is taken, whatever rounding makes of it.
     tokens = visuals.valid.sum(1, keepdim=True)
     return (alike <= alike.amin(1, keepdim=True) + TIE * tokens).long().argmax(1)

@@ -41,7 +41,9 @@ class DivPrune(SubsetPruner):
 
     def choose(self, visuals: Visuals, counts: Sequence[int]) -> Tensor:
         tokens, valid = visuals.tokens, visuals.valid
-        near = nearest_cosine(tokens, valid).masked_fill(~valid, torch.inf)
+        # What has no direction (NaN, infinity) is nobody's neighbour, and does not come first.
+        compared = valid & torch.linalg.vector_norm(tokens.float(), dim=-1).isfinite()
+        near = nearest_cosine(tokens, compared).masked_fill(~compared, torch.inf)
         # Each of two tokens that are each other's neighbours has the same cosine, up to rounding.
         first = (near <= near.amin(1, keepdim=True) + TIE).long().argmax(1)
         return farthest_point(tokens, valid, counts, first, objective="kcenter")

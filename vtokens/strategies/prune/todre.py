@@ -78,7 +78,8 @@ class Todre(Strategy):
 
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)
-        start = visuals.saliency(_PIVOT).masked_fill(~candidates, -torch.inf).argmax(1)
+        salient = visuals.saliency(_PIVOT)
+        start = salient.masked_fill(salient.isnan() | ~candidates, -torch.inf).argmax(1)
         counts = visuals.budgets(self.keep, self.of)
         keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
         return Selection(keep, counts)

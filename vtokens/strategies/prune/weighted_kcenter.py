@@ -49,6 +49,7 @@ class WeightedKCenter(SubsetPruner):
         return Needs(signals=(Saliency(),))
 
     def choose(self, visuals: Visuals, counts: Sequence[int]) -> Tensor:
-        salient = visuals.saliency().masked_fill(~visuals.valid, -torch.inf)
+        salient = visuals.saliency()
+        salient = salient.masked_fill(salient.isnan() | ~visuals.valid, -torch.inf)
         weight = salient.clamp(min=0) ** self.alpha
         return farthest_point(visuals.tokens, visuals.valid, counts, salient.argmax(1), "kcenter", weight)
