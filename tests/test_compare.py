@@ -139,6 +139,9 @@ def test_the_command(capsys: Any, example: Any, tmp_path: Path) -> None:
     assert out.splitlines()[-1] == f"side by side: {page}"
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert "Did you mean 'fastv'" in failure(capsys, "compare", str(scene), "q", "--strategies", "fastw")
+    twice = failure(capsys, "compare", str(tmp_path / "none.png"), "q", "--strategies", "cls,fastv, cls")
+    assert "the strategy 'cls' is asked for twice: each strategy is allowed once" in twice
+    assert "the keep 0.25 is asked" in failure(capsys, "compare", str(tmp_path / "none.png"), "q", "--keep", "0.25,.25")
     assert "none.png" in failure(capsys, "compare", str(tmp_path / "none.png"), "q")
     assert "cannot be written" in failure(capsys, "compare", str(scene), "q", "--out", str(tmp_path / "no" / "a.html"))
     clip = avi.write(tmp_path / "clip.avi", [np.full((32, 32, 3), 40 * n, dtype=np.uint8) for n in range(3)])

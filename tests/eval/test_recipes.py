@@ -53,7 +53,7 @@ def test_cells_are_named_after_recipes():
     ]
     with pytest.raises(ValueError, match=r"unknown recipe 'crpo'. Did you mean 'crop'"):
         cells(["none"], recipes=["crpo"])
-    with pytest.raises(ValueError, match="asked for twice"):
+    with pytest.raises(ValueError, match=r"the recipe 'crop' is asked for twice"):
         cells(["none"], recipes=["crop", "crop(layer=none)"])
 
 

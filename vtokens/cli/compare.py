@@ -56,12 +56,14 @@ def _compare(options: argparse.Namespace) -> None:
     import vtokens
     from vtokens.cli.run import note_drawn
     from vtokens.eval.cells import cells, split
-    from vtokens.report.compare import compare
+    from vtokens.report.compare import STRATEGIES, compare
+    from vtokens.strategies.spec import open_keeps
 
     if [*options.image, options.question].count(STANDARD_INPUT) > 1:
         raise ValueError("the standard input can be read once: as one input, or as the question")
-    if options.strategies:
-        cells(split(options.strategies))  # what names no strategy is told before anything is read or loaded
+    # What names no strategy, and what is asked for twice, is told before anything is read or loaded.
+    names = split(options.strategies) if options.strategies else STRATEGIES
+    cells(names, options.keep if any(map(open_keeps, names)) else ())
     device, visuals = check_device(options.device), opened(options, options.image)
     if moving := [one.name for one in visuals if one.clip is not None]:
         raise ValueError(f"{moving[0]} is a video, and what is kept is shown of pictures: `vtokens run` takes videos")

@@ -74,7 +74,8 @@ def cells(
 
     Raises:
         TypeError, ValueError: what names no strategy, `keep` or seed; a `keep` that two strategies of one cell would
-            take, or that none would; a cell that is there twice; no cell at all, or seeds without end.
+            take, or that none would; one of them, or a recipe, that is there twice; no cell at all, or
+            seeds without end.
     """
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     if len(numbers) > _SEEDS:
@@ -86,6 +87,10 @@ def cells(
     if checked and strategies and not any(open_keeps(text) for text in strategies):
         raise ValueError(f"keep={checked[0]!r} has no strategy to take it: {', '.join(strategies)} leave none open")
     ways = [_way(text) for text in recipes] or ["none"]
+    _check_once("strategy", [shorten(" ".join(text.split())) for text in strategies])
+    _check_once("keep", [repr(keep) for keep in checked])  # 1 is a count, and 1.0 a share
+    _check_once("seed", [repr(seed) for seed in numbers])
+    _check_once("recipe", [shorten(way) for way in ways])
     found = [
         _asked(cell, way)
         for seed in numbers
@@ -97,10 +102,13 @@ def cells(
         raise ValueError(
             f"no cells: {len(strategies)} strategies and {len(numbers)} seeds; at least one of each is needed"
         )
-    twice = [name for name, count in Counter(cell.cell for cell in found).items() if count > 1]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is asked for twice: each strategy, keep and seed is allowed once")
     return found
+
+
+def _check_once(kind: str, given: Sequence[str]) -> None:
+    twice = [one for one, count in Counter(given).items() if count > 1]
+    if twice:
+        raise ValueError(f"the {kind} {twice[0]} is asked for twice: each {kind} is allowed once")
 
 
 def _way(text: str) -> str:
