@@ -188,6 +188,31 @@ def test_empty_text_is_refused(capsys, scene):
     assert "the question holds the character NUL" in failure(capsys, "run", scene, "what\0?")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["profile", ""], "the model is empty: leave it out, or give it a value"),
+        (["serve", " "], "the model is empty: leave it out, or give it a value"),
+        (["heads", "fit", "", "few.jsonl", "--out", "h.safetensors"], "the model is empty: it cannot be left out"),
+        (["heads", "fit", "scenes-llava", "", "--out", "h.safetensors"], "the labels are empty: it cannot be left out"),
+        (["heads", "classify", "scenes-llava", "", "a.png"], "the vectors are empty: it cannot be left out"),
+        (["heads", "classify", "scenes-llava", "h", "a.png", ""], "the picture is empty: it cannot be left out"),
+        (["heads", "fit", "m", "few.jsonl", "--out", "h", "--question", ""], "--question is empty: leave it out"),
+        (["heads", "relevance", "scenes-llava", "a.png", "dog", ""], "the text is empty: it cannot be left out"),
+        (["calibrate", "dymu", "", "--out", "t.json"], "the model is empty: it cannot be left out"),
+        (["search-patterns", "", "--out", "p.json"], "the model is empty: it cannot be left out"),
+        (["strategies", ""], "the pattern is empty: leave it out, or give it a value"),
+        (["cite", ""], "the spec is empty: leave it out, or give it a value"),
+        (["run", "a.png", ""], "the question is empty: it cannot be left out"),
+        (["run", "a.png", "what?", "--model", ""], "--model is empty: leave it out, or give it a value"),
+        (["report", "a\0b"], "the folder holds the character NUL"),
+    ],
+)
+def test_what_is_empty_is_named_as_it_was_typed(capsys, arguments, says):
+    """Without dashes where it is an argument by its place, and told to be left out only where it can be."""
+    assert says in failure(capsys, *arguments)
+
+
 @pytest.mark.parametrize("text", ["0", "11", "1.0", "", "a" * 10_000, "9" * 10_000, "nan"])
 def test_whole_numbers_have_bounds(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not allowed: a whole number from 1 to 10") as error:

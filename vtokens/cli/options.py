@@ -12,7 +12,6 @@ from pathlib import Path
 from vtokens.core.errors import shorten, unknown
 from vtokens.loading.hardware import DTYPES
 
-_POSITIONAL = ("image", "question", "response", "pattern", "folder", "texts", "spec")
 SEEDS = 2**32 - 1
 """The largest seed: numpy takes no larger one."""
 MANY = 1_000_000
@@ -117,14 +116,20 @@ def path(text: str) -> Path:
 
 
 def check_values(options: argparse.Namespace) -> None:
-    """Raise ValueError for a value that is empty, or holds a character that no text and no file's name can."""
+    """Raise ValueError for a value that is empty, or holds a character that no text and no file's name can.
+
+    Args:
+        options: what `vtokens.cli.parsing.Parser` read.
+    """
     for name, value in vars(options).items():
-        named = name in _POSITIONAL
-        shown = f"the {name.removesuffix('s')}" if named else f"--{name.replace('_', '-')}"
-        for text in value if isinstance(value, list) else [value]:
+        several, spare = isinstance(value, list), options.positional.get(name)
+        word = name.removesuffix("s") if several else name
+        shown = f"--{name.replace('_', '-')}" if spare is None else f"the {word}"
+        verb = "is" if spare is None or not word.endswith("s") else "are"
+        for text in value if several else [value]:
             if isinstance(text, str) and not text.strip():
-                remedy = "it cannot be left out" if named else "leave it out, or give it a value"
-                raise ValueError(f"{shown} is empty: {remedy}")
+                remedy = "it cannot be left out" if spare is False else "leave it out, or give it a value"
+                raise ValueError(f"{shown} {verb} empty: {remedy}")
             if isinstance(text, str) and "\0" in text:
                 raise ValueError(f"{shown} holds the character NUL: {shorten(text)}")
 

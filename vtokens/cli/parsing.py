@@ -13,6 +13,8 @@ from vtokens.core.errors import nearest, shorten, unknown
 class Parser(argparse.ArgumentParser):
     """argparse, with usage errors on one line that asks whether the nearest option or choice was meant.
 
+    What it reads has a field `positional`: for each argument without dashes, whether it can be left out.
+
     Attributes:
         commands: their names.
     """
@@ -26,7 +28,14 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
         if args is not None:
             self._check_options(args)
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        own = {
+            one.dest: one.nargs in (argparse.OPTIONAL, argparse.ZERO_OR_MORE)
+            for one in self._get_positional_actions()
+            if one.nargs != argparse.PARSER
+        }
+        found.positional = own | getattr(found, "positional", {})  # what the parser of a command has left there
+        return found, rest
 
     def _check_options(self, given: Iterable[str]) -> None:
         """End with an error at the first option that is none; those behind a command's name are for its own parser."""
