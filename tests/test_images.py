@@ -15,6 +15,7 @@ from transformers.image_utils import load_image
 import vtokens
 from vtokens import scenes
 from vtokens.cli import main
+from vtokens.core import pixel_limit
 from vtokens.core.images import as_image, open_image, upright
 from vtokens.eval.lmms.media import picture
 from vtokens.filter.datasets.worker import Worker
@@ -246,3 +247,29 @@ def test_a_picture_of_too_many_pixels_says_how_many_are_allowed_and_how_to_allow
         monkeypatch.setenv("VTOKENS_MAX_PIXELS", wrong)
         with pytest.raises(OSError, match=r"VTOKENS_MAX_PIXELS=.* is not allowed: a whole number of pixels"):
             open_image(path)
+
+
+def test_the_number_of_pixels_that_is_allowed_is_looked_at_whenever_a_picture_is_opened(tmp_path, monkeypatch):
+    """To the pixel; without the variable the limit is PIL's again, as it was or as a user has set it since."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(pixel_limit, "_replaced", {})
+    path = tmp_path / "picture.png"
+    Image.fromarray(noise(40, 50, 3)).save(path)
+    for most, allowed in (("1999", False), ("2000", True), ("1998", False), (None, True), ("1999", False)):
+        monkeypatch.setenv("VTOKENS_MAX_PIXELS", most) if most else monkeypatch.delenv("VTOKENS_MAX_PIXELS")
+        if allowed:
+            assert open_image(path).size == (50, 40)
+        else:
+            with pytest.raises(OSError, match=f"2,000 pixels, and at most {int(most):,} are allowed"):
+                open_image(path)
+    monkeypatch.delenv("VTOKENS_MAX_PIXELS")
+    assert open_image(path).size == (50, 40)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    monkeypatch.setenv("VTOKENS_MAX_PIXELS", "9999")
+    open_image(path).crop((0, 0, 60, 50))  # larger than PIL alone would allow
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)
+    monkeypatch.delenv("VTOKENS_MAX_PIXELS")
+    with pytest.raises(OSError, match="at most 1,998 are allowed"):
+        open_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert open_image(path).size == (50, 40)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import warnings
 from pathlib import Path
@@ -12,11 +10,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from vtokens.core.errors import shorten
+from vtokens.core.pixel_limit import opened
 from vtokens.core.reading import regular
 
-MOST_PIXELS = "VTOKENS_MAX_PIXELS"
-"""The environment variable that says how many pixels a picture may have, in place of twice PIL's MAX_IMAGE_PIXELS."""
 ALLOWED = "a PIL image, the path of a picture, or a uint8 array (height, width, 3) in RGB"
 _ANIMATED = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")  # a phone's MPO has a second image too, which is no second picture
 _WHOLE = {"PNG": 65535, "PPM": 65535}
@@ -30,7 +26,8 @@ def open_image(
     """The image in a file, fully decoded and `upright`.
 
     An animation gives its first frame, and warns that it is one. A picture may have twice as many pixels as
-    `PIL.Image.MAX_IMAGE_PIXELS` says, which the environment variable VTOKENS_MAX_PIXELS sets for the whole process.
+    `PIL.Image.MAX_IMAGE_PIXELS` says, or as many as the environment variable VTOKENS_MAX_PIXELS says when it is opened;
+    PIL's number follows it, for the whole process, since PIL looks at it again when a picture is cropped.
 
     Args:
         source: a path, or an open binary file.
@@ -59,32 +56,6 @@ def open_image(
     if frames:
         warnings.warn(f"the image {name} has several frames: only the first is looked at", stacklevel=2)
     return found
-
-
-def opened(source: str | Path | IO[bytes], formats: tuple[str, ...] | None = None) -> Image.Image:
-    """A picture whose header alone is read, by `Image.open`, in our words where it has too many pixels.
-
-    Raises:
-        ValueError: it has too many, with how many are allowed; or VTOKENS_MAX_PIXELS is no whole number above 0.
-        OSError: as `Image.open`.
-    """
-    given = os.environ.get(MOST_PIXELS)
-    if given is not None:
-        if not (given.isascii() and given.isdigit() and int(given)):
-            raise ValueError(f"{MOST_PIXELS}={shorten(given)} is not allowed: a whole number of pixels above 0 is")
-        Image.MAX_IMAGE_PIXELS = (int(given) + 1) // 2  # PIL refuses above twice its own number
-    try:
-        with warnings.catch_warnings():
-            # It warns of half as many, which are read all the same.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(source, formats=formats)
-    except Image.DecompressionBombError as error:
-        found, most = re.search(r"\((\d+) pixels\)", str(error)), 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        has, needed = (f"{int(found[1]):,}", found[1]) if found else ("too many", "...")
-        raise ValueError(
-            f"it has {has} pixels, and at most {most:,} are allowed, as a small file can take all memory so: make it "
-            f"smaller, or, if you trust it, set {MOST_PIXELS}={needed} in the environment"
-        ) from error
 
 
 def upright(image: Image.Image) -> Image.Image:

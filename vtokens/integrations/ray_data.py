@@ -49,7 +49,8 @@ class Decode:
         return found | {PIXELS: pixels.tobytes(), **dict(zip(_SIDES, pixels.shape, strict=False)), _REFUSED: reason}
 
     def _opened(self, image: Any) -> Image.Image:
-        from vtokens.core.images import open_image, opened
+        from vtokens.core.images import open_image
+        from vtokens.core.pixel_limit import opened
         from vtokens.core.reading import within
 
         if isinstance(image, str):

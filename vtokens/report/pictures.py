@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vtokens.core.images import opened
 from vtokens.core.kept import KeptPicture
 from vtokens.core.overlay import overlay
 from vtokens.core.picture import Picture
+from vtokens.core.pixel_limit import opened
 from vtokens.core.reading import regular
 
 from .answers import GivenAnswer, Question
