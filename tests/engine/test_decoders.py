@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +16,8 @@ from tests.engine.state import snapshot
 from tests.engine.unmerged import before_and_with, copies, gone, unmerged
 from tests.families import build, image, inputs
 from tests.limits import close_pass
+from vtokens.adapters import adapter_for
+from vtokens.adapters.decoder import check_decoder
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 DYMU = "dymu(thresholds=(0.3, 0.3, 0.3))"
@@ -116,3 +120,19 @@ def test_unmerging_elsewhere_is_refused(decoder: str) -> None:
         vtokens.attach(model, DYMU)
     with vtokens.attach(model, "dymu(thresholds=(0.3,), unmerge=False)"):
         assert model(**batch).logits.isfinite().all()
+
+
+def test_models_that_are_gone_leave_no_classes_behind() -> None:
+    """A config class of its own each, as code from the hub brings; each is taken, the first time and the second."""
+    model, kinds = build("llava")[0], []
+    adapter = adapter_for(model)
+    config = adapter.language_model.config
+    plain = type(config)
+    for number in range(200):
+        config.__class__ = type(f"Config{number}", (plain,), {})
+        kinds.append(weakref.ref(type(config)))
+        check_decoder(adapter)
+        check_decoder(adapter)
+    config.__class__ = plain
+    gc.collect()
+    assert sum(kind() is not None for kind in kinds) <= 100

@@ -17,6 +17,8 @@ _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 _COMPLEX = ("apply_rotary_emb",)
 _CACHES: dict[tuple[type, tuple[LayerSpec, ...]], frozenset[str]] = {}
 """By the class of a config and the layers that it tells of: the layers of the cache that transformers makes of it."""
+_MOST = 64
+"""Of these: a program that goes through many models begins anew, as each keeps a class alive."""
 
 
 def check_decoder(adapter: Adapter) -> None:
@@ -137,9 +139,11 @@ def _reasons(adapter: Adapter) -> Iterator[str]:
         if hasattr(attention, "kv_lora_rank") and not adapter.anatomy.latent:
             yield f"its {type(inside(attention)).__name__} caches what all heads share in place of keys and values"
     told = type(config), adapter.specs
-    if told not in _CACHES:  # what only watches is put on a model in every call
-        _CACHES[told] = frozenset(type(layer).__name__ for layer in DynamicCache(config=config).layers)
-    cached = _CACHES[told]
+    cached = _CACHES.get(told)
+    if cached is None:  # what only watches is put on a model in every call
+        if len(_CACHES) >= _MOST:
+            _CACHES.clear()
+        cached = _CACHES[told] = frozenset(type(layer).__name__ for layer in DynamicCache(config=config).layers)
     known = {"DynamicLayer", "DynamicSlidingWindowLayer"}
     known |= {"LinearAttentionLayer"} if "linear" in adapter.anatomy.kinds else set()
     if any(spec.slot != index for index, spec in enumerate(adapter.specs)):
