@@ -15,23 +15,12 @@ from torch import Tensor
 from vtokens.core.columns import columns_of
 from vtokens.core.groups import Groups
 from vtokens.core.on_device import on_device
+from vtokens.core.parts import Parts, parts_of
 from vtokens.core.picture import Picture
+from vtokens.core.placeholders import expand, owners
 
 Grouping = Literal["image", "view", "frame", "sample"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Visual tokens by parts of pictures.
-
-    Attributes:
-        groups: one a part.
-        owners: the picture of each.
-    """
-
-    groups: Groups
-    owners: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -106,10 +95,10 @@ class Layout:
         seen = 0
         for per_row, (modality, mask) in zip(host, placeholders.items(), strict=True):
             given = list(pictures.get(modality, ()))
-            which = _expand(modality, per_row, [len(p) for p in given])
+            which = expand(modality, per_row, [len(p) for p in given])
             part = [given[i] for i in which]
             sizes = [len(p) for p in part]
-            owner += _owners(per_row, sizes)
+            owner += owners(per_row, sizes)
             if part:
                 rank = (mask.flatten().cumsum(0) - 1).clamp(min=0).view_as(mask)
                 flat = [
@@ -277,30 +266,14 @@ class Layout:
     def parts(self, grouping: Grouping) -> Parts:
         """One group for each view, or each frame of one, of each picture, in sequence order."""
         if grouping not in self._parts:
-            self._parts[grouping] = self._parted(grouping)
+            self._parts[grouping] = parts_of(
+                self.pictures, self.image, self.cell, self.visual, self.counts, by_view=grouping == "view"
+            )
         return self._parts[grouping]
 
     @cached_property
     def _parts(self) -> dict[str, Parts]:
         return {}
-
-    def _parted(self, grouping: Grouping) -> Parts:
-        table = np.full((len(self.pictures) + 1, max([1, *map(len, self.pictures)])), -1)  # the last row is no picture
-        owners: list[int] = []
-        for number, picture in enumerate(self.pictures):
-            key = picture.view if grouping == "view" else picture.view * (1 + picture.t.max(initial=0)) + picture.t
-            inside = picture.view >= 0
-            found, which = np.unique(key[inside], return_inverse=True)
-            table[number, : len(picture)][inside] = len(owners) + which
-            owners += [number] * len(found)
-        device = self.visual.device
-        group = on_device(table, device)[self.image, self.cell.clamp(min=0)].masked_fill(~self.visual, -1)
-        if self.counts == tuple(picture.tokens for picture in self.pictures):
-            counts = np.bincount(table[table >= 0], minlength=len(owners)).tolist()
-        else:  # which of them are left, only the device knows
-            flat = group.flatten()
-            counts = torch.bincount(torch.where(flat < 0, len(owners), flat), minlength=len(owners) + 1)[:-1].tolist()
-        return Parts(Groups.of(group, counts), tuple(owners))
 
     def groups(self, grouping: Grouping) -> Groups:
         """The visual tokens as groups: one for each picture, view, frame or sample."""
@@ -318,34 +291,3 @@ class Layout:
         for owner, count in zip(self.parts(grouping).owners, counts, strict=True):
             totals[owner] += count
         return tuple(totals)
-
-
-def _expand(modality: str, per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
-    """Which picture stands where: 0..n-1, or each row's pictures once per copy of the row."""
-    placeholders, features = sum(per_row), sum(sizes)
-    copies = max(1, placeholders // features) if features else 1
-    if placeholders != copies * features or (copies > 1 and len(per_row) % copies):
-        raise ValueError(
-            f"the prompt holds {placeholders} {modality} placeholder positions, "
-            f"but its {len(sizes)} {modality}(s) need {features}"
-        )
-    if copies == 1:
-        return list(range(len(sizes)))
-    groups: list[list[int]] = [[] for _ in per_row[::copies]]
-    for number, row in enumerate(_owners(per_row[::copies], sizes)):
-        groups[row].append(number)
-    return [number for group in groups for _ in range(copies) for number in group]
-
-
-def _owners(per_row: Sequence[int], sizes: Sequence[int]) -> list[int]:
-    """The batch row of each picture, given placeholder counts per row and the pictures' sizes."""
-    owners, row, room = [], 0, list(per_row)
-    for number, size in enumerate(sizes):
-        while row < len(room) and room[row] == 0:
-            row += 1
-        if row == len(room) or room[row] < size:
-            left = room[row] if row < len(room) else 0
-            raise ValueError(f"picture {number} needs {size} placeholder positions, but its sample has {left} left")
-        room[row] -= size
-        owners.append(row)
-    return owners
