@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vtokens.core.columns import columns_of
 from vtokens.core.facts import Facts
-from vtokens.kernels import group_weights, grouped_attention, reweigh, rotate
+from vtokens.kernels import group_weights, grouped_attention, reweigh
+from vtokens.strategies.attend.few_rows import of_few, turned
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -122,67 +123,33 @@ def _attended(heads: Heads, places: Places, rows: Rows, now: Segments | None, le
     angles = tuple(
         part.gather(1, rows.index[..., None].expand(-1, -1, part.shape[2])) for part in (places.cos, places.sin)
     )
-    level = _turned(query, (angles[0], -angles[1]))
+    level = turned(query, (angles[0], -angles[1]))
     cos, sin = places.turn(torch.stack(at))
     few = now is None and key.device.type == "cpu" and count * query.shape[2] <= _FEW
     value = heads.value[..., :1] if few else heads.value  # log-sum-exps are all that is asked for
-    _, lse = grouped_attention(level, _turned(key, (cos, -sin)), value, number, count, heads.scaling)
+    _, lse = grouped_attention(level, turned(key, (cos, -sin)), value, number, count, heads.scaling)
     tokens = (number[..., None] == torch.arange(count, device=number.device)).sum(1)
     worth = lse.movedim(0, -1) - tokens.clamp(min=1).log()[:, None, None]
     worth = worth if now is None else _by_segment(worth, tokens, own)
     if few:
         further = torch.cat([_ahead(worth, lengths, heads.recall(_REGION), one) for one in range(count)], 2)
-        return _of_few(heads, places, query, number.masked_fill(~valid, -2), place, further)
+        number = number.masked_fill(~valid, -2)
+        return of_few(heads, places, query, number, heads.marks(_SHIFT), place, further)
     # Segments stand in a stack; each row moves by how far from its end it has each of them.
-    stacked = _turned(key, places.turn(heads.marks(_SHIFT)))
-    query = query if now is None else _turned(query, places.turn(now.shift))
+    stacked = turned(key, places.turn(heads.marks(_SHIFT)))
+    query = query if now is None else turned(query, places.turn(now.shift))
     outputs, sums = [], []
     for segment in range(-1, count):
         seen, moved = _seen(segment, own, place, total - 1, now, begin, new), query
         if segment >= 0:
             flat = query.reshape(len(query), 1, -1, query.shape[-1])
             further = _ahead(worth, lengths, heads.recall(_REGION), segment)
-            moved = _turned(flat, places.turn(further.flatten(1))).view_as(query)
+            moved = turned(flat, places.turn(further.flatten(1))).view_as(query)
         mine = torch.where((number == segment) & valid, 0, -1)
         output, lse = grouped_attention(moved, stacked, heads.value, mine, 1, heads.scaling, seen)
         outputs.append(output)
         sums.append(lse)
     return reweigh(torch.cat(outputs), group_weights(torch.cat(sums)))
-
-
-def _of_few(heads: Heads, places: Places, query: Tensor, number: Tensor, place: Tensor, further: Tensor) -> Tensor:
-    """float32 (B, H, R, D): what a few rows of text attend to, on a CPU, by one softmax over all keys.
-
-    All keys of a segment moved by the same to its place in the stack, so that the row is moved back in their stead.
-
-    Args:
-        query: (B, H, R, D).
-        number: int64 (B, K), the segment of each key, -1 for text, -2 for padding.
-        place: int64 (B, R), where the key of each row stands.
-        further: int64 (B, H, S * R), by how much each row is moved to see each segment in the stack.
-    """
-    (batch, heads_, rows, dim), (_, kv_heads, keys, _) = query.shape, heads.key.shape
-    count, shift = further.shape[2] // rows, heads.marks(_SHIFT)
-    first = (number[:, None] == torch.arange(count)[:, None]).int().argmax(-1)
-    back = shift.gather(1, first)[:, None, :, None].expand(-1, heads_, -1, rows)
-    # Text between pictures was moved by as many positions as those behind it take.
-    index, real = columns_of(number == -1, int((number == -1).sum(1).max()))
-    by = further.flatten(1), back.flatten(1), shift.gather(1, index)
-    cosines, sines = (part.split([one.shape[1] for one in by], 1) for part in places.turn(torch.cat(by, 1)))
-    moved = query[:, :, None].expand(-1, -1, count, -1, -1).reshape(batch, 1, -1, dim)
-    moved = _turned(_turned(moved, (cosines[0], sines[0])), (cosines[1], -sines[1])).view(batch, kv_heads, -1, dim)
-    scores = (moved.float() @ heads.key.float().mT).view(batch, heads_, count, rows, keys)
-    which = number.clamp(min=0)[:, None, None, None].expand(-1, heads_, 1, rows, -1)
-    scores = scores.gather(2, which)[:, :, 0].masked_fill((number < 0)[:, None, None], -torch.inf)
-    key, value = (part.gather(2, index[:, None, :, None].expand(-1, kv_heads, -1, part.shape[3])).float()
-                  for part in (heads.key, heads.value))  # fmt: skip
-    key = _turned(key, (cosines[2], sines[2]))
-    text = (query.float().reshape(batch, kv_heads, -1, dim) @ key.mT).view(batch, heads_, rows, -1)
-    seen = real[:, None] & (index[:, None] <= place[..., None])
-    shares = torch.cat([scores, text.masked_fill(~seen[:, None], -torch.inf)], 3).mul_(heads.scaling).softmax(-1)
-    shares = shares.view(batch, kv_heads, -1, shares.shape[-1])
-    output = shares[..., :keys] @ heads.value.float() + shares[..., keys:] @ value
-    return output.view(batch, heads_, rows, -1)
 
 
 def _seen(segment: int, own: Tensor, place: Tensor, last: int, now: Segments | None, begin: Tensor, new: int) -> Tensor:
@@ -227,7 +194,3 @@ def _ahead(worth: Tensor, lengths: Tensor, region: Tensor | None, segment: int) 
     nearer = (worth > this) | ((worth == this) & (place < segment))
     counted = lengths if region is None else lengths * (region == region[:, segment : segment + 1])
     return (nearer * counted[:, None, None]).sum(-1)
-
-
-def _turned(states: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    return rotate(states, *angles).to(states.dtype)
