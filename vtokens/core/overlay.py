@@ -32,14 +32,25 @@ def seen_image(processor: Any, image: Image.Image) -> Image.Image:
         return _on_canvas(settings, image)
     if not getattr(settings, "do_center_crop", False):
         return image
-    size, crop = settings.size, settings.crop_size
-    edge = size.get("shortest_edge") if hasattr(size, "get") else size["shortest_edge"]
+    size, box = cut(settings, image.size)
+    return image.resize(size, Image.Resampling.BICUBIC).crop(box)
+
+
+def cut(settings: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """What an image processor that crops makes of a picture of `size` (width, height).
+
+    Returns:
+        (width, height) that it scales to; and (left, top, right, bottom) of what it keeps of that, in pixels, which may
+        lie outside where it pads.
+    """
+    to, crop = settings.size, settings.crop_size
+    edge = to.get("shortest_edge") if hasattr(to, "get") else to["shortest_edge"]
     if edge:
-        scale = edge / min(image.size)
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    width, height = crop["width"], crop["height"]
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+        wide, high = (max(1, round(side * edge / min(size))) for side in size)
+    else:
+        wide, high = int(to["width"]), int(to["height"])
+    left, top = (wide - crop["width"]) // 2, (high - crop["height"]) // 2
+    return (wide, high), (left, top, left + crop["width"], top + crop["height"])
 
 
 def _on_canvas(settings: Any, image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from vtokens.core.kept import KeptPicture
+from vtokens.core.overlay import cut
 from vtokens.serve.answers import ShownPicture, Verdict, VtokensAnswer
 from vtokens.serve.jobs import Did
 
@@ -88,13 +89,6 @@ def seen_share(processor: Any, image: Image.Image) -> list[float]:
         raise ValueError("the processor lays pictures on a canvas of tiles, which is not theirs")
     if not getattr(settings, "do_center_crop", False):
         return [0.0, 0.0, 1.0, 1.0]
-    size, crop = settings.size, settings.crop_size
-    edge = size.get("shortest_edge") if hasattr(size, "get") else size["shortest_edge"]
-    scale = edge / min(image.size) if edge else 1.0
-    wide, high = (max(1, round(side * scale)) for side in image.size)
-    share = []
-    for whole, part in ((wide, crop["width"]), (high, crop["height"])):
-        first = (whole - part) // 2
-        share.append((max(first, 0) / whole, min(first + part, whole) / whole))
-    (left, right), (top, bottom) = share
-    return [round(value, 4) for value in (left, top, right - left, bottom - top)]
+    (wide, high), (left, top, right, bottom) = cut(settings, image.size)
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, wide), min(bottom, high)
+    return [round(value, 4) for value in (left / wide, top / high, (right - left) / wide, (bottom - top) / high)]

@@ -10,7 +10,6 @@ from PIL import Image
 from vtokens.adapters import adapter_for
 from vtokens.core.costs import kv_bytes, prefill_flops
 from vtokens.core.errors import shorten
-from vtokens.engine import Handle
 from vtokens.eval.clock import PhaseClock
 from vtokens.eval.journal import Answer
 from vtokens.eval.lmms.answering import pruned
@@ -23,7 +22,7 @@ from vtokens.recipes.looking.asking import Asking
 
 
 def recipe_answers(
-    model: Any, processor: Any, handle: Handle, asked: Sequence[Asked], recipe: Recipe
+    model: Any, processor: Any, asked: Sequence[Asked], recipe: Recipe
 ) -> list[Answer]:  # fmt: skip
     """Answer requests by a recipe.
 
@@ -33,7 +32,7 @@ def recipe_answers(
     Raises:
         ValueError: a request that is not one question about one picture.
     """
-    return [_answer(model, processor, handle, one, recipe) for one in asked]
+    return [_answer(model, processor, one, recipe) for one in asked]
 
 
 def question_of(messages: Any, where: str, recipe: str) -> tuple[Image.Image, str]:
@@ -53,7 +52,7 @@ def question_of(messages: Any, where: str, recipe: str) -> tuple[Image.Image, st
     return picture(shown[0].url), text
 
 
-def _answer(model: Any, processor: Any, handle: Handle, one: Asked, recipe: Recipe) -> Answer:
+def _answer(model: Any, processor: Any, one: Asked, recipe: Recipe) -> Answer:
     chosen, arguments = one.settings, dict(one.settings.arguments)
     image, question = question_of(one.messages(), f"document {one.doc} of {shorten(one.task)}", recipe.name)
     asking = Asking(model, processor, image, question, arguments)

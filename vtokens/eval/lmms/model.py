@@ -214,7 +214,7 @@ class VTokens(lmms):
 
     def _found(self, handle: Handle, asked: list[requested.Asked]) -> list[Answer]:
         if self.recipe is not None:
-            return recipe_answers(self._model, self.processor, handle, asked, self.recipe)
+            return recipe_answers(self._model, self.processor, asked, self.recipe)
         prompts = [media_prompt(self.processor, one.messages(), self.max_frames_num) for one in asked]
         return answers(self._model, self.processor, handle, asked, prompts)
 
