@@ -22,7 +22,7 @@ from vtokens.engine.state.positions import given_positions
 from vtokens.engine.state.reduce import reduce
 from vtokens.engine.state.signals import Signals, note_entering
 from vtokens.engine.state.view import View, gather, spread
-from vtokens.strategies.selection import Selection
+from vtokens.strategies.selection import Selection, as_said
 from vtokens.strategies.views.visuals import Visuals
 
 
@@ -62,10 +62,12 @@ def select(lane: Lane, acting: Acting, stage: Callable[[Visuals], Selection | No
         if selection is None:
             return hidden
         _check(selection, acting)
+        selection = as_said(selection, visuals.valid)
         for modifier in acting.modifiers:
             visuals, selection = _by_picture(replace(visuals, prepared=modifier.prepared), selection)
             selection = modifier.strategy.at_selection(visuals, selection)
             _check(selection, modifier)
+            selection = as_said(selection, visuals.valid)
         return _selected(lane, pictures, acting, selection, part, visuals.grouping, rows, hidden)
 
 

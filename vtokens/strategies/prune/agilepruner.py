@@ -80,7 +80,7 @@ def _without_look_alikes(apart: Tensor, many: float, worth: Tensor, like: Tensor
 
 def effective_rank(tokens: Tensor, valid: Tensor) -> Tensor:
     """float32 (G,): exp(-sum q log q), q the singular values of a group's tokens (G, M, D) over their sum."""
-    values = _singular(tokens.float().masked_fill(~valid[..., None], 0))
+    values = _singular(tokens.float().masked_fill(~valid[..., None], 0).nan_to_num())
     share = values / values.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     return torch.special.entr(share).sum(1).exp()
 

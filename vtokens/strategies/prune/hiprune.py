@@ -75,8 +75,8 @@ class HiPrune(ScorePruner):
 
         anchor = visuals.best(middle, [round(count * self.alpha / 5) for count in base]).keep
         beside = _beside(visuals, anchor)
-        # Attention is above 0, so that adding more than there is anywhere puts anchors first, and buffers behind them.
-        most = deep.amax() + middle.amax() + 1
+        # Attention is above 0, so that adding more than the picture has puts anchors first, and buffers behind them.
+        most = (deep.amax(1) + middle.amax(1) + 1)[:, None]
         score = deep + torch.where(beside | anchor, most + middle, 0) + torch.where(anchor, most, 0)
         if not self.text:
             return score

@@ -48,10 +48,10 @@ class PruneSID(SubsetPruner):
         return Needs(signals=(Saliency(),), waits="which tokens suppress which, and how many are left")
 
     def choose(self, visuals: Visuals, counts: Sequence[int]) -> Tensor:
-        tokens, salient, device = visuals.tokens, visuals.saliency(), visuals.valid.device
+        tokens, salient, device = visuals.tokens.detach().float(), visuals.saliency(), visuals.valid.device
         chosen = np.zeros(visuals.valid.shape, dtype=bool)
         for number, (size, count) in enumerate(zip(visuals.counts, counts, strict=True)):
-            own, score = tokens[number, :size].float(), salient[number, :size].cpu().numpy()
+            own, score = tokens[number, :size].nan_to_num(), salient[number, :size].cpu().numpy()
             if count:
                 group = components(own, max(1, count // 4), self.seed).abs().argmax(1).cpu().numpy()
                 unit = normalize(own, dim=-1)
