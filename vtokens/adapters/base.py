@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -54,6 +55,16 @@ class Adapter(ABC):
                 f"{type(model).__name__} has no language model inside: pass the ...ForConditionalGeneration"
             )
         self.config: Any = self.multimodal.config
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Adapter:
+        """The adapter of a copied model; of a part that is copied alone, one that no call asks for.
+
+        Hooks go with a part, as peft copies an output layer that it saves: they are not to bring the whole model along.
+        """
+        new = memo[id(self)] = copy.copy(self)
+        if id(self.model) in memo or id(self.multimodal) in memo:
+            new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Adapter:

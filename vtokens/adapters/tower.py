@@ -34,6 +34,11 @@ class Tower:
     def __init__(self, spec: TowerSpec, multimodal: Any) -> None:
         self._spec, self._multimodal = spec, multimodal
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tower:
+        """The tower of a copied model; itself where a part of one is copied alone."""
+        copied = memo.get(id(self._multimodal))
+        return self if copied is None else Tower(self._spec, copied)
+
     @property
     def module(self) -> Any:
         """The tower itself; its config names its type.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,15 @@ class Handle:
         check_signature(self._adapter)
         self.strategies, self.choices = chosen(self._adapter, strategies)
         self._own: Block | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+        """The handle of a copied model, which is copied first, so that both are of one copy."""
+        copy.deepcopy(self._adapter.model, memo)
+        if id(self) not in memo:
+            new = memo[id(self)] = Handle.__new__(Handle)
+            new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        found: Handle = memo[id(self)]
+        return found
 
     def _attach(self) -> Handle:
         model = self._adapter.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from vtokens.engine.block import Block, Watch
 from vtokens.engine.compiled import notice_hooks
 from vtokens.engine.context import inside, lock
 from vtokens.engine.hooks import Hooks
-from vtokens.engine.parts import Parts, parts, taps
+from vtokens.engine.parts import Parts, parts, taps, where
 from vtokens.engine.plan import Plan
 from vtokens.engine.record import Records
 
@@ -28,15 +28,21 @@ class Engine(Hooks):
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
         self._blocks: list[Block] = []
+        self._at: dict[Hashable, tuple[Any, ...]] = {}  # part -> the modules on which it stands
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
-        """The engine of a copied model: what is attached stays, what runs for a while in the original does not."""
+        """The engine of a copied model: what is attached stays, what runs for a while in the original does not.
+
+        Of a part that is copied alone, whose hooks go with it, one that runs nothing.
+        """
         new = memo[id(self)] = Engine.__new__(Engine)  # first, since the model leads back here
         new.__init__(copy.deepcopy(self.adapter, memo))  # type: ignore[misc]
+        if new.adapter.multimodal is self.adapter.multimodal:
+            return new
         new.own = copy.deepcopy(self.own, memo)
         new._blocks = [] if new.own is None else [new.own]
         new.layers = copy.deepcopy(self.layers, memo)
-        new.standing = copy.deepcopy(self.standing, memo)
+        new.standing, new._at = copy.deepcopy((self.standing, self._at), memo)
         new.light = new._is_light(self.adapter)
         return new
 
@@ -88,6 +94,20 @@ class Engine(Hooks):
             self.watches = watches
             self._sync()
 
+    def follow(self) -> None:
+        for block in self._blocks:
+            block.plan.check_tower(self.adapter)
+        if len(self.adapter.layers) != len(self.layers):
+            return  # refused where they are to run
+        moved = [key for key, at in self._at.items() if _other(where(self.adapter, key), at)]
+        if moved:
+            with lock:
+                notice_hooks()
+                for key in moved:
+                    if key in self.standing:
+                        self.standing.pop(key).remove()
+                self._sync()
+
     def _sync(self) -> None:
         wanted = Parts()
         if not self.standing:
@@ -101,6 +121,9 @@ class Engine(Hooks):
         for key, make in wanted.items():
             if key not in self.standing:
                 self.standing[key] = make()
+                if at := where(self.adapter, key):
+                    self._at[key] = at
+        self._at = {key: at for key, at in self._at.items() if key in self.standing}
         self.light = self._is_light(self.adapter)
         # On the model itself, so that both go together; past nn.Module, which is to know nothing of it.
         attributes = self.adapter.multimodal.__dict__
@@ -108,6 +131,10 @@ class Engine(Hooks):
             attributes[_ENGINE] = self
         elif attributes.get(_ENGINE) is self:
             del attributes[_ENGINE]
+
+
+def _other(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    return any(one is not old for one, old in zip(now, before, strict=True))
 
 
 def engine_on(adapter: Adapter) -> Engine | None:

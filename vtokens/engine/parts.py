@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import nn
 
+from vtokens.adapters import Adapter
 from vtokens.adapters.decoder import mlp_of
 from vtokens.adapters.output import makes_logits
 from vtokens.engine import cross
@@ -103,9 +104,36 @@ def parts(hooks: Hooks, plan: Plan) -> Parts:
 def taps(hooks: Hooks, indices: Iterable[int]) -> Parts:
     """The taps on the attention of some decoder layers, by the same names."""
     layers: Any = hooks.adapter.layers
+    home = hooks.adapter.multimodal
     return {
-        ("tap", index): partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index)) for index in indices
+        ("tap", index): partial(Tap, layers[index].self_attn, partial(hooks.on_attention, index), home)
+        for index in indices
     }
+
+
+def where(adapter: Adapter, key: Hashable) -> tuple[Any, ...]:
+    """The modules on which a part stands, as they are now, if it goes to those that take their place; else none."""
+    kind, *at = (key,) if isinstance(key, str) else cast(tuple[Any, ...], key)
+    towers = list(dict.fromkeys(adapter.towers.values()))
+    if kind == "tower" and adapter.anatomy.cross is not None:
+        return (adapter.tower.module,)
+    if kind in ("projector", "pushed projector"):
+        some = [tower.projector for tower in towers if tower.expands or kind == "pushed projector"]
+        return (list(dict.fromkeys(some))[at[0]],)
+    if kind == "pixels":
+        return towers[at[0]].module, towers[at[0]].embeddings
+    if kind in ("encode", "tower tap", "tower states"):
+        number, block = at
+        tower = towers[number]
+        return tuple(tower.merge_point(block)) if kind == "encode" else (tower.blocks[block], tower.attentions[block])
+    if kind == "change":
+        layer, part = adapter.layers[at[0].layer], at[0].part
+        return (layer.self_attn if part == "attention" else mlp_of(layer),)
+    if kind == "after mlp":
+        return (mlp_of(adapter.layers[at[0]]),)
+    if kind == "neurons":
+        return (adapter.layers[at[0]].mlp.down_proj,)
+    return (row_wise(adapter.layers[at[0]], at[1]),) if kind == "rows" else ()
 
 
 def _before(module: nn.Module, hook: Any) -> Part:

@@ -144,7 +144,9 @@ class Plan:
         scored = [one for one in signals if isinstance(one, Saliency)]
         keyed = [one for one in signals if isinstance(one, TowerKeys)]
         stated = [one for one in signals if isinstance(one, TowerStates)]
-        feature = adapter.tower.feature_block if scored or keyed or stated else 0
+        inside = bool(scored or keyed or stated or (self.at_encode and adapter.tower.merges))
+        feature = adapter.tower.feature_block if inside else 0
+        self._tower = (depth, feature) if inside else None
         found = {part for one in scored for part in one.scored(depth, feature)}
         self.scored: set[Scored] = found.union(() if negative is None else negative.scored)
         keys = {feature if one.block is None else one.block % depth for one in keyed}
@@ -153,6 +155,15 @@ class Plan:
         self.state_blocks: set[int] = states.union(() if negative is None else negative.state_blocks)
         pushed = {one for one in signals if isinstance(one, Sensitivity)}
         self.sensitivities: set[Sensitivity] = pushed.union(() if negative is None else negative.sensitivities)
+
+    def check_tower(self, adapter: Adapter) -> None:
+        """Raise `RuntimeError` if what acts or looks inside of the tower was chosen for another one."""
+        if self._tower is not None and self._tower != (now := (len(adapter.tower.blocks), adapter.tower.feature_block)):
+            was = "block {1} of {0}"
+            raise RuntimeError(
+                f"the features came from {was.format(*self._tower)} of the vision tower when strategies were attached, "
+                f"and come from {was.format(*now)} now: detach() and attach() again"
+            )
 
     @property
     def apart(self) -> list[Plan]:

@@ -124,7 +124,7 @@ def _states(module: Any, embeddings: tuple[Tensor, Tensor]) -> _Met:
         met.append(attention)
         return torch.zeros_like(attention.query).transpose(1, 2).contiguous(), None
 
-    tap = Tap(module, note)
+    tap = Tap(module, note, module)
     width = module.config.hidden_size
     states = torch.linspace(-3, 3, _WIDTH * width, dtype=torch.float32).sin().view(1, _WIDTH, width)
     known = ("hidden_states", "position_embeddings", "attention_mask")

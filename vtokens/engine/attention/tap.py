@@ -155,10 +155,11 @@ class _Tapped:
     Attributes:
         real: that config.
         handler: what calls are handed to. Here, so that it lives and dies, and is deep-copied, with the module.
+        home: the model's part that is copied where the whole model is.
     """
 
-    def __init__(self, real: Any, handler: Handler) -> None:
-        self.__dict__.update(real=real, handler=handler)
+    def __init__(self, real: Any, handler: Handler, home: Any) -> None:
+        self.__dict__.update(real=real, handler=handler, home=home)
 
     @property
     def _attn_implementation(self) -> str:
@@ -168,12 +169,19 @@ class _Tapped:
         return name
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("real", "handler"):  # asked for before they are set, while a copy is being made
+        if name in ("real", "handler", "home"):  # asked for before they are set, while a copy is being made
             raise AttributeError(name)
         return getattr(self.real, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.real, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if id(self.home) not in memo:  # a module that is copied alone has no tap
+            return copy.deepcopy(self.real, memo)
+        new = memo[id(self)] = _Tapped.__new__(_Tapped)
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def __copy__(self) -> Any:  # whoever wants another config to change means the module's own
         return copy.copy(self.real)
@@ -187,8 +195,8 @@ class Tap(Follower):
     that the user has chosen, now or later.
     """
 
-    def __init__(self, module: Any, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, module: Any, handler: Handler, home: Any) -> None:
+        self._handler, self._home = handler, home
         self._put(inside(module))
 
     def follow(self, module: Any) -> None:
@@ -205,7 +213,7 @@ class Tap(Follower):
             self._module.config = self._config.real
 
     def _put(self, module: Any) -> None:
-        self._module, self._config = module, _Tapped(module.config, self._handler)
+        self._module, self._config = module, _Tapped(module.config, self._handler, self._home)
         module.config = self._config
 
 

@@ -47,6 +47,14 @@ class Base:
         found = blocks(self)
         return found[-1] if found else self.own
 
+    def follow(self) -> None:
+        """Go to modules that took the place of those on which something stands.
+
+        Raises:
+            RuntimeError: the tower is another than what was attached was made for.
+        """
+        raise NotImplementedError
+
     def forget_call(self) -> None:
         """Forget the phase of the caller's call: that is over, or was cut off and left its phase behind."""
         here().leave(self)

@@ -47,6 +47,8 @@ class ModelHooks(Base):
         if block is None or kwargs is None:
             return
         _check_replica(module, block)
+        if not entering(module, args, kwargs):
+            self.follow()
         inputs, plan = named(module, args, kwargs), block.plan
         given = None if plan.contrast is None else negative_prompt(self, self.prompts)
         request = Request(inputs, plan, outer if isinstance(outer, Outer) else None, given)

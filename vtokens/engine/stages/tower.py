@@ -40,6 +40,7 @@ class _Features:
         if block is None or call_of(self._adapter) is not None:
             # Families whose videos are encoded as images call one feature call from the other: that is one run.
             return method()
+        self._watcher.follow()
         merges = bool(block.plan.at_encode)
         given = dict(self.__signature__.bind_partial(*args, **kwargs).arguments)
         call = TowerCall(self._adapter, block.plan, self._watcher.encoding(self._modalities), given)
@@ -83,6 +84,9 @@ class Watcher(Protocol):
     def block(self) -> Block | None:
         """What runs for the caller."""
 
+    def follow(self) -> None:
+        """Go to modules that took the place of those on which something stands."""
+
     def encoding(self, modalities: Sequence[str]) -> str:
         """Which of the modalities that share a feature call it is called for now."""
 
@@ -119,7 +123,7 @@ class TowerTap:
 
     def __init__(self, adapter: Adapter, tower: Tower, index: int) -> None:
         self._adapter, self._tower, self._index = adapter, tower, index
-        self._tap = Tap(tower.attentions[index], self._on_block)
+        self._tap = Tap(tower.attentions[index], self._on_block, adapter.multimodal)
 
     def remove(self) -> None:
         """Take the tap off."""
