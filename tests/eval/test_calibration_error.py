@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtokens.eval.detectors.figures import figures
+from vtokens.eval.detectors.figures import by_part, figures
 from vtokens.eval.metrics import bootstrap
 from vtokens.eval.metrics.calibration import calibration_error
 from vtokens.eval.metrics.detection import ece
@@ -71,3 +71,14 @@ def test_figures_have_it():
     p, y = drawn(np.random.default_rng(3), 120, 0.1)
     found = figures("x", p, y, list(range(120)), resamples=100, seed=4).ece
     assert found == calibration_error(p, y, groups=range(120), resamples=100, seed=4)
+
+
+def test_a_seed_holds_for_what_needs_no_filter_too() -> None:
+    """The row of positions is the one that positions give by themselves under the same seed."""
+    rng = np.random.default_rng(0)
+    p, labels, where = rng.random(60), rng.random(60) < 0.4, rng.integers(0, 200, 60)
+    groups, length = [f"{i // 3}" for i in range(60)], np.full(60, 300)
+    rows = by_part(p, labels, groups, ["object"] * 60, where, length, resamples=50, seed=3)
+    given = {"threshold": None, "probabilities": False, "resamples": 50}
+    assert rows[1] == figures("position in the answer", where, labels, groups, **given, seed=3)
+    assert rows[1] != figures("position in the answer", where, labels, groups, **given, seed=0)

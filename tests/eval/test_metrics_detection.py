@@ -86,6 +86,12 @@ def test_kept_real_by_trying_every_threshold(samples, risk):
     assert same(kept_real(scores, labels, risk), max(right, default=0) / real if real else None)
 
 
+def test_equal_scores_are_kept_together_infinite_ones_too():
+    """No threshold parts the two at infinity, of which one is wrong: one of both right ones is kept without risk."""
+    for most in (1.0, np.inf):
+        assert kept_real(np.array([0.0, most, most]), np.array([0, 0, 1]), 0.0) == 0.5
+
+
 def test_excess_of_many_samples_is_near_its_formula():
     labels = np.arange(4000) < 1000
     optimal = 0.25 + 0.75 * math.log(0.75)

@@ -26,6 +26,8 @@ STRATEGIES = ("random", "uniform", "cls", "fastv", "todre")
 _ROUNDS = 3
 _LONGEST = 768
 """Pixels of a picture's longer side on the page."""
+_ENLARGED = 480
+"""Up to so many pixels of its longer side a small picture is enlarged."""
 
 
 @dataclass(frozen=True)
@@ -245,5 +247,5 @@ def _shown(image: Image.Image) -> Image.Image:
     if longest > _LONGEST:
         size = [max(1, side * _LONGEST // longest) for side in image.size]
         return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    factor = max(1, 480 // longest)
+    factor = max(1, _ENLARGED // longest)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

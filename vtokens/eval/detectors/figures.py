@@ -106,7 +106,7 @@ def by_part(
     Args:
         p, labels, groups: as of `figures`.
         parts: of each claim its part. position, length: where it stands, and how long its answer is, in characters.
-        more: of the filter, as of `figures`.
+        more: as of `figures`; what is had without looking only ranks, whatever the filter gives.
     """
     found = [figures("filter", p, labels, groups, resamples=resamples, **more)]
     names = sorted(set(parts))
@@ -114,7 +114,7 @@ def by_part(
         here = [i for i, one in enumerate(parts) if one == name]
         columns = ([column[i] for i in here] for column in (p, labels, groups))
         found.append(figures(f"filter, {name}", *columns, resamples=resamples, **more))
-    plain: dict[str, Any] = {"threshold": None, "probabilities": False, "resamples": resamples}
+    plain: dict[str, Any] = {**more, "threshold": None, "probabilities": False, "resamples": resamples}
     return [
         *found,
         figures("position in the answer", position, labels, groups, **plain),

@@ -69,7 +69,8 @@ def difference(
         a, b: (hits, trials), counts of the same samples in the same order; a mean is a share with one trial a sample.
         groups: as in `bootstrap`.
 
-    Samples are resampled with what both did on them, so that what makes a sample hard for both cancels out.
+    Samples are resampled with what both did on them, so that what makes a sample hard for both cancels out. Where both
+    did alike on every sample, the interval has no width: these samples do not tell how far apart the two are elsewhere.
     """
     counts = np.column_stack([*a, *b])
     if not counts[:, [1, 3]].sum(axis=0).all():

@@ -35,7 +35,8 @@ def kept_real(scores: Array, labels: Array, risk: float) -> float:
     """
     order = np.argsort(scores, kind="stable")
     wrong = np.cumsum(labels[order])
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    ordered = scores[order]
+    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(scores) - 1)  # equal ones may be infinite
     right = ends + 1 - wrong[ends]
     if not right[-1]:
         return float("nan")
