@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -193,3 +194,27 @@ def test_the_cache_stays_a_stock_one() -> None:
             return_dict_in_generate=True,
         )
     assert {type(layer).__name__ for layer in returned_cache(output).layers} == {"DynamicLayer"}
+
+
+def test_what_is_changed_between_two_calls_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another attention implementation, another decoder and an attachment act in the next call, and go again."""
+    model, processor = build("llava_next")
+    asked, said = ask(processor), [[5, 6, 7], [7, 8], [9]]
+    first = score(model, processor, *asked, said, ATTENTION)
+    model.set_attn_implementation("eager")
+    eager = build("llava_next", attn_implementation="eager")[0]
+    changed, expected = (score(one, processor, *asked, said, ATTENTION) for one in (model, eager))
+    assert all(max(distances(one, other).values()) == 0 for one, other in zip(changed, expected, strict=True))
+    model.set_attn_implementation("sdpa")
+    with vtokens.attach(model, "cls(keep=0.3)"):
+        pruned = score(model, processor, *asked, said, ATTENTION)
+    assert all(not trace.kept.all() for trace in pruned)
+    other = copy.deepcopy(model.model.language_model)
+    other.layers[1].self_attn.q_proj.weight.mul_(2)
+    with monkeypatch.context() as patch:
+        patch.setitem(model.model._modules, "language_model", other)
+        moved = score(model, processor, *asked, said, ATTENTION)
+    again = score(model, processor, *asked, said, ATTENTION)
+    for one, elsewhere, same in zip(first, moved, again, strict=True):
+        assert not torch.allclose(one.visual, elsewhere.visual)
+        assert max(distances(one, same).values()) == 0

@@ -61,15 +61,8 @@ def both(
     found = generate(model, processor, *asked, parts_of(model), **given, logits_processor=[standing])
     with monkeypatch.context() as patch:
         patch.setattr(Handle, "light_now", False)
-        patch.setattr("vtokens.filter.trace.recorder.attachment", lambda _: _Heavy)
         told = generate(model, processor, *asked, parts_of(model), **given)
     return found, standing, told
-
-
-class _Heavy:
-    """Something attached that acts in steps."""
-
-    light_now = False
 
 
 def same(one: Trace, other: Trace) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from torch import nn
 from transformers import DynamicCache
 
 from vtokens.adapters.base import Adapter
@@ -15,6 +16,7 @@ from vtokens.adapters.layers import KINDS, LayerSpec
 _MODALITIES = ("image", "video", "audio")
 _TURNS = ("apply_rotary_pos_emb", "apply_multimodal_rotary_pos_emb")
 _COMPLEX = ("apply_rotary_emb",)
+_WRAPPED = "_checkpoint_wrapped_module"
 _CACHES: dict[tuple[type, tuple[LayerSpec, ...]], frozenset[str]] = {}
 """By the class of a config and the layers that it tells of: the layers of the cache that transformers makes of it."""
 _MOST = 64
@@ -41,7 +43,10 @@ def check_decoder(adapter: Adapter) -> None:
 
 def inside(module: Any) -> Any:
     """What torch's activation wrapper holds: it hands attributes on, but those set on it stay there."""
-    return getattr(module, "_checkpoint_wrapped_module", module)
+    # Of a plain module, not by its attribute: torch words an error where there is none, which takes ten times as long.
+    if getattr(type(module), "__getattr__", None) is nn.Module.__getattr__:
+        return module._modules.get(_WRAPPED, module)
+    return getattr(module, _WRAPPED, module)
 
 
 def beside(kind: type, name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -153,4 +152,8 @@ class Tower:
 
 def follow(module: Any, path: str) -> Any:
     """What an attribute path leads to; None if it leads nowhere."""
-    return reduce(lambda part, name: getattr(part, name, None), path.split("."), module)
+    for name in path.split("."):
+        # Asked at every turn of every call, and torch's own look-up goes through a method in Python.
+        held: Any = getattr(module, "_modules", ())
+        module = held[name] if name in held else getattr(module, name, None)
+    return module

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtokens.adapters import Adapter
 from vtokens.core.compat import given_cache
+from vtokens.core.later import Later
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.static_mask import with_padding_mask
 from vtokens.engine.checks.arguments import check_arguments, check_mask, side_inputs
@@ -180,7 +181,7 @@ def _pictures(
     kwargs: Kwargs,
 ) -> Pictures:
     positions = given_positions(kwargs, past, hidden.shape[1], hidden.device)
-    ends = prompt_ends(layout, asked, request.labels)
+    ends = Later(lambda: prompt_ends(layout, asked, request.labels))
     record = Record(layout, hidden.shape[1], len(adapter.layers), hidden.element_size())
     answered = answered_counts(layout, ends, asked, request.labels)
     injection = injected(adapter, kwargs) if request.plan else None

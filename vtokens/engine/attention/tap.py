@@ -17,6 +17,8 @@ from vtokens.engine.context import Follower
 from vtokens.engine.state.computed import Computed
 
 _PREFIX = "vtokens_"
+_TAPPED: dict[str, str] = {}
+"""By the name of an implementation, that under which it is registered with a tap before it."""
 
 
 @dataclass
@@ -163,10 +165,11 @@ class _Tapped:
 
     @property
     def _attn_implementation(self) -> str:
-        name = _PREFIX + (self.real._attn_implementation or "eager")
-        if name not in ALL_ATTENTION_FUNCTIONS:
-            AttentionInterface.register(name, _tapped)
-        return name
+        chosen = self.real._attn_implementation or "eager"
+        if chosen not in _TAPPED:
+            AttentionInterface.register(_PREFIX + chosen, _tapped)
+            _TAPPED[chosen] = _PREFIX + chosen
+        return _TAPPED[chosen]
 
     def __getattr__(self, name: str) -> Any:
         if name in ("real", "handler", "home"):  # asked for before they are set, while a copy is being made

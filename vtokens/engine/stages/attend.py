@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.columns import columns_of
+from vtokens.core.later import Later
 from vtokens.core.layout import Layout
 from vtokens.engine.attention.by_program import by_program
 from vtokens.engine.attention.key_padding import seen_padding
@@ -73,18 +74,25 @@ def _heads(lane: Lane, index: int, attention: AttentionCall, memory: Memory, pic
     past, device, view = key.shape[2] - length, query.device, lane.view
     valid = seen_padding(lane, index, past, length, view, device)
     place = lane.once(("place", view, device), lambda: torch.arange(length, device=device).expand(len(query), -1))
-    answers = last = Rows(place, whole=True)
+    answers: Any = Rows(place, whole=True)
+    last: Any = answers
     if lane.aside is not None:
         answers = Rows(*columns_of(~lane.aside.to(device), length))
-    noted, spans, writing = Memory(), tuple[Span, ...](), answers
+    noted, writing = Memory(), answers
+    spans: Any = ()
     if pictures is not None:
         layout = lane.layout_on(device)
         noted.keys[VISUAL] = (layout.visual, 0)
         before = past if memory else 0
-        answers = lane.once(("answers", before, view, device), lambda: _answers(layout, memory, past))
-        last = lane.once(("last", view, device), lambda: Rows(lane.last_prompt(pictures, device)))
-        writing = lane.once(("writing", before, view, device), lambda: _writing(pictures, layout, memory, past, last))
-        spans = lane.once(("spans", view), lambda: _spans(pictures, layout))
+        # For whoever asks: what only watches does not, and the host waits for the device to answer some.
+        answers = Later(lambda: lane.once(("answers", before, view, device), lambda: _answers(layout, memory, past)))
+        last = Later(lambda: lane.once(("last", view, device), lambda: Rows(lane.last_prompt(pictures, device))))
+        writing = Later(
+            lambda: lane.once(
+                ("writing", before, view, device), lambda: _writing(pictures, layout, memory, past, last.value)
+            )
+        )
+        spans = Later(lambda: lane.once(("spans", view), lambda: _spans(pictures, layout)))
     return Heads(
         index, query, key, attention.value, attention.scaling, lane.hidden,
         valid, pictures is not None, answers, last, writing, memory,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vtokens.core.later import Later, Made
 from vtokens.core.layout import Layout
 from vtokens.engine.record import Record
 from vtokens.engine.state.folds import Unmerging
@@ -36,12 +37,14 @@ class Pictures:
         injection: what the engine adds to states behind the first layers; None if nothing.
     """
 
+    ends = Made("ends")
+
     def __init__(
         self,
         layout: Layout,
         runs: Sequence[TowerRun],
         positions: Tensor,
-        ends: Tensor,
+        ends: Tensor | Later[Tensor],
         answered: Callable[[], tuple[int, ...]],
         record: Record,
         injection: Injection | None = None,

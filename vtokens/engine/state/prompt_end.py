@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vtokens.core.columns import last_column
+from vtokens.core.later import Later
 from vtokens.core.layout import Layout
 
 _IGNORED = -100
@@ -94,7 +95,7 @@ def at_end(ends: Tensor, index: Tensor | None, valid: Tensor) -> Tensor:
     return torch.where(column < 0, valid.long().argmax(1, keepdim=True), column)
 
 
-def answered_counts(layout: Layout, ends: Tensor, asked: int, labels: Any) -> Callable[[], tuple[int, ...]]:
+def answered_counts(layout: Layout, ends: Later[Tensor], asked: int, labels: Any) -> Callable[[], tuple[int, ...]]:
     """Tells how many real positions of each sample stand behind its prompt's end; reads the device under labels."""
     if labels is None:
         return lambda: tuple(max(0, asked - 1 - trail) for trail in layout.trail)
@@ -102,8 +103,8 @@ def answered_counts(layout: Layout, ends: Tensor, asked: int, labels: Any) -> Ca
 
     def count() -> tuple[int, ...]:
         if not found:
-            valid = layout.valid.to(ends.device).bool()
-            behind = torch.arange(valid.shape[1], device=valid.device) > ends
+            valid = layout.valid.to(ends.value.device).bool()
+            behind = torch.arange(valid.shape[1], device=valid.device) > ends.value
             found.append(tuple((valid & behind).sum(1).tolist()))
         return found[0]
 

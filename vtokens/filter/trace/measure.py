@@ -89,16 +89,18 @@ def look(
         softcap: as in `attention_rows`.
     """
     batch, heads, rows, _ = query.shape
-    shown = visual.float()[:, None, :, None]
+    shown = visual.float()[:, None, None]
     chunk = max(1, _CHUNK // (batch * heads * key.shape[2]))
     parts = []
     for start in range(0, rows, chunk):
         weights = _weights(query[:, :, start : start + chunk], key, scaling, valid, first + start, softcap)
-        mass = (weights @ shown)[..., 0]
+        # Summed by hand: a product with a single column takes several times as long.
+        seen = weights * shown
+        mass = seen.sum(-1)
         # -sum (a/A) log (a/A), without dividing each weight; a row that sees no picture has none.
         # torch.special.entr takes three times as long.
-        logs, least = weights.clamp(min=_LEAST).log_().mul_(weights), mass.clamp(min=_LEAST)
-        spread = least.log() - (logs @ shown)[..., 0] / least
+        logs, least = seen.clamp(min=_LEAST).log_().mul_(seen), mass.clamp(min=_LEAST)
+        spread = least.log() - logs.sum(-1) / least
         spread = spread.clamp(min=0).masked_fill(mass == 0, 0)
         parts.append(Looked(mass, spread, weights[..., first + 1 :].sum(-1), weights.mean(1)))
     *by_head, received = zip(*parts, strict=True)

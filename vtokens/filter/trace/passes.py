@@ -143,9 +143,8 @@ def _unmerges(model: PreTrainedModel) -> bool:
 
 
 def _read(model: PreTrainedModel, given: ResponseBatch, parts: Parts) -> list[Trace]:
-    adapter = adapter_for(model)
     with recording(model, parts, given.responses.shape[1]) as (tape, handle):
-        logits = given.predicted(cast(Any, model)(**given.full(adapter)))
+        logits = given.predicted(cast(Any, model)(**given.full(tape.adapter)))
         record = handle.record
     assert record is not None
     tape.look()

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from vtokens.adapters import adapter_for
 from vtokens.core.facts import Facts
-from vtokens.engine.attach import Handle, attachment, joined, without
 from vtokens.engine.block import Watch
+from vtokens.engine.handle import Handle, handle_on
 from vtokens.engine.installed import watching
 from vtokens.filter.trace.tape import Tape
 from vtokens.filter.trace.trace import Parts
@@ -62,23 +62,25 @@ def recording(model: PreTrainedModel, parts: Parts, rows: int | None = None) -> 
     Raises:
         ValueError: the model has not what `parts` asks for.
     """
-    adapter, taken = adapter_for(model), attachment(model)
+    adapter = adapter_for(model)
+    handle = handle_on(adapter.multimodal) or Handle(model)
     parts.check(len(adapter.layers))
     linear = tuple(index for index, spec in enumerate(adapter.specs) if spec.kind == "linear")
     among = [index for index in range(len(adapter.layers)) if index not in linear]
     tape = Tape(parts.on(among), rows, adapter, linear)
     recorder = Recorder(tape)
     if rows is not None:
-        acting = [] if taken is None else taken.running_now
-        tape.left_out = tuple(one.name for one in acting if one.silent() is None and one.stages() != ("logits",))
-    light = rows is None and (taken is None or taken.light_now) and not parts.divergence
+        tape.left_out = tuple(
+            one.name for one in handle.running_now if one.silent() is None and one.stages() != ("logits",)
+        )
+    light = rows is None and handle.light_now and not parts.divergence
     with ExitStack() as stack:
-        handle = stack.enter_context(joined(model, recorder) if rows is None else without(model, {"logits"}, recorder))
+        stack.enter_context(handle.joined(recorder) if rows is None else handle.without({"logits"}, recorder))
 
         def ended() -> None:
             # What else runs is over with the prompt: steps need no strategy, and an answer that is let through nothing.
             # Cache layers of the engine's kind need its hooks, which are gone where nothing is attached.
-            if light and (taken is not None or _stock(tape.cache)):
+            if light and (handle.attached or _stock(tape.cache)):
                 with ExitStack() as before:
                     before.push(stack.pop_all())
                     if not tape.lost:
@@ -96,14 +98,14 @@ def _stock(cache: Any) -> bool:
 @contextmanager
 def _steps(model: PreTrainedModel, tape: Tape) -> Iterator[None]:
     """Note the steps behind a prompt as they pass by: to tell a strategy of them costs as much as a small layer."""
-    adapter, thread = adapter_for(model), get_ident()
+    thread = get_ident()
     with ExitStack() as stack:
 
         def ended() -> None:
             if tape.lost:
                 stack.pop_all().close()
 
-        stack.enter_context(watching(adapter, Watch(tape.parts.layers, tape.attended)))
+        stack.enter_context(watching(tape.adapter, Watch(tape.parts.layers, tape.attended)))
         stack.enter_context(
             _hooked(model, tape, sorted(tape.parts.states - {tape.depth}), lambda: get_ident() == thread, ended)
         )
@@ -119,7 +121,7 @@ def _hooked(
     runs: whether a call is the tape's business: the model's other callers, in other threads, are none of it.
     ended: called behind each call that is.
     """
-    adapter = adapter_for(model)
+    adapter = tape.adapter
 
     def on_layer(number: int, module: Any, args: Any, kwargs: dict[str, Any] | None = None) -> None:
         # Torch leaves the arguments out of a call of another thread that is under way while the hook is put on.

@@ -96,7 +96,6 @@ class Tape:
         fed: int64 (B, n) a pass: the tokens fed to it.
         final: (B, R, D) a pass: states that left the decoder.
         final_image: (B, N, D), those of the pass that brought the pictures, at the length that was fed.
-        cache: what the model writes keys into.
         lost: several tokens were fed at once behind the prompt, or the gate let the answer through, so that nothing
             more is noted.
         gate: is told the entropies (B,) of the first tokens, in nats, and says whether to note nothing.
@@ -114,15 +113,20 @@ class Tape:
     fed: list[Tensor] = field(default_factory=list)
     final: list[Tensor] = field(default_factory=list)
     final_image: Tensor | None = None
-    cache: Any = None
     lost: bool = False
     gate: Callable[[Tensor], bool] | None = None
     first: Tensor | None = None
     entering: dict[int, Tensor] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-    _decoded: tuple[Tensor, Any] = field(init=False)
+    _decoded: Any = None
+    _ran: Any = None
     _logits: list[Tensor] = field(default_factory=list)
     _likelihood: list[Likelihood] = field(default_factory=list)
+
+    @property
+    def cache(self) -> Any:
+        """What the model writes keys into; None before its first call, and where it keeps none."""
+        return returned_cache(self._ran)
 
     @cached_property
     def depth(self) -> int:
@@ -219,14 +223,14 @@ class Tape:
         """A hook: keep what leaves the decoder. The engine may run it for sequences of its own before the caller's, and
         behind it once the logits are there, so that what it gave last counts."""
         if not self.lost:
-            self._decoded = output.last_hidden_state, returned_cache(output)
+            self._decoded = output
 
     def _ended(self) -> None:
         """Note what entered layers without attention, and left the decoder."""
         for number, hidden in self.entering.items():
             self.enter(number, hidden)
         self.entering.clear()
-        states, self.cache = self._decoded
+        states, self._ran = self._decoded.last_hidden_state, self._decoded
         if self.final_image is None and self.depth in self.parts.image_states | self.parts.lens:
             self.final_image = states
         if self.depth in self.parts.states:

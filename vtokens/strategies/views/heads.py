@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtokens.core.later import Made
 from vtokens.core.layout import Layout
 from vtokens.core.moved import Member
 from vtokens.kernels import attention_colsum, grouped_attention, rescaled_attention, reweighed_attention
@@ -295,3 +296,7 @@ class Heads(Noting):
             older = Memory({name: self._memory.keys[name]} if name in self._memory.keys else {})
             return older.followed_by(Memory({name: self.noted.keys[name]}), total - width, width).marks(name, total)
         return self._memory.marks(name, total)
+
+
+for _name in ("answers", "last", "writing", "spans"):
+    setattr(Heads, _name, Made(_name))
