@@ -1,15 +1,17 @@
 """The scenes tasks: documents that mean what they say, the same everywhere, and scores that agree with the metrics."""
 
+import ast
 import json
 import threading
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.eval.lmms import evaluate, texts
 from vtokens import scenes
-from vtokens.eval import metrics, tasks_path
+from vtokens.eval import metrics, tasks, tasks_path
 from vtokens.eval.lmms.model import VTokens
 from vtokens.eval.tasks import TASKS, build, utils
 from vtokens.eval.tasks.documents import draw
@@ -88,6 +90,18 @@ def test_processes_may_build_at_once(tmp_path):
         thread.join()
     assert found == [tmp_path / "a"] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_all_code_that_draws_tells_old_documents_from_new_ones():
+    """What `sampling` imports of its package, inside of functions too, and what that imports."""
+    home, reached, waiting = Path(scenes.__file__).parent, set(), {"sampling"}
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        for node in ast.walk(ast.parse((home / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                waiting |= {node.module or one.name for one in node.names} - reached
+    assert {*tasks._DRAWING} == reached
 
 
 def test_the_folder_of_the_cache(tmp_path, monkeypatch):

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .compare import plural
 from .world import COLOURS, COLUMNS, IMAGE, NUMBERS, PATCH, ROWS, SHAPES
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>", "USER:", "ASSISTANT:")
-_PLURALS = tuple("crosses" if s == "cross" else s + "s" for s in SHAPES)
+_PLURALS = tuple(map(plural, SHAPES))
 _OTHER = (
     *("is", "there", "a", "in", "the", "image", "?", ".", ",", "where", "what", "at", "colour", "shape", "how"),
     *("many", "objects", "are", "digit", "describe", "yes", "no", "nothing", "object", "and", "of", "this", "to"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import signs
+from .compare import plural
 from .kinds import check_kinds
 from .relations import above, left_of, nowhere
 from .stories import STORIES, story
@@ -155,8 +156,7 @@ def _count_colour(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator)
 
 def _count_shape(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:
     shape = _one(rng, [t.shape for t in seen], SHAPES)
-    plural = "crosses" if shape == "cross" else shape + "s"
-    return f"How many {plural} are there?", _count(seen, shape)
+    return f"How many {plural(shape)} are there?", _count(seen, shape)
 
 
 def _digit(scene: Scene, seen: Sequence[Thing], rng: np.random.Generator) -> Asked | None:

@@ -23,10 +23,10 @@ __all__ = ["TASKS", "build", "tasks_path"]
 
 _HERE = Path(__file__).parent
 _FILE = "scenes.json"
-#: The modules of `vtokens.scenes` that documents follow from.
+#: The modules of `vtokens.scenes` that documents follow from: `sampling`, and all that it imports.
 _DRAWING = (
-    "additions", "compare", "glyphs", "letters", "lexicon", "photographs", "questions", "relations", "render",
-    "sampling", "signs", "stories", "world", "worlds",
+    "additions", "claims", "compare", "glyphs", "kinds", "letters", "lexicon", "lots", "photographs", "questions",
+    "relations", "render", "sampling", "sentences", "signs", "stories", "world", "worlds",
 )  # fmt: skip
 
 
