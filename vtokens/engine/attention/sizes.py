@@ -13,10 +13,9 @@ import torch
 
 from vtokens.engine.attention.tap import AttentionCall
 from vtokens.engine.state.cache_layers import memory_of, tracked, tracked_layers
+from vtokens.engine.state.keymap import SIZE
 from vtokens.engine.state.lane import Lane
 from vtokens.strategies.views.memory import Memory
-
-_SIZE = "log size"
 
 
 def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
@@ -26,21 +25,21 @@ def sized(lane: Lane, index: int, attention: AttentionCall) -> AttentionCall:
     shut = None if layer is None else layer.keymap.shut_after(attention.key.shape[2])
     if shut is not None:  # far below any score, and within what half precision holds
         return replace(attention, bias=shut.to(attention.key.device) * (-3e4 * attention.scaling))
-    if lane.bias is None and _SIZE not in older.keys:
+    if lane.bias is None and SIZE not in older.keys:
         return attention
     length, total = attention.query.shape[2], attention.key.shape[2]
     if lane.bias is None:  # a step: nothing to note, so that what the cache holds is only filled up
-        values = older.keys[_SIZE][0][:, : total - length]
+        values = older.keys[SIZE][0][:, : total - length]
         bias = torch.nn.functional.pad(values, (0, total - values.shape[1]))
         return replace(attention, bias=bias.to(attention.key.device))
-    now = Memory({_SIZE: (lane.bias, 0)})
+    now = Memory({SIZE: (lane.bias, 0)})
     lane.notes.setdefault(index, Memory()).keys.update(now.keys)
-    before = Memory({name: part for name, part in older.keys.items() if name == _SIZE})
-    bias = before.followed_by(now, total - length, length).marks(_SIZE, total)
+    before = Memory({name: part for name, part in older.keys.items() if name == SIZE})
+    bias = before.followed_by(now, total - length, length).marks(SIZE, total)
     return replace(attention, bias=bias.to(attention.key.device))
 
 
 def holds_sizes(cache: Any) -> bool:
     """Whether a cache holds keys that count for several tokens, or that some heads do not attend to."""
     maps = [layer.keymap for layer in tracked_layers(cache)]
-    return any(keymap.shut is not None or _SIZE in keymap.memory.keys for keymap in maps)
+    return any(keymap.shut is not None or SIZE in keymap.memory.keys for keymap in maps)

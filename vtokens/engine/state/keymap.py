@@ -19,6 +19,9 @@ from vtokens.engine.state.padding import join_padding
 from vtokens.engine.state.slots import Slots
 from vtokens.strategies.views.heads import Memory
 
+SIZE = "log size"
+"""What a cache layer notes of each key that counts for several: the logarithm of how many."""
+
 
 @dataclass(frozen=True, eq=False)
 class KeyMap:

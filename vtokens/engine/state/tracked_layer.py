@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from vtokens.engine.state.keymap import KeyMap
+from vtokens.engine.context import standing
+from vtokens.engine.state.keymap import SIZE, KeyMap
 from vtokens.engine.state.negative_keys import NegativeKeys
+from vtokens.engine.state.numbering import CLOSED
 from vtokens.engine.state.slots import mask_at, places
 from vtokens.engine.state.wrapped_layer import WrappedLayer
 
@@ -31,6 +34,22 @@ class TrackedLayer(WrappedLayer):
         super().__init__(inner, room)
         self.keymap = keymap
         self.negative: NegativeKeys | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        # Compiled steps are not to look at what stands on other models.
+        if not torch.compiler.is_compiling() and not standing and self._asks_for_engine(key_states.shape[2]):
+            raise RuntimeError(
+                "this cache was filled under a strategy that is no longer attached, and without it the keys that it "
+                "holds cannot be told from those that were fed: attach the strategy again, or start with an empty cache"
+            )
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def _asks_for_engine(self, queries: int) -> bool:
+        """Whether attention without the engine would fail, or be wrong; one token sees all keys in any case."""
+        keymap = self.keymap
+        changed = any(part is not None for part in (keymap.copies, keymap.shut, keymap.slots))
+        noted = CLOSED in keymap.memory.samples or SIZE in keymap.memory.keys
+        return changed or noted or (keymap.dropped and (queries > 1 or keymap.valid is not None))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         # The engine makes the masks of tracked layers, those over fixed slots from that over fed positions. Of these
