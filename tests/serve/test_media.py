@@ -150,6 +150,15 @@ def test_bombs_of_other_kinds() -> None:
     assert time.process_time() - begun < 5
 
 
+def test_the_first_picture_may_have_what_the_environment_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL's own limit, here 2,000 pixels, is no longer looked at when the server opens a picture."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert refused(part(url(saved(64, 64)))).code == "too_many_pixels"
+    monkeypatch.setenv("VTOKENS_MAX_PIXELS", "4096")
+    assert load(part(url(saved(64, 64))))[0]["image"].size == (64, 64)
+    assert refused(part(url(saved(64, 65)))).code == "too_many_pixels"
+
+
 def test_pixels_of_a_request_are_counted() -> None:
     whole = part(url(saved(2000, 2000)))
     assert len(load(whole, part(url(saved(1000, 2000))))) == 2

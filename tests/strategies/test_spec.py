@@ -126,8 +126,10 @@ def test_keep_goes_to_the_one_strategy_that_lacks_it() -> None:
     assert parse("cls(keep=0.5)+fastv", keep=0.1) == (Cls(keep=0.5), FastV(keep=0.1))
     with pytest.raises(ValueError, match=r"keep=0.1 is ambiguous: cls, fastv would take it; write for example"):
         parse("cls+fastv", keep=0.1)
-    with pytest.raises(ValueError, match=r"keep=0.1 has no strategy to take it"):
+    with pytest.raises(ValueError, match=r"keep=0.1 has no strategy to take it \(cls has keep=0.5 already\): write"):
         parse("cls(keep=0.5)", keep=0.1)
+    with pytest.raises(ValueError, match=r"keep=0.1 has no strategy to take it: write"):
+        parse("vhr", keep=0.1)
     with pytest.raises(ValueError, match=r"options \['layer'\] need a single strategy, got 2"):
         parse("cls+fastv", layer=3)
 

@@ -20,11 +20,16 @@ _replaced: dict[str, int | None] = {}
 """PIL's limit as it was before ("before") and as the environment variable has made it ("now"), while it does."""
 
 
+class TooManyPixels(ValueError):
+    """A picture has more pixels than are allowed."""
+
+
 def opened(source: str | Path | IO[bytes], formats: tuple[str, ...] | None = None) -> Image.Image:
     """A picture whose header alone is read, by `Image.open`, in our words where it has too many pixels.
 
     Raises:
-        ValueError: it has too many, with how many are allowed; or VTOKENS_MAX_PIXELS is no whole number above 0.
+        TooManyPixels: with how many are allowed.
+        ValueError: VTOKENS_MAX_PIXELS is no whole number above 0.
         OSError: as `Image.open`.
     """
     most = _most()
@@ -61,8 +66,8 @@ def _most() -> int | None:
         return int(given)
 
 
-def _too_many(has: int | None, most: int | None) -> ValueError:
-    return ValueError(
+def _too_many(has: int | None, most: int | None) -> TooManyPixels:
+    return TooManyPixels(
         f"it has {'too many' if has is None else f'{has:,}'} pixels, and at most {most or 0:,} are allowed, as a small "
         f"file can take all memory so: make it smaller, or, if you trust it, set {MOST_PIXELS}={has or '...'} in the "
         "environment"

@@ -16,6 +16,7 @@ from PIL import Image
 from vtokens.core.errors import shorten
 from vtokens.core.extras import install
 from vtokens.core.images import open_image
+from vtokens.core.pixel_limit import TooManyPixels, opened
 from vtokens.core.writing import fresh
 from vtokens.serve.errors import Refused
 from vtokens.serve.limits import Limits
@@ -72,11 +73,11 @@ def picture(data: bytes, param: str, limits: Limits, left: int) -> Image.Image:
     if size is not None:
         _check_size(size, param, limits.pixels, left)
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        with opened(BytesIO(data), _FORMATS) as image:
             size = image.size
     except Image.UnidentifiedImageError:
         raise _bad("image", param, f"{shorten(data, 24)} is no picture that is read here: {_PICTURES} are") from None
-    except Image.DecompressionBombError:
+    except TooManyPixels:
         message = f"{param}: it has more pixels than the {min(limits.pixels, left):,} that are allowed"
         raise Refused(400, message, code="too_many_pixels", param=param) from None
     except Exception as error:  # PIL raises whatever broken bytes lead it to

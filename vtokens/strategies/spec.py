@@ -45,7 +45,11 @@ def parse(spec: Spec, keep: Keep | None = None, **options: Unpack[StrategyOption
             raise ValueError(f"options {shorten(sorted(options))} need a single strategy, got {len(drafts)}: {EXAMPLE}")
         drafts[0][1].update(options)
     if keep is not None:
-        _give(_takers(drafts), keep)
+        if not (takers := _takers(drafts)):
+            given = [f"{cls.name} has keep={shorten(fields['keep'])}" for cls, fields in drafts if "keep" in fields]
+            own = f" ({', '.join(given)} already)" if given else ""
+            raise ValueError(f"keep={shorten(keep)} has no strategy to take it{own}: {EXAMPLE}")
+        _give(takers, keep)
     return tuple(part for cls, fields in drafts for part in _parts(_build(cls, fields)))
 
 
@@ -110,8 +114,6 @@ def _give(takers: list[tuple[type[Strategy], dict[str, Any]]], keep: Keep) -> No
     if len(takers) == 1:
         takers[0][1]["keep"] = keep
         return
-    if not takers:
-        raise ValueError(f"keep={shorten(keep)} has no strategy to take it: {EXAMPLE}")
     names = ", ".join(cls.name for cls, _ in takers)
     temporal = [issubclass(cls, VideoPruner) for cls, _ in takers]
     if temporal == [False, True]:
