@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,9 +15,19 @@ import vtokens
 from tests.engine.compare import one, ragged
 from tests.families import build
 from tests.limits import close_pass
+from vtokens.engine.context import standing
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "llava"
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_stands() -> Iterator[None]:
+    """Models of other tests may be attached in this process; beside them nothing is refused."""
+    others = [*standing]
+    standing.clear()
+    yield
+    standing.update(others)
 
 
 def filled(model: Any, spec: str, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -81,7 +81,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[s
             "mminference": {"patterns": patterns, "min_length": 1},
             "var": {"sinks": sinks, "first_layer": 0, "min_nonsink_ratio": 0.1, "min_visual": 0.0},
             "vhr": {"layers": (1, 3)},
-            "dymu": {"thresholds": (0.5, 0.5, 0.5)},
+            # More than half of the tokens stay distinct: of equal ones rounding would choose, which a batch changes.
+            "dymu": {"thresholds": (0.95, 0.95, 0.95)},
         }
 
     return of

@@ -36,7 +36,8 @@ class TrackedLayer(WrappedLayer):
         self.negative: NegativeKeys | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        # Compiled steps are not to look at what stands on other models.
+        # A layer does not know whose it is: while an engine stands on any model, it may be the one that sees to this
+        # cache. Compiled steps are not to look at what stands on other models.
         if not torch.compiler.is_compiling() and not standing and self._asks_for_engine(key_states.shape[2]):
             raise RuntimeError(
                 "this cache was filled under a strategy that is no longer attached, and without it the keys that it "
