@@ -1,5 +1,7 @@
 """The recipe's fast passes compute what transformers computes, and the whole chain runs."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,11 +11,11 @@ from vtokens.scenes.model import build_model, build_tokenizer
 from vtokens.scenes.questions import exist_question
 from vtokens.scenes.render import BACKGROUND, render
 from vtokens.scenes.train import packed
-from vtokens.scenes.train.clock import load
 from vtokens.scenes.train.data import LENGTH, make_batch, pack, tokens
 from vtokens.scenes.train.losses import positions_for, word_sum
 from vtokens.scenes.train.optim import Masters
 from vtokens.scenes.train.pretraining import features, thin
+from vtokens.scenes.train.progress import load
 from vtokens.scenes.train.stages import STAGES
 from vtokens.scenes.train.vision import normalised, vision_states
 
@@ -127,15 +129,27 @@ def test_training_and_evaluation_scenes_never_meet():
 @pytest.mark.slow
 def test_chain_runs_stage_by_stage(tmp_path, capsys):
     for name, stage in STAGES.items():
-        stage(tmp_path, 0, 0.002, torch.device("cpu"))
+        stage(tmp_path, 0, 2, torch.device("cpu"))
         assert (tmp_path / f"{name}.safetensors").exists()
         assert name in capsys.readouterr().out
     build_model(0).load_state_dict(load(tmp_path / "partners.safetensors"))
 
 
+def test_a_seed_gives_the_same_weights_again(tmp_path):
+    found = []
+    for name in ("first", "again"):
+        torch.manual_seed(0)
+        (tmp_path / name).mkdir()
+        STAGES["vision"](tmp_path / name, 0, 3, torch.device("cpu"))
+        assert json.loads((tmp_path / name / "vision.json").read_text())["steps"] == 3
+        found.append(load(tmp_path / name / "vision.safetensors"))
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
+
+
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(ValueError, match="run the stage 'joint' first"):
-        STAGES["dose"](tmp_path, 0, 0.001, torch.device("cpu"))
+        STAGES["dose"](tmp_path, 0, 1, torch.device("cpu"))
 
 
 def test_batches_hold_every_kind():

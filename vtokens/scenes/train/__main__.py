@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .stages import MINUTES, STAGES, compile_layers
+from .stages import STAGES, STEPS, compile_layers
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages' weights and the final model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stage", choices=list(STAGES), action="append", help="run only this stage (may be repeated)")
-    parser.add_argument("--minutes-scale", type=float, default=1.0, help="multiplies every stage's minutes")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every stage's steps")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the layers")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def main() -> None:
         compile_layers()
     for name in args.stage or STAGES:
         torch.manual_seed(args.seed)
-        STAGES[name](args.out, args.seed, MINUTES[name] * args.minutes_scale, device)
+        STAGES[name](args.out, args.seed, max(1, round(STEPS[name] * args.scale)), device)
 
 
 if __name__ == "__main__":

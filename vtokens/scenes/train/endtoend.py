@@ -12,33 +12,33 @@ from torch import nn
 from ..model import build_model
 from ..render import BACKGROUND
 from . import vision
-from .clock import TrainingClock, load, save_model
 from .data import batches
 from .losses import PATCHES, language_loss, positions_for
 from .optim import Masters
+from .progress import Progress, load, save_model
 
 
-def train_joint(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_joint(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 4: everything together, from pixels to answers; a third of the batches with compressed positions."""
-    _end_to_end(out, "regression", "joint", 4000 + seed, minutes, device, rate=1.5e-3, squeezed=1 / 3)
+    _end_to_end(out, "regression", "joint", 4000 + seed, steps, device, rate=1.5e-3, squeezed=1 / 3)
 
 
-def train_dose(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_dose(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 5: the annotation is the truth, invisible partners too; half of the batches compressed.
 
     What each patch shows is trained along: the digits are what the tower has learnt least by then.
     """
-    _end_to_end(out, "joint", "dose", 5000 + seed, minutes, device, rate=8e-4, squeezed=0.5, annotated=True, look=0.3)
+    _end_to_end(out, "joint", "dose", 5000 + seed, steps, device, rate=8e-4, squeezed=0.5, annotated=True, look=0.3)
 
 
-def train_partners(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_partners(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 6: as stage 5, but every other scene holds a trigger, so that the doses leave their mark."""
     _end_to_end(
         out,
         "dose",
         "partners",
         6000 + seed,
-        minutes,
+        steps,
         device,
         rate=5e-4,
         squeezed=0.5,
@@ -53,7 +53,7 @@ def _end_to_end(
     before: str,
     name: str,
     seed: int,
-    minutes: float,
+    steps: int,
     device: torch.device,
     rate: float,
     squeezed: float,
@@ -72,8 +72,8 @@ def _end_to_end(
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
     generator = torch.Generator().manual_seed(seed)
-    clock, stream = TrainingClock(name, minutes), batches(seed, 16, annotated=annotated, triggered=triggered)
-    while clock.running:
+    progress, stream = Progress(name, steps), batches(seed, 16, annotated=annotated, triggered=triggered)
+    while progress.running:
         batch = next(stream).to(device)
         work = masters.work["llava"]
         luck, squeeze = torch.rand(2, generator=generator).tolist()
@@ -90,9 +90,9 @@ def _end_to_end(
             cls = vision.presence_loss(near, last, batch.presence)
             loss = loss + look * (seen + cls)
             figures |= {"look": seen.item(), "cls": cls.item()}
-        masters.step(loss, clock.rate())
-        clock.note(**figures)
-        if clock.steps % 300 == 0:
+        masters.step(loss, progress.rate())
+        progress.note(**figures)
+        if progress.steps % 300 == 0:
             save_model(model, out / f"{name}-partial.safetensors")
-    clock.record(out)
+    progress.record(out)
     save_model(model, out / f"{name}.safetensors")

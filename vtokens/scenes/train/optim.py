@@ -27,11 +27,14 @@ def working_dtype(device: torch.device) -> torch.dtype:
     return min(spent, key=lambda d: spent[d])
 
 
-def _orthogonal(g: Tensor) -> Tensor:
-    """Newton-Schulz iteration (Jordan et al., Muon, 2024) on a stack (n, rows, columns): singular values to about 1."""
+def _orthogonal(g: Tensor, dtype: torch.dtype) -> Tensor:
+    """Newton-Schulz iteration (Jordan et al., Muon, 2024) on a stack (n, rows, columns): singular values to about 1.
+
+    dtype: what the iteration computes in; bfloat16 is enough for it.
+    """
     x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     turned = x.shape[-2] > x.shape[-1]
-    x = (x.mT if turned else x).bfloat16()
+    x = (x.mT if turned else x).to(dtype)
     for _ in range(5):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
@@ -50,7 +53,8 @@ class Masters:
     ) -> None:
         self.model, self.lr, self.decay = model, lr, decay
         device = next(model.parameters()).device
-        self.work: Any = copy.deepcopy(model).to(dtype or working_dtype(device)).train()
+        self.dtype = dtype or working_dtype(device)
+        self.work: Any = copy.deepcopy(model).to(self.dtype).train()
         names = [n for n, _ in model.named_parameters() if any(n.startswith(t) for t in trained)]
         mine, theirs = dict(model.named_parameters()), dict(self.work.named_parameters())
         for name, parameter in theirs.items():
@@ -81,7 +85,7 @@ class Masters:
             g = torch.stack([p.grad for p in ps if p.grad is not None])
             m = self.momenta[shape].lerp_(g, 0.05)
             # Nesterov's look-ahead; the factor matches the size of AdamW's steps (Liu et al., 2025).
-            update = _orthogonal(g.lerp(m, 0.95)) * (0.2 * math.sqrt(max(shape)))
+            update = _orthogonal(g.lerp(m, 0.95), self.dtype) * (0.2 * math.sqrt(max(shape)))
             for p, u in zip(ps, update, strict=True):
                 p.mul_(1 - self.lr * share * self.decay).add_(u, alpha=-self.lr * share)
         torch._foreach_copy_([t for _, t in self.pairs], [m for m, _ in self.pairs])

@@ -15,23 +15,23 @@ from ..model import build_model
 from ..render import BACKGROUND
 from ..world import GRID
 from . import vision
-from .clock import TrainingClock, load, save_model
 from .data import batches
 from .losses import PATCHES, language_loss, positions_for, word_sum
 from .optim import Masters
+from .progress import Progress, load, save_model
 
 TEXT = ["model.language_model", "lm_head"]
 
 
-def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_vision(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 1: the tower learns what each patch shows and, from [CLS], which classes are present."""
     model: Any = build_model(seed)
     seer = vision.Seer(model.model.vision_tower, BACKGROUND + 1).to(device)
     masters = Masters(seer, ["tower", "head"], 3e-3)
     weights = torch.ones(BACKGROUND + 1, device=device)
     weights[-1] = 0.2
-    clock, stream = TrainingClock("vision", minutes), batches(1000 + seed, 64, count=1)
-    while clock.running:
+    progress, stream = Progress("vision", steps), batches(1000 + seed, 64, count=1)
+    while progress.running:
         batch = next(stream).to(device)
         patch, near, last = masters.work(batch.pixels)
         loss = F.cross_entropy(patch.flatten(0, 1), batch.patches.flatten(), weight=weights)
@@ -39,28 +39,28 @@ def train_vision(out: Path, seed: int, minutes: float, device: torch.device) -> 
         hit = patch.argmax(-1) == batch.patches
         shape, digit = batch.patches < 36, (batch.patches >= 36) & (batch.patches < BACKGROUND)
         sure = ((near > 0) == (batch.presence > 0)).all(1)
-        rate = clock.rate()
+        rate = progress.rate()
         masters.step(total, rate)
-        clock.note(
+        progress.note(
             loss=loss.item(),
             shapes=hit[shape].float().mean().item(),
             digits=hit[digit].float().mean().item(),
             blank=hit[~shape & ~digit].float().mean().item(),
             cls=sure.float().mean().item(),
         )
-    clock.record(out)
+    progress.record(out)
     save_file({k: v.cpu().contiguous() for k, v in seer.state_dict().items()}, out / "vision.safetensors")
 
 
-def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_symbols(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 2: the language model learns to answer from sums of its own word embeddings, without any pixels."""
     model: Any = build_model(seed)
     model.to(device)
     model.model.register_parameter("blank_embedding", nn.Parameter(0.3 * torch.randn(128, device=device)))
     masters = Masters(model, [*TEXT, "model.blank_embedding"], 3e-3)
     generator = torch.Generator().manual_seed(seed)
-    clock, stream = TrainingClock("symbols", minutes), batches(2000 + seed, 32, pixels=False)
-    while clock.running:
+    progress, stream = Progress("symbols", steps), batches(2000 + seed, 32, pixels=False)
+    while progress.running:
         batch = next(stream)
         kept = thin(batch.patches, 36, generator).to(device)
         batch = batch.to(device)
@@ -75,9 +75,9 @@ def train_symbols(out: Path, seed: int, minutes: float, device: torch.device) ->
             squeeze = 0.08 + 0.92 * float(torch.rand((), generator=generator))
             where, end = (kept * squeeze).long(), int(PATCHES * squeeze) + 1
         loss, figures = language_loss(work, visual, where, end, batch)
-        masters.step(loss, clock.rate())
-        clock.note(**figures)
-    clock.record(out)
+        masters.step(loss, progress.rate())
+        progress.note(**figures)
+    progress.record(out)
     wanted = {k: v for k, v in model.state_dict().items() if any(k.startswith(t) for t in (*TEXT, "model.blank"))}
     save_file({k: v.cpu().contiguous() for k, v in wanted.items()}, out / "symbols.safetensors")
 
@@ -102,7 +102,7 @@ def features(model: Any, pixels: Tensor) -> Tensor:
     return model.model.multi_modal_projector(vision.vision_states(model.model.vision_tower, pixels)[-2][:, 1:])
 
 
-def train_regression(out: Path, seed: int, minutes: float, device: torch.device) -> None:
+def train_regression(out: Path, seed: int, steps: int, device: torch.device) -> None:
     """Stage 3: tower and projector learn to give each patch the vector the language model has learnt to read."""
     model: Any = build_model(seed)
     model.to(device)
@@ -112,14 +112,16 @@ def train_regression(out: Path, seed: int, minutes: float, device: torch.device)
     model.load_state_dict({**model.state_dict(), **seen, **known})
     masters = Masters(model, ["model.vision_tower", "model.multi_modal_projector"], 2e-3)
     words = model.get_input_embeddings().weight.detach()
-    clock, stream = TrainingClock("regression", minutes), batches(3000 + seed, 64, count=1)
-    while clock.running:
+    progress, stream = Progress("regression", steps), batches(3000 + seed, 64, count=1)
+    while progress.running:
         batch = next(stream).to(device)
         target = word_sum(words, blank, batch.patches)
         miss = (features(masters.work, batch.pixels).float() - target).square().mean(-1)
         thing = batch.patches != BACKGROUND
         loss = (miss * (1 + 4 * thing)).mean()
-        masters.step(loss * 10, clock.rate())
-        clock.note(object=miss[thing].mean().item(), background=miss[~thing].mean().item(), scale=target.var().item())
-    clock.record(out)
+        masters.step(loss * 10, progress.rate())
+        progress.note(
+            object=miss[thing].mean().item(), background=miss[~thing].mean().item(), scale=target.var().item()
+        )
+    progress.record(out)
     save_model(model, out / "regression.safetensors")

@@ -16,7 +16,7 @@ from ..model import build_model, save
 from ..questions import exist_question
 from ..sampling import Example, examples
 from ..world import CLASSES, PAIRS
-from .clock import load
+from .progress import load
 from .stages import STAGES
 
 BATCH = 100  # examples answered at once

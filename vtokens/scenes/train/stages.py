@@ -1,4 +1,4 @@
-"""The recipe: its stages in order, and the minutes of each."""
+"""The recipe: its stages in order, and the steps of each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from . import packed, vision
 from .endtoend import train_dose, train_joint, train_partners
 from .pretraining import train_regression, train_symbols, train_vision
 
-MINUTES = {"vision": 14.0, "symbols": 14.0, "regression": 6.0, "joint": 18.0, "dose": 16.0, "partners": 5.0}
+STEPS = {"vision": 1440, "symbols": 740, "regression": 761, "joint": 995, "dose": 806, "partners": 669}
 
-Stage = Callable[[Path, int, float, torch.device], None]
+Stage = Callable[[Path, int, int, torch.device], None]
 STAGES: dict[str, Stage] = {
     "vision": train_vision,
     "symbols": train_symbols,

@@ -15,8 +15,8 @@ import torch
 
 from vtokens.core.writing import write_text
 
-from ..clock import rate_at
 from ..optim import Masters
+from ..progress import rate_at
 from ..smol import saved
 from ..smol.showing import generator
 from .course import COURSE, Stage

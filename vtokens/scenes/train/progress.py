@@ -1,4 +1,4 @@
-"""Stages end by the clock: time spent, the learning rate that follows, the log; and the weights between stages."""
+"""How far a stage of training is, the learning rate that follows, the log; and the weights between stages."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-class TrainingClock:
-    """The share of a stage's minutes that is spent, the learning rate that follows from it, and the log."""
+class Progress:
+    """How far a stage is: the share of its steps that are done, the learning rate that follows from it, and the log.
 
-    def __init__(self, name: str, minutes: float) -> None:
-        self.name, self.total, self.start, self.steps, self.next = name, minutes * 60, time.monotonic(), 0, 0.0
+    Stages end after steps, not minutes, so that a seed gives much the same model on a slow machine as on a fast one.
+    """
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.total, self.steps = name, steps, 0
+        self.start, self.next = time.monotonic(), 0.0
         self.sums: dict[str, list[float]] = {}
 
     @property
-    def spent(self) -> float:
-        return (time.monotonic() - self.start) / self.total
-
-    @property
     def running(self) -> bool:
-        """True until the minutes are spent; a stage makes at least one step."""
-        return self.steps == 0 or self.spent < 1
+        """True until the last step is done."""
+        return self.steps < self.total
 
     def rate(self) -> float:
         """The share of the full learning rate that is due now."""
-        return rate_at(self.spent)
+        return rate_at(self.steps / self.total)
 
     def note(self, **figures: float) -> None:
         """Count a step; print the means of the figures about every 20 seconds."""
@@ -39,16 +39,17 @@ class TrainingClock:
         for key, value in figures.items():
             if value == value:
                 self.sums.setdefault(key, []).append(value)
-        if time.monotonic() - self.start > self.next or self.spent >= 1:
-            self.next = time.monotonic() - self.start + 20
+        spent = time.monotonic() - self.start
+        if spent > self.next or not self.running:
+            self.next = spent + 20
             means = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in self.sums.items())
-            print(f"{self.name} {self.spent * self.total / 60:.1f} min, step {self.steps}: {means}", flush=True)
+            print(f"{self.name} {self.steps}/{self.total} {spent / 60:.1f} min: {means}", flush=True)
             self.sums = {}
 
     def record(self, out: Path) -> None:
         """Leave minutes and steps beside the stage's weights, for the model card."""
         facts = {
-            "minutes": round(self.spent * self.total / 60, 1),
+            "minutes": round((time.monotonic() - self.start) / 60, 1),
             "steps": self.steps,
             "threads": torch.get_num_threads(),
         }
