@@ -268,6 +268,25 @@ def test_more_equal_tokens_than_are_looked_ahead_at(objective: str) -> None:
     assert pick(blank[None], [5], [590], objective)[0].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 590]
 
 
+def flat(tokens: int, width: int, seed: int) -> Tensor:
+    """(M, D): one direction, as rounding leaves it otherwise in each token."""
+    noise = torch.randint(-2, 3, (tokens, width), generator=torch.Generator().manual_seed(seed))
+    return points(1, 1, width) * (1 + torch.finfo(torch.float32).eps * noise)
+
+
+@pytest.mark.parametrize("objective", ["maxsum", "kcenter"])
+@pytest.mark.parametrize("way", ["each", "foreseen", "together", "row by row"])
+def test_rounding_chooses_nothing_of_a_flat_picture(way: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that are equal up to rounding count as equal ones, so that a row of a batch is chosen from as alone."""
+    monkeypatch.setattr(_greedy, "_IN_CACHE", 0 if way == "foreseen" else 1 << 19)
+    monkeypatch.setattr(module, "_GRAM", 0 if way == "row by row" else 1 << 28)
+    run = module._one_by_one if way in ("each", "foreseen") else module._together
+    for seed in range(3):
+        tokens, valid = flat(300, 40, seed)[None], torch.ones(1, 300, dtype=torch.bool)
+        got = run(tokens, valid, [90], torch.tensor([120]), objective == "kcenter", None)
+        assert got[0].nonzero()[:, 0].tolist() == [*range(89), 120]
+
+
 BAD = {3: math.nan, 11: math.inf, 20: -math.inf, 21: 3e38}
 """Tokens, and a value in them that leaves them without a direction; float32 does not hold the square of the last."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.test_farthest_point import OBJECTIVES, order_of, points, spoilt
+from tests.kernels.test_farthest_point import OBJECTIVES, flat, order_of, points, spoilt
 from vtokens.kernels import farthest_point
 
 pytest.importorskip("triton")
@@ -135,3 +135,11 @@ def test_the_public_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VTOKENS_KERNELS", choice)
         both.append(farthest_point(tokens.to(DEVICE), valid.to(DEVICE), [9, 20], torch.tensor([1, 2])).cpu())
     assert torch.equal(*both)
+
+
+@pytest.mark.parametrize("large", [{}, LARGE])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_rounding_chooses_nothing_of_a_flat_picture(objective: str, large: dict) -> None:
+    valid = torch.ones(1, 30, dtype=torch.bool)
+    got = run(flat(30, 20, 5)[None], valid, [9], [12], objective, **large)
+    assert got[0].nonzero()[:, 0].tolist() == [*range(8), 12]

@@ -1,6 +1,6 @@
 """Operations on plain tensors; they know nothing of models."""
 
-from vtokens.kernels._precision import TIE
+from vtokens.kernels._precision import TIE, first_most
 from vtokens.kernels.attention_colmax import attention_colmax
 from vtokens.kernels.attention_colsum import attention_colmean, attention_colsum
 from vtokens.kernels.attention_rows import attention_rows
@@ -55,6 +55,7 @@ __all__ = [
     "determinantal",
     "farthest_point",
     "first_equal",
+    "first_most",
     "gathered_attention",
     "greedy_walk",
     "group_mean",

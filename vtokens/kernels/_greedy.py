@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtokens.kernels._precision import EQUAL
+
 _IN_CACHE = 1 << 19
 """Most numbers that stay near the processor, 2 MiB: to read them for each choice costs less than foresight."""
 _FEWEST, _NEAR = 64, 1 << 18
@@ -87,7 +89,9 @@ def _each(
     chosen, rows, row = np.empty(count, dtype=np.int64), units.numpy(), np.empty_like(cost)
     for done in range(count):
         chosen[done] = pick
-        add(cost, np.dot(rows, rows[pick], out=row), out=cost)
+        np.dot(rows, rows[pick], out=row)
+        np.putmask(row, row > EQUAL, 1)
+        add(cost, row, out=cost)
         cost[pick] = np.inf
         pick = int(_least(cost, weights).argmin())
     return chosen
@@ -99,7 +103,8 @@ def _cosines(tokens: Tensor, scale: Tensor, some: np.ndarray, rooms: tuple[Tenso
     product, rows = (room[: shape[0] * shape[1]] for room in rooms)
     # Many rows times few columns is the faster way round.
     product = torch.mm(tokens, (tokens[index] * scale[index, None]).T, out=product.view(shape))
-    return torch.mul(product.T, scale, out=rows.view(shape[::-1])).numpy()
+    cosines = torch.mul(product.T, scale, out=rows.view(shape[::-1]))
+    return torch.threshold_(cosines.neg_(), -EQUAL, -1.0).neg_().numpy()
 
 
 def _least(cost: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

@@ -11,8 +11,16 @@ from torch import Tensor
 
 TIE = 64 * torch.finfo(torch.float32).eps
 """Cosines this close are one and the same: equal tokens leave a tower unequal by rounding, otherwise in each batch."""
+EQUAL = 1 - TIE
+"""Cosines above it are those of equal tokens, and count as 1: which of a flat picture's tokens are taken is then the
+same in every batch."""
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def first_most(values: Tensor) -> Tensor:
+    """int64 (G,): the place of the first of the values (G, M), 0 or more or -inf, within `TIE` of the largest."""
+    return (values >= values.amax(1, keepdim=True) * (1 - TIE)).long().argmax(1)
 
 
 def as_given(function: Callable[P, R]) -> Callable[P, R]:

@@ -12,7 +12,7 @@ from vtokens.core.errors import unknown
 from vtokens.core.on_device import on_device
 from vtokens.kernels._dispatch import use_triton
 from vtokens.kernels._greedy import LAST, greedy
-from vtokens.kernels._precision import as_given
+from vtokens.kernels._precision import EQUAL, as_given
 
 OBJECTIVES = ("maxsum", "kcenter")
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30
@@ -32,7 +32,8 @@ def farthest_point(
     """Grow a subset from `start`, each time adding the token least similar (cosine) to those chosen.
 
     "maxsum" compares the sum of similarities to the chosen tokens (ToDRE v2, greedy max-sum), "kcenter" the largest
-    one (farthest-first traversal, within twice the optimal radius in the chord metric). Ties go to the earlier token.
+    one (farthest-first traversal, within twice the optimal radius in the chord metric). Ties go to the earlier token,
+    and cosines that equal 1 up to rounding are ties: of a flat picture the first tokens are kept.
 
     Args:
         tokens: (G, M, D), any float dtype; zero vectors count as dissimilar to everything. Those that hold NaN or
@@ -115,6 +116,7 @@ def _together(
     for step in range(max(counts)):
         chosen[group, pick] |= step < limit
         similar = gram[group, pick] if gram is not None else torch.einsum("gmd,gd->gm", unit, unit[group, pick])
+        similar = similar.masked_fill(similar > EQUAL, 1)
         cost = torch.maximum(cost, similar) if kcenter else cost + similar
         cost[group, pick] = torch.inf
         pick = cost.argmin(1) if weight is None else ((cost - 1) * weight).argmin(1)

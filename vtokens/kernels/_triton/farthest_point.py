@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from vtokens.kernels._greedy import LAST
+from vtokens.kernels._precision import EQUAL
 
-_LAST = tl.constexpr(LAST)
+_LAST, _EQUAL = tl.constexpr(LAST), tl.constexpr(EQUAL)
 _WIDEST = 16384
 """Most tokens of a set that a program holds."""
 _GRAM = 1 << 28
@@ -38,7 +39,7 @@ def _walk(
     for _ in range(tl.load(count + group)):
         row = tl.load(gram + (group * tokens + pick) * tokens + m, mask=inside, other=0.0)
         similar = row * mine * tl.load(scale + group * tokens + pick)
-        similar = tl.where(tl.abs(similar) < float("inf"), similar, 0.0)
+        similar = tl.where(tl.abs(similar) < float("inf"), tl.where(similar > _EQUAL, 1.0, similar), 0.0)
         now = m == pick
         cost = tl.maximum(cost, similar) if KCENTER else cost + similar
         cost = tl.where(now, float("inf"), cost)
@@ -74,7 +75,7 @@ def _choose(
             similar += tl.sum(all_.to(tl.float32) * one.to(tl.float32)[None, :], 1)
         mine = tl.load(scale + group * tokens + m, mask=inside, other=0.0)
         similar = similar * mine * tl.load(scale + group * tokens + pick)
-        similar = tl.where(tl.abs(similar) < float("inf"), similar, 0.0)
+        similar = tl.where(tl.abs(similar) < float("inf"), tl.where(similar > _EQUAL, 1.0, similar), 0.0)
         here = cost + group * tokens + m
         now = tl.load(here, mask=inside, other=float("inf"))
         now = tl.maximum(now, similar) if KCENTER else now + similar

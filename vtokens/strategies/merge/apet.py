@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
-from vtokens.kernels import TIE
+from vtokens.kernels import first_most
 from vtokens.strategies.average import early, late
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.checks import check_layer
@@ -112,7 +112,7 @@ def farthest_first(tokens: Tensor, valid: Tensor, count: int) -> tuple[Tensor, T
     for step in range(min(count, tokens.shape[1])):
         far = least if step == 0 else nearest
         # Two tokens are equally far from their mean: the earlier one is taken, whatever rounding makes of it.
-        picks.append((far >= far.amax(1, keepdim=True) * (1 - TIE)).long().argmax(1) if step == 0 else far.argmax(1))
+        picks.append(first_most(far) if step == 0 else far.argmax(1))
         there.append((far.gather(1, picks[-1][:, None]) > 0)[:, 0] if step else valid.any(1))
         nearest = torch.minimum(nearest, (tokens - tokens[group, picks[-1]][:, None]).square().sum(2))
     return torch.stack(picks, 1), torch.stack(there, 1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
 from vtokens.core.on_device import on_device
-from vtokens.kernels import farthest_point
+from vtokens.kernels import farthest_point, first_most
 from vtokens.strategies.base import Strategy
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -79,7 +79,7 @@ class Todre(Strategy):
     def at_prompt(self, visuals: Visuals) -> Selection:
         candidates = visuals.valid & _in_thumbnail(visuals)
         salient = visuals.saliency(_PIVOT)
-        start = salient.masked_fill(salient.isnan() | ~candidates, -torch.inf).argmax(1)
+        start = first_most(salient.masked_fill(salient.isnan() | ~candidates, -torch.inf))
         counts = visuals.budgets(self.keep, self.of)
         keep = farthest_point(visuals.tokens, visuals.valid, counts, start, objective=self.objective)
         return Selection(keep, counts)

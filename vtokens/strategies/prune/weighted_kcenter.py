@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtokens.core.budget import Keep
 from vtokens.core.facts import Facts
-from vtokens.kernels import farthest_point
+from vtokens.kernels import farthest_point, first_most
 from vtokens.strategies.checks import check_weight
 from vtokens.strategies.needs import Needs
 from vtokens.strategies.registry import register
@@ -52,4 +52,4 @@ class WeightedKCenter(SubsetPruner):
         salient = visuals.saliency()
         salient = salient.masked_fill(salient.isnan() | ~visuals.valid, -torch.inf)
         weight = salient.clamp(min=0) ** self.alpha
-        return farthest_point(visuals.tokens, visuals.valid, counts, salient.argmax(1), "kcenter", weight)
+        return farthest_point(visuals.tokens, visuals.valid, counts, first_most(salient), "kcenter", weight)
