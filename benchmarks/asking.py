@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import vtokens
 from vtokens import scenes
 from vtokens.core.jsonlines import JsonLines, read_lines
+from vtokens.scenes.smol.folder import digest
 from vtokens.strategies.spec import Spec
 
 _LINE = 1 << 20  # bytes of a batch's line, at most
@@ -30,6 +33,17 @@ class Asked:
     tokens: list[float]
     figures: dict[str, float]
     seconds: float
+
+
+def loaded(name: str, dtype: str) -> tuple[Any, Any, str]:
+    """A model to ask, its processor, and the digest of its weights, by which replies are kept.
+
+    name: an embedded model, or the folder of one that another seed of a recipe gave.
+    """
+    model, processor = vtokens.load(name, strategy="none", dtype=getattr(torch, dtype))
+    vtokens.detach(model)
+    folder = scenes.embedded_path(name) if name in scenes.embedded_models() else Path(name)
+    return model.eval(), processor, digest(folder / "model.safetensors")
 
 
 def ask(

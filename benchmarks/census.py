@@ -12,6 +12,7 @@ a bootstrap over pictures, and p-values are adjusted after Holm over all compari
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,11 @@ from rich.progress import track  # noqa: E402
 
 import benchmarks.census_variants  # noqa: E402, F401  # registers what is compared here alone
 import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics.paired import holm  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 CHOICES = (
     "kcenter", *(f"census(share={share})" for share in (0.0, 0.5, 0.6, 0.75, 0.9, 1.0)),
@@ -67,11 +67,10 @@ def paired(a: np.ndarray, b: np.ndarray, groups: Sequence[Any], resamples: int =
 class Asking:
     """A model, its questions and where replies are kept."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, name: str) -> None:
         self.options = options
-        self.model, self.processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
-        self.model.eval()
-        weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
+        self.name = Path(name).name
+        self.model, self.processor, weights = loaded(name, options.dtype)
         self.about = {"weights": weights, "dtype": options.dtype, "batch": options.batch_size}
         self._questions: dict[tuple[str, int], list[scenes.Example]] = {}
 
@@ -110,27 +109,41 @@ class Asking:
         return [f"{seed} {one.index}" for seed in seeds for one in self.questions(split, seed)]
 
 
-def measured(asking: Asking, specs: Sequence[str], splits: Sequence[str], pairs: Any) -> dict[str, Any]:
-    """Rows of all cells, and the comparisons that `pairs(specs)` names: (spec, other) by keep and split."""
-    cells = [(spec, keep, split) for split in splits for keep in asking.options.keeps for spec in specs]
-    rows, hits, refused = [], {}, []
-    for split in splits:
-        rows.append(asking.right("none", None, split)[0])
-    for spec, keep, split in track(cells, description="asking"):
+def measured(models: Sequence[Asking], specs: Sequence[str], splits: Sequence[str], pairs: Any) -> dict[str, Any]:
+    """Rows of all cells, and the comparisons that `pairs(specs)` names: (spec, other) by keep and split.
+
+    Where several models are asked, a comparison is over the answers of all of them, and `by_model` has each one's
+    difference; what they say about one picture is resampled as one.
+    """
+    keeps = models[0].options.keeps
+    cells = [(one, spec, keep, split) for one in models for split in splits for keep in keeps for spec in specs]
+    rows, refused, hits = [], [], dict[tuple[str, float, str], dict[str, np.ndarray]]()
+
+    def told(one: Asking, row: dict[str, Any]) -> dict[str, Any]:
+        return {"model": one.name, **row} if len(models) > 1 else row
+
+    rows += [told(one, one.right("none", None, split)[0]) for one in models for split in splits]
+    for one, spec, keep, split in track(cells, description="asking"):
         try:
-            row, hits[spec, keep, split] = asking.right(spec, keep, split)
+            row, right = one.right(spec, keep, split)
         except ValueError as error:  # what cannot run here is said in the result
-            refused.append({"strategy": spec, "keep": keep, "split": split, "why": str(error)})
+            refused.append(told(one, {"strategy": spec, "keep": keep, "split": split, "why": str(error)}))
             continue
-        rows.append(row)
-        print(f"{split} {keep} {spec}: {row['accuracy']}", flush=True)
-    compared = []
+        hits.setdefault((spec, keep, split), {})[one.name] = right
+        rows.append(told(one, row))
+        print(f"{one.name} {split} {keep} {spec}: {row['accuracy']}", flush=True)
+    compared, wanted = [], list(itertools.product(keeps, pairs(specs)))
+    resamples = max(10_000, 40 * len(wanted) * len(splits))  # the smallest p is above 0, and Holm multiplies it
     for split in splits:
-        for keep in asking.options.keeps:
-            for spec, other in pairs(specs):
-                if {(spec, keep, split), (other, keep, split)} <= hits.keys():
-                    found = paired(hits[spec, keep, split], hits[other, keep, split], asking.pictures(split))
-                    compared.append({"split": split, "keep": keep, "strategy": spec, "over": other, **found})
+        pictures = models[0].pictures(split)
+        for keep, (spec, other) in wanted:
+            mine, theirs = hits.get((spec, keep, split), {}), hits.get((other, keep, split), {})
+            if len(mine) == len(theirs) == len(models):
+                both = [np.concatenate([each[one.name] for one in models]) for each in (mine, theirs)]
+                found = {"strategy": spec, "over": other, **paired(*both, pictures * len(models), resamples)}
+                if len(models) > 1:
+                    found["by_model"] = {one.name: (mine[one.name] - theirs[one.name]).mean() for one in models}
+                compared.append({"split": split, "keep": keep, **found})
     for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
         row["p_holm"] = p
     return {"rows": rows, "compared": compared, **({"refused": refused} if refused else {})}
@@ -146,15 +159,15 @@ def main() -> None:
     """Ask, compare, write."""
     options = _options()
     torch.set_num_threads(1)
-    asking = Asking(options)
+    models = [Asking(options, name) for name in options.model]
     if options.what == "choose":
         specs, splits = options.specs or list(CHOICES), ["calibration"]
-        result = measured(asking, specs, splits, lambda some: [(spec, some[0]) for spec in some[1:]])
+        result = measured(models, specs, splits, lambda some: [(spec, some[0]) for spec in some[1:]])
     else:
         specs, splits = specs_there(options.specs or PRUNERS), options.split
-        result = measured(asking, specs, splits, against_pruners)
+        result = measured(models, specs, splits, against_pruners)
     about = conditions(
-        torch.device("cpu"), Clock(torch.device("cpu"), 1), asking.model, questions_per_seed=options.questions,
+        torch.device("cpu"), Clock(torch.device("cpu"), 1), models[0].model, questions_per_seed=options.questions,
         seeds=options.seeds, first_seed=options.first_seed, kinds=list(options.kinds),
     )  # fmt: skip
     write(options.output or RESULTS / f"census-{options.what}", {"conditions": about, **result})
@@ -163,7 +176,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("choose", "compare"))
-    parser.add_argument("--model", default="scenes-llava", help="an embedded model (%(default)s)")
+    parser.add_argument("--model", nargs="+", default=["scenes-llava"], help="embedded ones, or folders (%(default)s)")
     parser.add_argument("--specs", nargs="*", metavar="SPEC", help="in place of all")
     parser.add_argument("--split", nargs="+", default=["test", "hard"], choices=("test", "hard"))
     parser.add_argument("--keeps", nargs="+", type=float, default=[0.25, 0.1, 0.05, 0.03], metavar="SHARE")

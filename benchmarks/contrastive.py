@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
+from benchmarks.asking import loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination import remembered, replies  # noqa: E402
 from benchmarks.hallucination_page import chair, pope  # noqa: E402
@@ -37,7 +38,6 @@ from benchmarks.page import Page  # noqa: E402
 from benchmarks.tables import interval, markdown, read  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import exam, grade  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 CELLS: tuple[tuple[str, str | None], ...] = (
     ("none", None),
@@ -165,10 +165,7 @@ def main() -> None:
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=torch.float32)
-    model.eval()
-    vtokens.detach(model)
-    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
+    model, processor, weights = loaded(options.model, "float32")
     size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
     clock = {"rounds": options.rounds, "each": options.each}
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, weights=weights, **size, **clock)

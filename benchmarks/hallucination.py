@@ -28,12 +28,11 @@ import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.hallucination_rows import adjust_together, make_row  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import SETTINGS, exam  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "todre(keep=0.25)")
 EXTRAS = ("var", "vhr", "var+vhr")
@@ -81,9 +80,7 @@ def main() -> None:
     """Ask, grade, compare, write."""
     options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
-    model.eval()
-    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
+    model, processor, weights = loaded(options.model, options.dtype)
     size = {"questions": options.questions, "captions": options.captions, "seed": options.seed}
     more = {"settings": options.settings, "dtype": options.dtype, "longest": options.longest}
     more = {} if more == UNSAID else more

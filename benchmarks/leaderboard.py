@@ -25,7 +25,7 @@ from rich.progress import track  # noqa: E402
 
 import vtokens  # noqa: E402
 from benchmarks import tables  # noqa: E402
-from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
 from benchmarks.cells import first_token  # noqa: E402
 from benchmarks.common import Clock, conditions, load_average, write  # noqa: E402
 from benchmarks.leaderboard_added import added  # noqa: E402
@@ -34,7 +34,6 @@ from benchmarks.scenes import drawn  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.core.prompts import encode_prompts, question_prompt  # noqa: E402
 from vtokens.core.writing import write_text  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 from vtokens.strategies import Choice, describe, get, list_strategies  # noqa: E402
 
 KEEPS = (0.5, 0.25, 0.1, 0.05, 0.03)
@@ -131,17 +130,14 @@ def main() -> None:
     """Measure, print what is left out, write."""
     options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
-    vtokens.detach(model)
-    model.eval()  # type: ignore[no-untyped-call]
+    model, processor, weights = loaded(options.model, options.dtype)
     about = {"questions_per_seed": options.questions, "kinds": list(KINDS), "longest": options.longest}
-    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     told = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, seeds=options.seeds, **about)
     kept = {"dtype": options.dtype, "batch": options.batch_size, "weights": weights, "versions": told["versions"]}
     options.about = {**about, **kept}
     rows, left = board(model, processor, options)
     print(*left, sep="\n")
-    folder = options.output or RESULTS / f"leaderboard-{options.model}"
+    folder = options.output or RESULTS / f"leaderboard-{Path(options.model).name}"
     result = {"conditions": told, "rows": rows, "left_out": [{"why": one} for one in left]}
     if options.add:
         told["load_average"]["at_end"] = load_average()

@@ -27,12 +27,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.mitigation_recipes import asker, below, recipe_in  # noqa: E402
 from benchmarks.mitigation_rows import BASES, specs_on, table  # noqa: E402
 from vtokens import scenes  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 
 DRAWS = (100, 101, 102)
 
@@ -105,9 +104,7 @@ def measure(options: argparse.Namespace) -> None:
     """Ask what has not been asked yet, draw by draw and base by base; a refusal is an outcome as well."""
     torch.set_num_threads(1)
     plan = PLANS[options.model]
-    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, plan.dtype))
-    model.eval()
-    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
+    model, processor, weights = loaded(options.model, plan.dtype)
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=options.draws, weights=weights)
     for base in options.bases:
         for draw in options.draws:

@@ -24,15 +24,13 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from rich.progress import track  # noqa: E402
 
-import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at  # noqa: E402
+from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.page import Page  # noqa: E402
 from benchmarks.tables import interval  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.hallucination import grade  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
-from vtokens.scenes.smol.folder import digest  # noqa: E402
 from vtokens.scenes.world import NUMBERS  # noqa: E402
 
 SPECS = ("random", "uniform", "cls", "fastv", "todre")
@@ -121,19 +119,17 @@ def main() -> None:
     """Measure, print, write."""
     options = _options()
     torch.set_num_threads(1)
-    model, processor = vtokens.load(options.model, strategy="none", dtype=getattr(torch, options.dtype))
-    model.eval()  # type: ignore[no-untyped-call]
+    model, processor, weights = loaded(options.model, options.dtype)
     questions = {seed: drawn(seed, options.questions, options.kinds, options.signs) for seed in range(options.seeds)}
     cells = [("none", 1.0), *((spec, keep) for spec in options.specs for keep in options.keeps)]
     asked = {"questions_per_seed": options.questions, "kinds": options.kinds, "signs": options.signs}
     about = conditions(
         model.device, Clock(model.device, 1), model, **asked, seeds=options.seeds, longest=options.longest
     )
-    weights = digest(scenes.embedded_path(options.model) / "model.safetensors")
     kept = {"dtype": options.dtype, "batch": options.batch_size, "longest": options.longest}
     options.about = {**asked, **kept, "weights": weights, "versions": about["versions"]}
     rows = [cell(model, processor, *each, questions, options) for each in track(cells, description="asking")]
-    write(options.output or RESULTS / options.model, {"conditions": about, "rows": rows})
+    write(options.output or RESULTS / Path(options.model).name, {"conditions": about, "rows": rows})
     print(card_table(rows, options.specs, options.keeps))
     if options.card:
         card(options.model, rows, options.specs, options.keeps).write()

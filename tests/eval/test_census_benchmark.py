@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
+import vtokens
 from tests.limits import close
 from tests.strategies.helpers import registry_restored
 from tests.strategies.invariants import drawn, visuals
 from vtokens.eval.metrics.paired import difference
 
 with registry_restored():  # what they register is compared there alone
-    from benchmarks.census import against_pruners, paired, specs_there
+    from benchmarks.census import Asking, against_pruners, measured, paired, specs_there
     from benchmarks.census_variants import Kcenter, Variant
 
 
@@ -33,6 +38,32 @@ def test_pruners_that_are_there_are_compared_with_and_without() -> None:
     specs = specs_there(["cls", "nobody_has_this"])
     assert specs == ["census", "cls", "cls+census"]
     assert against_pruners(specs) == [("census", "cls"), ("cls+census", "cls")]
+
+
+def test_answers_of_several_models_are_compared_together(tmp_path: Path) -> None:
+    """A folder is asked as an embedded model is; its rows bear its name, and differences pool what all answered."""
+    model, processor = vtokens.load("scenes-llava")
+    with torch.no_grad():
+        model.lm_head.weight[5:9] *= 1.5
+    model.save_pretrained(tmp_path / "another")
+    processor.save_pretrained(tmp_path / "another")
+    options = Namespace(questions=11, seeds=2, first_seed=7, keeps=[0.1], kinds=["exist", "where"], dtype="float32")
+    options.batch_size, options.replies = 11, tmp_path / "replies"
+    models = [Asking(options, name) for name in ("scenes-llava", str(tmp_path / "another"))]
+    found = measured(models, ["census", "random"], ["test"], lambda specs: [("census", "random")])
+    assert [(row["model"], row["strategy"]) for row in found["rows"]] == [
+        ("scenes-llava", "none"), ("another", "none"),
+        *((name, spec) for name in ("scenes-llava", "another") for spec in ("census", "random")),
+    ]  # fmt: skip
+    right = {(row["model"], row["strategy"]): row["accuracy"]["correct"] for row in found["rows"]}
+    [row] = found["compared"]
+    gains = {name: right[name, "census"] - right[name, "random"] for name in ("scenes-llava", "another")}
+    assert row["n"] == 44
+    assert row["difference"] == pytest.approx(sum(gains.values()) / 44)
+    assert row["by_model"] == pytest.approx({name: gain / 22 for name, gain in gains.items()})
+    alone = measured(models[:1], ["census", "random"], ["test"], lambda specs: [("census", "random")])
+    assert alone["compared"][0]["difference"] == pytest.approx(gains["scenes-llava"] / 22)
+    assert all("model" not in row for row in alone["rows"])
 
 
 def test_variants_are_what_their_names_say() -> None:
