@@ -46,6 +46,18 @@ def loaded(name: str, dtype: str) -> tuple[Any, Any, str]:
     return model.eval(), processor, digest(folder / "model.safetensors")
 
 
+def called(models: Sequence[str]) -> dict[str, str]:
+    """What each model is called in a table: an embedded one by its name, a folder by its last part.
+
+    Raises:
+        ValueError: two are called the same.
+    """
+    names = [Path(model).name for model in models]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{', '.join(models)}: two are called {', '.join(twice)} in the table; rename a folder")
+    return dict(zip(models, names, strict=True))
+
+
 def ask(
     model: Any,
     processor: Any,

@@ -27,7 +27,7 @@ from rich.progress import track  # noqa: E402
 
 import benchmarks.census_variants  # noqa: E402, F401  # registers what is compared here alone
 import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
+from benchmarks.asking import ask, called, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics.paired import holm  # noqa: E402
@@ -67,10 +67,10 @@ def paired(a: np.ndarray, b: np.ndarray, groups: Sequence[Any], resamples: int =
 class Asking:
     """A model, its questions and where replies are kept."""
 
-    def __init__(self, options: argparse.Namespace, name: str) -> None:
+    def __init__(self, options: argparse.Namespace, model: str, name: str) -> None:
         self.options = options
-        self.name = Path(name).name
-        self.model, self.processor, weights = loaded(name, options.dtype)
+        self.name = name
+        self.model, self.processor, weights = loaded(model, options.dtype)
         self.about = {"weights": weights, "dtype": options.dtype, "batch": options.batch_size}
         self._questions: dict[tuple[str, int], list[scenes.Example]] = {}
 
@@ -159,7 +159,7 @@ def main() -> None:
     """Ask, compare, write."""
     options = _options()
     torch.set_num_threads(1)
-    models = [Asking(options, name) for name in options.model]
+    models = [Asking(options, *each) for each in called(options.model).items()]
     if options.what == "choose":
         specs, splits = options.specs or list(CHOICES), ["calibration"]
         result = measured(models, specs, splits, lambda some: [(spec, some[0]) for spec in some[1:]])

@@ -4,6 +4,8 @@ python benchmarks/mitigation.py ask scenes-llava                                
 python benchmarks/mitigation.py ask scenes-smol --bases none "cls(keep=0.25)" --draws 100
 python benchmarks/mitigation.py ask scenes-llava --extras crop dyfo opera             # these alone, and their bases
 python benchmarks/mitigation.py write          # the tables, of what has been asked so far
+python benchmarks/mitigation.py ask runs/seed1/scenes-llava   # another seed of that recipe
+python benchmarks/mitigation.py write --pooled scenes-llava runs/seed1/scenes-llava --output FOLDER
 
 A recipe asks one question at a time and reads several prompts for it. Replies are kept in `--replies` cell by cell and
 batch by batch, and count for the exam they are of; delete that folder when a strategy's code has changed.
@@ -27,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import vtokens  # noqa: E402
-from benchmarks.asking import ask, journal_at, loaded  # noqa: E402
+from benchmarks.asking import ask, called, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.mitigation_recipes import asker, below, recipe_in  # noqa: E402
 from benchmarks.mitigation_rows import BASES, specs_on, table  # noqa: E402
@@ -61,21 +63,27 @@ PLANS = {
     "scenes-llava": Plan("float32", (("random", 50), ("popular", 50), ("adversarial", 100)), 60, 50, None),
     "scenes-smol": Plan("bfloat16", (("adversarial", 60),), 20, 40, 64),
 }
+POOLED = "all seeds"
 BESIDE = 4
 """Questions of a recipe that are kept at a time."""
 
 
+def plan_of(model: str) -> Plan:
+    """A folder is asked what scenes-llava is: another seed of its recipe."""
+    return PLANS.get(model, PLANS["scenes-llava"])
+
+
 def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
     """Where the replies of a cell are kept."""
-    return replies / model / str(draw) / f"{quote(spec, safe='()+=.,')}.json"
+    return replies / quote(model, safe="") / str(draw) / f"{quote(spec, safe='()+=.,')}.json"
 
 
 def asked(replies: Path, model: str) -> dict[str, dict[int, dict[str, Any]]]:
     """Every cell of the model's exam that has been asked, by spec and draw."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in sorted((replies / model).glob("*/*.json")):
+    for path in sorted((replies / quote(model, safe="")).glob("*/*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        if PLANS[model].fits(cell):
+        if plan_of(model).fits(cell):
             found.setdefault(cell["spec"], {})[cell["draw"]] = cell
     return found
 
@@ -83,19 +91,26 @@ def asked(replies: Path, model: str) -> dict[str, dict[int, dict[str, Any]]]:
 def tabulate(options: argparse.Namespace) -> None:
     """Write benchmarks/results/mitigation, of the draws in which all of a table has been asked."""
     about, rows = dict[str, Any](), []
-    for model, plan in PLANS.items():
-        cells = asked(options.replies, model)
+    together: dict[str, dict[str, dict[str, Any]]] = {}
+    papers: dict[str, list[scenes.Example]] = {}
+    for model, name in called(options.pooled or [*PLANS]).items():
+        plan, cells = plan_of(model), asked(options.replies, model)
         exams = {draw: plan.exam(draw) for draw in sorted({draw for found in cells.values() for draw in found})}
+        papers |= {f"{name} {draw}": exam for draw, exam in exams.items()}
+        for spec, draws in cells.items():
+            together.setdefault(spec, {}).update({f"{name} {draw}": cell for draw, cell in draws.items()})
         for base in BASES:
-            rows += [{"model": model, **row} for row in table(specs_on(base), base, cells, exams)]
+            rows += [{"model": name, **row} for row in table(specs_on(base), base, cells, exams)]
         if cells:
             # Cells are asked over time: the record is the newest cell's, and says since when the others were asked.
             made = sorted(
                 (cell["about"] for draws in cells.values() for cell in draws.values()), key=lambda a: a["date"]
             )
-            about[model] = made[-1] | {"since": made[0]["date"]}
-            about[model] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
-            about[model]["load_average"] = {}
+            about[name] = made[-1] | {"since": made[0]["date"]}
+            about[name] |= {"questions": dict(plan.questions), "captions": plan.captions, "draws": sorted(exams)}
+            about[name]["load_average"] = {}
+    for base in BASES if options.pooled else ():
+        rows += [{"model": POOLED, **row} for row in table(specs_on(base), base, together, papers)]
     write(options.output, {"conditions": {**about, "load_average": {}}, "rows": rows})
     print(f"{len(rows)} rows; written to {options.output}")
 
@@ -103,7 +118,7 @@ def tabulate(options: argparse.Namespace) -> None:
 def measure(options: argparse.Namespace) -> None:
     """Ask what has not been asked yet, draw by draw and base by base; a refusal is an outcome as well."""
     torch.set_num_threads(1)
-    plan = PLANS[options.model]
+    plan = plan_of(options.model)
     model, processor, weights = loaded(options.model, plan.dtype)
     about = conditions(torch.device("cpu"), Clock(torch.device("cpu"), 1), model, draws=options.draws, weights=weights)
     for base in options.bases:
@@ -148,7 +163,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--replies", type=Path, default=ROOT / "runs" / "mitigation", help="kept here (%(default)s)")
     parts = parser.add_subparsers(dest="part", required=True)
     asking = parts.add_parser("ask")
-    asking.add_argument("model", choices=list(PLANS))
+    asking.add_argument("model", help=f"{' or '.join(PLANS)}, or the folder of another seed of the first")
     asking.add_argument("--bases", nargs="+", default=list(BASES), metavar="SPEC")
     asking.add_argument(
         "--extras", nargs="*", metavar="SPEC", help="by default all mitigations and recipes of the registries"
@@ -156,6 +171,7 @@ def _options() -> argparse.Namespace:
     asking.add_argument("--draws", nargs="+", type=int, default=list(DRAWS))
     writing = parts.add_parser("write")
     writing.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "mitigation")
+    writing.add_argument("--pooled", nargs="+", metavar="MODEL", help="these, and all of their answers together")
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.hallucination_rows import Row, caption_counts, make_row
 from benchmarks.mitigation_recipes import again
@@ -49,13 +50,14 @@ def specs_on(base: str, extras: Sequence[str] | None = None) -> list[str]:
 def table(
     specs: Sequence[str],
     base: str,
-    cells: Mapping[str, Mapping[int, Row]],
-    exams: Mapping[int, Sequence[Example]],
+    cells: Mapping[str, Mapping[Any, Row]],
+    exams: Mapping[Any, Sequence[Example]],
 ) -> list[Row]:
     """A row for the first of `specs`, which is `base`, and for each of the others, which is compared with it.
 
-    cells: what was asked, by spec and draw. A row is of the draws in which it and what it is compared with have been
-    asked; without any there is none. The base itself is compared with the plain model where it is another.
+    cells: what was asked, by spec and draw, or model and draw. A row is of the draws in which it and what it is
+    compared with have been asked; without any there is none. The base itself is compared with the plain model where it
+    is another.
     """
     rows = []
     for spec in specs:

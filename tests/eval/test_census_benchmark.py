@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vtokens
+from benchmarks.asking import called
 from tests.limits import close
 from tests.strategies.helpers import registry_restored
 from tests.strategies.invariants import drawn, visuals
@@ -49,7 +50,7 @@ def test_answers_of_several_models_are_compared_together(tmp_path: Path) -> None
     processor.save_pretrained(tmp_path / "another")
     options = Namespace(questions=11, seeds=2, first_seed=7, keeps=[0.1], kinds=["exist", "where"], dtype="float32")
     options.batch_size, options.replies = 11, tmp_path / "replies"
-    models = [Asking(options, name) for name in ("scenes-llava", str(tmp_path / "another"))]
+    models = [Asking(options, *each) for each in called(["scenes-llava", str(tmp_path / "another")]).items()]
     found = measured(models, ["census", "random"], ["test"], lambda specs: [("census", "random")])
     assert [(row["model"], row["strategy"]) for row in found["rows"]] == [
         ("scenes-llava", "none"), ("another", "none"),
@@ -64,6 +65,8 @@ def test_answers_of_several_models_are_compared_together(tmp_path: Path) -> None
     alone = measured(models[:1], ["census", "random"], ["test"], lambda specs: [("census", "random")])
     assert alone["compared"][0]["difference"] == pytest.approx(gains["scenes-llava"] / 22)
     assert all("model" not in row for row in alone["rows"])
+    with pytest.raises(ValueError, match="two are called scenes-llava in the table; rename a folder"):
+        called(["scenes-llava", "runs/seed1/scenes-llava"])
 
 
 def test_variants_are_what_their_names_say() -> None:

@@ -2,12 +2,16 @@
 
 import copy
 import json
+from argparse import Namespace
 
 import pytest
+import torch
 
+import vtokens
 from benchmarks import mitigation_page, tables
 from benchmarks.asking import ask
-from benchmarks.mitigation import PLANS, Plan, asked, kept_at
+from benchmarks.common import Clock, conditions
+from benchmarks.mitigation import PLANS, POOLED, Plan, asked, kept_at, tabulate
 from benchmarks.mitigation_look import row as margins_row
 from benchmarks.mitigation_look import uncut
 from benchmarks.mitigation_page import adjusted, changed, glance, rates, said, summary
@@ -86,6 +90,27 @@ def test_draws_are_pooled_and_compared_with_the_base(exams):
     assert vcd["against"]["chair"]["length"]["high"] < 0
     assert var["against"]["same_replies"] == 1
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_answers_of_several_seeds_are_pooled(tmp_path):
+    """Each model has its rows, and all of them together have rows of all their answers."""
+    exam, cpu = PLANS["scenes-llava"].exam(7), torch.device("cpu")
+    about = conditions(cpu, Clock(cpu, 1), vtokens.load("scenes-llava", strategy="none")[0], draws=[7])
+    answers = {"scenes-llava": right, "runs/seed1": yes}
+    for model, how in answers.items():
+        for spec, told in (("none", right), ("vcd", how)):
+            path = kept_at(tmp_path / "replies", model, 7, spec)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"spec": spec, "draw": 7, "about": about, **cell(exam, told)}))
+    options = Namespace(pooled=list(answers), replies=tmp_path / "replies", output=tmp_path / "out")
+    tabulate(options)
+    rows = {(row["model"], row["strategy"]): row for row in tables.read(tmp_path / "out")["rows"]}
+    falls = sum(e.answer == "no" for e in exam if e.kind == "pope_adversarial")
+    for model, lost, asked_of in (("scenes-llava", 0, 100), ("seed1", falls, 100), (POOLED, falls, 200)):
+        row = rows[model, "vcd"]
+        assert row["pope"]["adversarial"]["n"] == asked_of
+        assert row["against"]["pope"]["adversarial"]["accuracy"]["only_b"] == lost
+    assert rows[POOLED, "vcd"]["draws"] == ["scenes-llava 7", "seed1 7"]
 
 
 def test_a_pruner_is_compared_with_the_plain_model_and_what_is_behind_it_with_the_pruner(exams):
