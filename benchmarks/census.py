@@ -44,10 +44,10 @@ PRUNERS = ("random", "uniform", "cls", "fastv", "todre", "divprune", "weighted_k
 RESULTS = Path(__file__).parent / "results"
 
 
-def specs_there(named: Sequence[str]) -> list[str]:
-    """The named pruners that are registered, each also with census behind it where that can be attached to it."""
+def specs_there(named: Sequence[str], alone: bool = False) -> list[str]:
+    """census, and the named pruners that are registered, each also with census behind it unless they are `alone`."""
     there = [name for name in named if name in vtokens.strategies()]
-    return ["census", *(spec for name in there for spec in (name, f"{name}+census"))]
+    return ["census", *(spec for name in there for spec in ((name,) if alone else (name, f"{name}+census")))]
 
 
 def paired(a: np.ndarray, b: np.ndarray, groups: Sequence[Any], resamples: int = 10_000) -> dict[str, float]:
@@ -164,7 +164,7 @@ def main() -> None:
         specs, splits = options.specs or list(CHOICES), ["calibration"]
         result = measured(models, specs, splits, lambda some: [(spec, some[0]) for spec in some[1:]])
     else:
-        specs, splits = specs_there(options.specs or PRUNERS), options.split
+        specs, splits = specs_there(options.specs or PRUNERS, options.alone), options.split
         result = measured(models, specs, splits, against_pruners)
     about = conditions(
         torch.device("cpu"), Clock(torch.device("cpu"), 1), models[0].model, questions_per_seed=options.questions,
@@ -178,6 +178,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", choices=("choose", "compare"))
     parser.add_argument("--model", nargs="+", default=["scenes-llava"], help="embedded ones, or folders (%(default)s)")
     parser.add_argument("--specs", nargs="*", metavar="SPEC", help="in place of all")
+    parser.add_argument("--alone", action="store_true", help="compare without census behind each pruner as well")
     parser.add_argument("--split", nargs="+", default=["test", "hard"], choices=("test", "hard"))
     parser.add_argument("--keeps", nargs="+", type=float, default=[0.25, 0.1, 0.05, 0.03], metavar="SHARE")
     parser.add_argument("--kinds", nargs="*", default=list(scenes.KINDS), metavar="KIND")
