@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,19 +14,9 @@ import vtokens
 from tests.engine.compare import one, ragged
 from tests.families import build
 from tests.limits import close_pass
-from vtokens.engine.context import standing
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 FAMILY = "llava"
-
-
-@pytest.fixture(autouse=True)
-def nothing_else_stands() -> Iterator[None]:
-    """Models of other tests may be attached in this process; beside them nothing is refused."""
-    others = [*standing]
-    standing.clear()
-    yield
-    standing.update(others)
 
 
 def filled(model: Any, spec: str, batch: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -56,6 +45,15 @@ def test_what_would_fail_or_be_wrong_is_refused(spec: str, batch: Any, fed: int)
         model(**short, past_key_values=cache)
     with vtokens.attach(model, spec):
         model(**short, past_key_values=cache)
+
+
+def test_what_is_attached_to_another_model_does_not_see_to_it() -> None:
+    model, other = build(FAMILY)[0], copy.deepcopy(build(FAMILY)[0])
+    cache, more = filled(model, "cls(keep=0.5)", one(FAMILY))
+    with vtokens.attach(other, "cls(keep=0.5)"):
+        other(**one(FAMILY))
+        with pytest.raises(RuntimeError, match="filled under a strategy that is no longer attached"):
+            model(**more, past_key_values=cache)
 
 
 def test_one_token_sees_what_was_kept() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vtokens
+from benchmarks import census_page
 from benchmarks.asking import called
 from tests.limits import close
 from tests.strategies.helpers import registry_restored
@@ -67,6 +68,32 @@ def test_answers_of_several_models_are_compared_together(tmp_path: Path) -> None
     assert all("model" not in row for row in alone["rows"])
     with pytest.raises(ValueError, match="two are called scenes-llava in the table; rename a folder"):
         called(["scenes-llava", "runs/seed1/scenes-llava"])
+
+
+def test_the_page_marks_what_is_not_shown_and_where_models_disagree() -> None:
+    def over(name: str, keep: float, difference: float, p: float, *by: float) -> dict:
+        each = dict(zip(("a", "b"), by, strict=True))
+        return {"split": "test", "keep": keep, "strategy": "census", "over": name, "difference": difference,
+                "p_holm": p, "by_model": each, "n": 40}  # fmt: skip
+
+    compared = [
+        over("cls", 0.25, 0.2, 0.01, 0.1, 0.3), over("cls", 0.1, 0.1, 0.2, -0.1, 0.3),
+        over("fastv", 0.25, -0.3, 0.04, -0.3, -0.3), over("fastv", 0.1, 0.05, 0.05, 0.02, 0.08),
+    ]  # fmt: skip
+    share = {"share": 0.5, "low": 0.4, "high": 0.6}
+    rows = [
+        {"model": name, "strategy": spec, "split": "test", "keep": keep, "accuracy": share}
+        for name in ("a", "b") for spec, keep in (("none", 1.0), ("census", 0.25), ("census", 0.1))
+    ]  # fmt: skip
+    lines = census_page.pruners({"compared": compared}).splitlines()
+    assert lines[2:4] == ["| `fastv` | -0.300 ! (0 of 2) | +0.050 |", "| `cls` | +0.200 | +0.100 * (1 of 2) |"]
+    assert lines[-1] == (
+        "census is shown to be above the pruner in 2 of 4 cells and below it in 1; on every model by itself it is "
+        "above in 2. 40 answers a cell."
+    )
+    assert census_page.models({"compared": compared, "rows": rows}).splitlines()[2] == (
+        "| `a` | 0.500 [0.400, 0.600] | 0.500 | 0.500 |"
+    )
 
 
 def test_variants_are_what_their_names_say() -> None:

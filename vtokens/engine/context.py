@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,9 +21,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 _clock = itertools.count(1)
-
-standing: weakref.WeakSet[Any] = weakref.WeakSet()
-"""The engines that stand on some model of this process."""
 
 
 class Follower:

@@ -10,7 +10,7 @@ from typing import Any
 from vtokens.adapters import Adapter
 from vtokens.engine.block import Block, Watch
 from vtokens.engine.compiled import notice_hooks
-from vtokens.engine.context import inside, lock, standing
+from vtokens.engine.context import inside, lock
 from vtokens.engine.hooks import Hooks
 from vtokens.engine.parts import Parts, parts, taps, where
 from vtokens.engine.plan import Plan
@@ -44,7 +44,6 @@ class Engine(Hooks):
         new.layers = copy.deepcopy(self.layers, memo)
         new.standing, new._at = copy.deepcopy((self.standing, self._at), memo)
         new.light = new._is_light(self.adapter)
-        standing.add(new)
         return new
 
     def _is_light(self, adapter: Adapter) -> bool:
@@ -68,10 +67,6 @@ class Engine(Hooks):
                 "`with` block first, or save model.state_dict()"
             )
         return {**self.__dict__, "prompts": []}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        standing.add(self)
 
     def open(self, block: Block) -> None:
         """Put on the model what a block needs; on an error nothing stays behind."""
@@ -134,11 +129,8 @@ class Engine(Hooks):
         attributes = self.adapter.multimodal.__dict__
         if self._blocks or self.watches:
             attributes[_ENGINE] = self
-            standing.add(self)
-        else:
-            standing.discard(self)
-            if attributes.get(_ENGINE) is self:
-                del attributes[_ENGINE]
+        elif attributes.get(_ENGINE) is self:
+            del attributes[_ENGINE]
 
 
 def _other(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:

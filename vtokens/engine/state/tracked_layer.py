@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtokens.engine.context import standing
+from vtokens.engine.context import here
 from vtokens.engine.state.keymap import SIZE, KeyMap
 from vtokens.engine.state.negative_keys import NegativeKeys
 from vtokens.engine.state.numbering import CLOSED
@@ -36,9 +36,9 @@ class TrackedLayer(WrappedLayer):
         self.negative: NegativeKeys | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        # A layer does not know whose it is: while an engine stands on any model, it may be the one that sees to this
-        # cache. Compiled steps are not to look at what stands on other models.
-        if not torch.compiler.is_compiling() and not standing and self._asks_for_engine(key_states.shape[2]):
+        # A layer does not know whose it is: an engine whose call is under way in this thread may see to this cache.
+        # Compiled steps are not to look at what is under way.
+        if not torch.compiler.is_compiling() and not here().phases and self._asks_for_engine(key_states.shape[2]):
             raise RuntimeError(
                 "this cache was filled under a strategy that is no longer attached, and without it the keys that it "
                 "holds cannot be told from those that were fed: attach the strategy again, or start with an empty cache"
