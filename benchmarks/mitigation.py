@@ -78,13 +78,20 @@ def kept_at(replies: Path, model: str, draw: int, spec: str) -> Path:
     return replies / quote(model, safe="") / str(draw) / f"{quote(spec, safe='()+=.,')}.json"
 
 
-def asked(replies: Path, model: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """Every cell of the model's exam that has been asked, by spec and draw."""
+def asked(replies: Path, model: str, weights: str | None = None) -> dict[str, dict[int, dict[str, Any]]]:
+    """Every cell of the model's exam that has been asked, by spec and draw.
+
+    Raises:
+        ValueError: cells are not all of the same weights, or not of these.
+    """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in sorted((replies / quote(model, safe="")).glob("*/*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         if plan_of(model).fits(cell):
             found.setdefault(cell["spec"], {})[cell["draw"]] = cell
+    of = {cell.get("about", {}).get("weights") for draws in found.values() for cell in draws.values()}
+    if len(of | ({weights} if weights else set())) > 1:
+        raise ValueError(f"replies of {model} in {replies} are of other weights than these: delete them")
     return found
 
 
@@ -124,7 +131,7 @@ def measure(options: argparse.Namespace) -> None:
     for base in options.bases:
         for draw in options.draws:
             exam = plan.exam(draw)
-            known = asked(options.replies, options.model)
+            known = asked(options.replies, options.model, weights)
             for spec in specs_on(base, options.extras):
                 if draw not in known.get(spec, {}):
                     path = kept_at(options.replies, options.model, draw, spec)

@@ -113,6 +113,21 @@ def test_answers_of_several_seeds_are_pooled(tmp_path):
     assert rows[POOLED, "vcd"]["draws"] == ["scenes-llava 7", "seed1 7"]
 
 
+def test_replies_of_other_weights_do_not_count(tmp_path):
+    """A folder whose model was trained anew has the name that it had."""
+    texts = cell(PLANS["scenes-llava"].exam(7), right)
+    for spec, weights in (("none", "a"), ("vcd", "b")):
+        path = kept_at(tmp_path, "seed1", 7, spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"spec": spec, "draw": 7, "about": {"weights": weights}, **texts}))
+        if spec == "none":
+            assert {*asked(tmp_path, "seed1", "a")} == {"none"}
+            with pytest.raises(ValueError, match="replies of seed1 .* are of other weights than these: delete them"):
+                asked(tmp_path, "seed1", "b")
+    with pytest.raises(ValueError, match="of other weights"):
+        asked(tmp_path, "seed1")
+
+
 def test_a_pruner_is_compared_with_the_plain_model_and_what_is_behind_it_with_the_pruner(exams):
     cells = {"none": {7: cell(exams[7], right)}, "cls": {7: cell(exams[7], no)}, "cls+vcd": {7: cell(exams[7], no)}}
     pruner, behind = table(["cls", "cls+vcd"], "cls", cells, exams)
