@@ -165,8 +165,8 @@ def test_tokens_that_end_answers_leave_beams_to_go_on(ends: int, beams: int) -> 
     target, batch = speaking("llava", "sdpa"), one("llava")
     with torch.no_grad():
         likely = target(**batch).logits[0, -1].topk(ends).indices.tolist()
-    options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 5, "num_return_sequences": beams, "pad_token_id": 0}
-    options |= DETAILS | {"eos_token_id": likely}
+    options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 5, "num_return_sequences": beams}
+    options |= DETAILS | {"eos_token_id": likely, "pad_token_id": 0}
     want = target.generate(**batch, output_scores=True, **options)
     every = Opera(candidates=target.config.text_config.vocab_size, weight=0.0, threshold=10**6)
     got = opera(target, batch, every, **options)
