@@ -77,6 +77,21 @@ def test_what_fails_is_named_and_the_others_are_measured() -> None:
     assert good.rounds >= 3
 
 
+def test_rows_are_added_under_their_own_heading_alone(tmp_path: Path) -> None:
+    """An empty file gets one; under that of another release columns would be taken for others."""
+    [row] = measure("k", case(one=Provider(lambda _: wait(0))), CPU, Stopwatch(CPU.device), ROOF, 0.001)
+    path = tmp_path / "rows.csv"
+    path.touch()
+    for count in (1, 2):
+        append(path, row)
+        assert [found["provider"] for found in read(path)] == ["one"] * count
+    older = path.read_text().replace("kernel,provider,device", "kernel,device", 1)
+    path.write_text(older)
+    with pytest.raises(ValueError, match="has other columns"):
+        append(path, row)
+    assert path.read_text() == older
+
+
 def test_a_table_says_why_in_the_words_of_the_error() -> None:
     """An error of torch may hold brackets, which are no markup."""
     why = "RuntimeError: [enforce fail at alloc_cpu.cpp:117] data. [/opt/torch] can't allocate memory"
