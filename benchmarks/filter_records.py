@@ -58,12 +58,15 @@ def collect(
 ) -> list[LabelledResponse]:
     """Responses under a strategy with their signals and exact labels, from `folder` as far as they are there.
 
+    Raises ValueError for responses there that another model wrote, or of which other signals were taken.
+
     Args:
         numbers: how many of each kind (`KINDS`); every one is about a scene of its own, and a longer list begins with
             the shorter one.
         batch: how many are asked at a time, and lost at most by a run that is stopped.
     """
     records: list[LabelledResponse] = []
+    names = {signal.name for signal in get_signals(signals)}
     for kind, n in numbers.items():
         # A seed of its own for each kind, or all kinds would show the same pictures.
         seed = SEED + KINDS.index(kind)
@@ -73,9 +76,17 @@ def collect(
             scenes.examples(split, n=n, seed=seed, kinds=[kind.removeprefix(GIVEN)]),
             list[LabelledResponse](),
         )
+        with vtokens.attach(model, spec):
+            wanted = _setting(model, kind.startswith(GIVEN)).meta.items()
         for start in track(range(0, n, CHUNK), description=place.name):
             part, path = examples[start : start + CHUNK], place / f"{start:06d}.jsonl"
             given = list(read(path)) if path.exists() else []
+            for one in given:
+                taken = {name.split(".")[0] for name in one.signals}
+                if any(one.meta.get(name) != value for name, value in wanted) or (one.mentions and not names <= taken):
+                    raise ValueError(
+                        f"{path} holds responses of another model, or other signals: delete it, or give another folder"
+                    )
             if len(given) < len(part):
                 with vtokens.attach(model, spec):
                     for begin in range(len(given), len(part), batch):
@@ -110,9 +121,7 @@ def ask(
 ) -> list[LabelledResponse]:
     """Greedy answers of a batch, read while they were written; or given ones, read in one pass."""
     extractor, chosen = get_extractor("scenes"), get_signals(signals)
-    setting = CalibrationSetting.of(
-        model, prompts="scenes", extractor="scenes", decoding="given" if given else "greedy"
-    )
+    setting = _setting(model, given)
     parts = parts_for(chosen, model.config.get_text_config().num_hidden_layers)
     images, prompts = [[e.image] for e in examples], [e.question for e in examples]
     if given:
@@ -132,3 +141,8 @@ def ask(
         labels = label_scenes(example, mentions)
         records.append(LabelledResponse(image, example.question, text, mentions, values, labels, meta))
     return records
+
+
+def _setting(model: Any, given: bool) -> CalibrationSetting:
+    """Under which responses of the model, with what is attached to it, come about."""
+    return CalibrationSetting.of(model, prompts="scenes", extractor="scenes", decoding="given" if given else "greedy")

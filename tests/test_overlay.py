@@ -66,14 +66,17 @@ def test_the_centre_square_is_shown_where_the_processor_crops_it():
     assert 180 < pixels[-1] < 200
 
 
+@pytest.mark.parametrize("shape", [(200, 100), (200, 101), (101, 200)])
 @pytest.mark.parametrize("size", [{"shortest_edge": 56}, {"height": 56, "width": 56}, {"height": 64, "width": 80}])
-def test_what_is_shown_is_what_the_processor_makes(size):
+def test_what_is_shown_is_what_the_processor_makes(size, shape):
     _, processor = build("llava")
     one = processor.image_processor
     one.size = type(one.size)(**size) if not isinstance(one.size, dict) else size
-    wide = Image.fromarray(np.repeat(np.linspace(0, 255, 200, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2))
-    made = one(images=wide, return_tensors="np", do_normalize=False, do_rescale=False)["pixel_values"][0]
-    assert np.abs(np.asarray(seen_image(processor, wide), float) - np.moveaxis(made, 0, -1)).max() <= 3
+    ramp = np.linspace(0, 255, max(shape), dtype=np.uint8)
+    ramp = ramp if shape[0] == max(shape) else ramp[:, None]
+    rising = Image.fromarray(np.broadcast_to(ramp, shape[::-1])).convert("RGB")
+    made = one(images=rising, return_tensors="np", do_normalize=False, do_rescale=False)["pixel_values"][0]
+    assert np.abs(np.asarray(seen_image(processor, rising), float) - np.moveaxis(made, 0, -1)).max() <= 1
 
 
 def test_merged_patches_are_one_area_with_a_line_around_it():

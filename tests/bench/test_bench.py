@@ -1,5 +1,6 @@
 """The benchmark of the kernels measures what it says, writes it down, and says why where it cannot."""
 
+import io
 import math
 import os
 import re
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from tests.test_cli import failure
 from vtokens.bench.case import BenchSetting, Case, Provider, Work, ours
 from vtokens.bench.measure import cases, measure, names
 from vtokens.bench.row import BenchRow, append, commit, read
+from vtokens.bench.table import table
 from vtokens.bench.timing import Roofline, Stopwatch, quantile, roofline
 from vtokens.cli import main
 
@@ -72,6 +75,35 @@ def test_what_fails_is_named_and_the_others_are_measured() -> None:
     assert bad.rounds == 0
     assert good.failed == ""
     assert good.rounds >= 3
+
+
+def test_rows_are_added_under_their_own_heading_alone(tmp_path: Path) -> None:
+    """An empty file gets one; under that of another release columns would be taken for others."""
+    [row] = measure("k", case(one=Provider(lambda _: wait(0))), CPU, Stopwatch(CPU.device), ROOF, 0.001)
+    path = tmp_path / "rows.csv"
+    path.touch()
+    for count in (1, 2):
+        append(path, row)
+        assert [found["provider"] for found in read(path)] == ["one"] * count
+    older = path.read_text().replace("kernel,provider,device", "kernel,device", 1)
+    path.write_text(older)
+    with pytest.raises(ValueError, match="has other columns"):
+        append(path, row)
+    assert path.read_text() == older
+
+
+def test_a_table_says_why_in_the_words_of_the_error() -> None:
+    """An error of torch may hold brackets, which are no markup."""
+    why = "RuntimeError: [enforce fail at alloc_cpu.cpp:117] data. [/opt/torch] can't allocate memory"
+
+    def refuse(_: object) -> None:
+        raise RuntimeError(why.partition(": ")[2])
+
+    rows = measure("k", case(bad=Provider(refuse)), CPU, Stopwatch(CPU.device), ROOF, 0.001)
+    assert [row.failed for row in rows] == [why]
+    screen = Console(width=400, file=io.StringIO())
+    screen.print(table("k", rows))
+    assert why in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_ours_runs_the_version_it_is_named_after(monkeypatch: pytest.MonkeyPatch) -> None:

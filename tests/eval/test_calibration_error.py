@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vtokens.eval.detectors.figures import by_part, figures
-from vtokens.eval.metrics import bootstrap
+from vtokens.eval.metrics import bootstrap, wilson
 from vtokens.eval.metrics.calibration import calibration_error
 from vtokens.eval.metrics.detection import ece
 
@@ -38,6 +38,27 @@ def test_the_true_error_is_inside(n, off):
     assert plainly == 0
     # Half of what is right is found to be so; the plain figure of 40 is about .2.
     assert abs(np.median(values) - off) < 0.05
+
+
+def test_an_error_next_to_nothing_is_not_sure_to_be_one():
+    """Half of 38 are positive, or 20 are, where half should be: the true share may be what so many allow (Wilson)."""
+    for positive in (19, 20):
+        share = wilson(positive, 38)
+        found = calibration_error(np.full(38, 0.5), np.arange(38) < positive)
+        assert found.low == 0
+        assert found.high == pytest.approx(max(share.high - 0.5, 0.5 - share.low), abs=0.03)
+    both = calibration_error(np.repeat([0.2, 0.5], 50), np.arange(100) % 50 < np.repeat([10, 25], 50))
+    assert 0.03 < both.high < 0.15
+
+
+@pytest.mark.parametrize(("n", "off"), [(38, 0.05), (200, 0.05)])
+def test_the_true_error_of_one_probability_is_inside(n, off):
+    """All say a half, so that there is one bin, whose gap is next to nothing in many draws."""
+    rng = np.random.default_rng(0)
+    found = [
+        calibration_error(np.full(n, 0.5), rng.random(n) < 0.5 + off, resamples=200, seed=seed) for seed in range(200)
+    ]
+    assert sum(not one.low - 1e-9 <= off <= one.high + 1e-9 for one in found) <= 20
 
 
 def test_claims_of_one_picture_count_once():

@@ -104,6 +104,19 @@ def test_rows_are_kept_and_gone_on_with(capsys, tmp_path):
     assert out.read_text() == '{"rows": 1}'
 
 
+def test_rows_of_other_weights_or_another_dtype_are_not_gone_on_with(capsys, tmp_path):
+    """The model has the same name each time, and may have all that is asked for."""
+    out, trained = ["--out", str(tmp_path / "rows.json")], ["scenes-llava", "--strategy", "none"]
+    first = answer(capsys, *trained, *out)
+    assert answer(capsys, *trained, "--dtype", "float32", *out)["rows"] == first["rows"]
+    for other, says in (
+        (["--dtype", "bfloat16"], "trained weights in float32, and trained weights in bfloat16 are asked for"),
+        (["--random-weights"], "trained weights in float32, and random weights in float32 are asked for"),
+    ):
+        assert says in failure(capsys, *trained, *other, *QUICK, *out)
+        assert json.loads((tmp_path / "rows.json").read_text())["rows"] == first["rows"]
+
+
 def test_rows_that_failed_are_tried_again(capsys, tmp_path):
     out = tmp_path / "rows.json"
     first = answer(capsys, *SMALL, "--batch", "1", "--out", str(out))

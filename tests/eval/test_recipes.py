@@ -8,7 +8,7 @@ from vtokens.cli import main
 from vtokens.eval.cells import cells
 from vtokens.eval.lmms.asked import user_turn
 from vtokens.eval.lmms.looking import question_of
-from vtokens.recipes import crop
+from vtokens.recipes import crop, dyfo
 from vtokens.scenes import examples
 
 pytestmark = pytest.mark.filterwarnings("default::FutureWarning", "default::DeprecationWarning")
@@ -39,6 +39,19 @@ def test_a_recipe_is_a_cell_beside_the_plain_question(tmp_path, shipped):
     before = (tmp_path / "out" / "samples.jsonl").read_bytes()
     small(tmp_path / "out", **ASKED, **wanted)
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
+
+
+def test_an_answer_has_the_tokens_of_its_own_prompt(tmp_path, shipped):
+    """`dyfo` asks about several cuttings, and here chooses what it asked first: the picture alone."""
+    small(tmp_path / "out", **ASKED | {"limit": 4}, strategies=["none"], keeps=[], recipes=["dyfo(rollouts=2)"])
+    shown = []
+    for row in lines(tmp_path / "out" / "samples.jsonl"):
+        example = examples("test", 4, 0)[row["doc"]]
+        looked = dyfo(*shipped, example.image, example.question, rollouts=2)
+        shown.append(len(looked.images))
+        assert row["text"] == looked.text
+        assert (row["prompt_tokens"], row["visual_tokens"]) == (looked.said.start, 144 * len(looked.images))
+    assert 1 in shown
 
 
 def test_cells_are_named_after_recipes():

@@ -68,7 +68,7 @@ def test_what_is_no_list(text):
     [
         (["fastw"], [0.5], 1, "Did you mean 'fastv'"),
         (["fastv(layr=2)"], [0.5], 1, "Did you mean 'layer'"),
-        (["none", "vhr"], [0.5], 1, "keep=0.5 has no strategy to take it: none, vhr leave none open"),
+        (["none", "vhr"], [0.5], 1, "keep=0.5 has no strategy to take it: of none and vhr none leaves its keep"),
         (["fastv(keep=0.25)"], [0.5], 1, "keep=0.5 has no strategy to take it"),
         (["fastv"], [1.5], 1, "keep=1.5 is out of range"),
         (["cls+fastv"], [0.5], 1, "ambiguous: cls, fastv"),

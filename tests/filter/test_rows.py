@@ -116,6 +116,15 @@ def test_no_line_is_lost(data, tmp_path_factory):
     json.dumps([vars(one) for one in found])
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    whole = b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n"
+    [found] = rows(tmp_path, whole)
+    assert found.content == GOOD
+    assert rows(tmp_path, b"\xef\xbb\xbf\n" + whole)[0].line == 2  # a mark by itself, and then one in the middle
+    assert [rows(tmp_path, data) for data in (b"\xef\xbb\xbf", b"\xef\xbb\xbf\n")] == [[], []]
+    assert count(tmp_path / "in.jsonl") == 0
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(OSError, match=r"none\.jsonl"):
         list(read_rows(tmp_path / "none.jsonl", ""))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import vtokens
-from tests.families import image
+from tests.families import build, image
 from tests.recipes.looking import GREEDY, QUESTION, answered, made, prompted
 from vtokens.recipes import ara
 from vtokens.recipes.looking.ara import within
@@ -99,6 +99,32 @@ def test_a_changed_folder_is_seen_anew(folder: Path) -> None:
     (folder / "same.txt").write_text("the same")
     got = ara(model, processor, shown, QUESTION, folder=str(folder), count=1, **GREEDY)
     assert got.notes["captions"] == ["the same"]
+
+
+def test_a_folder_is_seen_anew_through_other_weights_and_another_processor(folder: Path) -> None:
+    """What was fitted since is often the projector alone; a processor may be told to see pictures otherwise."""
+    model, processor = build("llava")
+    shown, draws = image(112, 84, seed=11), torch.Generator().manual_seed(3)
+
+    def order() -> list[str]:
+        return ara(model, processor, shown, QUESTION, folder=str(folder), count=5, show="pictures", **GREEDY).notes[
+            "neighbours"
+        ]
+
+    def expected() -> list[str]:
+        near = cosines("llava", model, processor, folder, shown)
+        return sorted(near, key=lambda name: -near[name])
+
+    found = [order()]
+    with torch.no_grad():
+        for one in model.model.multi_modal_projector.parameters():
+            one.copy_(torch.randn(one.shape, generator=draws))
+    found.append(order())
+    assert found[1] == expected()
+    processor.image_processor.image_mean = [-9.0, 0.5, 4.0]
+    found.append(order())
+    assert found[2] == expected()
+    assert len({*map(tuple, found)}) == 3
 
 
 def test_captions_within_so_many_words() -> None:

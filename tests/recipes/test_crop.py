@@ -134,8 +134,11 @@ def test_cuttings_of_a_processor_that_crops_lie_where_they_were_seen() -> None:
     wide = Image.new("RGB", (600, 200), (0, 0, 0))
     left, top, right, bottom = framed(processor, wide)
     assert (left, top, right, bottom) == (200.0, 0.0, 400.0, 200.0)
-    wide.paste((255, 255, 255), (350, 150, 400, 200))
+    # 200 x 101 is scaled to 110 x 56 (110.9 is cut off), of which the columns 27 to 83 are kept.
     side = processor.image_processor.crop_size["height"]
+    assert side == 56
+    assert framed(processor, Image.new("RGB", (200, 101))) == pytest.approx((27 / 110 * 200, 0, 83 / 110 * 200, 101))
+    wide.paste((255, 255, 255), (350, 150, 400, 200))
     seen = np.asarray(processor(images=[wide], text=["<image>"], return_tensors="np")["pixel_values"])[0].mean(0)
     bright = seen.reshape(2, side // 2, 2, side // 2).mean((1, 3))
     assert np.unravel_index(bright.argmax(), bright.shape) == (1, 1)

@@ -159,6 +159,22 @@ def test_beams_that_end_leave_their_place_to_the_next() -> None:
     assert [(score, ids.tolist()) for score, ids in finished] == [(-0.5, [7, 1, 0])]
 
 
+@pytest.mark.parametrize(("ends", "beams"), [(4, 2), (3, 3)])
+def test_tokens_that_end_answers_leave_beams_to_go_on(ends: int, beams: int) -> None:
+    """With no weight and every token a candidate it is transformers' own search, however many tokens end an answer."""
+    target, batch = speaking("llava", "sdpa"), one("llava")
+    with torch.no_grad():
+        likely = target(**batch).logits[0, -1].topk(ends).indices.tolist()
+    options: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 5, "num_return_sequences": beams}
+    options |= DETAILS | {"eos_token_id": likely, "pad_token_id": 0}
+    want = target.generate(**batch, output_scores=True, **options)
+    every = Opera(candidates=target.config.text_config.vocab_size, weight=0.0, threshold=10**6)
+    got = opera(target, batch, every, **options)
+    assert got.sequences_scores.tolist() == pytest.approx(want.sequences_scores.tolist(), rel=1e-4)
+    width = want.sequences.shape[1]
+    assert got.sequences[:, :width].tolist() == want.sequences.tolist()
+
+
 def test_it_composes_and_leaves_nothing() -> None:
     target, batch = model("llava", "pruned"), one("llava")
     options: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import TextIteratorStreamer
 
 import vtokens
 from tests.recipes.looking import QUESTION, answered, counted, made, picture, prompted
-from vtokens.recipes import AnswerScorer, patches
+from vtokens.recipes import AnswerScorer, dyfo, patches
 from vtokens.recipes.looking.patches import CHECK, DESCRIBE, Patches, parts, sentences
 from vtokens.scenes import examples
 
@@ -45,6 +46,16 @@ def test_without_a_check_all_is_kept_and_pruners_act_in_every_pass() -> None:
     assert list(got.notes["parts"]) == ["upper left", "upper right", "lower left", "lower right"]
     assert all(kept == sentences(text) for text, kept in got.notes["parts"].values())
     assert got.flops < got.flops_full
+
+
+def test_a_streamer_gets_the_answer_alone() -> None:
+    """Not what was said of the first part, behind which an iterator of texts would end."""
+    model, processor = made("llava")
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    got = patches(model, processor, picture(), QUESTION, threshold=0.0, tokens=3, max_new_tokens=6, streamer=streamer)
+    assert "".join(streamer).strip() == got.text
+    with pytest.raises(ValueError, match="streamer: this recipe asks several times"):
+        dyfo(model, processor, picture(), QUESTION, rollouts=1, streamer=streamer)
 
 
 def test_a_check_takes_out_what_is_not_there() -> None:

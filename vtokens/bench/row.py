@@ -62,13 +62,17 @@ class BenchRow:
 
 
 def append(path: Path, row: BenchRow) -> None:
-    """Add a row to a CSV file, which gets its heading first."""
-    new = not path.exists()
+    """Add a row to a CSV file, which gets its heading first; ValueError for a file with another one."""
+    names = [field.name for field in fields(BenchRow)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        heading = next(csv.reader(file), None)
+        if heading not in (None, names):
+            raise ValueError(f"{path} has other columns than the rows of this release: give another file")
         writer = csv.writer(file)
-        if new:
-            writer.writerow(field.name for field in fields(BenchRow))
+        if heading is None:
+            writer.writerow(names)
         writer.writerow(_text(value) for value in astuple(row))
 
 

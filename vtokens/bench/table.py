@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from vtokens.bench.case import BenchSetting
 from vtokens.bench.row import BenchRow
@@ -37,7 +38,7 @@ def table(kernel: str, rows: list[BenchRow]) -> Table:
         before = case
         shape = f"{row.B} {row.Hq}/{row.Hkv} {row.D}", f"{row.M:,} x {row.N:,}", row.pattern, f"{row.density:.1%}"
         if row.ms_p20 is None or row.ms_p50 is None or row.ms_p80 is None:
-            out.add_row(row.provider, *shape, f"[red]{row.failed}[/red]")
+            out.add_row(row.provider, *shape, Text(row.failed, "red"))  # an error may hold what looks like markup
             continue
         times = f"{_number(row.ms_p50)} ({_number(row.ms_p20)}-{_number(row.ms_p80)})"
         rates = (row.select_ms, row.kernel_ms, row.tflops, row.dense_tflops, row.gbps)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, opened
+from vtokens.cli.inputs import STANDARD_INPUT, Visual, add_frames, opened, typed
 from vtokens.cli.options import add_placement, check_folder, keep_value, listed
 from vtokens.cli.output import console, say
 from vtokens.cli.run import note_drawn
@@ -75,6 +75,8 @@ def make_filter(options: argparse.Namespace, batch_size: int = 1) -> Any:
 
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ValueError(f"--threshold {options.threshold:g} is not allowed: a probability from 0 to 1")
+    if options.risk is not None and not 0 < options.risk < 1:
+        raise ValueError(f"--risk {options.risk:g} is not allowed: a share between 0 and 1, such as 0.1")
     device = check_device(options.device)
     signals: Any = options.signals
     if signals in (["fast"], ["full"]):
@@ -101,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
     [shown] = opened(options, [options.image])
     if options.heatmaps:
         check_folder(options.heatmaps, "--heatmaps")
-    response = sys.stdin.read().strip() if options.response == "-" else options.response
+    response = typed().strip() if options.response == "-" else options.response
     if not response.strip():
         raise ValueError("the response is empty: there is nothing to check")
     hf = make_filter(options)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from vtokens.cli.inputs import STANDARD_INPUT, opened
+from vtokens.cli.inputs import STANDARD_INPUT, opened, typed
 from vtokens.cli.options import add_placement, check_file, keeps, whole
 from vtokens.cli.output import say
 from vtokens.loading.hardware import check_device
@@ -67,8 +66,8 @@ def _compare(options: argparse.Namespace) -> None:
     device, visuals = check_device(options.device), opened(options, options.image)
     if moving := [one.name for one in visuals if one.clip is not None]:
         raise ValueError(f"{moving[0]} is a video, and what is kept is shown of pictures: `vtokens run` takes videos")
-    check_file(options.out, "--out")
-    question = sys.stdin.read().strip() if options.question == STANDARD_INPUT else options.question
+    check_file(options.out, "--out", *options.image)
+    question = typed().strip() if options.question == STANDARD_INPUT else options.question
     if not question:
         raise ValueError("the question is empty: the standard input holds nothing to ask")
     model: Any

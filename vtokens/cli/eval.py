@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from statistics import geometric_mean
@@ -10,6 +11,7 @@ from typing import Any
 
 from vtokens.cli.options import add_placement, keeps, listed, whole
 from vtokens.cli.output import cell, console, say
+from vtokens.core.errors import shorten
 
 _EXAMPLES = """examples:
   vtokens eval --tasks scenes_vqa,scenes_pope --strategies none,random,fastv,cls --keep 0.5,0.25,0.1 --out runs/first
@@ -63,6 +65,9 @@ def add_to(commands: Any) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    if os.path.exists(options.out) and not os.path.isdir(options.out):
+        raise ValueError(f"--out {shorten(options.out)} is a file: give a new folder, or one of the same sweep")
+
     from vtokens.eval import sweep
     from vtokens.eval.cells import split
 
@@ -102,14 +107,14 @@ def _print(outcome: Any) -> None:
 
     costs: dict[tuple[Any, ...], list[Any]] = {}
     for row in outcome.results:
-        costs.setdefault((row["name"], row["keep"], row["task"]), []).append(row)
+        costs.setdefault((row["name"], repr(row["keep"]), row["task"]), []).append(row)
     table = Table()
     table.add_column("strategy")
     for name in ("keep", "task", "metric", r"value \[95% CI]", "tokens", "first token"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
     seen = set()
     for row in outcome.summary:
-        key = (row["name"], row["keep"], row["task"])
+        key = (row["name"], repr(row["keep"]), row["task"])  # 1 is a count, and 1.0 a share
         if key in seen:
             continue
         seen.add(key)
@@ -117,7 +122,7 @@ def _print(outcome: Any) -> None:
         ups = [r["speedup"] for r in rows if r["speedup"] is not None]
         table.add_row(
             cell(row["name"]),
-            "" if row["keep"] is None else f"{row['keep']:g}",
+            "" if row["keep"] is None else f"{row['keep']}",
             cell(row["task"]),
             cell(row["metric"]),
             _figure(row),

@@ -23,7 +23,7 @@ def read_examples(path: Path, lacks: str, allowed: dict[str, str]) -> Iterator[d
     """
     from vtokens.core.reading import parse_json, read_text
 
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
         where = f"line {number} of {shorten(str(path))}"

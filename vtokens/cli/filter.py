@@ -81,6 +81,11 @@ def _run(options: argparse.Namespace) -> None:
     if missing:
         raise ValueError(f"the following arguments are required: {', '.join(missing)} (see vtokens filter --help)")
     named = [] if options.filter in (None, "none") else [options.filter]
+    if "-" in (options.input, options.output):
+        raise ValueError(
+            "neither --input nor --output is the standard input or output: an interrupted run goes on "
+            "from the files that they name"
+        )
     total = check_files(options.input, options.images, options.output, options.action, *named)
     if options.workers is not None and not options.ray:
         raise ValueError("--workers is for --ray: without it one model works")

@@ -60,7 +60,7 @@ def _fit(options: argparse.Namespace) -> None:
     from vtokens.calibrate.vectors import cross_validated, fit, outputs_of
     from vtokens.eval.metrics.intervals import wilson
 
-    check_file(options.out, "--out")
+    check_file(options.out, "--out", options.labels)
     rows = list(_labelled(Path(options.labels)))
     model, processor = plain_model(options.model, options.dtype, check_device(options.device))
     outputs = outputs_of(model, _batches(processor, [path for path, _ in rows], options.question, model.device))

@@ -30,6 +30,7 @@ FRAMES = 8
 """Taken from a video unless the command line says how many."""
 STANDARD_INPUT = "-"
 _LISTED = 10_000  # names of a folder that are compared with one that is not there
+_PICTURES = (".dng", ".heic", ".heif", ".hif", ".jxl", ".svg")  # which Pillow does not know by itself
 METHODS = ("aks", "bolt", "date", "tstar")
 """Recipes that search videos for frames; all others ask about a picture again."""
 
@@ -144,6 +145,20 @@ def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
     return found
 
 
+def typed() -> str:
+    """The text on the standard input, without the mark that some programs begin UTF-8 with.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return sys.stdin.read().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the standard input is no text in {error.encoding}: {error.reason} at byte {error.start}. Save it as UTF-8"
+        ) from error
+
+
 @contextmanager
 def _as_file(name: str, private: bool) -> Iterator[Path]:
     if name != STANDARD_INPUT and not is_url(name):
@@ -196,6 +211,8 @@ def _read(path: Path, name: str, options: argparse.Namespace) -> Visual:
             note(f"{shown}: --frames {frames} is more than there are, so all are taken: {len(clip.indices)}")
         return Visual(name, clip=clip)
     except (OSError, ValueError) as error:
+        if Path(name).suffix.lower() in _PICTURES:
+            raise OSError(f"cannot read the image {shown}: nothing here knows it. Save it as PNG or JPEG") from error
         raise type(error)(str(error).replace(shorten(str(path)), shown)) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vtokens.core.errors import shorten, unknown
+from vtokens.core.reading import same_file
 from vtokens.loading.hardware import DTYPES
 
 SEEDS = 2**32 - 1
@@ -143,8 +144,17 @@ def check_folder(path: str | Path, option: str) -> None:
         raise OSError(f"{option} {shorten(str(path))} cannot be written: {error.strerror or error}") from error
 
 
-def check_file(path: str | Path, option: str) -> None:
-    """Raise OSError if this file cannot be written, before the work whose result it is to hold."""
+def check_file(path: str | Path, option: str, *inputs: str | Path) -> None:
+    """Raise OSError if this file cannot be written, before the work whose result it is to hold.
+
+    Args:
+        inputs: what the command reads.
+
+    Raises:
+        ValueError: it is one of `inputs`, by links too.
+    """
+    if any(same_file(path, read) for read in inputs):
+        raise ValueError(f"{option} {shorten(str(path))} is what is read, and would be lost: give another name")
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not target.is_file():
@@ -156,10 +166,10 @@ def check_file(path: str | Path, option: str) -> None:
         raise OSError(f"{option} {shorten(str(path))} cannot be written: {error.strerror or error}") from error
 
 
-def check_picture(path: str | Path, option: str) -> None:
+def check_picture(path: str | Path, option: str, *inputs: str | Path) -> None:
     """As `check_file`, for a picture; ValueError for a name that says no kind of picture."""
     from PIL import Image
 
     if Image.registered_extensions().get(Path(path).suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{option} {shorten(str(path))} names no kind of picture: a name that ends in .png does")
-    check_file(path, option)
+    check_file(path, option, *inputs)

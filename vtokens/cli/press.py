@@ -60,7 +60,7 @@ def _press(options: argparse.Namespace) -> None:
     from vtokens.adapters import adapter_for
     from vtokens.calibrate.tasks import press, surprise
 
-    check_file(options.out, "--out")
+    check_file(options.out, "--out", options.examples)
     rows = list(_read(Path(options.examples)))
     shown, asked, tried = rows[::3], rows[1::3], rows[2::3]
     if len(shown) <= options.shots or not tried:

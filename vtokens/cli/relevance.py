@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
 
     numbers = options.out is not None and Path(options.out).suffix.lower() == ".json"
     if options.out is not None:
-        (check_file if numbers else check_picture)(options.out, "--out")
+        (check_file if numbers else check_picture)(options.out, "--out", options.picture)
     image = open_image(options.picture)
     model, processor = plain_model(options.model, options.dtype, check_device(options.device))
     [maps] = relevance(

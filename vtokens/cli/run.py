@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from vtokens.cli.frames import check_timestamps, searched, with_quotas
-from vtokens.cli.inputs import METHODS, STANDARD_INPUT, Visual, add_frames, check_inputs, opened
+from vtokens.cli.inputs import METHODS, STANDARD_INPUT, Visual, add_frames, check_inputs, opened, typed
 from vtokens.cli.options import add_placement, check_picture, keep_value, whole
 from vtokens.cli.output import note, say
 from vtokens.core.terminal import json_text
@@ -118,8 +118,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.overlay:
         if visuals[0].clip is not None:
             raise ValueError("--overlay shows one picture, and a video is given")
-        check_picture(options.overlay, "--overlay")
-    question = sys.stdin.read().strip() if options.question == STANDARD_INPUT else options.question
+        check_picture(options.overlay, "--overlay", *options.image)
+    question = typed().strip() if options.question == STANDARD_INPUT else options.question
     if not question:
         raise ValueError("the question is empty: the standard input holds nothing to ask")
     if options.model is None:

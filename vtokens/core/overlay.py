@@ -46,7 +46,7 @@ def cut(settings: Any, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[in
     to, crop = settings.size, settings.crop_size
     edge = to.get("shortest_edge") if hasattr(to, "get") else to["shortest_edge"]
     if edge:
-        wide, high = (max(1, round(side * edge / min(size))) for side in size)
+        wide, high = (int(edge * side / min(size)) for side in size)  # cut off, as transformers does
     else:
         wide, high = int(to["width"]), int(to["height"])
     left, top = (wide - crop["width"]) // 2, (high - crop["height"]) // 2

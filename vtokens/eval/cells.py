@@ -51,7 +51,10 @@ def split(text: str) -> list[str]:
         ValueError: text that is no such list.
     """
     example = "write for example 'none,cls,fastv(layer=3)'"
-    found = grammar(f"[{text}]", "strategies", example)
+    try:
+        found = grammar(f"[{text}]", "strategies", example)
+    except ValueError as error:  # with brackets that nobody wrote
+        raise ValueError(str(error).replace(shorten(f"[{text}]"), shorten(text))) from error
     if not isinstance(found, ast.List) or not found.elts:
         raise ValueError(f"cannot read the strategies {shorten(text)}: {example}")
     return [ast.get_source_segment(f"[{text}]", part) or "" for part in found.elts]
@@ -85,7 +88,10 @@ def cells(
             raise ValueError(f"seed {shorten(seed)} is not allowed: an int from 0 to {LARGEST_SEED}")
     checked = [check_keep(keep) for keep in keeps]
     if checked and strategies and not any(open_keeps(text) for text in strategies):
-        raise ValueError(f"keep={checked[0]!r} has no strategy to take it: {', '.join(strategies)} leave none open")
+        raise ValueError(
+            f"keep={checked[0]!r} has no strategy to take it: of {' and '.join(strategies)} none leaves its keep "
+            "open. Leave it out, or name a strategy without its keep, such as 'cls'"
+        )
     ways = [_way(text) for text in recipes] or ["none"]
     _check_once("strategy", [shorten(" ".join(text.split())) for text in strategies])
     _check_once("keep", [repr(keep) for keep in checked])  # 1 is a count, and 1.0 a share

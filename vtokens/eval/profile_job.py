@@ -71,11 +71,17 @@ class Job:
 
     def build(self, name: str, config: PretrainedConfig) -> PreTrainedModel:
         """The model to be measured, on its device."""
-        options = {"attn_implementation": self.attention}
-        if self.source == "weights":
+        options, (weights, dtype) = {"attn_implementation": self.attention}, self.kind(config)
+        if weights == "trained":
             return trained_model(name, self.device, self.dtype, **options)
-        usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        return random_model(config, self.device, self.dtype or usual, **options)
+        return random_model(config, self.device, dtype or torch.float32, **options)
+
+    def kind(self, config: PretrainedConfig) -> tuple[str, torch.dtype | None]:
+        """What weights a model gets, "trained" or "random", and its dtype; None where only the saved weights tell."""
+        if self.source == "weights":
+            dtype = self.dtype or config.dtype
+            return "trained", dtype if isinstance(dtype, torch.dtype) else None
+        return "random", self.dtype or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
 
 
 def run(job: Job, out: Path | None = None, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
@@ -98,8 +104,11 @@ def run(job: Job, out: Path | None = None, advance: Callable[[], None] = lambda:
     clock = Clock(job.device, torch.get_num_threads())
     result = _begin(job, clock, out)
     done = {(row["model"], row["strategy"], row["batch"]) for row in result["rows"]}
-    for name, (config, changed) in shapes.items():
-        title = f"{name} ({changed})" if changed else name
+    titles = {name: f"{name} ({changed})" if changed else name for name, (_, changed) in shapes.items()}
+    for name, (config, _) in shapes.items():
+        _check_kind(titles[name], job.kind(config), result, out)
+    for name, (config, _) in shapes.items():
+        title = titles[name]
         missing = [(b, c) for b in job.batches for c in job.cells if (title, c.strategy, b) not in done]
         for _ in range(len(job.batches) * len(job.cells) - len(missing)):
             advance()
@@ -110,6 +119,19 @@ def run(job: Job, out: Path | None = None, advance: Callable[[], None] = lambda:
                 write_json(out, result)
             advance()
     return result
+
+
+def _check_kind(title: str, kind: tuple[str, torch.dtype | None], result: dict[str, Any], out: Path | None) -> None:
+    """Raise `ValueError` if there are rows of a model of this title with other weights, or in another dtype."""
+    weights, dtype = kind
+    for known in result["models"] if any(row["model"] == title for row in result["rows"]) else ():
+        asked = weights, known["dtype"] if dtype is None else str(dtype).removeprefix("torch.")
+        there = known["weights"], known["dtype"]
+        if known["name"] == title and there != asked:
+            raise ValueError(
+                f"{out} holds rows of {title} with {' weights in '.join(there)}, and {' weights in '.join(asked)} are "
+                "asked for: give another file"
+            )
 
 
 def _rows(

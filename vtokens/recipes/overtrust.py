@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -107,7 +107,7 @@ def penalised(logits: Tensor, tokens: Tensor, penalty: Tensor) -> Tensor:
 
 
 def chosen(
-    scores: Tensor, state: State, ends: Iterable[int], start: int, config: Any
+    scores: Tensor, state: State, ends: Collection[int], start: int, config: Any
 ) -> tuple[list[int], list[int], Tensor, Finished]:
     """The beams that go on: which each goes on from, its token, its score (beams,); and the answers that ended by now.
 
@@ -119,7 +119,8 @@ def chosen(
         config: of the call, for its length penalty.
     """
     beams, size = scores.shape
-    best, place = scores.flatten().topk(2 * beams)
+    # As many as leave every beam a token to go on with where all ends stand before it.
+    best, place = scores.flatten().topk(min(scores.numel(), max(2, 1 + len(ends)) * beams))
     finished, took, power = list(state.finished), list[tuple[int, int, float]](), config.length_penalty or 0
     for rank, (score, at) in enumerate(zip(best.tolist(), place.tolist(), strict=True)):
         beam, token = divmod(at, size)

@@ -134,7 +134,7 @@ def compare(
 
 def _titled(cell: Cell) -> str:
     """As it was asked for: the full settings leave out what is a default, a keep of 0.25 for one."""
-    return cell.name if cell.keep is None else f"{cell.name}, keep {cell.keep:g}"
+    return cell.name if cell.keep is None else f"{cell.name}, keep {cell.keep}"
 
 
 def _runs(model: PreTrainedModel, name: str) -> bool:

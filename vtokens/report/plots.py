@@ -17,6 +17,7 @@ from .plot_bars import changed, memory, times
 from .plot_scatter import scatters
 from .plot_style import INK, RC, figure, short
 from .results import Results
+from .text import keep_text
 
 
 def write(results: Results, answers: Answers, changes: Sequence[Flips], folder: Path) -> list[Path]:
@@ -58,15 +59,15 @@ def _kept(results: Results, answers: Answers) -> Figure | None:
         }
         images = [(setting, image) for setting, image in shots.values() if image is not None]
         names = list(dict.fromkeys(setting.name for setting, _ in images))[:8]
-        keeps = list(dict.fromkeys(setting.keep for setting, _ in images if setting.keep is not None))[:4]
+        keeps = list(dict.fromkeys(keep_text(setting) for setting, _ in images if setting.keep is not None))[:4]
         lines = max(1, len(keeps))
         drawing = figure(1.75 * len(names) + 0.2, 2.05 * lines + 0.6)
         axes = drawing.subplots(lines, len(names), squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()
         for setting, image in images:
-            if setting.name in names and (setting.keep is None or setting.keep in keeps):
-                row = 0 if setting.keep is None else keeps.index(setting.keep)
+            if setting.name in names and (setting.keep is None or keep_text(setting) in keeps):
+                row = 0 if setting.keep is None else keeps.index(keep_text(setting))
                 axis = axes[row][names.index(setting.name)]
                 axis.imshow(image)
                 given = question.given[setting.key]

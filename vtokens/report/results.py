@@ -71,7 +71,7 @@ class StrategyAtKeep:
     @property
     def label(self) -> str:
         """The name with the keep, such as `fastv 0.25`."""
-        return self.name if self.keep is None else f"{self.name} {self.keep:g}"
+        return self.name if self.keep is None else f"{self.name} {self.keep}"
 
     def cost(self) -> Cost:
         """Means over the tasks; the mean of a speed-up is geometric."""

@@ -39,8 +39,8 @@ def breaks(text: str) -> Markup:
 
 
 def keep_text(setting: StrategyAtKeep) -> str:
-    """A keep for people."""
-    return "–" if setting.keep is None else f"{setting.keep:g}"
+    """A keep for people; 1 is a count, and 1.0 a share."""
+    return "–" if setting.keep is None else f"{setting.keep}"
 
 
 def keep_key(setting: StrategyAtKeep) -> str:

@@ -165,6 +165,8 @@ def _unknown(name: str) -> Exception:
             f"{name!r} is a recipe, no strategy: it asks the model more than once, or chooses what it is shown. Use "
             f"vtokens.recipes.{_RECIPES[name]} (docs/recipes.md)" + (", or vtokens run --quota" * (name == "quota"))
         )
+    if name == "none":
+        return ValueError("'none' is the model as it is, and stands by itself: leave it out where strategies are named")
     if name == "agser":
         return ValueError("'agser' is a signal of the filter, no strategy (docs/filter.md)")
     if name in _NOT_BUILT:

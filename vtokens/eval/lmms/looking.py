@@ -65,14 +65,14 @@ def _answer(model: Any, processor: Any, one: Asked, recipe: Recipe) -> Answer:
     adapter = adapter_for(model)
     config, lengths = adapter.language_model.config, [plain] * len(adapter.layers)
     cached_full = kv_bytes(config, lengths, model.dtype.itemsize)
-    inputs, report = asking.read
+    report = said.report
     visual, average, kept, grid = pruned(report, 0, 1)
     return Answer(
         task=one.task,
         doc=one.doc,
         text=chosen.cut(looked.text),
         output_tokens=response_lengths(model, said.sequences[:1, said.start :], arguments, end=True)[0],
-        prompt_tokens=int(inputs["attention_mask"].sum()),
+        prompt_tokens=said.start,
         visual_tokens=visual,
         kept_tokens=average,
         flops=asking.flops,

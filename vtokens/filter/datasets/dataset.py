@@ -83,6 +83,8 @@ def check_apart(source: str | Path, output: str | Path, *more: str | Path) -> No
         source, output: as of `filter_dataset`, which writes further files beside the output.
         more: what else is read.
     """
+    if Path(output).is_dir():
+        raise IsADirectoryError(f"{output} is a folder: the output is a file, such as {Path(output, 'checked.jsonl')}")
     written = list(places(output).items())
     for number, (what, path) in enumerate(written):
         if any(same_file(path, read) for read in (source, *more)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,7 @@ def read_rows(path: str | Path, prompt: str, text: str | None = None) -> Iterato
     with opened(path) as file:
         for number, (data, length) in enumerate(lines(file, LINE), 1):
             raw = data.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+            raw = raw.removeprefix("\ufeff") if number == 1 else raw  # some programs mark a file as UTF-8 so
             if length > len(data):
                 reason = f"the line is too long: it has {length:,} bytes and {LINE:,} are read"
                 yield Refusal(number, reason, raw[:_KEPT])
@@ -97,7 +99,9 @@ def read_rows(path: str | Path, prompt: str, text: str | None = None) -> Iterato
 def count(path: str | Path) -> int:
     """How many lines `read_rows` gives; raises as it does."""
     with opened(path) as file:
-        return sum(length > len(data) or not data.isspace() for data, length in lines(file, LINE))
+        return sum(
+            length > len(data) or bool(data.removeprefix(BOM_UTF8).strip()) for data, length in lines(file, LINE)
+        )
 
 
 def digest(content: Any) -> str:

@@ -105,7 +105,7 @@ class Shelf:
 
 
 _shelves: WeakKeyDictionary[Any, dict[Any, Shelf]] = WeakKeyDictionary()
-"""What each model has seen of a folder, as long as its files and the model's weights are where they were."""
+"""What each model has seen of a folder, as long as its files, what embeds them and the processor are as they were."""
 
 
 def shelf(asking: Asking, folder: str, captions: bool) -> Shelf:
@@ -133,14 +133,21 @@ def shelf(asking: Asking, folder: str, captions: bool) -> Shelf:
     if len(kept) > _MOST:
         raise ValueError(f"the folder {shorten(folder)} holds {len(kept):,} pictures: {_MOST:,} are looked through")
     files = tuple((str(paths[n]), paths[n].stat().st_mtime_ns, texts[n]) for n in kept)
-    weights = next(adapter_for(asking.model).model.parameters())
-    key = (files, weights.dtype, weights._version, weights.device.type)
+    key = (files, repr(getattr(asking.processor, "image_processor", asking.processor)), _weights(asking.model))
     known = _shelves.setdefault(asking.model, {})
     if key not in known:
         units = [embedding(asking, open_image(paths[n], paths[n].name)) for n in kept]
         known.clear()  # one folder a model is kept
         known[key] = Shelf(tuple(paths[n] for n in kept), tuple(texts[n] for n in kept), np.stack(units))
     return known[key]
+
+
+def _weights(model: Any) -> tuple[Any, ...]:
+    """Equal as long as nobody has changed, moved or replaced what embeds pictures: tower and projector."""
+    adapter = adapter_for(model)
+    decoder = {id(one) for one in adapter.language_model.parameters()}
+    parts = [one for one in adapter.multimodal.parameters() if id(one) not in decoder]
+    return tuple((one.data_ptr(), one._version, one.dtype, one.device) for one in parts)
 
 
 def embedding(asking: Asking, image: Image.Image) -> np.ndarray:

@@ -38,6 +38,7 @@ class Said:
         images: what it shows.
         sequences: int64 (1, N), prompt and answer.
         start: where the answer begins in it.
+        report: of this prompt; None where it shows nothing.
         likely: the geometric mean of the probabilities of the answer's tokens; 0 if it was not asked for.
         unsure: the entropy of its first token, in nats; 0 if it was not asked for.
     """
@@ -47,6 +48,7 @@ class Said:
     images: tuple[Image.Image, ...]
     sequences: Tensor
     start: int
+    report: Any = None
     likely: float = 0.0
     unsure: float = 0.0
 
@@ -61,7 +63,7 @@ class Asking:
         criteria: makes further stopping criteria for a prompt of so many tokens.
         passes: how often a prompt was read.
         flops, flops_full: decoder FLOPs of these, as run and without pruning.
-        read: of the prompt that was read last, (inputs or None, report or None); inputs of answers alone.
+        report: of the prompt that was read last; None where it shows nothing.
     """
 
     model: PreTrainedModel
@@ -73,7 +75,7 @@ class Asking:
     passes: int = 0
     flops: int = 0
     flops_full: int = 0
-    read: Any = None
+    report: Any = None
 
     @property
     def facts(self) -> Facts:
@@ -113,9 +115,9 @@ class Asking:
         """A context in which the plain model runs with some strategies, as one pass of this recipe; gives the model."""
         return self._counted(without(self.model, STAGES, *watching))
 
-    def attached(self, inputs: Any = None, *more: Strategy) -> AbstractContextManager[Any]:
-        """A context in which the attached model runs, `more` behind it, as one pass over `inputs`; gives the model."""
-        return self._counted(joined(self.model, *more), inputs)
+    def attached(self, *more: Strategy) -> AbstractContextManager[Any]:
+        """A context in which the attached model runs, `more` behind it, as one pass; gives the model."""
+        return self._counted(joined(self.model, *more))
 
     def ask(
         self, question: str | None = None, images: Sequence[Image.Image] | None = None, likely: bool = False,
@@ -131,7 +133,7 @@ class Asking:
             more: options of `generate` that hold for this answer alone.
 
         Raises:
-            ValueError: `likely`, and beams, whose tokens do not belong to one sequence.
+            ValueError: `likely`, and beams, whose tokens do not belong to one sequence, or a streamer.
         """
         shown = (self.image,) if images is None else tuple(images)
         text, inputs = self.inputs(self.question if question is None else question, shown)
@@ -144,28 +146,32 @@ class Asking:
                 f"num_beams={options['num_beams']}: how sure an answer is is read off the tokens of one sequence, so "
                 "that this recipe takes num_beams=1 alone"
             )
+        if likely and options.get("streamer") is not None:
+            raise ValueError(
+                "streamer: this recipe asks several times and then chooses one of the answers, so that nothing can be "
+                "shown while they are written: leave it out"
+            )
         if likely:
             options |= {"return_dict_in_generate": True, "output_logits": True}
-        with self.attached(inputs, *under) as model:
+        with self.attached(*under) as model:
             output = model.generate(**inputs, **options)
         sequences = output if isinstance(output, Tensor) else output.sequences
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         [said] = tokenizer.batch_decode(sequences[:1, start:], skip_special_tokens=True)
         chances = _chances(output, start) if likely else (0.0, 0.0)
-        return Said(said.strip(), text, shown, sequences, start, *chances)
+        return Said(said.strip(), text, shown, sequences, start, self.report, *chances)
 
     @contextmanager
-    def _counted(self, running: AbstractContextManager[Handle], inputs: Any = None) -> Iterator[Any]:
+    def _counted(self, running: AbstractContextManager[Handle]) -> Iterator[Any]:
         """Note that a prompt was read within, and what it cost; nothing where that failed."""
         with running as handle:
             before = handle.record
             yield self.model
             self.passes += 1
-            report = None if handle.record is before else handle.report()
-            self.read = (inputs, report)
-            if report is not None:
-                self.flops += report.flops
-                self.flops_full += report.flops_full
+            self.report = None if handle.record is before else handle.report()
+            if self.report is not None:
+                self.flops += self.report.flops
+                self.flops_full += self.report.flops_full
 
 
 def only(seen: Sequence[Any]) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 from PIL import Image
 
+from vtokens.core.overlay import cut
+
 
 def rounded(frame: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
     """A frame in whole pixels."""
@@ -31,10 +33,8 @@ def framed(processor: Any, image: Image.Image) -> tuple[float, float, float, flo
         )
     if not getattr(settings, "do_center_crop", False):
         return 0.0, 0.0, float(width), float(height)
-    size, crop = settings.size, settings.crop_size
-    edge = size.get("shortest_edge") if hasattr(size, "get") else size["shortest_edge"]
-    across, down = (edge / min(width, height),) * 2 if edge else (size["width"] / width, size["height"] / height)
-    wide, high = min(width, crop["width"] / across), min(height, crop["height"] / down)
-    corners = ((width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2)
-    left, top, right, bottom = (round(one, 6) for one in corners)  # scaling there and back leaves the last bits
-    return left, top, right, bottom
+    (wide, high), (left, top, right, bottom) = cut(settings, image.size)
+    return (
+        max(left, 0) * width / wide, max(top, 0) * height / high,
+        min(right, wide) * width / wide, min(bottom, high) * height / high,
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -66,10 +67,11 @@ class Patches(Recipe):
 
     def answer(self, asking: Asking) -> Looked:
         told, notes = {}, []
+        more: dict[str, Any] = {"max_new_tokens": self.tokens, "min_new_tokens": None, "streamer": None}
         boxes = parts(asking.image.size, self.rows, self.columns)
         for name, box in boxes.items():
             part = asking.image.crop(box)
-            text = asking.ask(self.describe, (part,), max_new_tokens=self.tokens, min_new_tokens=None).text
+            text = asking.ask(self.describe, (part,), **more).text
             kept = [one for one in sentences(text) if self._true(asking, part, one)]
             told[name] = (text, kept)
             if kept:
