@@ -122,7 +122,7 @@ def test_replies_of_other_weights_do_not_count(tmp_path):
         path.write_text(json.dumps({"spec": spec, "draw": 7, "about": {"weights": weights}, **texts}))
         if spec == "none":
             assert {*asked(tmp_path, "seed1", "a")} == {"none"}
-            with pytest.raises(ValueError, match="replies of seed1 .* are of other weights than these: delete them"):
+            with pytest.raises(ValueError, match=r"replies of seed1 .* are of other weights than these: delete them"):
                 asked(tmp_path, "seed1", "b")
     with pytest.raises(ValueError, match="of other weights"):
         asked(tmp_path, "seed1")
