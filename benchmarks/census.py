@@ -29,6 +29,7 @@ import benchmarks.census_variants  # noqa: E402, F401  # registers what is compa
 import vtokens  # noqa: E402
 from benchmarks.asking import ask, called, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
+from benchmarks.leaderboard import pruners  # noqa: E402
 from vtokens import scenes  # noqa: E402
 from vtokens.eval.metrics.paired import holm  # noqa: E402
 from vtokens.scenes.evaluation import accuracy  # noqa: E402
@@ -164,7 +165,8 @@ def main() -> None:
         specs, splits = options.specs or list(CHOICES), ["calibration"]
         result = measured(models, specs, splits, lambda some: [(spec, some[0]) for spec in some[1:]])
     else:
-        specs, splits = specs_there(options.specs or PRUNERS, options.alone), options.split
+        named = options.specs or ([name for name in pruners() if name != "census"] if options.alone else PRUNERS)
+        specs, splits = specs_there(named, options.alone), options.split
         result = measured(models, specs, splits, against_pruners)
     about = conditions(
         torch.device("cpu"), Clock(torch.device("cpu"), 1), models[0].model, questions_per_seed=options.questions,
@@ -178,7 +180,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", choices=("choose", "compare"))
     parser.add_argument("--model", nargs="+", default=["scenes-llava"], help="embedded ones, or folders (%(default)s)")
     parser.add_argument("--specs", nargs="*", metavar="SPEC", help="in place of all")
-    parser.add_argument("--alone", action="store_true", help="compare without census behind each pruner as well")
+    parser.add_argument("--alone", action="store_true", help="every pruner there is, without census behind it")
     parser.add_argument("--split", nargs="+", default=["test", "hard"], choices=("test", "hard"))
     parser.add_argument("--keeps", nargs="+", type=float, default=[0.25, 0.1, 0.05, 0.03], metavar="SHARE")
     parser.add_argument("--kinds", nargs="*", default=list(scenes.KINDS), metavar="KIND")
