@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import (
+    census_page,
     clips_card,
     contrastive,
     filter_page,
@@ -82,7 +83,10 @@ def test_there_are_only_tables_and_all_of_them_are_written_as_we_write(tmp_path)
 @pytest.mark.parametrize(
     "page",
     [
-        *(one.PAGE for one in (clips_card, filter_page, hallucination_page, mitigation_page, testbed_page)),
+        *(
+            one.PAGE
+            for one in (census_page, clips_card, filter_page, hallucination_page, mitigation_page, testbed_page)
+        ),
         contrastive.page(),
         scenes.card("scenes-llava", tables.read(scenes.RESULTS / "scenes-llava")["rows"]),
     ],
