@@ -39,7 +39,9 @@ def taken(command: str) -> bool:
         if program == "vtokens":
             vtokens_parser().parse_args(words)
         module = words[0] == "-m"
-        name = f"{words[1]}.__main__" if module else words[0].removesuffix(".py").replace("/", ".")
+        name = words[1] if module else words[0].removesuffix(".py").replace("/", ".")
+        if module and hasattr(importlib.import_module(name), "__path__"):
+            name += ".__main__"
         if name == "benchmarks.tables":
             return len(words) == 3
         sys.argv = words[1:] if module else words
