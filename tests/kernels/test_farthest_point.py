@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vtokens.kernels import _greedy, farthest_point
+from vtokens.kernels import _greedy, farthest_point, first_most
 
 module = importlib.import_module("vtokens.kernels.farthest_point")  # the name in the package is the function
 OBJECTIVES = ("maxsum", "kcenter")
@@ -285,6 +285,12 @@ def test_rounding_chooses_nothing_of_a_flat_picture(way: str, objective: str, mo
         tokens, valid = flat(300, 40, seed)[None], torch.ones(1, 300, dtype=torch.bool)
         got = run(tokens, valid, [90], torch.tensor([120]), objective == "kcenter", None)
         assert got[0].nonzero()[:, 0].tolist() == [*range(89), 120]
+
+
+def test_the_first_of_the_largest_whatever_their_sign() -> None:
+    near = 1 - torch.finfo(torch.float32).eps
+    rows = torch.tensor([[1, 4 * near, 4], [-9, -4 / near, -4], [-math.inf, -math.inf, 0], [-math.inf] * 3])
+    assert first_most(rows).tolist() == [1, 1, 2, 0]
 
 
 BAD = {3: math.nan, 11: math.inf, 20: -math.inf, 21: 3e38}

@@ -19,8 +19,9 @@ R = TypeVar("R")
 
 
 def first_most(values: Tensor) -> Tensor:
-    """int64 (G,): the place of the first of the values (G, M), 0 or more or -inf, within `TIE` of the largest."""
-    return (values >= values.amax(1, keepdim=True) * (1 - TIE)).long().argmax(1)
+    """int64 (G,): the place of the first of the values (G, M), without NaN, within a share `TIE` of the largest."""
+    top = values.amax(1, keepdim=True)
+    return (values >= torch.where(top > 0, top * (1 - TIE), top * (1 + TIE))).long().argmax(1)
 
 
 def as_given(function: Callable[P, R]) -> Callable[P, R]:
