@@ -32,6 +32,10 @@ from vtokens.engine.state.request import Request
 from vtokens.strategies.views.heads import VISUAL
 from vtokens.strategies.views.logits import Logits, Prompt
 
+_BELOW = 256.0
+"""How far below all others the logits lie that strategies rule out: a softmax in single precision gives them 0, at a
+temperature of 2 too, and half precision still tells them apart."""
+
 
 def check(request: Request, lane: Lane, contrast: Contrast) -> None:
     """Raise `ValueError` if a pass cannot be contrasted.
@@ -137,7 +141,7 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
         run: calls the language model.
     """
     logits = output[0] if isinstance(output, tuple) else output.logits
-    lane, contrast, following = ended.lane, ended.lane.plan.contrast, ended.following
+    lane, contrast, following, own = ended.lane, ended.lane.plan.contrast, ended.following, logits
     if contrast is not None and following is not None:
         positions = ended.answers.positions
         if isinstance(following, Awaited):
@@ -149,10 +153,23 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
         logits = _changed(ended, head, contrast, logits, negative, positions)
     for acting in lane.plan.at_logits:
         logits = _changed(ended, head, acting, logits, None, ended.answers.positions)
+    logits = _last(logits, own)
     if isinstance(output, tuple):
         return (logits, *output[1:])
     output.logits = logits
     return output
+
+
+def _last(made: Tensor, own: Tensor) -> Tensor:
+    """`made` (B, R, V) with the tokens that strategies ruled out behind all others, in the model's `own` order.
+
+    Were they at -inf, `generate` would have nothing to choose from once its own settings (min_new_tokens,
+    suppress_tokens, a grammar) forbid all that is left: it would write token 0.
+    """
+    out = made.isneginf() & ~own.isneginf()
+    least = made.masked_fill(made.isneginf(), torch.inf).amin(-1, keepdim=True)
+    least = least.masked_fill(least.isposinf(), 0)  # where nothing is left, the model's own order decides
+    return torch.where(out, least - _BELOW + (own - own.amax(-1, keepdim=True)), made)
 
 
 def _changed(
