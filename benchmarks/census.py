@@ -84,7 +84,7 @@ class Asking:
 
     def right(self, spec: str, keep: float | None, split: str) -> tuple[dict[str, Any], np.ndarray]:
         """A row of the table, and whether each question was answered rightly, all draws behind one another."""
-        hits, kinds, tokens, seconds = [], [], 0.0, 0.0
+        hits, kinds, tokens, seconds = [], [], list[float](), 0.0
         for seed in range(self.options.first_seed, self.options.first_seed + self.options.seeds):
             examples = self.questions(split, seed)
             asked = {"spec": spec, "keep": keep, "split": split, "seed": seed, "n": self.options.questions}
@@ -95,8 +95,8 @@ class Asking:
                         journal=journal_at(self.options.replies, **asked), **fields)  # fmt: skip
             hits += [scenes.score(text, one) for text, one in zip(found.texts, examples, strict=True)]
             kinds += [one.kind for one in examples]
-            tokens, seconds = float(np.mean(found.tokens)), seconds + found.seconds
-        row = {"strategy": spec, "keep": keep or 1.0, "split": split, "tokens_per_layer": tokens}
+            tokens, seconds = tokens + found.tokens, seconds + found.seconds
+        row = {"strategy": spec, "keep": keep or 1.0, "split": split, "tokens_per_layer": float(np.mean(tokens))}
         row |= {"cpu_seconds": round(seconds, 1), "accuracy": vars(accuracy(sum(hits), len(hits)))}
         by_kind = {
             kind: [hit for hit, one in zip(hits, kinds, strict=True) if one == kind] for kind in dict.fromkeys(kinds)

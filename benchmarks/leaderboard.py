@@ -78,7 +78,7 @@ def timed(model: Any, batch: Any, spec: str, keep: float, options: argparse.Name
     """The time to the first token over the unpruned model's, and seconds spent selecting; nothing without rounds."""
     if not options.rounds:
         return {}
-    path = journal_at(options.replies, times=1, spec=spec, keep=keep, **options.about).with_suffix(".json")
+    path = journal_at(options.replies, times=options.rounds, spec=spec, keep=keep, **options.about).with_suffix(".json")
     if not path.exists():
         full = vtokens.strategies.format_spec(vtokens.strategies.parse(spec, keep))
         found = first_token(model, batch, full, Clock(model.device, 1), options.rounds)

@@ -62,7 +62,7 @@ def cell(
     right: dict[str, list[list[bool]]] = {}
     counted = {"more": 0, "right": 0, "fewer": 0}
     captions: list[tuple[Any, str]] = []
-    tokens, seconds = 0.0, 0.0
+    tokens, seconds = list[float](), 0.0
     for seed, examples in questions.items():
         fields = {"seed": seed} if spec == "random" else {}
         about = {"spec": spec, "keep": keep, "seed": seed, **options.about}
@@ -70,7 +70,7 @@ def cell(
             model, processor, spec, examples, options.batch_size, keep=None if spec == "none" else keep,
             journal=journal_at(options.replies, **about), longest=options.longest, **fields,
         )  # fmt: skip
-        tokens, seconds = found.tokens[0], seconds + found.seconds
+        tokens, seconds = tokens + found.tokens, seconds + found.seconds
         for part in right.values():
             part.append([])
         for example, text in zip(examples, found.texts, strict=True):
@@ -85,7 +85,7 @@ def cell(
     return {
         "strategy": spec,
         "keep": keep,
-        "tokens_per_layer": tokens,
+        "tokens_per_layer": sum(tokens) / len(tokens),
         "cpu_seconds": round(seconds, 1),
         "by_seed": [sum(part) / len(part) for part in right["overall"]],
         "count_all_says": counted,

@@ -36,7 +36,9 @@ def draw_flow(middles: Sequence[int], changes: Mapping[str, Sequence[Sequence[fl
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, (name, found) in enumerate(changes.items()):
             values = 100 * np.asarray(found, dtype=float)
-            mean, error = values.mean(1), 2 * values.std(1) / max(1, values.shape[1]) ** 0.5
+            # One prompt alone tells nothing of the spread: a line without a band.
+            spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
+            mean, error = values.mean(1), 2 * spread / values.shape[1] ** 0.5
             colour, mark = LIGHT[number % len(LIGHT)], _MARKS[number % len(_MARKS)]
             axis.fill_between(middles, mean - error, mean + error, color=colour, alpha=0.15, lw=0)
             axis.plot(middles, mean, marker=mark, ms=5, label=name, color=colour, lw=1.6)

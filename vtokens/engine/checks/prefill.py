@@ -28,8 +28,8 @@ def check_prefill(request: Request, adapter: Adapter, past: int, kwargs: dict[st
     language_model = adapter.language_model
     if kwargs.get("output_attentions") or getattr(language_model.config, "output_attentions", False):
         raise ValueError(
-            "output_attentions=True cannot be met while tokens are dropped: layers see different lengths. "
-            "Use handle.report() for what was kept, or detach() the strategy first"
+            "output_attentions=True cannot be met under strategies: attention is computed without its maps, and layers "
+            "see different lengths once tokens are dropped. Use handle.report() for what was kept, or detach() first"
         )
     check_decoder_runs_once(adapter)
     check_cache(given_cache(kwargs), language_model.config, past + kwargs["inputs_embeds"].shape[1])
