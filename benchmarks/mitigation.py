@@ -32,7 +32,7 @@ import vtokens  # noqa: E402
 from benchmarks.asking import ask, called, journal_at, loaded  # noqa: E402
 from benchmarks.common import Clock, conditions, write  # noqa: E402
 from benchmarks.mitigation_recipes import asker, below, recipe_in  # noqa: E402
-from benchmarks.mitigation_rows import BASES, specs_on, table  # noqa: E402
+from benchmarks.mitigation_rows import BASES, POOLED, specs_on, table  # noqa: E402
 from vtokens import scenes  # noqa: E402
 
 DRAWS = (100, 101, 102)
@@ -63,7 +63,6 @@ PLANS = {
     "scenes-llava": Plan("float32", (("random", 50), ("popular", 50), ("adversarial", 100)), 60, 50, None),
     "scenes-smol": Plan("bfloat16", (("adversarial", 60),), 20, 40, 64),
 }
-POOLED = "all seeds"
 BESIDE = 4
 """Questions of a recipe that are kept at a time."""
 

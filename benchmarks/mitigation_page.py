@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.hallucination_page import machine  # noqa: E402
 from benchmarks.hallucination_rows import adjust  # noqa: E402
 from benchmarks.mitigation_recipes import OPERA, below, recipe_in  # noqa: E402
-from benchmarks.mitigation_rows import BASES, mitigations  # noqa: E402
+from benchmarks.mitigation_rows import BASES, POOLED, mitigations  # noqa: E402
 from benchmarks.page import Page  # noqa: E402
 from benchmarks.tables import RESULTS, interval, markdown, read  # noqa: E402
 from vtokens.recipes.looking.registry import recipes  # noqa: E402
@@ -30,6 +30,8 @@ EXAMS = {
 """Results that hold figures of a model: each has its own questions, and a row of the plain model on them."""
 COSTS = ("mitigation-cpu", "pine-cpu", "contrastive-cpu", "attention-cpu")
 """Results that hold what a strategy costs; the first that has it counts."""
+SEEDS = "mitigation-seeds"
+"""What several trained seeds of scenes-llava answered."""
 ALPHA = 0.05
 MATTERS = 0.01
 """A method hurts whose F1 or recall falls by more than this, all of the interval of the difference."""
@@ -199,13 +201,39 @@ def prices() -> dict[str, Row]:
 def sections() -> dict[str, str]:
     """Every generated part of the page by its name."""
     costs = prices()
-    found = {"conditions": conditions()}
+    found = {"conditions": conditions(), "seeds": seeds(read(SEEDS))}
     for model in EXAMS:
         for base in BASES:
             rows, place = gathered(model, base), f"{model.removeprefix('scenes-')} {short(base)}"
             made = {"glance": glance(rows, costs), "details": details(rows), "said": said(rows)}
             found |= {f"{part} {place}": text if rows else "Not measured.\n" for part, text in made.items()}
     return found
+
+
+def seeds(result: Row) -> str:
+    """Each model's adversarial accuracy under every mitigation alone; figures and tests of all their answers together."""
+    of = {(row["model"], row["strategy"]): row for row in result["rows"] if row["base"] == "none"}
+    models = [name for name in dict.fromkeys(name for name, _ in of) if name != POOLED]
+    head = ["", *(f"`{name}`" for name in models), "together", "yes", "CHAIR_S", "recall", "length", "in sum"]
+    lines = []
+    for row in adjusted([copy.deepcopy(row) for (name, _), row in of.items() if name == POOLED]):
+        if "refused" in row:
+            lines.append([f"`{row['strategy']}`", *["-"] * (len(head) - 2), "refused"])
+            continue
+        hard, told = row["pope"]["adversarial"], row["chair"]
+        alone = [of[name, row["strategy"]]["pope"]["adversarial"]["accuracy"] for name in models]
+        cells = [
+            *(_plain(one) for one in alone),
+            _tested(hard["accuracy"], changed(row, "accuracy")),
+            _moved(hard["yes_ratio"], changed(row, "says_yes")),
+            _tested(told["chair_s"], changed(row, "chair_s")),
+            _moved(told["recall"], changed(row, "recall")),
+            _moved(told["length"], changed(row, "length"), 2),
+        ]
+        lines.append([f"`{row['strategy']}`", *cells, summary(row)])
+    first = next(row for (name, _), row in of.items() if name == POOLED)
+    asked_of = f"{len(models)} models, {asked(first)[0]} adversarial questions and {asked(first)[1]} captions together."
+    return f"{markdown(head, lines)}\n{asked_of}\n"
 
 
 def short(base: str) -> str:

@@ -12,6 +12,8 @@ from vtokens.scenes import Example
 from vtokens.strategies.registry import describe, list_strategies
 
 BASES = ("none", "cls(keep=0.25)", "fastv(keep=0.25)", "census(keep=0.25)")
+POOLED = "all seeds"
+"""What the answers of all trained seeds together are called in a table."""
 STAGES = {"attend", "states", "logits"}
 LEFT_OUT = {
     "mminference": "saves attention of long prompts, and mitigates nothing",

@@ -11,12 +11,12 @@ import vtokens
 from benchmarks import mitigation_page, tables
 from benchmarks.asking import ask
 from benchmarks.common import Clock, conditions
-from benchmarks.mitigation import PLANS, POOLED, Plan, asked, kept_at, tabulate
+from benchmarks.mitigation import PLANS, Plan, asked, kept_at, tabulate
 from benchmarks.mitigation_look import row as margins_row
 from benchmarks.mitigation_look import uncut
 from benchmarks.mitigation_page import adjusted, changed, glance, rates, said, summary
 from benchmarks.mitigation_recipes import again, asker, below, recipe_in
-from benchmarks.mitigation_rows import LEFT_OUT, STAGES, flips, mitigations, specs_on, table
+from benchmarks.mitigation_rows import LEFT_OUT, POOLED, STAGES, flips, mitigations, specs_on, table
 from vtokens.eval.metrics import holm
 from vtokens.recipes import parse_recipe
 from vtokens.recipes.looking.registry import recipes
@@ -111,6 +111,13 @@ def test_answers_of_several_seeds_are_pooled(tmp_path):
         assert row["pope"]["adversarial"]["n"] == asked_of
         assert row["against"]["pope"]["adversarial"]["accuracy"]["only_b"] == lost
     assert rows[POOLED, "vcd"]["draws"] == ["scenes-llava 7", "seed1 7"]
+    first, _, plain, vcd, _, told = mitigation_page.seeds(tables.read(tmp_path / "out")).splitlines()
+    assert first.startswith("| | `scenes-llava` | `seed1` | together |")
+    assert plain.startswith("| `none` | 1.000 | 1.000 | 1.000 |")
+    share = 1 - falls / 100
+    assert vcd.startswith(f"| `vcd` | 1.000 | {share:.3f} | {(1 + share) / 2:.3f} † |")
+    assert vcd.endswith("| hurts † |")
+    assert told == "2 models, 200 adversarial questions and 120 captions together."
 
 
 def test_replies_of_other_weights_do_not_count(tmp_path):
