@@ -211,7 +211,7 @@ def sections() -> dict[str, str]:
 
 
 def seeds(result: Row) -> str:
-    """Each model's adversarial accuracy under every mitigation alone; figures and tests of all their answers together."""
+    """Each model's adversarial accuracy under every mitigation alone; figures and tests of all answers together."""
     of = {(row["model"], row["strategy"]): row for row in result["rows"] if row["base"] == "none"}
     models = [name for name in dict.fromkeys(name for name, _ in of) if name != POOLED]
     head = ["", *(f"`{name}`" for name in models), "together", "yes", "CHAIR_S", "recall", "length", "in sum"]
