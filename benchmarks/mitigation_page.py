@@ -99,6 +99,20 @@ def summary(row: Row) -> str:
     return "hurts †" if -1 in found else "same answers" if row["against"]["same_replies"] == 1 else "nothing shown"
 
 
+def marked(row: Row) -> dict[str, str]:
+    """The main figures of a row, with the marks of their tests, by the heads of their columns."""
+    hard, told = row["pope"]["adversarial"], row["chair"]
+    return {
+        "accuracy": _tested(hard["accuracy"], changed(row, "accuracy")),
+        "F1": _moved(hard["f1"], changed(row, "f1")),
+        "yes": _moved(hard["yes_ratio"], changed(row, "says_yes")),
+        "CHAIR_S": _tested(told["chair_s"], changed(row, "chair_s")),
+        "CHAIR_I": _moved(told["chair_i"], changed(row, "chair_i")),
+        "recall": _moved(told["recall"], changed(row, "recall")),
+        "length": _moved(told["length"], changed(row, "length"), 2),
+    }
+
+
 def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
     """One row a method: the figures with their marks, evidence and cost."""
     head = ["", "asked", "accuracy", "F1", "yes", "CHAIR_S", "CHAIR_I", "recall", "length"]
@@ -110,16 +124,7 @@ def glance(rows: Sequence[Row], costs: dict[str, Row]) -> str:
         if "refused" in row:
             lines.append([f"`{name}`", *["-"] * 8, "refused", evidence, _cost(row, costs)])
             continue
-        hard, told = row["pope"]["adversarial"], row["chair"]
-        figures = [
-            _tested(hard["accuracy"], changed(row, "accuracy")),
-            _moved(hard["f1"], changed(row, "f1")),
-            _moved(hard["yes_ratio"], changed(row, "says_yes")),
-            _tested(told["chair_s"], changed(row, "chair_s")),
-            _moved(told["chair_i"], changed(row, "chair_i")),
-            _moved(told["recall"], changed(row, "recall")),
-            _moved(told["length"], changed(row, "length"), 2),
-        ]
+        figures = marked(row).values()
         cells = [summary(row), evidence, _cost(row, costs)] if _is_method(row) else [summary(row), "", ""]
         lines.append([f"`{name}`", " / ".join(map(str, asked(row))), *figures, *cells])
     return markdown(head, lines)
@@ -214,23 +219,17 @@ def seeds(result: Row) -> str:
     """Each model's adversarial accuracy under every mitigation alone; figures and tests of all answers together."""
     of = {(row["model"], row["strategy"]): row for row in result["rows"] if row["base"] == "none"}
     models = [name for name in dict.fromkeys(name for name, _ in of) if name != POOLED]
-    head = ["", *(f"`{name}`" for name in models), "together", "yes", "CHAIR_S", "recall", "length", "in sum"]
+    columns = ("yes", "CHAIR_S", "recall", "length")
+    head = ["", *(f"`{name}`" for name in models), "together", *columns, "in sum"]
     lines = []
     for row in adjusted([copy.deepcopy(row) for (name, _), row in of.items() if name == POOLED]):
         if "refused" in row:
             lines.append([f"`{row['strategy']}`", *["-"] * (len(head) - 2), "refused"])
             continue
-        hard, told = row["pope"]["adversarial"], row["chair"]
-        alone = [of[name, row["strategy"]]["pope"]["adversarial"]["accuracy"] for name in models]
-        cells = [
-            *(_plain(one) for one in alone),
-            _tested(hard["accuracy"], changed(row, "accuracy")),
-            _moved(hard["yes_ratio"], changed(row, "says_yes")),
-            _tested(told["chair_s"], changed(row, "chair_s")),
-            _moved(told["recall"], changed(row, "recall")),
-            _moved(told["length"], changed(row, "length"), 2),
-        ]
-        lines.append([f"`{row['strategy']}`", *cells, summary(row)])
+        alone = [_plain(of[name, row["strategy"]]["pope"]["adversarial"]["accuracy"]) for name in models]
+        figures = marked(row)
+        together = [figures[name] for name in ("accuracy", *columns)]
+        lines.append([f"`{row['strategy']}`", *alone, *together, summary(row)])
     first = next(row for (name, _), row in of.items() if name == POOLED)
     asked_of = f"{len(models)} models, {asked(first)[0]} adversarial questions and {asked(first)[1]} captions together."
     return f"{markdown(head, lines)}\n{asked_of}\n"

@@ -143,7 +143,7 @@ class BeamLoop:
     def _others(self, left: int) -> Tensor:
         """Logits (beams, V) in which what was said there before is least likely."""
         given = self.state.logits
-        # What is at -inf stays so.
+        # Tokens that the model itself has at -inf stay there.
         least = given.masked_fill(given.isinf(), torch.inf).amin(-1, keepdim=True)
         logits = given - 999 - least
         beams, tokens = zip(*self.rejected[left], strict=True)

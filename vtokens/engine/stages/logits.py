@@ -153,6 +153,8 @@ def changed(ended: Ended, head: Any, output: Any, run: Run) -> Any:
         logits = _changed(ended, head, contrast, logits, negative, positions)
     for acting in lane.plan.at_logits:
         logits = _changed(ended, head, acting, logits, None, ended.answers.positions)
+    if logits is own:
+        return output
     logits = _last(logits, own)
     if isinstance(output, tuple):
         return (logits, *output[1:])
