@@ -103,20 +103,28 @@ class Allowed:
             hints = typing.get_type_hints(cls)
             pools = {field.name: pool(hints[field.name], files) for field in dataclasses.fields(cls) if field.init}
             trials = [{}, *({field: value} for field, values in pools.items() for value in values)]
-            reasons = [refusal(name, fields, self.adapter) for fields in trials]
-            if None not in reasons:  # some need a flag beside a value
+            told: dict[str, str | None] = {}  # what was tried once is not tried again
+            self._try(name, trials, told)
+            if None not in told.values():  # some need a flag beside a value
                 flags = [{field: value} for field in pools if hints[field] is bool for value in (False, True)]
                 trials += [{**flag, **fields} for flag in flags for fields in trials[1:]]
-                reasons = [refusal(name, fields, self.adapter) for fields in trials]
-            if None not in reasons:
-                self.refused[name] = set(filter(None, reasons))
+                self._try(name, trials, told)
+            needed = next((fields for fields in trials if told[repr(fields)] is None), None)
+            if needed is None:
+                self.refused[name] = set(filter(None, told.values()))
                 continue
-            self.needed[name] = trials[reasons.index(None)]
+            self.needed[name] = needed
+            self._try(name, [{**needed, field: value} for field, values in pools.items() for value in values], told)
             fit = {
-                field: [v for v in values if refusal(name, {**self.needed[name], field: v}, self.adapter) is None]
+                field: [value for value in values if told[repr({**needed, field: value})] is None]
                 for field, values in pools.items()
             }
             self.values[name] = {field: values for field, values in fit.items() if values}
+
+    def _try(self, name: str, trials: list[dict[str, Any]], told: dict[str, str | None]) -> None:
+        for fields in trials:
+            if repr(fields) not in told:
+                told[repr(fields)] = refusal(name, fields, self.adapter)
 
 
 @cache
