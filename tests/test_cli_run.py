@@ -54,9 +54,9 @@ def said(capsys: pytest.CaptureFixture[str], *line: str) -> tuple[str, str]:
     return tuple(capsys.readouterr())
 
 
-def failure(capsys: pytest.CaptureFixture[str], *line: str) -> str:
+def failure(capsys: pytest.CaptureFixture[str], *line: str, command: str = "run") -> str:
     with pytest.raises(SystemExit) as stop:
-        main(["run", *line])
+        main([command, *line])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
     assert err.startswith("vtokens: error: ")
@@ -346,6 +346,14 @@ def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], t
     assert "text.mp4" in failure(capsys, str(tmp_path / "text.mp4"), "what?") or files.av is None
     says = "No such file or directory: '{}'. Did you mean 'text.mp4'?"
     assert says.format(tmp_path / "texts.mp4") in failure(capsys, str(tmp_path / "texts.mp4"), "what?")
+    (tmp_path / "first.png").write_text("the text before the picture")
+    says = "No such file or directory: 'what?'. Pictures and videos come first, the text behind them"
+    for command in ("run", "compare", "check"):
+        assert says in failure(capsys, "what?", str(tmp_path / "first.png"), command=command)
+        told = failure(capsys, "A red ring. " * 400, str(tmp_path / "first.png"), command=command)
+        assert told.startswith("vtokens: error: No such file or directory: 'A red ring. ")
+        assert told.endswith(". Pictures and videos come first, the text behind them\n")
+        assert len(told) < 400
 
 
 def test_what_cannot_be_drawn_is_refused_before_the_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -132,8 +133,14 @@ def opened(options: argparse.Namespace, names: Sequence[str]) -> list[Visual]:
     """
     found = []
     for name in names:
-        with _as_file(name, options.private_urls) as path:
-            found.append(_read(path, name, options))
+        try:
+            with _as_file(name, options.private_urls) as path:
+                found.append(_read(path, name, options))
+        except FileNotFoundError as error:
+            text = getattr(options, "question", None) or getattr(options, "response", None) or ""
+            if not is_url(text) and not os.path.isfile(text):
+                raise
+            raise FileNotFoundError(f"{error}. Pictures and videos come first, the text behind them") from error
     asked = [f"--{name}" for name in ("frames", "fps", "start", "end") if getattr(options, name) is not None]
     if asked and all(one.clip is None for one in found):
         raise ValueError(f"{' and '.join(asked)}: there is no video to take frames from, only pictures are given")
@@ -164,7 +171,9 @@ def _as_file(name: str, private: bool) -> Iterator[Path]:
     if name != STANDARD_INPUT and not is_url(name):
         try:
             regular(name)
-        except FileNotFoundError as error:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL):  # a sentence may be no name at all
+                raise
             raise _no_such_file(name) from error
         yield Path(name)
         return
@@ -184,7 +193,7 @@ def _as_file(name: str, private: bool) -> Iterator[Path]:
 def _no_such_file(name: str) -> FileNotFoundError:
     """The error that names what the folder holds instead."""
     folder = Path(name).parent
-    names = [entry.name for entry in islice(os.scandir(folder), _LISTED)] if folder.is_dir() else []
+    names = [entry.name for entry in islice(os.scandir(folder), _LISTED)] if os.path.isdir(folder) else []
     return FileNotFoundError(
         f"No such file or directory: {shorten(name)}.{nearest(Path(name).name, names)}".rstrip(".")
     )
