@@ -76,16 +76,17 @@ def test_bad_input() -> None:
         search(lambda s: 0.0, SPACE, 3, allowed=lambda s: False)
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it writes is what it says, runs, and is no worse than any other that was tried."""
+@pytest.mark.parametrize("name", ["scenes-llava", "scenes-qwen"])
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """What it writes is what it says, runs, and is no worse than any other that was tried, the defaults included."""
     out = tmp_path / "best.json"
-    main(
-        ["calibrate", "vflowopt", "scenes-llava", "--out", str(out), "--samples", "2", "--calls", "4", "--keep", "0.2"]
-    )
+    main(["calibrate", "vflowopt", name, "--out", str(out), "--samples", "2", "--calls", "4", "--keep", "0.2"])
     said, written = capsys.readouterr().out, json.loads(out.read_text())
     assert written["strategy"].startswith("vflowopt(keep=0.2")
     assert written["strategy"] in " ".join(said.split())
-    assert written["cosine"] == max(one["cosine"] for one in written["tried"])
+    assert written["cosine"] == max(written["defaults"], *(one["cosine"] for one in written["tried"]))
+    assert ("none of them is better than the defaults" in said) == (written["cosine"] == written["defaults"])
+    assert (written["strategy"] == "vflowopt(keep=0.2)") == (written["cosine"] == written["defaults"])
     assert len(written["tried"]) == 4
     with pytest.raises(SystemExit):
         main(["calibrate", "vflowopt", "scenes-llava", "--out", str(out), "--keep", "1.5"])

@@ -52,7 +52,8 @@ metric_list:
 
 
 def tasks(folder: Path, **wanted: dict[str, Any]) -> Path:
-    """Write tasks, by name: `n` samples, whether they show `pictures`, their `kind`, and which function is to `score`.
+    """Write tasks, by name: `n` samples, whether they show `pictures`, and of which `sizes` in turn, their `kind`, and
+    which function is to `score`.
 
     Returns the folder to `include`.
     """
@@ -66,6 +67,8 @@ def tasks(folder: Path, **wanted: dict[str, Any]) -> Path:
         kinds |= {"image": datasets.Image()} if pictures else {}
         drawn = examples("test", max(n, 1), seed=0)[:n]
         columns = {name: [getattr(example, name) for example in drawn] for name in kinds}
+        if sizes := options.get("sizes"):
+            columns["image"] = [one.resize(size) for one, size in zip(columns["image"], sizes, strict=True)]
         made = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
         datasets.DatasetDict({"test": made}).save_to_disk(str(folder / name))
         (folder / "tasks" / f"{name}.yaml").write_text(

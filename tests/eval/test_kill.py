@@ -43,6 +43,7 @@ def finish(out, uninterrupted):
     for path, before in left.items():
         assert path.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert lasting(out) == lasting(uninterrupted)
+    assert {path.name for path in out.iterdir()} == {path.name for path in uninterrupted.iterdir()}
 
 
 def test_a_sweep_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, uninterrupted):

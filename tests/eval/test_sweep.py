@@ -5,19 +5,23 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas
 import pytest
+from lmms_eval.tasks import TaskManager
 
 import vtokens
 from tests.eval import made
 from tests.eval.sweeping import TOTAL, answered, lasting, lines, small, started
 from vtokens.cli import main
+from vtokens.eval import suite
 from vtokens.eval.metrics import mcnemar, wilson
 from vtokens.scenes import examples, score
 from vtokens.scenes.evaluation import answer
@@ -209,13 +213,45 @@ def test_what_cannot_be_a_sweep(odd_tasks, tmp_path, changes, kind, says):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_count_above_what_the_first_picture_has_is_told_before_anything_is_asked(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^cls@500#s0 fails at the first document of scenes_vqa: keep=500 .* 144 visual"
+    ):
+        small(tmp_path, tasks=["scenes_vqa"], strategies=["none", "cls"], keeps=[50, 500])
+    assert answered(tmp_path) == 0
+    assert not (tmp_path / "manifest.json").exists()
+
+
 def test_a_cell_that_fails_can_be_left_out_and_the_rest_goes_on(tmp_path):
-    wanted = {"tasks": ["scenes_vqa"], "strategies": ["none", "cls"]}
-    with pytest.raises(ValueError, match="keep=500 asks for more than the 144 visual tokens"):
-        small(tmp_path, **wanted, keeps=[500])
-    assert answered(tmp_path) == 12
-    assert small(tmp_path, **wanted, keeps=[50]).results[0]["cell"] == "none#s0"
-    assert answered(tmp_path) == 24
+    """The second picture has fewer tokens than the first."""
+    include = made.tasks(tmp_path / "made", sized={"n": 2, "sizes": [(64, 128), (112, 112)]})
+    wanted = {"model": "scenes-qwen", "tasks": ["sized"], "strategies": ["none", "random"], "include": [include]}
+    out = tmp_path / "out"
+    small(out, **wanted, batch_size=1)
+    seen = {row["doc"]: row["visual_tokens"] for row in lines(out / "answers" / "none#s0.rank0.jsonl")}
+    assert seen[0] > seen[1]
+    says = (
+        rf"'sized' failed under random@{seen[0]}#s0: keep={seen[0]} asks .* {seen[1]} .*; every answer so far is kept"
+    )
+    with pytest.raises(ValueError, match=says):
+        small(out, **wanted, batch_size=1, keeps=[0.25, seen[0]])
+    with pytest.raises(ValueError, match=r"or delete .* to leave it out") as error:
+        small(out, **wanted, batch_size=1, keeps=[0.25, seen[1]])
+    Path(re.search(r"or delete (.*) to leave it out", str(error.value))[1]).unlink()
+    small(out, **wanted, batch_size=1, keeps=[0.25, seen[1]])
+    assert answered(out) == 6
+
+
+def test_a_name_that_lmms_eval_cannot_have_is_refused_without_reading_its_tasks():
+    suite.check_written(["pope", "mme"], (), ())
+    with pytest.raises(ValueError, match=r"unknown task 'no_such_one'.*lmms-eval has some 2,000 more"):
+        suite.check_written(["pope", "no_such_one"], (), ())
+
+
+@pytest.mark.slow  # lmms-eval reads all its files
+def test_every_name_that_lmms_eval_has_is_found_in_its_files():
+    names = TaskManager().all_tasks
+    suite.check_written([*names[::25], "verl_reasoning"], (), ())  # what names the last is included from another file
 
 
 @pytest.mark.slow  # lmms-eval tries the failing function five times, two seconds apart

@@ -3,13 +3,15 @@
 import ast
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 import vtokens
-from vtokens.core.writing import fresh, replacing, write_json, write_text
+from vtokens.core.writing import clear_drafts, fresh, replacing, write_json, write_text
 
 PACKAGE = Path(vtokens.__file__).parent
 
@@ -62,6 +64,23 @@ def test_what_fails_leaves_what_was_there(tmp_path):
         write_json(path, [float("nan")])
     assert path.read_text() == "[\n  1\n]\n"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_writer_left_can_be_cleared(tmp_path):
+    """Its drafts of one file alone, though names of others begin alike or look like patterns."""
+    code = """if True:
+        import os, sys
+        from vtokens.core.writing import replacing
+        with replacing(sys.argv[1]) as write:
+            write("half")
+            os._exit(9)
+    """
+    for name in ("[a].jsonl", "[a].jsonl.b", "a.jsonl"):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False).returncode == 9
+    before = os.listdir(tmp_path)
+    assert len(before) == 3
+    clear_drafts(tmp_path / "[a].jsonl")
+    assert {*before} - {*os.listdir(tmp_path)} == {one for one in before if one.count(".") == 4 and "[a]" in one}
 
 
 def test_modes_and_links_stay(tmp_path):

@@ -1,6 +1,10 @@
 """`vtokens filter` as a user meets it, on the embedded model."""
 
+import csv
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -77,11 +81,46 @@ def test_an_empty_input(capsys, source):
 
 
 def test_an_input_of_which_nothing_can_be_filtered(capsys, source):
-    source.write_text(json.dumps([json.loads(text) for text in source.read_text().splitlines()], indent=1))
+    source.write_text(source.read_text().replace('"image"', '"picture"'))
     code, out, err = run(capsys, source, *ORDINARY)
     assert (code, out) == (2, "")
     assert "no row could be filtered" in err
-    assert "no JSON" in err
+    assert "no field 'image'" in err
+
+
+@pytest.mark.parametrize("form", ["array", "array of lines", "csv"])
+def test_another_form_than_json_lines_is_told_with_what_makes_them(capsys, source, tmp_path, form):
+    """The command that is told gives the rows as they were, and nothing is written before."""
+    rows = [{name: row[name] for name in ("image", "caption")} for row in lines(source)]
+    given = tmp_path / "given"
+    if form == "csv":
+        with given.open("w", newline="") as file:
+            table = csv.DictWriter(file, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+    else:
+        given.write_text("\n" + json.dumps(rows, indent=1 if form == "array of lines" else None) + "\n")
+    code, out, err = run(capsys, source, *ORDINARY, input=given)
+    assert (code, out) == (2, "")
+    assert "JSON lines are needed" in err
+    assert not (tmp_path / "out.jsonl").exists()
+    told = re.search(r'python -c "(.*)" < FILE', err)
+    with given.open() as file:
+        done = subprocess.run([sys.executable, "-c", told[1]], stdin=file, capture_output=True, text=True, check=True)
+    assert [json.loads(text) for text in done.stdout.splitlines()] == rows
+
+
+def test_a_list_among_objects_is_set_aside_as_before(capsys, source):
+    source.write_text("[1]\n" + source.read_text() + "[2]\n")
+    code, _, err = run(capsys, source, *ORDINARY)
+    assert code == 0
+    assert "2 rows set aside" in err
+
+
+def test_rows_without_their_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["filter", "rows.jsonl"])
+    assert "the rows to filter are named by --input" in capsys.readouterr().err
 
 
 def test_other_settings_for_the_same_output(capsys, source):

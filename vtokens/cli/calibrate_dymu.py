@@ -8,7 +8,7 @@ from typing import Any
 
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import above_zero, add_placement, check_file, whole
-from vtokens.cli.output import console, say
+from vtokens.cli.output import console, quoted, say
 from vtokens.cli.pictures import QUESTION, add_pictures, images
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
@@ -68,4 +68,4 @@ def _dymu(options: argparse.Namespace) -> None:
         numbers = ", ".join(f"{value:.4f}" for value in setting.thresholds)
         say(f"target {setting.target:g}: {setting.left:.1%} of the patches left; thresholds {numbers}")
     spec = f"dymu(thresholds={options.out!r}" + (f", target={targets[0]:g})" if len(targets) > 1 else ")")
-    say(f'written to {options.out}; use it as "{spec}"')
+    say(f"written to {options.out}; use it as {quoted(spec)}")

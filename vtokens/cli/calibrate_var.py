@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from vtokens.cli.options import above_zero, check_file, whole
-from vtokens.cli.output import console, say
+from vtokens.cli.output import console, quoted, say
 from vtokens.cli.pictures import QUESTION, add_pictures, images
 from vtokens.core.prompts import encode_prompts, question_prompt
 
@@ -54,4 +54,4 @@ def _var(options: argparse.Namespace) -> None:
         )
     else:
         say(f"no dimension exceeds {found.sinks.tau:g}: this decoder has no sinks, and var will change nothing")
-    say(f"written to {options.out}; use it as \"var(sinks='{options.out}')\"")
+    say(f"written to {options.out}; use it as {quoted(f'var(sinks={options.out!r})')}")

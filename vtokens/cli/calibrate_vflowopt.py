@@ -64,8 +64,12 @@ def _vflowopt(options: argparse.Namespace) -> None:
             lambda settings: objective.of(strategy(settings)), space, options.calls, options.seed,
             lambda settings: settings["middle"] >= settings["last"], lambda: bar.advance(task),
         )  # fmt: skip
-    best, first = format_spec(parse(strategy(found.settings))), objective.of(usual)
+    best, score, first = parse(strategy(found.settings)), found.score, objective.of(usual)
+    if kept := first >= score:
+        best, score = usual, first
     tried = [{**settings, "cosine": score} for settings, score in found.tried]
-    write_json(options.out, {"strategy": best, "cosine": found.score, "defaults": first, "tried": tried})
+    write_json(options.out, {"strategy": format_spec(best), "cosine": score, "defaults": first, "tried": tried})
     say(f"{len(found.tried)} settings tried; cosine of the last states {found.score:.4f}, with defaults {first:.4f}")
-    say(f'written to {options.out}; use it as "{best}"')
+    if kept:
+        say("none of them is better than the defaults, so these are what is written: more may be (--calls)")
+    say(f'written to {options.out}; use it as "{format_spec(best)}"')

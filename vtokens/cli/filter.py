@@ -47,6 +47,7 @@ def add_to(commands: Any) -> None:
     fit.add_to(
         command.add_subparsers(metavar="fit", help="makes a filter from labelled answers: vtokens filter fit --help")
     )
+    command.hint = "; the rows to filter are named by --input"
     command.add_argument("--input", metavar="JSONL", help="the rows to filter")
     command.add_argument("--images", metavar="DIR", help="paths of images are relative to this folder")
     command.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ _MOST = 1000
 def say(text: object, error: bool = False) -> None:
     """Print on stdout, or on stderr; what would steer the terminal is escaped."""
     print(printable(str(text)), file=sys.stderr if error else sys.stdout)
+
+
+def quoted(text: str) -> str:
+    """`text` as an argument for a shell, in double quotes where these change nothing."""
+    return shlex.quote(text) if set(text) & {*'"$`\\!'} else f'"{text}"'
 
 
 def note(text: object, kind: str = "note") -> None:

@@ -17,12 +17,22 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         commands: their names.
+        hint: what to do instead, behind the error of a choice that is none.
     """
 
     commands: Collection[str] = ()
+    hint = ""
 
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        found, rest = self.parse_known_args(args, namespace)
+        if not rest:
+            return found
+        read = [f"{name} is {shorten(getattr(found, name))}" for name in found.positional]
+        more = f" ({', '.join(read)}; a text of several words stands in quotes)" if read else ""
+        self.error(f"unrecognized arguments: {' '.join(rest)}{more}")
 
     # argparse says that an argument is missing before it says that one is misspelt, and names no near one.
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
@@ -58,4 +68,4 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             where = action if action.option_strings else None
-            raise argparse.ArgumentError(where, str(unknown("choice", value, map(str, action.choices))))
+            raise argparse.ArgumentError(where, str(unknown("choice", value, map(str, action.choices))) + self.hint)

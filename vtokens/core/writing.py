@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _KEPT = "every answer so far is kept"
+_DRAFT = ".{}.{}.draft"
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def fresh(path: str | Path) -> Iterator[FileIO]:
     """
     target = Path(os.path.realpath(path))
     before = regular(target) if target.exists() else None
-    draft = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.draft")
+    draft = target.with_name(_DRAFT.format(target.name[:40], secrets.token_hex(8)))
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(handle, "wb", buffering=0) as file:
@@ -52,6 +54,19 @@ def replacing(path: str | Path) -> Iterator[Callable[[str], None]]:
     """A function that writes text to what takes the place of `path`; raises as `fresh`."""
     with fresh(path) as file:
         yield lambda text: append(file, text.encode(), Path(path))
+
+
+def clear_drafts(path: str | Path) -> None:
+    """Delete what killed processes left behind of files that were to take the place of `path`.
+
+    For a caller that knows itself to be the only writer of `path`: the drafts of others are deleted too.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    for draft in target.parent.glob(_DRAFT.format(escape(target.name[:40]), "[0-9a-f]" * 16)):
+        draft.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ def ask(
     Raises:
         OSError: the disk is full; the journal says what was kept.
         RuntimeError: the task's own code failed.
+        ValueError: the cell's strategy cannot work with what a document shows.
     """
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
@@ -64,6 +66,25 @@ def warm_up(live: tuple[Any, Any], task: Any, settings: Mapping[str, Any]) -> No
         model.generate_until(task.instances)
 
 
+def try_out(live: tuple[Any, Any], cell: Cell, task: Any, settings: Mapping[str, Any]) -> None:
+    """Ask the first document for one token under a cell, and forget it.
+
+    Raises:
+        ValueError: the cell's strategy cannot work with the document's pictures.
+    """
+    with quiet():
+        task.build_all_requests(limit=1)
+        model = _plugin(live, settings, strategy=cell.strategy, seed=cell.seed)
+        model.task_dict = {task.config.task: task.dataset}
+        first = copy.copy(task.instances[0])
+        context, messages, given, *rest = first.args
+        first.arguments = (context, messages, {**(given or {}), "max_new_tokens": 1}, *rest)
+        try:
+            model.generate_until([first])
+        except ValueError as error:
+            raise ValueError(f"{cell.cell} fails at the first document of {task.config.task}: {error}") from error
+
+
 def _plugin(live: tuple[Any, Any], settings: Mapping[str, Any], **more: Any) -> Any:
     from vtokens.eval.lmms.model import VTokens
 
@@ -76,10 +97,12 @@ def _named(cell: Cell, task: Any) -> Iterator[None]:
     """Say where code that is not ours failed, in whatever way."""
     try:
         yield
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError):
+    except (ImportError, OSError, RuntimeError, TypeError):
         raise
     except Exception as error:
         reason, where = cause(error), f"the task {task.config.task!r} failed under {cell.cell}"
+        if isinstance(error, ValueError):
+            raise ValueError(f"{where}: {error}; every answer so far is kept") from error
         raise RuntimeError(f"{where}: {type(reason).__name__}: {reason}; every answer so far is kept") from error
 
 

@@ -125,8 +125,12 @@ class Journal:
 
 def collect(folder: str | Path, cell: str) -> dict[tuple[str, int], Answer]:
     """The answers of a cell from the files of every rank, by task and document; raises as `read`."""
-    files = sorted(path for path in Path(folder).glob("*.jsonl") if path.name.startswith(_stem(cell)))
-    return {(answer.task, answer.doc): answer for path in files for answer in read(path)}
+    return {(answer.task, answer.doc): answer for path in files(folder, cell) for answer in read(path)}
+
+
+def files(folder: str | Path, cell: str) -> list[Path]:
+    """The files of a cell, of every rank."""
+    return sorted(path for path in Path(folder).glob("*.jsonl") if path.name.startswith(_stem(cell)))
 
 
 def read(path: str | Path) -> Iterator[Answer]:

@@ -10,7 +10,7 @@ from typing import Any
 from vtokens.core.errors import shorten
 from vtokens.core.reading import read_json
 from vtokens.core.writing import write_json
-from vtokens.eval.journal import collect
+from vtokens.eval.journal import collect, files
 from vtokens.schemas import check
 
 SCHEMA = 1
@@ -50,7 +50,8 @@ def settle(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     if gone:
         raise ValueError(
             f"{folder} holds another sweep: the cell {gone[0]!r} is there and not here; "
-            "give another folder, or ask for the cells there and more"
+            "give another folder, ask for the cells there and more, or delete "
+            f"{' and '.join(map(str, files(folder / 'answers', gone[0])))} to leave it out"
         )
     if wanted["cells"] != found["cells"]:
         found |= {"cells": wanted["cells"], "tasks": wanted["tasks"]}

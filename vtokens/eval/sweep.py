@@ -11,10 +11,10 @@ from typing import Any
 from vtokens.core.budget import Keep
 from vtokens.core.extras import check, needs
 from vtokens.core.lock import alone
-from vtokens.core.writing import line, replacing, write_json
+from vtokens.core.writing import clear_drafts, line, replacing, write_json
 from vtokens.engine import attach
 from vtokens.eval import manifest, new_manifest, pictures, processes, suite, tables
-from vtokens.eval.asking import ask, quiet, warm_up
+from vtokens.eval.asking import ask, quiet, try_out, warm_up
 from vtokens.eval.board import Board
 from vtokens.eval.cells import Cell, cells
 from vtokens.eval.journal import Journal, collect
@@ -23,6 +23,7 @@ from vtokens.eval.score import Graded, grade
 from vtokens.loading.context import check_room, context_of
 from vtokens.loading.hardware import check_device, check_dtype
 from vtokens.recipes import parse_recipe
+from vtokens.strategies import parse
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def run(
                 parse_recipe(cell.recipe).check(network)
         settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "limit": limit}
         if rank == 0:
+            _try_counts(folder, wanted, loaded, (network, processor), settings)
             manifest.settle(folder, new_manifest.build(network, model, facts, wanted, settings, command))
         processes.wait()  # nobody answers into the folder of another sweep
         share = {name: range(rank, fact["samples"], ranks) for name, fact in facts.items()}
@@ -152,6 +154,8 @@ class _Work:
     def ask(self, show: bool) -> list[Graded]:
         """Ask what is not answered yet, and write `samples.jsonl`; in the first process, what all cells gave."""
         # In other processes nothing is graded, so nothing is written.
+        if self.rank == 0:
+            clear_drafts(self.folder / "samples.jsonl")
         samples = replacing(self.folder / "samples.jsonl") if self.rank == 0 else nullcontext(str)
         graded, done, total = [], self._answered(), len(self.cells) * sum(map(len, self.share.values()))
         if done < total:
@@ -179,6 +183,32 @@ class _Work:
         known = collect(self.folder / "answers", cell.cell)
         answers = {name: {doc: answer for (task, doc), answer in known.items() if task == name} for name in tasks}
         return [grade(cell, tasks[name], found, answers[name]) for name, found in outcomes.items() if found is not None]
+
+
+def _try_counts(
+    folder: Path,
+    wanted: Sequence[Cell],
+    tasks: Mapping[int, suite.Tasks],
+    live: tuple[Any, Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Try each count of tokens on the first document of each task, unless it has answers there already.
+
+    A count may be more than a picture has, which is known no sooner: without a try, after all cells before it.
+
+    Raises:
+        ValueError: names cell and task.
+    """
+    tried = set()
+    for cell in wanted:
+        counts = any(isinstance(getattr(one, "keep", None), int) for one in parse(cell.strategy))
+        if not counts or cell.recipe != "none" or (cell.name, cell.keep) in tried:
+            continue
+        tried.add((cell.name, cell.keep))
+        answered = {name for name, _ in collect(folder / "answers", cell.cell)}
+        for name, task in tasks[cell.seed].items():
+            if name not in answered:
+                try_out(live, cell, task, settings)
 
 
 def _finish(folder: Path, graded: Sequence[Graded]) -> SweepOutcome:

@@ -9,7 +9,7 @@ from typing import Any
 from vtokens.core.reading import regular, same_file
 from vtokens.filter.actions.action import check_action
 from vtokens.filter.datasets.output_log import OutputLog, Tally, places
-from vtokens.filter.datasets.rows import DatasetRow, Refusal, count, read_rows
+from vtokens.filter.datasets.rows import DatasetRow, Refusal, check_form, count, read_rows
 from vtokens.filter.datasets.worker import Batch, Done, Worker
 
 Work = Callable[[Iterator[Batch]], Iterable[Done]]
@@ -62,13 +62,14 @@ def check_files(source: str | Path, folder: str | Path, output: str | Path, acti
 
     Raises:
         OSError: the input cannot be read, is no regular file, or there is no folder of pictures or for the output.
-        ValueError: no rows, an action that is not for data sets, or as `check_apart`.
+        ValueError: no rows, another form than JSON lines, an action that is not for data sets, or as `check_apart`.
     """
     if check_action(action) not in ACTIONS:
         raise ValueError(f"action={action!r} needs texts that can be written again: {', '.join(ACTIONS)} do not")
     found = count(source)
     if not found:
         raise ValueError(f"{source} has no rows: JSON lines with 'image' and 'caption' or 'response' are needed")
+    check_form(source)
     for needed in (Path(folder), Path(output).parent):
         if not needed.is_dir():
             raise NotADirectoryError(f"{needed} is no folder")

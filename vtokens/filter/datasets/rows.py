@@ -104,6 +104,30 @@ def count(path: str | Path) -> int:
         )
 
 
+def check_form(path: str | Path) -> None:
+    """Look whether a file that has rows can be JSON lines.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is one JSON array, or no line of it begins an object; says how to write it anew.
+    """
+    first = last = b""
+    with opened(path) as file:
+        for data, length in lines(file, LINE):
+            text = data.removeprefix(BOM_UTF8).strip()
+            if text.startswith(b"{") and (first.endswith(b"]") or not first.startswith(b"[")):
+                return
+            first, last = first or text, b"]" if length > len(data) else text or last
+    if first.startswith(b"[") and last.endswith(b"]"):
+        form, of, rows = "is one JSON array", "it", "json.load(sys.stdin)"
+    elif not first.startswith(b"["):
+        form, of, rows = "has no line with a JSON object", "CSV", "csv.DictReader(sys.stdin)"
+    else:
+        return
+    write = f'python -c "import csv, json, sys; [print(json.dumps(row)) for row in {rows}]" < FILE > rows.jsonl'
+    raise ValueError(f"{path} {form}: JSON lines are needed, an object a line. What makes them of {of}: {write}")
+
+
 def digest(content: Any) -> str:
     """A short hash of anything JSON can hold."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
