@@ -13,7 +13,8 @@ from vtokens.core.errors import nearest, shorten, unknown
 class Parser(argparse.ArgumentParser):
     """argparse, with usage errors on one line that asks whether the nearest option or choice was meant.
 
-    What it reads has a field `positional`: for each argument without dashes, whether it can be left out.
+    What it reads has two fields more: `positional`, for each argument without dashes whether it can be left out, and
+    `read_by`, the command as its help names it.
 
     Attributes:
         commands: their names.
@@ -32,7 +33,7 @@ class Parser(argparse.ArgumentParser):
             return found
         read = [f"{name} is {shorten(getattr(found, name))}" for name in found.positional]
         more = f" ({', '.join(read)}; a text of several words stands in quotes)" if read else ""
-        self.error(f"unrecognized arguments: {' '.join(rest)}{more}")
+        fail(f"unrecognized arguments: {' '.join(rest)}{more} (see {found.read_by} --help)")
 
     # argparse says that an argument is missing before it says that one is misspelt, and names no near one.
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
@@ -44,7 +45,8 @@ class Parser(argparse.ArgumentParser):
             for one in self._get_positional_actions()
             if one.nargs != argparse.PARSER
         }
-        found.positional = own | getattr(found, "positional", {})  # what the parser of a command has left there
+        # What the parser of a command has left there.
+        found.positional, found.read_by = own | getattr(found, "positional", {}), getattr(found, "read_by", self.prog)
         return found, rest
 
     def _check_options(self, given: Iterable[str]) -> None:
