@@ -22,9 +22,9 @@ from tests.families import build, image
 from tests.video import files
 from vtokens import scenes, video
 from vtokens.cli import main, run
-from vtokens.cli.inputs import FRAMES, opened
+from vtokens.cli.inputs import FRAMES, METHODS, opened
 from vtokens.core.prompts import encode_prompts, question_prompt
-from vtokens.recipes import AnswerScorer, crop, search_frames
+from vtokens.recipes import AnswerScorer, crop, search, search_frames
 from vtokens.recipes.shrunk import grid, quotas
 
 EXACT: dict[str, Any] = {"pix_fmt": "yuv444p", "options": {"crf": "1"}}
@@ -335,6 +335,10 @@ def test_questions_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         [answer] = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert after["answer"] == answer.strip()
     assert all(one["visual_tokens"] == 144 for one in told)
+
+
+def test_every_way_to_search_frames_is_known_to_the_command_line() -> None:
+    assert METHODS == tuple(search.METHODS)
 
 
 def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
