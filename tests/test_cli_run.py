@@ -338,7 +338,7 @@ def test_questions_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 
 def test_every_way_to_search_frames_is_known_to_the_command_line() -> None:
-    assert METHODS == tuple(search.METHODS)
+    assert tuple(search.METHODS) == METHODS
 
 
 def test_what_is_neither_picture_nor_video(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

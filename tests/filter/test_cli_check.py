@@ -97,7 +97,10 @@ def test_a_question_and_an_answer_from_the_standard_input(capsys, scene, absent,
         (["SCENE", "a dog", "--filter", "none.json"], "none.json"),
         (["SCENE"], "see vtokens check --help"),
         (["SCENE", "red", "circle"], "circle (image is "),
-        (["SCENE", "red", "circle"], "response is 'red'; a text of several words stands in quotes) (see vtokens check --help)"),
+        (
+            ["SCENE", "red", "circle"],
+            "response is 'red'; a text of several words stands in quotes) (see vtokens check --help)",
+        ),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(capsys, scene, arguments, says):
