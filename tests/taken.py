@@ -37,7 +37,8 @@ def taken(command: str) -> bool:
         return False
     try:
         if program == "vtokens":
-            vtokens_parser().parse_args(words)
+            vtokens_parser().parse_args(words)  # not the one of argparse
+            return True
         module = words[0] == "-m"
         name = words[1] if module else words[0].removesuffix(".py").replace("/", ".")
         if module and hasattr(importlib.import_module(name), "__path__"):
