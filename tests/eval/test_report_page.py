@@ -176,8 +176,13 @@ def test_the_theme_can_be_switched(seen):
     seen.page.get_by_role("button", name="Switch between light and dark").click()
     dark = seen.run(background)
     assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 120 < 600 < sum(map(int, re.findall(r"\d+", light)[:3]))
-    seen.page.reload()
-    assert seen.run(background) == dark
+
+    def again() -> str:
+        seen.page.reload()
+        return seen.run(background)
+
+    # Chromium keeps what a page stores in another process, which may hear of it behind a reload that comes at once.
+    assert any(again() == dark for _ in range(20))
 
 
 def test_points_tell_their_figures(seen):
