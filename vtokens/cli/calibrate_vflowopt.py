@@ -7,7 +7,7 @@ from typing import Any
 
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import add_placement, check_file, keep_value, whole
-from vtokens.cli.output import console, say
+from vtokens.cli.output import console, quoted, say
 from vtokens.cli.pictures import QUESTION, add_pictures, images
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
@@ -72,4 +72,4 @@ def _vflowopt(options: argparse.Namespace) -> None:
     say(f"{len(found.tried)} settings tried; cosine of the last states {found.score:.4f}, with defaults {first:.4f}")
     if kept:
         say("none of them is better than the defaults, so these are what is written: more may be (--calls)")
-    say(f'written to {options.out}; use it as "{format_spec(best)}"')
+    say(f"written to {options.out}; use it as {quoted(format_spec(best))}")

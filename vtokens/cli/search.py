@@ -10,7 +10,7 @@ from typing import Any
 
 from vtokens.cli.loaded import plain_model
 from vtokens.cli.options import above_zero, add_placement, check_file, numbers, whole
-from vtokens.cli.output import console, say
+from vtokens.cli.output import console, quoted, say
 from vtokens.cli.pictures import add_pictures, images
 from vtokens.core.prompts import encode_prompts, question_prompt
 from vtokens.loading.hardware import check_device
@@ -77,7 +77,7 @@ def _search(options: argparse.Namespace) -> None:
         f"{_mean([head.score for head in heads]):.3f}, attention kept {_mean([head.recall for head in heads]):.1%} "
         f"(means over {len(heads)} heads); a visited tile takes {found.ratio:g} times one of dense attention"
     )
-    say(f"written to {options.out}; use it as \"mminference(patterns='{options.out}')\"")
+    say(f"written to {options.out}; use it as {quoted(f'mminference(patterns={options.out!r})')}")
 
 
 def _prompts(processor: Any, options: argparse.Namespace, device: Any) -> Iterator[dict[str, Any]]:

@@ -58,24 +58,19 @@ def ask(
 
 
 def warm_up(live: tuple[Any, Any], task: Any, settings: Mapping[str, Any]) -> None:
-    """Ask one batch and forget it: a process's first call is slow, and would be held against the first cell."""
+    """Ask one batch and forget the answers: the slow first call of a process is not to count for the first cell."""
     with quiet():
-        task.build_all_requests(limit=settings["batch_size"])
-        model = _plugin(live, settings)
-        model.task_dict = {task.config.task: task.dataset}
-        model.generate_until(task.instances)
+        _begun(live, task, settings, settings["batch_size"]).generate_until(task.instances)
 
 
 def try_out(live: tuple[Any, Any], cell: Cell, task: Any, settings: Mapping[str, Any]) -> None:
-    """Ask the first document for one token under a cell, and forget it.
+    """Ask the first document of a task for one token under a cell, and forget the answer.
 
     Raises:
         ValueError: the cell's strategy cannot work with the document's pictures.
     """
     with quiet():
-        task.build_all_requests(limit=1)
-        model = _plugin(live, settings, strategy=cell.strategy, seed=cell.seed)
-        model.task_dict = {task.config.task: task.dataset}
+        model = _begun(live, task, settings, 1, strategy=cell.strategy, seed=cell.seed)
         first = copy.copy(task.instances[0])
         context, messages, given, *rest = first.args
         first.arguments = (context, messages, {**(given or {}), "max_new_tokens": 1}, *rest)
@@ -83,6 +78,14 @@ def try_out(live: tuple[Any, Any], cell: Cell, task: Any, settings: Mapping[str,
             model.generate_until([first])
         except ValueError as error:
             raise ValueError(f"{cell.cell} fails at the first document of {task.config.task}: {error}") from error
+
+
+def _begun(live: tuple[Any, Any], task: Any, settings: Mapping[str, Any], documents: int, **more: Any) -> Any:
+    """The plugin model, about to be asked the first documents of a task, whose requests are `task.instances`."""
+    task.build_all_requests(limit=documents)
+    model = _plugin(live, settings, **more)
+    model.task_dict = {task.config.task: task.dataset}
+    return model
 
 
 def _plugin(live: tuple[Any, Any], settings: Mapping[str, Any], **more: Any) -> Any:
@@ -95,14 +98,15 @@ def _plugin(live: tuple[Any, Any], settings: Mapping[str, Any], **more: Any) -> 
 @contextmanager
 def _named(cell: Cell, task: Any) -> Iterator[None]:
     """Say where code that is not ours failed, in whatever way."""
+    where = f"the task {task.config.task!r} failed under {cell.cell}"
     try:
         yield
     except (ImportError, OSError, RuntimeError, TypeError):
         raise
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; every answer so far is kept") from error
     except Exception as error:
-        reason, where = cause(error), f"the task {task.config.task!r} failed under {cell.cell}"
-        if isinstance(error, ValueError):
-            raise ValueError(f"{where}: {error}; every answer so far is kept") from error
+        reason = cause(error)
         raise RuntimeError(f"{where}: {type(reason).__name__}: {reason}; every answer so far is kept") from error
 
 

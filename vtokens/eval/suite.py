@@ -47,8 +47,9 @@ def load(
         if not Path(path).is_dir():
             raise FileNotFoundError(f"no such folder of tasks: {path!r}")
     foreign = TaskManager(include_path=paths, include_defaults=False)
-    if not {*names} <= {*ours, *foreign.all_tasks}:
-        check_written([name for name in names if name not in {*ours, *foreign.all_tasks}], ours, foreign.all_tasks)
+    there = {*ours, *foreign.all_tasks}
+    if missing := [name for name in names if name not in there]:
+        check_written(missing, ours, there)
         foreign = TaskManager(include_path=paths)
         known = {*ours, *foreign.all_tasks}
         for name in names:
@@ -65,7 +66,7 @@ def load(
     return found
 
 
-def check_written(names: Sequence[str], ours: Sequence[str], included: Sequence[str]) -> None:
+def check_written(names: Sequence[str], ours: Sequence[str], there: Collection[str]) -> None:
     """Refuse a name that stands nowhere in lmms-eval's task files.
 
     lmms-eval reads some 2,000 files of YAML before it knows its tasks, which takes a minute where they are not in
@@ -76,7 +77,7 @@ def check_written(names: Sequence[str], ours: Sequence[str], included: Sequence[
     """
     import lmms_eval.tasks
 
-    missing, known = {name: _word(name) for name in names}, {*ours, *included}
+    missing, known = {name: _word(name) for name in names}, {*there}
     for folder, _, files in os.walk(Path(lmms_eval.tasks.__file__).parent):
         for file in files:
             if Path(file).suffix in ("", ".yaml"):  # what task files include has no suffix

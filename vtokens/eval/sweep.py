@@ -192,7 +192,7 @@ def _try_counts(
     live: tuple[Any, Any],
     settings: Mapping[str, Any],
 ) -> None:
-    """Try each count of tokens on the first document of each task, unless it has answers there already.
+    """Try each count of tokens on the first document of each task that has no answers under its cell yet.
 
     A count may be more than a picture has, which is known no sooner: without a try, after all cells before it.
 

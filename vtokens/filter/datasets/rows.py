@@ -109,7 +109,7 @@ def check_form(path: str | Path) -> None:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is one JSON array, or no line of it begins an object; says how to write it anew.
+        ValueError: the file is one JSON array, or none of its lines begins an object; says what makes them of it.
     """
     first = last = b""
     with opened(path) as file:
